@@ -1,0 +1,43 @@
+"""Who is asking. Every call that touches mail carries an `Actor`; the engine judges rights by it."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+
+class Role(Enum):
+    """In which part someone asks (DOMAIN.md "Access")."""
+
+    USER = "user"
+    ADMINISTRATOR = "administrator"
+    TRANSPORT = "transport"
+    SERVER_TASK = "server task"
+
+
+class Actor(NamedTuple):
+    """Who asks for something: the account, the mailbox it acts from, and in which part."""
+
+    role: Role
+    account: str
+    mailbox: str = ""
+
+    @classmethod
+    def user(cls, account: str) -> Actor:
+        """A person at their own mailbox."""
+        return cls(Role.USER, account, account)
+
+    @classmethod
+    def administrator(cls, account: str) -> Actor:
+        """Someone who looks after stores."""
+        return cls(Role.ADMINISTRATOR, account)
+
+    @classmethod
+    def transport(cls) -> Actor:
+        """Mail delivery."""
+        return cls(Role.TRANSPORT, "transport")
+
+    @classmethod
+    def task(cls, name: str) -> Actor:
+        """Work of the server itself: maintenance, replication, recovery."""
+        return cls(Role.SERVER_TASK, name)

@@ -1,0 +1,103 @@
+"""The checkpoint file: where replay starts, and the LMDB meta pages of that moment.
+
+Written atomically (new file, flush, rename, flush of the directory); docs/format.md, "Checkpoint", has the
+bytes. `boot` says during which start of the machine the database was last mounted: after a mere kill the
+page cache still holds LMDB's later state, after a new boot only the checkpoint can be believed.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import uuid
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from xxhash import xxh3_128_digest
+
+from pillarbox.store.errors import Corrupt, UnsupportedVersion
+from pillarbox.store.records import pack, unpack
+from pillarbox.store.stream import Position, disk_error
+
+CHECKPOINT_MAGIC: Final = b"PBCHECKP"
+CHECKPOINT_VERSION: Final = 1
+CHECKPOINT_FILE: Final = "checkpoint"
+_HEADER: Final = struct.Struct("<8sHxxI16s")
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Checkpoint(NamedTuple):
+    """A state that is wholly on disk."""
+
+    database: bytes
+    clean: bool
+    boot: bytes
+    sequence: int
+    position: Position
+    meta_pages: bytes
+
+
+def boot_identity() -> bytes:
+    """16 bytes that change with every start of the machine; random ones where the system does not tell."""
+    try:
+        return uuid.UUID(_BOOT_ID.read_text().strip()).bytes
+    except (OSError, ValueError):
+        return uuid.uuid4().bytes
+
+
+def write_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint in the place of the one before, which stays when this raises a disk error."""
+    body = pack(
+        (
+            checkpoint.database,
+            checkpoint.clean,
+            checkpoint.boot,
+            checkpoint.sequence,
+            tuple(checkpoint.position),
+            checkpoint.meta_pages,
+        )
+    )
+    data = _HEADER.pack(CHECKPOINT_MAGIC, CHECKPOINT_VERSION, len(body), xxh3_128_digest(body)) + body
+    write_atomically(directory / CHECKPOINT_FILE, data)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a small file by `data`, durably: after a crash the old or the new one is there, whole."""
+    new = path.with_name(path.name + ".new")
+    try:
+        with new.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise disk_error(error, str(path)) from error
+
+
+def read_checkpoint(directory: Path) -> Checkpoint:
+    """The checkpoint of a database. Raises Corrupt or UnsupportedVersion."""
+    path = directory / CHECKPOINT_FILE
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise Corrupt(f"{path} is missing", file=str(path)) from error
+    if len(data) < _HEADER.size or data[:8] != CHECKPOINT_MAGIC:
+        raise Corrupt(f"{path}: not a checkpoint", file=str(path), offset=0)
+    _, version, length, checksum = _HEADER.unpack_from(data)
+    if version != CHECKPOINT_VERSION:
+        raise UnsupportedVersion(
+            f"{path}: checkpoint format {version}; this program knows {CHECKPOINT_VERSION}"
+        )
+    body = data[_HEADER.size :]
+    if len(body) != length or xxh3_128_digest(body) != checksum:
+        raise Corrupt(f"{path}: checksum does not hold", file=str(path), offset=0)
+    try:
+        database, clean, boot, sequence, position, meta_pages = unpack(body)
+        return Checkpoint(database, clean, boot, sequence, Position(*position), meta_pages)
+    except (ValueError, TypeError) as error:
+        raise Corrupt(f"{path}: {error}", file=str(path), offset=0) from error

@@ -1,0 +1,297 @@
+"""A message's bytes as content blocks and back, byte for byte.
+
+A message is a skeleton with parts set into it. Parts are what often comes again in other messages: base64
+runs that decode and encode back to the same bytes are kept decoded, so that an attachment is one block
+however it was sent; long runs of text are kept as they are, so that one mail received with different
+headers shares its body. They are found by a scan for the transfer encoding's name, not by a MIME parser:
+nothing depends on the structure being right (docs/format.md, "Content").
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+import pybase64
+import zstandard
+from blake3 import blake3
+
+from pillarbox.store.envelope import header_end
+from pillarbox.store.errors import Corrupt
+from pillarbox.store.stream import Codec, Frame, FrameKind, build_frame
+from pillarbox.store.tables import DIGEST_BYTES
+
+BASE64_FROM_BYTES: Final = 4096
+TEXT_FROM_BYTES: Final = 2048
+BLOCK_BYTES_MAX: Final = 4 << 20
+_COMPRESS_FROM_BYTES: Final = 64
+_LEVEL: Final = 3
+_BLANK_LINE_WITHIN: Final = 2048
+_WIDTH_MAX: Final = 1000
+
+
+class Encoding(IntEnum):
+    """How a part's blocks become the message's bytes."""
+
+    AS_IS = 0
+    BASE64 = 1
+
+
+class Part(NamedTuple):
+    """A run of the message that is kept as blocks. `position` is where in the skeleton it is set in."""
+
+    position: int
+    encoding: int
+    width: int
+    line_end: bytes
+    chunks: tuple[bytes, ...]
+
+
+class Split(NamedTuple):
+    """A message taken apart."""
+
+    skeleton: bytes
+    parts: tuple[Part, ...]
+
+
+def digest_of(data: bytes | memoryview) -> bytes:
+    """The identity of content: the first 24 bytes of its BLAKE3."""
+    return blake3(data).digest(length=DIGEST_BYTES)
+
+
+def split(message: bytes) -> Split:
+    """Take a message apart; `assemble` gives exactly the same bytes back."""
+    body = header_end(message)
+    kept: list[bytes] = [message[:body]]
+    parts: list[Part] = []
+    length = body
+    for start, end, part in _runs(message, body):
+        if part is not None:
+            parts.append(part._replace(position=length))
+        elif end - start >= TEXT_FROM_BYTES:
+            parts.append(Part(length, Encoding.AS_IS, 0, b"", _chunks(message[start:end])))
+        else:
+            kept.append(message[start:end])
+            length += end - start
+    return Split(b"".join(kept), tuple(parts))
+
+
+def _chunks(data: bytes) -> tuple[bytes, ...]:
+    if len(data) <= BLOCK_BYTES_MAX:
+        return (data,)
+    return tuple(data[at : at + BLOCK_BYTES_MAX] for at in range(0, len(data), BLOCK_BYTES_MAX))
+
+
+def _runs(message: bytes, start: int) -> Iterator[tuple[int, int, Part | None]]:
+    """The body as runs in order: text (no part) or base64 that was proved to be exact."""
+    at = text = start
+    while (found := _next_base64(message, at)) >= 0:
+        begin, end = _candidate(message, found)
+        at = max(found + 6, end)
+        if end - begin < BASE64_FROM_BYTES:
+            continue
+        part = _decode(message[begin:end])
+        if part is None:
+            continue
+        if begin > text:
+            yield text, begin, None
+        yield begin, end, part
+        text = end
+    if text < len(message):
+        yield text, len(message), None
+
+
+def _next_base64(message: bytes, start: int) -> int:
+    found = message.find(b"base64", start)
+    return found if found >= 0 else message.find(b"BASE64", start)
+
+
+def _candidate(message: bytes, found: int) -> tuple[int, int]:
+    """Where the text after a header field naming base64 begins and ends; an empty run where there is none."""
+    window = found + _BLANK_LINE_WITHIN
+    lf, crlf = message.find(b"\n\n", found, window), message.find(b"\r\n\r\n", found, window)
+    if lf < 0 and crlf < 0:
+        return found, found
+    begin = lf + 2 if crlf < 0 or 0 <= lf < crlf else crlf + 4
+    end = message.find(b"\n--", begin)
+    if end < 0:
+        end = len(message)
+    while end > begin and message[end - 1] in b"\r\n":
+        end -= 1
+    return begin, end
+
+
+def _decode(run: bytes) -> Part | None:
+    """The run as a decoded part, or None when encoding it again would not give exactly the same bytes."""
+    line = run.find(b"\n")
+    if line < 0:
+        line_end, width, flat = b"", 0, run
+    else:
+        line_end = b"\r\n" if run[line - 1 : line] == b"\r" else b"\n"
+        width = line + 1 - len(line_end)
+        flat = run.replace(line_end, b"")
+        if not 0 < width <= _WIDTH_MAX or not _lines_are_even(run, flat, width, line_end):
+            return None
+    try:
+        data = pybase64.b64decode(flat, validate=True)
+    except ValueError:
+        return None
+    if pybase64.b64encode(data) != flat:
+        return None
+    return Part(0, Encoding.BASE64, width, line_end, _chunks(data))
+
+
+def _lines_are_even(run: bytes, flat: bytes, width: int, line_end: bytes) -> bool:
+    lines = (len(flat) - 1) // width
+    if len(run) != len(flat) + lines * len(line_end):
+        return False
+    step = width + len(line_end)
+    return all(
+        run[width + at :: step][:lines] == line_end[at : at + 1] * lines for at in range(len(line_end))
+    )
+
+
+def _encode(part: Part) -> bytes:
+    data = part.chunks[0] if len(part.chunks) == 1 else b"".join(part.chunks)
+    if part.encoding == Encoding.AS_IS:
+        return data
+    if part.width == 76 and part.line_end == b"\n":
+        return pybase64.encodebytes(data)[:-1]
+    flat = pybase64.b64encode(data)
+    if not part.line_end:
+        return flat
+    return part.line_end.join([flat[at : at + part.width] for at in range(0, len(flat), part.width)])
+
+
+def assemble(skeleton: bytes, parts: tuple[Part, ...]) -> bytes:
+    """The message that `split` took apart."""
+    if not parts:
+        return skeleton
+    pieces: list[bytes] = []
+    at = 0
+    for part in parts:
+        pieces.append(skeleton[at : part.position])
+        pieces.append(_encode(part))
+        at = part.position
+    pieces.append(skeleton[at:])
+    return b"".join(pieces)
+
+
+class Dictionaries:
+    """The zstd dictionaries of a database: trained ones by number, 0 for none."""
+
+    def __init__(self, known: Mapping[int, bytes] | None = None) -> None:
+        self._known: dict[int, zstandard.ZstdCompressionDict] = {}
+        self.current = 0
+        self._local = threading.local()
+        for number, data in sorted((known or {}).items()):
+            self.add(number, data)
+
+    def add(self, number: int, data: bytes) -> None:
+        """Know one more dictionary; new skeletons are compressed with it from now on."""
+        trained = zstandard.ZstdCompressionDict(data)
+        trained.precompute_compress(level=_LEVEL)
+        self._known[number] = trained
+        self.current = number
+
+    def compressor(self, number: int) -> zstandard.ZstdCompressor:
+        """This thread's compressor with a dictionary."""
+        made: dict[int, zstandard.ZstdCompressor] = self._local.__dict__.setdefault("compressors", {})
+        if number not in made:
+            made[number] = zstandard.ZstdCompressor(
+                level=_LEVEL, dict_data=self._known.get(number), write_checksum=False, write_dict_id=False
+            )
+        return made[number]
+
+    def decompress(self, frame: Frame, where: str) -> bytes:
+        """A frame's raw bytes. Raises Corrupt; never inflates beyond the length the frame states."""
+        if frame.codec == Codec.PLAIN:
+            return frame.payload
+        made: dict[int, zstandard.ZstdDecompressor] = self._local.__dict__.setdefault("decompressors", {})
+        if frame.dictionary not in made:
+            if frame.dictionary and frame.dictionary not in self._known:
+                raise Corrupt(f"{where}: dictionary {frame.dictionary} is not known", file=where)
+            made[frame.dictionary] = zstandard.ZstdDecompressor(dict_data=self._known.get(frame.dictionary))
+        try:
+            raw = made[frame.dictionary].decompress(frame.payload, max_output_size=frame.raw_bytes)
+        except zstandard.ZstdError as error:
+            raise Corrupt(f"{where}: {error}", file=where) from error
+        if len(raw) != frame.raw_bytes:
+            raise Corrupt(f"{where}: {len(raw)} bytes where {frame.raw_bytes} were stored", file=where)
+        return raw
+
+
+class PreparedBlock:
+    """A piece of content on its way in; compressed at most once, and not at all when it is there already."""
+
+    __slots__ = ("_frame", "digest", "kind", "raw")
+
+    def __init__(self, kind: FrameKind, raw: bytes, digest: bytes) -> None:
+        self.kind = kind
+        self.raw = raw
+        self.digest = digest
+        self._frame: bytes | None = None
+
+    def frame(self, dictionaries: Dictionaries) -> bytes:
+        """Its frame, compressed where that pays."""
+        if self._frame is None:
+            codec, dictionary, payload = Codec.PLAIN, 0, self.raw
+            if len(self.raw) >= _COMPRESS_FROM_BYTES:
+                number = dictionaries.current if self.kind == FrameKind.SKELETON else 0
+                compressed = dictionaries.compressor(number).compress(self.raw)
+                if len(compressed) < len(self.raw):
+                    codec, dictionary, payload = Codec.ZSTD, number, compressed
+            self._frame = build_frame(self.kind, codec, dictionary, len(self.raw), self.digest, payload)
+        return self._frame
+
+
+class PreparedPart(NamedTuple):
+    """A part whose chunks have their digests."""
+
+    position: int
+    encoding: int
+    width: int
+    line_end: bytes
+    blocks: tuple[PreparedBlock, ...]
+
+
+class PreparedContent(NamedTuple):
+    """A message's content, taken apart, hashed and compressed: all that needs no lock."""
+
+    digest: bytes
+    size: int
+    skeleton: PreparedBlock
+    parts: tuple[PreparedPart, ...]
+
+
+def prepare_content(
+    message: bytes, dictionaries: Dictionaries, known: Callable[[bytes, bool], bool]
+) -> PreparedContent:
+    """Make a message's content ready to be stored. Pure, safe in any thread.
+
+    `known(digest, is_message)` tells what the database has already; that is hashed but not compressed.
+    """
+    digest = digest_of(message)
+    if known(digest, True):
+        skeleton = PreparedBlock(FrameKind.SKELETON, b"", digest)
+        return PreparedContent(digest, len(message), skeleton, ())
+    taken = split(message)
+    parts = tuple(
+        PreparedPart(
+            part.position,
+            part.encoding,
+            part.width,
+            part.line_end,
+            tuple(PreparedBlock(FrameKind.BLOCK, chunk, digest_of(chunk)) for chunk in part.chunks),
+        )
+        for part in taken.parts
+    )
+    skeleton = PreparedBlock(FrameKind.SKELETON, taken.skeleton, digest)
+    skeleton.frame(dictionaries)
+    for part in parts:
+        for block in part.blocks:
+            if not known(block.digest, False):
+                block.frame(dictionaries)
+    return PreparedContent(digest, len(message), skeleton, parts)

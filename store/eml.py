@@ -1,0 +1,225 @@
+"""EML files, in and out: one file a message, directories as folders; and what kind of mail a path is.
+
+A tree may also hold mbox files (each a folder named as the file) and maildirs. EML files say nothing of flags
+or time of receipt: a file's own time is that of its last copy.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Literal
+
+from pillarbox.store.errors import InvalidContent, InvalidName, NotFound
+from pillarbox.store.mail_item import (
+    MailItem,
+    directory_entries,
+    open_mail_file,
+    path_text,
+    read_message_file,
+)
+from pillarbox.store.maildir import is_maildir, read_maildir
+from pillarbox.store.mbox import is_mbox, read_mbox
+from pillarbox.store.stream import disk_error
+
+MailKind = Literal["mbox", "maildir", "eml", "tree"]
+
+NAME_BYTES_MAX: Final = 200
+_TITLE_BYTES_MAX: Final = 120
+_MBOX_SUFFIXES: Final = (".mbox", ".mbx")
+
+_HEADER_LINE = re.compile(rb"[!-9;-~]{1,100}:")
+# Control and format characters (which can turn what is shown around), halves of characters, line separators.
+_UNSAFE_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_UNSAFE: Final = frozenset('<>:"/\\|?*')
+_RESERVED = re.compile(r"(?:CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(?:COM|LPT)[0-9¹²³])\s*(?:\.|\Z)", re.IGNORECASE)
+
+
+def classify(path: Path) -> MailKind:
+    """What kind of mail is at `path`: an `mbox` file, a `maildir`, one message (`eml`), or a `tree` of these.
+
+    A file is told by its suffix (.eml, .mbox, .mbx), else by its first line; an empty one is an empty mbox.
+    Raises NotFound, or InvalidContent for what is none of them.
+    """
+    if path.is_dir():
+        if is_maildir(path):
+            return "maildir"
+        if any(True for _ in _walk(path)):
+            return "tree"
+        raise InvalidContent(
+            f"{path_text(path)}: holds no mail", hint="name an mbox, a maildir, or a directory of EML"
+        )
+    with open_mail_file(path) as file:
+        kind = _suffix_kind(path.name)
+        if kind:
+            return kind
+        if is_mbox(path):
+            return "mbox"
+        if _HEADER_LINE.match(file.read(128)):
+            return "eml"
+    raise InvalidContent(
+        f"{path_text(path)}: is no mail file", hint="it begins neither as an mbox nor as a message"
+    )
+
+
+def read_tree(path: Path) -> Iterator[tuple[tuple[str, ...], MailItem]]:
+    """Each message under `path` with the names of its folder, outermost first.
+
+    In a directory first its files, then its directories, in the order of their names' bytes. Messages of an
+    mbox file are in a folder named by the file without .mbox. A file that cannot be read gives an item
+    without bytes and the reason as its damage; the others go on. Names that begin with a dot are left
+    out, links are not followed, other files are passed over. Raises NotFound or InvalidContent when a
+    directory cannot be read.
+    """
+    for folder, found, kind in _walk(path):
+        if kind == "maildir":
+            yield from ((folder + inner, item) for inner, item in read_maildir(found))
+        elif kind == "mbox":
+            yield from ((folder, item) for item in _mbox_items(found))
+        else:
+            yield folder, _tree_eml(found)
+
+
+def read_eml(path: Path) -> MailItem:
+    """The message in one EML file. Raises NotFound; what else is wrong with the file is the item's damage."""
+    raw, damage = read_message_file(path)
+    return MailItem(raw, source=path_text(path), damage=damage)
+
+
+def safe_name(text: str, limit_bytes: int = NAME_BYTES_MAX) -> str:
+    """`text` as one file name that every usual system takes, at most `limit_bytes` of UTF-8.
+
+    No path separators, control or format characters, none of Windows' forbidden characters and device names,
+    no dot or blank at either end; never empty. Different texts can give the same name.
+    """
+    composed = unicodedata.normalize("NFC", text[:1000])
+    unsafe = (
+        character in _UNSAFE or unicodedata.category(character) in _UNSAFE_CATEGORIES
+        for character in composed
+    )
+    name = "".join("_" if bad else character for character, bad in zip(composed, unsafe, strict=True)).strip(
+        " ."
+    )
+    if _RESERVED.match(name):
+        name = f"_{name}"
+    return name.encode("utf-8")[:limit_bytes].decode("utf-8", "ignore").rstrip(" .") or "unnamed"
+
+
+class EmlWriter:
+    """Writes messages as EML files, numbered in each folder, into directories named as the folders.
+
+    A file appears whole or not at all, and none that exists is overwritten. Folders whose names become the
+    same on disk get directories of their own.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._directories: dict[tuple[str, ...], Path] = {(): path}
+        self._taken: set[str] = set()
+        self._counts: dict[tuple[str, ...], int] = {}
+
+    def add(self, folder: tuple[str, ...], item: MailItem, title: str = "") -> Path:
+        """Write one message, `title` as part of its file's name; the file it is in.
+
+        Raises InvalidName for an empty folder name, DiskFull, PillarboxError.
+        """
+        try:
+            directory = self._directory(folder)
+            directory.mkdir(parents=True, exist_ok=True)
+            target = self._free_name(directory, folder, title)
+            written = directory / f".{target.name}.part"
+            written.write_bytes(item.raw)
+            if item.received_ms > 0:
+                os.utime(written, ns=(item.received_ms * 1_000_000, item.received_ms * 1_000_000))
+            written.replace(target)
+        except OSError as error:
+            raise disk_error(error, path_text(self._path)) from error
+        return target
+
+    def _directory(self, folder: tuple[str, ...]) -> Path:
+        if not all(folder):
+            raise InvalidName(f"a folder in {'/'.join(folder)!r} has no name")
+        for depth in range(1, len(folder) + 1):
+            if folder[:depth] not in self._directories:
+                self._directories[folder[:depth]] = self._free_directory(
+                    folder[: depth - 1], folder[depth - 1]
+                )
+        return self._directories[folder]
+
+    def _free_directory(self, outer: tuple[str, ...], name: str) -> Path:
+        parent, tried = self._directories[outer], 1
+        path = parent / safe_name(name)
+        while str(path).casefold() in self._taken:
+            tried += 1
+            path = parent / f"{safe_name(name, NAME_BYTES_MAX - 10)}-{tried}"
+        self._taken.add(str(path).casefold())
+        return path
+
+    def _free_name(self, directory: Path, folder: tuple[str, ...], title: str) -> Path:
+        suffix = f" {safe_name(title, _TITLE_BYTES_MAX)}.eml" if title else ".eml"
+        while True:
+            number = self._counts[folder] = self._counts.get(folder, 0) + 1
+            target = directory / f"{number:06d}{suffix}"
+            if not target.exists():
+                return target
+
+
+def _walk(path: Path) -> Iterator[tuple[tuple[str, ...], Path, MailKind]]:
+    """Each mail file and maildir under `path` with the folder its messages belong to."""
+    waiting: list[tuple[Path, tuple[str, ...]]] = [(path, ())]
+    while waiting:
+        directory, folder = waiting.pop()
+        if is_maildir(directory):
+            yield folder, directory, "maildir"
+            continue
+        files, directories = directory_entries(directory)
+        for name in files:
+            kind = None if name.startswith(".") else _file_kind(directory / name)
+            if kind:
+                yield ((*folder, _stem(name)) if kind == "mbox" else folder), directory / name, kind
+        inner = [name for name in directories if not name.startswith(".")]
+        waiting += [(directory / name, (*folder, _directory_text(name, files))) for name in reversed(inner)]
+
+
+def _suffix_kind(name: str) -> MailKind | None:
+    if name.lower().endswith(".eml"):
+        return "eml"
+    return "mbox" if name.lower().endswith(_MBOX_SUFFIXES) else None
+
+
+def _file_kind(path: Path) -> MailKind | None:
+    """The kind of a file in a tree; an empty or unreadable one without a suffix of mail is none."""
+    kind = _suffix_kind(path.name)
+    if kind:
+        return kind
+    try:
+        return "mbox" if path.stat().st_size and is_mbox(path) else None
+    except (OSError, NotFound, InvalidContent):
+        return None
+
+
+def _stem(name: str) -> str:
+    return path_text(Path(name[: name.rindex(".")] if _suffix_kind(name) == "mbox" else name))
+
+
+def _directory_text(name: str, files: list[str]) -> str:
+    """A directory's folder name: Thunderbird keeps the folders inside of `Inbox` in `Inbox.sbd`."""
+    stem = name.removesuffix(".sbd")
+    return path_text(Path(stem if stem in files else name))
+
+
+def _mbox_items(path: Path) -> Iterator[MailItem]:
+    try:
+        yield from read_mbox(path)
+    except (NotFound, InvalidContent) as error:
+        yield MailItem(b"", source=path_text(path), damage=str(error))
+
+
+def _tree_eml(path: Path) -> MailItem:
+    try:
+        return read_eml(path)
+    except NotFound as error:
+        return MailItem(b"", source=path_text(path), damage=str(error))

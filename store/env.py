@@ -1,0 +1,314 @@
+"""The only module that talks to LMDB: opening, snapshot reads, applying groups, checkpoints, page statistics.
+
+LMDB commits here are never flushed; `redo` and `checkpoint` make them durable (docs/architecture.md,
+"Why a commit is one flush"). The invariant that rests on this module: between two checkpoints a read
+transaction pins every page of the last one, so putting its meta pages back gives exactly its data.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import lmdb
+
+from pillarbox.store.errors import Corrupt, DiskFull, PillarboxError, Retryable
+from pillarbox.store.tables import NAMES, Table
+
+PAGE_BYTES: Final = 4096
+META_BYTES: Final = 2 * PAGE_BYTES
+DATA_FILE: Final = "data.mdb"
+# Address space, not memory or disk: the file grows page by page below it.
+MAP_BYTES_DEFAULT: Final = 1 << 40
+_READERS_MAX: Final = 1024
+_READER_LINE = re.compile(r"^\s*(\d+)\s+[0-9a-f]+\s+(\d+|-)", re.MULTILINE)
+
+Changes = Mapping[Table, Mapping[bytes, bytes | None]]
+
+
+def _translate(error: lmdb.Error, path: Path) -> PillarboxError:
+    """The error of the project for one of LMDB's."""
+    if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.PanicError)):
+        return Corrupt(f"{path}: LMDB says {error}", file=str(path))
+    if "No space left" in str(error):
+        return DiskFull(
+            f"{path}: no space left on the disk", hint="free some disk space, then mount the database again"
+        )
+    if isinstance(error, lmdb.ReadersFullError):
+        return Retryable(
+            f"{path}: {_READERS_MAX} reads are open at once", hint="close snapshots that are no longer needed"
+        )
+    return PillarboxError(f"{path}: {error}")
+
+
+class Pin(NamedTuple):
+    """A state of the tables that stays readable: the read transaction that holds it, and its meta pages."""
+
+    transaction: Any
+    meta_pages: bytes
+
+
+class MapFull(Retryable):
+    """LMDB's address space is used up; it grows and the same changes are applied again."""
+
+
+class ReadView:
+    """A snapshot of the tables. Never blocks, never changes; close it, or use it as a context."""
+
+    __slots__ = ("_closed", "_env", "_txn")
+
+    def __init__(self, env: Env, txn: lmdb.Transaction) -> None:
+        self._env = env
+        self._txn = txn
+        self._closed = False
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        """The stored value, still sealed, or None."""
+        try:
+            return self._txn.get(key, db=self._env.handles[table])
+        except lmdb.Error as error:
+            raise _translate(error, self._env.path) from error
+
+    def scan(
+        self, table: Table, start: bytes, stop: bytes | None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Rows with start <= key < stop in key order, or from the last to the first. No stop: to the end."""
+        try:
+            with self._txn.cursor(db=self._env.handles[table]) as cursor:
+                if reverse:
+                    yield from self._scan_reverse(cursor, start, stop)
+                elif cursor.set_range(start):
+                    if stop is None:
+                        yield from cursor.iternext()
+                        return
+                    for row in cursor.iternext():
+                        if row[0] >= stop:
+                            return
+                        yield row
+        except lmdb.Error as error:
+            raise _translate(error, self._env.path) from error
+
+    @staticmethod
+    def _scan_reverse(cursor: lmdb.Cursor, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        positioned = stop is not None and cursor.set_range(stop)
+        if not (cursor.prev() if positioned else cursor.last()):
+            return
+        for row in cursor.iterprev():
+            if row[0] < start:
+                return
+            yield row
+
+    def count(self, table: Table) -> int:
+        """How many rows the table has."""
+        return int(self._txn.stat(self._env.handles[table])["entries"])
+
+    def close(self) -> None:
+        """Let the snapshot's pages go. Closing twice is harmless."""
+        if not self._closed:
+            self._closed = True
+            self._txn.abort()
+            self._env.view_closed()
+
+    @property
+    def transaction_id(self) -> int:
+        """LMDB's number of the state this view shows."""
+        return int(self._txn.id())
+
+    def __enter__(self) -> ReadView:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Env:
+    """One database's LMDB environment, opened at most once in a process."""
+
+    def __init__(
+        self, path: Path, *, create: bool = False, read_only: bool = False, map_bytes: int = 0
+    ) -> None:
+        self.path = path
+        self._data = path / DATA_FILE
+        if create:
+            path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._env = lmdb.open(
+                str(path),
+                map_size=map_bytes or MAP_BYTES_DEFAULT,
+                max_dbs=len(Table) + 4,
+                max_readers=_READERS_MAX,
+                readonly=read_only,
+                sync=False,
+                metasync=False,
+                readahead=False,
+                create=create,
+                meminit=False,
+                max_spare_txns=32,
+            )
+            self._env.reader_check()
+            self.handles = {table: self._env.open_db(NAMES[table], create=create) for table in Table}
+        except lmdb.Error as error:
+            raise _translate(error, path) from error
+        self._views_open = 0
+        self._views = threading.Condition()
+        self._growing = False
+        self._checkpoint_pin: Pin | None = None
+
+    def view(self) -> ReadView:
+        """A snapshot of the last applied group. Raises Retryable when too many are open."""
+        with self._views:
+            while self._growing:
+                self._views.wait()
+            try:
+                txn = self._begin()
+            except lmdb.Error as error:
+                raise _translate(error, self.path) from error
+            self._views_open += 1
+        return ReadView(self, txn)
+
+    def _begin(self) -> lmdb.Transaction:
+        try:
+            return self._env.begin()
+        except lmdb.MapResizedError:
+            # The writing process has grown the map; this one may follow while nothing here looks at it.
+            if self._views_open:
+                raise
+            self._env.set_mapsize(0)
+            return self._env.begin()
+
+    def view_closed(self) -> None:
+        """Called by a view that ends."""
+        with self._views:
+            self._views_open -= 1
+            if self._growing:
+                self._views.notify_all()
+
+    def apply(self, changes: Changes) -> None:
+        """Put a group's changes into the tables, all or nothing, without flushing.
+
+        Raises MapFull when the map must grow first (`grow`, after a checkpoint).
+        """
+        try:
+            self._apply_once(changes)
+        except lmdb.MapFullError as error:
+            raise MapFull(
+                f"{self.path}: the LMDB map of {self._env.info()['map_size']} bytes is full"
+            ) from error
+        except lmdb.Error as error:
+            raise _translate(error, self.path) from error
+
+    def _apply_once(self, changes: Changes) -> None:
+        with self._env.begin(write=True) as txn:
+            for table, rows in changes.items():
+                handle = self.handles[table]
+                puts = []
+                for key, value in rows.items():
+                    if value is None:
+                        txn.delete(key, db=handle)
+                    else:
+                        puts.append((key, value))
+                if puts:
+                    # Sorted: neighbours share their page's path, and LMDB is told of appends below.
+                    puts.sort()
+                    with txn.cursor(db=handle) as cursor:
+                        append = not cursor.last() or cursor.key() < puts[0][0]
+                        cursor.putmulti(puts, append=append)
+
+    def grow(self, patience_s: float) -> None:
+        """Double the map. Reads that are open end first; new ones wait meanwhile.
+
+        The caller has just made a checkpoint: the pin on it is let go and taken again, and nothing is
+        written in between. Raises Retryable when a read stays open longer than `patience_s` seconds.
+        """
+        with self._views:
+            self._growing = True
+            try:
+                if not self._views.wait_for(lambda: self._views_open == 0, patience_s):
+                    raise Retryable(
+                        f"{self.path}: the map is full and {self._views_open} snapshots are held open",
+                        hint="close long snapshots, then mount the database again",
+                    )
+                if self._checkpoint_pin is not None:
+                    self._checkpoint_pin.transaction.abort()
+                self._env.set_mapsize(2 * self._env.info()["map_size"])
+                self._checkpoint_pin = self.pin()
+            finally:
+                self._growing = False
+                self._views.notify_all()
+
+    def pin(self) -> Pin:
+        """Hold the state that is applied now; call it while nothing is being applied."""
+        try:
+            transaction = self._env.begin()
+            with self._data.open("rb") as file:
+                return Pin(transaction, file.read(META_BYTES))
+        except lmdb.Error as error:
+            raise _translate(error, self.path) from error
+
+    def sync(self) -> None:
+        """Make all that is applied so far durable. Others may apply more meanwhile."""
+        try:
+            self._env.sync(True)
+        except lmdb.Error as error:
+            raise _translate(error, self.path) from error
+
+    def keep(self, pin: Pin) -> None:
+        """The checkpoint of `pin` is on disk: pages that only the one before needed may be used again."""
+        previous, self._checkpoint_pin = self._checkpoint_pin, pin
+        if previous is not None:
+            previous.transaction.abort()
+
+    def pages_used_and_total(self) -> tuple[int, int]:
+        """Pages that hold something, from the statistics of every tree, and pages in the file."""
+        with self._env.begin() as txn:
+            used = 2
+            stats = [txn.stat(handle) for handle in self.handles.values()] + [self._env.stat()]
+            for stat in stats:
+                used += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        return used, self._data.stat().st_size // PAGE_BYTES
+
+    def last_page(self) -> int:
+        """Number of the highest page ever used; it grows by what the pin on a checkpoint costs."""
+        return int(self._env.info()["last_pgno"])
+
+    def oldest_reader(self) -> int | None:
+        """The lowest LMDB transaction id any reader of any process still looks at."""
+        ids = [int(match[2]) for match in _READER_LINE.finditer(self._env.readers()) if match[2] != "-"]
+        return min(ids, default=None)
+
+    def copy_to(self, directory: Path, view: ReadView) -> None:
+        """Write a compacted image of exactly what `view` shows into an empty directory."""
+        try:
+            self._env.copy(str(directory), compact=True, txn=view._txn)
+        except lmdb.Error as error:
+            raise _translate(error, self.path) from error
+
+    def close(self) -> None:
+        """Close the environment; views must be closed by now."""
+        if self._checkpoint_pin is not None:
+            self._checkpoint_pin.transaction.abort()
+            self._checkpoint_pin = None
+        self._env.close()
+
+
+def put_back_meta_pages(path: Path, pages: bytes) -> None:
+    """Rewind an environment that nobody has open to the checkpoint `pages` belong to."""
+    with (path / DATA_FILE).open("r+b") as file:
+        if os.pwrite(file.fileno(), pages, 0) != len(pages):
+            raise DiskFull(f"{path}: the checkpoint's meta pages could not be written back")
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def scratch_env(path: Path) -> Iterator[Env]:
+    """A new environment at `path`, for rebuilding."""
+    env = Env(path, create=True)
+    try:
+        yield env
+    finally:
+        env.close()

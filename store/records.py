@@ -1,0 +1,70 @@
+"""Stored records: a checksum bound to table and key, a version, then msgpack.
+
+Layout of a value in LMDB: body, then 4 bytes of XXH3-64 over key and body, seeded with the table's number,
+so that a value that slid under another key or into another table is found as surely as a flipped bit.
+A record's body begins with its version byte; index values are bare bytes (docs/format.md, "Records").
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgpack
+from xxhash import xxh3_64_digest
+
+from pillarbox.store.errors import Corrupt, UnsupportedVersion
+
+CHECKSUM_BYTES: Final = 4
+RECORD_VERSION: Final = 1
+_VERSION_BYTE: Final = bytes([RECORD_VERSION])
+
+# Bounds on what one record may hold when it is read back: a damaged length must not ask for gigabytes.
+_LIMITS: Final = {
+    "max_str_len": 1 << 20,
+    "max_bin_len": 1 << 24,
+    "max_array_len": 1 << 22,
+    "max_map_len": 1 << 16,
+}
+
+pack = msgpack.Packer().pack
+
+
+def unpack(data: bytes | memoryview) -> Any:
+    """Decode one msgpack value within bounds. Raises ValueError on anything else."""
+    try:
+        return msgpack.unpackb(data, use_list=False, strict_map_key=False, **_LIMITS)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise ValueError(f"not a record: {error}") from error
+
+
+def seal(table: int, key: bytes, body: bytes) -> bytes:
+    """`body` with its checksum, ready to be stored under `key`."""
+    return body + xxh3_64_digest(key + body, table)[:CHECKSUM_BYTES]
+
+
+def unseal(table: int, key: bytes, value: bytes, table_name: str) -> bytes:
+    """The body of a stored value. Raises Corrupt when the checksum does not hold."""
+    body = value[:-CHECKSUM_BYTES]
+    if xxh3_64_digest(key + body, table)[:CHECKSUM_BYTES] != value[-CHECKSUM_BYTES:]:
+        raise Corrupt(f"checksum of {table_name}[{key.hex()}] does not hold", table=table_name, key=key)
+    return body
+
+
+def seal_record(table: int, key: bytes, fields: tuple[Any, ...]) -> bytes:
+    """The fields of a record as a sealed value."""
+    return seal(table, key, _VERSION_BYTE + pack(fields))
+
+
+def open_record(table: int, key: bytes, value: bytes, table_name: str) -> tuple[Any, ...]:
+    """The fields of a sealed record. Raises Corrupt or UnsupportedVersion."""
+    body = unseal(table, key, value, table_name)
+    if body[:1] != _VERSION_BYTE:
+        raise UnsupportedVersion(
+            f"{table_name}[{key.hex()}] is of record version {body[0] if body else 'none'}",
+            hint=f"this program reads version {RECORD_VERSION}; use a newer one",
+        )
+    try:
+        fields: tuple[Any, ...] = unpack(memoryview(body)[1:])
+    except ValueError as error:
+        raise Corrupt(f"{table_name}[{key.hex()}]: {error}", table=table_name, key=key) from error
+    return fields

@@ -1,0 +1,334 @@
+"""The stream: append-only segment files of checksummed frames; content blocks and redo records in one.
+
+The only module that writes segments. A frame is a 48-byte header and its payload (docs/format.md,
+"Stream"). A segment is preallocated in steps while it is written, so that a flush need not also write the
+file's new length, cut to its true length when sealed, and never written again after that.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import threading
+from collections.abc import Iterator
+from enum import IntEnum
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from xxhash import xxh3_64_intdigest
+
+from pillarbox.store.errors import Corrupt, DiskFull, PillarboxError, UnsupportedVersion
+
+SEGMENT_MAGIC: Final = b"PBSTREAM"
+SEGMENT_VERSION: Final = 1
+SEGMENT_BYTES_DEFAULT: Final = 64 << 20
+PREALLOCATE_BYTES: Final = 1 << 20
+PAYLOAD_BYTES_MAX: Final = 1 << 30
+_FILES_OPEN_MAX: Final = 64
+
+# magic, version, segment number, database GUID, checksum of these
+_SEGMENT_HEADER = struct.Struct("<8sHxxI16sQ")
+# magic, kind, codec, dictionary, stored bytes, raw bytes, digest or redo header, checksum
+_FRAME_HEADER = struct.Struct("<2sBBIII24sQ")
+FRAME_MAGIC: Final = b"\xf1B"
+SEGMENT_HEADER_BYTES: Final = _SEGMENT_HEADER.size
+FRAME_HEADER_BYTES: Final = _FRAME_HEADER.size
+assert SEGMENT_HEADER_BYTES == 40 and FRAME_HEADER_BYTES == 48
+_CHECKED: Final = FRAME_HEADER_BYTES - 8
+
+
+class FrameKind(IntEnum):
+    """What a frame's payload is."""
+
+    SKELETON = 1
+    BLOCK = 2
+    REDO = 3
+    DICTIONARY = 4
+
+
+class Codec(IntEnum):
+    """How a payload is stored."""
+
+    PLAIN = 0
+    ZSTD = 1
+
+
+class Position(NamedTuple):
+    """A place in the stream: segment number from 1, byte offset in it."""
+
+    segment: int
+    offset: int
+
+
+class Frame(NamedTuple):
+    """One frame as read: its header's fields and its stored payload."""
+
+    kind: int
+    codec: int
+    dictionary: int
+    raw_bytes: int
+    digest: bytes
+    payload: bytes
+
+    @property
+    def length(self) -> int:
+        """Bytes it takes in the segment."""
+        return FRAME_HEADER_BYTES + len(self.payload)
+
+
+def build_frame(
+    kind: int, codec: int, dictionary: int, raw_bytes: int, digest: bytes, payload: bytes
+) -> bytes:
+    """The bytes of a frame. `digest` is 24 bytes: the raw content's digest, or a redo header."""
+    head = _FRAME_HEADER.pack(FRAME_MAGIC, kind, codec, dictionary, len(payload), raw_bytes, digest, 0)[
+        :_CHECKED
+    ]
+    return b"".join(
+        (head, xxh3_64_intdigest(payload, xxh3_64_intdigest(head)).to_bytes(8, "little"), payload)
+    )
+
+
+def parse_frame(data: bytes | memoryview, offset: int, where: str) -> Frame:
+    """The frame at `offset` of `data`. Raises Corrupt when it is damaged, cut short or none."""
+    if offset + FRAME_HEADER_BYTES > len(data):
+        raise Corrupt(f"{where}: no frame at {offset}: the file ends", file=where, offset=offset)
+    magic, kind, codec, dictionary, stored, raw, digest, checksum = _FRAME_HEADER.unpack_from(data, offset)
+    if magic != FRAME_MAGIC:
+        raise Corrupt(f"{where}: no frame at {offset}", file=where, offset=offset)
+    start = offset + FRAME_HEADER_BYTES
+    payload = bytes(data[start : start + stored])
+    head = bytes(data[offset : offset + _CHECKED])
+    if len(payload) != stored or xxh3_64_intdigest(payload, xxh3_64_intdigest(head)) != checksum:
+        raise Corrupt(f"{where}: checksum of the frame at {offset} does not hold", file=where, offset=offset)
+    return Frame(kind, codec, dictionary, raw, digest, payload)
+
+
+def segment_name(number: int) -> str:
+    """File name of a segment."""
+    return f"{number:08d}.stm"
+
+
+def segment_header(number: int, database: bytes) -> bytes:
+    """The first bytes of a segment file."""
+    head = _SEGMENT_HEADER.pack(SEGMENT_MAGIC, SEGMENT_VERSION, number, database, 0)[:-8]
+    return head + xxh3_64_intdigest(head).to_bytes(8, "little")
+
+
+def check_segment_header(data: bytes, number: int, database: bytes, where: str) -> None:
+    """Refuse a file that is not segment `number` of this database."""
+    if len(data) < SEGMENT_HEADER_BYTES or data[:8] != SEGMENT_MAGIC:
+        raise Corrupt(f"{where}: not a stream segment", file=where, offset=0)
+    _, version, found_number, found_database, checksum = _SEGMENT_HEADER.unpack_from(data)
+    if version != SEGMENT_VERSION:
+        raise UnsupportedVersion(f"{where}: segment format {version}; this program knows {SEGMENT_VERSION}")
+    if checksum != xxh3_64_intdigest(data[: SEGMENT_HEADER_BYTES - 8]):
+        raise Corrupt(f"{where}: checksum of the segment header does not hold", file=where, offset=0)
+    if found_number != number or found_database != database:
+        raise Corrupt(f"{where}: belongs to another place (segment {found_number})", file=where, offset=0)
+
+
+def disk_error(error: OSError, what: str) -> PillarboxError:
+    """The error of the project for one of the disk's."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"{what}: no space left on the disk", hint="free some disk space and try again")
+    return PillarboxError(f"{what}: {error.strerror}", hint="look at the disk: the system reported an error")
+
+
+class _OpenFile:
+    """A descriptor that is closed when the last who reads through it lets go, evicted or not."""
+
+    __slots__ = ("descriptor",)
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+class Stream:
+    """The segments of one database. One thread at a time appends; any number read."""
+
+    def __init__(self, directory: Path, database: bytes) -> None:
+        self.directory = directory
+        self._database = database
+        self._files: dict[int, _OpenFile] = {}
+        self._lock = threading.Lock()
+        self._append_file: int | None = None
+        self._append_segment = 0
+        self._append_end = 0
+        self._allocated = 0
+
+    def path(self, segment: int) -> Path:
+        """Where a segment's file is."""
+        return self.directory / segment_name(segment)
+
+    def segments(self) -> list[int]:
+        """Numbers of the segments there are, in order."""
+        return sorted(int(path.stem) for path in self.directory.glob("*.stm") if path.stem.isdigit())
+
+    def size(self, segment: int) -> int:
+        """Bytes of a segment's file, 0 when there is none."""
+        path = self.path(segment)
+        return path.stat().st_size if path.exists() else 0
+
+    # -- reading
+
+    def _file(self, segment: int) -> _OpenFile:
+        with self._lock:
+            found = self._files.get(segment)
+            if found is not None:
+                return found
+            path = self.path(segment)
+            try:
+                file = _OpenFile(path)
+            except FileNotFoundError as error:
+                raise Corrupt(f"{path}: the segment is missing", file=str(path)) from error
+            head = os.pread(file.descriptor, SEGMENT_HEADER_BYTES, 0)
+            check_segment_header(head, segment, self._database, str(path))
+            if len(self._files) >= _FILES_OPEN_MAX:
+                del self._files[next(iter(self._files))]
+            self._files[segment] = file
+            return file
+
+    def read(self, segment: int, offset: int, length: int) -> Frame:
+        """The frame of `length` bytes at a place. Raises Corrupt with file and offset when it is damaged."""
+        data = self.read_bytes(segment, offset, length)
+        return parse_frame(data, 0, f"{self.path(segment)} at {offset}")
+
+    def read_bytes(self, segment: int, offset: int, length: int) -> bytes:
+        """`length` bytes as they are stored; fewer at the end of the file."""
+        file = self._file(segment)
+        try:
+            return os.pread(file.descriptor, length, offset)
+        except OSError as error:
+            raise disk_error(error, f"{self.path(segment)} at {offset}") from error
+
+    def frames(self, segment: int, start: int = SEGMENT_HEADER_BYTES) -> Iterator[tuple[int, Frame]]:
+        """(offset, frame) from `start` on. Ends at the zeros of a preallocated tail or the end of the file.
+
+        Raises Corrupt at the first place that is neither.
+        """
+        path = self.path(segment)
+        size = path.stat().st_size
+        offset = start
+        while offset < size:
+            head = self.read_bytes(segment, offset, FRAME_HEADER_BYTES)
+            if not any(head):
+                return
+            stored = _FRAME_HEADER.unpack(head)[4] if len(head) == FRAME_HEADER_BYTES else 0
+            if stored > min(PAYLOAD_BYTES_MAX, size - offset):
+                raise Corrupt(
+                    f"{path}: the frame at {offset} is longer than the file", file=str(path), offset=offset
+                )
+            frame = parse_frame(
+                self.read_bytes(segment, offset, FRAME_HEADER_BYTES + stored), 0, f"{path} at {offset}"
+            )
+            yield offset, frame
+            offset += frame.length
+
+    # -- writing
+
+    def append(self, position: Position, chunks: list[bytes]) -> None:
+        """Write `chunks` one after the other at `position`, the end of the stream; not flushed.
+
+        Raises DiskFull or PillarboxError; what was written is then cut off by `truncate`.
+        """
+        try:
+            if position.segment != self._append_segment:
+                self._open_for_append(position.segment)
+            assert self._append_file is not None
+            length = sum(map(len, chunks))
+            self._preallocate(position.offset + length)
+            _write_all(self._append_file, chunks, position.offset)
+            self._append_end = position.offset + length
+        except OSError as error:
+            raise disk_error(error, str(self.path(position.segment))) from error
+
+    def flush(self) -> None:
+        """Make what was appended durable. When this raises PillarboxError, believe nothing of it."""
+        assert self._append_file is not None
+        try:
+            os.fdatasync(self._append_file)
+        except OSError as error:
+            raise disk_error(error, str(self.path(self._append_segment))) from error
+
+    def truncate(self, position: Position) -> None:
+        """Cut the stream off at `position`: later segments go, the rest of this one too."""
+        for number in self.segments():
+            if number > position.segment:
+                self.delete(number)
+        path = self.path(position.segment)
+        if path.exists():
+            with path.open("r+b") as file:
+                file.truncate(position.offset)
+                os.fsync(file.fileno())
+        self.close_append()
+
+    def delete(self, segment: int) -> None:
+        """Remove a segment that nothing refers to any more."""
+        with self._lock:
+            self._files.pop(segment, None)
+        self.path(segment).unlink(missing_ok=True)
+        _flush_directory(self.directory)
+
+    def close_append(self) -> None:
+        """Let go of the file that is appended to."""
+        if self._append_file is not None:
+            os.close(self._append_file)
+        self._append_file, self._append_segment = None, 0
+
+    def close(self) -> None:
+        """Close every file."""
+        self.close_append()
+        with self._lock:
+            self._files.clear()
+
+    def _open_for_append(self, segment: int) -> None:
+        path = self.path(segment)
+        if self._append_file is not None:
+            # The segment before is sealed: it loses its preallocated tail, and is never written again.
+            os.ftruncate(self._append_file, self._append_end)
+            os.fsync(self._append_file)
+            self.close_append()
+        new = not path.exists() or path.stat().st_size < SEGMENT_HEADER_BYTES
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._append_file, self._append_segment = file, segment
+        if new:
+            _write_all(file, [segment_header(segment, self._database)], 0)
+            os.fsync(file)
+            _flush_directory(self.directory)
+        self._allocated = self._append_end = os.fstat(file).st_size
+
+    def _preallocate(self, end: int) -> None:
+        if end <= self._allocated:
+            return
+        assert self._append_file is not None
+        target = end + PREALLOCATE_BYTES
+        try:
+            os.posix_fallocate(self._append_file, self._allocated, target - self._allocated)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+                raise
+        self._allocated = target
+
+
+def _write_all(file: int, chunks: list[bytes], offset: int) -> None:
+    data = b"".join(chunks)
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(file, view, offset)
+        if written == 0:
+            raise OSError(errno.ENOSPC, "nothing more could be written")
+        view = view[written:]
+        offset += written
+
+
+def _flush_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

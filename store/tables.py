@@ -1,0 +1,284 @@
+"""Every LMDB table: number, name, key layout and value record (docs/format.md, "Tables").
+
+Primary tables hold what is known; derived tables are indexes over them, computed by the functions below and
+by nothing else, so that replay and repair rebuild exactly what a transaction wrote. Integers in keys are
+big-endian: byte order is number order. Keys stay far below LMDB's 511 bytes; long text is hashed or cut.
+"""
+
+from __future__ import annotations
+
+import struct
+import unicodedata
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import Any, Final, NamedTuple
+
+from blake3 import blake3
+
+from pillarbox.store.envelope import sender_sort_key, subject_sort_key
+from pillarbox.store.records import seal
+
+LAYOUT_VERSION: Final = 1
+
+
+class Table(IntEnum):
+    """Numbers are stored in redo records and checksums: never reuse one."""
+
+    META = 0
+    MAILBOX = 1
+    FOLDER = 2
+    ITEM = 3
+    TOMBSTONE = 4
+    CONTENT = 5
+    BLOCK = 6
+    SEGMENT = 7
+    SEEN = 8
+    DICTIONARY = 9
+    FOLDER_NAME = 16
+    MAILBOX_NAME = 17
+    LOCATION = 18
+    VIEW = 19
+    FEED = 20
+
+
+NAMES: Final = {table: table.name.lower().encode() for table in Table}
+DERIVED: Final = frozenset({Table.FOLDER_NAME, Table.MAILBOX_NAME, Table.LOCATION, Table.VIEW, Table.FEED})
+PRIMARY: Final = tuple(table for table in Table if table not in DERIVED)
+
+DIGEST_BYTES: Final = 24
+DATABASE_SCOPE: Final = 0  # the feed of the whole database; a folder's feed has the folder's id as scope
+
+_U64 = struct.Struct(">Q")
+_PAIR = struct.Struct(">QQ")
+_ITEM_KEY = struct.Struct(">QI")
+_FEED_VALUE = struct.Struct(">BQQI")
+_U32 = struct.Struct(">I")
+assert _ITEM_KEY.size == 12 and _FEED_VALUE.size == 21
+
+id_key = _U64.pack
+item_key = _ITEM_KEY.pack
+split_item_key = _ITEM_KEY.unpack
+pair_key = _PAIR.pack
+split_pair_key = _PAIR.unpack
+number_of = _U64.unpack
+segment_key = _U32.pack
+
+
+class ObjectKind(IntEnum):
+    """What a change feed entry is about."""
+
+    MESSAGE = 1
+    FOLDER = 2
+    MAILBOX = 3
+    MESSAGE_GONE = 4
+    FOLDER_GONE = 5
+    MAILBOX_GONE = 6
+
+
+class MailboxRecord(NamedTuple):
+    """A mailbox, keyed by its GUID. `size` in bytes and `messages_count` cover every folder of it."""
+
+    guid: bytes
+    name: str
+    user: bytes
+    state: int
+    disconnected_ms: int
+    root_id: int
+    roles: dict[str, int]
+    size: int
+    messages_count: int
+    change_cn: int
+    properties: dict[str, Any]
+
+
+class FolderRecord(NamedTuple):
+    """A folder, keyed by its id. `mailbox` is empty for public folders. `size` in bytes, of its messages."""
+
+    folder_id: int
+    mailbox: bytes
+    parent_id: int
+    name: str
+    kind: int
+    uid_validity: int
+    uid_next: int
+    messages_count: int
+    unread_count: int
+    size: int
+    highest_cn: int
+    change_cn: int
+    created_ms: int
+    properties: dict[str, Any]
+
+
+class ItemRecord(NamedTuple):
+    """A message in a folder, keyed by (folder id, UID). `size` in bytes, times in ms UTC."""
+
+    folder_id: int
+    uid: int
+    message_id: int
+    digest: bytes
+    size: int
+    received_ms: int
+    flags: int
+    keywords: tuple[str, ...]
+    categories: tuple[str, ...]
+    arrived_cn: int
+    change_cn: int
+    read_cn: int
+    subject: str
+    sender: str
+    to: str
+    cc: str
+    date_ms: int | None
+    internet_message_id: str
+    in_reply_to: str
+    importance: int
+    has_attachment: bool
+    conversation: bytes
+    properties: dict[str, Any]
+
+    @property
+    def modseq(self) -> int:
+        """The change number of its last change of any kind: IMAP's MODSEQ (RFC 7162)."""
+        return max(self.arrived_cn, self.change_cn, self.read_cn)
+
+
+class TombstoneRecord(NamedTuple):
+    """Something that left a scope, keyed by (folder id, CN): deleted, or moved to another folder."""
+
+    kind: int
+    object_id: int
+    uid: int
+    deleted_ms: int
+    moved_to: int  # folder id, 0 when deleted
+
+
+class ContentRecord(NamedTuple):
+    """A message's bytes, keyed by their digest: where its skeleton lies and which blocks are set into it."""
+
+    references: int
+    size: int
+    segment: int
+    offset: int
+    length: int
+    # each (position in the skeleton, encoding, line width, line end, block digests)
+    parts: tuple[tuple[int, int, int, bytes, tuple[bytes, ...]], ...]
+
+
+class BlockRecord(NamedTuple):
+    """A content block shared by messages, keyed by the digest of its raw bytes."""
+
+    references: int
+    size: int
+    segment: int
+    offset: int
+    length: int
+
+
+class SegmentRecord(NamedTuple):
+    """Bytes of frames in one segment of the stream: all of its content frames, and those still referenced."""
+
+    content_bytes: int
+    live_bytes: int
+
+
+Entry = tuple[Table, bytes, bytes]
+
+
+def name_key(name: str) -> bytes:
+    """The form names are compared in: NFC and casefolded; a digest when longer than a key should be."""
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()).encode()
+    return folded if len(folded) <= 200 else folded[:120] + blake3(folded).digest(length=16)
+
+
+def view_key(folder_id: int, kind: bytes, sort: bytes, uid: int) -> bytes:
+    """Key of one row of a view: folder, kind of order, sort key, UID."""
+    return _U64.pack(folder_id) + kind + sort + _U32.pack(uid)
+
+
+def view_sorts(item: ItemRecord) -> tuple[tuple[bytes, bytes], ...]:
+    """The rows an item has in the views of its folder: (kind, sort key)."""
+    date_ms = item.received_ms if item.date_ms is None else item.date_ms
+    return (
+        (b"d", _U64.pack(date_ms + (1 << 63))),
+        (b"s", _U64.pack(item.size)),
+        (b"j", subject_sort_key(item.subject) + b"\0"),
+        (b"f", sender_sort_key(item.sender) + b"\0"),
+    )
+
+
+def feed_entry(scope: int, cn: int, kind: int, object_id: int, folder_id: int, uid: int) -> Entry:
+    """One row of the change feed."""
+    key = _PAIR.pack(scope, cn)
+    return Table.FEED, key, seal(Table.FEED, key, _FEED_VALUE.pack(kind, object_id, folder_id, uid))
+
+
+def split_feed_value(body: bytes) -> tuple[int, int, int, int]:
+    """(kind, object id, folder id, UID) of a feed row's body."""
+    return _FEED_VALUE.unpack(body)
+
+
+def _feed_entries(folder_id: int, cn: int, kind: int, object_id: int, uid: int) -> Iterator[Entry]:
+    yield feed_entry(DATABASE_SCOPE, cn, kind, object_id, folder_id, uid)
+    yield feed_entry(folder_id, cn, kind, object_id, folder_id, uid)
+
+
+def item_entries(item: ItemRecord) -> dict[tuple[Table, bytes], bytes]:
+    """Every index row of a message in a folder."""
+    folder_id, uid = item.folder_id, item.uid
+    rows: dict[tuple[Table, bytes], bytes] = {}
+    key = _U64.pack(item.message_id)
+    rows[Table.LOCATION, key] = seal(Table.LOCATION, key, _ITEM_KEY.pack(folder_id, uid))
+    for kind, sort in view_sorts(item):
+        key = view_key(folder_id, kind, sort, uid)
+        rows[Table.VIEW, key] = seal(Table.VIEW, key, b"")
+    for table, key, value in _feed_entries(folder_id, item.modseq, ObjectKind.MESSAGE, item.message_id, uid):
+        rows[table, key] = value
+    return rows
+
+
+def folder_entries(folder: FolderRecord) -> dict[tuple[Table, bytes], bytes]:
+    """Every index row of a folder: its name under its parent, and its place in the feed."""
+    key = _U64.pack(folder.parent_id) + name_key(folder.name)
+    rows = {(Table.FOLDER_NAME, key): seal(Table.FOLDER_NAME, key, _U64.pack(folder.folder_id))}
+    table, key, value = feed_entry(
+        DATABASE_SCOPE, folder.change_cn, ObjectKind.FOLDER, folder.folder_id, folder.folder_id, 0
+    )
+    rows[table, key] = value
+    return rows
+
+
+def mailbox_entries(mailbox: MailboxRecord) -> dict[tuple[Table, bytes], bytes]:
+    """Every index row of a mailbox: its name, and its place in the feed."""
+    key = name_key(mailbox.name)
+    rows = {(Table.MAILBOX_NAME, key): seal(Table.MAILBOX_NAME, key, mailbox.guid)}
+    table, key, value = feed_entry(
+        DATABASE_SCOPE, mailbox.change_cn, ObjectKind.MAILBOX, mailbox.root_id, mailbox.root_id, 0
+    )
+    rows[table, key] = value
+    return rows
+
+
+def tombstone_entries(
+    folder_id: int, cn: int, tombstone: TombstoneRecord
+) -> dict[tuple[Table, bytes], bytes]:
+    """The feed rows of a deletion, or of a move away: to the database the object is then merely elsewhere."""
+    rows: dict[tuple[Table, bytes], bytes] = {}
+    for table, key, value in _feed_entries(folder_id, cn, tombstone.kind, tombstone.object_id, tombstone.uid):
+        if not (tombstone.moved_to and key[:8] == _U64.pack(DATABASE_SCOPE)):
+            rows[table, key] = value
+    return rows
+
+
+def derived_entries(table: Table, key: bytes, fields: tuple[Any, ...]) -> dict[tuple[Table, bytes], bytes]:
+    """The index rows that a primary record brings with it; none for most tables."""
+    if table == Table.ITEM:
+        return item_entries(ItemRecord._make(fields))
+    if table == Table.FOLDER:
+        return folder_entries(FolderRecord._make(fields))
+    if table == Table.MAILBOX:
+        return mailbox_entries(MailboxRecord._make(fields))
+    if table == Table.TOMBSTONE:
+        folder_id, cn = _PAIR.unpack(key)
+        return tombstone_entries(folder_id, cn, TombstoneRecord._make(fields))
+    return {}
