@@ -1,0 +1,172 @@
+"""A repository in a local directory (or on a mounted network share).
+
+A file is written under a name of its own in `tmp/`, flushed, renamed to its place, and the directory
+flushed: after a crash it is there whole or not at all. Packs are spread over folders named for their first
+two letters.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from pillarbox.backup.backend import FileInfo, FileKind, check_name, check_range, is_name
+from pillarbox.backup.crypto import Entropy, secure_entropy
+from pillarbox.store.errors import (
+    AccessDenied,
+    AlreadyExists,
+    DiskFull,
+    NotFound,
+    PillarboxError,
+    ReadOnly,
+    Retryable,
+)
+
+_READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_WRITE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+_ERRORS: Final[dict[int, type[PillarboxError]]] = {
+    errno.ENOENT: NotFound,
+    errno.EEXIST: AlreadyExists,
+    errno.ENOSPC: DiskFull,
+    errno.EDQUOT: DiskFull,
+    errno.EACCES: AccessDenied,
+    errno.EPERM: AccessDenied,
+    errno.ELOOP: AccessDenied,
+    errno.EROFS: ReadOnly,
+}
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """The operating system's errors as the project's; one without a class of its own may pass."""
+    try:
+        yield
+    except OSError as error:
+        raise _ERRORS.get(error.errno or 0, Retryable)(f"{what}: {error.strerror or error}") from error
+
+
+class DirectoryBackend:
+    """Files of a repository below `directory`, which is made when the first file is stored."""
+
+    def __init__(self, directory: Path, *, entropy: Entropy = secure_entropy) -> None:
+        self._directory = directory
+        self._tmp = directory / "tmp"
+        self._entropy = entropy
+
+    def put(self, kind: FileKind, name: str, data: bytes, *, must_not_exist: bool = False) -> None:
+        target = self._path(kind, name)
+        with _translated(f"cannot write {target}"):
+            self._make_directory(self._tmp)
+            self._make_directory(target.parent)
+            temporary = self._tmp / self._entropy(16).hex()
+            try:
+                _write_durably(temporary, data)
+                if must_not_exist:
+                    os.link(temporary, target)  # unlike rename, fails when the name is taken
+                else:
+                    temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
+            _flush_directory(target.parent)
+
+    def get(self, kind: FileKind, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        path = self._path(kind, name)
+        with _translated(f"cannot read {path}"):
+            descriptor = os.open(path, _READ_FLAGS)
+            try:
+                end = os.fstat(descriptor).st_size
+                if length is not None:
+                    end = min(end, offset + length)
+                data = _read_exactly(descriptor, offset, max(end - offset, 0))
+            finally:
+                os.close(descriptor)
+        return check_range(kind, name, data, offset, length)
+
+    def list(self, kind: FileKind) -> Iterator[FileInfo]:
+        folder = self._directory / kind
+        with _translated(f"cannot list {folder}"):
+            folders = [folder] if kind is not FileKind.PACK else [Path(entry) for entry in _scan(folder)]
+            for each in folders:
+                for entry in _scan(each):
+                    try:
+                        info = FileInfo(entry.name, entry.stat(follow_symlinks=False).st_size)
+                    except FileNotFoundError:  # deleted since the listing began
+                        continue
+                    if is_name(entry.name) and entry.is_file(follow_symlinks=False):
+                        yield info
+
+    def size(self, kind: FileKind, name: str) -> int:
+        path = self._path(kind, name)
+        with _translated(f"cannot read {path}"):
+            return path.lstat().st_size
+
+    def delete(self, kind: FileKind, name: str) -> None:
+        path = self._path(kind, name)
+        with _translated(f"cannot delete {path}"):
+            try:
+                path.unlink()
+            except FileNotFoundError:
+                return
+            _flush_directory(path.parent)
+
+    def remove_leftovers(self) -> None:
+        with _translated(f"cannot clear {self._tmp}"):
+            for entry in _scan(self._tmp):
+                Path(entry).unlink(missing_ok=True)
+
+    def _path(self, kind: FileKind, name: str) -> Path:
+        check_name(name)
+        folder = self._directory / kind
+        return folder / name[:2] / name if kind is FileKind.PACK else folder / name
+
+    def _make_directory(self, path: Path) -> None:
+        """Make a directory and its parents; each new one's entry is made durable in its parent."""
+        if path.is_dir():
+            return
+        self._make_directory(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+        _flush_directory(path.parent)
+
+
+def _scan(path: Path) -> list[os.DirEntry[str]]:
+    """The entries of a directory; none when it is not there (yet)."""
+    try:
+        with os.scandir(path) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, _WRITE_FLAGS, 0o600)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_exactly(descriptor: int, offset: int, length: int) -> bytes:
+    parts = []
+    while length:
+        part = os.pread(descriptor, length, offset)
+        if not part:
+            break
+        parts.append(part)
+        offset += len(part)
+        length -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _flush_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

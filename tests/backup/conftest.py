@@ -1,0 +1,154 @@
+"""A small world for the repository's tests: fixed time and randomness, snapshots of a few named files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from random import Random
+
+import pytest
+
+from pillarbox.backup.backend import Backend, FileKind
+from pillarbox.backup.backend_memory import MemoryBackend
+from pillarbox.backup.crypto import Credential, KeyFile
+from pillarbox.backup.pack import BlobKind, Child
+from pillarbox.backup.repository import Repository, Writer
+from pillarbox.backup.repository_lock import Holder, LockContext
+from pillarbox.store.clock import VirtualClock
+
+KEY = KeyFile(bytes(range(32)))
+PIECE_BYTES = 300
+
+
+class Killed(BaseException):
+    """The process is gone: not an error that anything may catch."""
+
+
+class World:
+    """Repositories of one machine, on which only process `alive_pid` lives."""
+
+    def __init__(self) -> None:
+        self.clock = VirtualClock()
+        self.random = Random(1)
+        self.alive_pid = 1
+
+    def context(self) -> LockContext:
+        holder = Holder("host", "boot", self.alive_pid)
+        return LockContext(self.clock, self.random.randbytes, holder, lambda pid: pid == self.alive_pid)
+
+    def create(self, backend: Backend, credential: Credential = KEY, **options: object) -> Repository:
+        return Repository.create(
+            backend,
+            credential,
+            clock=self.clock,
+            entropy=self.random.randbytes,
+            context=self.context(),
+            **options,  # type: ignore[arg-type]
+        )
+
+    def open(self, backend: Backend, credential: Credential = KEY) -> Repository:
+        return Repository.open(
+            backend, credential, clock=self.clock, entropy=self.random.randbytes, context=self.context()
+        )
+
+    def save(self, repository: Repository, files: Mapping[str, bytes]) -> str:
+        """Save a snapshot of named files, cut into small pieces, one tree a file below a root tree."""
+        self.clock.advance_ms(1000)
+        with repository.writer(pack_bytes=1500, uploads=0) as writer:
+            return self.save_with(writer, files)
+
+    def save_with(self, writer: Writer, files: Mapping[str, bytes]) -> str:
+        trees = []
+        for content in files.values():
+            pieces = [content[at : at + PIECE_BYTES] for at in range(0, len(content), PIECE_BYTES)]
+            children = [Child(BlobKind.DATA, writer.add(BlobKind.DATA, piece).id) for piece in pieces]
+            trees.append(Child(BlobKind.TREE, writer.add_tree(children, len(content)).id))
+        root = writer.add_tree(trees, list(files)).id
+        return writer.save_snapshot({"files": len(files)}, [root])
+
+    def restore(self, repository: Repository, snapshot_id: str) -> dict[str, bytes]:
+        root = repository.read_tree(repository.snapshot(snapshot_id).roots[0])
+        files = {}
+        for name, child in zip(root.meta, root.children, strict=True):
+            tree = repository.read_tree(child.blob_id)
+            files[name] = b"".join(repository.read(piece.blob_id) for piece in tree.children)
+            assert len(files[name]) == tree.meta
+        return files
+
+    def files(self, seed: int, count: int = 4) -> dict[str, bytes]:
+        """Some files; neighbouring seeds have most of them in common."""
+        return {
+            f"file {number}": Random(number).randbytes(PIECE_BYTES * 2 + number)
+            for number in range(seed, seed + count)
+        }
+
+
+def kill_at_write(backend: MemoryBackend, number: int, *, done: bool) -> None:
+    """Let the process die at the `number`-th write or delete from now: before it happens, or right after.
+
+    The dead do nothing more, so every later call dies too.
+    """
+    writes = 0
+
+    def count(operation: str, kind: FileKind, name: str) -> None:
+        nonlocal writes
+        if writes >= number:
+            raise Killed
+        if operation in ("put", "delete"):
+            writes += 1
+            if writes == number:
+                raise Killed
+
+    def dead(operation: str, kind: FileKind, name: str) -> None:
+        if writes >= number:
+            raise Killed
+
+    if done:
+        backend.after, backend.before = count, dead
+    else:
+        backend.before = count
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture(scope="session")
+def new_world() -> type[World]:
+    """For properties, each example of which needs a world of its own."""
+    return World
+
+
+@pytest.fixture
+def killed_everywhere(world: World) -> Callable[..., int]:
+    """Run work on copies of `base`, killed at every write in turn; then `survives` looks at what is left.
+
+    Answers how often it died.
+    """
+
+    def run(
+        base: MemoryBackend,
+        work: Callable[[MemoryBackend], object],
+        survives: Callable[[MemoryBackend], object],
+    ) -> int:
+        deaths = 0
+        for done in (False, True):
+            for number in range(1, 1000):
+                backend = MemoryBackend()
+                backend.files = dict(base.files)
+                kill_at_write(backend, number, done=done)
+                world.alive_pid += 1
+                try:
+                    work(backend)
+                except Killed:
+                    deaths += 1
+                else:
+                    break
+                finally:
+                    survivor = MemoryBackend()
+                    survivor.files = dict(backend.files)
+                    world.alive_pid += 1
+                survives(survivor)
+        return deaths
+
+    return run

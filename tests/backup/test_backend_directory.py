@@ -1,0 +1,118 @@
+"""What a repository in a directory promises beyond the contract: its files, and the errors of a disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from pillarbox.backup.backend import FileKind
+from pillarbox.backup.backend_directory import DirectoryBackend
+from pillarbox.store.errors import AccessDenied, DiskFull, Retryable
+
+
+def files_below(path: Path) -> set[str]:
+    return {str(each.relative_to(path)) for each in path.rglob("*") if each.is_file()}
+
+
+@pytest.fixture
+def backend(tmp_path: Path) -> DirectoryBackend:
+    return DirectoryBackend(tmp_path, entropy=Random(1).randbytes)
+
+
+def test_where_files_lie(backend: DirectoryBackend, tmp_path: Path) -> None:
+    backend.put(FileKind.PACK, "abcd", b"x")
+    backend.put(FileKind.CONFIG, "config", b"x", must_not_exist=True)
+    assert files_below(tmp_path) == {"packs/ab/abcd", "config/config"}
+
+
+def test_only_the_owner_may_read(backend: DirectoryBackend, tmp_path: Path) -> None:
+    backend.put(FileKind.KEY, "abcd", b"x")
+    assert (tmp_path / "keys" / "abcd").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "keys").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (errno.ENOSPC, DiskFull),
+        (errno.EDQUOT, DiskFull),
+        (errno.EIO, Retryable),
+        (errno.EACCES, AccessDenied),
+    ],
+)
+@pytest.mark.parametrize("call", ["write", "fsync", "replace"])
+def test_a_put_that_fails_leaves_nothing(
+    backend: DirectoryBackend,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    number: int,
+    expected: type[Exception],
+) -> None:
+    backend.put(FileKind.PACK, "abcd", b"before")
+
+    def fail(*args: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch, pytest.raises(expected):
+        patch.setattr(*((Path, call) if call == "replace" else (os, call)), fail)
+        backend.put(FileKind.PACK, "abcd", b"after")
+    assert files_below(tmp_path) == {"packs/ab/abcd"}
+    assert backend.get(FileKind.PACK, "abcd") == b"before"
+
+
+def test_short_writes_are_carried_on(backend: DirectoryBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:3]))
+    backend.put(FileKind.PACK, "abcd", b"0123456789")
+    assert backend.get(FileKind.PACK, "abcd") == b"0123456789"
+
+
+def test_file_and_directory_are_flushed_before_put_returns(
+    backend: DirectoryBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+    fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        flushed.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        fsync(descriptor)
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("needs /proc to see which file is flushed")
+    monkeypatch.setattr(os, "fsync", record)
+    backend.put(FileKind.PACK, "abcd", b"x")
+    assert flushed[-2].startswith(f"{tmp_path}/tmp/")
+    assert flushed[-1] == f"{tmp_path}/packs/ab"
+    assert {str(tmp_path), f"{tmp_path}/packs"} <= set(flushed)
+
+
+def test_leftovers_of_the_killed_are_not_listed_and_can_be_removed(
+    backend: DirectoryBackend, tmp_path: Path
+) -> None:
+    backend.put(FileKind.PACK, "abcd", b"x")
+    (tmp_path / "tmp" / "left").write_bytes(b"half")
+    assert [each.name for each in backend.list(FileKind.PACK)] == ["abcd"]
+    backend.remove_leftovers()
+    assert files_below(tmp_path) == {"packs/ab/abcd"}
+
+
+def test_strangers_files_are_not_ours(backend: DirectoryBackend, tmp_path: Path) -> None:
+    backend.put(FileKind.SNAPSHOT, "abcd", b"x")
+    (tmp_path / "snapshots" / "README.txt").write_text("hello")
+    (tmp_path / "snapshots" / "folder").mkdir()
+    assert [each.name for each in backend.list(FileKind.SNAPSHOT)] == ["abcd"]
+
+
+def test_a_link_that_leads_out_is_not_followed(backend: DirectoryBackend, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    backend.put(FileKind.SNAPSHOT, "abcd", b"x")
+    (tmp_path / "snapshots" / "linked").symlink_to(secret)
+    assert [each.name for each in backend.list(FileKind.SNAPSHOT)] == ["abcd"]
+    with pytest.raises(AccessDenied):
+        backend.get(FileKind.SNAPSHOT, "linked")

@@ -1,0 +1,197 @@
+"""What every backend promises: one suite, run on each of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from pillarbox.backup.backend import Backend, FileInfo, FileKind
+from pillarbox.backup.backend_directory import DirectoryBackend
+from pillarbox.backup.backend_memory import MemoryBackend
+from pillarbox.backup.backend_retry import RetryBackend
+from pillarbox.store.clock import VirtualClock
+from pillarbox.store.errors import AlreadyExists, Corrupt, InvalidName, NotFound
+
+BUCKET = "backups"
+S3_PAGE_KEYS = 5
+A, B = "aa11", "bb22"
+
+
+@pytest.fixture(scope="session")
+def s3_url() -> Iterator[str]:
+    pytest.importorskip("boto3", reason="boto3 (the extra `s3`) is not installed")
+    server_module = pytest.importorskip("moto.server", reason="moto[server], the S3 server, is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "id")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", str(S3_PAGE_KEYS))
+        server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        server.start()
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}"
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_client(s3_url: str) -> Any:
+    import boto3
+
+    client = boto3.client("s3", endpoint_url=s3_url)
+    client.create_bucket(Bucket=BUCKET)
+    return client
+
+
+@pytest.fixture
+def s3_backend(s3_client: Any, tmp_path: Path) -> Backend:
+    from pillarbox.backup.backend_s3 import S3Backend
+
+    return S3Backend(s3_client, BUCKET, f"/some/{tmp_path.name}/")
+
+
+@pytest.fixture(params=["memory", "directory", "retry", "s3"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    if request.param == "directory":
+        return DirectoryBackend(tmp_path / "not" / "there yet")
+    if request.param == "retry":
+        return RetryBackend(MemoryBackend(), VirtualClock(), Random(1))
+    if request.param == "s3":
+        found: Backend = request.getfixturevalue("s3_backend")
+        return found
+    return MemoryBackend()
+
+
+def test_what_was_put_is_there(backend: Backend) -> None:
+    backend.put(FileKind.PACK, A, b"0123456789")
+    assert backend.get(FileKind.PACK, A) == b"0123456789"
+    assert backend.size(FileKind.PACK, A) == 10
+    assert list(backend.list(FileKind.PACK)) == [FileInfo(A, 10)]
+
+
+def test_put_replaces_in_one_step(backend: Backend) -> None:
+    backend.put(FileKind.LOCK, A, b"long content")
+    backend.put(FileKind.LOCK, A, b"short")
+    assert backend.get(FileKind.LOCK, A) == b"short"
+
+
+def test_put_of_what_must_not_exist(backend: Backend) -> None:
+    backend.put(FileKind.CONFIG, A, b"first", must_not_exist=True)
+    with pytest.raises(AlreadyExists):
+        backend.put(FileKind.CONFIG, A, b"second", must_not_exist=True)
+    assert backend.get(FileKind.CONFIG, A) == b"first"
+
+
+def test_only_one_of_many_makes_a_file(backend: Backend) -> None:
+    winners: list[int] = []
+
+    def make(number: int) -> None:
+        try:
+            backend.put(FileKind.CONFIG, A, bytes([number]), must_not_exist=True)
+        except AlreadyExists:
+            return
+        winners.append(number)
+
+    threads = [threading.Thread(target=make, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(winners) == 1
+    assert backend.get(FileKind.CONFIG, A) == bytes(winners)
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "expected"),
+    [(0, None, b"0123456789"), (4, None, b"456789"), (0, 3, b"012"), (7, 3, b"789"), (3, 0, b"")],
+)
+def test_ranges(backend: Backend, offset: int, length: int | None, expected: bytes) -> None:
+    backend.put(FileKind.PACK, A, b"0123456789")
+    assert backend.get(FileKind.PACK, A, offset, length) == expected
+
+
+@pytest.mark.parametrize(("offset", "length"), [(8, 3), (10, 1), (50, 5)])
+def test_a_range_beyond_the_end_is_damage(backend: Backend, offset: int, length: int) -> None:
+    backend.put(FileKind.PACK, A, b"0123456789")
+    with pytest.raises(Corrupt):
+        backend.get(FileKind.PACK, A, offset, length)
+
+
+def test_what_is_not_there(backend: Backend) -> None:
+    for kind in FileKind:
+        assert list(backend.list(kind)) == []
+    with pytest.raises(NotFound):
+        backend.get(FileKind.PACK, A)
+    with pytest.raises(NotFound):
+        backend.get(FileKind.PACK, A, 3, 4)
+    with pytest.raises(NotFound):
+        backend.size(FileKind.PACK, A)
+
+
+def test_delete_twice(backend: Backend) -> None:
+    backend.put(FileKind.PACK, A, b"x")
+    backend.put(FileKind.PACK, B, b"y")
+    backend.delete(FileKind.PACK, A)
+    backend.delete(FileKind.PACK, A)
+    assert [each.name for each in backend.list(FileKind.PACK)] == [B]
+
+
+def test_kinds_are_apart(backend: Backend) -> None:
+    for kind in FileKind:
+        backend.put(kind, A, kind.encode())
+    backend.delete(FileKind.LOCK, A)
+    for kind in FileKind:
+        if kind is not FileKind.LOCK:
+            assert backend.get(kind, A) == kind.encode()
+            assert len(list(backend.list(kind))) == 1
+
+
+def test_an_empty_file(backend: Backend) -> None:
+    backend.put(FileKind.PACK, A, b"")
+    assert backend.get(FileKind.PACK, A) == b""
+    assert backend.size(FileKind.PACK, A) == 0
+
+
+def test_more_files_than_one_page_of_a_listing(backend: Backend) -> None:
+    names = {f"{number:05x}" for number in range(2 * S3_PAGE_KEYS + 1)}
+    for name in names:
+        backend.put(FileKind.SNAPSHOT, name, b"z")
+    assert {each.name for each in backend.list(FileKind.SNAPSHOT)} == names
+
+
+@pytest.mark.parametrize("name", ["", "..", "../x", "a/b", "A", "a.b", "-a", "a\0", "é", "a" * 129, "a\n"])
+def test_names_that_lead_elsewhere_are_refused(backend: Backend, name: str) -> None:
+    with pytest.raises(InvalidName):
+        backend.put(FileKind.PACK, name, b"x")
+    with pytest.raises(InvalidName):
+        backend.get(FileKind.PACK, name)
+    with pytest.raises(InvalidName):
+        backend.size(FileKind.PACK, name)
+    with pytest.raises(InvalidName):
+        backend.delete(FileKind.PACK, name)
+
+
+def test_remove_leftovers_leaves_what_was_put(backend: Backend) -> None:
+    backend.put(FileKind.PACK, A, b"x")
+    backend.remove_leftovers()
+    assert backend.get(FileKind.PACK, A) == b"x"
+
+
+def test_an_s3_store_is_reached_by_its_address(s3_url: str, s3_client: Any) -> None:
+    from pillarbox.backup.backend_s3 import S3Backend
+
+    backend = S3Backend.connect(BUCKET, "by address", endpoint_url=s3_url)
+    backend.put(FileKind.PACK, A, b"x")
+    listed = s3_client.list_objects_v2(Bucket=BUCKET, Prefix="by address/")["Contents"]
+    assert [each["Key"] for each in listed] == ["by address/packs/aa11"]
+
+
+def test_an_s3_bucket_that_is_not_there(s3_client: Any) -> None:
+    from pillarbox.backup.backend_s3 import S3Backend
+
+    with pytest.raises(NotFound):
+        list(S3Backend(s3_client, "no-such-bucket").list(FileKind.PACK))

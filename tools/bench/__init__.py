@@ -1,0 +1,1 @@
+"""Pillarbox and its peers on one workload, in one run."""
