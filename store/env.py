@@ -70,9 +70,10 @@ class ReadView:
     def get(self, table: Table, key: bytes) -> bytes | None:
         """The stored value, still sealed, or None."""
         try:
-            return self._txn.get(key, db=self._env.handles[table])
+            value: bytes | None = self._txn.get(key, db=self._env.handles[table])
         except lmdb.Error as error:
             raise _translate(error, self._env.path) from error
+        return value
 
     def scan(
         self, table: Table, start: bytes, stop: bytes | None, *, reverse: bool = False
@@ -271,6 +272,10 @@ class Env:
             for stat in stats:
                 used += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
         return used, self._data.stat().st_size // PAGE_BYTES
+
+    def file_bytes(self) -> int:
+        """Size of the file."""
+        return self._data.stat().st_size
 
     def last_page(self) -> int:
         """Number of the highest page ever used; it grows by what the pin on a checkpoint costs."""

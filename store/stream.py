@@ -160,6 +160,7 @@ class Stream:
         self._append_segment = 0
         self._append_end = 0
         self._allocated = 0
+        self._sealed_bytes: dict[int, int] = {}
 
     def path(self, segment: int) -> Path:
         """Where a segment's file is."""
@@ -173,6 +174,15 @@ class Stream:
         """Bytes of a segment's file, 0 when there is none."""
         path = self.path(segment)
         return path.stat().st_size if path.exists() else 0
+
+    def total_bytes(self) -> int:
+        """Bytes of all segments' files, without looking at those that were counted before."""
+        total = 0
+        for number in self.segments():
+            if number == self._append_segment or number not in self._sealed_bytes:
+                self._sealed_bytes[number] = self.size(number)
+            total += self._sealed_bytes[number]
+        return total
 
     # -- reading
 
@@ -253,7 +263,11 @@ class Stream:
         try:
             os.fdatasync(self._append_file)
         except OSError as error:
-            raise disk_error(error, str(self.path(self._append_segment))) from error
+            # Never DiskFull, whatever the system calls it: after a failed flush nothing may be tried again.
+            raise PillarboxError(
+                f"{self.path(self._append_segment)}: flush failed: {error.strerror}",
+                hint="look at the disk: the system could not write what it had taken",
+            ) from error
 
     def truncate(self, position: Position) -> None:
         """Cut the stream off at `position`: later segments go, the rest of this one too."""
@@ -261,11 +275,35 @@ class Stream:
             if number > position.segment:
                 self.delete(number)
         path = self.path(position.segment)
-        if path.exists():
-            with path.open("r+b") as file:
-                file.truncate(position.offset)
-                os.fsync(file.fileno())
+        try:
+            if path.exists():
+                with path.open("r+b") as file:
+                    file.truncate(position.offset)
+                    os.fsync(file.fileno())
+        except OSError as error:
+            raise disk_error(error, str(path)) from error
         self.close_append()
+
+    def rewrite(self, position: Position) -> None:
+        """Write again, and flush, what stands from `position` to the end. Raises PillarboxError."""
+        for number in self.segments():
+            if number >= position.segment:
+                start = position.offset if number == position.segment else 0
+                self._rewrite_segment(number, start)
+
+    def _rewrite_segment(self, segment: int, start: int) -> None:
+        path = self.path(segment)
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                while data := os.pread(file, PREALLOCATE_BYTES, start):
+                    _write_all(file, [data], start)
+                    start += len(data)
+                os.fsync(file)
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise disk_error(error, str(path)) from error
 
     def delete(self, segment: int) -> None:
         """Remove a segment that nothing refers to any more."""
@@ -291,7 +329,7 @@ class Stream:
         if self._append_file is not None:
             # The segment before is sealed: it loses its preallocated tail, and is never written again.
             os.ftruncate(self._append_file, self._append_end)
-            os.fsync(self._append_file)
+            self.flush()
             self.close_append()
         new = not path.exists() or path.stat().st_size < SEGMENT_HEADER_BYTES
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

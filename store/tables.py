@@ -16,7 +16,8 @@ from typing import Any, Final, NamedTuple
 from blake3 import blake3
 
 from pillarbox.store.envelope import sender_sort_key, subject_sort_key
-from pillarbox.store.records import seal
+from pillarbox.store.errors import Corrupt
+from pillarbox.store.records import open_record, seal
 
 LAYOUT_VERSION: Final = 1
 
@@ -182,6 +183,98 @@ class SegmentRecord(NamedTuple):
     live_bytes: int
 
 
+class SeenRecord(NamedTuple):
+    """What one user has read of a public folder, keyed by (folder id, digest of the user): UID intervals."""
+
+    user: str
+    intervals: tuple[tuple[int, int], ...]
+
+
+class DictionaryRecord(NamedTuple):
+    """A trained zstd dictionary, keyed by its number from 1: where its frame lies."""
+
+    segment: int
+    offset: int
+    length: int
+
+
+class IdentityRecord(NamedTuple):
+    """What a database is, under the key `IDENTITY_KEY` of META. `kind` is a `DatabaseKind`."""
+
+    layout_version: int
+    guid: bytes
+    kind: int
+    created_ms: int
+    roots: dict[str, int]
+
+
+class StateRecord(NamedTuple):
+    """What every transaction moves on, under the key `STATE_KEY` of META.
+
+    `counter` is the last change number given out; `content_bytes` and `live_bytes` are the sums of those of
+    all segments.
+    """
+
+    sequence: int
+    counter: int
+    content_bytes: int
+    live_bytes: int
+    checked_ms: int
+
+
+class DatabaseKind(IntEnum):
+    """The two kinds of databases (DOMAIN.md "Store")."""
+
+    MAILBOX_STORE = 1
+    PUBLIC_FOLDER_STORE = 2
+
+
+IDENTITY_KEY: Final = b"identity"
+STATE_KEY: Final = b"state"
+
+Record = (
+    MailboxRecord
+    | FolderRecord
+    | ItemRecord
+    | TombstoneRecord
+    | ContentRecord
+    | BlockRecord
+    | SegmentRecord
+    | SeenRecord
+    | DictionaryRecord
+    | IdentityRecord
+    | StateRecord
+)
+RECORD_TYPES: Final[dict[Table, type[Record]]] = {
+    Table.MAILBOX: MailboxRecord,
+    Table.FOLDER: FolderRecord,
+    Table.ITEM: ItemRecord,
+    Table.TOMBSTONE: TombstoneRecord,
+    Table.CONTENT: ContentRecord,
+    Table.BLOCK: BlockRecord,
+    Table.SEGMENT: SegmentRecord,
+    Table.SEEN: SeenRecord,
+    Table.DICTIONARY: DictionaryRecord,
+}
+
+
+def record_type(table: Table, key: bytes) -> type[Record]:
+    """The type of the record under a key of a primary table. META holds one record a key."""
+    if table == Table.META:
+        return IdentityRecord if key == IDENTITY_KEY else StateRecord
+    return RECORD_TYPES[table]
+
+
+def decode_record(table: Table, key: bytes, value: bytes) -> Record:
+    """The record in a stored value. Raises Corrupt or UnsupportedVersion."""
+    fields = open_record(table, key, value, table.name.lower())
+    try:
+        return record_type(table, key)._make(fields)
+    except TypeError as error:
+        text = f"{table.name.lower()}[{key.hex()}] has {len(fields)} fields"
+        raise Corrupt(text, table=table.name.lower(), key=key) from error
+
+
 Entry = tuple[Table, bytes, bytes]
 
 
@@ -270,15 +363,15 @@ def tombstone_entries(
     return rows
 
 
-def derived_entries(table: Table, key: bytes, fields: tuple[Any, ...]) -> dict[tuple[Table, bytes], bytes]:
-    """The index rows that a primary record brings with it; none for most tables."""
-    if table == Table.ITEM:
-        return item_entries(ItemRecord._make(fields))
-    if table == Table.FOLDER:
-        return folder_entries(FolderRecord._make(fields))
-    if table == Table.MAILBOX:
-        return mailbox_entries(MailboxRecord._make(fields))
-    if table == Table.TOMBSTONE:
+def derived_entries(table: Table, key: bytes, record: Record | None) -> dict[tuple[Table, bytes], bytes]:
+    """The index rows that a primary record brings with it; none for most tables, and for no record."""
+    if isinstance(record, ItemRecord):
+        return item_entries(record)
+    if isinstance(record, FolderRecord):
+        return folder_entries(record)
+    if isinstance(record, MailboxRecord):
+        return mailbox_entries(record)
+    if isinstance(record, TombstoneRecord):
         folder_id, cn = _PAIR.unpack(key)
-        return tombstone_entries(folder_id, cn, TombstoneRecord._make(fields))
+        return tombstone_entries(folder_id, cn, record)
     return {}

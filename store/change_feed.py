@@ -1,0 +1,138 @@
+"""The change feed: what is new, changed, moved, deleted or read since a CNSET; each once, its cost known.
+
+Every change takes a change number and each object stands in the feed under its last one, so the answer comes
+from the index alone (DOMAIN.md "Store", incremental change synchronisation). IMAP's MODSEQ and VANISHED,
+JMAP's states, backup and replication all read this feed; there is no second one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import NamedTuple
+
+from pillarbox.store.change_number import ChangeNumber, CNSet
+from pillarbox.store.errors import Corrupt, Refused
+from pillarbox.store.ids import LOCAL_BASE, counter_of
+from pillarbox.store.tables import (
+    DATABASE_SCOPE,
+    ItemRecord,
+    ObjectKind,
+    Table,
+    item_key,
+    pair_key,
+    split_feed_value,
+    split_pair_key,
+)
+from pillarbox.store.transaction import Reader
+
+
+class ChangeKind(StrEnum):
+    """What happened to an object since."""
+
+    NEW = "new"
+    CHANGED = "changed"
+    MOVED = "moved"
+    DELETED = "deleted"
+    READ = "read"
+
+
+class Change(NamedTuple):
+    """One object's change. `item` is the message's record, None for other objects and what is gone."""
+
+    kind: ChangeKind
+    object_kind: ObjectKind
+    object_id: int
+    folder_id: int
+    uid: int
+    cn: int
+    item: ItemRecord | None
+
+
+class Cost(NamedTuple):
+    """What is to come: how many changes of each kind, and the bytes of new and changed messages."""
+
+    new: int = 0
+    changed: int = 0
+    moved: int = 0
+    deleted: int = 0
+    read: int = 0
+    content_bytes: int = 0
+
+    @property
+    def changes(self) -> int:
+        """How many changes there are."""
+        return self.new + self.changed + self.moved + self.deleted + self.read
+
+
+class Changes:
+    """The changes since a CNSET, as one read transaction sees them; iterate as often as needed."""
+
+    def __init__(self, reader: Reader, since: CNSet, folder_id: int) -> None:
+        self._reader = reader
+        self._since = since
+        self._scope = folder_id
+        self._origin = reader.files.guid
+        everything = CNSet.full(self._origin, reader.state().counter)
+        self._missing = everything - since
+        self.cnset = since | everything
+        """What has been seen once these changes are: give it back next time."""
+
+    def __iter__(self) -> Iterator[Change]:
+        """The changes in the order of their last change number. Raises Corrupt."""
+        for first, last in self._missing.ranges(self._origin):
+            start = pair_key(self._scope, LOCAL_BASE | first)
+            stop = pair_key(self._scope, (LOCAL_BASE | last) + 1)
+            for key, body in self._reader.indexes(Table.FEED, start, stop):
+                change = self._change(split_pair_key(key)[1], *split_feed_value(body))
+                if change is not None:
+                    yield change
+
+    def cost(self) -> Cost:
+        """How much is to come, before any of it is fetched. Raises Corrupt."""
+        counts = dict.fromkeys(ChangeKind, 0)
+        content_bytes = 0
+        for change in self:
+            counts[change.kind] += 1
+            if change.item is not None and change.kind is ChangeKind.NEW:
+                content_bytes += change.item.size
+        return Cost(**{kind.value: count for kind, count in counts.items()}, content_bytes=content_bytes)
+
+    def _seen(self, cn: int) -> bool:
+        return ChangeNumber(self._origin, counter_of(cn)) in self._since
+
+    def _change(self, cn: int, number: int, object_id: int, folder_id: int, uid: int) -> Change | None:
+        kind = ObjectKind(number)
+        if kind in (ObjectKind.MESSAGE_GONE, ObjectKind.FOLDER_GONE, ObjectKind.MAILBOX_GONE):
+            # What came and went since was never seen.
+            if not self._seen(object_id):
+                return None
+            return Change(ChangeKind.DELETED, kind, object_id, folder_id, uid, cn, None)
+        if kind is not ObjectKind.MESSAGE:
+            known = ChangeKind.CHANGED if self._seen(object_id) else ChangeKind.NEW
+            return Change(known, kind, object_id, folder_id, uid, cn, None)
+        item: ItemRecord | None = self._reader.record(Table.ITEM, item_key(folder_id, uid))
+        if item is None:
+            key = item_key(folder_id, uid)
+            raise Corrupt(f"item[{key.hex()}] is missing, the feed names it", table="item", key=key)
+        return Change(self._kind_of(item), kind, object_id, folder_id, uid, cn, item)
+
+    def _kind_of(self, item: ItemRecord) -> ChangeKind:
+        if not self._seen(item.arrived_cn):
+            moved = self._scope == DATABASE_SCOPE and self._seen(item.message_id)
+            return ChangeKind.MOVED if moved else ChangeKind.NEW
+        return ChangeKind.READ if self._seen(item.change_cn) else ChangeKind.CHANGED
+
+
+def changes(reader: Reader, since: CNSet, folder_id: int = DATABASE_SCOPE) -> Changes:
+    """What changed since `since` in a folder, or in the whole database.
+
+    Raises Refused when `since` names changes of this database that it has not made: the database was
+    restored from before them, and whoever asks must begin anew.
+    """
+    if since.highest(reader.files.guid) > reader.state().counter:
+        raise Refused(
+            "this state is from the future of the database: it was restored from an earlier backup",
+            hint="start again from an empty state",
+        )
+    return Changes(reader, since, folder_id)

@@ -1,0 +1,390 @@
+"""Group commit: the one writer of a mounted database, and what "acknowledged" means.
+
+A transaction runs alone, but not until it is durable: at its commit it joins the group that waits, and the
+next may begin. One of those that wait writes the whole group to the stream with one flush, applies it to the
+tables, and wakes the others. A commit returns when its group is flushed and applied: durable, and seen by
+every read that begins later (docs/architecture.md, "How a commit goes").
+
+Locks, in the order they are taken: leadership (`_flushing` under `_turn`), then `_writing`. Whoever holds
+`_writing` may change what is pending; whoever leads may touch the stream and apply to the tables.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+from pillarbox.store.access import Actor
+from pillarbox.store.clock import Clock
+from pillarbox.store.env import MapFull, Pin
+from pillarbox.store.errors import DiskFull, Dismounted, PillarboxError, Refused
+from pillarbox.store.redo import build_redo
+from pillarbox.store.stream import SEGMENT_BYTES_DEFAULT, SEGMENT_HEADER_BYTES, Position, Stream
+from pillarbox.store.tables import STATE_KEY, StateRecord, Table
+from pillarbox.store.transaction import DatabaseFiles, Layer, WriteTransaction
+
+_GROW_PATIENCE_S: Final = 30.0
+
+
+class Tuning(NamedTuple):
+    """When segments and checkpoints begin: sizes in bytes, pages of 4096 bytes, times in ms."""
+
+    segment_bytes: int = SEGMENT_BYTES_DEFAULT
+    checkpoint_stream_bytes: int = 64 << 20
+    checkpoint_pages: int = 2048
+    checkpoint_interval_ms: int = 300_000
+
+
+class FlushedState(NamedTuple):
+    """A state that is in the stream and in the tables."""
+
+    sequence: int
+    position: Position
+
+
+class _Group(Layer):
+    """Transactions that are flushed together."""
+
+    def __init__(self, first_sequence: int) -> None:
+        super().__init__()
+        self.first_sequence = first_sequence
+        self.last_sequence = first_sequence - 1
+        self.chunks: list[tuple[Position, list[bytes]]] = []
+        self.end = Position(0, 0)
+        self.done = False
+        self.error: PillarboxError | None = None
+
+
+class GroupCommit:
+    """The writer of one database. Any thread may begin a transaction; they take turns."""
+
+    def __init__(
+        self,
+        files: DatabaseFiles,
+        stream: Stream,
+        state: StateRecord,
+        position: Position,
+        *,
+        clock: Clock,
+        tuning: Tuning,
+        checkpoint: Callable[[Pin, FlushedState], None],
+        checkpoint_failed: Callable[[PillarboxError], None],
+    ) -> None:
+        """`checkpoint` makes a pinned state the one that replay starts from; `checkpoint_failed` is told when
+        one that came due by itself could not be made. `broken` is what ended all writing, or None."""
+        self._files = files
+        self._stream = stream
+        self._state = state
+        self._end = position
+        self._clock = clock
+        self._tuning = tuning
+        self._checkpoint = checkpoint
+        self._checkpoint_failed = checkpoint_failed
+        self._writing = threading.Lock()
+        self._writer: int | None = None
+        self._turn = threading.Condition()
+        self._flushing = False
+        self._pending = _Group(state.sequence + 1)
+        self._in_flight: _Group | None = None
+        self._flushed = FlushedState(state.sequence, position)
+        self._flushed_state = state
+        self.broken: PillarboxError | None = None
+        self._checkpointing = threading.Lock()
+        self._checkpoint_due = _CheckpointDue(tuning, clock)
+        self._checkpoint_due.made(position, files.env.last_page())
+
+    # -- transactions
+
+    def begin(self, actor: Actor) -> WriteTransaction:
+        """A transaction of this thread's, when it is its turn. Raises Dismounted; Refused within another."""
+        if self._writer == threading.get_ident():
+            raise Refused("this thread has a transaction open already", hint="end it first: they do not nest")
+        self._writing.acquire()
+        try:
+            self._refuse_if_broken()
+            transaction = WriteTransaction(
+                self._files, actor, self._layers(), self._state, self._next_position(), self._clock.now_ms()
+            )
+        except BaseException:
+            self._writing.release()
+            raise
+        self._writer = threading.get_ident()
+        return transaction
+
+    def abort(self, transaction: WriteTransaction) -> None:
+        """Forget a transaction: nothing of it was written."""
+        transaction.close()
+        self._end_turn()
+
+    def commit(self, transaction: WriteTransaction) -> None:
+        """Make a transaction durable and visible. Raises what kept it from that; then it did not happen.
+
+        After Dismounted alone it may have happened: the next mount tells.
+        """
+        try:
+            group = self._enqueue(transaction) if transaction.changed else None
+        finally:
+            transaction.close()
+            self._end_turn()
+        if group is not None:
+            self._wait_for(group)
+
+    def _layers(self) -> tuple[Layer, ...]:
+        return (self._pending,) if self._in_flight is None else (self._pending, self._in_flight)
+
+    def _next_position(self) -> Position:
+        if self._end.offset < self._tuning.segment_bytes:
+            return self._end
+        return Position(self._end.segment + 1, SEGMENT_HEADER_BYTES)
+
+    def _enqueue(self, transaction: WriteTransaction) -> _Group:
+        group = self._pending
+        rows, records, changes = transaction.finish()
+        state = transaction.state()
+        frames = transaction.frames
+        redo = build_redo(rows, state.sequence, group.first_sequence, len(frames))
+        position = transaction.position
+        start = Position(position.segment, position.offset - sum(map(len, frames)))
+        group.chunks.append((start, [*frames, redo]))
+        group.take(records, changes)
+        group.last_sequence = state.sequence
+        self._state = state
+        self._end = group.end = Position(position.segment, position.offset + len(redo))
+        return group
+
+    def _end_turn(self) -> None:
+        self._writer = None
+        self._writing.release()
+
+    def _refuse_if_broken(self) -> None:
+        """A database that was dismounted says so itself; a failed write is told with its cause."""
+        if isinstance(self.broken, Dismounted):
+            raise self.broken
+        if self.broken is not None:
+            raise Dismounted(f"the database takes no more changes: {self.broken}", hint=self.broken.hint)
+
+    # -- flushing
+
+    def _wait_for(self, group: _Group) -> None:
+        with self._turn:
+            while not group.done and self._flushing:
+                self._turn.wait()
+            if not group.done:
+                self._flushing = True
+        if not group.done:
+            self._lead()
+        if group.error is not None:
+            raise group.error
+        self.checkpoint_if_due()
+
+    def _lead(self) -> None:
+        """Flush what is pending; others may begin transactions meanwhile."""
+        try:
+            with self._writing:
+                group = self._take_pending()
+            self._flush(group)
+        finally:
+            with self._turn:
+                self._flushing = False
+                self._turn.notify_all()
+
+    def _take_pending(self) -> _Group:
+        group = self._in_flight = self._pending
+        self._pending = _Group(group.last_sequence + 1)
+        return group
+
+    def _flush(self, group: _Group) -> None:
+        try:
+            self._write(group)
+            self._apply(group)
+        except PillarboxError as error:
+            with self._writing:
+                self._fail(group, error)
+        else:
+            with self._writing:
+                self._in_flight = None
+                self._flushed = FlushedState(group.last_sequence, group.end)
+                self._flushed_state = self._state_of(group)
+        group.done = True
+
+    @staticmethod
+    def _state_of(group: _Group) -> StateRecord:
+        state = group.records[Table.META][STATE_KEY]
+        assert isinstance(state, StateRecord)
+        return state
+
+    def _write(self, group: _Group) -> None:
+        try:
+            for start, chunks in _runs(group.chunks):
+                self._stream.append(start, chunks)
+            self._stream.flush()
+        except DiskFull:
+            # Nothing of it was flushed: cut off, it never happened, and there may be space for less.
+            self._cut_back()
+            raise
+        except PillarboxError as error:
+            # What a failed flush leaves is unknown and must not be flushed again as if nothing had happened.
+            self.broken = error
+            self._cut_back()
+            raise
+
+    def _cut_back(self) -> None:
+        """Remove what is behind the last flushed transaction, so that no mount takes it for one."""
+        try:
+            self._stream.truncate(self._flushed.position)
+        except PillarboxError as error:
+            self.broken = error
+
+    def _apply(self, group: _Group) -> None:
+        try:
+            try:
+                self._files.env.apply(group.changes)
+            except MapFull:
+                self._grow()
+                self._files.env.apply(group.changes)
+        except PillarboxError as error:
+            # It is durable but cannot be shown: the next mount replays it.
+            self.broken = error
+            raise
+
+    def _grow(self) -> None:
+        with self._checkpointing:
+            self._make_checkpoint(self._files.env.pin(), self._flushed)
+            self._files.env.grow(_GROW_PATIENCE_S)
+
+    def _fail(self, group: _Group, error: PillarboxError) -> None:
+        """All that waits stood on what failed, so it fails too; then go on from what is flushed."""
+        waiting = self._pending
+        self._in_flight = None
+        self._state, self._end = self._flushed_state, self._flushed.position
+        self._pending = _Group(self._state.sequence + 1)
+        group.error = error
+        waiting.error, waiting.done = error, True
+
+    # -- pausing and checkpoints
+
+    @contextmanager
+    def paused(self) -> Iterator[FlushedState]:
+        """Hold all writes for a `with` block; all that was committed before is flushed and applied.
+
+        Raises Dismounted.
+        """
+        with self._turn:
+            while self._flushing:
+                self._turn.wait()
+            self._flushing = True
+        try:
+            with self._writing:
+                self._refuse_if_broken()
+                group = self._take_pending() if self._pending.chunks else None
+                if group is not None:
+                    self._flush_paused(group)
+                yield self._flushed
+        finally:
+            with self._turn:
+                self._flushing = False
+                self._turn.notify_all()
+
+    def _flush_paused(self, group: _Group) -> None:
+        try:
+            self._write(group)
+            self._apply(group)
+        except PillarboxError as error:
+            self._fail(group, error)
+            raise
+        finally:
+            group.done = True
+        self._in_flight = None
+        self._flushed = FlushedState(group.last_sequence, group.end)
+        self._flushed_state = self._state_of(group)
+
+    @contextmanager
+    def closed(self, reason: PillarboxError) -> Iterator[FlushedState]:
+        """`paused`, and after the `with` block every transaction gets `reason`."""
+        with self._checkpointing, self.paused() as flushed:
+            self.broken = reason
+            yield flushed
+
+    def checkpoint_if_due(self) -> None:
+        """Make a checkpoint when enough was written or time has passed, unless somebody is at it.
+
+        Raises nothing: what was committed is durable without it.
+        """
+        if not self._checkpoint_due.is_due(self._end, self._last_page()):
+            return
+        try:
+            self.checkpoint(wait=False)
+        except Dismounted:
+            return  # by another thread, since the commit; that made a checkpoint of its own
+        except PillarboxError as error:
+            self._checkpoint_due.made(self._end, self._last_page())
+            self._checkpoint_failed(error)
+
+    def _last_page(self) -> int:
+        return self._files.env.last_page()
+
+    def checkpoint(self, *, wait: bool = True) -> None:
+        """Flush the tables, so that the next mount starts from here. Writes go on meanwhile.
+
+        Raises DiskFull or PillarboxError: the checkpoint before then stays.
+        """
+        if not self._checkpointing.acquire(blocking=wait):
+            return
+        try:
+            with self.paused() as flushed:
+                pin = self._files.env.pin()
+            self._make_checkpoint(pin, flushed)
+        finally:
+            self._checkpointing.release()
+
+    def _make_checkpoint(self, pin: Pin, flushed: FlushedState) -> None:
+        try:
+            self._checkpoint(pin, flushed)
+        except BaseException:
+            pin.transaction.abort()
+            raise
+        self._checkpoint_due.made(flushed.position, self._last_page())
+
+
+class _CheckpointDue:
+    """How much has happened since the last checkpoint."""
+
+    def __init__(self, tuning: Tuning, clock: Clock) -> None:
+        self._tuning = tuning
+        self._clock = clock
+
+    def made(self, position: Position, last_page: int) -> None:
+        """A checkpoint was made."""
+        self._position = position
+        self._last_page = last_page
+        self._at_ms = self._clock.monotonic_ms()
+
+    def is_due(self, end: Position, last_page: int) -> bool:
+        """Whether the next one should be made; only asked after commits, so never without a change."""
+        segments = end.segment - self._position.segment
+        stream_bytes = segments * self._tuning.segment_bytes + end.offset - self._position.offset
+        # Pages freed since the last checkpoint wait for the next one: the file grows by them, so a large
+        # file may grow by more before its checkpoint, which costs in proportion to the pages written.
+        pages = max(self._tuning.checkpoint_pages, self._last_page // 8)
+        return (
+            stream_bytes >= self._tuning.checkpoint_stream_bytes
+            or last_page - self._last_page >= pages
+            or self._clock.monotonic_ms() - self._at_ms >= self._tuning.checkpoint_interval_ms
+        )
+
+
+def _runs(chunks: list[tuple[Position, list[bytes]]]) -> Iterator[tuple[Position, list[bytes]]]:
+    """Frames that follow one another as one run each; a new segment begins a new run."""
+    start: Position | None = None
+    run: list[bytes] = []
+    for position, frames in chunks:
+        if start is not None and position.segment != start.segment:
+            yield start, run
+            start, run = None, []
+        if start is None:
+            start = position
+        run += frames
+    if start is not None:
+        yield start, run

@@ -1,0 +1,345 @@
+"""Messages: deliver, read, flag, move, copy, delete.
+
+A message's content never changes; what changes (flags, categories, folder) is in its record. It keeps its id
+for life; its UID is that of its place in a folder (DOMAIN.md "Store", RFC 9051 section 2.3.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from email import policy
+from email.parser import BytesParser
+from email.utils import getaddresses
+from typing import Any, Final, NamedTuple
+
+from pillarbox.store import content_store, folder
+from pillarbox.store.content import PreparedContent
+from pillarbox.store.envelope import Envelope, header_end, parse_envelope
+from pillarbox.store.errors import InvalidSetting, NotFound
+from pillarbox.store.ids import id_text
+from pillarbox.store.mail_item import ANSWERED, DELETED, DRAFT, FLAGGED, SEEN, keywords
+from pillarbox.store.mailbox import INBOX
+from pillarbox.store.mailbox import get as get_mailbox
+from pillarbox.store.tables import (
+    FolderRecord,
+    ItemRecord,
+    ObjectKind,
+    Table,
+    TombstoneRecord,
+    id_key,
+    item_key,
+    pair_key,
+    split_item_key,
+)
+from pillarbox.store.transaction import DatabaseFiles, Reader, WriteTransaction
+
+FLAG_BITS: Final = {SEEN: 1, ANSWERED: 2, FLAGGED: 4, DELETED: 8, DRAFT: 16}
+SEEN_BIT: Final = FLAG_BITS[SEEN]
+CATEGORIES_MAX: Final = 64
+FORMER_FOLDER: Final = "former_folder"
+
+
+class PreparedMessage(NamedTuple):
+    """A message ready to be delivered: its bytes, its content taken apart, its envelope read."""
+
+    raw: bytes
+    content: PreparedContent
+    envelope: Envelope
+
+
+def prepare(files: DatabaseFiles, raw: bytes) -> PreparedMessage:
+    """Make a message ready; this is most of the work, and needs no transaction and no lock.
+
+    Takes any bytes. Raises Dismounted.
+    """
+    return PreparedMessage(raw, content_store.prepare(files, raw), parse_envelope(raw))
+
+
+def flag_names(item: ItemRecord) -> tuple[str, ...]:
+    """A message's IMAP flags (`\\Seen`) and keywords."""
+    return (*(name for name, bit in FLAG_BITS.items() if item.flags & bit), *item.keywords)
+
+
+# -- delivering
+
+
+def deliver(
+    txn: WriteTransaction, mailboxes: Iterable[bytes], prepared: PreparedMessage, *, received_ms: int = 0
+) -> list[ItemRecord]:
+    """Put a message into the Inbox of each mailbox (GUIDs): all or none. Its content is stored once.
+
+    `received_ms` is ms UTC, now when 0. Raises NotFound.
+    """
+    inboxes = [get_mailbox(txn, guid).roles[INBOX] for guid in mailboxes]
+    if not inboxes:
+        raise NotFound("a message is delivered to at least one mailbox")
+    content_store.hold(txn, prepared.raw, prepared.content, len(inboxes))
+    return [_insert(txn, folder.get(txn, each), prepared, received_ms=received_ms) for each in inboxes]
+
+
+def append(
+    txn: WriteTransaction,
+    folder_id: int,
+    prepared: PreparedMessage,
+    *,
+    flags: Iterable[str] = (),
+    received_ms: int = 0,
+    properties: dict[str, Any] | None = None,
+) -> ItemRecord:
+    """Put a message into a folder, with IMAP flags and keywords. Raises NotFound, InvalidSetting."""
+    target = folder.get(txn, folder_id)
+    content_store.hold(txn, prepared.raw, prepared.content)
+    bits, words = parse_flags(flags)
+    return _insert(
+        txn, target, prepared, received_ms=received_ms, bits=bits, words=words, properties=properties
+    )
+
+
+def parse_flags(flags: Iterable[str]) -> tuple[int, tuple[str, ...]]:
+    """IMAP flags as bits, and keywords. Raises InvalidSetting for what is neither."""
+    bits, words = 0, []
+    for flag in flags:
+        if flag in FLAG_BITS:
+            bits |= FLAG_BITS[flag]
+        elif flag.startswith("\\") or not keywords([flag]):
+            raise InvalidSetting(
+                f"{flag!r} is no flag", hint=f"one of {', '.join(FLAG_BITS)}, or a keyword without blanks"
+            )
+        else:
+            words.append(flag)
+    return bits, tuple(dict.fromkeys(words))
+
+
+def _insert(
+    txn: WriteTransaction,
+    target: FolderRecord,
+    prepared: PreparedMessage,
+    *,
+    received_ms: int = 0,
+    bits: int = 0,
+    words: tuple[str, ...] = (),
+    properties: dict[str, Any] | None = None,
+) -> ItemRecord:
+    envelope = prepared.envelope
+    cn = txn.next_cn()
+    item = ItemRecord(
+        target.folder_id,
+        target.uid_next,
+        cn,
+        prepared.content.digest,
+        prepared.content.size,
+        received_ms or txn.now_ms,
+        bits,
+        words,
+        (),
+        cn,
+        cn,
+        cn,
+        envelope.subject,
+        envelope.sender,
+        envelope.to,
+        envelope.cc,
+        envelope.date_ms or None,
+        envelope.message_id,
+        envelope.in_reply_to,
+        envelope.importance,
+        envelope.has_attachment,
+        envelope.conversation,
+        properties or {},
+    )
+    place(txn, target, item)
+    return item
+
+
+def place(txn: WriteTransaction, target: FolderRecord, item: ItemRecord) -> None:
+    """Store a message's record under the next UID of its folder, whose content is held already."""
+    txn.insert(Table.ITEM, item_key(item.folder_id, item.uid), item)
+    unread = 0 if item.flags & SEEN_BIT else 1
+    folder.count(txn, target._replace(uid_next=item.uid + 1), 1, unread, item.size, item.modseq)
+
+
+# -- reading
+
+
+def get(reader: Reader, message_id: int) -> ItemRecord:
+    """The message of that id. Raises NotFound."""
+    found = reader.index(Table.LOCATION, id_key(message_id))
+    if found is None:
+        raise NotFound(f"there is no message {id_text(message_id)}")
+    return get_by_uid(reader, *split_item_key(found))
+
+
+def get_by_uid(reader: Reader, folder_id: int, uid: int) -> ItemRecord:
+    """The message of that UID in a folder. Raises NotFound."""
+    item: ItemRecord | None = reader.record(Table.ITEM, item_key(folder_id, uid))
+    if item is None:
+        raise NotFound(f"folder {id_text(folder_id)} has no message of UID {uid}")
+    return item
+
+
+def content(reader: Reader, item: ItemRecord) -> bytes:
+    """A message's bytes, exactly as they came in. Raises Corrupt, naming what is damaged."""
+    return content_store.read(reader, item.digest)
+
+
+class Attachment(NamedTuple):
+    """A part of a message that is meant to be kept apart from its text. `data` is decoded."""
+
+    name: str
+    content_type: str
+    data: bytes
+
+
+def attachments(raw: bytes) -> list[Attachment]:
+    """The attachments in a message's bytes, decoded."""
+    found = []
+    for part in BytesParser(policy=policy.compat32).parsebytes(raw).walk():
+        if part.is_multipart():
+            continue
+        name = part.get_filename()
+        if name or part.get_content_disposition() == "attachment":
+            data = part.get_payload(decode=True)
+            found.append(
+                Attachment(name or "", part.get_content_type(), data if isinstance(data, bytes) else b"")
+            )
+    return found
+
+
+class Recipient(NamedTuple):
+    """Somebody a message's header names. `kind` is to, cc or bcc."""
+
+    kind: str
+    name: str
+    address: str
+
+
+def recipients(raw: bytes) -> list[Recipient]:
+    """Everybody the To, Cc and Bcc fields of a message's bytes name, in order."""
+    header = BytesParser(policy=policy.compat32).parsebytes(raw[: header_end(raw)], headersonly=True)
+    found = []
+    for kind in ("to", "cc", "bcc"):
+        fields = [str(value) for value in header.get_all(kind, [])]
+        found += [Recipient(kind, name, address) for name, address in getaddresses(fields) if address]
+    return found
+
+
+# -- changing
+
+
+def set_flags(
+    txn: WriteTransaction, message_id: int, *, add: Iterable[str] = (), remove: Iterable[str] = ()
+) -> ItemRecord:
+    """Add and remove IMAP flags and keywords. Raises NotFound, InvalidSetting."""
+    item = get(txn, message_id)
+    add_bits, add_words = parse_flags(add)
+    remove_bits, remove_words = parse_flags(remove)
+    bits = item.flags & ~remove_bits | add_bits
+    words = tuple(word for word in dict.fromkeys((*item.keywords, *add_words)) if word not in remove_words)
+    if bits == item.flags and words == item.keywords:
+        return item
+    cn = txn.next_cn()
+    read_changed = (bits ^ item.flags) & SEEN_BIT
+    other_changed = (bits ^ item.flags) & ~SEEN_BIT or words != item.keywords
+    changed = item._replace(
+        flags=bits,
+        keywords=words,
+        read_cn=cn if read_changed else item.read_cn,
+        change_cn=cn if other_changed else item.change_cn,
+    )
+    unread = 0
+    if read_changed:
+        unread = -1 if bits & SEEN_BIT else 1
+    return _store(txn, changed, unread, cn)
+
+
+def set_categories(txn: WriteTransaction, message_id: int, categories: Sequence[str]) -> ItemRecord:
+    """Put a message into categories, in the place of those it is in. Raises NotFound, InvalidSetting."""
+    names = tuple(dict.fromkeys(categories))
+    if len(names) > CATEGORIES_MAX or not all(0 < len(name) <= 255 for name in names):
+        raise InvalidSetting(
+            "these are no categories", hint=f"at most {CATEGORIES_MAX}, of 1 to 255 characters each"
+        )
+    item = get(txn, message_id)
+    if names == item.categories:
+        return item
+    cn = txn.next_cn()
+    return _store(txn, item._replace(categories=names, change_cn=cn), 0, cn)
+
+
+def set_property(txn: WriteTransaction, message_id: int, key: str, value: Any) -> ItemRecord:
+    """Set one of a message's properties, or remove it with None. Raises NotFound."""
+    item = get(txn, message_id)
+    cn = txn.next_cn()
+    properties = folder.with_property(item.properties, key, value)
+    return _store(txn, item._replace(properties=properties, change_cn=cn), 0, cn)
+
+
+def _store(txn: WriteTransaction, item: ItemRecord, unread: int, cn: int) -> ItemRecord:
+    txn.put(Table.ITEM, item_key(item.folder_id, item.uid), item)
+    folder.count(txn, folder.get(txn, item.folder_id), 0, unread, 0, cn)
+    return item
+
+
+def move(txn: WriteTransaction, message_id: int, folder_id: int) -> ItemRecord:
+    """Put a message into another folder: it keeps its id and gets a new UID. Raises NotFound."""
+    item = get(txn, message_id)
+    if item.folder_id == folder_id:
+        return item
+    target = folder.get(txn, folder_id)
+    _take_out(txn, item, moved_to=folder_id)
+    properties = {**item.properties, FORMER_FOLDER: id_text(item.folder_id)}
+    moved = item._replace(
+        folder_id=folder_id, uid=target.uid_next, arrived_cn=txn.next_cn(), properties=properties
+    )
+    place(txn, target, moved)
+    return moved
+
+
+def copy(txn: WriteTransaction, message_id: int, folder_id: int) -> ItemRecord:
+    """Put a copy of a message into a folder, with an id of its own. Raises NotFound."""
+    item = get(txn, message_id)
+    target = folder.get(txn, folder_id)
+    content_store.hold_again(txn, item.digest)
+    cn = txn.next_cn()
+    copied = item._replace(
+        folder_id=folder_id,
+        uid=target.uid_next,
+        message_id=cn,
+        arrived_cn=cn,
+        change_cn=cn,
+        read_cn=cn,
+    )
+    place(txn, target, copied)
+    return copied
+
+
+def copy_folder(txn: WriteTransaction, folder_id: int, parent_id: int, name: str = "") -> FolderRecord:
+    """Copy a folder with all in it into another, under `name` or its own. Raises as `folder.create`."""
+    source = folder.get(txn, folder_id)
+    inner = [(path, found.folder_id) for path, found in folder.walk(txn, folder_id)]
+    target = folder.create(txn, parent_id, name or source.name)
+    _copy_messages(txn, folder_id, target.folder_id)
+    for path, inner_id in inner:
+        _copy_messages(txn, inner_id, folder.ensure(txn, target.folder_id, path).folder_id)
+    return folder.get(txn, target.folder_id)
+
+
+def _copy_messages(txn: WriteTransaction, source_id: int, target_id: int) -> None:
+    for item in list(folder.messages(txn, source_id)):
+        copy(txn, item.message_id, target_id)
+
+
+def delete(txn: WriteTransaction, message_id: int) -> None:
+    """Delete a message for good; a tombstone tells those who follow the folder. Raises NotFound."""
+    item = get(txn, message_id)
+    _take_out(txn, item, moved_to=0)
+    content_store.release(txn, item.digest)
+
+
+def _take_out(txn: WriteTransaction, item: ItemRecord, moved_to: int) -> None:
+    txn.delete(Table.ITEM, item_key(item.folder_id, item.uid))
+    cn = txn.next_cn()
+    tombstone = TombstoneRecord(ObjectKind.MESSAGE_GONE, item.message_id, item.uid, txn.now_ms, moved_to)
+    txn.insert(Table.TOMBSTONE, pair_key(item.folder_id, cn), tombstone)
+    unread = 0 if item.flags & SEEN_BIT else -1
+    folder.count(txn, folder.get(txn, item.folder_id), -1, unread, -item.size, cn)

@@ -1,0 +1,335 @@
+"""Transactions: what reads see, and what one transaction changes, before it is committed (`group_commit`).
+
+A read sees one state of the database, never blocks and is never blocked. A write sees that state, what others
+have committed since that is not applied yet, and its own changes. Records are put and deleted whole; the rows
+of index tables follow from them (`tables.derived_entries`) and cannot be written otherwise.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Protocol, TypeVar, cast
+
+from pillarbox.store.access import Actor
+from pillarbox.store.content import Dictionaries
+from pillarbox.store.env import Env, ReadView
+from pillarbox.store.errors import Corrupt
+from pillarbox.store.ids import LOCAL_BASE, new_guid
+from pillarbox.store.records import seal_record, unseal
+from pillarbox.store.stream import Frame, Position
+from pillarbox.store.tables import (
+    STATE_KEY,
+    Record,
+    StateRecord,
+    Table,
+    decode_record,
+    derived_entries,
+)
+
+Changes = dict[Table, dict[bytes, bytes | None]]
+Records = dict[Table, dict[bytes, Record | None]]
+RecordT = TypeVar("RecordT")
+RowT = TypeVar("RowT")
+_ABSENT: Final = object()
+
+
+class FrameSource(Protocol):
+    """Where content frames are read from: the stream's segments, or a snapshot in a backup repository."""
+
+    def read(self, segment: int, offset: int, length: int) -> Frame:
+        """The frame of `length` bytes at a place. Raises Corrupt when it is damaged or not there."""
+        ...
+
+
+class DatabaseFiles:
+    """What transactions read and write: the tables, the frames and the dictionaries of one database."""
+
+    def __init__(
+        self,
+        guid: bytes,
+        env: Env,
+        frames: FrameSource,
+        dictionaries: Dictionaries,
+        rng: random.Random,
+    ) -> None:
+        self.rng = rng
+        self.guid = guid
+        self.env = env
+        self.frames = frames
+        self.dictionaries = dictionaries
+
+
+class Reader:
+    """What reads of both kinds of transactions have in common. `actor` is who asks."""
+
+    def __init__(self, files: DatabaseFiles, view: ReadView, actor: Actor) -> None:
+        self.files = files
+        self.actor = actor
+        self.view = view
+
+    def record(self, table: Table, key: bytes) -> Any:
+        """The record under a key of a primary table, or None. Raises Corrupt."""
+        value = self.view.get(table, key)
+        return None if value is None else decode_record(table, key, value)
+
+    def index(self, table: Table, key: bytes) -> bytes | None:
+        """The body of an index row, or None. Raises Corrupt."""
+        value = self.view.get(table, key)
+        return None if value is None else unseal(table, key, value, table.name.lower())
+
+    def records(
+        self, table: Table, start: bytes, stop: bytes | None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, Any]]:
+        """(key, record) of a primary table with start <= key < stop, in key order or the reverse."""
+        for key, value in self.view.scan(table, start, stop, reverse=reverse):
+            yield key, decode_record(table, key, value)
+
+    def indexes(
+        self, table: Table, start: bytes, stop: bytes | None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """(key, body) of an index table with start <= key < stop, in key order or the reverse."""
+        name = table.name.lower()
+        for key, value in self.view.scan(table, start, stop, reverse=reverse):
+            yield key, unseal(table, key, value, name)
+
+    def state(self) -> StateRecord:
+        """Sequence and change number counters of the state that is read. Raises Corrupt when missing."""
+        found = self.record(Table.META, STATE_KEY)
+        if found is None:
+            raise Corrupt("meta[state] is missing", table="meta", key=STATE_KEY)
+        return cast(StateRecord, found)
+
+
+class ReadTransaction(Reader):
+    """A read of one state. Use it as a context, or close it; the longer it is open the more space it pins."""
+
+    def close(self) -> None:
+        """Let the state go. Closing twice is harmless."""
+        self.view.close()
+
+    def __enter__(self) -> ReadTransaction:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Layer:
+    """Committed changes that the tables do not have yet: index rows as stored, records decoded."""
+
+    def __init__(self) -> None:
+        self.changes: Changes = {}
+        self.records: Records = {}
+
+    def take(self, records: Records, changes: Changes) -> None:
+        """Add a later transaction's changes."""
+        for table, rows in records.items():
+            self.records.setdefault(table, {}).update(rows)
+        for table, values in changes.items():
+            self.changes.setdefault(table, {}).update(values)
+
+
+class WriteTransaction(Reader):
+    """The changes of one transaction in the making. One thread uses it, between `begin` and commit or abort.
+
+    `layers` are what is committed and not applied, the newest first; `state` is the database's after the last
+    of them; `position` is where this transaction's first frame will lie.
+    """
+
+    def __init__(
+        self,
+        files: DatabaseFiles,
+        actor: Actor,
+        layers: tuple[Layer, ...],
+        state: StateRecord,
+        position: Position,
+        now_ms: int,
+    ) -> None:
+        super().__init__(files, files.env.view(), actor)
+        self.now_ms = now_ms
+        self.frames: list[bytes] = []
+        self.events: list[tuple[int, dict[str, Any]]] = []
+        self.counter = state.counter
+        self.content_bytes = state.content_bytes
+        self.live_bytes = state.live_bytes
+        self.checked_ms = state.checked_ms
+        self.position = position
+        self._sequence = state.sequence + 1
+        self._layers = layers
+        self._records: Records = {}
+        self._dirty: dict[tuple[Table, bytes], Any] = {}  # to the record its index rows were last made from
+        self._touched: dict[tuple[Table, bytes], None] = {}
+        self._changes: Changes = {}
+
+    # -- changing
+
+    def next_cn(self) -> int:
+        """A change number that nobody had before; also the id of what is created with it."""
+        self.counter += 1
+        return LOCAL_BASE | self.counter
+
+    def put(self, table: Table, key: bytes, record: Record | None) -> None:
+        """Store a record of a primary table, in the place of the one that is there; None deletes it."""
+        row = (table, key)
+        rows = self._records.get(table)
+        if rows is None:
+            rows = self._records[table] = {}
+        if row not in self._dirty:
+            self._dirty[row] = rows[key] if key in rows else self._committed(table, key)
+        rows[key] = record
+
+    def insert(self, table: Table, key: bytes, record: Record) -> None:
+        """`put` of a record under a key that was never used: nothing is looked up."""
+        self._records.setdefault(table, {})[key] = record
+        self._dirty[table, key] = None
+
+    def delete(self, table: Table, key: bytes) -> None:
+        """Delete a record of a primary table."""
+        self.put(table, key, None)
+
+    def set_checked_ms(self, checked_ms: int) -> None:
+        """Keep when the size was last checked, ms UTC."""
+        self.checked_ms = checked_ms
+        self.put(Table.META, STATE_KEY, self.state())
+
+    def new_guid(self) -> bytes:
+        """A GUID that nobody had before."""
+        return new_guid(self.files.rng)
+
+    def append_frame(self, frame: bytes) -> Position:
+        """Add a content frame that is written with this transaction; where it will lie."""
+        placed = self.position
+        self.frames.append(frame)
+        self.position = Position(placed.segment, placed.offset + len(frame))
+        return placed
+
+    def report(self, event_id: int, **details: Any) -> None:
+        """Report an event once the transaction is durable."""
+        self.events.append((event_id, details))
+
+    # -- reading
+
+    def record(self, table: Table, key: bytes) -> Any:
+        rows = self._records.get(table)
+        if rows is not None and key in rows:
+            return rows[key]
+        return self._committed(table, key)
+
+    def _committed(self, table: Table, key: bytes) -> Any:
+        for layer in self._layers:
+            rows = layer.records.get(table)
+            if rows is not None and key in rows:
+                return rows[key]
+        return super().record(table, key)
+
+    def index(self, table: Table, key: bytes) -> bytes | None:
+        self._settle()
+        for changes in self._all_changes():
+            value: Any = changes.get(table, {}).get(key, _ABSENT)
+            if value is not _ABSENT:
+                return None if value is None else unseal(table, key, value, table.name.lower())
+        return super().index(table, key)
+
+    def records(
+        self, table: Table, start: bytes, stop: bytes | None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, Any]]:
+        changed = _in_range((layer.records for layer in self._layers), self._records, table, start, stop)
+        return _merged(super().records(table, start, stop, reverse=reverse), changed, reverse)
+
+    def indexes(
+        self, table: Table, start: bytes, stop: bytes | None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        self._settle()
+        sealed = _in_range((layer.changes for layer in self._layers), self._changes, table, start, stop)
+        name = table.name.lower()
+        changed = {
+            key: None if value is None else unseal(table, key, value, name) for key, value in sealed.items()
+        }
+        return _merged(super().indexes(table, start, stop, reverse=reverse), changed, reverse)
+
+    def state(self) -> StateRecord:
+        return StateRecord(self._sequence, self.counter, self.content_bytes, self.live_bytes, self.checked_ms)
+
+    def _all_changes(self) -> Iterator[Changes]:
+        yield self._changes
+        for layer in self._layers:
+            yield layer.changes
+
+    # -- committing
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is anything to commit."""
+        return bool(self._dirty or self._touched)
+
+    def finish(self) -> tuple[list[tuple[int, bytes, bytes | None]], Records, Changes]:
+        """The rows of the redo record, the records, and all changes to the tables. For the group commit."""
+        self.put(Table.META, STATE_KEY, self.state())
+        self._settle()
+        rows: list[tuple[int, bytes, bytes | None]] = []
+        for table, key in self._touched:
+            record = self._records[table][key]
+            value = None if record is None else seal_record(table, key, record)
+            rows.append((int(table), key, value))
+            self._changes.setdefault(table, {})[key] = value
+        return rows, self._records, self._changes
+
+    def _settle(self) -> None:
+        """Bring the index rows in line with the records.
+
+        All rows that go are taken out before any is put in: a moved message has one location.
+        """
+        if self._dirty:
+            changed = [
+                (table, key, old, self._records[table][key]) for (table, key), old in self._dirty.items()
+            ]
+            self._touched.update(dict.fromkeys(self._dirty))
+            self._dirty = {}
+            derive(changed, self._changes)
+
+    def close(self) -> None:
+        """Let the state that was read go."""
+        self.view.close()
+
+
+def derive(changed: list[tuple[Table, bytes, Any, Any]], changes: Changes) -> None:
+    """Put into `changes` the index rows that follow from (table, key, old record, new record)."""
+    for table, key, old, _ in changed:
+        if old is not None:
+            for index_table, index_key in derived_entries(table, key, old):
+                changes.setdefault(index_table, {})[index_key] = None
+    for table, key, _, new in changed:
+        if new is not None:
+            for (index_table, index_key), value in derived_entries(table, key, new).items():
+                changes.setdefault(index_table, {})[index_key] = value
+
+
+def _in_range(
+    older: Iterator[Mapping[Table, Mapping[bytes, RowT | None]]],
+    own: Mapping[Table, Mapping[bytes, RowT | None]],
+    table: Table,
+    start: bytes,
+    stop: bytes | None,
+) -> dict[bytes, RowT | None]:
+    found: dict[bytes, RowT | None] = {}
+    for rows in (*reversed(list(older)), own):
+        found.update(
+            (key, row)
+            for key, row in rows.get(table, {}).items()
+            if key >= start and (stop is None or key < stop)
+        )
+    return found
+
+
+def _merged(
+    stored: Iterator[tuple[bytes, RowT]], changed: dict[bytes, RowT | None], reverse: bool
+) -> Iterator[tuple[bytes, RowT]]:
+    """The stored rows with the changed ones in their place."""
+    if not changed:
+        yield from stored
+        return
+    kept = ((key, row) for key, row in stored if key not in changed)
+    new = ((key, row) for key, row in sorted(changed.items(), reverse=reverse) if row is not None)
+    yield from heapq.merge(kept, new, key=lambda row: row[0], reverse=reverse)

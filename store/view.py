@@ -1,0 +1,101 @@
+"""Listings of a folder: sorted, paged from any point, and searched by envelope; bodies are never touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+from itertools import islice
+from typing import NamedTuple
+
+from pillarbox.store import folder
+from pillarbox.store.message import FLAG_BITS, get_by_uid
+from pillarbox.store.tables import ItemRecord, Table, id_key
+from pillarbox.store.transaction import Reader
+
+
+class Sort(Enum):
+    """What a view is sorted by; the value is the kind of its rows."""
+
+    DATE = b"d"
+    SIZE = b"s"
+    SUBJECT = b"j"
+    SENDER = b"f"
+
+
+class Page(NamedTuple):
+    """Some messages of a view, and where the next page begins: None at the end."""
+
+    items: list[ItemRecord]
+    next: bytes | None
+
+
+def page(
+    reader: Reader,
+    folder_id: int,
+    *,
+    sort: Sort = Sort.DATE,
+    descending: bool = False,
+    after: bytes | None = None,
+    limit: int = 100,
+) -> Page:
+    """One page of a folder, in O(log n + page). `after` is the `next` of another page of the same view.
+
+    A message that was changed meanwhile may be met again or not at all. Raises NotFound.
+    """
+    folder.get(reader, folder_id)
+    prefix = id_key(folder_id) + sort.value
+    start, stop = prefix, prefix[:-1] + bytes([prefix[-1] + 1])
+    if after is not None:
+        start, stop = (start, prefix + after) if descending else (prefix + after + b"\0", stop)
+    items: list[ItemRecord] = []
+    last = b""
+    for key, _ in islice(reader.indexes(Table.VIEW, start, stop, reverse=descending), limit):
+        items.append(get_by_uid(reader, folder_id, int.from_bytes(key[-4:], "big")))
+        last = key[len(prefix) :]
+    return Page(items, last if len(items) == limit else None)
+
+
+class Query(NamedTuple):
+    """What a message's envelope must hold; empty conditions hold always. Text is compared without case.
+
+    `since_ms` and `before_ms` bound the date (ms UTC) as the views sort by it.
+    """
+
+    text: str = ""
+    subject: str = ""
+    sender: str = ""
+    to: str = ""
+    internet_message_id: str = ""
+    since_ms: int | None = None
+    before_ms: int | None = None
+    flag: str = ""
+    has_attachment: bool | None = None
+
+    def matches(self, item: ItemRecord) -> bool:
+        """Whether a message is what is looked for."""
+        everything = "\n".join((item.subject, item.sender, item.to, item.cc))
+        date_ms = item.received_ms if item.date_ms is None else item.date_ms
+        return (
+            _holds(everything, self.text)
+            and _holds(item.subject, self.subject)
+            and _holds(item.sender, self.sender)
+            and _holds(f"{item.to}\n{item.cc}", self.to)
+            and _holds(item.internet_message_id, self.internet_message_id)
+            and (self.since_ms is None or date_ms >= self.since_ms)
+            and (self.before_ms is None or date_ms < self.before_ms)
+            and (not self.flag or self._is_flagged(item))
+            and self.has_attachment in (None, item.has_attachment)
+        )
+
+    def _is_flagged(self, item: ItemRecord) -> bool:
+        return self.flag in item.keywords or bool(item.flags & FLAG_BITS.get(self.flag, 0))
+
+
+def _holds(text: str, wanted: str) -> bool:
+    return not wanted or wanted.casefold() in text.casefold()
+
+
+def search(reader: Reader, folder_id: int, query: Query) -> Iterator[ItemRecord]:
+    """The messages of a folder that a query matches, by UID. Raises NotFound."""
+    folder.get(reader, folder_id)
+    return filter(query.matches, folder.messages(reader, folder_id))
