@@ -49,7 +49,7 @@ from pillarbox.store.file_lock import FileLock, is_locked
 from pillarbox.store.group_commit import FlushedState, GroupCommit, Tuning
 from pillarbox.store.ids import guid_text
 from pillarbox.store.records import seal_record
-from pillarbox.store.replay import Replayed, read_state, replay_stream
+from pillarbox.store.replay import Replayed, find_transaction, read_state, replay_stream
 from pillarbox.store.stream import SEGMENT_HEADER_BYTES, Position, Stream, disk_error
 from pillarbox.store.tables import (
     IDENTITY_KEY,
@@ -201,7 +201,11 @@ class Database:
         self._lock = FileLock(self.path / LOCK, f"database {self.name}", self.clock, wait_ms=wait_ms)
         checkpoint = self._read_checkpoint()
         env = self._open_tables(checkpoint)
-        replayed = replay_stream(env, self._stream, checkpoint.position, checkpoint.sequence)
+        try:
+            replayed = self._replay(env, checkpoint)
+        except BaseException:
+            env.close()  # until now nobody else knows of it, and a process may open it only once
+            raise
         self._stream.truncate(replayed.end)
         if not checkpoint.clean:
             # What a killed process wrote may be in the system's memory only, and its flush may have failed.
@@ -220,6 +224,19 @@ class Database:
         self.state = MountState.MOUNTED
         self._writer.checkpoint()
         self._report_mounted(checkpoint, replayed)
+
+    def _replay(self, env: Env, checkpoint: Checkpoint) -> Replayed:
+        """Replay behind a pin: a crash meanwhile needs the checkpoint's pages once more."""
+        pin = env.pin()
+        held = read_state(env).sequence
+        position = find_transaction(self._stream, checkpoint.position, checkpoint.sequence, held)
+        if held != checkpoint.sequence:
+            # The pin of the process that was killed is gone with it, so what it had applied is flushed first.
+            env.sync()
+            pages = pin.meta_pages
+            write_checkpoint(self.path, Checkpoint(self.guid, False, boot_identity(), held, position, pages))
+        env.keep(pin)
+        return replay_stream(env, self._stream, position, held)
 
     def _report_mounted(self, checkpoint: Checkpoint, replayed: Replayed) -> None:
         if not checkpoint.clean:

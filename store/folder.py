@@ -219,10 +219,11 @@ def delete(txn: WriteTransaction, folder_id: int, *, with_contents: bool = False
 
 
 def remove_tree(txn: WriteTransaction, record: FolderRecord) -> None:
-    """Delete a folder and all in it, whatever it is; one tombstone a folder tells of it."""
+    """Delete a folder and all in it, whatever it is; one tombstone a folder tells of what was born in it."""
     for child in list(children(txn, record.folder_id)):
         remove_tree(txn, child)
-    for item in list(messages(txn, record.folder_id)):
+    contained = list(messages(txn, record.folder_id))
+    for item in contained:
         txn.delete(Table.ITEM, item_key(record.folder_id, item.uid))
         content_store.release(txn, item.digest)
     start, stop = id_key(record.folder_id), id_key(record.folder_id + 1)
@@ -230,6 +231,8 @@ def remove_tree(txn: WriteTransaction, record: FolderRecord) -> None:
         txn.delete(Table.TOMBSTONE, key)
     for key, _ in list(txn.records(Table.SEEN, start, stop)):
         txn.delete(Table.SEEN, key)
+    for item in contained:
+        _bury_moved(txn, item)
     count_in_mailbox(txn, record.mailbox, -record.messages_count, -record.size)
     txn.delete(Table.FOLDER, id_key(record.folder_id))
     bury(txn, record.folder_id, ObjectKind.FOLDER_GONE)
@@ -241,6 +244,13 @@ def remove_tree(txn: WriteTransaction, record: FolderRecord) -> None:
             mailbox=txn.actor.mailbox or txn.actor.account,
             account=txn.actor.account,
         )
+
+
+def _bury_moved(txn: WriteTransaction, item: ItemRecord) -> None:
+    """Who last saw the message in another folder learns nothing from the end of this one."""
+    if item.arrived_cn != item.message_id:
+        tombstone = TombstoneRecord(ObjectKind.MESSAGE_GONE, item.message_id, item.uid, txn.now_ms, 0)
+        txn.insert(Table.TOMBSTONE, pair_key(item.folder_id, txn.next_cn()), tombstone)
 
 
 def bury(txn: WriteTransaction, folder_id: int, kind: ObjectKind) -> None:

@@ -5,8 +5,9 @@ next may begin. One of those that wait writes the whole group to the stream with
 tables, and wakes the others. A commit returns when its group is flushed and applied: durable, and seen by
 every read that begins later (docs/architecture.md, "How a commit goes").
 
-Locks, in the order they are taken: leadership (`_flushing` under `_turn`), then `_writing`. Whoever holds
-`_writing` may change what is pending; whoever leads may touch the stream and apply to the tables.
+Locks, in the order they are taken: leadership (`_flushing` under `_turn`), `_writing`, `_checkpointing`.
+Whoever holds `_writing` may change what is pending; whoever leads may touch the stream and apply to the
+tables. Making a checkpoint needs neither, so waiting for one under both is no deadlock.
 """
 
 from __future__ import annotations
@@ -124,6 +125,9 @@ class GroupCommit:
         After Dismounted alone it may have happened: the next mount tells.
         """
         try:
+            if transaction.changed:
+                # It may have been begun before a write failed: nothing is written after that.
+                self._refuse_if_broken()
             group = self._enqueue(transaction) if transaction.changed else None
         finally:
             transaction.close()
@@ -202,12 +206,20 @@ class GroupCommit:
         except PillarboxError as error:
             with self._writing:
                 self._fail(group, error)
+        except BaseException as error:
+            # The thread was interrupted: how far it came nobody knows, and the others must not believe it.
+            self.broken = PillarboxError(
+                f"a write was interrupted: {error!r}", hint="mount the database again"
+            )
+            with self._writing:
+                self._fail(group, self.broken)
+            raise
         else:
             with self._writing:
                 self._in_flight = None
                 self._flushed = FlushedState(group.last_sequence, group.end)
                 self._flushed_state = self._state_of(group)
-        group.done = True
+                group.done = True
 
     @staticmethod
     def _state_of(group: _Group) -> StateRecord:
@@ -260,7 +272,7 @@ class GroupCommit:
         self._in_flight = None
         self._state, self._end = self._flushed_state, self._flushed.position
         self._pending = _Group(self._state.sequence + 1)
-        group.error = error
+        group.error, group.done = error, True
         waiting.error, waiting.done = error, True
 
     # -- pausing and checkpoints
@@ -303,7 +315,7 @@ class GroupCommit:
     @contextmanager
     def closed(self, reason: PillarboxError) -> Iterator[FlushedState]:
         """`paused`, and after the `with` block every transaction gets `reason`."""
-        with self._checkpointing, self.paused() as flushed:
+        with self.paused() as flushed, self._checkpointing:
             self.broken = reason
             yield flushed
 
@@ -330,11 +342,16 @@ class GroupCommit:
 
         Raises DiskFull or PillarboxError: the checkpoint before then stays.
         """
-        if not self._checkpointing.acquire(blocking=wait):
+        if self._checkpointing.locked() and not wait:
             return
-        try:
-            with self.paused() as flushed:
+        with self.paused() as flushed:
+            self._checkpointing.acquire()
+            try:
                 pin = self._files.env.pin()
+            except BaseException:
+                self._checkpointing.release()
+                raise
+        try:
             self._make_checkpoint(pin, flushed)
         finally:
             self._checkpointing.release()

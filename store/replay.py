@@ -71,6 +71,25 @@ def read_state(env: Env) -> StateRecord:
     return record
 
 
+def find_transaction(stream: Stream, start: Position, after_sequence: int, sequence: int) -> Position:
+    """Where transaction `sequence` ends; `after_sequence` is the one that ends at `start`.
+
+    Raises Corrupt as `redo.replay`, and when the stream ends before it: the tables are ahead.
+    """
+    end, found = start, after_sequence
+    if found == sequence:
+        return end
+    for redo in replay(stream, start, after_sequence):
+        end, found = redo.end, redo.sequence
+        if found == sequence:
+            return end
+    raise Corrupt(
+        f"the tables have transaction {sequence}, the stream ends with {found}",
+        file=str(stream.path(end.segment)),
+        offset=end.offset,
+    )
+
+
 def replay_stream(env: Env, stream: Stream, start: Position, after_sequence: int) -> Replayed:
     """Apply every transaction from `start` on that the tables do not have.
 

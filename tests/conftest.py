@@ -1,0 +1,52 @@
+"""Small databases for the engine's tests: tiny segments and checkpoints, fixed time and randomness."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pillarbox.store.clock import VirtualClock
+from pillarbox.store.database import Database
+from pillarbox.store.group_commit import Tuning
+from pillarbox.store.tables import DatabaseKind
+
+GUID = bytes(range(16))
+TINY = Tuning(segment_bytes=16 << 10, checkpoint_stream_bytes=24 << 10, checkpoint_pages=64)
+
+OpenDatabase = Callable[..., Database]
+
+
+@pytest.fixture
+def open_database(tmp_path: Path) -> Iterator[OpenDatabase]:
+    """Gives the database at a path, made when it is not there, mounted; all are dismounted in the end."""
+    opened: list[Database] = []
+
+    def open_one(
+        path: Path | None = None,
+        *,
+        tuning: Tuning = TINY,
+        kind: DatabaseKind = DatabaseKind.MAILBOX_STORE,
+        seed: int = 1,
+    ) -> Database:
+        where = path or tmp_path / "database"
+        database = Database(
+            where, GUID, "DB", kind, clock=VirtualClock(), rng=random.Random(seed), tuning=tuning
+        )
+        if not where.exists():
+            database.create()
+        database.mount()
+        opened.append(database)
+        return database
+
+    yield open_one
+    for database in opened:
+        database.dismount()
+
+
+@pytest.fixture
+def database(open_database: OpenDatabase) -> Database:
+    """A new mailbox store, mounted."""
+    return open_database()

@@ -1,0 +1,174 @@
+"""What is promised of messages: content once and byte for byte, ids for life, UIDs never twice, flags."""
+
+from __future__ import annotations
+
+import pytest
+
+from pillarbox.store import folder, mailbox, message
+from pillarbox.store.access import Actor
+from pillarbox.store.database import Database
+from pillarbox.store.errors import InvalidSetting, NotFound
+from pillarbox.store.tables import MailboxRecord, Table
+
+ACTOR = Actor.task("test")
+
+
+def raw_message(number: int, body_bytes: int = 200) -> bytes:
+    body = bytes(32 + (at * 7 + number) % 90 for at in range(body_bytes))
+    return b"Subject: number %d\r\nFrom: a@example.com\r\n\r\n" % number + body
+
+
+def new_mailbox(database: Database, name: str = "anna") -> MailboxRecord:
+    with database.transaction(ACTOR) as txn:
+        return mailbox.create(txn, name)
+
+
+def add(database: Database, folder_id: int, raw: bytes, **options: object) -> int:
+    prepared = message.prepare(database.files, raw)
+    with database.transaction(ACTOR) as txn:
+        return message.append(txn, folder_id, prepared, **options).message_id  # type: ignore[arg-type]
+
+
+def content(database: Database, message_id: int) -> bytes:
+    with database.read(ACTOR) as read:
+        return message.content(read, message.get(read, message_id))
+
+
+def test_any_bytes_come_back_exactly(database: Database) -> None:
+    inbox = new_mailbox(database).roles["inbox"]
+    hostile = [b"", b"\0", b"\r", b"Subject: x", bytes(range(256)) * 300, raw_message(1, 100_000)]
+    ids = [add(database, inbox, raw) for raw in hostile]
+    database.dismount()
+    database.mount()
+    assert [content(database, each) for each in ids] == hostile
+
+
+def test_one_delivery_to_500_mailboxes_stores_its_content_once_and_the_last_delete_frees_it(
+    database: Database,
+) -> None:
+    with database.transaction(ACTOR) as txn:
+        guids = [mailbox.create(txn, f"user {number}").guid for number in range(500)]
+    raw = raw_message(7, 50_000)
+    prepared = message.prepare(database.files, raw)
+    with database.read(ACTOR) as read:
+        before = read.state()
+    with database.transaction(ACTOR) as txn:
+        items = message.deliver(txn, guids, prepared)
+    with database.read(ACTOR) as read:
+        stored = read.state().live_bytes - before.live_bytes
+        assert 0 < stored < len(raw) + 1000
+        assert len({item.message_id for item in items}) == 500
+        assert message.content(read, message.get(read, items[499].message_id)) == raw
+    with database.transaction(ACTOR) as txn:
+        for item in items[:499]:
+            message.delete(txn, item.message_id)
+    assert content(database, items[499].message_id) == raw
+    with database.transaction(ACTOR) as txn:
+        message.delete(txn, items[499].message_id)
+    with database.read(ACTOR) as read:
+        assert read.state().live_bytes == before.live_bytes
+        assert read.view.count(Table.CONTENT) == read.view.count(Table.BLOCK) == 0
+
+
+def test_a_delivery_to_a_missing_mailbox_reaches_nobody(database: Database) -> None:
+    anna = new_mailbox(database)
+    prepared = message.prepare(database.files, raw_message(1))
+    with pytest.raises(NotFound), database.transaction(ACTOR) as txn:
+        message.deliver(txn, [anna.guid, b"no mailbox here."], prepared)
+    with database.read(ACTOR) as read:
+        assert mailbox.get(read, anna.guid).messages_count == 0
+        assert read.view.count(Table.CONTENT) == 0
+
+
+def test_a_message_prepared_while_its_content_was_there_is_stored_after_that_was_freed(
+    database: Database,
+) -> None:
+    inbox = new_mailbox(database).roles["inbox"]
+    raw = raw_message(3, 9000)
+    first = add(database, inbox, raw)
+    prepared = message.prepare(database.files, raw)
+    with database.transaction(ACTOR) as txn:
+        message.delete(txn, first)
+        again = message.append(txn, inbox, prepared)
+    assert content(database, again.message_id) == raw
+
+
+def test_a_moved_message_keeps_its_id_and_gets_a_new_uid(database: Database) -> None:
+    anna = new_mailbox(database)
+    inbox, sent = anna.roles["inbox"], anna.roles["sent"]
+    message_id = add(database, inbox, raw_message(1))
+    with database.transaction(ACTOR) as txn:
+        assert message.move(txn, message_id, sent).uid == 1
+    with database.transaction(ACTOR) as txn:
+        assert message.move(txn, message_id, inbox).uid == 2
+    with database.read(ACTOR) as read:
+        item = message.get(read, message_id)
+        assert (item.folder_id, item.uid) == (inbox, 2)
+        assert list(folder.messages(read, sent)) == []
+    assert content(database, message_id) == raw_message(1)
+
+
+def test_uids_are_never_given_out_twice(database: Database) -> None:
+    inbox = new_mailbox(database).roles["inbox"]
+    seen: set[int] = set()
+    for number in range(6):
+        message_id = add(database, inbox, raw_message(number))
+        with database.read(ACTOR) as read:
+            uid = message.get(read, message_id).uid
+        assert uid not in seen
+        seen.add(uid)
+        with database.transaction(ACTOR) as txn:
+            message.delete(txn, message_id)
+        database.dismount()
+        database.mount()
+
+
+def test_flags_and_keywords_are_added_and_removed(database: Database) -> None:
+    inbox = new_mailbox(database).roles["inbox"]
+    message_id = add(database, inbox, raw_message(1), flags=["\\Seen", "work"])
+    with database.transaction(ACTOR) as txn:
+        item = message.set_flags(txn, message_id, add=["\\Flagged", "later"], remove=["\\Seen", "work"])
+    assert message.flag_names(item) == ("\\Flagged", "later")
+    with database.read(ACTOR) as read:
+        assert folder.get(read, inbox).unread_count == 1
+    with database.transaction(ACTOR) as txn:
+        before = txn.counter
+        message.set_flags(txn, message_id, add=["later"])
+        assert txn.counter == before, "setting what is set is no change"
+    with pytest.raises(InvalidSetting), database.transaction(ACTOR) as txn:
+        message.set_flags(txn, message_id, add=["\\Nonsense"])
+
+
+def test_a_copy_lives_on_its_own(database: Database) -> None:
+    anna = new_mailbox(database)
+    original = add(database, anna.roles["inbox"], raw_message(1, 5000))
+    with database.transaction(ACTOR) as txn:
+        copied = message.copy(txn, original, anna.roles["sent"]).message_id
+        message.delete(txn, original)
+    assert copied != original
+    assert content(database, copied) == raw_message(1, 5000)
+
+
+def test_categories_and_properties_are_kept(database: Database) -> None:
+    message_id = add(database, new_mailbox(database).roles["inbox"], raw_message(1))
+    with database.transaction(ACTOR) as txn:
+        message.set_categories(txn, message_id, ["red", "blue", "red"])
+        message.set_property(txn, message_id, "colour", 7)
+    with database.read(ACTOR) as read:
+        item = message.get(read, message_id)
+        assert (item.categories, item.properties) == (("red", "blue"), {"colour": 7})
+
+
+def test_a_copied_folder_holds_all_that_the_first_one_holds(database: Database) -> None:
+    anna = new_mailbox(database)
+    with database.transaction(ACTOR) as txn:
+        inner = folder.ensure(txn, anna.root_id, ("Lists", "Python"))
+    add(database, inner.folder_id, raw_message(1))
+    with database.transaction(ACTOR) as txn:
+        lists = folder.by_path(txn, anna.root_id, "Lists")
+        copied = message.copy_folder(txn, lists.folder_id, anna.root_id, "Lists again")
+    with database.read(ACTOR) as read:
+        found = folder.by_path(read, anna.root_id, "Lists again/Python")
+        items = list(folder.messages(read, found.folder_id))
+        assert [message.content(read, item) for item in items] == [raw_message(1)]
+        assert found.folder_id != inner.folder_id and copied.name == "Lists again"
