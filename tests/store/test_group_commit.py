@@ -1,0 +1,230 @@
+"""What a commit promises: durable and visible when it returns, also when others wait for the same flush."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pillarbox.store import env as env_module
+from pillarbox.store import mailbox
+from pillarbox.store.access import Actor
+from pillarbox.store.checkpoint import read_checkpoint
+from pillarbox.store.database import Database, MountState
+from pillarbox.store.errors import PillarboxError
+
+ACTOR = Actor.task("test")
+
+
+def create(database: Database, name: str) -> None:
+    with database.transaction(ACTOR) as txn:
+        mailbox.create(txn, name)
+
+
+def names(database: Database) -> list[str]:
+    with database.read(ACTOR) as read:
+        return [found.name for found in mailbox.all_of(read)]
+
+
+def in_threads(database: Database, count: int) -> list[BaseException]:
+    errors: list[BaseException] = []
+
+    def run(number: int) -> None:
+        try:
+            create(database, f"user {number}")
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    return errors
+
+
+def test_those_who_wait_while_one_flushes_share_the_next_flush(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushes = 0
+    first, go_on, flush = threading.Event(), threading.Event(), os.fdatasync
+
+    def slow(file: int) -> None:
+        nonlocal flushes
+        flushes += 1
+        first.set()
+        assert go_on.wait(10)
+        flush(file)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    leader = threading.Thread(target=create, args=(database, "leader"))
+    leader.start()
+    assert first.wait(10)
+    joined = [threading.Thread(target=create, args=(database, f"user {number}")) for number in range(3)]
+    for thread in joined:
+        thread.start()
+    # All three have committed to the pending group when the next transaction's turn sees their names.
+    for _ in range(2000):
+        with pytest.raises(ZeroDivisionError), database.transaction(ACTOR) as txn:
+            waiting = sum(1 for _ in mailbox.all_of(txn))
+            raise ZeroDivisionError
+        if waiting == 4:
+            break
+    assert waiting == 4
+    assert names(database) == [], "nothing is seen before it is durable"
+    go_on.set()
+    for thread in (leader, *joined):
+        thread.join(10)
+    assert len(names(database)) == 4
+    assert flushes == 2
+
+
+def test_a_failed_flush_fails_all_of_its_group_and_ends_all_writing(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(database, "before")
+    with monkeypatch.context() as patch:
+
+        def fail(file: int) -> None:
+            raise OSError(5, "Input/output error")
+
+        patch.setattr(os, "fdatasync", fail)
+        errors = in_threads(database, 8)
+    assert len(errors) == 8
+    assert all(isinstance(error, PillarboxError) for error in errors)
+    assert database.state is MountState.DISMOUNTED
+    database.mount()
+    assert names(database) == ["before"]
+
+
+def test_an_interrupted_write_is_acknowledged_to_nobody(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = threading.Event()
+    interrupt = threading.Event()
+
+    def stop(file: int) -> None:
+        started.set()
+        assert interrupt.wait(10)
+        raise KeyboardInterrupt
+
+    outcomes: list[str] = []
+
+    def run(name: str) -> None:
+        try:
+            create(database, name)
+            outcomes.append("acknowledged")
+        except (KeyboardInterrupt, PillarboxError):
+            outcomes.append("failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", stop)
+        threads = [threading.Thread(target=run, args=(f"user {number}",)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        assert started.wait(10)
+        interrupt.set()
+        for thread in threads:
+            thread.join(10)
+    assert outcomes == ["failed"] * 4
+    with pytest.raises(PillarboxError):
+        create(database, "after")
+    database.dismount()
+    database.mount()
+    create(database, "after")
+
+
+def test_a_transaction_begun_before_a_write_failed_writes_nothing(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush = os.fdatasync
+    flushing, go_on = threading.Event(), threading.Event()
+    calls: list[int] = []
+
+    def fail_first(file: int) -> None:
+        calls.append(file)
+        if len(calls) > 1:
+            return flush(file)
+        flushing.set()
+        assert go_on.wait(10)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", fail_first)
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            create(database, "lost")
+        except PillarboxError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert flushing.wait(10)
+    with pytest.raises(PillarboxError), database.transaction(ACTOR) as txn:
+        mailbox.create(txn, "stands on what was lost")
+        go_on.set()
+    thread.join(10)
+    assert len(failed) == 1 and len(calls) == 1
+    database.dismount()
+    database.mount()
+    assert names(database) == []
+
+
+def test_pausing_holds_changes_but_no_reads(database: Database) -> None:
+    create(database, "anna")
+    thread = threading.Thread(target=create, args=(database, "berta"))
+    with database.paused() as flushed:
+        thread.start()
+        thread.join(0.05)
+        assert thread.is_alive()
+        assert names(database) == ["anna"]
+        with database.read(ACTOR) as read:
+            assert read.state().sequence == flushed.sequence
+    thread.join(10)
+    assert names(database) == ["anna", "berta"]
+
+
+def test_a_full_map_grows_while_threads_write_and_make_checkpoints(
+    tmp_path: Path, open_database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(env_module, "MAP_BYTES_DEFAULT", 128 << 10)
+    database = open_database(tmp_path / "small")
+    stop = threading.Event()
+
+    def make_checkpoints() -> None:
+        while not stop.is_set():
+            database.checkpoint()
+
+    thread = threading.Thread(target=make_checkpoints)
+    thread.start()
+    try:
+        errors = in_threads(database, 60)
+    finally:
+        stop.set()
+        thread.join(60)
+    assert not thread.is_alive()
+    assert errors == []
+    assert database.files.env.file_bytes() > 128 << 10
+    assert len(names(database)) == 60
+
+
+def test_checkpoints_bound_what_a_mount_replays(database: Database) -> None:
+    for number in range(40):
+        create(database, f"user {number}")
+    with database.read(ACTOR) as read:
+        behind = read.state().sequence - read_checkpoint(database.path).sequence
+    assert 0 <= behind < 40
+
+
+def test_segments_roll_at_their_size(database: Database) -> None:
+    for number in range(60):
+        create(database, f"user {number}")
+    assert len(database.stream.segments()) > 1
+    database.dismount()
+    database.mount()
+    assert len(names(database)) == 60
