@@ -22,6 +22,7 @@ from pillarbox.store.clock import Clock
 from pillarbox.store.env import MapFull, Pin
 from pillarbox.store.errors import DiskFull, Dismounted, PillarboxError, Refused
 from pillarbox.store.redo import build_redo
+from pillarbox.store.replay import read_state
 from pillarbox.store.stream import SEGMENT_BYTES_DEFAULT, SEGMENT_HEADER_BYTES, Position, Stream
 from pillarbox.store.tables import STATE_KEY, StateRecord, Table
 from pillarbox.store.transaction import DatabaseFiles, Layer, WriteTransaction
@@ -257,9 +258,23 @@ class GroupCommit:
                 self._grow()
                 self._files.env.apply(group.changes)
         except PillarboxError as error:
-            # It is durable but cannot be shown: the next mount replays it.
-            self.broken = error
+            if not isinstance(error, DiskFull):
+                self.broken = error
+            if not self._tables_lack(group):
+                self.broken = error
+                raise Dismounted(
+                    f"it is durable but cannot be shown before the next mount: {error}", hint=error.hint
+                ) from error
+            # Cut off from the stream too, it never happened.
+            self._cut_back()
             raise
+
+    def _tables_lack(self, group: _Group) -> bool:
+        """Whether the tables certainly took nothing of a group."""
+        try:
+            return read_state(self._files.env).sequence < group.first_sequence
+        except PillarboxError:
+            return False
 
     def _grow(self) -> None:
         with self._checkpointing:
