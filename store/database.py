@@ -311,6 +311,7 @@ class Database:
 
     def _close_writer(self, writer: GroupCommit, reason: str) -> None:
         if writer.broken is not None:
+            writer.wait_for_checkpoint()
             return
         with writer.closed(Dismounted(f"database {self.name} is dismounted: {reason}")) as flushed:
             pin = self._mounted().env.pin()

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import lmdb
 
-from pillarbox.store.errors import Corrupt, DiskFull, PillarboxError, Retryable
+from pillarbox.store.errors import Corrupt, DiskFull, Dismounted, PillarboxError, Retryable
 from pillarbox.store.tables import NAMES, Table
 
 PAGE_BYTES: Final = 4096
@@ -35,6 +35,8 @@ def _translate(error: lmdb.Error, path: Path) -> PillarboxError:
     """The error of the project for one of LMDB's."""
     if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.PanicError)):
         return Corrupt(f"{path}: LMDB says {error}", file=str(path))
+    if "closed/deleted/dropped" in str(error):
+        return Dismounted(f"{path}: it was dismounted meanwhile", hint="mount the database again")
     if "No space left" in str(error):
         return DiskFull(
             f"{path}: no space left on the disk", hint="free some disk space, then mount the database again"
@@ -279,7 +281,10 @@ class Env:
 
     def last_page(self) -> int:
         """Number of the highest page ever used; it grows by what the pin on a checkpoint costs."""
-        return int(self._env.info()["last_pgno"])
+        try:
+            return int(self._env.info()["last_pgno"])
+        except lmdb.Error as error:
+            raise _translate(error, self.path) from error
 
     def oldest_reader(self) -> int | None:
         """The lowest LMDB transaction id any reader of any process still looks at."""

@@ -334,15 +334,19 @@ class GroupCommit:
             self.broken = reason
             yield flushed
 
+    def wait_for_checkpoint(self) -> None:
+        """Return when no checkpoint is being made: the tables must not be closed under it."""
+        with self._checkpointing:
+            pass
+
     def checkpoint_if_due(self) -> None:
         """Make a checkpoint when enough was written or time has passed, unless somebody is at it.
 
         Raises nothing: what was committed is durable without it.
         """
-        if not self._checkpoint_due.is_due(self._end, self._last_page()):
-            return
         try:
-            self.checkpoint(wait=False)
+            if self._checkpoint_due.is_due(self._end, self._last_page()):
+                self.checkpoint(wait=False)
         except Dismounted:
             return  # by another thread, since the commit; that made a checkpoint of its own
         except PillarboxError as error:
