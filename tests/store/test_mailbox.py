@@ -1,0 +1,72 @@
+"""What is promised of mailboxes: found in any case, reconnected whole, purged without a rest."""
+
+from __future__ import annotations
+
+import pytest
+
+from pillarbox.store import mailbox, message
+from pillarbox.store.access import Actor
+from pillarbox.store.database import Database
+from pillarbox.store.errors import AlreadyExists, InvalidName, NotFound, Refused
+from pillarbox.store.tables import DatabaseKind, Table
+
+ACTOR = Actor.task("test")
+
+
+def test_a_mailbox_has_its_standard_folders_and_is_found_in_any_case(database: Database) -> None:
+    with database.transaction(ACTOR) as txn:
+        anna = mailbox.create(txn, "Anna")
+    assert set(anna.roles) == set(mailbox.STANDARD_FOLDERS)
+    with database.read(ACTOR) as read:
+        assert mailbox.find(read, "aNNA") == anna
+        with pytest.raises(InvalidName):
+            mailbox.find(read, "")
+    with pytest.raises(AlreadyExists), database.transaction(ACTOR) as txn:
+        mailbox.create(txn, "ANNA")
+
+
+def test_a_renamed_mailbox_frees_its_name(database: Database) -> None:
+    with database.transaction(ACTOR) as txn:
+        anna = mailbox.create(txn, "anna")
+    with database.transaction(ACTOR) as txn:
+        mailbox.rename(txn, anna.guid, "berta")
+        mailbox.create(txn, "anna")
+    with database.read(ACTOR) as read:
+        assert mailbox.find(read, "berta").guid == anna.guid
+        assert [box.name for box in mailbox.all_of(read)] == ["anna", "berta"]
+
+
+def test_a_disconnected_mailbox_keeps_its_mail_and_is_reconnected(database: Database) -> None:
+    prepared = message.prepare(database.files, b"Subject: x\r\n\r\nbody")
+    with database.transaction(ACTOR) as txn:
+        anna = mailbox.create(txn, "anna", user=b"u" * 16)
+        item = message.deliver(txn, [anna.guid], prepared)[0]
+    with pytest.raises(Refused), database.transaction(ACTOR) as txn:
+        mailbox.reconnect(txn, anna.guid)
+    with database.transaction(ACTOR) as txn:
+        assert mailbox.disconnect(txn, anna.guid).disconnected_ms == txn.now_ms
+    with database.transaction(ACTOR) as txn:
+        assert mailbox.reconnect(txn, anna.guid, b"v" * 16).state == mailbox.CONNECTED
+    with database.read(ACTOR) as read:
+        assert message.content(read, message.get(read, item.message_id)) == prepared.raw
+
+
+def test_a_purged_mailbox_leaves_nothing_but_tombstones(database: Database) -> None:
+    prepared = message.prepare(database.files, b"Subject: x\r\n\r\n" + b"body " * 2000)
+    with database.transaction(ACTOR) as txn:
+        anna = mailbox.create(txn, "anna")
+        message.deliver(txn, [anna.guid], prepared)
+    with database.transaction(ACTOR) as txn:
+        mailbox.purge(txn, anna.guid)
+    with database.read(ACTOR) as read:
+        with pytest.raises(NotFound):
+            mailbox.get(read, anna.guid)
+        for table in (Table.MAILBOX, Table.FOLDER, Table.ITEM, Table.CONTENT, Table.BLOCK, Table.LOCATION):
+            assert read.view.count(table) == 0
+        assert read.state().live_bytes == 0
+
+
+def test_a_public_folder_store_holds_no_mailboxes(open_database) -> None:  # type: ignore[no-untyped-def]
+    public = open_database(kind=DatabaseKind.PUBLIC_FOLDER_STORE)
+    with pytest.raises(Refused), public.transaction(ACTOR) as txn:
+        mailbox.create(txn, "anna")
