@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -11,9 +12,17 @@ from pillarbox.backup.backend import Backend, FileKind
 from pillarbox.backup.backend_memory import MemoryBackend
 from pillarbox.backup.crypto import Credential, KeyFile
 from pillarbox.backup.pack import BlobKind, Child
-from pillarbox.backup.repository import Repository, Writer
+from pillarbox.backup.repository import Repository, Snapshot, Writer
 from pillarbox.backup.repository_lock import Holder, LockContext
+from pillarbox.backup.restore import restore_to_directory
+from pillarbox.backup.snapshot import GroupSnapshot, SnapshotSource
+from pillarbox.store import folder, mailbox, message
+from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
+from pillarbox.store.database import Database
+from pillarbox.store.group_commit import Tuning
+from pillarbox.store.mbox import read_mbox
+from pillarbox.store.tables import DatabaseKind
 
 KEY = KeyFile(bytes(range(32)))
 PIECE_BYTES = 300
@@ -80,6 +89,97 @@ class World:
             f"file {number}": Random(number).randbytes(PIECE_BYTES * 2 + number)
             for number in range(seed, seed + count)
         }
+
+
+# --- a storage group ---------------------------------------------------------------------------------------
+
+ACTOR = Actor.task("test")
+DATA = Path(__file__).parents[1] / "data"
+
+
+def corpus() -> list[bytes]:
+    """Every message of tests/data."""
+    spam = [path.read_bytes() for path in sorted((DATA / "spam").glob("*.eml"))]
+    return [item.raw for item in read_mbox(DATA / "lists.mbox")] + spam
+
+
+def make_database(path: Path, number: int, clock: VirtualClock, **options: object) -> Database:
+    """A mounted mailbox store with one mailbox, "anna"."""
+    database = Database(
+        path,
+        bytes([number]) * 16,
+        f"Store {number}",
+        DatabaseKind.MAILBOX_STORE,
+        clock=clock,
+        rng=Random(number),
+        **options,  # type: ignore[arg-type]
+    )
+    database.create()
+    database.mount()
+    with database.transaction(ACTOR) as txn:
+        mailbox.create(txn, "anna")
+    return database
+
+
+def deliver(database: Database, raws: list[bytes]) -> None:
+    """Put messages into anna's Inbox, one transaction each."""
+    for raw in raws:
+        prepared = message.prepare(database.files, raw)
+        with database.transaction(ACTOR) as txn:
+            message.append(txn, mailbox.find(txn, "anna").roles["inbox"], prepared)
+
+
+def contents(database: Database) -> list[bytes]:
+    """The messages in anna's Inbox, in the order of their arrival."""
+    with database.read(ACTOR) as read:
+        inbox = mailbox.find(read, "anna").roles["inbox"]
+        return [message.content(read, item) for item in folder.messages(read, inbox)]
+
+
+def open_restored(path: Path, number: int, clock: VirtualClock) -> Database:
+    """A restored database, mounted."""
+    kind = DatabaseKind.MAILBOX_STORE
+    database = Database(path, bytes([number]) * 16, f"Store {number}", kind, clock=clock)
+    database.mount()
+    return database
+
+
+class Group:
+    """A storage group with a repository, and what tests do with its databases."""
+
+    corpus = staticmethod(corpus)
+    deliver = staticmethod(deliver)
+    contents = staticmethod(contents)
+    open_restored = staticmethod(open_restored)
+
+    def __init__(self, directory: Path, repository: Repository, clock: VirtualClock, count: int) -> None:
+        self.directory = directory
+        self.repository = repository
+        self.clock = clock
+        tuning = Tuning(segment_bytes=600_000)
+        self.databases = [
+            make_database(directory / f"db{number}", number, clock, tuning=tuning)
+            for number in range(1, count + 1)
+        ]
+
+    def snapshot(self, **options: object) -> Snapshot:
+        self.clock.advance_ms(1000)
+        source = SnapshotSource("server", "First", self.databases)
+        return GroupSnapshot(source, self.repository, clock=self.clock, **options).run()  # type: ignore[arg-type]
+
+    def restored(self, snapshot: Snapshot, place: str) -> list[list[bytes]]:
+        """What the databases hold, restored from a snapshot."""
+        found = []
+        restored = restore_to_directory(self.repository, snapshot, self.directory / place, clock=self.clock)
+        for each in restored:
+            database = open_restored(each.path, each.guid[0], self.clock)
+            found.append(contents(database))
+            database.dismount()
+        return found
+
+    def close(self) -> None:
+        for database in self.databases:
+            database.dismount()
 
 
 def kill_at_write(backend: MemoryBackend, number: int, *, done: bool) -> None:
@@ -152,3 +252,15 @@ def killed_everywhere(world: World) -> Callable[..., int]:
         return deaths
 
     return run
+
+
+@pytest.fixture
+def backend() -> MemoryBackend:
+    return MemoryBackend()
+
+
+@pytest.fixture
+def group(tmp_path: Path, world: World, backend: MemoryBackend) -> Iterator[Group]:
+    made = Group(tmp_path, world.create(backend), world.clock, 2)
+    yield made
+    made.close()

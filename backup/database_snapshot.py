@@ -1,0 +1,354 @@
+"""What a snapshot holds of one database, as trees of a repository, and how little of it is written anew.
+
+    root      children: image, redo, contents, then a tree a segment
+    image     the LMDB file of some moment, compacted, in blobs of 1 MiB
+    redo      the redo frames since that moment, in the order of their sequence numbers
+    contents  what `backup show` tells: mailboxes and folders
+    segment   the stream's bytes, in chunks of 256 KiB at fixed offsets
+
+A stream only grows at its end, so chunks of an earlier snapshot are named again without being read, once it
+is proven that the stream still continues from there (a restore may have taken the database back meanwhile).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from pillarbox.backup.pack import BlobId, BlobKind, Child, Tree, pack_value
+from pillarbox.backup.repository import Repository, Writer
+from pillarbox.store import mailbox
+from pillarbox.store.database import Database
+from pillarbox.store.env import DATA_FILE
+from pillarbox.store.errors import Corrupt, InvalidContent, NotFound
+from pillarbox.store.group_commit import FlushedState
+from pillarbox.store.redo import read_redo
+from pillarbox.store.stream import SEGMENT_HEADER_BYTES, FrameKind, Position, build_frame
+from pillarbox.store.tables import DatabaseKind, Table
+from pillarbox.store.transaction import ReadTransaction
+
+DATABASE_FORMAT: Final = 1
+SEGMENT_CHUNK_BYTES: Final = 256 << 10
+IMAGE_CHUNK_BYTES: Final = 1 << 20
+REDO_BYTES_MIN: Final = 256 << 10  # below it a new image would cost more than the redo it spares
+_PROVEN_CHUNKS: Final = 2
+_THREADS: Final = 2
+_FIRST_SEGMENT_CHILD: Final = 3
+_DAMAGE: Final = (Corrupt, InvalidContent, NotFound)
+
+Progress = Callable[[int], None]
+
+
+class FrozenDatabase(NamedTuple):
+    """What is taken of a database during the freeze; the read keeps its pages and segments until it ends."""
+
+    database: Database
+    flushed: FlushedState
+    read: ReadTransaction
+
+
+@dataclass(frozen=True)
+class StoredDatabase:
+    """A database as a snapshot holds it. Sizes in bytes; `segments` are (number, id of its tree)."""
+
+    root: BlobId
+    guid: bytes
+    sequence: int
+    position: Position
+    image: BlobId
+    image_bytes: int
+    image_sequence: int
+    redo: BlobId
+    redo_bytes: int
+    contents: BlobId
+    segments: tuple[tuple[int, BlobId], ...]
+
+
+class StoredSegment(NamedTuple):
+    """One segment of a stored database: its number, its size, and its chunks in order."""
+
+    number: int
+    size_bytes: int
+    chunks: tuple[BlobId, ...]
+
+
+def read_stored_database(repository: Repository, root: BlobId) -> StoredDatabase:
+    """The database of that root tree. Raises Corrupt, NotFound, InvalidContent when it is none of ours."""
+    tree = repository.read_tree(root)
+    try:
+        version, guid, sequence, position, image, redo_bytes, numbers = tree.meta
+        if version != DATABASE_FORMAT:
+            raise InvalidContent(
+                f"a snapshot holds a database in format {version}; this program knows {DATABASE_FORMAT}",
+                hint="use a newer program",
+            )
+        ids = [child.blob_id for child in tree.children]
+        segments = tuple(zip(map(int, numbers), ids[_FIRST_SEGMENT_CHILD:], strict=True))
+        if len(guid) != 16 or any(child.kind is not BlobKind.TREE for child in tree.children):
+            raise ValueError("its fields are not those of a database")
+        return StoredDatabase(
+            root, guid, int(sequence), Position(*map(int, position)), ids[0], int(image[0]), int(image[1]),
+            ids[1], int(redo_bytes), ids[2], segments,
+        )  # fmt: skip
+    except (ValueError, TypeError, IndexError) as error:
+        raise InvalidContent(f"a snapshot's tree of a database: {error}") from error
+
+
+def read_stored_segment(repository: Repository, number: int, tree_id: BlobId) -> StoredSegment:
+    """One segment of a stored database. Raises as `read_stored_database`."""
+    tree = repository.read_tree(tree_id)
+    try:
+        found, size_bytes = map(int, tree.meta)
+        chunks = _data_ids(tree)
+        if found != number or len(chunks) != -(-size_bytes // SEGMENT_CHUNK_BYTES):
+            raise ValueError(f"it is not segment {number} or not whole")
+        return StoredSegment(number, size_bytes, chunks)
+    except (ValueError, TypeError) as error:
+        raise InvalidContent(f"a snapshot's tree of a segment: {error}") from error
+
+
+def read_stored_chunks(repository: Repository, tree_id: BlobId) -> Iterator[bytes]:
+    """The blobs of an image, redo or contents tree, in order. Raises as `read_stored_database`."""
+    try:
+        chunks = _data_ids(repository.read_tree(tree_id))
+    except ValueError as error:
+        raise InvalidContent(f"a snapshot's tree: {error}") from error
+    for blob_id in chunks:
+        yield repository.read(blob_id)
+
+
+def _data_ids(tree: Tree) -> tuple[BlobId, ...]:
+    if any(child.kind is not BlobKind.DATA for child in tree.children):
+        raise ValueError("it holds a tree where data belongs")
+    return tuple(child.blob_id for child in tree.children)
+
+
+def store_database(
+    repository: Repository,
+    writer: Writer,
+    frozen: FrozenDatabase,
+    previous: BlobId | None,
+    *,
+    progress: Progress | None = None,
+) -> StoredDatabase:
+    """Store a frozen database; `previous` is the root tree of an earlier snapshot of it.
+
+    `progress` is told bytes of the stream as they are dealt with. Raises Corrupt when the database is damaged
+    where it had to be read, and what the repository raises.
+    """
+    earlier = None
+    if previous is not None:
+        with suppress(*_DAMAGE):  # a damaged snapshot is not built upon: everything is stored again
+            earlier = _Earlier(repository, writer, previous)
+    return _DatabaseStoring(repository, writer, frozen, earlier, progress).store()
+
+
+class _Earlier:
+    """An earlier snapshot of the database, everything of which is in the repository."""
+
+    def __init__(self, repository: Repository, writer: Writer, root: BlobId) -> None:
+        self.stored = read_stored_database(repository, root)
+        self.segments = {
+            number: read_stored_segment(repository, number, tree_id)
+            for number, tree_id in self.stored.segments
+        }
+        self.redo_children = repository.read_tree(self.stored.redo).children
+        image_children = repository.read_tree(self.stored.image).children
+        needed = [child.blob_id for child in (*self.redo_children, *image_children)]
+        needed += [chunk for segment in self.segments.values() for chunk in segment.chunks]
+        for blob_id in needed:
+            if not writer.has(blob_id):
+                raise NotFound(f"blob {blob_id.hex()} of the snapshot before is missing")
+
+
+class _DatabaseStoring:
+    """One database on its way into a repository."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        writer: Writer,
+        frozen: FrozenDatabase,
+        earlier: _Earlier | None,
+        progress: Progress | None,
+    ) -> None:
+        self._naming = repository.naming
+        self._repository = repository
+        self._writer = writer
+        self._database, (self._sequence, self._position), self._read = frozen
+        self._stream = self._database.stream
+        self._numbers = [each for each in self._stream.segments() if each <= self._position.segment]
+        self._progress = progress or (lambda _: None)
+        self._earlier = earlier if earlier is not None and self._continues(earlier) else None
+
+    def store(self) -> StoredDatabase:
+        earlier = self._earlier
+        if earlier is not None and earlier.stored.sequence == self._sequence:
+            return earlier.stored
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="pillarbox-backup") as threads:
+            segments = [self._store_segment(number, threads) for number in self._numbers]
+        image, image_state, redo, redo_bytes = self._store_records()
+        contents = self._add_chunks([pack_value(describe_contents(self._read))], None)
+        meta = [
+            DATABASE_FORMAT, self._database.guid, self._sequence, list(self._position), image_state,
+            redo_bytes, self._numbers,
+        ]  # fmt: skip
+        root = self._writer.add_tree([_below(each) for each in (image, redo, contents, *segments)], meta).id
+        return StoredDatabase(
+            root, self._database.guid, self._sequence, self._position, image, *image_state, redo, redo_bytes,
+            contents, tuple(zip(self._numbers, segments, strict=True)),
+        )  # fmt: skip
+
+    # -- the stream
+
+    def _end_of(self, number: int) -> int:
+        return self._position.offset if number == self._position.segment else self._stream.size(number)
+
+    def _continues(self, earlier: _Earlier) -> bool:
+        """Whether the stream still holds what it held then, by the last chunks that both have."""
+        common = [number for number in self._numbers if number in earlier.segments]
+        if earlier.stored.position > self._position or earlier.stored.sequence > self._sequence or not common:
+            return False
+        segment = earlier.segments[common[-1]]
+        if segment.size_bytes > self._end_of(segment.number):
+            return False
+        first = max(0, len(segment.chunks) - _PROVEN_CHUNKS)
+        return all(
+            self._naming.name(BlobKind.DATA, self._read_chunk(segment.number, index, segment.size_bytes))
+            == segment.chunks[index]
+            for index in range(first, len(segment.chunks))
+        )
+
+    def _read_chunk(self, number: int, index: int, end: int) -> bytes:
+        start = index * SEGMENT_CHUNK_BYTES
+        length = min(SEGMENT_CHUNK_BYTES, end - start)
+        data = self._stream.read_bytes(number, start, length)
+        if len(data) != length:
+            path = str(self._stream.path(number))
+            raise Corrupt(f"{path} ends before {start + length}", file=path, offset=start + len(data))
+        return data
+
+    def _store_segment(self, number: int, threads: ThreadPoolExecutor) -> BlobId:
+        end = self._end_of(number)
+        kept = self._kept_chunks(number, end)
+        count = -(-end // SEGMENT_CHUNK_BYTES)
+
+        def store_chunk(index: int) -> BlobId:
+            data = self._read_chunk(number, index, end)
+            added = self._writer.add(BlobKind.DATA, data).id
+            self._progress(len(data))
+            return added
+
+        self._progress(min(len(kept) * SEGMENT_CHUNK_BYTES, end))
+        chunks = [*kept, *threads.map(store_chunk, range(len(kept), count))]
+        return self._writer.add_tree([Child(BlobKind.DATA, each) for each in chunks], [number, end]).id
+
+    def _kept_chunks(self, number: int, end: int) -> Sequence[BlobId]:
+        segment = self._earlier.segments.get(number) if self._earlier else None
+        if segment is None or segment.size_bytes > end:
+            return ()
+        if segment.size_bytes == end:
+            return segment.chunks
+        return segment.chunks[: segment.size_bytes // SEGMENT_CHUNK_BYTES]
+
+    # -- the records
+
+    def _store_records(self) -> tuple[BlobId, tuple[int, int], BlobId, int]:
+        """The image with its (bytes, sequence), and the redo since with its bytes."""
+        earlier = self._earlier
+        frames = None if earlier is None else self._redo_since(earlier.stored)
+        if earlier is None or frames is None:
+            image, image_bytes = self._store_image()
+            return image, (image_bytes, self._sequence), self._add_chunks([], None), 0
+        stored = earlier.stored
+        redo = self._add_chunks(frames, None, earlier.redo_children)
+        redo_bytes = stored.redo_bytes + sum(map(len, frames))
+        return stored.image, (stored.image_bytes, stored.image_sequence), redo, redo_bytes
+
+    def _redo_since(self, stored: StoredDatabase) -> list[bytes] | None:
+        """The redo frames since then; None when an image serves better: too many, or compaction took some."""
+        room = max(REDO_BYTES_MIN, stored.image_bytes // 4) - stored.redo_bytes
+        found = []
+        sequence = stored.sequence
+        for number in range(stored.position.segment, self._position.segment + 1):
+            if number not in self._numbers:
+                return None
+            start = stored.position.offset if number == stored.position.segment else SEGMENT_HEADER_BYTES
+            for each_sequence, frame in self._redo_frames(number, start):
+                room -= len(frame)
+                if room < 0 or each_sequence != sequence + 1:
+                    return None
+                sequence = each_sequence
+                found.append(frame)
+        return found if sequence == self._sequence else None
+
+    def _redo_frames(self, number: int, start: int) -> Iterator[tuple[int, bytes]]:
+        end = self._end_of(number)
+        if start >= end:
+            return
+        for offset, frame in self._stream.frames(number, start):
+            after = offset + frame.length
+            if frame.kind == FrameKind.REDO:
+                redo = read_redo(frame, Position(number, after), f"{self._stream.path(number)} at {offset}")
+                fields = frame.kind, frame.codec, frame.dictionary, frame.raw_bytes, frame.digest
+                yield redo.sequence, build_frame(*fields, frame.payload)
+            if after >= end:  # behind it others write at this moment
+                return
+
+    def _store_image(self) -> tuple[BlobId, int]:
+        with tempfile.TemporaryDirectory(prefix="snapshot.", dir=self._database.path) as scratch:
+            self._database.files.env.copy_to(Path(scratch), self._read.view)
+            with (Path(scratch) / DATA_FILE).open("rb") as file:
+                chunks = []
+                size = 0
+                while data := file.read(IMAGE_CHUNK_BYTES):
+                    size += len(data)
+                    chunks.append(Child(BlobKind.DATA, self._writer.add(BlobKind.DATA, data).id))
+            return self._writer.add_tree(chunks, size).id, size
+
+    def _add_chunks(self, pieces: Sequence[bytes], meta: Any, before: Sequence[Child] = ()) -> BlobId:
+        """A tree of the children `before` and of `pieces` joined and cut into blobs."""
+        data = b"".join(pieces)
+        cuts = range(0, len(data), IMAGE_CHUNK_BYTES)
+        added = [self._writer.add(BlobKind.DATA, data[at : at + IMAGE_CHUNK_BYTES]).id for at in cuts]
+        return self._writer.add_tree([*before, *(Child(BlobKind.DATA, each) for each in added)], meta).id
+
+
+def _below(tree_id: BlobId) -> Child:
+    return Child(BlobKind.TREE, tree_id)
+
+
+def describe_contents(read: ReadTransaction) -> dict[str, Any]:
+    """Mailboxes and folders of a database as plain data: names, counts, sizes in bytes."""
+    mailboxes = [
+        [box.guid, box.name, box.state, box.messages_count, box.size, box.root_id]
+        for box in mailbox.all_of(read)
+    ]
+    folders = [
+        [each.folder_id, each.parent_id, each.mailbox, each.name, each.messages_count, each.size]
+        for _, each in read.records(Table.FOLDER, b"", None)
+    ]
+    return {"mailboxes": mailboxes, "folders": folders}
+
+
+def describe_database(frozen: FrozenDatabase, stored: StoredDatabase) -> dict[str, Any]:
+    """What a manifest says of a database: plain data, no blob ids."""
+    database, read = frozen.database, frozen.read
+    boxes = list(mailbox.all_of(read)) if database.kind is DatabaseKind.MAILBOX_STORE else []
+    return {
+        "guid": database.guid,
+        "name": database.name,
+        "kind": int(database.kind),
+        "sequence": stored.sequence,
+        "position": list(stored.position),
+        "stream_bytes": sum(database.stream.size(number) for number, _ in stored.segments[:-1])
+        + stored.position.offset,
+        "records_bytes": stored.image_bytes + stored.redo_bytes,
+        "mailboxes_count": len(boxes),
+        "messages_count": sum(box.messages_count for box in boxes),
+    }

@@ -1,0 +1,431 @@
+"""Restore: databases of a snapshot back to files, complete and checked before they replace anything.
+
+The rules of DOMAIN.md "Backup" and "Recovery storage group": a database goes back only over the one of the
+same GUID; while a recovery storage group is present a restore goes there, unless the override is set; the
+recovery group takes mailbox stores of one source group only, of the same administrative group, from a known
+version on.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final
+
+from pillarbox.backup.database_snapshot import (
+    SEGMENT_CHUNK_BYTES,
+    Progress,
+    StoredDatabase,
+    StoredSegment,
+    read_stored_chunks,
+    read_stored_database,
+    read_stored_segment,
+)
+from pillarbox.backup.pack import BlobId
+from pillarbox.backup.repository import Repository, Snapshot
+from pillarbox.backup.snapshot import FIRST_ADMINISTRATIVE_GROUP, snapshot_databases
+from pillarbox.store.access import Actor
+from pillarbox.store.check import check_database
+from pillarbox.store.checkpoint import Checkpoint, boot_identity, write_checkpoint
+from pillarbox.store.clock import Clock
+from pillarbox.store.database import PROPERTIES, STREAM, Database, MountState
+from pillarbox.store.env import DATA_FILE, Env
+from pillarbox.store.errors import (
+    AlreadyExists,
+    Conflict,
+    Corrupt,
+    InvalidContent,
+    InvalidName,
+    NotFound,
+    PillarboxError,
+    Refused,
+    UnsupportedVersion,
+)
+from pillarbox.store.events import EventId
+from pillarbox.store.ids import guid_text
+from pillarbox.store.redo import read_redo
+from pillarbox.store.replay import TableWriter, read_state
+from pillarbox.store.stream import Position, disk_error, parse_frame, segment_name
+from pillarbox.store.tables import LAYOUT_VERSION, DatabaseKind
+
+LAYOUT_VERSION_MIN: Final = 1
+_UNFINISHED: Final = ".restoring"
+_REPLACED: Final = ".replaced"
+
+
+@dataclass(frozen=True)
+class RestorableDatabase:
+    """A database in a snapshot: what the manifest says of it, and its root tree."""
+
+    guid: bytes
+    name: str
+    kind: DatabaseKind
+    group: str
+    server: str
+    administrative_group: str
+    layout: int
+    root: BlobId
+
+
+@dataclass(frozen=True)
+class RestoredDatabase:
+    """A database that was restored, and where its files are."""
+
+    guid: bytes
+    name: str
+    group: str
+    path: Path
+
+
+def restorable_databases(snapshot: Snapshot, names: Collection[str] = ()) -> list[RestorableDatabase]:
+    """The databases of a snapshot, or those of the given names. Raises NotFound, InvalidContent."""
+    manifest = snapshot.manifest
+    found = [_restorable(manifest, entry, root) for entry, root in snapshot_databases(snapshot)]
+    missing = set(names) - {each.name for each in found}
+    if missing:
+        raise NotFound(
+            f"the snapshot has no database {min(missing)!r}",
+            hint="see what it holds with `pillarbox backup show`",
+        )
+    return [each for each in found if not names or each.name in names]
+
+
+def _restorable(manifest: Mapping[str, Any], entry: Mapping[str, Any], root: BlobId) -> RestorableDatabase:
+    try:
+        return RestorableDatabase(
+            entry["guid"],
+            check_path_part(entry["name"]),
+            DatabaseKind(entry["kind"]),
+            check_path_part(str(manifest["group"])),
+            str(manifest["server"]),
+            str(manifest["administrative_group"]),
+            int(manifest["layout"]),
+            root,
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise InvalidContent(
+            f"a snapshot's database is described in a way that is not ours: {error}"
+        ) from error
+
+
+def check_path_part(name: str) -> str:
+    """`name` itself when it is safe as the name of one folder, even from an enemy. Raises InvalidName."""
+    too_long = len(name.encode(errors="replace")) > 255 - len(_UNFINISHED)
+    if name in ("", ".", "..") or too_long or any(letter in "/\\\0" for letter in name):
+        raise InvalidName(
+            f"{name[:80]!r} cannot be the name of a folder", hint="the repository is not to be trusted"
+        )
+    return name
+
+
+# --- rules --------------------------------------------------------------------------------------------------
+
+
+class Destination(Enum):
+    """Where a restore that names no directory goes."""
+
+    ORIGINAL = "original"
+    RECOVERY_GROUP = "recovery group"
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """What the rules ask of the server: the GUIDs of its databases, its recovery group and override.
+
+    `recovery_source` is the (server, group) that the databases in the recovery group come from.
+    """
+
+    database_guids: Collection[bytes]
+    administrative_group: str = FIRST_ADMINISTRATIVE_GROUP
+    has_recovery_group: bool = False
+    recovery_override: bool = False
+    recovery_source: tuple[str, str] | None = None
+
+
+def choose_destination(databases: Sequence[RestorableDatabase], server: ServerState) -> Destination:
+    """Where a restore goes. Raises Refused when it may not go there, and Conflict for another GUID."""
+    if server.has_recovery_group and not server.recovery_override:
+        refuse_for_recovery(databases, server)
+        return Destination.RECOVERY_GROUP
+    for database in databases:
+        refuse_layout(database)
+        if database.guid not in server.database_guids:
+            raise Conflict(
+                f"the server has no database of GUID {guid_text(database.guid)}, that of {database.name!r}",
+                hint="restore it to a directory with --to, or make a recovery storage group",
+            )
+    return Destination.ORIGINAL
+
+
+def refuse_for_recovery(databases: Sequence[RestorableDatabase], server: ServerState) -> None:
+    """Raises Refused for what the recovery storage group does not take."""
+    for database in databases:
+        refuse_layout(database)
+        if database.kind is not DatabaseKind.MAILBOX_STORE:
+            raise Refused(
+                f"{database.name!r} is no mailbox store; the recovery storage group takes no other",
+                hint="name the mailbox stores to be restored",
+            )
+        if database.administrative_group != server.administrative_group:
+            raise Refused(
+                f"{database.name!r} comes from administrative group {database.administrative_group!r}, "
+                f"the server belongs to {server.administrative_group!r}"
+            )
+    sources = {(each.server, each.group) for each in databases}
+    if server.recovery_source is not None:
+        sources.add(server.recovery_source)
+    if len(sources) > 1:
+        raise Refused(
+            "the recovery storage group holds databases of one storage group at a time",
+            hint="remove those that are there with `pillarbox recovery dismount` first",
+        )
+
+
+def refuse_layout(database: RestorableDatabase) -> None:
+    """Raises UnsupportedVersion for a database of an older or newer program than this one can mount."""
+    if not LAYOUT_VERSION_MIN <= database.layout <= LAYOUT_VERSION:
+        raise UnsupportedVersion(
+            f"database {database.name!r} has table layout {database.layout}; this program knows "
+            f"{LAYOUT_VERSION_MIN} to {LAYOUT_VERSION}"
+        )
+
+
+# --- to a directory -----------------------------------------------------------------------------------------
+
+
+def restore_to_directory(
+    repository: Repository,
+    snapshot: Snapshot,
+    directory: Path,
+    *,
+    names: Collection[str] = (),
+    clock: Clock,
+    progress: Progress | None = None,
+) -> list[RestoredDatabase]:
+    """Restore databases of a snapshot to `<directory>/<storage group>/<database>`, ready to be mounted.
+
+    Each appears there complete and checked, or not at all. `progress` is told bytes of the stream as they
+    are written. Raises AlreadyExists, NotFound, DiskFull; Corrupt when the repository or what it holds is
+    damaged.
+    """
+    restored = []
+    chosen = restorable_databases(snapshot, names)
+    for each in chosen:
+        refuse_layout(each)
+        path = directory / each.group / each.name
+        if path.exists():
+            raise AlreadyExists(f"{path} exists already", hint="restore to another directory")
+        restored.append(RestoredDatabase(each.guid, each.name, each.group, path))
+    for database, done in zip(chosen, restored, strict=True):
+        with _unfinished(done.path) as unfinished:
+            restore_files(repository, database, unfinished, clock=clock, progress=progress)
+            _rename_durably(unfinished, done.path)
+    return restored
+
+
+def _rename_durably(path: Path, new: Path) -> None:
+    try:
+        path.rename(new)
+        _flush_directory(new.parent)
+    except OSError as error:
+        raise disk_error(error, str(new)) from error
+
+
+@contextmanager
+def _unfinished(path: Path) -> Iterator[Path]:
+    """A place beside `path` for what becomes it; what is left there in the end, or from before, goes."""
+    place = path.with_name(path.name + _UNFINISHED)
+    shutil.rmtree(place, ignore_errors=True)
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def restore_files(
+    repository: Repository,
+    database: RestorableDatabase,
+    directory: Path,
+    *,
+    clock: Clock,
+    progress: Progress | None = None,
+) -> None:
+    """Write the files of one database into a new `directory`, cleanly closed, and prove them whole.
+
+    Raises Corrupt when anything is not what was backed up; the files must not be used then.
+    """
+    stored = read_stored_database(repository, database.root)
+    if stored.guid != database.guid:
+        raise Corrupt(f"the snapshot's tree for database {database.name!r} holds another database")
+    try:
+        (directory / PROPERTIES).mkdir(parents=True)
+        (directory / STREAM).mkdir()
+        _write_image(repository, stored, directory / PROPERTIES / DATA_FILE)
+        for number, tree_id in stored.segments:
+            segment = read_stored_segment(repository, number, tree_id)
+            _write_segment(repository, segment, directory / STREAM / segment_name(number), progress)
+        for each in (directory / STREAM, directory / PROPERTIES, directory):
+            _flush_directory(each)
+    except OSError as error:
+        raise disk_error(error, str(directory)) from error
+    _close_cleanly(repository, stored, directory)
+    _prove_whole(database, directory, clock)
+
+
+def _write_image(repository: Repository, stored: StoredDatabase, path: Path) -> None:
+    with path.open("wb") as file:
+        for chunk in read_stored_chunks(repository, stored.image):
+            file.write(chunk)
+        if file.tell() != stored.image_bytes:
+            raise Corrupt(f"the image of the tables has {file.tell()} bytes, not {stored.image_bytes}")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_segment(
+    repository: Repository, segment: StoredSegment, path: Path, progress: Progress | None
+) -> None:
+    places: dict[BlobId, list[int]] = {}
+    for index, blob_id in enumerate(segment.chunks):
+        places.setdefault(blob_id, []).append(index * SEGMENT_CHUNK_BYTES)
+    with path.open("wb") as file:
+        for blob_id, data in repository.read_many(places):
+            for offset in places[blob_id]:
+                if len(data) != min(SEGMENT_CHUNK_BYTES, segment.size_bytes - offset):
+                    raise Corrupt(f"a chunk of segment {segment.number} at {offset} has {len(data)} bytes")
+                file.seek(offset)
+                file.write(data)
+                if progress is not None:
+                    progress(len(data))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _close_cleanly(repository: Repository, stored: StoredDatabase, directory: Path) -> None:
+    """Bring the tables up to the snapshot's moment, and write the checkpoint of a clean dismount."""
+    env = Env(directory / PROPERTIES)
+    try:
+        tables = TableWriter(env)
+        frames = b"".join(read_stored_chunks(repository, stored.redo))
+        offset = 0
+        while offset < len(frames):
+            frame = parse_frame(frames, offset, "the snapshot's redo")
+            tables.add(read_redo(frame, Position(1, 0), "the snapshot's redo"))
+            offset += frame.length
+        tables.flush()
+        sequence = read_state(env).sequence
+        if sequence != stored.sequence:
+            raise Corrupt(f"the restored tables end with transaction {sequence}, not {stored.sequence}")
+        env.sync()
+        pin = env.pin()
+        env.keep(pin)
+        write_checkpoint(
+            directory,
+            Checkpoint(stored.guid, True, boot_identity(), sequence, stored.position, pin.meta_pages),
+        )
+    finally:
+        env.close()
+
+
+def _prove_whole(database: RestorableDatabase, directory: Path, clock: Clock) -> None:
+    restored = Database(directory, database.guid, database.name, database.kind, clock=clock)
+    restored.mount(read_only=True)
+    try:
+        report = check_database(restored, Actor.task("restore"))
+    finally:
+        restored.dismount()
+    if not report.clean:
+        raise Corrupt(
+            f"database {database.name!r} as it was backed up is damaged: {report.findings[0]}",
+            hint="restore an older snapshot, or repair the restored files of this one",
+        )
+
+
+def _flush_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- to the original place ----------------------------------------------------------------------------------
+
+
+def restore_in_place(
+    repository: Repository,
+    snapshot: Snapshot,
+    databases: Iterable[Database],
+    *,
+    names: Collection[str] = (),
+    server: ServerState,
+    clock: Clock,
+    progress: Progress | None = None,
+) -> list[RestoredDatabase]:
+    """Put databases of a snapshot in the place of those of the same GUID among the server's `databases`.
+
+    All are restored and checked before the first is dismounted; then they are exchanged one by one, mounted
+    when they were, and what they replace is removed. Raises Conflict when none has the GUID, Refused when a
+    recovery storage group stands in the way, and as `restore_to_directory`; what was there is there then.
+    """
+    chosen = restorable_databases(snapshot, names)
+    if choose_destination(chosen, server) is not Destination.ORIGINAL:
+        raise Refused(
+            "a recovery storage group is present: restores go there",
+            hint='set "Recovery SG Override" to 1 to restore in place',
+        )
+    targets = {database.guid: database for database in databases}
+    pairs = [(each, targets[each.guid]) for each in chosen]
+    with _unfinished_all([target.path for _, target in pairs]) as places:
+        for (each, _), place in zip(pairs, places, strict=True):
+            restore_files(repository, each, place, clock=clock, progress=progress)
+        for (_, target), place in zip(pairs, places, strict=True):
+            exchange(target, place)
+            target.report(EventId.RESTORE_FINISHED, snapshot=snapshot.id)
+    return [RestoredDatabase(each.guid, each.name, each.group, target.path) for each, target in pairs]
+
+
+@contextmanager
+def _unfinished_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    if not paths:
+        yield []
+        return
+    with _unfinished(paths[0]) as first, _unfinished_all(paths[1:]) as rest:
+        yield [first, *rest]
+
+
+def exchange(target: Database, restored: Path) -> None:
+    """Put the files in `restored` in the place of a database's own; mounted before, it is mounted after.
+
+    The replaced files are removed when the restored ones are mounted, and put back when they cannot be.
+    """
+    was = target.state
+    replaced = target.path.with_name(target.path.name + _REPLACED)
+    target.dismount("it is being restored")
+    shutil.rmtree(replaced, ignore_errors=True)
+    had_files = target.path.exists()
+    try:
+        if had_files:
+            target.path.rename(replaced)
+        restored.rename(target.path)
+        _flush_directory(target.path.parent)
+        if was is not MountState.DISMOUNTED:
+            target.mount(read_only=was is MountState.READ_ONLY)
+    except (OSError, PillarboxError) as error:
+        _put_back(target, replaced, restored)
+        if isinstance(error, OSError):
+            raise disk_error(error, str(target.path)) from error
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _put_back(target: Database, replaced: Path, restored: Path) -> None:
+    if replaced.exists():
+        if target.path.exists():
+            target.path.rename(restored)
+        replaced.rename(target.path)

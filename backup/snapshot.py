@@ -1,0 +1,294 @@
+"""Snapshots of a running storage group: requestor and writer in the manner of shadow copies.
+
+prepare -> freeze -> take -> thaw -> transfer -> complete, or abort from anywhere (DOMAIN.md "Backup"). While
+frozen only a position and a read of each database are taken; everything is copied after the thaw, from a
+state that no longer changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import Any, Final, Protocol
+
+from pillarbox.backup.database_snapshot import (
+    FrozenDatabase,
+    Progress,
+    describe_database,
+    store_database,
+)
+from pillarbox.backup.pack import BlobId
+from pillarbox.backup.repository import Repository, Snapshot
+from pillarbox.store.access import Actor
+from pillarbox.store.clock import Clock
+from pillarbox.store.database import Database
+from pillarbox.store.errors import InvalidContent, NotFound, Refused, Retryable
+from pillarbox.store.events import EventId
+from pillarbox.store.tables import LAYOUT_VERSION
+
+FREEZE_TIMEOUT_MS: Final = 10_000
+MANIFEST_FORMAT: Final = 1
+FIRST_ADMINISTRATIVE_GROUP: Final = "First Administrative Group"
+
+
+class SnapshotKind(StrEnum):
+    """What a backup is to those that follow (DOMAIN.md "Backup"). Each restores by itself, of any kind."""
+
+    FULL = "full"
+    COPY = "copy"
+    INCREMENTAL = "incremental"
+    DIFFERENTIAL = "differential"
+
+
+class SnapshotHook(Protocol):
+    """A part of the embedding program that joins every snapshot. Any error but one of `thaw` and after fails
+    the backup; `thaw` follows every `freeze`, whatever happens; then `complete` or `abort`, never both.
+    """
+
+    def prepare(self) -> None:
+        """Finish pending work, flush caches."""
+        ...
+
+    def freeze(self) -> None:
+        """Hold still until `thaw`. It counts against the freeze time-out."""
+        ...
+
+    def thaw(self) -> None:
+        """Go on."""
+        ...
+
+    def complete(self) -> None:
+        """The backup is in the repository."""
+        ...
+
+    def abort(self) -> None:
+        """There will be no backup."""
+        ...
+
+
+class Step(Enum):
+    """How far a snapshot is."""
+
+    NEW = "new"
+    PREPARED = "prepared"
+    FROZEN = "frozen"
+    THAWED = "thawed"
+    COMPLETE = "complete"
+    ABORTED = "aborted"
+
+
+_ALLOWED: Final = {
+    Step.NEW: {Step.PREPARED, Step.ABORTED},
+    Step.PREPARED: {Step.FROZEN, Step.ABORTED},
+    Step.FROZEN: {Step.THAWED, Step.ABORTED},
+    Step.THAWED: {Step.COMPLETE, Step.ABORTED},
+    Step.COMPLETE: set[Step](),
+    Step.ABORTED: set[Step](),
+}
+
+
+@dataclass(frozen=True)
+class SnapshotSource:
+    """A storage group to be backed up: its mounted databases, and where it belongs."""
+
+    server: str
+    group: str
+    databases: Sequence[Database]
+    administrative_group: str = FIRST_ADMINISTRATIVE_GROUP
+
+
+class GroupSnapshot:
+    """One snapshot of one storage group. Used once, from one thread."""
+
+    def __init__(
+        self,
+        source: SnapshotSource,
+        repository: Repository,
+        *,
+        clock: Clock,
+        kind: SnapshotKind = SnapshotKind.FULL,
+        hooks: Sequence[SnapshotHook] = (),
+        freeze_timeout_ms: int = FREEZE_TIMEOUT_MS,
+        progress: Progress | None = None,
+    ) -> None:
+        """Nothing happens before `run`. `freeze_timeout_ms` bounds hooks and databases together."""
+        self.step = Step.NEW
+        self.freeze_ms = 0
+        self._source = source
+        # In one order everywhere, so that two snapshots at once cannot wait for each other.
+        self._databases = sorted(source.databases, key=lambda database: database.guid)
+        self._repository = repository
+        self._clock = clock
+        self._kind = kind
+        self._hooks = hooks
+        self._freeze_timeout_ms = freeze_timeout_ms
+        self._progress = progress
+        self._prepared: list[SnapshotHook] = []
+        self._earlier: list[Snapshot] = []
+        self._based_on_ms: int | None = None
+        self._taken_ms = 0
+        self._reads = ExitStack()
+
+    def run(self) -> Snapshot:
+        """Take the snapshot; when this returns it is durable in the repository.
+
+        Raises Retryable when the freeze took too long, Refused for an incremental without a full, Dismounted,
+        RepositoryLocked, DiskFull, Corrupt, and what a hook raises; the writers go on in every case, and what
+        an interrupted transfer stored is used by the next.
+        """
+        try:
+            with self._reads:
+                self._prepare()
+                frozen = self._freeze()
+                snapshot = self._transfer(frozen)
+        except BaseException as error:
+            self._abort(error)
+            raise
+        self._complete(snapshot)
+        return snapshot
+
+    def _enter(self, step: Step) -> None:
+        if step not in _ALLOWED[self.step]:
+            raise Refused(f"a snapshot that is {self.step.value} cannot be {step.value}")
+        self.step = step
+
+    def _prepare(self) -> None:
+        if self.step is not Step.NEW:
+            raise Refused("a snapshot is taken once; make another")
+        if not self._databases:
+            raise NotFound(
+                f"storage group {self._source.group!r} has no mounted database", hint="mount one of them"
+            )
+        self._earlier = self._repository.snapshots()
+        self._based_on_ms = choose_base(self._earlier, self._source, self._kind)
+        for hook in self._hooks:
+            self._prepared.append(hook)
+            hook.prepare()
+        self._enter(Step.PREPARED)
+
+    def _freeze(self) -> list[FrozenDatabase]:
+        started_ms = self._clock.monotonic_ms()
+        with ExitStack() as held:
+            for hook in self._hooks:
+                held.callback(hook.thaw)  # before its freeze: one that failed half way must go on too
+                hook.freeze()
+                self._refuse_late(started_ms)
+            flushed = []
+            for database in self._databases:
+                flushed.append(held.enter_context(database.paused()))
+                self._refuse_late(started_ms)
+            self._enter(Step.FROZEN)
+            self._taken_ms = self._clock.now_ms()
+            actor = Actor.task("backup")
+            frozen = [
+                FrozenDatabase(database, state, self._reads.enter_context(database.read(actor)))
+                for database, state in zip(self._databases, flushed, strict=True)
+            ]
+            self._refuse_late(started_ms)
+        self.freeze_ms = self._clock.monotonic_ms() - started_ms
+        self._enter(Step.THAWED)
+        return frozen
+
+    def _refuse_late(self, started_ms: int) -> None:
+        if self._clock.monotonic_ms() - started_ms > self._freeze_timeout_ms:
+            raise Retryable(
+                f"the freeze took longer than {self._freeze_timeout_ms} ms; the writers go on",
+                hint="see which database or program was slow to freeze, then take the snapshot again",
+            )
+
+    def _transfer(self, frozen: Sequence[FrozenDatabase]) -> Snapshot:
+        with self._repository.writer() as writer:
+            stored = [
+                (each, store_database(
+                    self._repository, writer, each, find_previous(self._earlier, each.database.guid),
+                    progress=self._progress,
+                ))
+                for each in frozen
+            ]  # fmt: skip
+            manifest = {
+                "format": MANIFEST_FORMAT,
+                "layout": LAYOUT_VERSION,
+                "kind": str(self._kind),
+                "based_on_ms": self._based_on_ms,
+                "server": self._source.server,
+                "administrative_group": self._source.administrative_group,
+                "group": self._source.group,
+                "databases": [describe_database(*each) for each in stored],
+            }
+            roots = tuple(each.root for _, each in stored)
+            snapshot_id = writer.save_snapshot(manifest, roots, time_ms=self._taken_ms)
+        return Snapshot(snapshot_id, self._taken_ms, roots, manifest)
+
+    def _complete(self, snapshot: Snapshot) -> None:
+        self._enter(Step.COMPLETE)
+        for database in self._databases:
+            database.report(EventId.SNAPSHOT_FINISHED, snapshot=snapshot.id)
+        for hook in self._prepared:
+            hook.complete()
+
+    def _abort(self, error: BaseException) -> None:
+        if self.step in (Step.COMPLETE, Step.ABORTED):
+            return
+        self.step = Step.ABORTED
+        for database in self._databases:
+            database.report(EventId.SNAPSHOT_FAILED, error=str(error) or type(error).__name__)
+        with ExitStack() as told:  # every one of them, even when one fails
+            for hook in reversed(self._prepared):
+                told.callback(hook.abort)
+
+
+# --- what earlier snapshots say -----------------------------------------------------------------------------
+
+
+def snapshot_databases(snapshot: Snapshot) -> Iterator[tuple[Mapping[str, Any], BlobId]]:
+    """What a snapshot says of each of its databases, with the root tree of each. Raises InvalidContent."""
+    entries = snapshot.manifest.get("databases")
+    version = snapshot.manifest.get("format")
+    if version != MANIFEST_FORMAT or not isinstance(entries, list) or len(entries) != len(snapshot.roots):
+        raise InvalidContent(
+            f"snapshot {snapshot.id} is not one of a storage group in a format this program knows",
+            hint="use a newer program, or another snapshot",
+        )
+    for entry, root in zip(entries, snapshot.roots, strict=True):
+        if (
+            not isinstance(entry, dict)
+            or not isinstance(entry.get("name"), str)
+            or not isinstance(entry.get("guid"), bytes)
+        ):
+            raise InvalidContent(f"snapshot {snapshot.id} names a database in a way that is not ours")
+        yield entry, root
+
+
+def find_previous(snapshots: Sequence[Snapshot], guid: bytes) -> BlobId | None:
+    """The root tree of the newest of `snapshots`, oldest first, that holds the database of that GUID."""
+    for snapshot in reversed(snapshots):
+        with suppress(InvalidContent):  # of another program or format
+            for entry, root in snapshot_databases(snapshot):
+                if entry["guid"] == guid:
+                    return root
+    return None
+
+
+def choose_base(snapshots: Sequence[Snapshot], source: SnapshotSource, kind: SnapshotKind) -> int | None:
+    """The time, ms UTC, of the backup that one of `kind` follows; None for those that follow none.
+
+    Raises Refused when an incremental or differential has no full before it.
+    """
+    if kind in (SnapshotKind.FULL, SnapshotKind.COPY):
+        return None
+    bases = {SnapshotKind.FULL}
+    if kind is SnapshotKind.INCREMENTAL:
+        bases.add(SnapshotKind.INCREMENTAL)
+    fulls = [
+        each
+        for each in snapshots
+        if (each.manifest.get("server"), each.manifest.get("group")) == (source.server, source.group)
+    ]
+    if not any(each.manifest.get("kind") == SnapshotKind.FULL for each in fulls):
+        raise Refused(
+            f"storage group {source.group!r} has no full backup in this repository yet",
+            hint="take a full backup first; it too stores only what the repository does not have",
+        )
+    return max(each.time_ms for each in fulls if each.manifest.get("kind") in bases)

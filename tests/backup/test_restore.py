@@ -1,0 +1,171 @@
+"""What a restore promises: the rules on where it may go, and never wrong bytes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pillarbox.backup.backend import FileKind
+from pillarbox.backup.restore import (
+    Destination,
+    RestorableDatabase,
+    ServerState,
+    choose_destination,
+    restorable_databases,
+    restore_in_place,
+    restore_to_directory,
+)
+from pillarbox.store.errors import (
+    AlreadyExists,
+    Conflict,
+    Corrupt,
+    InvalidName,
+    NotFound,
+    PillarboxError,
+    Refused,
+    UnsupportedVersion,
+)
+from pillarbox.store.tables import DatabaseKind
+
+GUID = b"g" * 16
+DATABASE = RestorableDatabase(
+    GUID, "Store", DatabaseKind.MAILBOX_STORE, "First", "server", "First Administrative Group", 1, b"r" * 32
+)
+SERVER = ServerState({GUID})
+RECOVERY = replace(SERVER, has_recovery_group=True)
+
+
+def server_of(group, **state: object) -> ServerState:
+    return ServerState({each.guid for each in group.databases}, **state)  # type: ignore[arg-type]
+
+
+def test_a_database_goes_back_over_that_of_the_same_guid_only():
+    assert choose_destination([DATABASE], SERVER) is Destination.ORIGINAL
+    with pytest.raises(Conflict, match="no database of GUID"):
+        choose_destination([replace(DATABASE, guid=b"h" * 16)], SERVER)
+
+
+def test_with_a_recovery_group_a_restore_goes_there_unless_overridden():
+    assert choose_destination([DATABASE], RECOVERY) is Destination.RECOVERY_GROUP
+    assert choose_destination([DATABASE], replace(RECOVERY, recovery_override=True)) is Destination.ORIGINAL
+
+
+@pytest.mark.parametrize(
+    ("databases", "server", "error"),
+    [
+        ([replace(DATABASE, kind=DatabaseKind.PUBLIC_FOLDER_STORE)], RECOVERY, Refused),
+        ([replace(DATABASE, administrative_group="Elsewhere")], RECOVERY, Refused),
+        ([DATABASE, replace(DATABASE, group="Second")], RECOVERY, Refused),
+        ([DATABASE], replace(RECOVERY, recovery_source=("server", "Second")), Refused),
+        ([replace(DATABASE, layout=0)], RECOVERY, UnsupportedVersion),
+        ([replace(DATABASE, layout=2)], SERVER, UnsupportedVersion),
+    ],
+    ids=["public", "administrative group", "two groups", "another group there", "too old", "too new"],
+)
+def test_what_must_not_be_restored_is_refused(databases, server, error):
+    with pytest.raises(error):
+        choose_destination(databases, server)
+
+
+def test_a_restore_in_place_brings_back_what_was_and_the_database_goes_on(group):
+    group.deliver(group.databases[0], group.corpus()[:7])
+    snapshot = group.snapshot()
+    group.deliver(group.databases[0], group.corpus()[7:])
+    names = ["Store 1"]
+    restore_in_place(
+        group.repository, snapshot, group.databases, names=names, server=server_of(group), clock=group.clock
+    )
+    assert group.contents(group.databases[0]) == group.corpus()[:7]
+    group.deliver(group.databases[0], group.corpus()[7:9])
+    assert group.contents(group.databases[0]) == group.corpus()[:9]
+    assert sorted(path.name for path in group.directory.iterdir()) == ["db1", "db2"]
+
+
+def test_a_restore_in_place_stops_for_a_recovery_group_and_changes_nothing(group):
+    group.deliver(group.databases[0], group.corpus()[:3])
+    snapshot = group.snapshot()
+    server = server_of(group, has_recovery_group=True)
+    with pytest.raises(Refused, match="recovery storage group"):
+        restore_in_place(group.repository, snapshot, group.databases, server=server, clock=group.clock)
+    assert group.contents(group.databases[0]) == group.corpus()[:3]
+
+
+def test_one_database_of_two_is_restored_when_named(group):
+    snapshot = group.snapshot()
+    place = group.directory / "out"
+    restored = restore_to_directory(group.repository, snapshot, place, names=["Store 2"], clock=group.clock)
+    assert [each.name for each in restored] == ["Store 2"]
+    assert [path.name for path in (place / "First").iterdir()] == ["Store 2"]
+    with pytest.raises(NotFound, match="no database 'Store 3'"):
+        restorable_databases(snapshot, ["Store 3"])
+
+
+def test_a_restore_never_goes_over_what_is_there(group):
+    snapshot = group.snapshot()
+    place = group.directory / "out"
+    restore_to_directory(group.repository, snapshot, place, clock=group.clock)
+    with pytest.raises(AlreadyExists):
+        restore_to_directory(group.repository, snapshot, place, clock=group.clock)
+
+
+@pytest.mark.parametrize("name", ["../out", "/etc", "..", "a\0b", ""])
+def test_a_name_that_leads_out_of_the_directory_is_refused(group, name):
+    snapshot = group.snapshot()
+    hostile = replace(snapshot, manifest={**snapshot.manifest, "group": name})
+    with pytest.raises(InvalidName):
+        restorable_databases(hostile)
+
+
+def test_a_damaged_repository_never_restores_other_bytes_silently(group, backend):
+    """Every pack in turn with a flipped byte, and every pack gone: an error, or exactly what was stored."""
+    group.deliver(group.databases[0], group.corpus())
+    snapshot = group.snapshot()
+    keys = [key for key in backend.files if key[0] == FileKind.PACK]
+    errors = 0
+    for number, key in enumerate(keys):
+        whole = backend.files[key]
+        for place in range(50, len(whole), len(whole) // 6):
+            backend.files[key] = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+            errors += not _restores_rightly(group, snapshot, f"flip{number}-{place}")
+        del backend.files[key]
+        errors += not _restores_rightly(group, snapshot, f"gone{number}")
+        backend.files[key] = whole
+    assert errors >= len(keys)
+
+
+def _restores_rightly(group, snapshot, place: str) -> bool:
+    try:
+        found = group.restored(snapshot, place)
+    except PillarboxError:
+        assert not list((group.directory / place).glob("*/*.restoring"))
+        return False
+    assert found == [group.corpus(), []]
+    return True
+
+
+def test_a_database_that_was_damaged_when_backed_up_replaces_nothing(group):
+    database = group.databases[0]
+    group.deliver(database, group.corpus())
+    path = database.stream.path(1)
+    data = bytearray(path.read_bytes())
+    data[2000] ^= 1
+    path.write_bytes(data)
+    snapshot = group.snapshot()
+    with pytest.raises(Corrupt, match="damaged"):
+        restore_in_place(
+            group.repository, snapshot, group.databases, server=server_of(group), clock=group.clock
+        )
+    assert sorted(each.name for each in group.directory.iterdir()) == ["db1", "db2"]
+
+
+def test_a_restored_database_counts_on_from_where_it_was(group):
+    group.deliver(group.databases[0], group.corpus()[:3])
+    snapshot = group.snapshot()
+    restored = restore_to_directory(group.repository, snapshot, group.directory / "out", clock=group.clock)
+    database = group.open_restored(restored[0].path, 1, group.clock)
+    group.deliver(database, group.corpus()[3:5])
+    database.dismount()
+    database.mount()
+    assert group.contents(database) == group.corpus()[:5]
+    database.dismount()
