@@ -50,7 +50,7 @@ from pillarbox.store.group_commit import FlushedState, GroupCommit, Tuning
 from pillarbox.store.ids import guid_text
 from pillarbox.store.records import seal_record
 from pillarbox.store.replay import Replayed, find_transaction, read_state, replay_stream
-from pillarbox.store.stream import SEGMENT_HEADER_BYTES, Position, Stream, disk_error
+from pillarbox.store.stream import SEGMENT_HEADER_BYTES, Position, Stream, disk_error, flush_directory
 from pillarbox.store.tables import (
     IDENTITY_KEY,
     LAYOUT_VERSION,
@@ -149,17 +149,24 @@ class Database:
             pin.transaction.abort()
         finally:
             env.close()
-        new.rename(self.path)
-        self._number_first_objects()
-
-    def _number_first_objects(self) -> None:
-        self.mount()
         try:
-            with self.transaction(Actor.task("setup")) as txn:
-                identity = IdentityRecord(LAYOUT_VERSION, self.guid, self.kind, txn.now_ms, {})
-                txn.insert(Table.META, IDENTITY_KEY, identity)
-        finally:
-            self.dismount()
+            for directory in (new / PROPERTIES, new):
+                flush_directory(directory)
+            new.rename(self.path)
+            flush_directory(self.path.parent)
+        except OSError as error:
+            raise disk_error(error, str(self.path)) from error
+        self.mount()
+        self.dismount()
+
+    def _identify(self) -> None:
+        """What `create` does last, and a mount after it was interrupted does for it."""
+        with self.read(Actor.task("mount")) as read:
+            if read.record(Table.META, IDENTITY_KEY) is not None:
+                return
+        with self.transaction(Actor.task("setup")) as txn:
+            identity = IdentityRecord(LAYOUT_VERSION, self.guid, self.kind, txn.now_ms, {})
+            txn.insert(Table.META, IDENTITY_KEY, identity)
 
     # -- mounting
 
@@ -223,6 +230,7 @@ class Database:
         )
         self.state = MountState.MOUNTED
         self._writer.checkpoint()
+        self._identify()
         self._report_mounted(checkpoint, replayed)
 
     def _replay(self, env: Env, checkpoint: Checkpoint) -> Replayed:

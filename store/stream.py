@@ -310,7 +310,7 @@ class Stream:
         with self._lock:
             self._files.pop(segment, None)
         self.path(segment).unlink(missing_ok=True)
-        _flush_directory(self.directory)
+        flush_directory(self.directory)
 
     def close_append(self) -> None:
         """Let go of the file that is appended to."""
@@ -337,7 +337,7 @@ class Stream:
         if new:
             _write_all(file, [segment_header(segment, self._database)], 0)
             os.fsync(file)
-            _flush_directory(self.directory)
+            flush_directory(self.directory)
         self._allocated = self._append_end = os.fstat(file).st_size
 
     def _preallocate(self, end: int) -> None:
@@ -364,7 +364,8 @@ def _write_all(file: int, chunks: list[bytes], offset: int) -> None:
         offset += written
 
 
-def _flush_directory(directory: Path) -> None:
+def flush_directory(directory: Path) -> None:
+    """Make the names in a directory durable. Raises OSError."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -13,7 +13,7 @@ from pillarbox.store import mailbox, message
 from pillarbox.store.access import Actor
 from pillarbox.store.database import Database, MountState
 from pillarbox.store.errors import AlreadyExists, Corrupt, Dismounted, NotFound, RecoveryNeeded
-from pillarbox.store.tables import DatabaseKind
+from pillarbox.store.tables import IDENTITY_KEY, DatabaseKind, Table
 
 ACTOR = Actor.task("test")
 
@@ -148,3 +148,17 @@ def test_recovery_is_reported(database: Database, tmp_path: Path) -> None:
     crashed.mount()
     crashed.dismount()
     assert len(events) == 3, "recovered, mounted, dismounted"
+
+
+def test_a_database_whose_making_was_interrupted_is_finished_by_its_mount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Database(tmp_path / "made", b"i" * 16, "DB", DatabaseKind.PUBLIC_FOLDER_STORE)
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "mount", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            made.create()
+    made.mount()
+    with made.read(ACTOR) as read:
+        assert read.record(Table.META, IDENTITY_KEY).kind == DatabaseKind.PUBLIC_FOLDER_STORE
+    made.dismount()
