@@ -1,0 +1,89 @@
+"""The benchmark runs end to end on a handful of messages; what it measures is not judged here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pillarbox.tools.bench import peers, pillarbox_side
+from pillarbox.tools.bench.__main__ import run
+from pillarbox.tools.bench.report import (
+    BARE_READ,
+    MAILDIR,
+    PILLARBOX_BULK,
+    PILLARBOX_LIST,
+    PILLARBOX_READ,
+    PILLARBOX_SCALE_FIRST,
+    PILLARBOX_SCALE_LAST,
+    PILLARBOX_SINGLE,
+    PILLARBOX_THREADS,
+    SQLITE_BULK,
+    SQLITE_LIST,
+    SQLITE_SINGLE,
+    Figure,
+    verdicts,
+)
+from pillarbox.tools.bench.workload import CORPUS_DEFAULT, read_corpus, resample
+
+
+@pytest.fixture(autouse=True)
+def no_dovecot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mail server is not started by tests."""
+    monkeypatch.setattr(peers, "dovecot_import", lambda root, messages: None)
+
+
+def test_every_measure_and_its_peers_come_out_of_one_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["32", "--json", "--dir", str(tmp_path)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    counts = {figure["name"]: figure["count"] for figure in told["figures"]}
+    assert counts == dict.fromkeys(
+        [
+            MAILDIR,
+            SQLITE_BULK,
+            SQLITE_SINGLE,
+            PILLARBOX_SINGLE,
+            PILLARBOX_BULK,
+            PILLARBOX_THREADS,
+            PILLARBOX_LIST,
+            SQLITE_LIST,
+            PILLARBOX_READ,
+            BARE_READ,
+        ],
+        32,
+    )
+    assert len(told["targets"]) == 7  # all but Dovecot's and those of scale
+    assert not list(tmp_path.iterdir())
+
+
+def test_scale_times_the_first_and_the_last_window(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pillarbox_side, "WINDOW_COUNT", 10)
+    assert run(["--scale", "25", "--json", "--dir", str(tmp_path)]) == 0
+    figures = json.loads(capsys.readouterr().out)["figures"]
+    assert [(figure["name"], figure["count"]) for figure in figures] == [
+        (PILLARBOX_SCALE_FIRST, 10),
+        (PILLARBOX_SCALE_LAST, 5),
+    ]
+
+
+def test_the_same_seed_gives_the_same_messages_and_no_two_are_alike() -> None:
+    corpus = read_corpus(CORPUS_DEFAULT)
+    messages = list(resample(corpus, 100))
+    assert messages == list(resample(corpus, 100))
+    assert len(set(messages)) == 100
+
+
+def test_a_missed_target_is_called_missed() -> None:
+    figures = [Figure(PILLARBOX_SINGLE, 90, 1.0), Figure(SQLITE_SINGLE, 100, 1.0)]
+    (verdict,) = verdicts(figures)
+    assert (verdict.reached, verdict.met) == (0.9, False)
+
+
+def test_a_folder_without_mail_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--corpus", str(tmp_path)]) == 1
+    assert "no mail" in capsys.readouterr().err

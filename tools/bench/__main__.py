@@ -1,0 +1,79 @@
+"""`python -m pillarbox.tools.bench`: Pillarbox and its peers, side by side in one run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from pillarbox.store.errors import PillarboxError
+from pillarbox.tools.bench import peers, pillarbox_side
+from pillarbox.tools.bench.report import Figure, as_data, as_text, verdicts
+from pillarbox.tools.bench.workload import CORPUS_DEFAULT, read_corpus, resample
+
+MEASURES: Final = ("bulk", "single", "threads", "list", "read")
+_LIST_COUNT: Final = 20_000
+
+
+def measure(root: Path, messages: Sequence[bytes], wanted: Sequence[str]) -> list[Figure]:
+    """The measures that are wanted, each beside its peers. Files go below `root`."""
+    figures: list[Figure | None] = []
+    if "bulk" in wanted:
+        figures += [peers.dovecot_import(root, messages), peers.maildir(root, messages)]
+        figures.append(peers.sqlite(root, messages, 64))
+    if "single" in wanted:
+        figures += [peers.sqlite(root, messages, 1), pillarbox_side.single(root, messages)]
+    with pillarbox_side.new_target(root / "bulk") as target:
+        figures.append(pillarbox_side.bulk(target, messages))
+        if "threads" in wanted:
+            figures.append(pillarbox_side.threads(root, messages))
+        listed, items = pillarbox_side.listing(target, _LIST_COUNT)
+        if "list" in wanted:
+            figures += [listed, peers.sqlite_list(root, items)]
+        if "read" in wanted:
+            figures += pillarbox_side.random_reads(target, items)
+    return [figure for figure in figures if figure is not None]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Measure and print. Returns the exit code: 0, whether targets are met or not; 1 on an error."""
+    options = _parser().parse_args(arguments)
+    try:
+        corpus = read_corpus(options.corpus)
+        with tempfile.TemporaryDirectory(prefix="pillarbox-bench-", dir=options.dir) as made:
+            root = Path(made)
+            figures, memory = [], 0
+            if options.scale:
+                stream = resample(corpus, options.scale)
+                figures = pillarbox_side.scale(root, stream, options.scale)
+                memory = pillarbox_side.anonymous_memory_bytes()
+            else:
+                messages = list(resample(corpus, options.count))
+                figures = measure(root, messages, [options.only] if options.only else MEASURES)
+    except PillarboxError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    judged = verdicts(figures, memory)
+    print(json.dumps(as_data(figures, judged), indent=2) if options.json else as_text(figures, judged))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pillarbox.tools.bench", description=__doc__)
+    parser.add_argument("count", nargs="?", type=int, default=5000, help="messages (5000)")
+    parser.add_argument("--only", choices=MEASURES, help="one measure and its peers")
+    parser.add_argument(
+        "--scale", type=int, default=0, metavar="N", help="cost per delivery up to N messages"
+    )
+    parser.add_argument("--corpus", type=Path, default=CORPUS_DEFAULT, help="folder of mbox, eml, tar.gz")
+    parser.add_argument("--dir", type=Path, help="where to write; of the disk that is to be measured")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

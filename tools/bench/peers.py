@@ -1,0 +1,163 @@
+"""What a user would pick instead, on the same messages, each with its durable settings."""
+
+from __future__ import annotations
+
+import mailbox
+import shutil
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from email.parser import BytesHeaderParser
+from pathlib import Path
+from typing import Final
+
+import zstandard
+
+from pillarbox.store.tables import ItemRecord
+from pillarbox.tools.bench.report import (
+    DOVECOT_IMPORT,
+    MAILDIR,
+    SQLITE_BULK,
+    SQLITE_LIST,
+    SQLITE_SINGLE,
+    Figure,
+    disk_bytes,
+)
+
+_USER: Final = "bulk@example.org"
+_DOVECOT_CONF: Final = """base_dir = {home}/run
+state_dir = {home}/run
+log_path = {home}/log
+protocols = lmtp
+listen = 127.0.0.1
+ssl = no
+mail_location = mdbox:{home}/mail/%u
+mail_uid = mail
+mail_gid = mail
+first_valid_uid = 1
+first_valid_gid = 1
+mail_fsync = optimized
+mail_plugins = zlib
+plugin {{
+  zlib_save = zstd
+}}
+passdb {{
+  driver = static
+  args = password=x
+}}
+userdb {{
+  driver = static
+  args = uid=mail gid=mail home={home}/mail/h-%u allow_all_users=yes
+}}
+service lmtp {{
+  unix_listener lmtp {{
+    mode = 0600
+  }}
+}}
+"""
+
+
+def maildir(root: Path, messages: Sequence[bytes]) -> Figure:
+    """The standard library's Maildir: a file a message, each flushed."""
+    path = root / "maildir"
+    box = mailbox.Maildir(str(path))
+    start = time.perf_counter()
+    for message in messages:
+        box.add(message)
+    return _figure(MAILDIR, messages, time.perf_counter() - start, path)
+
+
+def sqlite(root: Path, messages: Sequence[bytes], batch: int) -> Figure:
+    """SQLite with the envelope in columns and the message compressed, `batch` messages a transaction."""
+    path = root / f"sqlite-{batch}"
+    path.mkdir()
+    with closing(sqlite3.connect(path / "mail")) as connection:
+        connection.executescript(
+            "pragma journal_mode = wal; pragma synchronous = full;"
+            "create table m(id integer primary key, size, date, sender, recipients, subject, mid, body blob);"
+            "create index by_mid on m(mid); create index by_date on m(date);"
+        )
+        start = time.perf_counter()
+        for at in range(0, len(messages), batch):
+            with connection:
+                connection.executemany(
+                    "insert into m values (?, ?, ?, ?, ?, ?, ?, ?)",
+                    _sqlite_rows(at, messages[at : at + batch]),
+                )
+        seconds = time.perf_counter() - start
+        return _figure(SQLITE_SINGLE if batch == 1 else SQLITE_BULK, messages, seconds, path)
+
+
+def _sqlite_rows(first: int, messages: Sequence[bytes]) -> Iterator[tuple[object, ...]]:
+    compress = zstandard.ZstdCompressor(level=3).compress
+    parse = BytesHeaderParser().parsebytes
+    for number, message in enumerate(messages, first):
+        header = parse(message)
+        fields = [str(header[name]) for name in ("date", "from", "to", "subject", "message-id")]
+        yield (number, len(message), *fields, compress(message))
+
+
+def sqlite_list(root: Path, items: Sequence[ItemRecord]) -> Figure:
+    """A SELECT of the columns that a listing of Pillarbox gives, from a table that holds nothing else."""
+    columns = [name for name in ItemRecord._fields if name not in ("keywords", "categories", "properties")]
+    with closing(sqlite3.connect(root / "envelopes")) as connection:
+        connection.execute("create table item({})".format(", ".join(f'"{name}"' for name in columns)))
+        rows = [tuple(getattr(item, name) for name in columns) for item in items]
+        marks = ", ".join("?" * len(columns))
+        with connection:
+            connection.executemany(f"insert into item values ({marks})", rows)
+        start = time.perf_counter()
+        found = connection.execute("select * from item order by rowid").fetchall()
+        return Figure(SQLITE_LIST, len(found), time.perf_counter() - start)
+
+
+def dovecot_import(root: Path, messages: Sequence[bytes]) -> Figure | None:
+    """`doveadm import` of a Maildir into mdbox with zstd; None where Dovecot 2.3 cannot be run as root."""
+    if shutil.which("dovecot") is None or shutil.which("doveadm") is None:
+        return None
+    home = root / "dovecot"
+    (home / "mail").mkdir(parents=True)
+    source = home / "source"
+    box = mailbox.Maildir(str(source))
+    for message in messages:
+        box.add(message)
+    try:
+        for directory in (root, home):
+            directory.chmod(0o755)
+        for directory in (source, home / "mail"):
+            subprocess.run(["chown", "-R", "mail:mail", str(directory)], check=True, capture_output=True)
+        with _dovecot(home) as conf:
+            return _import_into_mdbox(home, conf, source, messages)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+@contextmanager
+def _dovecot(home: Path) -> Iterator[Path]:
+    conf = home / "dovecot.conf"
+    conf.write_text(_DOVECOT_CONF.format(home=home))
+    subprocess.run(["dovecot", "-c", str(conf)], check=True, capture_output=True)
+    try:
+        time.sleep(1)
+        yield conf
+    finally:
+        subprocess.run(["doveadm", "-c", str(conf), "stop"], check=False, capture_output=True)
+
+
+def _import_into_mdbox(home: Path, conf: Path, source: Path, messages: Sequence[bytes]) -> Figure | None:
+    doveadm = ["doveadm", "-c", str(conf)]
+    start = time.perf_counter()
+    order = [*doveadm, "import", "-u", _USER, f"maildir:{source}", "", "ALL"]
+    subprocess.run(order, check=True, capture_output=True)
+    seconds = time.perf_counter() - start
+    status = [*doveadm, "mailbox", "status", "-u", _USER, "-t", "messages", "*"]
+    told = subprocess.run(status, check=True, capture_output=True, text=True).stdout.strip()
+    if told != f"messages={len(messages)}":
+        return None
+    return _figure(DOVECOT_IMPORT, messages, seconds, home / "mail" / _USER)
+
+
+def _figure(name: str, messages: Sequence[bytes], seconds: float, path: Path) -> Figure:
+    return Figure(name, len(messages), seconds, sum(map(len, messages)), disk_bytes(path))

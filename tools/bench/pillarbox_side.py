@@ -1,0 +1,212 @@
+"""Pillarbox on the workload: delivered in bulk, one at a time and by many threads; listed; read at random."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import zstandard
+
+from pillarbox.store import content_store, folder, mailbox, message
+from pillarbox.store.access import Actor
+from pillarbox.store.database import Database
+from pillarbox.store.ids import new_guid
+from pillarbox.store.stream import FRAME_HEADER_BYTES, Codec, parse_frame
+from pillarbox.store.tables import DatabaseKind, ItemRecord, Table
+from pillarbox.store.transaction import Reader
+from pillarbox.tools.bench.report import (
+    BARE_READ,
+    PILLARBOX_BULK,
+    PILLARBOX_LIST,
+    PILLARBOX_READ,
+    PILLARBOX_SCALE_FIRST,
+    PILLARBOX_SCALE_LAST,
+    PILLARBOX_SINGLE,
+    PILLARBOX_THREADS,
+    Figure,
+    disk_bytes,
+)
+
+BULK_BATCH: Final = 256
+THREADS: Final = 16
+WINDOW_COUNT: Final = 10_000
+_PREPARING: Final = 2
+_ACTOR: Final = Actor.task("bench")
+_STATUS: Final = Path("/proc/self/status")
+
+
+class Target:
+    """A database with one folder that everything is delivered to."""
+
+    def __init__(self, database: Database, folder_id: int) -> None:
+        self.database = database
+        self.folder_id = folder_id
+
+    def deliver_one(self, raw: bytes) -> None:
+        """Deliver a message and wait until it is durable."""
+        prepared = message.prepare(self.database.files, raw)
+        with self.database.transaction(_ACTOR) as txn:
+            message.append(txn, self.folder_id, prepared)
+
+    def deliver_all(self, messages: Iterable[bytes]) -> None:
+        """Deliver messages as one caller that has many: prepared by a few threads, some hundred at a time."""
+
+        def prepare(raws: Sequence[bytes]) -> list[message.PreparedMessage]:
+            return [message.prepare(self.database.files, raw) for raw in raws]
+
+        with ThreadPoolExecutor(_PREPARING) as pool:
+            batches = _batches(messages)
+            waiting = [pool.submit(prepare, raws) for raws in islice(batches, _PREPARING)]
+            while waiting:
+                prepared = waiting.pop(0).result()
+                waiting += [pool.submit(prepare, raws) for raws in islice(batches, 1)]
+                with self.database.transaction(_ACTOR) as txn:
+                    for each in prepared:
+                        message.append(txn, self.folder_id, each)
+
+
+def _batches(messages: Iterable[bytes]) -> Iterator[list[bytes]]:
+    each = iter(messages)
+    while batch := list(islice(each, BULK_BATCH)):
+        yield batch
+
+
+@contextmanager
+def new_target(path: Path) -> Iterator[Target]:
+    """A new mailbox store at a path, mounted."""
+    database = Database(path, new_guid(random.Random(1)), "Bench", DatabaseKind.MAILBOX_STORE)
+    database.create()
+    database.mount()
+    try:
+        with database.transaction(_ACTOR) as txn:
+            box = mailbox.create(txn, "bench")
+            made = folder.create(txn, box.root_id, "Delivered")
+        yield Target(database, made.folder_id)
+    finally:
+        database.dismount()
+
+
+def bulk(target: Target, messages: Sequence[bytes]) -> Figure:
+    """One caller that has them all. The disk is looked at while the database is mounted."""
+    start = time.perf_counter()
+    target.deliver_all(messages)
+    seconds = time.perf_counter() - start
+    return Figure(PILLARBOX_BULK, len(messages), seconds, _size(messages), disk_bytes(target.database.path))
+
+
+def single(root: Path, messages: Sequence[bytes]) -> Figure:
+    """One caller, each message durable before the next."""
+    with new_target(root / "single") as target:
+        start = time.perf_counter()
+        for raw in messages:
+            target.deliver_one(raw)
+        return Figure(PILLARBOX_SINGLE, len(messages), time.perf_counter() - start, _size(messages))
+
+
+def threads(root: Path, messages: Sequence[bytes]) -> Figure:
+    """Many callers, each waiting until its own message is durable."""
+    with new_target(root / "threads") as target, ThreadPoolExecutor(THREADS) as pool:
+        ready = threading.Barrier(THREADS + 1)
+
+        def deliver(share: Sequence[bytes]) -> None:
+            ready.wait()
+            for raw in share:
+                target.deliver_one(raw)
+
+        running = [pool.submit(deliver, messages[first::THREADS]) for first in range(THREADS)]
+        ready.wait()
+        start = time.perf_counter()
+        for each in running:
+            each.result()
+        return Figure(PILLARBOX_THREADS, len(messages), time.perf_counter() - start, _size(messages))
+
+
+def listing(target: Target, limit: int) -> tuple[Figure, list[ItemRecord]]:
+    """The envelopes of up to `limit` messages of the folder."""
+    with target.database.read(_ACTOR) as read:
+        start = time.perf_counter()
+        items = list(islice(folder.messages(read, target.folder_id), limit))
+        return Figure(PILLARBOX_LIST, len(items), time.perf_counter() - start), items
+
+
+def random_reads(target: Target, items: Sequence[ItemRecord]) -> tuple[Figure, Figure]:
+    """Every message once, in a random order; and their blocks read and inflated without anything else."""
+    order = random.Random(2).sample(list(items), len(items))
+    with target.database.read(_ACTOR) as read:
+        bare = _bare_reads(target.database, [_places(read, item) for item in order])
+        start = time.perf_counter()
+        size = sum(len(message.content(read, item)) for item in order)
+        return Figure(PILLARBOX_READ, len(order), time.perf_counter() - start, size), bare
+
+
+Place = tuple[int, int, int]
+
+
+def _places(read: Reader, item: ItemRecord) -> list[Place]:
+    record = content_store.content_record(read, item.digest)
+    found = [(record.segment, record.offset, record.length)]
+    for part in record.parts:
+        found += [read.record(Table.BLOCK, digest)[2:5] for digest in part[4]]
+    return found
+
+
+def _bare_reads(database: Database, reads: Sequence[Sequence[Place]]) -> Figure:
+    segments = sorted({segment for places in reads for segment, _, _ in places})
+    files = {
+        segment: os.open(database.stream.path(segment), os.O_RDONLY | os.O_CLOEXEC) for segment in segments
+    }
+    codecs = {
+        place: parse_frame(os.pread(files[place[0]], place[2], place[1]), 0, "bench").codec
+        for places in reads
+        for place in places
+    }
+    inflate = zstandard.ZstdDecompressor().decompress
+    try:
+        start = time.perf_counter()
+        size = 0
+        for places in reads:
+            for place in places:
+                data = os.pread(files[place[0]], place[2], place[1])[FRAME_HEADER_BYTES:]
+                size += len(inflate(data) if codecs[place] == Codec.ZSTD else data)
+        return Figure(BARE_READ, len(reads), time.perf_counter() - start, size)
+    finally:
+        for file in files.values():
+            os.close(file)
+
+
+def scale(root: Path, messages: Iterator[bytes], count: int) -> list[Figure]:
+    """Deliver `count` messages into one folder: the first and the last window of them, timed apart.
+
+    Making the messages is not timed. Nothing is measured twice when `count` is one window only.
+    """
+    figures: list[Figure] = []
+    with new_target(root / "scale") as target:
+        for at in range(0, count, WINDOW_COUNT):
+            window = list(islice(messages, min(WINDOW_COUNT, count - at)))
+            start = time.perf_counter()
+            target.deliver_all(window)
+            name = PILLARBOX_SCALE_FIRST if at == 0 else PILLARBOX_SCALE_LAST
+            seconds = time.perf_counter() - start
+            figures = [*figures[:1], Figure(name, len(window), seconds, _size(window))]
+    return figures
+
+
+def anonymous_memory_bytes() -> int:
+    """Memory of this process that is no file's; 0 where the system does not tell."""
+    try:
+        lines = _STATUS.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), 0)
+
+
+def _size(messages: Sequence[bytes]) -> int:
+    return sum(map(len, messages))
