@@ -1,0 +1,589 @@
+"""The rules of CONTRIBUTING.md that a program can check: who imports whom, where the world comes in, names,
+and that what the documents list is what the code has.
+
+Every failure says what to do. Nothing here imports what it checks, except to compare it with the documents.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from pillarbox.store import errors, tables
+from pillarbox.store.events import EVENTS, EventId
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("store", "backup", "replication", "tools")
+
+# What each package may import of the others. `backup` and `replication` do not know each other.
+MAY_IMPORT = {
+    "store": {"store"},
+    "backup": {"backup", "store"},
+    "replication": {"replication", "store"},
+    "tools": {"tools", "backup", "replication", "store"},
+}
+
+# A module of the store imports from its own layer or those below.
+STORE_LAYERS = {
+    1: "access change_number clock envelope errors events ids records",
+    2: "checkpoint content database_limits env file_lock mail_item redo stream tables",
+    3: "change_feed content_store database group_commit replay transaction",
+    4: "folder mailbox message public_folder view",
+    5: """aio check config eml export_mail import_mail mailbox_limits maildir maintenance mbox move_mailbox
+        repair retention server storage_group""",
+}
+LAYER_OF = {module: layer for layer, modules in STORE_LAYERS.items() for module in modules.split()}
+
+
+class Seam(NamedTuple):
+    """A way in which the outside comes in: what uses it, who may, and what all others do instead."""
+
+    uses: str
+    allowed: dict[str, str]
+    instead: str
+
+
+# A folder stands for all in it. Keep the reasons true: a module that needs its place no more is reported.
+SEAMS = {
+    "time": Seam(
+        r"(time|sched)(\..*)?|datetime\.datetime\.(now|utcnow|today)|datetime\.date\.today|asyncio\.sleep",
+        {
+            "store/clock.py": "the machine's clock",
+            "tools/bench/": "measures",
+        },
+        "take a `Clock` (store/clock.py), or return when to be called again",
+    ),
+    "randomness": Seam(
+        r"random\.(?!Random$).*|secrets(\..*)?|uuid\.uuid[1-8]|os\.(urandom|getrandom)",
+        {
+            "store/checkpoint.py": "the identity of a boot, where the system has none",
+            "store/database.py": "GUIDs, for who passes in no source of them",
+            "backup/crypto.py": "keys and salts; everything else takes its `Entropy`",
+        },
+        "take a `random.Random`, or in backup/ an `Entropy`",
+    ),
+    "lmdb": Seam(
+        r"lmdb(\..*)?",
+        {
+            "store/env.py": "the engine",
+            "tools/bench/": "compares with bare LMDB",
+        },
+        "use `Env` (store/env.py)",
+    ),
+    "disk": Seam(
+        # "writes" is what `_written_files` finds.
+        r"writes|os\.(replace|rename|renames|link|symlink|remove|unlink|truncate|ftruncate|pwrite|write|mkdir|"
+        r"makedirs|rmdir|posix_fallocate)|shutil\.(?!disk_usage$).*|tempfile(\..*)?|mmap(\..*)?",
+        {
+            "store/env.py": "the property file",
+            "store/stream.py": "the segments",
+            "store/checkpoint.py": "small files replaced atomically",
+            "store/database.py": "the folder of a new database",
+            "store/file_lock.py": "lock files",
+            "store/events.py": "the event log",
+            "store/eml.py": "mail files written by an export",
+            "store/maildir.py": "mail files written by an export",
+            "store/export_mail.py": "the folder of an export",
+            "store/repair.py": "new tables made beside the old ones",
+            "backup/database_snapshot.py": "an image of the tables on its way to the repository",
+            "backup/restore.py": "files of a restored database",
+            "backup/backend_directory.py": "a repository in a directory",
+            "tools/bench/": "compares with bare files",
+        },
+        "use one of these modules, so that a test can put faults under it",
+    ),
+    "network": Seam(
+        r"(socket|ssl|socketserver|http\.client|http\.server|urllib\.request|boto3|botocore)(\..*)?",
+        {
+            "backup/backend_s3.py": "an object store",
+        },
+        "keep what decides apart from what sends, and send in one of these modules",
+    ),
+    "file watching": Seam(
+        r"watchdog(\..*)?",
+        {},
+        "scan the folder, and let one of these modules wake the scan",
+    ),
+}
+
+# Words that name nothing of the field; what is meant has a name of its own (CONTRIBUTING.md, "Rules").
+# fmt: off
+BANNED_WORDS = {
+    "manager", "util", "utils", "helper", "helpers", "misc",
+    "gossip", "orphan", "orphans", "sandbox", "trash", "gc",
+}
+# fmt: on
+
+# An exit code belongs to every error that reaches a person; these never leave the engine.
+INTERNAL_ERRORS = {"store/env.py": {"MapFull"}}
+
+EXIT_CODES_OF_THE_SHELL = {0, 1, 2}  # done, a fault of the program, wrong usage
+
+
+class Module(NamedTuple):
+    """One source file, parsed; `file` is relative to the repository."""
+
+    file: str
+    name: str
+    tree: ast.Module
+
+    @property
+    def package(self) -> str:
+        return self.file.split("/")[0]
+
+
+def parsed(folder: str) -> tuple[Module, ...]:
+    found = []
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        file = path.relative_to(ROOT).as_posix()
+        name = "pillarbox." + file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        found.append(Module(file, name, ast.parse(path.read_bytes(), file)))
+    return tuple(found)
+
+
+MODULES = tuple(module for package in PACKAGES for module in parsed(package))
+SUITE = parsed("tests")
+OWN_NAMES = frozenset(module.name for module in MODULES)
+
+
+def assert_none(found: Iterable[str]) -> None:
+    if lines := list(dict.fromkeys(found)):
+        pytest.fail("\n".join(lines), pytrace=False)
+
+
+# --- imports ------------------------------------------------------------------------------------------------
+
+
+def imported(node: ast.Import | ast.ImportFrom, names: frozenset[str]) -> list[str]:
+    """The modules an import statement loads; `names` are those of our own modules."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    source = node.module or ""
+    # `from package import x`: a module of that name, or something in the package.
+    full = [f"{source}.{alias.name}" for alias in node.names]
+    return [each if each in names else source for each in full]
+
+
+def imports(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+
+
+def imports_at_load(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Imports that run when the module is loaded: not those in functions or for type checkers only."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from imports_at_load(node)
+
+
+def own_imports(module: Module) -> Iterator[tuple[int, str]]:
+    """(line, name) of every module of ours that a module imports, anywhere in it."""
+    for node in imports(module.tree):
+        for name in imported(node, OWN_NAMES):
+            if name.startswith("pillarbox."):
+                yield node.lineno, name
+
+
+def test_packages_import_only_downwards() -> None:
+    assert_none(
+        f"{module.file}:{line}: {module.package} must not import {name}: "
+        f"the order is tools -> backup, replication -> store"
+        for module in MODULES
+        for line, name in own_imports(module)
+        if name.split(".")[1] not in MAY_IMPORT[module.package]
+    )
+
+
+def test_every_module_of_the_store_has_a_layer() -> None:
+    assert_none(
+        f"{module.file} is in no layer: add {name!r} to STORE_LAYERS in tests/test_tidy.py"
+        for module in MODULES
+        if module.package == "store"
+        and (name := Path(module.file).stem) not in LAYER_OF
+        and name != "__init__"
+    )
+
+
+def test_modules_of_the_store_import_from_their_layer_or_below() -> None:
+    def wrong() -> Iterator[str]:
+        for module in MODULES:
+            layer = LAYER_OF.get(Path(module.file).stem, 0) if module.package == "store" else 0
+            for line, name in own_imports(module) if layer else ():
+                target = name.rpartition(".")[2]
+                if LAYER_OF.get(target, 0) > layer:
+                    yield (
+                        f"{module.file}:{line}: layer {layer} imports {target} of layer {LAYER_OF[target]}: "
+                        "move what is needed down, or pass it in"
+                    )
+
+    assert_none(wrong())
+
+
+def test_no_import_cycles() -> None:
+    needs = {
+        module.name: {name for node in imports_at_load(module.tree) for name in imported(node, OWN_NAMES)}
+        & OWN_NAMES
+        for module in MODULES
+    }
+    # What needs nothing that is left is in no cycle; whatever stays is in one or leads into one.
+    left = dict(needs)
+    while free := [name for name, needed in left.items() if not needed & left.keys()]:
+        for name in free:
+            del left[name]
+    assert_none(
+        f"{name} is in or above an import cycle with {sorted(left[name] & left.keys())}" for name in left
+    )
+
+
+def test_no_star_imports() -> None:
+    assert_none(
+        f"{module.file}:{node.lineno}: import the names that are used"
+        for module in MODULES + SUITE
+        for node in imports(module.tree)
+        if any(alias.name == "*" for alias in node.names)
+    )
+
+
+def test_packages_are_imported_under_their_one_name() -> None:
+    assert_none(
+        f"{module.file}:{node.lineno}: import {name} as pillarbox.{name}: without it there are two copies"
+        for module in MODULES + SUITE
+        for node in imports(module.tree)
+        for name in imported(node, frozenset())
+        if name.split(".")[0] in PACKAGES
+    )
+
+
+def test_imports_are_absolute() -> None:
+    assert_none(
+        f"{module.file}:{node.lineno}: import it by its full name, pillarbox...."
+        for module in MODULES + SUITE
+        for node in imports(module.tree)
+        if isinstance(node, ast.ImportFrom) and node.level
+    )
+
+
+# --- seams --------------------------------------------------------------------------------------------------
+
+
+def meanings(tree: ast.Module) -> dict[str, str]:
+    """What each imported name of a module means, in full: `datetime` -> `datetime.datetime`."""
+    known = {}
+    for node in imports(tree):
+        for alias in node.names:
+            if isinstance(node, ast.ImportFrom):
+                known[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+            elif alias.asname:
+                known[alias.asname] = alias.name
+            else:
+                known[alias.name.split(".")[0]] = alias.name.split(".")[0]
+    return known
+
+
+def full_name(node: ast.expr, known: dict[str, str]) -> str:
+    """The full name of an expression like `datetime.now`, or "" when it is not one of something imported."""
+    if isinstance(node, ast.Name):
+        return known.get(node.id, "")
+    if isinstance(node, ast.Attribute):
+        owner = full_name(node.value, known)
+        return f"{owner}.{node.attr}" if owner else ""
+    return ""
+
+
+def outside_uses(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, full name) of everything from outside that a module imports or names."""
+    known = meanings(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            # A module that may be used in part is imported as a whole: its uses are looked at one by one.
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Attribute) and (name := full_name(node, known)):
+            yield node.lineno, name
+        elif isinstance(node, ast.Call) and _writes_a_file(node, known):
+            yield node.lineno, "writes"
+
+
+_WRITING_METHODS = frozenset({"write_bytes", "write_text", "mkdir", "unlink", "rmdir", "rename", "touch"})
+
+
+def _writes_a_file(call: ast.Call, known: dict[str, str]) -> bool:
+    """Whether a call opens a file to write, or is one of pathlib's that change what is on the disk."""
+    name = full_name(call.func, known)
+    if name == "os.open":
+        return "os.O_RDONLY" not in ast.unparse(call)
+    if isinstance(call.func, ast.Name) and call.func.id == "open":
+        return _is_writing_mode(call, 1)
+    if not isinstance(call.func, ast.Attribute) or name:
+        return False
+    if call.func.attr == "open":
+        return _is_writing_mode(call, 0)
+    # str.replace takes two arguments, datetime's and dataclasses' named ones: only a path's takes one.
+    renames = call.func.attr == "replace" and len(call.args) == 1 and not call.keywords
+    return renames or call.func.attr in _WRITING_METHODS
+
+
+def _is_writing_mode(call: ast.Call, place: int) -> bool:
+    modes = [each.value for each in call.keywords if each.arg == "mode"] + call.args[place : place + 1]
+    # `Stream.open(directory, ...)` and the like are no files: a mode is a short text.
+    texts = [mode.value for mode in modes if isinstance(mode, ast.Constant) and isinstance(mode.value, str)]
+    return any(re.fullmatch(r"[rwaxbt+]{1,4}", text) and set(text) & set("wax+") for text in texts)
+
+
+@cache
+def all_outside_uses() -> tuple[tuple[Module, int, str], ...]:
+    return tuple((module, line, name) for module in MODULES for line, name in outside_uses(module.tree))
+
+
+def seam_uses(seam: Seam) -> Iterator[tuple[Module, int, str]]:
+    pattern = re.compile(seam.uses)
+    return ((module, line, name) for module, line, name in all_outside_uses() if pattern.fullmatch(name))
+
+
+def _is_allowed(module: Module, seam: Seam) -> bool:
+    return any(
+        module.file == place or (place[-1] == "/" and module.file.startswith(place)) for place in seam.allowed
+    )
+
+
+@pytest.mark.parametrize("seam", SEAMS.values(), ids=SEAMS)
+def test_the_outside_comes_in_only_through_its_seams(seam: Seam) -> None:
+    assert_none(
+        f"{module.file}:{line}: {name} is for {', '.join(seam.allowed) or 'nobody'}: {seam.instead}; or list "
+        "the module in SEAMS of tests/test_tidy.py with the reason"
+        for module, line, name in seam_uses(seam)
+        if not _is_allowed(module, seam)
+    )
+
+
+@pytest.mark.parametrize("seam", SEAMS.values(), ids=SEAMS)
+def test_no_seam_is_wider_than_it_need_be(seam: Seam) -> None:
+    used = {module.file for module, _, _ in seam_uses(seam)}
+    assert_none(
+        f"{place} no longer needs its place in SEAMS of tests/test_tidy.py"
+        for place in seam.allowed
+        if not place.endswith("/") and place not in used
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "seam"),
+    [
+        ("import time", "time"),
+        ("from time import monotonic", "time"),
+        ("from datetime import datetime as d\nd.now()", "time"),
+        ("import random\nrandom.choice([1])", "randomness"),
+        ("import os\nos.urandom(3)", "randomness"),
+        ("import uuid\nmake = uuid.uuid4", "randomness"),
+        ("import lmdb", "lmdb"),
+        ("open(name, 'wb')", "disk"),
+        ("path.open(mode='r+b')", "disk"),
+        ("path.replace(other)", "disk"),
+        ("import os\nos.open(name, os.O_RDWR)", "disk"),
+        ("import os\nos.replace(a, b)", "disk"),
+        ("from socket import socket", "network"),
+        ("from watchdog.observers import Observer", "file watching"),
+    ],
+)
+def test_what_a_seam_is_for_is_found(code: str, seam: str) -> None:
+    assert [name for _, name in outside_uses(ast.parse(code)) if re.fullmatch(SEAMS[seam].uses, name)]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import random\nrng: random.Random",
+        "from datetime import datetime, time\nat = datetime.combine(day, time(5)).replace(fold=1)",
+        "open(name, 'rb')\npath.open('rb')\ntext.replace('a', 'b')",
+        "import os\nos.open(name, os.O_RDONLY)",
+        "clock.sleep_ms(5)\nclock.now_ms()",
+    ],
+)
+def test_what_is_no_outside_use_is_left_alone(code: str) -> None:
+    uses = "|".join(f"({seam.uses})" for seam in SEAMS.values())
+    assert not [name for _, name in outside_uses(ast.parse(code)) if re.fullmatch(uses, name)]
+
+
+# --- names --------------------------------------------------------------------------------------------------
+
+
+def defined_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.lineno, node.name
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id if isinstance(node, ast.Name) else node.attr
+
+
+def words_of(name: str) -> list[str]:
+    """The words of a snake_case or CamelCase name."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().split("_")
+
+
+def test_names_are_those_of_the_field() -> None:
+    named = [
+        (module.file, line, name)
+        for module in MODULES + SUITE
+        for line, name in [
+            *defined_names(module.tree),
+            *((1, part) for part in Path(module.file).with_suffix("").parts),
+        ]
+    ]
+    assert_none(
+        f"{file}:{line}: {name}: call it what it is; see CONTRIBUTING.md, Rules"
+        for file, line, name in named
+        if BANNED_WORDS.intersection(words_of(name))
+    )
+
+
+# --- errors -------------------------------------------------------------------------------------------------
+
+
+def error_classes() -> list[type[errors.PillarboxError]]:
+    return [
+        each
+        for each in vars(errors).values()
+        if inspect.isclass(each) and issubclass(each, errors.PillarboxError)
+    ]
+
+
+def test_every_error_has_an_exit_code_of_its_own() -> None:
+    taken = dict.fromkeys(EXIT_CODES_OF_THE_SHELL, "the shell") | dict.fromkeys(
+        errors.RETIRED_EXIT_CODES, "an error that was retired"
+    )
+    for each in error_classes():
+        assert "exit_code" in vars(each), f"{each.__name__} has no exit code of its own"
+        other = taken.setdefault(each.exit_code, each.__name__)
+        assert other == each.__name__, f"exit code {each.exit_code} of {each.__name__} belongs to {other}"
+        assert each.exit_code < 126, f"{each.__name__}: shells use codes from 126 on"
+
+
+def test_errors_are_defined_in_one_place() -> None:
+    def defined() -> Iterator[tuple[Module, ast.ClassDef]]:
+        for module in MODULES:
+            known = meanings(module.tree)
+            for node in ast.walk(module.tree):
+                if isinstance(node, ast.ClassDef) and any(
+                    full_name(base, known).startswith("pillarbox.store.errors.") for base in node.bases
+                ):
+                    yield module, node
+
+    assert_none(
+        f"{module.file}:{node.lineno}: {node.name} belongs into store/errors.py, with an exit code"
+        for module, node in defined()
+        if node.name not in INTERNAL_ERRORS.get(module.file, ())
+    )
+
+
+# --- documents ----------------------------------------------------------------------------------------------
+
+
+def rows(document: str, section: str) -> list[list[str]]:
+    """The cells of every table row of a section of a document, headings left out, code marks taken off."""
+    text = (ROOT / "docs" / document).read_text()
+    found = re.search(rf"^#+ {re.escape(section)}\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, f"docs/{document} has no section {section!r}"
+    lines = [line for line in found[1].splitlines() if line.startswith("|") and not line.startswith("|--")]
+    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines]
+
+
+def assert_documented(
+    documented: Iterable[tuple[str, ...]], present: Iterable[tuple[str, ...]], where: str
+) -> None:
+    stated, real = set(documented), set(present)
+    missing = [f"{where} must have the row | {' | '.join(row)} |" for row in sorted(real - stated)]
+    wrong = [f"{where} has | {' | '.join(row)} |, which is not so" for row in sorted(stated - real)]
+    assert_none(missing + wrong)
+
+
+def test_every_error_is_documented() -> None:
+    assert_documented(
+        (tuple(row[:4]) for row in rows("operations.md", "Exit codes") if row[0].isdigit()),
+        (
+            (
+                str(each.exit_code),
+                each.__name__,
+                each.__bases__[0].__name__ if each is not errors.PillarboxError else "",
+                "yes" if each.retryable else "no",
+            )
+            for each in error_classes()
+        ),
+        "docs/operations.md, Exit codes,",
+    )
+
+
+def test_every_event_is_documented() -> None:
+    assert_documented(
+        (tuple(row) for row in rows("operations.md", "Events") if row[0].isdigit()),
+        (
+            (
+                str(int(each)),
+                each.name,
+                str(kind.severity),
+                str(kind.category),
+                kind.level.name.lower(),
+                kind.text,
+            )
+            for each in EventId
+            for kind in [EVENTS[each]]
+        ),
+        "docs/operations.md, Events,",
+    )
+
+
+def test_every_table_is_documented() -> None:
+    assert_documented(
+        (tuple(row[:3]) for row in rows("format.md", "Tables") if row[0].isdigit()),
+        (
+            (str(int(each)), each.name.lower(), "derived" if each in tables.DERIVED else "primary")
+            for each in tables.Table
+        ),
+        "docs/format.md, Tables,",
+    )
+
+
+RECORDS = [*tables.RECORD_TYPES.values(), tables.IdentityRecord, tables.StateRecord]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__)
+def test_every_field_of_a_record_is_documented(record: type[tables.Record]) -> None:
+    section = record.__name__.replace("Record", " record")
+    documented = [row[1] for row in rows("format.md", section) if row[0].isdigit()]
+    assert documented == list(record._fields), f"docs/format.md, {section}, is to list these fields"
+
+
+# The code points to them already.
+NOT_WRITTEN_YET = {"docs/architecture.md"}
+
+
+def test_sections_that_the_code_points_to_exist() -> None:
+    def dangling() -> Iterator[str]:
+        for module in MODULES:
+            text = re.sub(r"\s*\n[\s#]*", " ", (ROOT / module.file).read_text())
+            for document, section in re.findall(r'(docs/[\w-]+\.md)(?:, "([^"]+)")?', text):
+                path = ROOT / document
+                if not path.exists() and document not in NOT_WRITTEN_YET:
+                    yield f"{module.file} points to {document}, which is not there"
+                elif (
+                    section
+                    and path.exists()
+                    and not re.search(rf"^#+ {re.escape(section)}$", path.read_text(), re.MULTILINE)
+                ):
+                    yield f"{module.file} points to a section {section!r} that {document} does not have"
+
+    assert_none(dangling())
