@@ -1,0 +1,224 @@
+"""Export of a mailbox to mail files: a directory of EML files, of mbox files, or a Maildir.
+
+Folders become directories (EML), files named as they are beside directories of their inner folders (mbox), or
+Maildir++ folders, where the Inbox is the maildir itself. Empty folders leave nothing behind. Every message
+goes out byte for byte as it came in; flags go with Maildir only, the time of receipt with all three.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Literal, NamedTuple, get_args
+
+from pillarbox.store import folder, mailbox, message
+from pillarbox.store.access import Actor
+from pillarbox.store.database import Database
+from pillarbox.store.eml import NAME_BYTES_MAX, EmlWriter, safe_name
+from pillarbox.store.errors import AlreadyExists, Corrupt, InvalidSetting
+from pillarbox.store.ids import id_text
+from pillarbox.store.mail_item import MailItem, path_text
+from pillarbox.store.maildir import MaildirWriter
+from pillarbox.store.mbox import Dialect, MboxWriter
+from pillarbox.store.stream import disk_error
+from pillarbox.store.tables import FolderRecord, ItemRecord, MailboxRecord
+from pillarbox.store.transaction import ReadTransaction
+
+ExportFormat = Literal["eml", "mbox", "maildir"]
+FORMATS: Final = get_args(ExportFormat)
+_PROGRESS_MESSAGES: Final = 100
+_INBOX_PATH: Final = (mailbox.STANDARD_FOLDERS[mailbox.INBOX],)
+
+FolderPath = tuple[str, ...]
+AddMessage = Callable[[FolderPath, MailItem, str], Any]
+
+
+class ExportDamage(NamedTuple):
+    """A message that could not be read, so that it is missing from the export."""
+
+    folder: FolderPath
+    message_id: int
+    reason: str
+
+
+class ExportReport(NamedTuple):
+    """What an export wrote, and what it could not read."""
+
+    messages_count: int
+    size_bytes: int
+    folders_count: int
+    damaged: tuple[ExportDamage, ...]
+
+
+class ExportProgress(NamedTuple):
+    """How far an export is."""
+
+    messages_count: int
+    messages_total: int
+    folder: FolderPath
+
+
+def export_mail(
+    database: Database,
+    actor: Actor,
+    mailbox_guid: bytes,
+    out: Path,
+    format: ExportFormat,
+    *,
+    dialect: Dialect = "mboxrd",
+    progress: Callable[[ExportProgress], None] | None = None,
+) -> ExportReport:
+    """Write a mailbox, as it is at this moment, to files in the directory `out`.
+
+    `dialect` is that of mbox files. Raises AlreadyExists when `out` is a file or holds something, NotFound
+    for the mailbox, InvalidSetting for an unknown format, Dismounted, DiskFull. A message that is damaged in
+    the store is listed, and the others go on.
+    """
+    if format not in FORMATS:
+        raise InvalidSetting(f"{format!r} is no format to export in", hint=f"one of {', '.join(FORMATS)}")
+    with database.read(actor) as read:
+        box = mailbox.get(read, mailbox_guid)
+        _make_directory(out)
+        with _writer(out, format, dialect) as add:
+            return _Export(read, box, add, progress).run()
+
+
+class _Export:
+    def __init__(
+        self,
+        read: ReadTransaction,
+        box: MailboxRecord,
+        add: AddMessage,
+        progress: Callable[[ExportProgress], None] | None,
+    ) -> None:
+        self._read = read
+        self._box = box
+        self._add = add
+        self._progress = progress
+        self._count = 0
+        self._bytes = 0
+        self._damaged: list[ExportDamage] = []
+
+    def run(self) -> ExportReport:
+        folders_count = 0
+        for path, record in self._folders():
+            folders_count += 1
+            for item in folder.messages(self._read, record.folder_id):
+                self._write(path, item)
+            self._tell(path)
+        return ExportReport(self._count, self._bytes, folders_count, tuple(self._damaged))
+
+    def _folders(self) -> Iterator[tuple[FolderPath, FolderRecord]]:
+        for path, record in folder.walk(self._read, self._box.root_id):
+            if record.messages_count:
+                yield path, record
+
+    def _write(self, path: FolderPath, item: ItemRecord) -> None:
+        try:
+            raw = message.content(self._read, item)
+        except Corrupt as error:
+            self._damaged.append(ExportDamage(path, item.message_id, str(error)))
+            return
+        flags = message.flag_names(item)
+        self._add(path, MailItem(raw, flags, item.received_ms, id_text(item.message_id)), item.subject)
+        self._count += 1
+        self._bytes += len(raw)
+        if self._count % _PROGRESS_MESSAGES == 0:
+            self._tell(path)
+
+    def _tell(self, path: FolderPath) -> None:
+        if self._progress:
+            self._progress(ExportProgress(self._count, self._box.messages_count, path))
+
+
+def _make_directory(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        held = next(out.iterdir(), None)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise AlreadyExists(
+            f"{path_text(out)} is a file", hint="name a directory that is not there yet"
+        ) from error
+    except OSError as error:
+        raise disk_error(error, path_text(out)) from error
+    if held is not None:
+        raise AlreadyExists(
+            f"{path_text(out)} is not empty: an export does not mix its files with others",
+            hint="name a directory that is empty or not there yet",
+        )
+
+
+@contextmanager
+def _writer(out: Path, format: ExportFormat, dialect: Dialect) -> Iterator[AddMessage]:
+    """Gives what writes one message of a folder; messages of a folder come one after the other."""
+    if format == "eml":
+        eml = EmlWriter(out)
+        yield lambda path, item, title: eml.add(path, item, title)
+    elif format == "maildir":
+        maildir = MaildirWriter(out)
+        yield lambda path, item, _: maildir.add(() if path == _INBOX_PATH else path, item)
+    else:
+        with _MboxFiles(out, dialect) as files:
+            yield files.add
+
+
+class _MboxFiles:
+    """An mbox file for each folder, one of which is open at a time."""
+
+    def __init__(self, out: Path, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._stems: dict[FolderPath, Path] = {(): out}
+        self._taken: set[str] = set()
+        self._open_path: FolderPath = ()
+        self._file: BinaryIO | None = None
+        self._writer: MboxWriter | None = None
+
+    def add(self, path: FolderPath, item: MailItem, title: str) -> None:
+        if self._writer is None or path != self._open_path:
+            self._writer = self._open(path)
+        self._writer.add(item)
+
+    def _open(self, path: FolderPath) -> MboxWriter:
+        self.close()
+        for depth in range(1, len(path) + 1):
+            if path[:depth] not in self._stems:
+                self._stems[path[:depth]] = self._free_stem(self._stems[path[: depth - 1]], path[depth - 1])
+        stem = self._stems[path]
+        target = stem.with_name(f"{stem.name}.mbox")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._file = target.open("xb")
+        except OSError as error:
+            raise disk_error(error, path_text(target)) from error
+        self._open_path = path
+        return MboxWriter(self._file, self._dialect)
+
+    def _free_stem(self, parent: Path, name: str) -> Path:
+        """A name of its own on disk for a folder: two names can become the same one there."""
+        tried = 1
+        stem = parent / safe_name(name)
+        while str(stem).casefold() in self._taken:
+            tried += 1
+            stem = parent / f"{safe_name(name, NAME_BYTES_MAX - 10)}-{tried}"
+        self._taken.add(str(stem).casefold())
+        return stem
+
+    def close(self) -> None:
+        """Bring the open file to disk. Raises DiskFull, PillarboxError."""
+        if self._file is None:
+            return
+        file, self._file, self._writer = self._file, None, None
+        try:
+            with file:
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise disk_error(error, file.name) from error
+
+    def __enter__(self) -> _MboxFiles:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

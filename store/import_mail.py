@@ -1,0 +1,330 @@
+"""Import of mail files into a mailbox: mbox, Maildir, EML, and directories that hold any of these.
+
+Each mbox file and each directory becomes a folder of its name, a directory's inner folders below it; a lone
+EML file goes to the Inbox. Messages are committed in batches, and each batch is made ready by other threads
+while the one before it is written.
+
+An import may be run again, after an interruption or to fetch what has come since: what its folder already
+holds, byte for byte and as often as the source does, is not added again. Nothing is kept for this: the
+folders themselves are what the source is compared with, so an import cannot remember what was never written.
+What a user deleted or moved out of the folder meanwhile therefore comes again.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from pillarbox.store import folder, mailbox, message
+from pillarbox.store.access import Actor
+from pillarbox.store.database import Database
+from pillarbox.store.eml import MailKind, classify, read_eml, read_tree
+from pillarbox.store.errors import InvalidContent, PillarboxError
+from pillarbox.store.events import EventId
+from pillarbox.store.mail_item import MailItem, path_text
+from pillarbox.store.maildir import read_maildir
+from pillarbox.store.mbox import Dialect, read_mbox
+from pillarbox.store.message import PreparedMessage
+from pillarbox.store.tables import MailboxRecord, Table
+from pillarbox.store.transaction import WriteTransaction
+
+BATCH_MESSAGES: Final = 256
+BATCH_BYTES: Final = 16 << 20
+# Two keep both cores of a small machine busy: the caller's thread reads and commits meanwhile.
+_WORKERS: Final = 2
+# Batches that are ready or being made ready; each more costs BATCH_BYTES of memory.
+_WAITING_MAX: Final = 2
+_CHUNK_MESSAGES: Final = 32
+# An archive of nothing but broken files must not fill the memory with its own report.
+_LISTED_MAX: Final = 10_000
+
+FolderPath = tuple[str, ...]
+_Found = tuple[FolderPath, MailItem]
+
+
+class Remark(NamedTuple):
+    """What is wrong with a message or file: `source` is the file, `position` the byte offset in it."""
+
+    source: str
+    position: int
+    reason: str
+
+
+class ImportProgress(NamedTuple):
+    """How far an import is. `bytes_total` counts the files and is about what `bytes_read` ends at."""
+
+    messages_read: int
+    bytes_read: int
+    bytes_total: int
+    source: str
+
+
+class ImportReport(NamedTuple):
+    """What an import did.
+
+    `messages_count` were added, the `damaged_count` damaged ones among them; `present_count` were in their
+    folder already. `damaged` and `unreadable` (files nothing could be read of) list the first 10,000 each.
+    """
+
+    messages_count: int
+    present_count: int
+    size_bytes: int
+    folders: tuple[FolderPath, ...]
+    damaged_count: int
+    damaged: tuple[Remark, ...]
+    unreadable_count: int
+    unreadable: tuple[Remark, ...]
+
+
+def import_mail(
+    database: Database,
+    actor: Actor,
+    mailbox_guid: bytes,
+    paths: Iterable[Path],
+    *,
+    dialect: Dialect | None = None,
+    progress: Callable[[ImportProgress], None] | None = None,
+) -> ImportReport:
+    """Import mail files into a mailbox. Every batch is durable when `progress` is next called.
+
+    A damaged message is imported as it is. A file that cannot be read is listed, and the others go on.
+    `dialect` is that of the mbox files, found by looking at each when None. `progress` is called in this
+    thread after each batch. Raises NotFound for a mailbox or path that is not there (before anything is
+    imported), Dismounted, DiskFull; what was committed before stays, and the same import goes on there.
+    """
+    sources = list(paths)
+    unreadable = _Remarks()
+    kinds = [_kind(path, unreadable) for path in sources]
+    with database.read(actor) as read:
+        name = mailbox.get(read, mailbox_guid).name
+    total = sum(_tree_bytes(path) for path in sources) if progress else 0
+    run = _Import(database, actor, mailbox_guid, unreadable)
+    readable = [(path, kind) for path, kind in zip(sources, kinds, strict=True) if kind]
+    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="pillarbox-import") as pool:
+        for batch in _prepared_batches(
+            pool, database, run.readable(_read_all(readable, dialect, unreadable))
+        ):
+            run.commit(batch)
+            if progress:
+                last = batch[-1][0][1].source
+                progress(ImportProgress(run.read_count, run.read_bytes, total, last))
+    report = run.report()
+    _report_event(database, name, report)
+    return report
+
+
+def folder_name(text: str) -> str:
+    """`text` as a name that a folder may have; different texts can give the same one."""
+    letters = (
+        "_" if letter == "/" or unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") else letter
+        for letter in text
+    )
+    return "".join(letters).strip()[: folder.NAME_CHARS_MAX].strip() or "unnamed"
+
+
+class _Remarks:
+    """What is to be listed, as far as it is not too much."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.listed: list[Remark] = []
+
+    def add(self, source: str, position: int, reason: str) -> None:
+        self.count += 1
+        if len(self.listed) < _LISTED_MAX:
+            self.listed.append(Remark(source, position, reason))
+
+
+class _Import:
+    """One import into one mailbox: its counts, and what its folders held before."""
+
+    def __init__(self, database: Database, actor: Actor, mailbox_guid: bytes, unreadable: _Remarks) -> None:
+        self.read_count = 0
+        self.read_bytes = 0
+        self._database = database
+        self._actor = actor
+        self._guid = mailbox_guid
+        self._added_count = 0
+        self._added_bytes = 0
+        self._present_count = 0
+        self._damaged = _Remarks()
+        self._unreadable = unreadable
+        self._folders: dict[FolderPath, None] = {}
+        self._held: dict[int, _Held] = {}
+
+    def readable(self, found: Iterable[_Found]) -> Iterator[_Found]:
+        """The items that have bytes; the others are files that could not be read."""
+        for path, item in found:
+            if item.damage and not item.raw:
+                self._unreadable.add(item.source, item.position, item.damage)
+            else:
+                yield path, item
+
+    def commit(self, batch: list[tuple[_Found, PreparedMessage]]) -> None:
+        """Add a batch in one transaction."""
+        self._database.refuse_below_disk_floor()
+        with self._database.transaction(self._actor) as txn:
+            box = mailbox.get(txn, self._guid)
+            # Counted only once the batch is durable: a commit that failed must not show in a report.
+            added = [each for each in batch if self._add(txn, box, *each)]
+        self.read_count += len(batch)
+        self.read_bytes += sum(len(item.raw) for (_, item), _ in batch)
+        self._present_count += len(batch) - len(added)
+        self._added_count += len(added)
+        self._added_bytes += sum(len(item.raw) for (_, item), _ in added)
+        for (path, item), _ in added:
+            self._folders[path] = None
+            if item.damage:
+                self._damaged.add(item.source, item.position, item.damage)
+
+    def _add(
+        self, txn: WriteTransaction, box: MailboxRecord, found: _Found, prepared: PreparedMessage
+    ) -> bool:
+        path, item = found
+        folder_id = folder.ensure(txn, box.root_id, path).folder_id if path else box.roles[mailbox.INBOX]
+        held = self._held.get(folder_id)
+        if held is None:
+            held = self._held[folder_id] = _Held(folder_id, folder.get(txn, folder_id).uid_next)
+        if held.take(txn, prepared.content.digest):
+            return False
+        received_ms = item.received_ms or _sent_ms(prepared, txn.now_ms)
+        message.append(txn, folder_id, prepared, flags=item.flags, received_ms=received_ms)
+        return True
+
+    def report(self) -> ImportReport:
+        return ImportReport(
+            self._added_count,
+            self._present_count,
+            self._added_bytes,
+            tuple(self._folders),
+            self._damaged.count,
+            tuple(self._damaged.listed),
+            self._unreadable.count,
+            tuple(self._unreadable.listed),
+        )
+
+
+class _Held:
+    """The messages a folder held when the import first came to it, by digest.
+
+    Digests are read when a message first is one whose content the database has: an import of new mail into a
+    large folder reads nothing.
+    """
+
+    def __init__(self, folder_id: int, uid_next: int) -> None:
+        self._folder_id = folder_id
+        self._uid_next = uid_next
+        self._counts: Counter[bytes] | None = None
+
+    def take(self, txn: WriteTransaction, digest: bytes) -> bool:
+        """Whether the folder held one more message of that content than was asked for so far."""
+        if self._uid_next == 1 or txn.record(Table.CONTENT, digest) is None:
+            return False
+        if self._counts is None:
+            items = folder.messages(txn, self._folder_id)
+            self._counts = Counter(item.digest for item in items if item.uid < self._uid_next)
+        if self._counts[digest] <= 0:
+            return False
+        self._counts[digest] -= 1
+        return True
+
+
+def _kind(path: Path, unreadable: _Remarks) -> MailKind | None:
+    """What is at a path; None, and a remark, for what is no mail. Raises NotFound."""
+    try:
+        return classify(path)
+    except InvalidContent as error:
+        unreadable.add(path_text(path), 0, str(error))
+        return None
+
+
+def _read_all(
+    sources: Iterable[tuple[Path, MailKind]], dialect: Dialect | None, unreadable: _Remarks
+) -> Iterator[_Found]:
+    """Every message of all sources, with the path of its folder. What ends early is listed."""
+    for path, kind in sources:
+        try:
+            yield from _read(path, kind, dialect)
+        except PillarboxError as error:
+            unreadable.add(path_text(path), 0, f"the rest was not read: {error}")
+
+
+def _read(path: Path, kind: MailKind, dialect: Dialect | None) -> Iterator[_Found]:
+    if kind == "eml":
+        yield (), read_eml(path)
+        return
+    name = path_text(Path(path.resolve().name))
+    if kind == "mbox":
+        stem = name[: -len(path.suffix)] if path.suffix.lower() in (".mbox", ".mbx") else name
+        yield from ((_folder_path((stem,)), item) for item in read_mbox(path, dialect))
+        return
+    for inner, item in read_maildir(path) if kind == "maildir" else read_tree(path):
+        yield _folder_path((name, *inner)), item
+
+
+def _folder_path(names: FolderPath) -> FolderPath:
+    """Names that folders may have; what is nested too deep ends up in the deepest one that may be."""
+    return tuple(folder_name(name) for name in names[: folder.DEPTH_MAX])
+
+
+def _batches(found: Iterator[_Found]) -> Iterator[list[_Found]]:
+    batch: list[_Found] = []
+    size_bytes = 0
+    for each in found:
+        batch.append(each)
+        size_bytes += len(each[1].raw)
+        if len(batch) >= BATCH_MESSAGES or size_bytes >= BATCH_BYTES:
+            yield batch
+            batch, size_bytes = [], 0
+    if batch:
+        yield batch
+
+
+def _prepared_batches(
+    pool: ThreadPoolExecutor, database: Database, found: Iterator[_Found]
+) -> Iterator[list[tuple[_Found, PreparedMessage]]]:
+    """Batches made ready, in order, a few ahead of the one that is given out."""
+
+    def prepare(chunk: list[_Found]) -> list[PreparedMessage]:
+        return [message.prepare(database.files, item.raw) for _, item in chunk]
+
+    waiting: deque[tuple[list[_Found], list[Future[list[PreparedMessage]]]]] = deque()
+    batches = _batches(found)
+    while True:
+        for batch in islice(batches, _WAITING_MAX - len(waiting)):
+            chunks = (batch[at : at + _CHUNK_MESSAGES] for at in range(0, len(batch), _CHUNK_MESSAGES))
+            waiting.append((batch, [pool.submit(prepare, chunk) for chunk in chunks]))
+        if not waiting:
+            return
+        batch, futures = waiting.popleft()
+        yield list(zip(batch, (each for future in futures for each in future.result()), strict=True))
+
+
+def _sent_ms(prepared: PreparedMessage, now_ms: int) -> int:
+    """When a message that nobody noted the receipt of must have been received: about when it was sent."""
+    date_ms = prepared.envelope.date_ms or 0
+    return date_ms if 0 < date_ms <= now_ms else 0
+
+
+def _tree_bytes(path: Path) -> int:
+    """The size of a file, or of all files below a directory, as far as they can be seen."""
+    if not path.is_dir():
+        return path.stat().st_size if path.exists() else 0
+    total = 0
+    for directory, _, files in os.walk(path):
+        for name in files:
+            found = Path(directory, name)
+            total += found.lstat().st_size if found.is_file() else 0
+    return total
+
+
+def _report_event(database: Database, name: str, report: ImportReport) -> None:
+    damaged = report.damaged_count
+    event_id = EventId.IMPORT_FINISHED_DAMAGED if damaged else EventId.IMPORT_FINISHED
+    database.report(event_id, messages=report.messages_count, mailbox=name, damaged=damaged)
