@@ -7,6 +7,7 @@ A record's body begins with its version byte; index values are bare bytes (docs/
 
 from __future__ import annotations
 
+import threading
 from typing import Any, Final
 
 import msgpack
@@ -18,22 +19,29 @@ CHECKSUM_BYTES: Final = 4
 RECORD_VERSION: Final = 1
 _VERSION_BYTE: Final = bytes([RECORD_VERSION])
 
-# Bounds on what one record may hold when it is read back: a damaged length must not ask for gigabytes.
-_LIMITS: Final = {
-    "max_str_len": 1 << 20,
-    "max_bin_len": 1 << 24,
-    "max_array_len": 1 << 22,
-    "max_map_len": 1 << 16,
-}
 
-pack = msgpack.Packer().pack
+_local = threading.local()
+
+
+def pack(value: Any) -> bytes:
+    """`value` as msgpack. Raises TypeError, ValueError or OverflowError on what msgpack cannot hold."""
+    try:
+        packer = _local.packer
+    except AttributeError:
+        # One a thread: a packer that two use at once mixes their bytes.
+        packer = _local.packer = msgpack.Packer()
+    packed: bytes = packer.pack(value)
+    return packed
 
 
 def unpack(data: bytes | memoryview) -> Any:
-    """Decode one msgpack value within bounds. Raises ValueError on anything else."""
+    """Decode one msgpack value: whatever `pack` made. Raises ValueError on anything else.
+
+    No length in it is believed beyond that of `data`, so that a damaged one does not ask for gigabytes.
+    """
     try:
-        return msgpack.unpackb(data, use_list=False, strict_map_key=False, **_LIMITS)
-    except (ValueError, msgpack.UnpackException) as error:
+        return msgpack.unpackb(data, use_list=False, strict_map_key=False)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:  # TypeError: a map as a key of a map
         raise ValueError(f"not a record: {error}") from error
 
 
@@ -64,7 +72,9 @@ def open_record(table: int, key: bytes, value: bytes, table_name: str) -> tuple[
             hint=f"this program reads version {RECORD_VERSION}; use a newer one",
         )
     try:
-        fields: tuple[Any, ...] = unpack(memoryview(body)[1:])
+        fields = unpack(memoryview(body)[1:])
     except ValueError as error:
         raise Corrupt(f"{table_name}[{key.hex()}]: {error}", table=table_name, key=key) from error
+    if not isinstance(fields, tuple):
+        raise Corrupt(f"{table_name}[{key.hex()}]: not a list of fields", table=table_name, key=key)
     return fields
