@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from pillarbox.tools.bench import peers, pillarbox_side
 from pillarbox.tools.bench.__main__ import run
 from pillarbox.tools.bench.report import (
     BARE_READ,
@@ -31,7 +30,7 @@ from pillarbox.tools.bench.workload import CORPUS_DEFAULT, read_corpus, resample
 @pytest.fixture(autouse=True)
 def no_dovecot(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mail server is not started by tests."""
-    monkeypatch.setattr(peers, "dovecot_import", lambda root, messages: None)
+    monkeypatch.setattr("pillarbox.tools.bench.__main__.dovecot_import", lambda root, messages: None)
 
 
 def test_every_measure_and_its_peers_come_out_of_one_run(
@@ -62,7 +61,7 @@ def test_every_measure_and_its_peers_come_out_of_one_run(
 def test_scale_times_the_first_and_the_last_window(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pillarbox_side, "WINDOW_COUNT", 10)
+    monkeypatch.setattr("pillarbox.tools.bench.pillarbox_side.WINDOW_COUNT", 10)
     assert run(["--scale", "25", "--json", "--dir", str(tmp_path)]) == 0
     figures = json.loads(capsys.readouterr().out)["figures"]
     assert [(figure["name"], figure["count"]) for figure in figures] == [

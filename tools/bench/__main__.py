@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Final
 
 from pillarbox.store.errors import PillarboxError
-from pillarbox.tools.bench import peers, pillarbox_side
+from pillarbox.tools.bench.peers import dovecot_import, maildir, sqlite, sqlite_list
+from pillarbox.tools.bench.pillarbox_side import (
+    anonymous_memory_bytes,
+    bulk,
+    listing,
+    new_target,
+    random_reads,
+    scale,
+    single,
+    threads,
+)
 from pillarbox.tools.bench.report import Figure, as_data, as_text, verdicts
 from pillarbox.tools.bench.workload import CORPUS_DEFAULT, read_corpus, resample
 
@@ -23,19 +33,19 @@ def measure(root: Path, messages: Sequence[bytes], wanted: Sequence[str]) -> lis
     """The measures that are wanted, each beside its peers. Files go below `root`."""
     figures: list[Figure | None] = []
     if "bulk" in wanted:
-        figures += [peers.dovecot_import(root, messages), peers.maildir(root, messages)]
-        figures.append(peers.sqlite(root, messages, 64))
+        figures += [dovecot_import(root, messages), maildir(root, messages)]
+        figures.append(sqlite(root, messages, 64))
     if "single" in wanted:
-        figures += [peers.sqlite(root, messages, 1), pillarbox_side.single(root, messages)]
-    with pillarbox_side.new_target(root / "bulk") as target:
-        figures.append(pillarbox_side.bulk(target, messages))
+        figures += [sqlite(root, messages, 1), single(root, messages)]
+    with new_target(root / "bulk") as target:
+        figures.append(bulk(target, messages))
         if "threads" in wanted:
-            figures.append(pillarbox_side.threads(root, messages))
-        listed, items = pillarbox_side.listing(target, _LIST_COUNT)
+            figures.append(threads(root, messages))
+        listed, items = listing(target, _LIST_COUNT)
         if "list" in wanted:
-            figures += [listed, peers.sqlite_list(root, items)]
+            figures += [listed, sqlite_list(root, items)]
         if "read" in wanted:
-            figures += pillarbox_side.random_reads(target, items)
+            figures += random_reads(target, items)
     return [figure for figure in figures if figure is not None]
 
 
@@ -49,8 +59,8 @@ def run(arguments: Sequence[str]) -> int:
             figures, memory = [], 0
             if options.scale:
                 stream = resample(corpus, options.scale)
-                figures = pillarbox_side.scale(root, stream, options.scale)
-                memory = pillarbox_side.anonymous_memory_bytes()
+                figures = scale(root, stream, options.scale)
+                memory = anonymous_memory_bytes()
             else:
                 messages = list(resample(corpus, options.count))
                 figures = measure(root, messages, [options.only] if options.only else MEASURES)

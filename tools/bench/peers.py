@@ -138,7 +138,10 @@ def dovecot_import(root: Path, messages: Sequence[bytes]) -> Figure | None:
 def _dovecot(home: Path) -> Iterator[Path]:
     conf = home / "dovecot.conf"
     conf.write_text(_DOVECOT_CONF.format(home=home))
-    subprocess.run(["dovecot", "-c", str(conf)], check=True, capture_output=True)
+    # A daemon keeps what it inherits open: a pipe here would be waited for until it stops.
+    subprocess.run(
+        ["dovecot", "-c", str(conf)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         time.sleep(1)
         yield conf
