@@ -65,6 +65,7 @@ SEAMS = {
         {
             "store/checkpoint.py": "the identity of a boot, where the system has none",
             "store/database.py": "GUIDs, for who passes in no source of them",
+            "store/server.py": "GUIDs, for who passes in no source of them",
             "backup/crypto.py": "keys and salts; everything else takes its `Entropy`",
         },
         "take a `random.Random`, or in backup/ an `Entropy`",
