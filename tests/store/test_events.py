@@ -366,7 +366,7 @@ def append_many(directory: str, writer: int, count: int) -> None:
 
 
 def test_processes_append_to_one_log_without_losing_or_mixing_lines(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")  # a new interpreter could not import this file
     count = 300
     writers = [context.Process(target=append_many, args=(str(tmp_path), writer, count)) for writer in (0, 1)]
     for writer in writers:
