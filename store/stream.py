@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-from pillarbox.store.errors import Corrupt, DiskFull, PillarboxError, UnsupportedVersion
+from pillarbox.store.errors import Corrupt, DiskFull, OverLimit, PillarboxError, UnsupportedVersion
 
 SEGMENT_MAGIC: Final = b"PBSTREAM"
 SEGMENT_VERSION: Final = 1
@@ -26,6 +26,7 @@ SEGMENT_BYTES_DEFAULT: Final = 64 << 20
 PREALLOCATE_BYTES: Final = 1 << 20
 PAYLOAD_BYTES_MAX: Final = 1 << 30
 _FILES_OPEN_MAX: Final = 64
+_DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 # magic, version, segment number, database GUID, checksum of these
 _SEGMENT_HEADER = struct.Struct("<8sHxxI16sQ")
@@ -80,7 +81,15 @@ class Frame(NamedTuple):
 def build_frame(
     kind: int, codec: int, dictionary: int, raw_bytes: int, digest: bytes, payload: bytes
 ) -> bytes:
-    """The bytes of a frame. `digest` is 24 bytes: the raw content's digest, or a redo header."""
+    """The bytes of a frame. `digest` is 24 bytes: the raw content's digest, or a redo header.
+
+    Raises OverLimit on more than can be read back.
+    """
+    if max(len(payload), raw_bytes) > PAYLOAD_BYTES_MAX:
+        raise OverLimit(
+            f"{max(len(payload), raw_bytes)} bytes at once; {PAYLOAD_BYTES_MAX} can be stored",
+            hint="store it in smaller pieces",
+        )
     head = _FRAME_HEADER.pack(FRAME_MAGIC, kind, codec, dictionary, len(payload), raw_bytes, digest, 0)[
         :_CHECKED
     ]
@@ -130,7 +139,7 @@ def check_segment_header(data: bytes, number: int, database: bytes, where: str) 
 
 def disk_error(error: OSError, what: str) -> PillarboxError:
     """The error of the project for one of the disk's."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in _DISK_FULL:
         return DiskFull(f"{what}: no space left on the disk", hint="free some disk space and try again")
     return PillarboxError(f"{what}: {error.strerror}", hint="look at the disk: the system reported an error")
 
@@ -138,14 +147,22 @@ def disk_error(error: OSError, what: str) -> PillarboxError:
 class _OpenFile:
     """A descriptor that is closed when the last who reads through it lets go, evicted or not."""
 
-    __slots__ = ("descriptor",)
+    __slots__ = ("descriptor", "name")
 
     def __init__(self, path: Path) -> None:
+        self.name = str(path)
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
             os.close(self.descriptor)
+
+
+def _pread(file: _OpenFile, offset: int, length: int) -> bytes:
+    try:
+        return os.pread(file.descriptor, length, offset)
+    except OSError as error:
+        raise disk_error(error, f"{file.name} at {offset}") from error
 
 
 class Stream:
@@ -167,22 +184,26 @@ class Stream:
         return self.directory / segment_name(segment)
 
     def segments(self) -> list[int]:
-        """Numbers of the segments there are, in order."""
-        return sorted(int(path.stem) for path in self.directory.glob("*.stm") if path.stem.isdigit())
+        """Numbers of the segments there are, in order. Files of other names are none of the stream's."""
+        names = (path.stem for path in self.directory.glob("*.stm"))
+        numbers = (int(name) for name in names if name.isascii() and name.isdigit())
+        return sorted(number for number in numbers if self.path(number).exists())
 
     def size(self, segment: int) -> int:
         """Bytes of a segment's file, 0 when there is none."""
-        path = self.path(segment)
-        return path.stat().st_size if path.exists() else 0
+        try:
+            return self.path(segment).stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def total_bytes(self) -> int:
-        """Bytes of all segments' files, without looking at those that were counted before."""
-        total = 0
-        for number in self.segments():
-            if number == self._append_segment or number not in self._sealed_bytes:
+        """Bytes of all segments' files, without looking at sealed ones that were counted before."""
+        numbers = self.segments()
+        for number in numbers[:-1]:
+            if number not in self._sealed_bytes:
                 self._sealed_bytes[number] = self.size(number)
-            total += self._sealed_bytes[number]
-        return total
+        last = self.size(numbers[-1]) if numbers else 0
+        return sum(self._sealed_bytes.get(number, 0) for number in numbers[:-1]) + last
 
     # -- reading
 
@@ -196,6 +217,8 @@ class Stream:
                 file = _OpenFile(path)
             except FileNotFoundError as error:
                 raise Corrupt(f"{path}: the segment is missing", file=str(path)) from error
+            except OSError as error:
+                raise disk_error(error, str(path)) from error
             head = os.pread(file.descriptor, SEGMENT_HEADER_BYTES, 0)
             check_segment_header(head, segment, self._database, str(path))
             if len(self._files) >= _FILES_OPEN_MAX:
@@ -205,24 +228,22 @@ class Stream:
 
     def read(self, segment: int, offset: int, length: int) -> Frame:
         """The frame of `length` bytes at a place. Raises Corrupt with file and offset when it is damaged."""
-        data = self.read_bytes(segment, offset, length)
-        return parse_frame(data, 0, f"{self.path(segment)} at {offset}")
+        file = self._file(segment)
+        return parse_frame(_pread(file, offset, length), 0, f"{file.name} at {offset}")
 
     def read_bytes(self, segment: int, offset: int, length: int) -> bytes:
         """`length` bytes as they are stored; fewer at the end of the file."""
-        file = self._file(segment)
-        try:
-            return os.pread(file.descriptor, length, offset)
-        except OSError as error:
-            raise disk_error(error, f"{self.path(segment)} at {offset}") from error
+        return _pread(self._file(segment), offset, length)
 
     def frames(self, segment: int, start: int = SEGMENT_HEADER_BYTES) -> Iterator[tuple[int, Frame]]:
-        """(offset, frame) from `start` on. Ends at the zeros of a preallocated tail or the end of the file.
+        """(offset, frame) from `start` on. Ends where zeros begin, or with the file.
 
-        Raises Corrupt at the first place that is neither.
+        Zeros are the preallocated tail, as a rule; what is behind them is not looked at. Raises Corrupt at
+        the first place that is neither a frame nor zeros, and when the segment is missing.
         """
         path = self.path(segment)
-        size = path.stat().st_size
+        self._file(segment)
+        size = self.size(segment)
         offset = start
         while offset < size:
             head = self.read_bytes(segment, offset, FRAME_HEADER_BYTES)
@@ -270,19 +291,24 @@ class Stream:
             ) from error
 
     def truncate(self, position: Position) -> None:
-        """Cut the stream off at `position`: later segments go, the rest of this one too."""
+        """Cut the stream off at `position`: later segments go, the rest of this one too.
+
+        A segment of which only the header would stay goes as well: a crash may have left no whole header.
+        """
+        self.close_append()
+        first = position.segment + (position.offset > SEGMENT_HEADER_BYTES)
         for number in self.segments():
-            if number > position.segment:
+            if number >= first:
                 self.delete(number)
         path = self.path(position.segment)
+        self._sealed_bytes.pop(position.segment, None)
         try:
-            if path.exists():
+            if self.size(position.segment) > position.offset:
                 with path.open("r+b") as file:
                     file.truncate(position.offset)
                     os.fsync(file.fileno())
         except OSError as error:
             raise disk_error(error, str(path)) from error
-        self.close_append()
 
     def rewrite(self, position: Position) -> None:
         """Write again, and flush, what stands from `position` to the end. Raises PillarboxError."""
@@ -306,11 +332,16 @@ class Stream:
             raise disk_error(error, str(path)) from error
 
     def delete(self, segment: int) -> None:
-        """Remove a segment that nothing refers to any more."""
+        """Remove a segment that nothing refers to any more. Raises PillarboxError."""
         with self._lock:
             self._files.pop(segment, None)
-        self.path(segment).unlink(missing_ok=True)
-        flush_directory(self.directory)
+        self._sealed_bytes.pop(segment, None)
+        path = self.path(segment)
+        try:
+            path.unlink(missing_ok=True)
+            flush_directory(self.directory)
+        except OSError as error:
+            raise disk_error(error, str(path)) from error
 
     def close_append(self) -> None:
         """Let go of the file that is appended to."""
@@ -331,7 +362,7 @@ class Stream:
             os.ftruncate(self._append_file, self._append_end)
             self.flush()
             self.close_append()
-        new = not path.exists() or path.stat().st_size < SEGMENT_HEADER_BYTES
+        new = self.size(segment) < SEGMENT_HEADER_BYTES
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._append_file, self._append_segment = file, segment
         if new:
@@ -344,12 +375,15 @@ class Stream:
         if end <= self._allocated:
             return
         assert self._append_file is not None
-        target = end + PREALLOCATE_BYTES
-        try:
-            os.posix_fallocate(self._append_file, self._allocated, target - self._allocated)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
-                raise
+        for target in (end + PREALLOCATE_BYTES, end):
+            try:
+                os.posix_fallocate(self._append_file, self._allocated, target - self._allocated)
+            except OSError as error:
+                if error.errno in _DISK_FULL and target > end:
+                    continue  # what is to be written may have room yet: a deletion, which makes some
+                if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+                    raise
+            break
         self._allocated = target
 
 

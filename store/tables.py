@@ -43,6 +43,7 @@ class Table(IntEnum):
 
 
 NAMES: Final = {table: table.name.lower().encode() for table in Table}
+_TEXT_NAMES: Final = {table: table.name.lower() for table in Table}
 DERIVED: Final = frozenset({Table.FOLDER_NAME, Table.MAILBOX_NAME, Table.LOCATION, Table.VIEW, Table.FEED})
 PRIMARY: Final = tuple(table for table in Table if table not in DERIVED)
 
@@ -267,12 +268,12 @@ def record_type(table: Table, key: bytes) -> type[Record]:
 
 def decode_record(table: Table, key: bytes, value: bytes) -> Record:
     """The record in a stored value. Raises Corrupt or UnsupportedVersion."""
-    fields = open_record(table, key, value, table.name.lower())
+    name = _TEXT_NAMES[table]
+    fields = open_record(table, key, value, name)
     try:
         return record_type(table, key)._make(fields)
     except TypeError as error:
-        text = f"{table.name.lower()}[{key.hex()}] has {len(fields)} fields"
-        raise Corrupt(text, table=table.name.lower(), key=key) from error
+        raise Corrupt(f"{name}[{key.hex()}] has {len(fields)} fields", table=name, key=key) from error
 
 
 Entry = tuple[Table, bytes, bytes]

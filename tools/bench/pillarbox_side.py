@@ -38,7 +38,6 @@ from pillarbox.tools.bench.report import (
 BULK_BATCH: Final = 256
 THREADS: Final = 16
 WINDOW_COUNT: Final = 10_000
-_PREPARING: Final = 2
 _ACTOR: Final = Actor.task("bench")
 _STATUS: Final = Path("/proc/self/status")
 
@@ -57,20 +56,12 @@ class Target:
             message.append(txn, self.folder_id, prepared)
 
     def deliver_all(self, messages: Iterable[bytes]) -> None:
-        """Deliver messages as one caller that has many: prepared by a few threads, some hundred at a time."""
-
-        def prepare(raws: Sequence[bytes]) -> list[message.PreparedMessage]:
-            return [message.prepare(self.database.files, raw) for raw in raws]
-
-        with ThreadPoolExecutor(_PREPARING) as pool:
-            batches = _batches(messages)
-            waiting = [pool.submit(prepare, raws) for raws in islice(batches, _PREPARING)]
-            while waiting:
-                prepared = waiting.pop(0).result()
-                waiting += [pool.submit(prepare, raws) for raws in islice(batches, 1)]
-                with self.database.transaction(_ACTOR) as txn:
-                    for each in prepared:
-                        message.append(txn, self.folder_id, each)
+        """Deliver messages as one caller that has many: some hundred at a time."""
+        for raws in _batches(messages):
+            prepared = [message.prepare(self.database.files, raw) for raw in raws]
+            with self.database.transaction(_ACTOR) as txn:
+                for each in prepared:
+                    message.append(txn, self.folder_id, each)
 
 
 def _batches(messages: Iterable[bytes]) -> Iterator[list[bytes]]:
