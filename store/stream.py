@@ -37,6 +37,8 @@ SEGMENT_HEADER_BYTES: Final = _SEGMENT_HEADER.size
 FRAME_HEADER_BYTES: Final = _FRAME_HEADER.size
 assert SEGMENT_HEADER_BYTES == 40 and FRAME_HEADER_BYTES == 48
 _CHECKED: Final = FRAME_HEADER_BYTES - 8
+_FRAME_BYTES_MAX: Final = FRAME_HEADER_BYTES + PAYLOAD_BYTES_MAX
+_OFFSET_MAX: Final = (1 << 63) - 1  # the system's
 
 
 class FrameKind(IntEnum):
@@ -185,9 +187,9 @@ class Stream:
 
     def segments(self) -> list[int]:
         """Numbers of the segments there are, in order. Files of other names are none of the stream's."""
-        names = (path.stem for path in self.directory.glob("*.stm"))
-        numbers = (int(name) for name in names if name.isascii() and name.isdigit())
-        return sorted(number for number in numbers if self.path(number).exists())
+        names = [path.name for path in self.directory.glob("*.stm")]
+        digits = [(name, name[:-4]) for name in names if name.isascii() and name[:-4].isdigit()]
+        return sorted(int(number) for name, number in digits if name == segment_name(int(number)))
 
     def size(self, segment: int) -> int:
         """Bytes of a segment's file, 0 when there is none."""
@@ -219,7 +221,7 @@ class Stream:
                 raise Corrupt(f"{path}: the segment is missing", file=str(path)) from error
             except OSError as error:
                 raise disk_error(error, str(path)) from error
-            head = os.pread(file.descriptor, SEGMENT_HEADER_BYTES, 0)
+            head = _pread(file, 0, SEGMENT_HEADER_BYTES)
             check_segment_header(head, segment, self._database, str(path))
             if len(self._files) >= _FILES_OPEN_MAX:
                 del self._files[next(iter(self._files))]
@@ -229,6 +231,8 @@ class Stream:
     def read(self, segment: int, offset: int, length: int) -> Frame:
         """The frame of `length` bytes at a place. Raises Corrupt with file and offset when it is damaged."""
         file = self._file(segment)
+        if not (0 <= offset <= _OFFSET_MAX and 0 <= length <= _FRAME_BYTES_MAX):
+            raise Corrupt(f"{file.name}: no frame of {length} bytes is at {offset}", file=file.name)
         return parse_frame(_pread(file, offset, length), 0, f"{file.name} at {offset}")
 
     def read_bytes(self, segment: int, offset: int, length: int) -> bytes:
@@ -333,12 +337,12 @@ class Stream:
 
     def delete(self, segment: int) -> None:
         """Remove a segment that nothing refers to any more. Raises PillarboxError."""
-        with self._lock:
-            self._files.pop(segment, None)
-        self._sealed_bytes.pop(segment, None)
         path = self.path(segment)
         try:
             path.unlink(missing_ok=True)
+            with self._lock:
+                self._files.pop(segment, None)  # not before: a read might open it once more
+            self._sealed_bytes.pop(segment, None)
             flush_directory(self.directory)
         except OSError as error:
             raise disk_error(error, str(path)) from error
