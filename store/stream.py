@@ -379,15 +379,13 @@ class Stream:
         if end <= self._allocated:
             return
         assert self._append_file is not None
-        for target in (end + PREALLOCATE_BYTES, end):
-            try:
-                os.posix_fallocate(self._append_file, self._allocated, target - self._allocated)
-            except OSError as error:
-                if error.errno in _DISK_FULL and target > end:
-                    continue  # what is to be written may have room yet: a deletion, which makes some
-                if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
-                    raise
-            break
+        target = end + PREALLOCATE_BYTES
+        try:
+            # A disk without room ahead is full, though this write might fit: LMDB and checkpoints need some.
+            os.posix_fallocate(self._append_file, self._allocated, target - self._allocated)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+                raise
         self._allocated = target
 
 

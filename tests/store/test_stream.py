@@ -403,21 +403,13 @@ def test_disk_errors_tell_a_full_disk_from_others() -> None:
     assert "the file: broken" in str(other)
 
 
-def test_a_disk_too_full_to_preallocate_still_takes_what_fits(
+def test_a_disk_without_room_ahead_is_full_before_it_is(
     stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = os.posix_fallocate
-
-    def small_disk(file: int, offset: int, length: int) -> None:
-        if offset + length > 4096:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(file, offset, length)
-
-    monkeypatch.setattr(os, "posix_fallocate", small_disk)
-    end = append(stream, START, frame_of(b"one"))
-    assert payloads_in(stream, 1) == [b"one"]
+    monkeypatch.setattr(os, "posix_fallocate", failing(errno.ENOSPC))
     with pytest.raises(DiskFull):
-        stream.append(end, [frame_of(bytes(5000))])
+        stream.append(START, [frame_of(b"one")])
+    assert stream.size(1) == SEGMENT_HEADER_BYTES
 
 
 def test_a_file_system_that_cannot_preallocate_is_written_without(
