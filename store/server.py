@@ -83,8 +83,8 @@ class Server:
 
         Raises AlreadyExists when something is at `path`, DiskFull.
         """
-        if path.exists() and any(path.iterdir()):
-            raise AlreadyExists(f"{path} is not empty", hint="name a folder that is not there yet")
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise AlreadyExists(f"{path} is there already", hint="name a folder that is not there yet")
         source = rng or random.SystemRandom()
         databases = [
             {"group": FIRST_GROUP, "name": name, "guid": guid_text(new_guid(source)), "kind": int(kind)}

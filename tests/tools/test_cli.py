@@ -68,6 +68,7 @@ def test_a_mistake_gets_a_sentence_and_its_exit_code(server: Path, tmp_path: Pat
     for words, code in (
         (("status", tmp_path), 40),
         (("init", server), 51),
+        (("init", DATA / "lists.mbox"), 51),
         (("list", server, "nobody"), 40),
         (("show", server, "nobody", "1-1"), 40),
         (("import", server, "anna", tmp_path / "missing"), 40),
