@@ -58,9 +58,9 @@ def run(arguments: Sequence[str]) -> int:
             root = Path(made)
             figures, memory = [], 0
             if options.scale:
-                stream = resample(corpus, options.scale)
-                figures = scale(root, stream, options.scale)
-                memory = anonymous_memory_bytes()
+                before = anonymous_memory_bytes()
+                figures = scale(root, resample(corpus, options.scale), options.scale)
+                memory = anonymous_memory_bytes() - before
             else:
                 messages = list(resample(corpus, options.count))
                 figures = measure(root, messages, [options.only] if options.only else MEASURES)

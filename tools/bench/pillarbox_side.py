@@ -176,18 +176,27 @@ def _bare_reads(database: Database, reads: Sequence[Sequence[Place]]) -> Figure:
 def scale(root: Path, messages: Iterator[bytes], count: int) -> list[Figure]:
     """Deliver `count` messages into one folder: the first and the last window of them, timed apart.
 
-    Making the messages is not timed. Nothing is measured twice when `count` is one window only.
+    Making the messages is not timed, and no more than a batch of them is in memory. Where `count` is no more
+    than a window there is no last one.
     """
     figures: list[Figure] = []
     with new_target(root / "scale") as target:
         for at in range(0, count, WINDOW_COUNT):
-            window = list(islice(messages, min(WINDOW_COUNT, count - at)))
-            start = time.perf_counter()
-            target.deliver_all(window)
+            window = islice(messages, min(WINDOW_COUNT, count - at))
             name = PILLARBOX_SCALE_FIRST if at == 0 else PILLARBOX_SCALE_LAST
-            seconds = time.perf_counter() - start
-            figures = [*figures[:1], Figure(name, len(window), seconds, _size(window))]
+            figures = [*figures[:1], _window(target, window, name)]
     return figures
+
+
+def _window(target: Target, messages: Iterable[bytes], name: str) -> Figure:
+    count = size = 0
+    seconds = 0.0
+    for batch in _batches(messages):
+        start = time.perf_counter()
+        target.deliver_all(batch)
+        seconds += time.perf_counter() - start
+        count, size = count + len(batch), size + _size(batch)
+    return Figure(name, count, seconds, size)
 
 
 def anonymous_memory_bytes() -> int:

@@ -90,7 +90,9 @@ def verdicts(figures: Sequence[Figure], memory_bytes: int = 0) -> list[Verdict]:
     if memory_bytes:
         met = memory_bytes <= MEMORY_BYTES_AT_MOST
         wanted = MEMORY_BYTES_AT_MOST / 1e6
-        found.append(Verdict("memory of the process, MB (at most)", memory_bytes / 1e6, wanted, met))
+        found.append(
+            Verdict("memory beyond that of the corpus, MB (at most)", memory_bytes / 1e6, wanted, met)
+        )
     return found
 
 
