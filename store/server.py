@@ -1,74 +1,133 @@
-"""A server: a folder with its storage groups and databases, and what is set for each (DOMAIN.md "Store").
+"""A server: its storage groups and databases in one directory, mounted, checked and reported on together.
 
-    <server>/server.toml                what there is, and its settings
-    <server>/<group>/<database>/        the databases
-    <server>/events/                    the event log
+    <server>/server.toml            what it consists of (server_config)
+    <server>/server.lock            held while server.toml is changed
+    <server>/<group>/<database>/    files of a database
+    <server>/events/                the event log
+    <server>/recovery/              the recovery storage group
 
-A database that cannot be mounted keeps none of the others from being mounted.
+Directories are named when a group or database is made; a rename moves no files.
 """
 
 from __future__ import annotations
 
 import random
-import tomllib
-from collections.abc import Iterator
+import shutil
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from datetime import UTC, tzinfo
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
-import tomli_w
-
-from pillarbox.store import mailbox
+from pillarbox.store import mailbox, public_folder
 from pillarbox.store.access import Actor
-from pillarbox.store.checkpoint import write_atomically
 from pillarbox.store.clock import Clock, SystemClock
-from pillarbox.store.database import Database
-from pillarbox.store.database_limits import Edition, limits_from_settings
+from pillarbox.store.database import LOCK, Database, MountState
+from pillarbox.store.database_limits import (
+    DailySizeCheck,
+    Edition,
+    limits_from_settings,
+    settings_of,
+)
+from pillarbox.store.eml import safe_name
 from pillarbox.store.errors import (
     AlreadyExists,
-    Corrupt,
+    Conflict,
+    Dismounted,
+    InvalidName,
+    InvalidSetting,
+    NotEmpty,
     NotFound,
     PillarboxError,
+    ReadOnly,
     RecoveryNeeded,
-    UnsupportedVersion,
+    Refused,
+    Retryable,
 )
-from pillarbox.store.events import (
-    Diagnostics,
-    EventId,
-    EventLog,
-    PythonLoggingSink,
-    Reporter,
-    make_event,
-    tee,
+from pillarbox.store.events import Diagnostics, EventId, EventLog, PythonLoggingSink, make_event, tee
+from pillarbox.store.file_lock import FileLock
+from pillarbox.store.folder import check_name
+from pillarbox.store.ids import new_guid
+from pillarbox.store.server_config import (
+    CONFIG_FILE,
+    EVENTS,
+    RECOVERY,
+    RESERVED_DIRECTORIES,
+    DatabaseEntry,
+    GroupEntry,
+    ServerConfig,
+    read_config,
+    write_config,
 )
-from pillarbox.store.ids import guid_text, new_guid, parse_guid
-from pillarbox.store.tables import DatabaseKind, MailboxRecord
+from pillarbox.store.storage_group import StorageGroup, refuse_another_database, refuse_another_group
+from pillarbox.store.stream import disk_error
+from pillarbox.store.tables import DatabaseKind, MailboxRecord, name_key
 
-CONFIG: Final = "server.toml"
-CONFIG_FORMAT: Final = "pillarbox-server"
-CONFIG_VERSION: Final = 1
 FIRST_GROUP: Final = "First Storage Group"
-_FIRST_DATABASES: Final = {
+FIRST_DATABASES: Final = {
     "Mailbox Store": DatabaseKind.MAILBOX_STORE,
     "Public Folder Store": DatabaseKind.PUBLIC_FOLDER_STORE,
 }
-_TASK: Final = Actor.task("server")
+SERVER_LOCK: Final = "server.lock"
+_LOCAL_TIME: Final = Path("/etc/localtime")
+_CHANGE_WAIT_MS: Final = 5000  # others hold server.lock only while they change server.toml
+_DIRECTORY_BYTES_MAX: Final = 100
+_NEW: Final = ".new"  # Database.create makes its files in a directory of this ending, and empties it first
+
+
+def machine_zone() -> tzinfo:
+    """The machine's time zone, in which daily checks are timed; UTC where it does not say."""
+    try:
+        with _LOCAL_TIME.open("rb") as file:
+            return ZoneInfo.from_file(file, key="localtime")
+    except (OSError, ValueError):
+        return UTC
 
 
 class Server:
-    """An open server. Close it, or use it as a context: that dismounts its databases cleanly."""
+    """A server that is open in this process. Its methods may be called from any thread.
 
-    def __init__(self, path: Path, config: dict[str, Any], clock: Clock, rng: random.Random | None) -> None:
+    `groups` are the regular storage groups by name; `not_mounted` says of each database that should be
+    mounted and is not, why; `events` is the log; `recovery_path` is where the recovery storage group lies.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: ServerConfig,
+        *,
+        read_only: bool = False,
+        wait_ms: int = 0,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        zone: tzinfo | None = None,
+    ) -> None:
+        """Use `create` or `open`: this mounts nothing."""
         self.path = path
-        self.edition = Edition(config["edition"])
-        self.events = EventLog(path / "events")
+        self.edition = config.edition
+        self.read_only = read_only
+        self.groups: dict[str, StorageGroup] = {}
         self.not_mounted: dict[str, PillarboxError] = {}
-        self.groups: dict[str, dict[str, Database]] = {}
-        self._clock = clock
-        diagnostics = Diagnostics(config.get("diagnostics", {}))
-        self._reporter: Reporter = diagnostics.filter(tee(PythonLoggingSink(), self.events))
-        for each in config["databases"]:
-            database = self._database(each, rng)
-            self.groups.setdefault(each["group"], {})[database.name] = database
+        self.events = EventLog(path / EVENTS)
+        self.recovery_path = path / RECOVERY
+        self._wait_ms = wait_ms
+        self._clock: Clock = clock or SystemClock()
+        self._rng = rng or random.SystemRandom()
+        self._changing = threading.RLock()
+        self._checking = threading.Lock()
+        self._diagnostics = Diagnostics()
+        self._reporter = self._diagnostics.filter(tee(PythonLoggingSink(), self.events))
+        self.size_check = DailySizeCheck(
+            self._mounted, clock=self._clock, zone=zone or machine_zone(), report=self._report
+        )
+        self._config = config
+        self._read_diagnostics(config.diagnostics)
+        self._adopt(config)
+
+    # -- creating, opening, closing
 
     @classmethod
     def create(
@@ -78,28 +137,22 @@ class Server:
         *,
         clock: Clock | None = None,
         rng: random.Random | None = None,
-    ) -> None:
-        """Make a server of one storage group with a mailbox store and a public folder store.
+        zone: tzinfo | None = None,
+    ) -> Server:
+        """Make a server in a new or empty directory, with one storage group of a mailbox store and a public
+        folder store, and open it for writing.
 
-        Raises AlreadyExists when something is at `path`, DiskFull.
+        A server is there once its `server.toml` is. Raises AlreadyExists, DiskFull, PillarboxError.
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise AlreadyExists(f"{path} is there already", hint="name a folder that is not there yet")
-        source = rng or random.SystemRandom()
-        databases = [
-            {"group": FIRST_GROUP, "name": name, "guid": guid_text(new_guid(source)), "kind": int(kind)}
-            for name, kind in _FIRST_DATABASES.items()
-        ]
-        for each in databases:
-            _bare(path, each, clock or SystemClock(), rng).create()
-        # The configuration comes last: until it is there, there is no server.
-        config = {
-            "format": CONFIG_FORMAT,
-            "version": CONFIG_VERSION,
-            "edition": edition.value,
-            "databases": databases,
-        }
-        write_atomically(path / CONFIG, tomli_w.dumps(config).encode())
+            what = "a server already" if (path / CONFIG_FILE).exists() else "not an empty directory"
+            raise AlreadyExists(f"{path} is {what}", hint="name a directory that is new or empty")
+        server = cls(path, ServerConfig(edition), clock=clock, rng=rng, zone=zone)
+        group = GroupEntry(FIRST_GROUP, FIRST_GROUP)
+        for name, kind in FIRST_DATABASES.items():
+            group.databases.append(server._create_files(group, name, kind))
+        write_config(path, ServerConfig(edition, [group]))
+        return cls.open(path, clock=clock, rng=rng, zone=zone)
 
     @classmethod
     def open(
@@ -110,101 +163,465 @@ class Server:
         wait_ms: int = 0,
         clock: Clock | None = None,
         rng: random.Random | None = None,
+        zone: tzinfo | None = None,
     ) -> Server:
-        """Open a server and mount what can be mounted; `not_mounted` says why the rest was not.
+        """Open a server and mount those of its databases that are to be mounted at start-up.
 
-        `wait_ms` is how long to wait for another process that writes. Raises NotFound, Corrupt,
-        UnsupportedVersion.
+        A database that cannot be mounted is in `not_mounted`, with event 20001; the others serve. Sizes are
+        checked at once when it is opened for writing. `wait_ms` is how long to wait for another process to
+        let go of a database. `rng` gives GUIDs, `zone` the local time of daily checks; by default the system's.
+        Raises NotFound, InvalidSetting, UnsupportedVersion.
         """
-        server = cls(path, _read_config(path), clock or SystemClock(), rng)
-        for database in server.databases():
-            server._mount(database, read_only, wait_ms)
+        config = read_config(path)
+        server = cls(path, config, read_only=read_only, wait_ms=wait_ms, clock=clock, rng=rng, zone=zone)
+        try:
+            server._start()
+        except BaseException:
+            server.close()
+            raise
         return server
 
-    def _database(self, config: dict[str, Any], rng: random.Random | None) -> Database:
-        database = _bare(self.path, config, self._clock, rng)
-        database.reporter = self._reporter
-        configured = limits_from_settings(config.get("limits", {}), self.edition)
-        database.limits = configured.limits
-        for rejected in configured.rejected:
-            database.report(EventId.SETTING_NOT_USED, **rejected._asdict())
-        return database
-
-    def _mount(self, database: Database, read_only: bool, wait_ms: int) -> None:
-        try:
-            try:
-                database.mount(read_only=read_only, wait_ms=wait_ms)
-            except RecoveryNeeded:
-                database.mount(wait_ms=wait_ms)
-                database.dismount()
-                database.mount(read_only=True)
-        except PillarboxError as error:
-            self.not_mounted[database.name] = error
-            now_ms = self._clock.now_ms()
-            event = make_event(EventId.DATABASE_NOT_MOUNTED, now_ms, database.name, reason=str(error))
-            self._reporter.report(event)
-
-    def databases(self) -> Iterator[Database]:
-        """Every database of every storage group, mounted or not."""
-        for group in self.groups.values():
-            yield from group.values()
-
-    def mailbox_stores(self) -> list[Database]:
-        """The mounted mailbox stores. Raises what kept the first of them from being mounted when none is."""
-        stores = [each for each in self.databases() if each.kind == DatabaseKind.MAILBOX_STORE]
-        mounted = [each for each in stores if each.name not in self.not_mounted]
-        if stores and not mounted:
-            raise self.not_mounted[stores[0].name]
-        return mounted
-
-    def find_mailbox(self, name: str) -> tuple[Database, MailboxRecord]:
-        """The mailbox of that name and its database. Raises NotFound."""
-        missing = NotFound(f"there is no mailbox {name!r}", hint="list those there are: `pillarbox status`")
-        for database in self.mailbox_stores():
-            with database.read(_TASK) as read:
+    def _start(self) -> None:
+        for database in self.databases():
+            if self._entry(database).mount_at_startup:
                 try:
-                    return database, mailbox.find(read, name)
-                except NotFound as error:
-                    missing = error
-        raise missing
-
-    def create_mailbox(self, actor: Actor, name: str) -> tuple[Database, MailboxRecord]:
-        """Make a mailbox in the first mailbox store. Raises AlreadyExists, InvalidName."""
-        for database in self.mailbox_stores():
-            with database.transaction(actor) as txn:
-                record = mailbox.create(txn, name)
-            return database, record
-        raise NotFound("the server has no mailbox store")
+                    self._mount(database)
+                except PillarboxError:
+                    continue  # kept in `not_mounted`, and reported
+        if not self.read_only:
+            self._report(EventId.SERVER_OPENED, "", {"server": self.path.name})
+            self.check_sizes()
 
     def close(self) -> None:
-        """Dismount every database."""
-        for database in self.databases():
-            database.dismount("the server was closed")
-        self.events.close()
+        """Dismount every database. Closing twice is harmless. Raises what a dismount raises, after all."""
+        with self._changing, ExitStack() as stack:
+            stack.callback(self.events.close)
+            for database in self.databases():
+                stack.callback(database.dismount, "the server was closed")
 
     def __enter__(self) -> Server:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
+    # -- finding
 
-def _bare(path: Path, config: dict[str, Any], clock: Clock, rng: random.Random | None) -> Database:
-    place = path / config["group"] / config["name"]
-    guid, kind = parse_guid(config["guid"]), DatabaseKind(config["kind"])
-    return Database(place, guid, config["name"], kind, clock=clock, rng=rng)
+    def group(self, name: str) -> StorageGroup:
+        """The storage group of that name, in any case. Raises NotFound."""
+        return self.groups[self._config.group(name).name]
+
+    def databases(self) -> Iterator[Database]:
+        """Every database of the regular storage groups."""
+        for group in list(self.groups.values()):
+            yield from list(group.databases.values())
+
+    def database(self, name: str) -> Database:
+        """The database of that name, in any case, or of the name `Storage Group/Database`.
+
+        Raises NotFound; InvalidName when more than one group has a database of that name.
+        """
+        group_name, _, short = name.rpartition("/")
+        found = [
+            database
+            for group in list(self.groups.values())
+            for database in group.databases.values()
+            if name_key(database.name) == name_key(short)
+            and (not group_name or name_key(group.name) == name_key(group_name))
+        ]
+        if len(found) > 1:
+            raise InvalidName(
+                f"more than one storage group has a database {name!r}", hint="say `Storage Group/Database`"
+            )
+        if not found:
+            names = ", ".join(map(self.label, self.databases())) or "there is none"
+            raise NotFound(f"there is no database {name!r}", hint=f"the databases: {names}")
+        return found[0]
+
+    def label(self, database: Database) -> str:
+        """The shortest name by which `database` finds a database."""
+        same = [each for each in self.databases() if name_key(each.name) == name_key(database.name)]
+        if len(same) == 1:
+            return database.name
+        return f"{self._config.place_of(database.guid)[0].name}/{database.name}"
+
+    def find_mailbox(self, name: str) -> tuple[Database, MailboxRecord]:
+        """The mailbox of that name, in any case, and the mounted database it is in.
+
+        Raises NotFound, InvalidName; Dismounted when it may be in a mailbox store that is not mounted;
+        Conflict when databases that were apart hold mailboxes of the same name.
+        """
+        found = list(self._mailboxes_called(name))
+        if len(found) > 1:
+            stores = ", ".join(self.label(database) for database, _ in found)
+            raise Conflict(f"there are mailboxes {name!r} in {stores}", hint="rename all but one of them")
+        if not found:
+            self._refuse_unseen(name)
+            raise NotFound(
+                f"there is no mailbox {name!r}", hint="list those there are with `pillarbox mailbox list`"
+            )
+        return found[0]
+
+    def _refuse_unseen(self, name: str) -> None:
+        for database in self.databases():
+            if database.kind is DatabaseKind.MAILBOX_STORE and database.state is MountState.DISMOUNTED:
+                label = self.label(database)
+                reason = self.not_mounted.get(label)
+                if isinstance(reason, Retryable):
+                    raise reason
+                raise Dismounted(
+                    f"mailbox {name!r} is in no mounted database, and {label} is not mounted: "
+                    f"{reason or database.dismount_reason}",
+                    hint=(reason.hint if reason else "") or f"mount {label} first",
+                )
+
+    def _mailboxes_called(self, name: str) -> Iterator[tuple[Database, MailboxRecord]]:
+        for database in self.databases():
+            if database.kind != DatabaseKind.MAILBOX_STORE or database.state is MountState.DISMOUNTED:
+                continue
+            with database.read(Actor.task("find mailbox")) as read:
+                try:
+                    yield database, mailbox.find(read, name)
+                except NotFound:
+                    continue
+
+    # -- mailboxes
+
+    def create_mailbox(
+        self, actor: Actor, name: str, database_name: str = ""
+    ) -> tuple[Database, MailboxRecord]:
+        """Make a mailbox, durably, in the database named, or in the server's only mailbox store.
+
+        Raises InvalidName, AlreadyExists, NotFound, ReadOnly; Dismounted also while another mailbox
+        store, which may have one of that name, is not mounted; Refused in a public folder store, or when none is named and
+        the server has several mailbox stores.
+        """
+        with self._locked():
+            database = self.database(database_name) if database_name else self._only_mailbox_store()
+            check_name(name)
+            for other, _ in self._mailboxes_called(name):
+                raise AlreadyExists(
+                    f"there is a mailbox {name!r} already, in {self.label(other)}", hint="choose another name"
+                )
+            self._refuse_unseen(name)
+            with database.transaction(actor) as txn:
+                return database, mailbox.create(txn, name)
+
+    def _only_mailbox_store(self) -> Database:
+        stores = [each for each in self.databases() if each.kind == DatabaseKind.MAILBOX_STORE]
+        if len(stores) != 1:
+            names = ", ".join(map(self.label, stores)) or "there is none"
+            raise Refused(f"the server has {len(stores)} mailbox stores", hint=f"name one of them: {names}")
+        return stores[0]
+
+    # -- mounting
+
+    def mount(self, name: str) -> Database:
+        """Mount a database, and check its size. Mounted already: nothing.
+
+        Raises NotFound, InvalidName, and as `Database.mount`, with event 20001.
+        """
+        with self._changing:
+            database = self.database(name)
+            self._mount(database)
+        if not self.read_only:
+            self.check_sizes()
+        return database
+
+    def _mount(self, database: Database) -> None:
+        try:
+            if self.read_only:
+                self._mount_to_read(database)
+            else:
+                database.mount(wait_ms=self._wait_ms)
+        except PillarboxError as error:
+            self.not_mounted[self.label(database)] = error
+            database.report(EventId.DATABASE_NOT_MOUNTED, reason=str(error))
+            raise
+        self.not_mounted.pop(self.label(database), None)
+
+    def _mount_to_read(self, database: Database) -> None:
+        try:
+            database.mount(read_only=True)
+        except RecoveryNeeded:
+            # Nobody writes it, so after a crash this process may do what a writer would: replay, once.
+            database.mount(wait_ms=self._wait_ms)
+            database.dismount("its recovery is complete")
+            database.mount(read_only=True)
+
+    def dismount(self, name: str, reason: str = "it was dismounted by an administrator") -> Database:
+        """Dismount a database until it is mounted or the server is opened again.
+
+        Raises NotFound, InvalidName.
+        """
+        with self._changing:
+            database = self.database(name)
+            self.not_mounted.pop(self.label(database), None)
+            database.dismount(reason)
+        return database
+
+    def check_sizes(self) -> int:
+        """Carry out the size checks that are due; when to call next, ms UTC. From one thread at a time."""
+        with self._checking:
+            return self.size_check.run_due()
+
+    def _mounted(self) -> list[Database]:
+        return [database for database in self.databases() if database.state is MountState.MOUNTED]
+
+    # -- storage groups and databases
+
+    def create_group(self, name: str) -> StorageGroup:
+        """Make an empty storage group. Raises InvalidName, AlreadyExists, Refused above the edition's cap."""
+        with self._changed() as config:
+            check_name(name)
+            _refuse_taken(name, config.groups)
+            refuse_another_group(config.edition, len(config.groups))
+            taken = RESERVED_DIRECTORIES | {entry.directory for entry in config.groups}
+            config.groups.append(GroupEntry(name, _free_directory(self.path, name, taken)))
+        return self.group(name)
+
+    def rename_group(self, name: str, new_name: str) -> StorageGroup:
+        """Give a storage group another name. Raises NotFound, InvalidName, AlreadyExists."""
+        with self._changed() as config:
+            entry = config.group(name)
+            check_name(new_name)
+            _refuse_taken(new_name, [each for each in config.groups if each is not entry])
+            entry.name = new_name
+        return self.group(new_name)
+
+    def delete_group(self, name: str) -> None:
+        """Delete a storage group. Raises NotFound, NotEmpty."""
+        with self._changed() as config:
+            entry = config.group(name)
+            if entry.databases:
+                raise NotEmpty(
+                    f"storage group {entry.name} has {len(entry.databases)} database(s)",
+                    hint="delete its databases first",
+                )
+            config.groups.remove(entry)
+
+    def create_database(self, group_name: str, name: str, kind: DatabaseKind) -> Database:
+        """Make an empty database in a storage group, and mount it.
+
+        Raises NotFound, InvalidName, AlreadyExists, DiskFull, and Refused above the edition's limit.
+        """
+        with self._changed() as config:
+            group = config.group(group_name)
+            check_name(name)
+            _refuse_taken(name, group.databases)
+            refuse_another_database(config.edition, [each.kind for each in group.databases], kind)
+            group.databases.append(self._create_files(group, name, kind))
+        return self.mount(f"{group.name}/{name}")
+
+    def _create_files(self, group: GroupEntry, name: str, kind: DatabaseKind) -> DatabaseEntry:
+        directory = self.path / group.directory
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk_error(error, str(directory)) from error
+        taken = {entry.directory for entry in group.databases}
+        entry = DatabaseEntry(name, _free_directory(directory, name, taken), new_guid(self._rng), kind)
+        database = Database(
+            directory / entry.directory, entry.guid, name, kind, clock=self._clock, rng=self._rng
+        )
+        try:
+            database.create()
+            if kind == DatabaseKind.PUBLIC_FOLDER_STORE:
+                with _mounted_for_setup(database), database.transaction(Actor.task("setup")) as txn:
+                    public_folder.create_tree(txn)
+        except BaseException:
+            shutil.rmtree(database.path, ignore_errors=True)
+            raise
+        return entry
+
+    def rename_database(self, name: str, new_name: str) -> Database:
+        """Give a database another name; it may stay mounted. Raises NotFound, InvalidName, AlreadyExists."""
+        with self._changed() as config:
+            database = self.database(name)
+            group, entry = config.place_of(database.guid)
+            check_name(new_name)
+            _refuse_taken(new_name, [each for each in group.databases if each is not entry])
+            self.not_mounted.pop(self.label(database), None)
+            entry.name = new_name
+        return database
+
+    def delete_database(self, name: str) -> None:
+        """Delete a database that is not mounted, with all its files, for good.
+
+        Raises NotFound, InvalidName; Refused while it is mounted, WriterBusy when another process has it so.
+        """
+        with self._changed() as config:
+            database = self.database(name)
+            if database.state is not MountState.DISMOUNTED:
+                raise Refused(f"database {database.name} is mounted", hint="dismount it first")
+            label = self.label(database)
+            with self._kept_from_others(database):
+                group, entry = config.place_of(database.guid)
+                group.databases.remove(entry)
+                # First what says that it exists, then its files: what a crash leaves between is only space.
+                write_config(self.path, config)
+                shutil.rmtree(database.path, ignore_errors=True)
+            self.not_mounted.pop(label, None)
+
+    @contextmanager
+    def _kept_from_others(self, database: Database) -> Iterator[None]:
+        if not database.path.is_dir():
+            yield
+            return
+        with closing(FileLock(database.path / LOCK, f"database {database.name}", self._clock)):
+            yield
+
+    # -- settings
+
+    def set_limits(self, name: str, settings: Mapping[str, int | None]) -> Database:
+        """Change settings of a database's size limits (`settings_of`), in force at once; None: the default.
+
+        Raises NotFound, InvalidName; InvalidSetting for an unknown key or a value the edition does not allow,
+        and then nothing is changed.
+        """
+        with self._changed() as config:
+            database = self.database(name)
+            _, entry = config.place_of(database.guid)
+            known = settings_of(config.edition)
+            changed = dict(entry.settings)
+            for key, value in settings.items():
+                if key not in known:
+                    raise InvalidSetting(f"{key!r} is no setting", hint=f"one of {', '.join(known)}")
+                changed.pop(key, None)
+                if value is not None:
+                    changed[key] = known[key].checked(value)
+            _refuse_rejected(changed, config.edition, settings)
+            entry.settings = changed
+        return database
+
+    def set_mount_at_startup(self, name: str, mount: bool) -> Database:
+        """Whether opening the server mounts a database. Raises NotFound, InvalidName."""
+        with self._changed() as config:
+            database = self.database(name)
+            config.place_of(database.guid)[1].mount_at_startup = mount
+        return database
+
+    def mounts_at_startup(self, name: str) -> bool:
+        """Whether opening the server mounts a database. Raises NotFound, InvalidName."""
+        return self._entry(self.database(name)).mount_at_startup
+
+    def set_diagnostics(self, category: str, level: str) -> None:
+        """Set how much a diagnostic category writes: none, minimum, medium or maximum.
+
+        Raises InvalidSetting.
+        """
+        with self._changed() as config:
+            Diagnostics({category: level})
+            config.diagnostics[category] = level.lower()
+
+    def diagnostics(self) -> Diagnostics:
+        """The levels of the diagnostic categories."""
+        return self._diagnostics
+
+    # -- the configuration
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other threads and processes from changing the server meanwhile."""
+        if self.read_only:
+            raise ReadOnly("the server was opened for reading only", hint="open it for writing")
+        lock_path = self.path / SERVER_LOCK
+        wait_ms = max(self._wait_ms, _CHANGE_WAIT_MS)
+        with self._changing, closing(FileLock(lock_path, "the server", self._clock, wait_ms=wait_ms)):
+            yield
+
+    @contextmanager
+    def _changed(self) -> Iterator[ServerConfig]:
+        """The configuration as it is on disk, to be changed in a `with` block: then durable, and in force.
+
+        An exception in the block changes nothing.
+        """
+        with self._locked():
+            config = read_config(self.path)
+            yield config
+            write_config(self.path, config)
+            self._adopt(config)
+
+    def _adopt(self, config: ServerConfig) -> None:
+        """Bring the groups and databases of this process in line with a configuration."""
+        self._read_diagnostics(config.diagnostics)
+        known_groups = {group.path: group for group in self.groups.values()}
+        known = {database.guid: database for database in self.databases()}
+        groups: dict[str, StorageGroup] = {}
+        for entry in config.groups:
+            path = self.path / entry.directory
+            group = groups[entry.name] = known_groups.get(path) or StorageGroup(entry.name, path)
+            group.name = entry.name
+            group.databases = {
+                each.name: self._adopted(known.pop(each.guid, None), path, each) for each in entry.databases
+            }
+        self.groups, self._config = groups, config
+        for gone in known.values():
+            gone.dismount("it was deleted")
+
+    def _adopted(self, database: Database | None, group_path: Path, entry: DatabaseEntry) -> Database:
+        before = None
+        if database is None:
+            path = group_path / entry.directory
+            database = Database(path, entry.guid, entry.name, entry.kind, clock=self._clock, rng=self._rng)
+            database.reporter = self._reporter
+        else:
+            before = self._entry(database).settings
+        database.name = entry.name
+        if entry.settings != before:
+            limits, rejected = limits_from_settings(entry.settings, self.edition)
+            database.limits = limits
+            for setting in rejected:
+                database.report(EventId.SETTING_NOT_USED, **setting._asdict())
+        return database
+
+    def _entry(self, database: Database) -> DatabaseEntry:
+        return self._config.place_of(database.guid)[1]
+
+    def _read_diagnostics(self, levels: Mapping[str, Any]) -> None:
+        for category, level in levels.items():
+            try:
+                self._diagnostics.set_level(category, level)
+            except InvalidSetting as error:
+                details = {"key": category, "value": level, "reason": error.hint, "default": "none"}
+                self._report(EventId.SETTING_NOT_USED, "(all)", details)
+
+    def _report(self, event_id: int, database: str, details: Mapping[str, Any]) -> None:
+        self._reporter.report(make_event(event_id, self._clock.now_ms(), database, **details))
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    file = path / CONFIG
+@contextmanager
+def _mounted_for_setup(database: Database) -> Iterator[None]:
+    database.mount()
     try:
-        config = tomllib.loads(file.read_text())
-    except FileNotFoundError as error:
-        raise NotFound(f"{path} is no server", hint="make one with `pillarbox init`") from error
-    except (ValueError, OSError) as error:
-        raise Corrupt(f"{file}: {error}", file=str(file), hint="mend the file by hand") from error
-    if config.get("format") != CONFIG_FORMAT or not isinstance(config.get("databases"), list):
-        raise Corrupt(f"{file} is not a server's configuration", file=str(file), hint="mend it by hand")
-    if config.get("version") != CONFIG_VERSION:
-        raise UnsupportedVersion(f"{file} is of version {config.get('version')}", hint="use a newer program")
-    return config
+        yield
+    finally:
+        database.dismount()
+
+
+def _refuse_taken(name: str, entries: Collection[GroupEntry] | Collection[DatabaseEntry]) -> None:
+    if any(name_key(entry.name) == name_key(name) for entry in entries):
+        raise AlreadyExists(f"there is a {name!r} already", hint="choose another name")
+
+
+def _refuse_rejected(configured: Mapping[str, Any], edition: Edition, asked: Mapping[str, Any]) -> None:
+    """Raises InvalidSetting when what was asked for does not fit what else is set."""
+    for setting in limits_from_settings(configured, edition).rejected:
+        if setting.key in asked:
+            raise InvalidSetting(f"{setting.key} cannot be {setting.value!r}", hint=setting.reason)
+
+
+def _free_directory(parent: Path, name: str, taken: Collection[str]) -> str:
+    """A directory name made of `name` that nothing in `parent` has, whatever the case."""
+    used = {name_key(each) for each in taken}
+    if parent.is_dir():
+        used |= {name_key(each.name) for each in parent.iterdir()}
+    plain = safe_name(name, _DIRECTORY_BYTES_MAX)
+    stem = f"{plain}_" if plain.casefold().endswith(_NEW) else plain
+    candidate, number = stem, 1
+    while name_key(candidate) in used:
+        number += 1
+        candidate = f"{stem} {number}"
+    return candidate

@@ -37,7 +37,7 @@ STORE_LAYERS = {
     3: "change_feed content_store database group_commit replay transaction",
     4: "folder mailbox message public_folder view",
     5: """aio check config eml export_mail import_mail mailbox_limits maildir maintenance mbox move_mailbox
-        repair retention server storage_group""",
+        repair retention server server_config storage_group""",
 }
 LAYER_OF = {module: layer for layer, modules in STORE_LAYERS.items() for module in modules.split()}
 
@@ -92,6 +92,7 @@ SEAMS = {
             "store/eml.py": "mail files written by an export",
             "store/maildir.py": "mail files written by an export",
             "store/export_mail.py": "the folder of an export",
+            "store/server.py": "the folder of a new storage group, the files of a deleted database",
             "store/repair.py": "new tables made beside the old ones",
             "backup/database_snapshot.py": "an image of the tables on its way to the repository",
             "backup/restore.py": "files of a restored database",

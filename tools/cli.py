@@ -54,7 +54,7 @@ def cli() -> None:
 @JSON
 def init(server: Path, edition: str, as_json: bool) -> None:
     """Make a new server at SERVER."""
-    Server.create(server, Edition(edition))
+    Server.create(server, Edition(edition)).close()
     show({"server": str(server), "edition": edition}, [f"{server} is ready ({edition})."], as_json)
 
 
@@ -83,7 +83,8 @@ def status(server: Path, as_json: bool) -> None:
 def _database_status(server: Server, database: Database) -> dict[str, Any]:
     found: dict[str, Any] = {"database": database.name, "state": database.state.value}
     if database.state is MountState.DISMOUNTED:
-        return {**found, "error": str(server.not_mounted[database.name])}
+        reason = server.not_mounted.get(server.label(database)) or database.dismount_reason
+        return {**found, "error": str(reason)}
     with database.read(ACTOR) as read:
         boxes = [
             {"mailbox": box.name, "messages": box.messages_count, "size_bytes": box.size}
@@ -217,7 +218,8 @@ def check(ctx: click.Context, server: Path, as_json: bool) -> None:
     with Server.open(server, read_only=True) as opened:
         for database in opened.databases():
             if database.state is MountState.DISMOUNTED:
-                found.append(f"{database.name}: {opened.not_mounted[database.name]}")
+                reason = opened.not_mounted.get(opened.label(database)) or database.dismount_reason
+                found.append(f"{database.name}: {reason}")
             else:
                 report = check_database(database, ACTOR)
                 found += [f"{database.name}: {finding}" for finding in report.findings]

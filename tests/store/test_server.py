@@ -10,16 +10,17 @@ import pytest
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
 from pillarbox.store.database import MountState
-from pillarbox.store.errors import AlreadyExists, Corrupt, NotFound, UnsupportedVersion
+from pillarbox.store.errors import AlreadyExists, InvalidSetting, NotFound, UnsupportedVersion
 from pillarbox.store.events import EventId
-from pillarbox.store.server import CONFIG, Server
+from pillarbox.store.server import Server
+from pillarbox.store.server_config import CONFIG_FILE
 
 ANNA = Actor.administrator("root")
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    Server.create(tmp_path / "server", clock=VirtualClock())
+    Server.create(tmp_path / "server", clock=VirtualClock()).close()
     return tmp_path / "server"
 
 
@@ -49,10 +50,10 @@ def test_a_second_server_at_the_same_place_is_refused(path: Path) -> None:
 def test_a_folder_that_is_no_server_is_told_apart_from_a_damaged_one(path: Path, tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         Server.open(tmp_path)
-    config = (path / CONFIG).read_text()
-    (path / CONFIG).write_text(config.replace("version = 1", "version = 2"))
+    config = (path / CONFIG_FILE).read_text()
+    (path / CONFIG_FILE).write_text(config.replace("version = 1", "version = 2"))
     with pytest.raises(UnsupportedVersion):
         Server.open(path)
-    (path / CONFIG).write_text("format = ")
-    with pytest.raises(Corrupt):
+    (path / CONFIG_FILE).write_text("format = ")
+    with pytest.raises(InvalidSetting):
         Server.open(path)

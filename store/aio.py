@@ -1,0 +1,91 @@
+"""The store for asyncio programs: each call runs in one of a few threads, so the event loop never waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TypeVar
+
+from pillarbox.store import message
+from pillarbox.store.access import Actor
+from pillarbox.store.database import Database
+from pillarbox.store.errors import Refused
+from pillarbox.store.tables import ItemRecord
+from pillarbox.store.transaction import ReadTransaction, WriteTransaction
+
+ResultT = TypeVar("ResultT")
+
+
+class AsyncDatabase:
+    """A mounted database as coroutines. Used as `async with`, or closed; the database stays mounted.
+
+    Calls that are made at the same time run at the same time, up to `threads_max`, and their transactions
+    share flushes. One that is cancelled after it began still takes effect: a transaction is never cut in two.
+    """
+
+    def __init__(self, database: Database, *, threads_max: int = 8) -> None:
+        self.database = database
+        self._threads = ThreadPoolExecutor(threads_max, thread_name_prefix=f"pillarbox {database.name}")
+        self._closed = False
+
+    async def run(self, function: Callable[[], ResultT]) -> ResultT:
+        """What `function` returns or raises, called in a thread. Raises Refused when this is closed."""
+        if self._closed:
+            raise Refused(f"the asyncio face of database {self.database.name} is closed")
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+
+    async def read(self, actor: Actor, function: Callable[[ReadTransaction], ResultT]) -> ResultT:
+        """What `function` makes of a read of the database; iterators must be used up within it.
+
+        Raises Dismounted, and what `function` raises.
+        """
+
+        def work() -> ResultT:
+            with self.database.read(actor) as read:
+                return function(read)
+
+        return await self.run(work)
+
+    async def transaction(self, actor: Actor, function: Callable[[WriteTransaction], ResultT]) -> ResultT:
+        """What `function` returns, with all it changed durable; an exception in it undoes everything.
+
+        Raises Dismounted, ReadOnly, DiskFull, and what `function` raises.
+        """
+
+        def work() -> ResultT:
+            with self.database.transaction(actor) as txn:
+                return function(txn)
+
+        return await self.run(work)
+
+    async def deliver(
+        self, actor: Actor, mailboxes: Sequence[bytes], raw: bytes, *, received_ms: int = 0
+    ) -> list[ItemRecord]:
+        """Put a message into the Inbox of each mailbox (GUIDs), durably: all or none.
+
+        `received_ms` is ms UTC, now when 0. Raises NotFound, Dismounted, ReadOnly, and DiskFull also when
+        less disk is left than the configured floor.
+        """
+
+        def work() -> list[ItemRecord]:
+            self.database.refuse_below_disk_floor()
+            prepared = message.prepare(self.database.files, raw)
+            with self.database.transaction(actor) as txn:
+                return message.deliver(txn, mailboxes, prepared, received_ms=received_ms)
+
+        return await self.run(work)
+
+    async def close(self) -> None:
+        """Wait for the calls that are under way, and take no more. Closing twice is harmless."""
+        self._closed = True
+        await asyncio.to_thread(self._threads.shutdown)
+
+    async def __aenter__(self) -> AsyncDatabase:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -1,0 +1,253 @@
+"""What a server remembers of itself: `server.toml`, its groups, its databases and their settings.
+
+    format = "pillarbox-server"
+    version = 1
+    edition = "standard"
+
+    [[groups]]
+    name = "First Storage Group"
+    directory = "First Storage Group"
+
+    [[groups.databases]]
+    name = "Mailbox Store"
+    directory = "Mailbox Store"
+    guid = "..."
+    kind = "mailbox store"
+    mount_at_startup = true
+    settings = { database_size_limit_in_gb = 20 }
+
+People may edit it. Keys that this program does not know are kept when it is written again; comments are not.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import tomli_w
+
+from pillarbox.store.checkpoint import write_atomically
+from pillarbox.store.database_limits import Edition
+from pillarbox.store.eml import safe_name
+from pillarbox.store.errors import InvalidName, InvalidSetting, NotFound, UnsupportedVersion
+from pillarbox.store.folder import check_name
+from pillarbox.store.ids import guid_text, parse_guid
+from pillarbox.store.stream import disk_error
+from pillarbox.store.tables import DatabaseKind, name_key
+
+CONFIG_FILE: Final = "server.toml"
+CONFIG_FORMAT: Final = "pillarbox-server"
+CONFIG_VERSION: Final = 1
+EVENTS: Final = "events"
+RECOVERY: Final = "recovery"
+RESERVED_DIRECTORIES: Final = frozenset({EVENTS, RECOVERY})  # beside the directories of the groups
+KIND_TEXTS: Final = {
+    DatabaseKind.MAILBOX_STORE: "mailbox store",
+    DatabaseKind.PUBLIC_FOLDER_STORE: "public folder store",
+}
+_KINDS: Final = {text: kind for kind, text in KIND_TEXTS.items()}
+_DATABASE_KEYS: Final = ("name", "directory", "guid", "kind", "mount_at_startup", "settings")
+_GROUP_KEYS: Final = ("name", "directory", "databases")
+_SERVER_KEYS: Final = ("format", "version", "edition", "diagnostics", "groups")
+ValueT = TypeVar("ValueT")
+
+
+@dataclass
+class DatabaseEntry:
+    """One database. `directory` is its place in its group's directory and stays when it is renamed."""
+
+    name: str
+    directory: str
+    guid: bytes
+    kind: DatabaseKind
+    mount_at_startup: bool = True
+    settings: dict[str, Any] = field(default_factory=dict)
+    other: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class GroupEntry:
+    """One storage group. `directory` is its place in the server's directory and stays when it is renamed."""
+
+    name: str
+    directory: str
+    databases: list[DatabaseEntry] = field(default_factory=list)
+    other: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ServerConfig:
+    """A whole `server.toml`. `diagnostics` gives the level of each category; `other` is what is not known."""
+
+    edition: Edition
+    groups: list[GroupEntry] = field(default_factory=list)
+    diagnostics: dict[str, Any] = field(default_factory=dict)
+    other: dict[str, Any] = field(default_factory=dict)
+
+    def group(self, name: str) -> GroupEntry:
+        """The storage group of that name, in any case. Raises NotFound."""
+        for entry in self.groups:
+            if name_key(entry.name) == name_key(name):
+                return entry
+        names = ", ".join(entry.name for entry in self.groups) or "there is none"
+        raise NotFound(f"there is no storage group {name!r}", hint=f"the storage groups: {names}")
+
+    def place_of(self, guid: bytes) -> tuple[GroupEntry, DatabaseEntry]:
+        """The database of that GUID, and its group. Raises NotFound."""
+        for group in self.groups:
+            for entry in group.databases:
+                if entry.guid == guid:
+                    return group, entry
+        raise NotFound(f"database {guid_text(guid)} is no longer one of this server")
+
+
+def read_config(server: Path) -> ServerConfig:
+    """The configuration in a server's directory.
+
+    Raises NotFound when there is no server, InvalidSetting naming what is wrong, UnsupportedVersion.
+    """
+    path = server / CONFIG_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFound(
+            f"there is no server at {server}", hint="create it first, or name its directory"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise _wrong(str(path), "it is not UTF-8 text") from error
+    except OSError as error:
+        raise disk_error(error, str(path)) from error
+    return parse_config(text, str(path))
+
+
+def write_config(server: Path, config: ServerConfig) -> None:
+    """Put a configuration in the place of the one before, durably: the old or the new one, whole.
+
+    Raises DiskFull or PillarboxError when the disk fails.
+    """
+    write_atomically(server / CONFIG_FILE, format_config(config).encode())
+
+
+def format_config(config: ServerConfig) -> str:
+    """A configuration as the text of a `server.toml`."""
+    return tomli_w.dumps(
+        {
+            "format": CONFIG_FORMAT,
+            "version": CONFIG_VERSION,
+            "edition": config.edition.value,
+            **config.other,
+            "diagnostics": config.diagnostics,
+            "groups": [
+                {
+                    "name": group.name,
+                    "directory": group.directory,
+                    **group.other,
+                    "databases": [_database_table(entry) for entry in group.databases],
+                }
+                for group in config.groups
+            ],
+        }
+    )
+
+
+def _database_table(entry: DatabaseEntry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "directory": entry.directory,
+        "guid": guid_text(entry.guid),
+        "kind": KIND_TEXTS[entry.kind],
+        "mount_at_startup": entry.mount_at_startup,
+        **entry.other,
+        "settings": entry.settings,
+    }
+
+
+def parse_config(text: str, file: str = CONFIG_FILE) -> ServerConfig:
+    """The configuration in the text of a `server.toml`. Raises InvalidSetting, UnsupportedVersion."""
+    try:
+        table = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise _wrong(file, str(error)) from error
+    _check_version(table, file)
+    try:
+        edition = Edition(_value(table, "edition", str))
+        groups = [_parse_group(each) for each in _tables(table, "groups")]
+        _check_apart(groups, RESERVED_DIRECTORIES)
+        guids = [entry.guid for group in groups for entry in group.databases]
+        if len(set(guids)) < len(guids):
+            raise ValueError("two databases have the same guid")
+        diagnostics = _value(table, "diagnostics", dict, {})
+    except (ValueError, InvalidName) as error:
+        raise _wrong(file, str(error)) from error
+    return ServerConfig(edition, groups, diagnostics, _rest(table, _SERVER_KEYS))
+
+
+def _check_version(table: Mapping[str, Any], file: str) -> None:
+    if table.get("format") != CONFIG_FORMAT:
+        raise _wrong(file, f'it does not say format = "{CONFIG_FORMAT}"')
+    version = table.get("version")
+    if version != CONFIG_VERSION or isinstance(version, bool):
+        raise UnsupportedVersion(
+            f"{file} has version {version!r}",
+            hint=f"this program knows version {CONFIG_VERSION}; use a newer one",
+        )
+
+
+def _parse_group(table: Mapping[str, Any]) -> GroupEntry:
+    databases = [_parse_database(each) for each in _tables(table, "databases")]
+    _check_apart(databases, frozenset())
+    name = check_name(_value(table, "name", str))
+    return GroupEntry(name, _value(table, "directory", str), databases, _rest(table, _GROUP_KEYS))
+
+
+def _parse_database(table: Mapping[str, Any]) -> DatabaseEntry:
+    kind = _value(table, "kind", str)
+    if kind not in _KINDS:
+        raise ValueError(f"a database is of kind {' or '.join(_KINDS)}, not {kind!r}")
+    return DatabaseEntry(
+        check_name(_value(table, "name", str)),
+        _value(table, "directory", str),
+        parse_guid(_value(table, "guid", str)),
+        _KINDS[kind],
+        _value(table, "mount_at_startup", bool, True),
+        _value(table, "settings", dict, {}),
+        _rest(table, _DATABASE_KEYS),
+    )
+
+
+def _check_apart(entries: Iterable[GroupEntry | DatabaseEntry], reserved: frozenset[str]) -> None:
+    """No two of the same name or directory, and no directory that lies elsewhere."""
+    names: set[bytes] = set()
+    directories = {name_key(directory) for directory in reserved}
+    for entry in entries:
+        if name_key(entry.name) in names:
+            raise ValueError(f"there are two called {entry.name!r}")
+        names.add(name_key(entry.name))
+        if safe_name(entry.directory) != entry.directory or name_key(entry.directory) in directories:
+            raise ValueError(f"{entry.directory!r} cannot be the directory of {entry.name!r}")
+        directories.add(name_key(entry.directory))
+
+
+def _value(table: Mapping[str, Any], key: str, kind: type[ValueT], default: ValueT | None = None) -> ValueT:
+    value = table.get(key, default)
+    if not isinstance(value, kind):
+        raise ValueError(f"{key} is missing" if key not in table else f"{key} cannot be {value!r}")
+    return value
+
+
+def _tables(table: Mapping[str, Any], key: str) -> Iterator[Mapping[str, Any]]:
+    for each in _value(table, key, list, []):
+        if not isinstance(each, dict):
+            raise ValueError(f"{key} is a list of tables")
+        yield each
+
+
+def _rest(table: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if key not in known}
+
+
+def _wrong(file: str, reason: str) -> InvalidSetting:
+    return InvalidSetting(f"{file}: {reason}", hint=f"correct {file}, or put back a copy of it")
