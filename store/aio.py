@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeVar
 
-from pillarbox.store import message
+from pillarbox.store import delivery
 from pillarbox.store.access import Actor
 from pillarbox.store.database import Database
 from pillarbox.store.errors import Refused
@@ -65,17 +65,12 @@ class AsyncDatabase:
     ) -> list[ItemRecord]:
         """Put a message into the Inbox of each mailbox (GUIDs), durably: all or none.
 
-        `received_ms` is ms UTC, now when 0. Raises NotFound, Dismounted, ReadOnly, and DiskFull also when
-        less disk is left than the configured floor.
+        `received_ms` is ms UTC, now when 0. Raises as `delivery.deliver`.
         """
 
-        def work() -> list[ItemRecord]:
-            self.database.refuse_below_disk_floor()
-            prepared = message.prepare(self.database.files, raw)
-            with self.database.transaction(actor) as txn:
-                return message.deliver(txn, mailboxes, prepared, received_ms=received_ms)
-
-        return await self.run(work)
+        return await self.run(
+            lambda: delivery.deliver(self.database, actor, mailboxes, raw, received_ms=received_ms)
+        )
 
     async def close(self) -> None:
         """Wait for the calls that are under way, and take no more. Closing twice is harmless."""

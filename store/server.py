@@ -169,8 +169,8 @@ class Server:
 
         A database that cannot be mounted is in `not_mounted`, with event 20001; the others serve. Sizes are
         checked at once when it is opened for writing. `wait_ms` is how long to wait for another process to
-        let go of a database. `rng` gives GUIDs, `zone` the local time of daily checks; by default the system's.
-        Raises NotFound, InvalidSetting, UnsupportedVersion.
+        let go of a database. `rng` gives GUIDs, `zone` the local time of daily checks; by default the
+        system's. Raises NotFound, InvalidSetting, UnsupportedVersion.
         """
         config = read_config(path)
         server = cls(path, config, read_only=read_only, wait_ms=wait_ms, clock=clock, rng=rng, zone=zone)
@@ -295,8 +295,8 @@ class Server:
         """Make a mailbox, durably, in the database named, or in the server's only mailbox store.
 
         Raises InvalidName, AlreadyExists, NotFound, ReadOnly; Dismounted also while another mailbox
-        store, which may have one of that name, is not mounted; Refused in a public folder store, or when none is named and
-        the server has several mailbox stores.
+        store, which may have one of that name, is not mounted; Refused in a public folder store, or when none
+        is named and the server has several mailbox stores.
         """
         with self._locked():
             database = self.database(database_name) if database_name else self._only_mailbox_store()

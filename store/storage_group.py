@@ -1,4 +1,4 @@
-"""Storage groups: databases that are backed up together, and how many an edition allows (DOMAIN.md "Store")."""
+"""Storage groups: databases that are backed up together; how many an edition allows (DOMAIN.md "Store")."""
 
 from __future__ import annotations
 

@@ -1,21 +1,41 @@
-"""A server opens with the databases it can mount, and says why the rest did not."""
+"""A server: what it consists of, what it mounts, what it lets others know, and how it enforces sizes."""
 
 from __future__ import annotations
 
 import shutil
+import threading
+from collections.abc import Iterator
+from datetime import UTC
 from pathlib import Path
 
 import pytest
 
+from pillarbox.store import folder, mailbox, public_folder
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
-from pillarbox.store.database import MountState
-from pillarbox.store.errors import AlreadyExists, InvalidSetting, NotFound, UnsupportedVersion
-from pillarbox.store.events import EventId
-from pillarbox.store.server import Server
+from pillarbox.store.database import Database, MountState
+from pillarbox.store.database_limits import DAY_MS, GB, LIMIT_KEY, Edition
+from pillarbox.store.delivery import deliver
+from pillarbox.store.errors import (
+    AlreadyExists,
+    DiskFull,
+    Dismounted,
+    InvalidName,
+    InvalidSetting,
+    NotEmpty,
+    NotFound,
+    ReadOnly,
+    Refused,
+    UnsupportedVersion,
+    WriterBusy,
+)
+from pillarbox.store.events import Category, EventId, Level
+from pillarbox.store.server import FIRST_GROUP, Server
 from pillarbox.store.server_config import CONFIG_FILE
+from pillarbox.store.tables import DatabaseKind
 
-ANNA = Actor.administrator("root")
+ADMIN = Actor.administrator("root")
+MAILBOX_STORE = "Mailbox Store"
 
 
 @pytest.fixture
@@ -24,22 +44,198 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "server"
 
 
+@pytest.fixture
+def big(tmp_path: Path) -> Iterator[Server]:
+    with Server.create(tmp_path / "big", Edition.ENTERPRISE, clock=VirtualClock(), zone=UTC) as server:
+        yield server
+
+
+def reported(server: Server, event_id: int) -> int:
+    return len(list(server.events.query(event_id=event_id)))
+
+
+# -- finding
+
+
 def test_a_mailbox_is_found_again_after_the_server_was_closed(path: Path) -> None:
     with Server.open(path) as server:
-        created = server.create_mailbox(ANNA, "anna")[1]
+        created = server.create_mailbox(ADMIN, "anna")[1]
     with Server.open(path, read_only=True) as server:
         assert server.find_mailbox("Anna")[1] == created
         with pytest.raises(NotFound):
             server.find_mailbox("bert")
 
 
+def test_a_mailbox_that_may_be_in_a_database_that_is_not_mounted_is_not_said_to_be_missing(
+    big: Server,
+) -> None:
+    big.create_database(FIRST_GROUP, "Second", DatabaseKind.MAILBOX_STORE)
+    big.create_mailbox(ADMIN, "anna", "Second")
+    big.dismount("Second")
+    with pytest.raises(Dismounted, match="Second is not mounted"):
+        big.find_mailbox("anna")
+    with pytest.raises(Dismounted):
+        big.create_mailbox(ADMIN, "anna", MAILBOX_STORE)
+    big.mount("Second")
+    with pytest.raises(AlreadyExists, match="Second"):
+        big.create_mailbox(ADMIN, "ANNA", MAILBOX_STORE)
+
+
+def test_with_several_mailbox_stores_a_new_mailbox_needs_the_name_of_one(big: Server) -> None:
+    big.create_database(FIRST_GROUP, "Second", DatabaseKind.MAILBOX_STORE)
+    with pytest.raises(Refused, match="2 mailbox stores"):
+        big.create_mailbox(ADMIN, "anna")
+    with pytest.raises(Refused, match="no mailboxes"):
+        big.create_mailbox(ADMIN, "anna", "Public Folder Store")
+
+
+def test_a_database_name_that_two_groups_have_needs_the_group(big: Server) -> None:
+    big.create_group("Second Group")
+    big.create_database("Second Group", MAILBOX_STORE, DatabaseKind.MAILBOX_STORE)
+    with pytest.raises(InvalidName, match="more than one"):
+        big.database(MAILBOX_STORE)
+    for group in (FIRST_GROUP, "Second Group"):
+        database = big.database(f"{group}/{MAILBOX_STORE}")
+        assert big.label(database) == f"{group}/{MAILBOX_STORE}"
+
+
+# -- mounting
+
+
 def test_a_database_that_cannot_be_mounted_leaves_the_others_mounted(path: Path) -> None:
-    shutil.rmtree(path / "First Storage Group" / "Public Folder Store")
+    shutil.rmtree(path / FIRST_GROUP / "Public Folder Store")
     with Server.open(path) as server:
         states = {each.name: each.state for each in server.databases()}
-        assert states["Mailbox Store"] is MountState.MOUNTED
+        assert states[MAILBOX_STORE] is MountState.MOUNTED
         assert isinstance(server.not_mounted["Public Folder Store"], NotFound)
-        assert [each.event_id for each in server.events.query(event_id=EventId.DATABASE_NOT_MOUNTED)]
+        assert reported(server, EventId.DATABASE_NOT_MOUNTED) == 1
+
+
+def test_databases_mount_and_dismount_one_by_one(path: Path) -> None:
+    with Server.open(path) as server:
+        server.create_mailbox(ADMIN, "anna")
+        server.dismount("Public Folder Store")
+        assert server.find_mailbox("anna")
+        assert server.mount("Public Folder Store").state is MountState.MOUNTED
+        assert server.mount("Public Folder Store").state is MountState.MOUNTED
+
+
+def test_a_database_set_not_to_mount_stays_dismounted_when_the_server_is_opened(path: Path) -> None:
+    with Server.open(path) as server:
+        server.set_mount_at_startup(MAILBOX_STORE, False)
+    with Server.open(path) as server:
+        assert server.database(MAILBOX_STORE).state is MountState.DISMOUNTED
+        assert not server.not_mounted
+        assert not server.mounts_at_startup(MAILBOX_STORE)
+        assert server.mount(MAILBOX_STORE).state is MountState.MOUNTED
+
+
+def test_a_second_writer_is_refused_with_the_reason(path: Path) -> None:
+    with Server.open(path) as server, Server.open(path) as other:
+        assert all(isinstance(each, WriterBusy) for each in other.not_mounted.values())
+        with pytest.raises(WriterBusy):
+            other.find_mailbox("anna")
+        assert server.create_mailbox(ADMIN, "anna")
+
+
+def test_a_server_that_is_open_for_reading_changes_nothing(path: Path) -> None:
+    before = (path / CONFIG_FILE).read_bytes()
+    with Server.open(path, read_only=True) as server:
+        with pytest.raises(ReadOnly):
+            server.create_mailbox(ADMIN, "anna")
+        with pytest.raises(ReadOnly):
+            server.rename_database(MAILBOX_STORE, "Sales")
+    assert (path / CONFIG_FILE).read_bytes() == before
+
+
+def test_a_server_read_after_a_crash_is_recovered_first(path: Path, tmp_path: Path) -> None:
+    with Server.open(path) as server:
+        server.create_mailbox(ADMIN, "anna")
+        shutil.copytree(path, tmp_path / "crashed", ignore=shutil.ignore_patterns("lock.mdb"))
+    with Server.open(tmp_path / "crashed", read_only=True) as server:
+        assert not server.not_mounted
+        assert server.find_mailbox("anna")
+
+
+# -- making, renaming, deleting
+
+
+def test_an_edition_caps_groups_and_databases(path: Path, big: Server) -> None:
+    with Server.open(path) as server:
+        with pytest.raises(Refused, match="at most 1 storage group"):
+            server.create_group("Second Group")
+        with pytest.raises(Refused, match="at most 1 mailbox store"):
+            server.create_database(FIRST_GROUP, "Second", DatabaseKind.MAILBOX_STORE)
+    for number in range(3):
+        big.create_group(f"Group {number}")
+        big.create_database(FIRST_GROUP, f"Store {number}", DatabaseKind.MAILBOX_STORE)
+    with pytest.raises(Refused, match="at most 4"):
+        big.create_group("One too many")
+    with pytest.raises(Refused, match="at most 5"):
+        big.create_database(FIRST_GROUP, "One too many", DatabaseKind.MAILBOX_STORE)
+
+
+def test_renamed_groups_and_databases_keep_their_files_and_mail(big: Server) -> None:
+    created = big.create_mailbox(ADMIN, "anna")[1]
+    big.rename_database(MAILBOX_STORE, "Sales")
+    big.rename_group(FIRST_GROUP, "Berlin")
+    assert big.find_mailbox("anna")[0] is big.database("Berlin/Sales")
+    big.close()
+    with Server.open(big.path) as server:
+        assert server.find_mailbox("anna")[1] == created
+        assert server.group("Berlin").databases.keys() == {"Sales", "Public Folder Store"}
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "x" * 300, "line\nbreak"])
+def test_a_name_that_cannot_be_is_refused_and_changes_nothing(big: Server, name: str) -> None:
+    before = (big.path / CONFIG_FILE).read_bytes()
+    with pytest.raises(InvalidName):
+        big.create_group(name)
+    with pytest.raises(InvalidName):
+        big.create_database(FIRST_GROUP, name, DatabaseKind.MAILBOX_STORE)
+    with pytest.raises(InvalidName):
+        big.rename_database(MAILBOX_STORE, name)
+    assert (big.path / CONFIG_FILE).read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["events", "recovery", "EVENTS", "store.new", ".."])
+def test_a_name_that_the_server_uses_itself_gets_a_directory_of_its_own(big: Server, name: str) -> None:
+    group = big.create_group(name)
+    assert group.path != big.path / "events" and group.path != big.recovery_path
+    database = big.create_database(name, name, DatabaseKind.MAILBOX_STORE)
+    assert database.state is MountState.MOUNTED and not database.path.name.endswith(".new")
+
+
+def test_a_database_is_deleted_only_when_it_is_dismounted(big: Server) -> None:
+    database = big.create_database(FIRST_GROUP, "Second", DatabaseKind.MAILBOX_STORE)
+    with pytest.raises(Refused, match="is mounted"):
+        big.delete_database("Second")
+    with pytest.raises(NotEmpty):
+        big.delete_group(FIRST_GROUP)
+    big.dismount("Second")
+    big.delete_database("Second")
+    assert not database.path.exists()
+    with pytest.raises(NotFound):
+        big.database("Second")
+
+
+def test_a_database_that_another_process_has_mounted_is_not_deleted(big: Server) -> None:
+    database = big.create_database(FIRST_GROUP, "Second", DatabaseKind.MAILBOX_STORE)
+    big.dismount("Second")
+    elsewhere = Database(database.path, database.guid, "Second", database.kind, clock=VirtualClock())
+    elsewhere.mount()
+    with pytest.raises(WriterBusy):
+        big.delete_database("Second")
+    elsewhere.dismount()
+    assert big.database("Second") is database
+
+
+def test_two_servers_that_change_the_configuration_lose_nothing_of_each_other(big: Server) -> None:
+    with Server.open(big.path, clock=VirtualClock()) as other:
+        big.create_group("One")
+        other.create_group("Two")
+        big.create_group("Three")
+        assert big.groups.keys() == {FIRST_GROUP, "One", "Two", "Three"}
 
 
 def test_a_second_server_at_the_same_place_is_refused(path: Path) -> None:
@@ -57,3 +253,95 @@ def test_a_folder_that_is_no_server_is_told_apart_from_a_damaged_one(path: Path,
     (path / CONFIG_FILE).write_text("format = ")
     with pytest.raises(InvalidSetting):
         Server.open(path)
+
+
+# -- sizes and settings
+
+
+def test_limits_are_in_force_at_once_and_kept(big: Server) -> None:
+    assert big.set_limits(MAILBOX_STORE, {LIMIT_KEY: 20}).limits.limit_bytes == 20 * GB
+    with pytest.raises(InvalidSetting):
+        big.set_limits(MAILBOX_STORE, {LIMIT_KEY: 8001})
+    with pytest.raises(InvalidSetting, match="no setting"):
+        big.set_limits(MAILBOX_STORE, {"limit": 1})
+    big.close()
+    with Server.open(big.path) as server:
+        assert server.database(MAILBOX_STORE).limits.limit_bytes == 20 * GB
+        assert server.set_limits(MAILBOX_STORE, {LIMIT_KEY: None}).limits.limit_bytes == 8000 * GB
+
+
+def test_a_limit_that_the_file_has_wrong_gives_the_default_and_an_event(path: Path) -> None:
+    config = (path / CONFIG_FILE).read_text()
+    wrong = config.replace(
+        'kind = "mailbox store"', f'kind = "mailbox store"\nsettings = {{ {LIMIT_KEY} = 9000 }}'
+    ).replace("\n[groups.databases.settings]\n", "\n")
+    (path / CONFIG_FILE).write_text(wrong)
+    with Server.open(path) as server:
+        assert server.database(MAILBOX_STORE).limits.limit_bytes == 18 * GB
+        assert reported(server, EventId.SETTING_NOT_USED) == 1
+
+
+def test_a_database_above_its_limit_is_dismounted_by_the_second_check_after_its_mount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Database, "physical_size_bytes", lambda _: 19 * GB)
+    monkeypatch.setattr(Database, "logical_size_bytes", lambda _: 19 * GB)
+    clock = VirtualClock()
+    with Server.create(tmp_path / "server", clock=clock, zone=UTC) as server:
+        assert reported(server, EventId.SIZE_ABOVE_LIMIT) == 2  # both databases, mounted still
+        assert len(server._mounted()) == 2
+        wakes_ms = server.check_sizes()
+        assert clock.now_ms() < wakes_ms <= clock.now_ms() + DAY_MS
+        clock.set_ms(wakes_ms)
+        server.check_sizes()
+        assert reported(server, EventId.SIZE_ABOVE_LIMIT_DISMOUNTED) == 2
+        assert not server._mounted()
+        server.mount(MAILBOX_STORE)
+        assert server.database(MAILBOX_STORE).state is MountState.MOUNTED
+
+
+def test_below_the_floor_of_free_disk_delivery_is_refused_and_reading_goes_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Server.open(path, clock=VirtualClock()) as server:
+        database, box = server.create_mailbox(ADMIN, "anna")
+        item = deliver(database, ADMIN, [box.guid], b"Subject: kept\r\n\r\n")[0]
+        monkeypatch.setattr(Database, "free_disk_bytes", lambda _: 1)
+        server._clock.sleep_ms(2000)
+        with pytest.raises(DiskFull, match="floor"):
+            deliver(database, ADMIN, [box.guid], b"Subject: refused\r\n\r\n")
+        with database.read(ADMIN) as read:
+            assert [each.message_id for each in folder.messages(read, box.roles[mailbox.INBOX])] == [
+                item.message_id
+            ]
+
+
+def test_diagnostic_levels_are_kept(path: Path) -> None:
+    with Server.open(path) as server:
+        server.set_diagnostics(Category.PUBLIC_FOLDER_GENERAL, "medium")
+        with pytest.raises(InvalidSetting):
+            server.set_diagnostics(Category.PUBLIC_FOLDER_GENERAL, "loud")
+    with Server.open(path) as server:
+        assert server.diagnostics().level(Category.PUBLIC_FOLDER_GENERAL) is Level.MEDIUM
+
+
+def test_a_public_folder_store_has_its_tree_from_the_start(path: Path) -> None:
+    with Server.open(path) as server, server.database("Public Folder Store").read(ADMIN) as read:
+        assert public_folder.root_id(read) != public_folder.root_id(read, public_folder.NON_IPM_SUBTREE)
+
+
+def test_a_server_is_used_from_many_threads(big: Server) -> None:
+    def work(number: int) -> None:
+        big.create_mailbox(ADMIN, f"user {number}")
+        big.create_database(FIRST_GROUP, f"Store {number}", DatabaseKind.PUBLIC_FOLDER_STORE)
+        big.find_mailbox(f"user {number}")
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert len(big.group(FIRST_GROUP).databases) == 5
+    assert {big.find_mailbox(f"user {number}")[1].name for number in range(3)} == {
+        f"user {number}" for number in range(3)
+    }

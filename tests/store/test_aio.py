@@ -1,0 +1,94 @@
+"""The asyncio face: the same promises, and an event loop that never waits for the store."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pillarbox.store import folder, mailbox, message
+from pillarbox.store.access import Actor
+from pillarbox.store.aio import AsyncDatabase
+from pillarbox.store.clock import VirtualClock
+from pillarbox.store.errors import NotFound, Refused
+from pillarbox.store.server import Server
+
+ADMIN = Actor.administrator("root")
+RAW = b"Subject: hello\r\n\r\nworld\r\n"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with Server.create(tmp_path / "server", clock=VirtualClock()) as server:
+        yield server
+
+
+def test_messages_delivered_at_the_same_time_are_all_there(server: Server) -> None:
+    database, box = server.create_mailbox(ADMIN, "anna")
+
+    async def main() -> list[bytes]:
+        async with AsyncDatabase(database) as store:
+            await asyncio.gather(*(store.deliver(ADMIN, [box.guid], RAW) for _ in range(20)))
+            return await store.read(
+                ADMIN,
+                lambda read: [
+                    message.content(read, item) for item in folder.messages(read, box.roles[mailbox.INBOX])
+                ],
+            )
+
+    assert asyncio.run(main()) == [RAW] * 20
+
+
+def test_an_exception_undoes_the_transaction_and_reaches_the_caller(server: Server) -> None:
+    database, box = server.create_mailbox(ADMIN, "anna")
+
+    async def main() -> None:
+        async with AsyncDatabase(database) as store:
+            with pytest.raises(NotFound):
+                await store.transaction(
+                    ADMIN, lambda txn: (folder.create(txn, box.root_id, "new"), folder.get(txn, 0))
+                )
+            with pytest.raises(NotFound):
+                await store.deliver(ADMIN, [b"\0" * 16], RAW)
+            await store.read(ADMIN, lambda read: folder.by_path(read, box.root_id, "new"))
+
+    with pytest.raises(NotFound):
+        asyncio.run(main())
+
+
+def test_the_event_loop_goes_on_while_a_call_waits(server: Server) -> None:
+    database = server.create_mailbox(ADMIN, "anna")[0]
+    begun, may_end = threading.Event(), threading.Event()
+
+    def wait() -> str:
+        begun.set()
+        assert may_end.wait(10)
+        return "done"
+
+    async def main() -> str:
+        async with AsyncDatabase(database, threads_max=2) as store:
+            waiting = asyncio.create_task(store.run(wait))
+            await asyncio.to_thread(begun.wait, 10)
+            assert await store.read(ADMIN, lambda read: len(list(mailbox.all_of(read)))) == 1
+            assert not waiting.done()
+            may_end.set()
+            return await waiting
+
+    assert asyncio.run(main()) == "done"
+
+
+def test_closed_it_takes_no_more_calls_and_the_database_stays_mounted(server: Server) -> None:
+    database = server.create_mailbox(ADMIN, "anna")[0]
+
+    async def main() -> None:
+        store = AsyncDatabase(database)
+        await store.close()
+        await store.close()
+        await store.read(ADMIN, lambda read: None)
+
+    with pytest.raises(Refused, match="closed"):
+        asyncio.run(main())
+    assert server.find_mailbox("anna")
