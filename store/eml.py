@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Literal
 
@@ -32,6 +32,14 @@ _TITLE_BYTES_MAX: Final = 120
 _MBOX_SUFFIXES: Final = (".mbox", ".mbx")
 
 _HEADER_LINE = re.compile(rb"[!-9;-~]{1,100}:")
+# Fields that mail has and notes, settings and sources hardly: in a tree a file of any name is taken by them.
+_MAIL_FIELD = re.compile(
+    rb"^(?:from|to|date|subject|message-id|received|return-path|delivered-to|mime-version):",
+    re.IGNORECASE | re.MULTILINE,
+)
+_HEADER_END = re.compile(rb"\r?\n\r?\n")
+_LOOK_BYTES: Final = 8192
+_MAIL_FIELDS_MIN: Final = 2
 # Control and format characters (which can turn what is shown around), halves of characters, line separators.
 _UNSAFE_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _UNSAFE: Final = frozenset('<>:"/\\|?*')
@@ -65,16 +73,18 @@ def classify(path: Path) -> MailKind:
     )
 
 
-def read_tree(path: Path) -> Iterator[tuple[tuple[str, ...], MailItem]]:
+def read_tree(
+    path: Path, passed_over: Callable[[Path], None] = lambda _: None
+) -> Iterator[tuple[tuple[str, ...], MailItem]]:
     """Each message under `path` with the names of its folder, outermost first.
 
     In a directory first its files, then its directories, in the order of their names' bytes. Messages of an
-    mbox file are in a folder named by the file without .mbox. A file that cannot be read gives an item
-    without bytes and the reason as its damage; the others go on. Names that begin with a dot are left
-    out, links are not followed, other files are passed over. Raises NotFound or InvalidContent when a
-    directory cannot be read.
+    mbox file are in a folder named by the file without .mbox. A file of another name is mail when it begins
+    as an mbox or with fields of a message; what is none is told to `passed_over`. A file that cannot be read
+    gives an item without bytes and the reason as its damage; the others go on. Names that begin with a dot
+    are left out, links are not followed. Raises NotFound or InvalidContent when a directory cannot be read.
     """
-    for folder, found, kind in _walk(path):
+    for folder, found, kind in _walk(path, passed_over):
         if kind == "maildir":
             yield from ((folder + inner, item) for inner, item in read_maildir(found))
         elif kind == "mbox":
@@ -167,7 +177,9 @@ class EmlWriter:
                 return target
 
 
-def _walk(path: Path) -> Iterator[tuple[tuple[str, ...], Path, MailKind]]:
+def _walk(
+    path: Path, passed_over: Callable[[Path], None] = lambda _: None
+) -> Iterator[tuple[tuple[str, ...], Path, MailKind]]:
     """Each mail file and maildir under `path` with the folder its messages belong to."""
     waiting: list[tuple[Path, tuple[str, ...]]] = [(path, ())]
     while waiting:
@@ -177,8 +189,12 @@ def _walk(path: Path) -> Iterator[tuple[tuple[str, ...], Path, MailKind]]:
             continue
         files, directories = directory_entries(directory)
         for name in files:
-            kind = None if name.startswith(".") else _file_kind(directory / name)
-            if kind:
+            if name.startswith("."):
+                continue
+            kind = _file_kind(directory / name)
+            if kind is None:
+                passed_over(directory / name)
+            else:
                 yield ((*folder, _stem(name)) if kind == "mbox" else folder), directory / name, kind
         inner = [name for name in directories if not name.startswith(".")]
         waiting += [(directory / name, (*folder, _directory_text(name, files))) for name in reversed(inner)]
@@ -196,9 +212,20 @@ def _file_kind(path: Path) -> MailKind | None:
     if kind:
         return kind
     try:
-        return "mbox" if path.stat().st_size and is_mbox(path) else None
+        if not path.stat().st_size:
+            return None
+        if is_mbox(path):
+            return "mbox"
+        with open_mail_file(path) as file:
+            return "eml" if _begins_as_message(file.read(_LOOK_BYTES)) else None
     except (OSError, NotFound, InvalidContent):
         return None
+
+
+def _begins_as_message(data: bytes) -> bool:
+    header = _HEADER_END.split(data, 1)[0]
+    fields = {field.lower() for field in _MAIL_FIELD.findall(header)}
+    return _HEADER_LINE.match(data) is not None and len(fields) >= _MAIL_FIELDS_MIN
 
 
 def _stem(name: str) -> str:

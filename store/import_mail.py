@@ -69,7 +69,8 @@ class ImportReport(NamedTuple):
     """What an import did.
 
     `messages_count` were added, the `damaged_count` damaged ones among them; `present_count` were in their
-    folder already. `damaged` and `unreadable` (files nothing could be read of) list the first 10,000 each.
+    folder already. `damaged`, `unreadable` (files nothing could be read of) and `passed_over` (files in
+    directories that are no mail) list the first 10,000 each.
     """
 
     messages_count: int
@@ -80,6 +81,8 @@ class ImportReport(NamedTuple):
     damaged: tuple[Remark, ...]
     unreadable_count: int
     unreadable: tuple[Remark, ...]
+    passed_over_count: int
+    passed_over: tuple[Remark, ...]
 
 
 def import_mail(
@@ -108,7 +111,7 @@ def import_mail(
     readable = [(path, kind) for path, kind in zip(sources, kinds, strict=True) if kind]
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="pillarbox-import") as pool:
         for batch in _prepared_batches(
-            pool, database, run.readable(_read_all(readable, dialect, unreadable))
+            pool, database, run.readable(_read_all(readable, dialect, unreadable, run.passed_over))
         ):
             run.commit(batch)
             if progress:
@@ -155,6 +158,7 @@ class _Import:
         self._present_count = 0
         self._damaged = _Remarks()
         self._unreadable = unreadable
+        self.passed_over = _Remarks()
         self._folders: dict[FolderPath, None] = {}
         self._held: dict[int, _Held] = {}
 
@@ -207,6 +211,8 @@ class _Import:
             tuple(self._damaged.listed),
             self._unreadable.count,
             tuple(self._unreadable.listed),
+            self.passed_over.count,
+            tuple(self.passed_over.listed),
         )
 
 
@@ -245,17 +251,20 @@ def _kind(path: Path, unreadable: _Remarks) -> MailKind | None:
 
 
 def _read_all(
-    sources: Iterable[tuple[Path, MailKind]], dialect: Dialect | None, unreadable: _Remarks
+    sources: Iterable[tuple[Path, MailKind]],
+    dialect: Dialect | None,
+    unreadable: _Remarks,
+    passed_over: _Remarks,
 ) -> Iterator[_Found]:
     """Every message of all sources, with the path of its folder. What ends early is listed."""
     for path, kind in sources:
         try:
-            yield from _read(path, kind, dialect)
+            yield from _read(path, kind, dialect, passed_over)
         except PillarboxError as error:
             unreadable.add(path_text(path), 0, f"the rest was not read: {error}")
 
 
-def _read(path: Path, kind: MailKind, dialect: Dialect | None) -> Iterator[_Found]:
+def _read(path: Path, kind: MailKind, dialect: Dialect | None, passed_over: _Remarks) -> Iterator[_Found]:
     if kind == "eml":
         yield (), read_eml(path)
         return
@@ -264,7 +273,11 @@ def _read(path: Path, kind: MailKind, dialect: Dialect | None) -> Iterator[_Foun
         stem = name[: -len(path.suffix)] if path.suffix.lower() in (".mbox", ".mbx") else name
         yield from ((_folder_path((stem,)), item) for item in read_mbox(path, dialect))
         return
-    for inner, item in read_maildir(path) if kind == "maildir" else read_tree(path):
+
+    def pass_over(other: Path) -> None:
+        passed_over.add(path_text(other), 0, "is no mail file")
+
+    for inner, item in read_maildir(path) if kind == "maildir" else read_tree(path, pass_over):
         yield _folder_path((name, *inner)), item
 
 

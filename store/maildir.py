@@ -51,7 +51,10 @@ _TO_SHIFT = re.compile(r"&|[^ -%'-\-0-~&]+")
 
 
 def is_maildir(path: Path) -> bool:
-    """Whether a directory is a maildir: it has `cur/` and `new/` or `tmp/`, or a folder `.name` that has."""
+    """Whether a directory is a maildir: it has `cur/` and `new/` or `tmp/`, or a folder `.name` that has.
+
+    A copy without its empty parts is one too: `cur/` alone, when a file in it has a maildir's flags.
+    """
     if _has_parts(path):
         return True
     _, directories = directory_entries(path)
@@ -161,7 +164,11 @@ class _Folder:
 
 
 def _has_parts(path: Path) -> bool:
-    return (path / "cur").is_dir() and ((path / "new").is_dir() or (path / "tmp").is_dir())
+    if not (path / "cur").is_dir():
+        return False
+    if (path / "new").is_dir() or (path / "tmp").is_dir():
+        return True
+    return any(_INFO.search(name) for name in directory_entries(path / "cur")[0])
 
 
 def _folder_items(directory: Path, parts: list[str]) -> Iterator[MailItem]:

@@ -85,6 +85,21 @@ def test_mbox_files_and_maildirs_in_a_tree_are_folders(tmp_path: Path) -> None:
     ]
 
 
+def test_messages_of_any_name_are_found_and_what_is_no_mail_is_told(tmp_path: Path) -> None:
+    put(tmp_path / "msg-1-1:2,", b"Return-path: <a@b>\r\nFrom: a@b\r\n\r\nbody\n")
+    put(tmp_path / "bare", b"Date: today\nSubject: s\n\nbody\n")
+    others = [
+        put(tmp_path / "notes.txt", b"Subject: what to do\n\nFrom: here on\nTo: there\n"),
+        put(tmp_path / "settings.yml", b"from: a\nname: b\n"),
+        put(tmp_path / "data.bin", b"\0\1\2"),
+        put(tmp_path / "empty", b""),
+    ]
+    passed_over: list[Path] = []
+    found = [item.source for _, item in read_tree(tmp_path, passed_over.append)]
+    assert found == [str(tmp_path / "bare"), str(tmp_path / "msg-1-1:2,")]
+    assert sorted(passed_over) == sorted(others)
+
+
 def test_a_bad_file_is_told_and_the_others_go_on(tmp_path: Path) -> None:
     put(tmp_path / "1.eml", b"")
     put(tmp_path / "2.eml")

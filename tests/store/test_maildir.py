@@ -115,6 +115,15 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     assert [item.raw for item in items(path)] == [RAW]
 
 
+def test_a_copy_of_a_maildir_without_its_empty_parts_keeps_its_flags(tmp_path: Path) -> None:
+    (tmp_path / "mail" / "cur").mkdir(parents=True)
+    (tmp_path / "mail" / "cur" / "1.a").write_bytes(RAW)
+    assert not is_maildir(tmp_path / "mail")
+    (tmp_path / "mail" / "cur" / "2.a:2,S").write_bytes(RAW)
+    assert is_maildir(tmp_path / "mail")
+    assert [item.flags for item in items(tmp_path / "mail")] == [(), ("\\Seen",)]
+
+
 def test_what_is_a_maildir(tmp_path: Path) -> None:
     assert not is_maildir(tmp_path)
     (tmp_path / "new").mkdir()
