@@ -72,8 +72,10 @@ def read_maildir(path: Path) -> Iterator[tuple[tuple[str, ...], MailItem]]:
     waiting: list[tuple[Path, tuple[str, ...]]] = [(path, ())]
     while waiting:
         directory, folder = waiting.pop()
-        _, directories = directory_entries(directory)
-        for item in _folder_items(directory, [name for name in ("new", "cur") if name in directories]):
+        files, directories = directory_entries(directory)
+        strays = [name for name in files if _INFO.search(name)]
+        parts = [name for name in ("new", "cur") if name in directories]
+        for item in _folder_items(directory, parts, strays):
             yield folder, item
         inner = [
             (directory / name, folder + _folder_parts(name)) for name in directories if name not in _PARTS
@@ -171,10 +173,12 @@ def _has_parts(path: Path) -> bool:
     return any(_INFO.search(name) for name in directory_entries(path / "cur")[0])
 
 
-def _folder_items(directory: Path, parts: list[str]) -> Iterator[MailItem]:
+def _folder_items(directory: Path, parts: list[str], strays: list[str]) -> Iterator[MailItem]:
+    """`strays` are messages beside `cur/`, put there by no mail program but found in archives."""
     names = [
         (_base_name(name), part, name) for part in parts for name in directory_entries(directory / part)[0]
     ]
+    names += [(_base_name(name), ".", name) for name in strays]
     keyword_letters = _folder_keywords(directory) if names else {}
     for base, part, name in sorted(names, key=lambda found: os.fsencode(found[0])):
         path: Path | None = directory / part / name

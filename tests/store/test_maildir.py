@@ -124,6 +124,13 @@ def test_a_copy_of_a_maildir_without_its_empty_parts_keeps_its_flags(tmp_path: P
     assert [item.flags for item in items(tmp_path / "mail")] == [(), ("\\Seen",)]
 
 
+def test_a_message_beside_cur_is_found_by_its_flags(tmp_path: Path) -> None:
+    path = make_maildir(tmp_path / "mail", {"cur/1.a:2,": RAW})
+    (path / "2.a:2,S").write_bytes(RAW)
+    (path / "dovecot-uidlist").write_bytes(b"3 V1")
+    assert [item.flags for item in items(path)] == [(), ("\\Seen",)]
+
+
 def test_what_is_a_maildir(tmp_path: Path) -> None:
     assert not is_maildir(tmp_path)
     (tmp_path / "new").mkdir()
