@@ -74,7 +74,7 @@ def read_maildir(path: Path) -> Iterator[tuple[tuple[str, ...], MailItem]]:
         directory, folder = waiting.pop()
         files, directories = directory_entries(directory)
         strays = [name for name in files if _INFO.search(name)]
-        parts = [name for name in ("new", "cur") if name in directories]
+        parts = [name for name in directories if name in ("new", "cur")]
         for item in _folder_items(directory, parts, strays):
             yield folder, item
         inner = [
