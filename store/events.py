@@ -372,6 +372,7 @@ class EventLog:
         event_id: int | None = None,
         category: str | None = None,
         severity: Severity | None = None,
+        database: str | None = None,
         limit: int | None = None,
         newest_first: bool = True,
     ) -> EventQuery:
@@ -387,6 +388,7 @@ class EventLog:
                 and (event_id is None or event.event_id == event_id)
                 and (category is None or event.category == category)
                 and (severity is None or event.severity == severity)
+                and (database is None or event.database == database)
             )
 
         try:

@@ -160,6 +160,7 @@ class Server:
         path: Path,
         *,
         read_only: bool = False,
+        mount: bool = True,
         wait_ms: int = 0,
         clock: Clock | None = None,
         rng: random.Random | None = None,
@@ -167,18 +168,20 @@ class Server:
     ) -> Server:
         """Open a server and mount those of its databases that are to be mounted at start-up.
 
-        A database that cannot be mounted is in `not_mounted`, with event 20001; the others serve. Sizes are
-        checked at once when it is opened for writing. `wait_ms` is how long to wait for another process to
-        let go of a database. `rng` gives GUIDs, `zone` the local time of daily checks; by default the
-        system's. Raises NotFound, InvalidSetting, UnsupportedVersion.
+        Without `mount` none is: to look after the server itself, or to mount one by one. A database that cannot
+        be mounted is in `not_mounted`, with event 20001; the others serve. Sizes are checked at once when it is
+        opened for writing. `wait_ms` is how long to wait for another process to let go of a database. `rng`
+        gives GUIDs, `zone` the local time of daily checks; by default the system's. Raises NotFound,
+        InvalidSetting, UnsupportedVersion.
         """
         config = read_config(path)
         server = cls(path, config, read_only=read_only, wait_ms=wait_ms, clock=clock, rng=rng, zone=zone)
-        try:
-            server._start()
-        except BaseException:
-            server.close()
-            raise
+        if mount:
+            try:
+                server._start()
+            except BaseException:
+                server.close()
+                raise
         return server
 
     def _start(self) -> None:
@@ -302,12 +305,25 @@ class Server:
             database = self.database(database_name) if database_name else self._only_mailbox_store()
             check_name(name)
             for other, _ in self._mailboxes_called(name):
-                raise AlreadyExists(
-                    f"there is a mailbox {name!r} already, in {self.label(other)}", hint="choose another name"
-                )
+                raise _mailbox_exists(name, self.label(other))
             self._refuse_unseen(name)
             with database.transaction(actor) as txn:
                 return database, mailbox.create(txn, name)
+
+    def rename_mailbox(self, actor: Actor, name: str, new_name: str) -> tuple[Database, MailboxRecord]:
+        """Give a mailbox another name, durably, that no other mailbox of the server has.
+
+        Raises as `find_mailbox` and `create_mailbox`.
+        """
+        with self._locked():
+            database, box = self.find_mailbox(name)
+            check_name(new_name)
+            for other, found in self._mailboxes_called(new_name):
+                if found.guid != box.guid:
+                    raise _mailbox_exists(new_name, self.label(other))
+            self._refuse_unseen(new_name)
+            with database.transaction(actor) as txn:
+                return database, mailbox.rename(txn, box.guid, new_name)
 
     def _only_mailbox_store(self) -> Database:
         stores = [each for each in self.databases() if each.kind == DatabaseKind.MAILBOX_STORE]
@@ -522,6 +538,13 @@ class Server:
 
     # -- the configuration
 
+    def reload(self) -> None:
+        """Take over what other processes changed in the configuration; nothing is mounted or dismounted,
+        but what was deleted. Raises as `open`, and then nothing is taken over.
+        """
+        with self._changing:
+            self._adopt(read_config(self.path))
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Keep other threads and processes from changing the server meanwhile."""
@@ -599,6 +622,10 @@ def _mounted_for_setup(database: Database) -> Iterator[None]:
         yield
     finally:
         database.dismount()
+
+
+def _mailbox_exists(name: str, store: str) -> AlreadyExists:
+    return AlreadyExists(f"there is a mailbox {name!r} already, in {store}", hint="choose another name")
 
 
 def _refuse_taken(name: str, entries: Collection[GroupEntry] | Collection[DatabaseEntry]) -> None:

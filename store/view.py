@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pillarbox.store import folder
 from pillarbox.store.message import FLAG_BITS, get_by_uid
-from pillarbox.store.tables import ItemRecord, Table, id_key
+from pillarbox.store.tables import ItemRecord, Table, id_key, view_sorts
 from pillarbox.store.transaction import Reader
 
 
@@ -55,10 +55,16 @@ def page(
     return Page(items, last if len(items) == limit else None)
 
 
+def position(item: ItemRecord, sort: Sort) -> bytes:
+    """Where a message is in a view: given to `page` as `after`, it goes on behind that message."""
+    return dict(view_sorts(item))[sort.value] + item.uid.to_bytes(4, "big")
+
+
 class Query(NamedTuple):
     """What a message's envelope must hold; empty conditions hold always. Text is compared without case.
 
-    `since_ms` and `before_ms` bound the date (ms UTC) as the views sort by it.
+    `since_ms` and `before_ms` bound the date (ms UTC) as the views sort by it. `flag` and `without_flag` are
+    an IMAP flag (`\\Seen`) or keyword each that it must and must not have.
     """
 
     text: str = ""
@@ -70,6 +76,9 @@ class Query(NamedTuple):
     before_ms: int | None = None
     flag: str = ""
     has_attachment: bool | None = None
+    larger_than_bytes: int | None = None
+    smaller_than_bytes: int | None = None
+    without_flag: str = ""
 
     def matches(self, item: ItemRecord) -> bool:
         """Whether a message is what is looked for."""
@@ -83,12 +92,16 @@ class Query(NamedTuple):
             and _holds(item.internet_message_id, self.internet_message_id)
             and (self.since_ms is None or date_ms >= self.since_ms)
             and (self.before_ms is None or date_ms < self.before_ms)
-            and (not self.flag or self._is_flagged(item))
+            and (not self.flag or _has_flag(item, self.flag))
+            and not (self.without_flag and _has_flag(item, self.without_flag))
             and self.has_attachment in (None, item.has_attachment)
+            and (self.larger_than_bytes is None or item.size > self.larger_than_bytes)
+            and (self.smaller_than_bytes is None or item.size < self.smaller_than_bytes)
         )
 
-    def _is_flagged(self, item: ItemRecord) -> bool:
-        return self.flag in item.keywords or bool(item.flags & FLAG_BITS.get(self.flag, 0))
+
+def _has_flag(item: ItemRecord, flag: str) -> bool:
+    return flag in item.keywords or bool(item.flags & FLAG_BITS.get(flag, 0))
 
 
 def _holds(text: str, wanted: str) -> bool:

@@ -89,6 +89,19 @@ def test_with_several_mailbox_stores_a_new_mailbox_needs_the_name_of_one(big: Se
         big.create_mailbox(ADMIN, "anna", "Public Folder Store")
 
 
+def test_a_mailbox_takes_no_name_that_one_in_another_store_has(big: Server) -> None:
+    big.create_database(FIRST_GROUP, "Second", DatabaseKind.MAILBOX_STORE)
+    anna = big.create_mailbox(ADMIN, "anna", "Second")[1]
+    big.create_mailbox(ADMIN, "bert", MAILBOX_STORE)
+    with pytest.raises(AlreadyExists, match=MAILBOX_STORE):
+        big.rename_mailbox(ADMIN, "anna", "BERT")
+    assert big.rename_mailbox(ADMIN, "anna", "Anna")[1].name == "Anna"
+    big.dismount(MAILBOX_STORE)
+    with pytest.raises(Dismounted):
+        big.rename_mailbox(ADMIN, "anna", "carl")
+    assert big.find_mailbox("anna")[1].guid == anna.guid
+
+
 def test_a_database_name_that_two_groups_have_needs_the_group(big: Server) -> None:
     big.create_group("Second Group")
     big.create_database("Second Group", MAILBOX_STORE, DatabaseKind.MAILBOX_STORE)
@@ -128,6 +141,26 @@ def test_a_database_set_not_to_mount_stays_dismounted_when_the_server_is_opened(
         assert not server.not_mounted
         assert not server.mounts_at_startup(MAILBOX_STORE)
         assert server.mount(MAILBOX_STORE).state is MountState.MOUNTED
+
+
+def test_a_server_is_opened_without_its_databases(path: Path) -> None:
+    with Server.open(path, mount=False) as server, Server.open(path) as other:
+        assert {each.state for each in server.databases()} == {MountState.DISMOUNTED}
+        assert {each.state for each in other.databases()} == {MountState.MOUNTED}
+
+
+def test_what_another_process_changed_is_taken_over(path: Path) -> None:
+    with Server.open(path) as server:
+        with Server.open(path, mount=False) as other:
+            other.set_limits(MAILBOX_STORE, {LIMIT_KEY: 3})
+            other.rename_database(MAILBOX_STORE, "Mail")
+        server.reload()
+        assert server.database("mail").limits.limit_bytes == 3 * GB
+        assert server.database("mail").state is MountState.MOUNTED
+        (path / CONFIG_FILE).write_text("broken")
+        with pytest.raises(InvalidSetting):
+            server.reload()
+        assert server.database("mail").state is MountState.MOUNTED
 
 
 def test_a_second_writer_is_refused_with_the_reason(path: Path) -> None:

@@ -74,6 +74,19 @@ def test_a_page_goes_on_where_its_last_message_was_though_that_is_gone(
     assert [item.uid for item in rest.items] == [3, 2, 1]
 
 
+@pytest.mark.parametrize("sort", list(view.Sort))
+@pytest.mark.parametrize("descending", [False, True])
+def test_a_page_begins_behind_any_message_of_the_view(
+    database: Database, inbox: int, sort: view.Sort, descending: bool
+) -> None:
+    with database.read(ACTOR) as read:
+        whole = view.page(read, inbox, sort=sort, descending=descending).items
+        for at, item in enumerate(whole):
+            after = view.position(item, sort)
+            rest = view.page(read, inbox, sort=sort, descending=descending, after=after).items
+            assert rest == whole[at + 1 :]
+
+
 def test_search_looks_at_envelopes(database: Database, inbox: int) -> None:
     with database.transaction(ACTOR) as txn:
         message_id = message.get_by_uid(txn, inbox, 3).message_id
@@ -86,6 +99,12 @@ def test_search_looks_at_envelopes(database: Database, inbox: int) -> None:
         assert uids(subject="ALPHA") == [2, 4]
         assert uids(sender="z@example") == [1]
         assert uids(flag="\\Flagged") == [3]
+        assert uids(without_flag="\\Flagged") == [1, 2, 4, 5]
+        sizes = {item.uid: item.size for item in view.search(read, inbox, view.Query())}
+        middle = sorted(sizes.values())[2]
+        assert uids(larger_than_bytes=middle) == [uid for uid, size in sizes.items() if size > middle]
+        assert uids(smaller_than_bytes=middle) == [uid for uid, size in sizes.items() if size < middle]
+        assert len(uids(larger_than_bytes=middle - 1, smaller_than_bytes=middle + 1)) >= 1
         assert uids(text="nowhere") == []
         assert uids() == [1, 2, 3, 4, 5]
 
