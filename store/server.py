@@ -168,11 +168,11 @@ class Server:
     ) -> Server:
         """Open a server and mount those of its databases that are to be mounted at start-up.
 
-        Without `mount` none is: to look after the server itself, or to mount one by one. A database that cannot
-        be mounted is in `not_mounted`, with event 20001; the others serve. Sizes are checked at once when it is
-        opened for writing. `wait_ms` is how long to wait for another process to let go of a database. `rng`
-        gives GUIDs, `zone` the local time of daily checks; by default the system's. Raises NotFound,
-        InvalidSetting, UnsupportedVersion.
+        Without `mount` none is: to look after the server itself, or to mount one by one. A database that
+        cannot be mounted is in `not_mounted`, with event 20001; the others serve. Sizes are checked at once
+        when it is opened for writing. `wait_ms` is how long to wait for another process to let go of a
+        database. `rng` gives GUIDs, `zone` the local time of daily checks; by default the system's.
+        Raises NotFound, InvalidSetting, UnsupportedVersion.
         """
         config = read_config(path)
         server = cls(path, config, read_only=read_only, wait_ms=wait_ms, clock=clock, rng=rng, zone=zone)
