@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -44,6 +44,7 @@ from pillarbox.backup.index import (
     find_absent_packs,
     plan_runs,
     read_index,
+    read_index_file,
     write_index,
 )
 from pillarbox.backup.pack import (
@@ -125,6 +126,8 @@ class Repository:
         self._context = context
         self._key_name = key_name
         self._index: Index | None = None
+        self._index_names: set[str] = set()
+        self._snapshots: dict[str, Snapshot] = {}
         self._cipher_of = lru_cache(_CIPHERS_KEPT)(self._make_cipher)
 
     @classmethod
@@ -253,10 +256,25 @@ class Repository:
         return self.reload_index() if self._index is None else self._index
 
     def reload_index(self) -> Index:
-        """Read the index again: others wrote."""
-        index, _ = read_index(self.backend, self.sealer)
-        self._index = index
-        return index
+        """Read what others wrote since; all of it again when index files went, as in a prune."""
+        listed = {info.name for info in self.backend.list(FileKind.INDEX)}
+        if self._index is not None and self._index_names <= listed:
+            with suppress(NotFound):  # gone since it was listed
+                for name in sorted(listed - self._index_names):
+                    for pack, records in read_index_file(self.backend, self.sealer, name):
+                        self._index.add_pack(pack, records)
+                    self._index_names.add(name)
+                return self._index
+        self._index, names = read_index(self.backend, self.sealer)
+        self._index_names = set(names)
+        return self._index
+
+    def list_packs(self, packs: Sequence[tuple[PackEntry, bytes]]) -> None:
+        """Make stored packs part of the repository: in an index file, and only then in the index."""
+        index = self.index
+        self._index_names.update(write_index(self.backend, self.sealer, packs))
+        for pack, records in packs:
+            index.add_pack(pack, records)
 
     def read(self, blob_id: BlobId) -> bytes:
         """The content of a blob, proven to be what the id names.
@@ -335,14 +353,16 @@ class Repository:
         return sorted(info.name for info in self.backend.list(FileKind.SNAPSHOT))
 
     def snapshots(self) -> list[Snapshot]:
-        """All snapshots, oldest first. Raises: Corrupt when one is damaged."""
-        found = []
+        """All snapshots, oldest first. Raises: Corrupt when one is damaged.
+
+        Each is read once, since they never change; what is damaged later the next program finds.
+        """
+        found = {}
         for name in self.snapshot_ids():
-            try:
-                found.append(self._read_snapshot(name))
-            except NotFound:  # forgotten since the listing
-                continue
-        return sorted(found, key=lambda each: (each.time_ms, each.id))
+            with suppress(NotFound):  # forgotten since the listing
+                found[name] = self._snapshots.get(name) or self._read_snapshot(name)
+        self._snapshots = found
+        return sorted(found.values(), key=lambda each: (each.time_ms, each.id))
 
     def snapshot(self, name: str) -> Snapshot:
         """The snapshot of that id, of an id that begins so, or `latest`.
@@ -605,19 +625,22 @@ class Writer:
         self._repository.backend.put(FileKind.PACK, pack.name, pack.data)
 
     def _settle(self, in_flight_max: int) -> None:
-        """Wait until at most so many packs are on their way; take those that arrived into the index."""
+        """Wait until at most so many packs are on their way; list those that arrived when they are many."""
         while len(self._in_flight) > in_flight_max:
             entry, records, future = self._in_flight.popleft()
             future.result()
-            self._repository.index.add_pack(entry, records)
             self._unlisted.append((entry, records))
-            self._pending.difference_update(blob_ids_of(records))
         if len(self._unlisted) >= _PACKS_PER_INDEX_FILE:
             self._write_index()
 
     def _write_index(self) -> None:
-        """List what arrived, so that another run finds it even if this one never ends."""
-        write_index(self._repository.backend, self._repository.sealer, self._unlisted)
+        """List what arrived, so that another run finds it even if this one never ends.
+
+        Until then nobody else may count on it: this run may die, and the next prune takes what is not listed.
+        """
+        self._repository.list_packs(self._unlisted)
+        for _, records in self._unlisted:
+            self._pending.difference_update(blob_ids_of(records))
         self._unlisted = []
 
 

@@ -17,6 +17,7 @@ from pillarbox.backup.backend_memory import MemoryBackend
 from pillarbox.backup.check_repository import check_repository
 from pillarbox.backup.crypto import KdfCost, KeyFile, Passphrase, Unencrypted
 from pillarbox.backup.pack import BlobId, BlobKind, Child
+from pillarbox.backup.prune import prune
 from pillarbox.backup.repository import copy_snapshots
 from pillarbox.store.errors import (
     AlreadyExists,
@@ -561,3 +562,25 @@ def test_a_copy_killed_at_any_write_is_carried_on(world: Any, killed_everywhere:
         copy_snapshots(source, world.open(backend, OTHER_KEY), source.snapshots())
 
     assert killed_everywhere(base, copy, survives) > 10
+
+
+def test_a_writer_does_not_count_on_what_another_has_not_listed_yet(world, backend: MemoryBackend) -> None:
+    """Two backups of one process: the first dies before its packs are listed, and a prune takes them."""
+    repository = world.create(backend)
+    content = b"stored by both" * 50
+
+    def fail_beside_another() -> None:
+        with (
+            repository.writer(pack_bytes=10, uploads=0) as dying,
+            repository.writer(pack_bytes=10, uploads=0) as writer,
+        ):
+            dying.add(BlobKind.DATA, content)
+            blob = writer.add(BlobKind.DATA, content).id
+            root = writer.add_tree([Child(BlobKind.DATA, blob)], None).id
+            writer.save_snapshot({}, [root])
+            raise OSError("the first backup fails")
+
+    with pytest.raises(OSError):
+        fail_beside_another()
+    prune(repository)
+    assert check_repository(world.open(backend), read_data=True).is_whole
