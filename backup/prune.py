@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
+from itertools import groupby, islice
 from typing import Final
 
 from pillarbox.backup.backend import FileKind
@@ -16,9 +17,11 @@ from pillarbox.backup.index import Index, Location, PackEntry, find_absent_packs
 from pillarbox.backup.pack import PACK_BYTES, BlobId, BlobKind, PackBuilder
 from pillarbox.backup.repository import Repository, Snapshot
 from pillarbox.backup.repository_lock import RepositoryLock
+from pillarbox.backup.snapshot import SnapshotKind
 from pillarbox.store.errors import Corrupt, InvalidSetting
 
 UNUSED_SHARE_MAX: Final = 0.05
+CAPTURES_MS: Final = 48 * 3_600_000
 _SMALL_PACK_DIVISOR: Final = 4
 _SMALL_PACKS_MIN: Final = 4
 
@@ -29,6 +32,9 @@ _SMALL_PACKS_MIN: Final = 4
 class KeepRules:
     """How many snapshots to keep: the newest ones, the newest of each of so many hours, days, weeks (ISO),
     months and years that have any, and all within `within_ms` of the newest. Zero is a rule that keeps none.
+
+    Captures (capture.py) don't count among them: all that were taken within `captures_ms` of the newest
+    snapshot or capture are kept, and no others but those within `within_ms`.
     """
 
     last: int = 0
@@ -38,10 +44,11 @@ class KeepRules:
     monthly: int = 0
     yearly: int = 0
     within_ms: int = 0
+    captures_ms: int = CAPTURES_MS
 
     def __post_init__(self) -> None:
         counts = (self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly, self.within_ms)
-        if min(counts) < 0 or not any(counts):
+        if min(*counts, self.captures_ms) < 0 or not any(counts):
             raise InvalidSetting("say how many snapshots to keep: at least one rule, none of them negative")
 
 
@@ -77,23 +84,38 @@ def choose_kept(snapshots: Sequence[Snapshot], rules: KeepRules, zone: tzinfo = 
     Snapshots of different things are to be given one group at a time.
     """
     newest_first = sorted(snapshots, key=lambda each: (each.time_ms, each.id), reverse=True)
-    reasons: list[list[str]] = [[] for _ in newest_first]
-    for at, snapshot in enumerate(newest_first):
-        if at < rules.last:
-            reasons[at].append("last")
-        if rules.within_ms and newest_first[0].time_ms - snapshot.time_ms <= rules.within_ms:
-            reasons[at].append("within")
-    times = [datetime.fromtimestamp(each.time_ms // 1000, zone) for each in newest_first]
+    counted = [each for each in newest_first if not _is_capture(each)]
+    reasons: dict[str, list[str]] = {each.id: [] for each in newest_first}
+    for snapshot in counted[: rules.last]:
+        reasons[snapshot.id].append("last")
+    for snapshot in newest_first:
+        age_ms = newest_first[0].time_ms - snapshot.time_ms
+        if rules.within_ms and age_ms <= rules.within_ms:
+            reasons[snapshot.id].append("within")
+        if rules.captures_ms and age_ms <= rules.captures_ms and _is_capture(snapshot):
+            reasons[snapshot.id].append("capture")
     for name, period_of in _PERIODS:
-        previous: object = None
-        left: int = getattr(rules, name)
-        for at, time in enumerate(times):
-            period = period_of(time)
-            if left and period != previous:
-                reasons[at].append(name)
-                left -= 1
-            previous = period
-    return [Decision(snapshot, tuple(why)) for snapshot, why in zip(newest_first, reasons, strict=True)]
+        for snapshot in _newest_of_each(counted, period_of, zone, getattr(rules, name)):
+            reasons[snapshot.id].append(name)
+    return [Decision(snapshot, tuple(reasons[snapshot.id])) for snapshot in newest_first]
+
+
+def _is_capture(snapshot: Snapshot) -> bool:
+    return snapshot.manifest.get("kind") == SnapshotKind.CAPTURE
+
+
+def _newest_of_each(
+    newest_first: Sequence[Snapshot],
+    period_of: Callable[[datetime], tuple[object, ...]],
+    zone: tzinfo,
+    periods_count: int,
+) -> Iterator[Snapshot]:
+    """The newest snapshot of each of the last `periods_count` periods that have any."""
+    periods = groupby(
+        newest_first, lambda each: period_of(datetime.fromtimestamp(each.time_ms // 1000, zone))
+    )
+    for _, snapshots in islice(periods, periods_count):
+        yield next(snapshots)
 
 
 # --- freeing ------------------------------------------------------------------------------------------------

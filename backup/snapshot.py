@@ -40,6 +40,8 @@ class SnapshotKind(StrEnum):
     COPY = "copy"
     INCREMENTAL = "incremental"
     DIFFERENTIAL = "differential"
+    CAPTURE = "capture"
+    """Ours: one of many short moments between backups (capture.py); it follows whatever there is."""
 
 
 class SnapshotHook(Protocol):
@@ -223,8 +225,9 @@ class GroupSnapshot:
 
     def _complete(self, snapshot: Snapshot) -> None:
         self._enter(Step.COMPLETE)
-        for database in self._databases:
-            database.report(EventId.SNAPSHOT_FINISHED, snapshot=snapshot.id)
+        if self._kind is not SnapshotKind.CAPTURE:  # one a minute would hide every other event
+            for database in self._databases:
+                database.report(EventId.SNAPSHOT_FINISHED, snapshot=snapshot.id)
         for hook in self._prepared:
             hook.complete()
 
@@ -281,14 +284,17 @@ def choose_base(snapshots: Sequence[Snapshot], source: SnapshotSource, kind: Sna
     bases = {SnapshotKind.FULL}
     if kind is SnapshotKind.INCREMENTAL:
         bases.add(SnapshotKind.INCREMENTAL)
-    fulls = [
-        each
-        for each in snapshots
-        if (each.manifest.get("server"), each.manifest.get("group")) == (source.server, source.group)
-    ]
-    if not any(each.manifest.get("kind") == SnapshotKind.FULL for each in fulls):
+    found = [each for each in snapshots if is_of_group(each, source)]
+    if kind is SnapshotKind.CAPTURE:
+        return max((each.time_ms for each in found), default=None)
+    if not any(each.manifest.get("kind") == SnapshotKind.FULL for each in found):
         raise Refused(
             f"storage group {source.group!r} has no full backup in this repository yet",
             hint="take a full backup first; it too stores only what the repository does not have",
         )
-    return max(each.time_ms for each in fulls if each.manifest.get("kind") in bases)
+    return max(each.time_ms for each in found if each.manifest.get("kind") in bases)
+
+
+def is_of_group(snapshot: Snapshot, source: SnapshotSource) -> bool:
+    """Whether a snapshot is one of that storage group of that server."""
+    return (snapshot.manifest.get("server"), snapshot.manifest.get("group")) == (source.server, source.group)
