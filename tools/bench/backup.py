@@ -1,0 +1,308 @@
+"""`python -m pillarbox.tools.bench.backup`: backup of a store, beside restic, borg and `cp -a`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from pillarbox.backup.backend_directory import DirectoryBackend
+from pillarbox.backup.capture import Capture
+from pillarbox.backup.crypto import Passphrase
+from pillarbox.backup.repository import Repository
+from pillarbox.backup.restore import restore_to_directory
+from pillarbox.backup.snapshot import GroupSnapshot, SnapshotHook, SnapshotSource
+from pillarbox.store.clock import SystemClock
+from pillarbox.store.errors import PillarboxError
+from pillarbox.tools.bench.backup_peers import BackupTool, copy_seconds, installed_peers
+from pillarbox.tools.bench.pillarbox_side import Target, new_target
+from pillarbox.tools.bench.report import Verdict, disk_bytes
+from pillarbox.tools.bench.workload import CORPUS_DEFAULT, read_corpus, resample
+
+CAPTURED_COUNTS: Final = (1, 100, 1000)
+_PASSPHRASE: Final = Passphrase("bench")
+_CLOCK: Final = SystemClock()
+_IO: Final = Path("/proc/self/io")
+
+
+@dataclass
+class ToolRun:
+    """What one tool took: seconds, and bytes on the disk and read. None: not asked."""
+
+    tool: str
+    first_s: float = 0.0
+    repository_bytes: int = 0
+    further_s: float = 0.0
+    further_written_bytes: int = 0
+    further_read_bytes: int | None = None
+    restore_s: float = 0.0
+
+
+@dataclass
+class CaptureRun:
+    """One capture: after how many new messages, how long it took, and what it wrote."""
+
+    messages_count: int
+    delivered_bytes: int
+    seconds: float
+    written_bytes: int
+
+
+@dataclass
+class BackupReport:
+    """All that one run measured."""
+
+    messages_count: int
+    store_bytes: int = 0
+    new_bytes: int = 0
+    tools: list[ToolRun] = field(default_factory=list)
+    copy_s: float = 0.0
+    copy_flushed_s: float = 0.0
+    freezes_ms: list[float] = field(default_factory=list)
+    delivered_meanwhile: int = 0
+    captures: list[CaptureRun] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Stopwatch(SnapshotHook):
+    """How long the freezes took, finer than the engine's clock counts."""
+
+    def __init__(self) -> None:
+        self.freezes_ms: list[float] = []
+        self._started = 0.0
+
+    def prepare(self) -> None:
+        """Nothing to finish."""
+
+    def freeze(self) -> None:
+        self._started = time.perf_counter()
+
+    def thaw(self) -> None:
+        self.freezes_ms.append((time.perf_counter() - self._started) * 1000)
+
+    def complete(self) -> None:
+        """Nothing kept."""
+
+    def abort(self) -> None:
+        """Nothing kept."""
+
+
+class Pillarbox:
+    """Our own backup, of the mounted database."""
+
+    name = "pillarbox"
+
+    def __init__(self, root: Path, target: Target) -> None:
+        self.repository = root / "pillarbox"
+        self.source = SnapshotSource("bench", "First", [target.database])
+
+    def initialise(self) -> None:
+        Repository.create(DirectoryBackend(self.repository), _PASSPHRASE, clock=_CLOCK)
+
+    def open(self) -> Repository:
+        """The repository, opened anew with the passphrase as a command would."""
+        return Repository.open(DirectoryBackend(self.repository), _PASSPHRASE, clock=_CLOCK)
+
+    def back_up(self, label: str) -> None:
+        GroupSnapshot(self.source, self.open(), clock=_CLOCK).run()
+
+    def restore(self, directory: Path) -> None:
+        repository = self.open()
+        restore_to_directory(repository, repository.snapshot("latest"), directory, clock=_CLOCK)
+
+
+# --- measuring ----------------------------------------------------------------------------------------------
+
+
+def measure(root: Path, corpus: list[bytes], count: int, *, with_peers: bool = True) -> BackupReport:
+    """Everything, on a store of `count` messages below `root`."""
+    report = BackupReport(count)
+    further_count = max(1, count // 100)
+    messages = resample(corpus, count + further_count + sum(CAPTURED_COUNTS))
+    with new_target(root / "store") as target:
+        target.deliver_all(islice(messages, count))
+        target.database.checkpoint()
+        own = Pillarbox(root, target)
+        peers, report.notes = installed_peers(root, target.database.path) if with_peers else ([], [])
+        tools: list[BackupTool] = [own, *peers]
+        report.store_bytes = disk_bytes(target.database.path)
+        _read_all(target.database.path)
+        report.tools = [_first(tool) for tool in tools]
+        before = target.database.stream.total_bytes()
+        target.deliver_all(islice(messages, further_count))
+        target.database.checkpoint()
+        report.new_bytes = target.database.stream.total_bytes() - before
+        for tool, run in zip(tools, report.tools, strict=True):
+            _further(tool, run)
+        for tool, run in zip(tools, report.tools, strict=True):
+            run.restore_s = _seconds_of(partial(tool.restore, root / f"{tool.name}-restored"))
+        report.copy_s = copy_seconds(target.database.path, root / "copy", flush=False)
+        report.copy_flushed_s = copy_seconds(target.database.path, root / "copy-flushed", flush=True)
+        report.captures = _captures(own, target, messages)
+        report.freezes_ms, report.delivered_meanwhile = _freezes(own, target, corpus)
+    return report
+
+
+def _seconds_of(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _first(tool: BackupTool) -> ToolRun:
+    tool.initialise()
+    seconds = _seconds_of(lambda: tool.back_up("first"))
+    return ToolRun(tool.name, seconds, disk_bytes(tool.repository))
+
+
+def _further(tool: BackupTool, run: ToolRun) -> None:
+    before, read = disk_bytes(tool.repository), _bytes_read()
+    run.further_s = _seconds_of(lambda: tool.back_up("further"))
+    run.further_written_bytes = disk_bytes(tool.repository) - before
+    if isinstance(tool, Pillarbox):
+        run.further_read_bytes = _bytes_read() - read
+
+
+def _captures(own: Pillarbox, target: Target, messages: Iterator[bytes]) -> list[CaptureRun]:
+    capture = Capture(own.source, own.open(), clock=_CLOCK)
+    capture.capture()
+    found = []
+    for count in CAPTURED_COUNTS:
+        before = target.database.stream.total_bytes()
+        target.deliver_all(islice(messages, count))
+        delivered = target.database.stream.total_bytes() - before
+        size = disk_bytes(own.repository)
+        seconds = _seconds_of(capture.capture)
+        found.append(CaptureRun(count, delivered, seconds, disk_bytes(own.repository) - size))
+    return found
+
+
+def _freezes(own: Pillarbox, target: Target, corpus: Sequence[bytes]) -> tuple[list[float], int]:
+    """Snapshots while another thread delivers: how long each froze, and how much came in meanwhile."""
+    stopwatch = Stopwatch()
+    with _deliveries(target, corpus) as delivered:
+        for _ in range(5):
+            GroupSnapshot(own.source, own.open(), clock=_CLOCK, hooks=[stopwatch]).run()
+        return stopwatch.freezes_ms, len(delivered)
+
+
+@contextmanager
+def _deliveries(target: Target, corpus: Sequence[bytes]) -> Iterator[list[None]]:
+    """Another thread that delivers one message after the other, as long as the `with` block goes on."""
+    ended, delivered = threading.Event(), list[None]()
+
+    def deliver() -> None:
+        while not ended.is_set():
+            target.deliver_one(corpus[len(delivered) % len(corpus)])
+            delivered.append(None)
+
+    thread = threading.Thread(target=deliver)
+    thread.start()
+    try:
+        yield delivered
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _read_all(path: Path) -> None:
+    """Bring the files into memory, so that whoever comes first does not pay for all."""
+    for found in path.rglob("*"):
+        if found.is_file():
+            found.read_bytes()
+
+
+def _bytes_read() -> int:
+    """What this process has read through system calls; 0 where the system does not tell."""
+    try:
+        lines = _IO.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("rchar:")), 0)
+
+
+# --- telling ------------------------------------------------------------------------------------------------
+
+
+def verdicts(report: BackupReport) -> list[Verdict]:
+    """The targets, each as a ratio that should be at least so much."""
+    own, *peers = report.tools
+    judged = [
+        ("restore: rate over that of cp -a", report.copy_s / own.restore_s, 0.5),
+        ("restore: rate over that of cp -a and sync", report.copy_flushed_s / own.restore_s, 0.5),
+        ("freeze: 50 ms over the longest", 50 / max(report.freezes_ms), 1.0),
+    ]
+    for peer in peers:
+        judged += [
+            (f"first backup: {peer.tool}'s time over ours", peer.first_s / own.first_s, 1.0),
+            (f"repository: {peer.tool}'s size over ours", peer.repository_bytes / own.repository_bytes, 1.0),
+            (f"1 % new: {peer.tool}'s time over ours", peer.further_s / own.further_s, 20.0),
+        ]
+    return [Verdict(what, reached, wanted, reached >= wanted) for what, reached, wanted in judged]
+
+
+def as_text(report: BackupReport, judged: Sequence[Verdict]) -> str:
+    """The report as a person reads it."""
+    lines = [
+        f"{report.messages_count} messages, store {_mb(report.store_bytes)}, 1 % new {_mb(report.new_bytes)}",
+        *report.notes,
+    ]
+    for run in report.tools:
+        read = "" if run.further_read_bytes is None else f", read {_mb(run.further_read_bytes)}"
+        lines.append(
+            f"{run.tool:10s} first {run.first_s:7.2f} s, repository {_mb(run.repository_bytes)}; further "
+            f"{run.further_s:6.3f} s, written {_mb(run.further_written_bytes)}{read}; "
+            f"restore {run.restore_s:6.2f} s"
+        )
+    lines.append(f"cp -a {report.copy_s:.2f} s, with sync {report.copy_flushed_s:.2f} s")
+    lines += [
+        f"capture after {each.messages_count:5d} messages ({each.delivered_bytes / 1000:.0f} kB): "
+        f"{each.seconds * 1000:.0f} ms, written {each.written_bytes / 1000:.0f} kB"
+        for each in report.captures
+    ]
+    freezes = ", ".join(f"{each:.2f}" for each in report.freezes_ms)
+    lines += [f"freezes with deliveries going on ({report.delivered_meanwhile}): {freezes} ms", ""]
+    for verdict in judged:
+        word = "met" if verdict.met else "MISSED"
+        lines.append(f"{verdict.what:60s}{verdict.reached:8.2f}  target {verdict.wanted:6.2f}  {word}")
+    return "\n".join(lines)
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Measure and print. Returns the exit code: 0, whether targets are met or not; 1 on an error."""
+    parser = argparse.ArgumentParser(prog="python -m pillarbox.tools.bench.backup", description=__doc__)
+    parser.add_argument("count", nargs="?", type=int, default=5000, help="messages (5000)")
+    parser.add_argument("--corpus", type=Path, default=CORPUS_DEFAULT, help="folder of mbox, eml, tar.gz")
+    parser.add_argument("--dir", type=Path, help="where to write; of the disk that is to be measured")
+    parser.add_argument("--no-peers", action="store_true", help="neither restic nor borg")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    options = parser.parse_args(arguments)
+    try:
+        with tempfile.TemporaryDirectory(prefix="pillarbox-bench-", dir=options.dir) as made:
+            corpus = read_corpus(options.corpus)
+            report = measure(Path(made), corpus, options.count, with_peers=not options.no_peers)
+    except PillarboxError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    judged = verdicts(report)
+    data = {**asdict(report), "targets": [verdict._asdict() for verdict in judged]}
+    print(json.dumps(data, indent=2) if options.json else as_text(report, judged))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))
