@@ -159,6 +159,23 @@ def test_a_database_that_was_damaged_when_backed_up_replaces_nothing(group):
     assert sorted(each.name for each in group.directory.iterdir()) == ["db1", "db2"]
 
 
+def test_a_thorough_restore_refuses_what_was_damaged_when_backed_up(group):
+    """Without it the files come back as they were backed up, and a read of the damaged message says so."""
+    database = group.databases[0]
+    group.deliver(database, group.corpus())
+    path = database.stream.path(1)
+    data = bytearray(path.read_bytes())
+    data[2000] ^= 1
+    path.write_bytes(data)
+    snapshot = group.snapshot()
+    place = group.directory / "out"
+    with pytest.raises(Corrupt, match="damaged"):
+        restore_to_directory(group.repository, snapshot, place, clock=group.clock, thorough=True)
+    assert not list(place.glob("*/*"))
+    with pytest.raises(Corrupt):
+        group.restored(snapshot, "out")
+
+
 def test_a_restored_database_counts_on_from_where_it_was(group):
     group.deliver(group.databases[0], group.corpus()[:3])
     snapshot = group.snapshot()
