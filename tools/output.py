@@ -1,23 +1,162 @@
-"""What commands print: lines for people, or one JSON value with `--json`."""
+"""What commands print: lines for people, or JSON; questions, warnings and progress on stderr."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from typing import Any
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
 import click
+
+from pillarbox.store.errors import Refused
+from pillarbox.store.events import Event
+
+Step = Callable[[int, int, str], None]
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_UNITS: Final = ("B", "KB", "MB", "GB", "TB", "PB")
+
+
+# -- results, on stdout
 
 
 def show(data: Any, lines: Iterable[str], as_json: bool) -> None:
     """Print `data` as JSON, or `lines` for a person. Text from mail cannot steer the terminal."""
     if as_json:
-        click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+        click.echo(json_text(data, indent=2))
         return
     for line in lines:
-        click.echo("".join(letter if letter.isprintable() else " " for letter in line))
+        click.echo(printable(line))
 
 
-def megabytes(size_bytes: int) -> str:
-    """A size for a person."""
-    return f"{size_bytes / (1 << 20):,.2f} MB"
+def show_each(
+    rows: Iterable[dict[str, Any]], line: Callable[[dict[str, Any]], str], as_json: bool, *, empty: str = ""
+) -> None:
+    """Print rows as they come: a JSON array with one row a line, or the `line` of each for a person.
+
+    `empty` is said to a person when there are none.
+    """
+    count = 0
+    for count, row in enumerate(rows, 1):
+        if as_json:
+            click.echo(("[\n" if count == 1 else ",\n") + json_text(row), nl=False)
+        else:
+            click.echo(printable(line(row)))
+    if as_json:
+        click.echo("\n]" if count else "[]")
+    elif not count and empty:
+        click.echo(printable(empty))
+
+
+def json_text(data: Any, indent: int | None = None) -> str:
+    """`data` as JSON that is readable and that a terminal takes for nothing but text."""
+    text = json.dumps(data, indent=indent, ensure_ascii=False)
+    return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
+
+
+def printable(line: str) -> str:
+    """One line of `line`, in which what is no visible letter is a blank: no escape sequence survives."""
+    return "".join(letter if letter.isprintable() else " " for letter in line)
+
+
+def size_text(size_bytes: int) -> str:
+    """A size for a person: 512 B, 1.4 KB, 3.0 MB; a KB is 1024 bytes."""
+    value, units = float(size_bytes), iter(_UNITS)
+    unit = next(units)
+    while value >= 1023.95 and unit != _UNITS[-1]:  # no more than 1023.9: 1024.0 KB is 1.0 MB
+        value, unit = value / 1024, next(units)
+    return f"{value:.0f} B" if unit == "B" else f"{value:,.1f} {unit}"
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things for a person: 1 message, 2 messages."""
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
+
+
+def percent_text(part: int, whole: int) -> str:
+    """How much of `whole` a part is, for a person."""
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def local_time(time_ms: int | None) -> str:
+    """A time (ms UTC) on the clock of whoever looks, with its distance from UTC; "" for none."""
+    if time_ms is None:
+        return ""
+    try:
+        return (_EPOCH + timedelta(milliseconds=time_ms)).astimezone().isoformat(" ", "minutes")
+    except (OverflowError, ValueError, OSError):
+        return "?"  # a message may claim any year
+
+
+# -- remarks, questions and progress, on stderr
+
+
+def warn(lines: Iterable[str]) -> None:
+    """Print lines on stderr."""
+    for line in lines:
+        click.echo(printable(line), err=True)
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask before something is gone for good, unless `yes`. Raises Refused on any answer but yes."""
+    if yes:
+        return
+    click.echo(f"{printable(question)} [y/N] ", nl=False, err=True)
+    answer = sys.stdin.readline().strip().lower()
+    if answer not in ("y", "yes"):
+        raise Refused("nothing was done", hint="answer y, or say --yes")
+
+
+@contextmanager
+def progress(title: str, as_json: bool) -> Iterator[Step | None]:
+    """A bar on stderr while the `with` block runs, to be moved by `step(done, total, what)`.
+
+    Gives None where nobody looks: with --json, or when stderr is no terminal.
+    """
+    if as_json or not sys.stderr.isatty():
+        yield None
+        return
+    # Loaded here: half of the commands' start-up time otherwise.
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    text = TextColumn("{task.description}", markup=False)
+    columns = (SpinnerColumn(), text, BarColumn(), TaskProgressColumn(), Remaining())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None)
+
+        def step(done: int, total: int, what: str = "") -> None:
+            description = f"{title} {printable(what)[-40:]}" if what else title
+            bar.update(task, completed=min(done, total), total=total, description=description)
+
+        yield step
+
+
+class _EventsTo(logging.Handler):
+    def __init__(self, show_event: Callable[[Event], None], severity_min: int) -> None:
+        super().__init__(severity_min)
+        self._show_event = show_event
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event = getattr(record, "event", None)
+        if isinstance(event, Event):
+            self._show_event(event)
+
+
+@contextmanager
+def events_to(show_event: Callable[[Event], None], severity_min: int = logging.INFO) -> Iterator[None]:
+    """Give every event of the library from a logging level up to a function, while the `with` block runs."""
+    logger = logging.getLogger("pillarbox")
+    handler, level = _EventsTo(show_event, severity_min), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(min(severity_min, level or logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

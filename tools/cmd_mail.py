@@ -1,0 +1,165 @@
+"""Mail files in and out: import, export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from pillarbox.store.database import Database
+from pillarbox.store.errors import Corrupt, InvalidContent, NotFound
+from pillarbox.store.export_mail import FORMATS, ExportFormat, ExportProgress, export_mail
+from pillarbox.store.ids import id_text
+from pillarbox.store.import_mail import ImportProgress, ImportReport, import_mail
+from pillarbox.store.mbox import Dialect
+from pillarbox.store.server import Server
+from pillarbox.store.tables import MailboxRecord
+from pillarbox.tools.options import ACTOR, JSON, SERVER
+from pillarbox.tools.output import Step, counted, progress, show, size_text, warn
+from pillarbox.tools.parameters import MAILBOX, complete_database
+
+DIALECTS = click.Choice(get_args(Dialect))
+
+
+@click.command("import")
+@SERVER
+@MAILBOX
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--dialect", type=DIALECTS, help="Of the mbox files; found by looking at each without it.")
+@click.option(
+    "--database",
+    "database_name",
+    default="",
+    shell_complete=complete_database,
+    help="Where a new mailbox is to be, when the server has several mailbox stores.",
+)
+@JSON
+def import_(
+    server: Path,
+    mailbox_name: str,
+    paths: tuple[Path, ...],
+    dialect: Dialect | None,
+    database_name: str,
+    as_json: bool,
+) -> None:
+    """Import mbox files, Maildirs, EML files, and directories that hold any of these.
+
+    The mailbox is made where it is missing. Each mbox file and each directory becomes a folder of its name; a
+    lone EML file goes to the Inbox. An import may be run again: what its folder holds already is not added
+    twice. A damaged message is imported as it is, and listed. When something could not be read, what could
+    be is imported, the rest is listed on stderr, and the command ends with 29.
+
+    \b
+    pillarbox import /srv/mail anna old-mail.mbox Maildir/
+    pillarbox import /srv/mail anna letter.eml --json
+    """
+    for path in paths:
+        if not path.exists():
+            raise NotFound(f"{path}: no such file or folder", hint="look at the path's spelling")
+    with Server.open(server) as opened:
+        database, box = _find_or_create(opened, mailbox_name, database_name)
+        with progress("importing", as_json) as step:
+            report = import_mail(
+                database, ACTOR, box.guid, paths, dialect=dialect, progress=step and _import_step(step)
+            )
+    show(_import_data(report), _import_lines(report), as_json)
+    warn(f"  not read: {each.source}: {each.reason}" for each in report.unreadable)
+    if report.unreadable_count:
+        raise InvalidContent(
+            f"{counted(report.unreadable_count, 'file')} could not be read"
+            + (": what could be is imported" if report.messages_count or report.present_count else ""),
+            hint="look at what they are and at who may read them; importing again adds nothing twice",
+        )
+
+
+def _import_step(step: Step) -> Any:
+    def told(each: ImportProgress) -> None:
+        step(each.bytes_read, each.bytes_total, each.source)
+
+    return told
+
+
+def _import_data(report: ImportReport) -> dict[str, Any]:
+    return {
+        "imported": report.messages_count,
+        "present": report.present_count,
+        "size_bytes": report.size_bytes,
+        "folders": ["/".join(path) or "Inbox" for path in report.folders],
+        "damaged": [each._asdict() for each in report.damaged],
+        "unreadable": [each._asdict() for each in report.unreadable],
+        "passed_over": [each._asdict() for each in report.passed_over],
+    }
+
+
+def _import_lines(report: ImportReport) -> Iterator[str]:
+    yield (
+        f"{counted(report.messages_count, 'message')} imported ({size_text(report.size_bytes)}),"
+        f" {report.present_count} were there already."
+    )
+    for each in report.damaged:
+        yield f"  damaged, imported as it is: {each.source} at {each.position}: {each.reason}"
+    for each in report.passed_over:
+        yield f"  passed over: {each.source} {each.reason}"
+
+
+def _find_or_create(server: Server, name: str, database_name: str) -> tuple[Database, MailboxRecord]:
+    try:
+        return server.find_mailbox(name)
+    except NotFound:
+        return server.create_mailbox(ACTOR, name, database_name)
+
+
+@click.command()
+@SERVER
+@MAILBOX
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--format", "format_", type=click.Choice(FORMATS), required=True, help="What to write.")
+@click.option("--dialect", type=DIALECTS, default="mboxrd", show_default=True, help="Of mbox files.")
+@JSON
+def export(
+    server: Path, mailbox_name: str, out: Path, format_: ExportFormat, dialect: Dialect, as_json: bool
+) -> None:
+    """Write a mailbox to files in the directory OUT, which must be new or empty.
+
+    Every message goes out byte for byte as it came in. A message that is damaged in the store is listed, the
+    others are written, and the command ends with 30.
+
+    \b
+    pillarbox export /srv/mail anna out --format eml
+    pillarbox export /srv/mail anna Maildir --format maildir
+    """
+    with Server.open(server, read_only=True) as opened:
+        database, box = opened.find_mailbox(mailbox_name)
+        with progress("exporting", as_json) as step:
+            report = export_mail(
+                database,
+                ACTOR,
+                box.guid,
+                out,
+                format_,
+                dialect=dialect,
+                progress=step and _export_step(step),
+            )
+    damaged = [
+        f"{'/'.join(each.folder)}, {id_text(each.message_id)}: {each.reason}" for each in report.damaged
+    ]
+    data = {
+        "exported": report.messages_count,
+        "folders": report.folders_count,
+        "size_bytes": report.size_bytes,
+        "damaged": damaged,
+    }
+    summary = f"{counted(report.messages_count, 'message')} exported to {out}."
+    show(data, [summary], as_json)
+    warn(f"  damaged, not exported: {each}" for each in damaged)
+    if damaged:
+        raise Corrupt(f"damaged, and missing from {out}: {counted(len(damaged), 'message')}")
+
+
+def _export_step(step: Step) -> Any:
+    def told(each: ExportProgress) -> None:
+        step(each.messages_count, each.messages_total, "/".join(each.folder))
+
+    return told

@@ -1,0 +1,213 @@
+"""Mailboxes: create, list, show, rename, disconnect, reconnect, purge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pillarbox.store import folder, mailbox
+from pillarbox.store.database import Database, MountState
+from pillarbox.store.errors import Refused
+from pillarbox.store.ids import guid_text, parse_guid
+from pillarbox.store.server import Server
+from pillarbox.store.tables import DatabaseKind, MailboxRecord
+from pillarbox.tools.options import ACTOR, JSON, SERVER
+from pillarbox.tools.output import confirm, counted, local_time, show, size_text, warn
+from pillarbox.tools.parameters import MAILBOX, YES, complete_database
+
+
+@click.group("mailbox")
+def mailbox_() -> None:
+    """Mailboxes of a server."""
+
+
+def _data(database: Database, box: MailboxRecord) -> dict[str, Any]:
+    return {
+        "mailbox": box.name,
+        "guid": guid_text(box.guid),
+        "database": database.name,
+        "messages": box.messages_count,
+        "size_bytes": box.size,
+        "user": guid_text(box.user) if box.user else None,
+        "disconnected": box.state == mailbox.DISCONNECTED,
+        "disconnected_ms": box.disconnected_ms or None,
+    }
+
+
+def _line(box: dict[str, Any]) -> str:
+    apart = f"  disconnected {local_time(box['disconnected_ms'])}" if box["disconnected"] else ""
+    size = size_text(box["size_bytes"])
+    return f"{box['mailbox']:24} {box['messages']:>8} messages  {size:>10}  {box['database']}{apart}"
+
+
+@mailbox_.command("create")
+@SERVER
+@click.argument("name")
+@click.option(
+    "--database",
+    "database_name",
+    default="",
+    shell_complete=complete_database,
+    help="Where it is to be, when the server has several mailbox stores.",
+)
+@JSON
+def create(server: Path, name: str, database_name: str, as_json: bool) -> None:
+    """Make the mailbox NAME, with the standard folders.
+
+    \b
+    pillarbox mailbox create /srv/mail anna
+    pillarbox mailbox create /srv/mail bert --database "Mailbox Store 2"
+    """
+    with Server.open(server) as opened:
+        database, box = opened.create_mailbox(ACTOR, name, database_name)
+    show(_data(database, box), [f"Mailbox {box.name} is there, in {database.name}."], as_json)
+
+
+@mailbox_.command("list")
+@SERVER
+@click.option(
+    "--database", "database_name", default="", shell_complete=complete_database, help="Of it alone."
+)
+@click.option("--disconnected", is_flag=True, help="Only those that were taken from their users.")
+@JSON
+def list_mailboxes(server: Path, database_name: str, disconnected: bool, as_json: bool) -> None:
+    """Mailboxes, with their sizes and databases.
+
+    \b
+    pillarbox mailbox list /srv/mail
+    pillarbox mailbox list /srv/mail --disconnected --json
+    """
+    with Server.open(server, read_only=True) as opened:
+        stores = [opened.database(database_name)] if database_name else list(opened.databases())
+        found = [
+            data
+            for database in stores
+            for data in _mailboxes(opened, database, asked_for=bool(database_name))
+            if data["disconnected"] or not disconnected
+        ]
+    show(found, map(_line, found) if found else ["There are no such mailboxes."], as_json)
+
+
+def _mailboxes(server: Server, database: Database, asked_for: bool) -> Iterator[dict[str, Any]]:
+    if database.kind != DatabaseKind.MAILBOX_STORE:
+        return
+    if database.state is MountState.DISMOUNTED and not asked_for:
+        label = server.label(database)
+        warn(
+            [f"pillarbox: {label} is not mounted, its mailboxes are not listed: `pillarbox status` says why"]
+        )
+        return
+    with database.read(ACTOR) as read:
+        for box in mailbox.all_of(read):
+            yield _data(database, box)
+
+
+@mailbox_.command("show")
+@SERVER
+@MAILBOX
+@JSON
+def show_mailbox(server: Path, mailbox_name: str, as_json: bool) -> None:
+    """One mailbox: its identity, its size, its folders.
+
+    \b
+    pillarbox mailbox show /srv/mail anna
+    """
+    with Server.open(server, read_only=True) as opened:
+        database, box = opened.find_mailbox(mailbox_name)
+        with database.read(ACTOR) as read:
+            folders: list[dict[str, Any]] = [
+                {"folder": "/".join(path), "messages": each.messages_count, "size_bytes": each.size}
+                for path, each in folder.walk(read, box.root_id)
+            ]
+    data = _data(database, box)
+    lines = [
+        f"{box.name}: {counted(box.messages_count, 'message')}, {size_text(box.size)}, in {database.name}",
+        f"GUID {data['guid']}, user {data['user'] or 'of no directory'}",
+    ]
+    if data["disconnected"]:
+        lines.append(f"disconnected {local_time(box.disconnected_ms)}")
+    lines += [
+        f"{each['messages']:>8} {size_text(each['size_bytes']):>10}  {each['folder']}" for each in folders
+    ]
+    show({**data, "folders": folders}, lines, as_json)
+
+
+@mailbox_.command("rename")
+@SERVER
+@MAILBOX
+@click.argument("name")
+@JSON
+def rename(server: Path, mailbox_name: str, name: str, as_json: bool) -> None:
+    """Give a mailbox another name.
+
+    \b
+    pillarbox mailbox rename /srv/mail anna anna.miller
+    """
+    with Server.open(server) as opened:
+        database, box = opened.rename_mailbox(ACTOR, mailbox_name, name)
+    show(_data(database, box), [f"The mailbox is called {box.name}."], as_json)
+
+
+@mailbox_.command("disconnect")
+@SERVER
+@MAILBOX
+@JSON
+def disconnect(server: Path, mailbox_name: str, as_json: bool) -> None:
+    """Take a mailbox from its user. It is kept, with all its mail, until it is purged.
+
+    \b
+    pillarbox mailbox disconnect /srv/mail anna
+    """
+    with Server.open(server) as opened:
+        database, box = opened.find_mailbox(mailbox_name)
+        with database.transaction(ACTOR) as txn:
+            changed = mailbox.disconnect(txn, box.guid)
+    show(_data(database, changed), [f"Mailbox {box.name} is disconnected."], as_json)
+
+
+@mailbox_.command("reconnect")
+@SERVER
+@MAILBOX
+@click.option("--user", default="", help="GUID of the directory user who gets it.")
+@JSON
+def reconnect(server: Path, mailbox_name: str, user: str, as_json: bool) -> None:
+    """Give a disconnected mailbox to a user again.
+
+    \b
+    pillarbox mailbox reconnect /srv/mail anna
+    pillarbox mailbox reconnect /srv/mail anna --user 6ba7b810-9dad-11d1-80b4-00c04fd430c8
+    """
+    try:
+        guid = parse_guid(user) if user else b""
+    except ValueError:
+        raise click.BadParameter(f"{user!r} is no GUID", param_hint="--user") from None
+    with Server.open(server) as opened:
+        database, box = opened.find_mailbox(mailbox_name)
+        with database.transaction(ACTOR) as txn:
+            changed = mailbox.reconnect(txn, box.guid, guid)
+    show(_data(database, changed), [f"Mailbox {box.name} is connected."], as_json)
+
+
+@mailbox_.command("purge")
+@SERVER
+@MAILBOX
+@YES
+@JSON
+def purge(server: Path, mailbox_name: str, yes: bool, as_json: bool) -> None:
+    """Delete a disconnected mailbox with all its mail, for good.
+
+    \b
+    pillarbox mailbox disconnect /srv/mail anna
+    pillarbox mailbox purge /srv/mail anna
+    """
+    with Server.open(server) as opened:
+        database, box = opened.find_mailbox(mailbox_name)
+        if box.state != mailbox.DISCONNECTED:
+            raise Refused(f"mailbox {box.name!r} is connected to a user", hint="disconnect it first")
+        confirm(f"Delete mailbox {box.name} and its {counted(box.messages_count, 'message')}?", yes)
+        with database.transaction(ACTOR) as txn:
+            mailbox.purge(txn, box.guid)
+    show({"purged": box.name}, [f"Mailbox {box.name} is gone."], as_json)

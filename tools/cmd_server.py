@@ -1,0 +1,467 @@
+"""A server as a whole: init, status, mount, dismount, check, repair; its storage groups and databases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pillarbox.store import mailbox, public_folder
+from pillarbox.store.check import CheckReport, check_database
+from pillarbox.store.database import LOCK, Database, MountState
+from pillarbox.store.database_limits import Edition
+from pillarbox.store.errors import NotFound, PillarboxError, Refused, Retryable
+from pillarbox.store.file_lock import is_locked
+from pillarbox.store.ids import guid_text
+from pillarbox.store.repair import RepairReport, repair_database
+from pillarbox.store.server import Server
+from pillarbox.store.server_config import KIND_TEXTS
+from pillarbox.store.storage_group import StorageGroup
+from pillarbox.store.tables import DatabaseKind
+from pillarbox.store.transaction import Reader
+from pillarbox.tools.options import ACTOR, JSON, SERVER
+from pillarbox.tools.output import confirm, counted, local_time, percent_text, progress, show, size_text
+from pillarbox.tools.parameters import DATABASE, YES, complete_group
+
+KINDS = {"mailbox": DatabaseKind.MAILBOX_STORE, "public-folder": DatabaseKind.PUBLIC_FOLDER_STORE}
+GROUP = click.argument("group_name", metavar="GROUP", shell_complete=complete_group)
+
+
+@click.command()
+@SERVER
+@click.option(
+    "--edition",
+    type=click.Choice([each.value for each in Edition]),
+    default="standard",
+    show_default=True,
+    help="What it may grow to: one storage group of 75 GB databases, or four of 8,000 GB ones.",
+)
+@JSON
+def init(server: Path, edition: str, as_json: bool) -> None:
+    """Make a new server in the directory SERVER, which must be new or empty.
+
+    It has one storage group with a mailbox store and a public folder store.
+
+    \b
+    pillarbox init /srv/mail
+    pillarbox init /srv/mail --edition enterprise
+    """
+    Server.create(server, Edition(edition)).close()
+    show({"server": str(server), "edition": edition}, [f"{server} is ready ({edition})."], as_json)
+
+
+# -- status
+
+
+@click.command()
+@SERVER
+@JSON
+def status(server: Path, as_json: bool) -> None:
+    """Databases, their sizes against their limits, and mailboxes.
+
+    A database is mounted when it can be; one that was dismounted, or cannot be mounted, says why.
+
+    \b
+    pillarbox status /srv/mail
+    """
+    with Server.open(server, read_only=True) as opened:
+        found = [
+            _database_status(opened, group, database)
+            for group in opened.groups.values()
+            for database in group.databases.values()
+        ]
+        edition = opened.edition.value
+    show(found, [f"{server}: edition {edition}", *_status_lines(found)], as_json)
+
+
+def _database_status(server: Server, group: StorageGroup, database: Database) -> dict[str, Any]:
+    mounted = database.state is not MountState.DISMOUNTED
+    found: dict[str, Any] = {
+        "group": group.name,
+        "database": database.name,
+        "kind": KIND_TEXTS[database.kind],
+        "state": (MountState.MOUNTED if mounted else MountState.DISMOUNTED).value,
+        "in_use": is_locked(database.path / LOCK),
+        "mount_at_startup": server.mounts_at_startup(server.label(database)),
+    }
+    try:
+        if mounted:
+            return {**found, **_sizes(database), **_contents(database)}
+        reason: object = server.not_mounted.get(server.label(database))
+    except PillarboxError as error:
+        reason = error
+    return {**found, "error": str(reason or "it is set not to be mounted: `pillarbox mount` ends that")}
+
+
+def _sizes(database: Database) -> dict[str, Any]:
+    return {
+        "logical_size_bytes": database.logical_size_bytes(),
+        "physical_size_bytes": database.physical_size_bytes(),
+        "limit_bytes": database.limits.limit_bytes,
+        "threshold_bytes": database.limits.threshold_bytes,
+        "last_size_check_ms": database.last_size_check_ms,
+    }
+
+
+def _contents(database: Database) -> dict[str, Any]:
+    with database.read(ACTOR) as read:
+        if database.kind == DatabaseKind.PUBLIC_FOLDER_STORE:
+            folders = [found for _, found in public_folder.folders(read)]
+            return {"folders": len(folders), "messages": sum(each.messages_count for each in folders)}
+        return {"mailboxes": _mailboxes(read)}
+
+
+def _mailboxes(read: Reader) -> list[dict[str, Any]]:
+    return [
+        {
+            "mailbox": box.name,
+            "messages": box.messages_count,
+            "size_bytes": box.size,
+            "disconnected": box.state == mailbox.DISCONNECTED,
+        }
+        for box in mailbox.all_of(read)
+    ]
+
+
+def _status_lines(databases: list[dict[str, Any]]) -> Iterator[str]:
+    group = None
+    for each in databases:
+        if each["group"] != group:
+            group = each["group"]
+            yield f"{group}"
+        use = ", in use by another process" if each["in_use"] else ""
+        yield f"  {each['database']} ({each['kind']}): {each['state']}{use}"
+        if "error" in each:
+            yield f"    {each['error']}"
+            continue
+        used, limit = each["logical_size_bytes"], each["limit_bytes"]
+        yield (
+            f"    {size_text(used)} of {size_text(limit)} used ({percent_text(used, limit)}),"
+            f" {size_text(each['physical_size_bytes'])} on disk;"
+            f" size checked {local_time(each['last_size_check_ms']) or 'never'}"
+        )
+        if "folders" in each:
+            yield f"    {counted(each['folders'], 'public folder')}, {counted(each['messages'], 'message')}"
+            continue
+        for box in each["mailboxes"]:
+            apart = "  disconnected" if box["disconnected"] else ""
+            size = size_text(box["size_bytes"])
+            yield f"    {box['mailbox']:24} {box['messages']:>8} messages  {size:>10}{apart}"
+
+
+# -- mount, dismount
+
+
+@click.command()
+@SERVER
+@DATABASE
+@JSON
+def mount(server: Path, database_name: str, as_json: bool) -> None:
+    """Prove that DATABASE can be mounted, and have it mounted from now on.
+
+    A command holds no mount for longer than it runs: this mounts the database once and lets it go again.
+    From now on it is mounted whenever the server is opened; a running `pillarbox limits watch` mounts it
+    within a minute.
+
+    \b
+    pillarbox mount /srv/mail "Mailbox Store"
+    """
+    with Server.open(server, mount=False) as opened:
+        database = opened.mount(database_name)
+        opened.set_mount_at_startup(opened.label(database), True)
+    data = {"database": database.name, "mount_at_startup": True}
+    show(data, [f"{database.name} can be mounted, and is whenever the server is opened."], as_json)
+
+
+@click.command()
+@SERVER
+@DATABASE
+@JSON
+def dismount(server: Path, database_name: str, as_json: bool) -> None:
+    """Keep DATABASE dismounted until `pillarbox mount`.
+
+    It is not mounted when the server is opened. A process that has it mounted now keeps it to its end; a
+    running `pillarbox limits watch` lets go of it within a minute.
+
+    \b
+    pillarbox dismount /srv/mail "Mailbox Store"
+    """
+    with Server.open(server, mount=False) as opened:
+        database = opened.database(database_name)
+        opened.set_mount_at_startup(opened.label(database), False)
+    in_use = is_locked(database.path / LOCK)
+    lines = [f"{database.name} stays dismounted until `pillarbox mount`."]
+    if in_use:
+        lines.append("Another process has it mounted still.")
+    show({"database": database.name, "mount_at_startup": False, "in_use": in_use}, lines, as_json)
+
+
+# -- check, repair
+
+
+@click.command()
+@SERVER
+@JSON
+@click.pass_context
+def check(ctx: click.Context, server: Path, as_json: bool) -> None:
+    """Prove every database whole: each record, index, reference, counter, and byte of mail.
+
+    Nothing is changed, and others may go on working. Databases that are dismounted are checked as well.
+    Ends with 0 when all is clean, with 1 when damage was found.
+
+    \b
+    pillarbox check /srv/mail
+    """
+    with Server.open(server, read_only=True, mount=False) as opened:
+        results = [_check_one(opened, each, as_json) for each in opened.databases()]
+    findings = [f"{each['database']}: {finding}" for each in results for finding in each["findings"]]
+    messages = sum(each.get("messages", 0) for each in results)
+    show(
+        {"clean": not findings, "findings": findings, "databases": results},
+        findings
+        or [f"No damage was found: {counted(len(results), 'database')}, {counted(messages, 'message')}."],
+        as_json,
+    )
+    ctx.exit(1 if findings else 0)
+
+
+def _check_one(server: Server, database: Database, as_json: bool) -> dict[str, Any]:
+    try:
+        server.mount(server.label(database))
+        with progress(f"checking {database.name}", as_json) as step:
+            report = check_database(
+                database, ACTOR, progress=step and (lambda done, total: step(done, total, ""))
+            )
+    except Retryable:
+        raise
+    except PillarboxError as error:
+        return {"database": database.name, "findings": [str(error)]}
+    return {"database": database.name, **_check_data(report)}
+
+
+def _check_data(report: CheckReport) -> dict[str, Any]:
+    return {
+        "findings": [str(finding) for finding in report.findings],
+        "records": report.records,
+        "messages": report.messages,
+        "bytes_read": report.bytes_read,
+    }
+
+
+@click.command()
+@SERVER
+@DATABASE
+@YES
+@JSON
+def repair(server: Path, database_name: str, yes: bool, as_json: bool) -> None:
+    """Rebuild what `pillarbox check` finds wrong in DATABASE, from all that is whole; say what is lost.
+
+    No other process may have it mounted. Needs free disk of twice the size of the property file. A repaired
+    database needs a new full backup.
+
+    \b
+    pillarbox repair /srv/mail "Mailbox Store"
+    """
+    with Server.open(server, mount=False) as opened:
+        database = opened.database(database_name)
+        confirm(f"Rebuild the tables of {database.name}?", yes)
+        with progress(f"repairing {database.name}", as_json):
+            report = repair_database(database)
+    show({"database": database.name, **_repair_data(report)}, _repair_lines(report), as_json)
+
+
+def _repair_data(report: RepairReport) -> dict[str, Any]:
+    return {
+        "kept": report.kept,
+        "lost": [each._asdict() for each in report.lost],
+        "from_stream": report.from_stream,
+        "dropped": list(report.dropped),
+        "restored": list(report.restored),
+        "unheld": report.unheld,
+        "damaged_stream": [str(finding) for finding in report.damaged_stream],
+    }
+
+
+def _repair_lines(report: RepairReport) -> Iterator[str]:
+    yield f"{counted(report.kept, 'message')} kept whole, {counted(len(report.lost), 'message')} lost."
+    if report.from_stream:
+        yield "The tables were of no use: all was rebuilt from the stream."
+    for each in report.lost:
+        yield f"  lost: {each.folder}, UID {each.uid}: {each.subject!r} from {each.sender} ({each.reason})"
+    yield from (f"  dropped: {each}" for each in report.dropped)
+    yield from (f"  made anew: {each}" for each in report.restored)
+    if report.unheld:
+        yield f"  {report.unheld} contents that no message holds were let go."
+    yield from (f"  damaged, and no longer used: {finding}" for finding in report.damaged_stream)
+
+
+# -- storage groups
+
+
+@click.group()
+def group() -> None:
+    """Storage groups: databases that are backed up together."""
+
+
+@group.command("create")
+@SERVER
+@click.argument("name")
+@JSON
+def create_group(server: Path, name: str, as_json: bool) -> None:
+    """Make the empty storage group NAME. Standard servers have one, enterprise ones up to four.
+
+    \b
+    pillarbox group create /srv/mail "Second Storage Group"
+    """
+    with Server.open(server, mount=False) as opened:
+        made = opened.create_group(name)
+    show({"group": made.name}, [f"Storage group {made.name} is there."], as_json)
+
+
+@group.command("list")
+@SERVER
+@JSON
+def list_groups(server: Path, as_json: bool) -> None:
+    """Storage groups and their databases.
+
+    \b
+    pillarbox group list /srv/mail
+    """
+    with Server.open(server, read_only=True, mount=False) as opened:
+        found = [{"group": each.name, "databases": list(each.databases)} for each in opened.groups.values()]
+    show(found, [f"{each['group']}: {', '.join(each['databases']) or 'empty'}" for each in found], as_json)
+
+
+@group.command("rename")
+@SERVER
+@GROUP
+@click.argument("name")
+@JSON
+def rename_group(server: Path, group_name: str, name: str, as_json: bool) -> None:
+    """Give a storage group another name; its files stay where they are.
+
+    \b
+    pillarbox group rename /srv/mail "First Storage Group" Staff
+    """
+    with Server.open(server, mount=False) as opened:
+        renamed = opened.rename_group(group_name, name)
+    show({"group": renamed.name}, [f"The storage group is called {renamed.name}."], as_json)
+
+
+@group.command("delete")
+@SERVER
+@GROUP
+@JSON
+def delete_group(server: Path, group_name: str, as_json: bool) -> None:
+    """Delete a storage group that holds no database.
+
+    \b
+    pillarbox group delete /srv/mail Staff
+    """
+    with Server.open(server, mount=False) as opened:
+        opened.delete_group(group_name)
+    show({"deleted": group_name}, [f"Storage group {group_name} is gone."], as_json)
+
+
+# -- databases
+
+
+@click.group()
+def database() -> None:
+    """Databases: mailbox stores and public folder stores."""
+
+
+@database.command("create")
+@SERVER
+@click.argument("name")
+@click.option("--group", "group_name", default="", help="Its storage group, where the server has several.")
+@click.option(
+    "--kind", type=click.Choice(list(KINDS)), default="mailbox", show_default=True, help="What it is to hold."
+)
+@JSON
+def create_database(server: Path, name: str, group_name: str, kind: str, as_json: bool) -> None:
+    """Make the empty database NAME.
+
+    \b
+    pillarbox database create /srv/mail "Mailbox Store 2"
+    pillarbox database create /srv/mail Forum --kind public-folder --group "Second Storage Group"
+    """
+    with Server.open(server, mount=False) as opened:
+        made = opened.create_database(group_name or _only_group(opened), name, KINDS[kind])
+        data = {"database": made.name, "guid": guid_text(made.guid), "kind": KIND_TEXTS[made.kind]}
+    show(data, [f"Database {made.name} ({KIND_TEXTS[made.kind]}) is there, and mounted."], as_json)
+
+
+def _only_group(server: Server) -> str:
+    names = list(server.groups)
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise NotFound("the server has no storage group", hint="make one: `pillarbox group create`")
+    raise Refused("the server has several storage groups", hint=f"name one by --group: {', '.join(names)}")
+
+
+@database.command("list")
+@SERVER
+@JSON
+def list_databases(server: Path, as_json: bool) -> None:
+    """Databases, their kinds, GUIDs and directories.
+
+    \b
+    pillarbox database list /srv/mail
+    """
+    with Server.open(server, read_only=True, mount=False) as opened:
+        found = [
+            {
+                "group": group.name,
+                "database": each.name,
+                "kind": KIND_TEXTS[each.kind],
+                "guid": guid_text(each.guid),
+                "path": str(each.path),
+                "mount_at_startup": opened.mounts_at_startup(opened.label(each)),
+            }
+            for group in opened.groups.values()
+            for each in group.databases.values()
+        ]
+    lines = [
+        f"{each['group']}/{each['database']}: {each['kind']}, {each['guid']}"
+        + ("" if each["mount_at_startup"] else ", kept dismounted")
+        for each in found
+    ]
+    show(found, lines, as_json)
+
+
+@database.command("rename")
+@SERVER
+@DATABASE
+@click.argument("name")
+@JSON
+def rename_database(server: Path, database_name: str, name: str, as_json: bool) -> None:
+    """Give a database another name; its files stay where they are.
+
+    \b
+    pillarbox database rename /srv/mail "Mailbox Store" Staff
+    """
+    with Server.open(server, mount=False) as opened:
+        renamed = opened.rename_database(database_name, name)
+    show({"database": renamed.name}, [f"The database is called {renamed.name}."], as_json)
+
+
+@database.command("delete")
+@SERVER
+@DATABASE
+@YES
+@JSON
+def delete_database(server: Path, database_name: str, yes: bool, as_json: bool) -> None:
+    """Delete a database with all the mail in it, for good. No process may have it mounted.
+
+    \b
+    pillarbox database delete /srv/mail "Mailbox Store 2"
+    """
+    with Server.open(server, mount=False) as opened:
+        found = opened.database(database_name)
+        confirm(f"Delete database {found.name} and all the mail in it?", yes)
+        opened.delete_database(opened.label(found))
+    show({"deleted": found.name}, [f"Database {found.name} is gone."], as_json)

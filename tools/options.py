@@ -1,0 +1,47 @@
+"""What all commands share: who asks, the arguments that each has, and how a mistake is shown."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from pillarbox.store.access import Actor
+from pillarbox.store.errors import PillarboxError
+
+INTERRUPTED = 130  # as shells say of a command that SIGINT ended
+NOBODY_READS = 141  # and of one that SIGPIPE ended
+
+ACTOR = Actor.administrator("command line")
+
+
+def _complete_directory(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(incomplete, type="dir")]
+
+
+SERVER = click.argument("server", type=click.Path(path_type=Path), shell_complete=_complete_directory)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+class ErrorShowingGroup(click.Group):
+    """Shows a person's mistakes as one line and a hint, with the exit code of their class."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PillarboxError as error:
+            click.echo(f"pillarbox: {error}" + (f"\n  {error.hint}" if error.hint else ""), err=True)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("pillarbox: interrupted", err=True)
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:
+            sys.stdout = io.StringIO()  # Python flushes stdout once more at its end, and would complain
+            sys.exit(NOBODY_READS)
+        except OSError as error:
+            click.echo(f"pillarbox: {error}", err=True)
+            sys.exit(PillarboxError.exit_code)

@@ -1,0 +1,112 @@
+"""Kinds of arguments that several commands share: what they mean, how they are written, how a shell completes
+them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import click
+from click.shell_completion import CompletionItem
+
+from pillarbox.store import mailbox
+from pillarbox.store.database import Database
+from pillarbox.store.errors import PillarboxError
+from pillarbox.store.server import Server
+from pillarbox.store.server_config import read_config
+from pillarbox.store.tables import DatabaseKind
+from pillarbox.tools.options import ACTOR
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def size(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    """A size in bytes, or with a unit: 100K, 2.5M, 1G; a K is 1024."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)(?:i?B)?", value, re.IGNORECASE)
+    if match is None:
+        raise click.BadParameter(f"{value!r} is no size: say 100K, 2.5M or a number of bytes")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def moment(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    """A day or moment in ISO 8601, on the local clock unless it says its distance from UTC; as ms UTC."""
+    if value is None:
+        return None
+    try:
+        found = datetime.fromisoformat(value).astimezone(UTC)
+    except (ValueError, OverflowError, OSError):
+        raise click.BadParameter(f"{value!r} is no day or time: say 2024-12-31 or 2024-12-31T18:30") from None
+    return (found - _EPOCH) // timedelta(milliseconds=1)
+
+
+# -- names, completed from what the server has
+
+
+def _server(ctx: click.Context) -> Path | None:
+    server = ctx.params.get("server")
+    return Path(server) if server else None
+
+
+def _names(found: Iterator[str], incomplete: str) -> list[CompletionItem]:
+    """Those that begin as what was typed; none when the server cannot be read: a shell shows no errors."""
+    try:
+        names = [name for name in found if name.casefold().startswith(incomplete.casefold())]
+    except PillarboxError:
+        return []
+    return [CompletionItem(name) for name in names]
+
+
+def complete_database(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The databases of the server named before."""
+    return _names(_database_names(_server(ctx)), incomplete)
+
+
+def complete_group(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The storage groups of the server named before."""
+    return _names(_group_names(_server(ctx)), incomplete)
+
+
+def complete_mailbox(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The mailboxes of the server named before, of those databases that can be read at once."""
+    return _names(_mailbox_names(_server(ctx)), incomplete)
+
+
+def _group_names(server: Path | None) -> Iterator[str]:
+    if server:
+        yield from (group.name for group in read_config(server).groups)
+
+
+def _database_names(server: Path | None) -> Iterator[str]:
+    if server:
+        yield from (entry.name for group in read_config(server).groups for entry in group.databases)
+
+
+def _mailbox_names(server: Path | None) -> Iterator[str]:
+    if server is None:
+        return
+    with Server.open(server, read_only=True, mount=False) as opened:
+        for database in opened.databases():
+            if database.kind == DatabaseKind.MAILBOX_STORE:
+                yield from _mailboxes_of(database)
+
+
+def _mailboxes_of(database: Database) -> Iterator[str]:
+    try:
+        # Not by the server, which would replay the stream after a crash: to complete a word changes nothing.
+        database.mount(read_only=True)
+        with database.read(ACTOR) as read:
+            yield from (box.name for box in mailbox.all_of(read))
+    except PillarboxError:
+        return
+
+
+MAILBOX = click.argument("mailbox_name", metavar="MAILBOX", shell_complete=complete_mailbox)
+DATABASE = click.argument("database_name", metavar="DATABASE", shell_complete=complete_database)
+FOLDER = click.argument("folder_path", metavar="FOLDER")
+YES = click.option("--yes", "-y", is_flag=True, help="Do not ask.")

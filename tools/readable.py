@@ -1,0 +1,104 @@
+"""A message as a person reads it: its text, decoded, and the names of what is attached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from email import policy
+from email.errors import MessageError
+from email.header import decode_header, make_header
+from email.message import Message
+from email.parser import BytesParser
+from html.parser import HTMLParser
+from typing import Final, NamedTuple
+
+_HIDDEN: Final = frozenset({"script", "style", "head", "title"})
+_LINES: Final = frozenset({"p", "br", "div", "tr", "li", "h1", "h2", "h3", "table", "blockquote"})
+
+
+class AttachmentName(NamedTuple):
+    """What is attached, without its data."""
+
+    name: str
+    content_type: str
+
+
+class Readable(NamedTuple):
+    """The text of a message, with line ends of `\\n`, and its attachments."""
+
+    text: str
+    attachments: list[AttachmentName]
+
+
+def readable(raw: bytes) -> Readable:
+    """The text of a message: its plain parts, or those in HTML without their marks. Takes any bytes."""
+    try:
+        parts = list(_parts(BytesParser(policy=policy.compat32).parsebytes(raw)))
+        plain = [_text(part) for part in parts if _is_text(part, "text/plain")]
+        if not plain:
+            plain = [_without_marks(_text(part)) for part in parts if _is_text(part, "text/html")]
+        attached = [
+            AttachmentName(_name(part), part.get_content_type()) for part in parts if _is_attached(part)
+        ]
+    except (MessageError, RecursionError, ValueError, LookupError, TypeError, AttributeError):
+        # Nested past all sense, or otherwise made to break what reads it.
+        return Readable(raw.decode("utf-8", "replace"), [])
+    return Readable("\n".join(text.replace("\r\n", "\n").rstrip("\n") + "\n" for text in plain), attached)
+
+
+def _parts(whole: Message) -> Iterator[Message]:
+    return (part for part in whole.walk() if not part.is_multipart())
+
+
+def _is_attached(part: Message) -> bool:
+    return bool(part.get_filename()) or part.get_content_disposition() == "attachment"
+
+
+def _is_text(part: Message, content_type: str) -> bool:
+    return part.get_content_type() == content_type and not _is_attached(part)
+
+
+def _name(part: Message) -> str:
+    name = part.get_filename() or ""
+    try:
+        return str(make_header(decode_header(name)))
+    except (MessageError, UnicodeError, LookupError, ValueError):
+        return name
+
+
+def _text(part: Message) -> str:
+    data = part.get_payload(decode=True)
+    if not isinstance(data, bytes):
+        return ""
+    try:
+        return data.decode(part.get_content_charset() or "utf-8", "replace")
+    except LookupError:
+        return data.decode("utf-8", "replace")
+
+
+class _Text(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+        self._hidden: str = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in _HIDDEN:
+            self._hidden = self._hidden or tag
+        if tag in _LINES:
+            self.pieces.append("\n")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == self._hidden:
+            self._hidden = ""
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self.pieces.append(" ".join(data.split("\n")))
+
+
+def _without_marks(html: str) -> str:
+    parser = _Text()
+    parser.feed(html)
+    parser.close()
+    lines = (" ".join(line.split()) for line in "".join(parser.pieces).split("\n"))
+    return "\n".join(line for line in lines if line)

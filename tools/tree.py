@@ -1,0 +1,77 @@
+"""What a MAILBOX argument names: the folders of a mailbox, or with `/` the public folders of a database."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pillarbox.store import folder, message, public_folder
+from pillarbox.store.database import Database
+from pillarbox.store.errors import NotFound, Refused
+from pillarbox.store.ids import id_text, parse_id
+from pillarbox.store.server import Server
+from pillarbox.store.tables import DatabaseKind, FolderRecord, ItemRecord
+from pillarbox.store.transaction import Reader
+from pillarbox.tools.options import ACTOR
+
+
+class Tree(NamedTuple):
+    """The folders below one root. `mailbox` is the GUID of the mailbox, empty for public folders."""
+
+    name: str
+    database: Database
+    root_id: int
+    mailbox: bytes
+
+    def folder(self, reader: Reader, path: str) -> FolderRecord:
+        """The folder at `A/B`; the root at `/`. Raises NotFound."""
+        return folder.by_path(reader, self.root_id, path)
+
+    def message(self, reader: Reader, text: str) -> ItemRecord:
+        """The message of an id as listings show it. Raises NotFound."""
+        number = parse_id(text)
+        try:
+            if number is not None:
+                item = message.get(reader, number)
+                if folder.get(reader, item.folder_id).mailbox == self.mailbox:
+                    return item
+        except NotFound:
+            pass
+        raise NotFound(
+            f"{self.name} has no message {text}", hint="its folders and messages: `pillarbox list`"
+        )
+
+    def path_of(self, reader: Reader, item: ItemRecord) -> str:
+        """The path of the folder that a message is in."""
+        return "/".join(folder.path_of(reader, item.folder_id))
+
+
+def find_tree(server: Server, name: str) -> Tree:
+    """The folders that `name` stands for. Raises as `Server.find_mailbox` and `Server.database`."""
+    if not name.startswith("/"):
+        database, box = server.find_mailbox(name)
+        return Tree(f"mailbox {box.name}", database, box.root_id, box.guid)
+    database = server.database(name[1:]) if name[1:] else _only_public_folder_store(server)
+    with database.read(ACTOR) as read:
+        return Tree(f"the tree of {database.name}", database, public_folder.root_id(read), b"")
+
+
+def _only_public_folder_store(server: Server) -> Database:
+    stores = [each for each in server.databases() if each.kind == DatabaseKind.PUBLIC_FOLDER_STORE]
+    if len(stores) != 1:
+        names = ", ".join(f"/{server.label(each)}" for each in stores) or "there is none"
+        raise Refused(f"the server has {len(stores)} public folder stores", hint=f"name one of them: {names}")
+    return stores[0]
+
+
+def refuse_other_database(source: Tree, target: Tree) -> None:
+    """Raises Refused when two trees are of different databases: what is one transaction stays in one."""
+    if source.database is not target.database:
+        raise Refused(
+            f"{source.name} is in database {source.database.name}, {target.name} in {target.database.name}",
+            hint="export what is to go there and import it",
+        )
+
+
+def ids_text(items: list[ItemRecord]) -> list[str]:
+    """The ids of messages as listings show them."""
+    return [id_text(item.message_id) for item in items]
