@@ -1,0 +1,67 @@
+"""The event log from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Pillarbox
+
+
+def test_events_are_listed_the_newest_first(pillarbox: Pillarbox, server: Path) -> None:
+    newest = pillarbox.answer("events", "list", server)
+    assert newest == pillarbox.answer("events", "list", server, "--oldest-first")[::-1]
+    assert {"event_id", "severity", "category", "time_ms", "database", "text", "details"} == newest[0].keys()
+    assert pillarbox.answer("events", "list", server, "--limit", 2) == newest[:2]
+
+
+def test_events_are_found_by_every_condition(pillarbox: Pillarbox, server: Path) -> None:
+    everything = pillarbox.answer("events", "list", server)
+    assert len({each["database"] for each in everything}) > 1
+    for words, holds in (
+        (("--id", 20020), lambda each: each["event_id"] == 20020),
+        (("--category", "mailbox.general"), lambda each: each["category"] == "mailbox.general"),
+        (("--severity", "information"), lambda each: each["severity"] == "information"),
+        (("--database", "Mailbox Store"), lambda each: each["database"] == "Mailbox Store"),
+        (("--since", "2100-01-01"), lambda each: False),
+    ):
+        assert pillarbox.answer("events", "list", server, *words) == list(filter(holds, everything)), words
+
+
+def test_events_are_for_people_too(pillarbox: Pillarbox, server: Path) -> None:
+    line = pillarbox.run("events", "list", server, "--id", 20020).stdout
+    assert "20020 info     30 messages were imported into anna." in line
+    assert "no such events" in pillarbox.run("events", "list", server, "--id", 9690).stdout
+
+
+def test_a_log_with_damaged_lines_says_so(pillarbox: Pillarbox, server: Path) -> None:
+    with next((server / "events").glob("*.jsonl")).open("ab") as file:
+        file.write(b"\n{junk")
+    result = pillarbox.run("events", "list", server)
+    assert result.exit_code == 0 and "1 damaged line" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [("--id", "7"), ("--category", "x"), ("--severity", "x"), ("--since", "x"), ("--limit", "0")]
+)
+def test_a_condition_that_makes_no_sense_is_a_mistake_of_usage(
+    pillarbox: Pillarbox, server_with_mail: Path, words: tuple[str, str]
+) -> None:
+    assert "Error: " in pillarbox.refused(2, "events", "list", server_with_mail, *words)
+
+
+def test_diagnostic_levels_are_set_and_kept(pillarbox: Pillarbox, server: Path) -> None:
+    levels = pillarbox.answer("events", "diagnostics", "show", server)
+    assert set(levels.values()) == {"none"} and "public_folder.general" in levels
+    pillarbox.answer("events", "diagnostics", "set", server, "public_folder.general", "MEDIUM")
+    levels = pillarbox.answer("events", "diagnostics", "show", server)
+    assert levels["public_folder.general"] == "medium"
+    assert "public_folder.general    medium" in pillarbox.run("events", "diagnostics", "show", server).stdout
+
+
+def test_an_unknown_category_or_level_is_a_mistake_of_usage(pillarbox: Pillarbox, server: Path) -> None:
+    assert "x" in pillarbox.refused(2, "events", "diagnostics", "set", server, "x", "medium")
+    assert "x" in pillarbox.refused(2, "events", "diagnostics", "set", server, "system.general", "x")

@@ -1,0 +1,85 @@
+"""Import and export from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Pillarbox
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+def test_mail_is_imported_once_however_often_it_is(pillarbox: Pillarbox, server: Path) -> None:
+    first = pillarbox.answer("import", server, "carl", DATA / "lists.mbox", DATA / "spam")
+    assert (first["imported"], first["present"]) == (30, 0)
+    assert first["folders"] == ["lists", "spam"]
+    again = pillarbox.answer("import", server, "carl", DATA / "lists.mbox")
+    assert (again["imported"], again["present"]) == (0, 24)
+    assert "24 were there already" in pillarbox.run("import", server, "Carl", DATA / "lists.mbox").stdout
+
+
+def test_a_lone_message_goes_to_the_inbox(pillarbox: Pillarbox, server: Path) -> None:
+    letter = sorted((DATA / "spam").iterdir())[0]
+    assert pillarbox.answer("import", server, "bert", letter)["folders"] == ["Inbox"]
+    assert len(pillarbox.answer("list", server, "bert", "Inbox")) == 1
+
+
+def test_a_path_that_is_not_there_imports_nothing(pillarbox: Pillarbox, server: Path, tmp_path: Path) -> None:
+    words = ("import", server, "carl", DATA / "lists.mbox", tmp_path / "missing")
+    assert "no such file" in pillarbox.refused(40, *words)
+    assert pillarbox.run("list", server, "carl").exit_code == 40
+
+
+def test_what_cannot_be_read_is_listed_and_the_rest_imported(
+    pillarbox: Pillarbox, server: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(2000))
+    result = pillarbox.run("import", server, "bert", tmp_path / "photo.jpg", DATA / "lists.mbox")
+    assert result.exit_code == 29
+    assert "24 messages imported" in result.stdout
+    assert "photo.jpg" in result.stderr and "what could be is imported" in result.stderr
+    assert len(pillarbox.answer("list", server, "bert", "lists")) == 24
+
+
+def test_an_import_that_can_read_nothing_says_so(pillarbox: Pillarbox, server: Path, tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(2000))
+    stderr = pillarbox.refused(29, "import", server, "bert", tmp_path / "photo.jpg")
+    assert "1 file could not be read" in stderr and "is imported" not in stderr
+
+
+def test_files_that_are_no_mail_are_named(pillarbox: Pillarbox, server: Path, tmp_path: Path) -> None:
+    (tmp_path / "mail").mkdir()
+    (tmp_path / "mail" / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(2000))
+    (tmp_path / "mail" / "letter.eml").write_bytes(b"Subject: hello\n\nworld\n")
+    result = pillarbox.run("import", server, "bert", tmp_path / "mail")
+    assert result.exit_code == 0 and "passed over" in result.stdout and "photo.jpg" in result.stdout
+
+
+@pytest.mark.parametrize("format_", ["eml", "mbox", "maildir"])
+def test_what_is_exported_can_be_imported_again(
+    pillarbox: Pillarbox, server: Path, tmp_path: Path, format_: str
+) -> None:
+    report = pillarbox.answer("export", server, "anna", tmp_path / "out", "--format", format_)
+    assert (report["exported"], report["folders"], report["damaged"]) == (30, 2, [])
+    assert pillarbox.answer("import", server, "bert", tmp_path / "out")["imported"] == 30
+
+
+def test_an_export_mixes_with_nothing(pillarbox: Pillarbox, server: Path, tmp_path: Path) -> None:
+    assert "not empty" in pillarbox.refused(51, "export", server, "anna", tmp_path, "--format", "eml")
+    assert "--format" in pillarbox.refused(2, "export", server, "anna", tmp_path / "out")
+
+
+def test_an_export_leaves_out_what_is_damaged_and_says_so(
+    pillarbox: Pillarbox, server: Path, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    damage(server)
+    result = pillarbox.run("export", server, "anna", tmp_path / "out", "--format", "eml")
+    assert result.exit_code == 30
+    assert "damaged, not exported: lists" in result.stderr and "pillarbox check" in result.stderr
+    written = len(list((tmp_path / "out").rglob("*.eml")))
+    assert 20 < written < 30 and f"{written} messages exported" in result.stdout
