@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +26,7 @@ from pillarbox.store.errors import (
     Retryable,
 )
 
+_PUT_TRIES: Final = 4
 _READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _WRITE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _ERRORS: Final[dict[int, type[PillarboxError]]] = {
@@ -62,16 +63,23 @@ class DirectoryBackend:
         with _translated(f"cannot write {target}"):
             self._make_directory(self._tmp)
             self._make_directory(target.parent)
-            temporary = self._tmp / self._entropy(16).hex()
-            try:
-                _write_durably(temporary, data)
-                if must_not_exist:
-                    os.link(temporary, target)  # unlike rename, fails when the name is taken
-                else:
-                    temporary.replace(target)
-            finally:
-                temporary.unlink(missing_ok=True)
-            _flush_directory(target.parent)
+            for _ in range(_PUT_TRIES - 1):
+                # A prune clears `tmp/` while others ask for the lock that it holds: once more then.
+                with suppress(FileNotFoundError):
+                    return self._put_once(target, data, must_not_exist)
+            return self._put_once(target, data, must_not_exist)
+
+    def _put_once(self, target: Path, data: bytes, must_not_exist: bool) -> None:
+        temporary = self._tmp / self._entropy(16).hex()
+        try:
+            _write_durably(temporary, data)
+            if must_not_exist:
+                os.link(temporary, target)  # unlike rename, fails when the name is taken
+            else:
+                temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _flush_directory(target.parent)
 
     def get(self, kind: FileKind, name: str, offset: int = 0, length: int | None = None) -> bytes:
         path = self._path(kind, name)

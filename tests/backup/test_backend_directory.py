@@ -116,3 +116,23 @@ def test_a_link_that_leads_out_is_not_followed(backend: DirectoryBackend, tmp_pa
     assert [each.name for each in backend.list(FileKind.SNAPSHOT)] == ["abcd"]
     with pytest.raises(AccessDenied):
         backend.get(FileKind.SNAPSHOT, "linked")
+
+
+def test_a_file_whose_leftover_a_prune_took_is_written_again(
+    backend: DirectoryBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Locks are asked for while a prune clears `tmp/`."""
+    cleared: list[int] = []
+    original = os.fsync
+
+    def flush(descriptor: int) -> None:
+        original(descriptor)
+        if not cleared:
+            cleared.append(descriptor)
+            backend.remove_leftovers()
+
+    backend.put(FileKind.LOCK, "cc", b"so that the folders are there")
+    monkeypatch.setattr(os, "fsync", flush)
+    backend.put(FileKind.LOCK, "aa", b"x")
+    assert cleared
+    assert backend.get(FileKind.LOCK, "aa") == b"x"

@@ -30,6 +30,7 @@ from pillarbox.tools.bench.report import Verdict, disk_bytes
 from pillarbox.tools.bench.workload import CORPUS_DEFAULT, read_corpus, resample
 
 CAPTURED_COUNTS: Final = (1, 100, 1000)
+FREEZES_COUNT: Final = 5
 _PASSPHRASE: Final = Passphrase("bench")
 _CLOCK: Final = SystemClock()
 _IO: Final = Path("/proc/self/io")
@@ -195,10 +196,10 @@ def _captures(own: Pillarbox, target: Target, messages: Iterator[bytes]) -> list
 
 def _freezes(own: Pillarbox, target: Target, corpus: Sequence[bytes]) -> tuple[list[float], int]:
     """Snapshots while another thread delivers: how long each froze, and how much came in meanwhile."""
-    stopwatch = Stopwatch()
+    stopwatch, repository = Stopwatch(), own.open()
     with _deliveries(target, corpus) as delivered:
-        for _ in range(5):
-            GroupSnapshot(own.source, own.open(), clock=_CLOCK, hooks=[stopwatch]).run()
+        for _ in range(FREEZES_COUNT):
+            GroupSnapshot(own.source, repository, clock=_CLOCK, hooks=[stopwatch]).run()
         return stopwatch.freezes_ms, len(delivered)
 
 
