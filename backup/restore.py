@@ -228,11 +228,12 @@ def restore_to_directory(
     for database, done in zip(chosen, restored, strict=True):
         with _unfinished(done.path) as unfinished:
             restore_files(repository, database, unfinished, clock=clock, thorough=thorough, progress=progress)
-            _rename_durably(unfinished, done.path)
+            rename_durably(unfinished, done.path)
     return restored
 
 
-def _rename_durably(path: Path, new: Path) -> None:
+def rename_durably(path: Path, new: Path) -> None:
+    """Move a finished directory to its place. Raises DiskFull, PillarboxError."""
     try:
         path.rename(new)
         _flush_directory(new.parent)
@@ -265,9 +266,7 @@ def restore_files(
     `thorough` is that of `restore_to_directory`. Raises Corrupt when anything is not what was backed up; the
     files must not be used then.
     """
-    stored = read_stored_database(repository, database.root)
-    if stored.guid != database.guid:
-        raise Corrupt(f"the snapshot's tree for database {database.name!r} holds another database")
+    stored = read_restorable(repository, database)
     try:
         (directory / PROPERTIES).mkdir(parents=True)
         (directory / STREAM).mkdir()
@@ -278,6 +277,34 @@ def restore_files(
         raise disk_error(error, str(directory)) from error
     _close_cleanly(repository, stored, directory)
     _prove_whole(database, directory, clock, thorough)
+
+
+def read_restorable(repository: Repository, database: RestorableDatabase) -> StoredDatabase:
+    """The root tree of a database. Raises Corrupt when it is another one's, NotFound, InvalidContent."""
+    stored = read_stored_database(repository, database.root)
+    if stored.guid != database.guid:
+        raise Corrupt(f"the snapshot's tree for database {database.name!r} holds another database")
+    return stored
+
+
+def restore_records(repository: Repository, database: RestorableDatabase, directory: Path) -> None:
+    """Write the tables of one database into a new `directory`, and nothing else of it: to mount a snapshot.
+
+    Raises Corrupt, NotFound, InvalidContent, DiskFull; what was written is of no use then.
+    """
+    stored = read_restorable(repository, database)
+    try:
+        (directory / PROPERTIES).mkdir(parents=True)
+        _write_image(repository, stored, directory / PROPERTIES / DATA_FILE)
+        for each in (directory / PROPERTIES, directory):
+            _flush_directory(each)
+    except OSError as error:
+        raise disk_error(error, str(directory)) from error
+    env = Env(directory / PROPERTIES)
+    try:
+        _apply_redo(repository, stored, env)
+    finally:
+        env.close()
 
 
 def _write_files(
@@ -333,26 +360,31 @@ def _close_cleanly(repository: Repository, stored: StoredDatabase, directory: Pa
     """Bring the tables up to the snapshot's moment, and write the checkpoint of a clean dismount."""
     env = Env(directory / PROPERTIES)
     try:
-        tables = TableWriter(env)
-        frames = b"".join(read_stored_chunks(repository, stored.redo))
-        offset = 0
-        while offset < len(frames):
-            frame = parse_frame(frames, offset, "the snapshot's redo")
-            tables.add(read_redo(frame, Position(1, 0), "the snapshot's redo"))
-            offset += frame.length
-        tables.flush()
-        sequence = read_state(env).sequence
-        if sequence != stored.sequence:
-            raise Corrupt(f"the restored tables end with transaction {sequence}, not {stored.sequence}")
-        env.sync()
+        _apply_redo(repository, stored, env)
         pin = env.pin()
         env.keep(pin)
         write_checkpoint(
             directory,
-            Checkpoint(stored.guid, True, boot_identity(), sequence, stored.position, pin.meta_pages),
+            Checkpoint(stored.guid, True, boot_identity(), stored.sequence, stored.position, pin.meta_pages),
         )
     finally:
         env.close()
+
+
+def _apply_redo(repository: Repository, stored: StoredDatabase, env: Env) -> None:
+    """Bring tables from the moment of their image to that of the snapshot, durably."""
+    tables = TableWriter(env)
+    frames = b"".join(read_stored_chunks(repository, stored.redo))
+    offset = 0
+    while offset < len(frames):
+        frame = parse_frame(frames, offset, "the snapshot's redo")
+        tables.add(read_redo(frame, Position(1, 0), "the snapshot's redo"))
+        offset += frame.length
+    tables.flush()
+    sequence = read_state(env).sequence
+    if sequence != stored.sequence:
+        raise Corrupt(f"the restored tables end with transaction {sequence}, not {stored.sequence}")
+    env.sync()
 
 
 def _prove_whole(database: RestorableDatabase, directory: Path, clock: Clock, thorough: bool) -> None:
@@ -405,7 +437,7 @@ def restore_in_place(
         )
     targets = {database.guid: database for database in databases}
     pairs = [(each, targets[each.guid]) for each in chosen]
-    with _unfinished_all([target.path for _, target in pairs]) as places:
+    with unfinished_all([target.path for _, target in pairs]) as places:
         for (each, _), place in zip(pairs, places, strict=True):
             restore_files(repository, each, place, clock=clock, thorough=True, progress=progress)
         for (_, target), place in zip(pairs, places, strict=True):
@@ -415,11 +447,12 @@ def restore_in_place(
 
 
 @contextmanager
-def _unfinished_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
+def unfinished_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """A place beside each of `paths` for what becomes it; what is left in the end, or from before, goes."""
     if not paths:
         yield []
         return
-    with _unfinished(paths[0]) as first, _unfinished_all(paths[1:]) as rest:
+    with _unfinished(paths[0]) as first, unfinished_all(paths[1:]) as rest:
         yield [first, *rest]
 
 

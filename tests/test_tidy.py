@@ -96,6 +96,7 @@ SEAMS = {
             "store/repair.py": "new tables made beside the old ones",
             "backup/database_snapshot.py": "an image of the tables on its way to the repository",
             "backup/restore.py": "files of a restored database",
+            "backup/recovery_group.py": "files of databases that leave the recovery storage group",
             "backup/backend_directory.py": "a repository in a directory",
             "tools/bench/": "compares with bare files",
         },

@@ -1,0 +1,163 @@
+"""What a recovery storage group holds: `recovery.toml`, its source and its databases.
+
+    format = "pillarbox-recovery"
+    version = 1
+    recovery_sg_override = false
+
+    [source]
+    server = "server"
+    group = "First Storage Group"
+
+    [[databases]]
+    name = "Mailbox Store"
+    guid = "..."
+    kind = "mailbox store"
+    held_as = "repository"
+    is_mounted = true
+    snapshot = "..."
+    repository = "/backup/mail"
+    repository_id = "..."
+
+`held_as` is `repository` where content is fetched from there, `files` where all was restored.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import tomli_w
+
+from pillarbox.store.checkpoint import write_atomically
+from pillarbox.store.errors import InvalidSetting, NotFound, UnsupportedVersion
+from pillarbox.store.ids import guid_text, parse_guid
+from pillarbox.store.server_config import KIND_TEXTS
+from pillarbox.store.stream import disk_error
+from pillarbox.store.tables import DatabaseKind
+
+RECOVERY_FILE: Final = "recovery.toml"
+RECOVERY_FORMAT: Final = "pillarbox-recovery"
+RECOVERY_VERSION: Final = 1
+ValueT = TypeVar("ValueT")
+
+
+class HeldAs(StrEnum):
+    """How a database is in the recovery storage group."""
+
+    FILES = "files"
+    REPOSITORY = "repository"
+
+
+@dataclass(frozen=True)
+class RecoveryEntry:
+    """A database of the recovery storage group, always a mailbox store, and where it came from.
+
+    `repository` is where the repository lay when it was used, as whoever used it wrote it.
+    """
+
+    guid: bytes
+    name: str
+    held_as: HeldAs
+    is_mounted: bool
+    snapshot: str
+    repository: str
+    repository_id: str
+
+
+@dataclass
+class RecoveryConfig:
+    """A whole `recovery.toml`. `source` is the (server, group) its databases come from, None without any."""
+
+    source: tuple[str, str] | None = None
+    databases: list[RecoveryEntry] = field(default_factory=list)
+    override: bool = False
+
+
+def read_recovery(directory: Path) -> RecoveryConfig:
+    """The configuration in the directory of a recovery storage group.
+
+    Raises NotFound when there is no group, InvalidSetting naming what is wrong, UnsupportedVersion.
+    """
+    path = directory / RECOVERY_FILE
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        if table.get("format") == RECOVERY_FORMAT and table.get("version") != RECOVERY_VERSION:
+            raise UnsupportedVersion(
+                f"{path} has version {table.get('version')!r}",
+                hint=f"this program knows version {RECOVERY_VERSION}; use a newer one",
+            )
+        return _parse(table)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFound(
+            "the server has no recovery storage group", hint="make one with `pillarbox recovery mount`"
+        ) from error
+    except OSError as error:
+        raise disk_error(error, str(path)) from error
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and TOMLDecodeError are ValueErrors
+        raise InvalidSetting(
+            f"{path}: {error}",
+            hint=f"remove {path}: the databases beside it are copies of what is in a backup",
+        ) from error
+
+
+def write_recovery(directory: Path, config: RecoveryConfig) -> None:
+    """Put a configuration in the place of the one before, durably. Raises DiskFull, PillarboxError."""
+    table: dict[str, Any] = {
+        "format": RECOVERY_FORMAT,
+        "version": RECOVERY_VERSION,
+        "recovery_sg_override": config.override,
+    }
+    if config.source is not None:
+        table["source"] = dict(zip(("server", "group"), config.source, strict=True))
+    table["databases"] = [
+        {
+            "name": entry.name,
+            "guid": guid_text(entry.guid),
+            "kind": KIND_TEXTS[DatabaseKind.MAILBOX_STORE],
+            "held_as": str(entry.held_as),
+            "is_mounted": entry.is_mounted,
+            "snapshot": entry.snapshot,
+            "repository": entry.repository,
+            "repository_id": entry.repository_id,
+        }
+        for entry in config.databases
+    ]
+    write_atomically(directory / RECOVERY_FILE, tomli_w.dumps(table).encode())
+
+
+def _parse(table: dict[str, Any]) -> RecoveryConfig:
+    if table.get("format") != RECOVERY_FORMAT:
+        raise ValueError(f'it does not say format = "{RECOVERY_FORMAT}"')
+    databases = [_parse_entry(each) for each in _value(table, "databases", list, [])]
+    source = None
+    if databases:
+        held = _value(table, "source", dict)
+        source = _value(held, "server", str), _value(held, "group", str)
+    # There it is a number, 0 or 1; `true` and `false` are what this program writes.
+    return RecoveryConfig(source, databases, bool(_value(table, "recovery_sg_override", int, 0)))
+
+
+def _parse_entry(table: Any) -> RecoveryEntry:
+    if not isinstance(table, dict):
+        raise ValueError("databases is a list of tables")
+    if table.get("kind") != KIND_TEXTS[DatabaseKind.MAILBOX_STORE]:
+        raise ValueError("a database in it is always a mailbox store")
+    return RecoveryEntry(
+        parse_guid(_value(table, "guid", str)),
+        _value(table, "name", str),
+        HeldAs(_value(table, "held_as", str)),
+        _value(table, "is_mounted", bool),
+        _value(table, "snapshot", str),
+        _value(table, "repository", str),
+        _value(table, "repository_id", str),
+    )
+
+
+def _value(table: dict[str, Any], key: str, kind: type[ValueT], default: ValueT | None = None) -> ValueT:
+    value = table.get(key, default)
+    if not isinstance(value, kind):
+        raise ValueError(f"{key} is missing" if key not in table else f"{key} cannot be {value!r}")
+    return value

@@ -1,0 +1,462 @@
+"""The recovery storage group of a server: databases of a backup that only recovery tools reach.
+
+    <server>/recovery/recovery.toml           what is in it (recovery_config); without it there is no group
+    <server>/recovery/<group>/<database>/     restored files, or the records of a database in a repository
+
+The rules are those of DOMAIN.md "Recovery storage group". Its databases are none of `Server.databases()`: no
+client, delivery, size check, maintenance or backup comes to them, and opening the server mounts none of them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from pillarbox.backup.database_snapshot import Progress
+from pillarbox.backup.recovery_config import (
+    RECOVERY_FILE,
+    HeldAs,
+    RecoveryConfig,
+    RecoveryEntry,
+    read_recovery,
+    write_recovery,
+)
+from pillarbox.backup.repository import Repository, Snapshot
+from pillarbox.backup.restore import (
+    Destination,
+    RestorableDatabase,
+    RestoredDatabase,
+    ServerState,
+    check_path_part,
+    refuse_for_recovery,
+    rename_durably,
+    restorable_databases,
+    restore_files,
+    restore_in_place,
+    restore_records,
+    unfinished_all,
+)
+from pillarbox.backup.snapshot import FIRST_ADMINISTRATIVE_GROUP
+from pillarbox.backup.snapshot_mount import RecoveryDatabase, open_snapshot_mount
+from pillarbox.store.clock import Clock
+from pillarbox.store.database import PROPERTIES, STREAM
+from pillarbox.store.errors import (
+    AlreadyExists,
+    Conflict,
+    Dismounted,
+    InvalidName,
+    NotFound,
+    PillarboxError,
+    ReadOnly,
+    Refused,
+)
+from pillarbox.store.events import EventId, PythonLoggingSink, make_event, tee
+from pillarbox.store.file_lock import FileLock
+from pillarbox.store.server import Server
+from pillarbox.store.stream import Stream, disk_error
+from pillarbox.store.tables import DatabaseKind, name_key
+
+RECOVERY_LOCK: Final = "recovery.lock"
+_LOCK_WAIT_MS: Final = 5000
+_OWN_FILES: Final = frozenset({RECOVERY_FILE, RECOVERY_FILE + ".new", RECOVERY_LOCK})
+
+Fill = Callable[[RestorableDatabase, Path], None]
+
+
+def has_recovery_group(server: Server) -> bool:
+    """Whether the server has a recovery storage group."""
+    return (server.recovery_path / RECOVERY_FILE).is_file()
+
+
+class RecoveryGroup:
+    """The recovery storage group of a server. What is in it is read at every call: others use it too.
+
+    Databases that were opened are closed by `close`, or at the end of a `with` block.
+    """
+
+    def __init__(
+        self, server: Server, *, clock: Clock, administrative_group: str = FIRST_ADMINISTRATIVE_GROUP
+    ) -> None:
+        """Use `create` or `open`."""
+        self.path = server.recovery_path
+        self._server = server
+        self._clock = clock
+        self._administrative_group = administrative_group
+        self._reporter = server.diagnostics().filter(tee(PythonLoggingSink(), server.events))
+        self._open: dict[bytes, RecoveryDatabase] = {}
+
+    @classmethod
+    def create(
+        cls, server: Server, *, clock: Clock, administrative_group: str = FIRST_ADMINISTRATIVE_GROUP
+    ) -> RecoveryGroup:
+        """Make an empty recovery storage group. Raises AlreadyExists, ReadOnly, DiskFull."""
+        group = cls(server, clock=clock, administrative_group=administrative_group)
+        with group._locked():
+            if has_recovery_group(server):
+                raise AlreadyExists(
+                    "the server has a recovery storage group already", hint="use it, or remove it first"
+                )
+            config = RecoveryConfig()
+            group._clear_leftovers(config)
+            write_recovery(group.path, config)
+        return group
+
+    @classmethod
+    def open(
+        cls, server: Server, *, clock: Clock, administrative_group: str = FIRST_ADMINISTRATIVE_GROUP
+    ) -> RecoveryGroup:
+        """The group that is there. Raises NotFound when there is none, InvalidSetting, UnsupportedVersion."""
+        read_recovery(server.recovery_path)
+        return cls(server, clock=clock, administrative_group=administrative_group)
+
+    def remove(self) -> None:
+        """Remove the group with all its databases, for good. Raises ReadOnly, WriterBusy."""
+        with self._locked():
+            self.close()
+            try:
+                (self.path / RECOVERY_FILE).unlink(missing_ok=True)
+            except OSError as error:
+                raise disk_error(error, str(self.path)) from error
+            self._clear_leftovers(RecoveryConfig())
+
+    def close(self) -> None:
+        """Close the databases that were opened here. They stay in the group, and mounted."""
+        for database in self._open.values():
+            database.close()
+        self._open.clear()
+
+    def __enter__(self) -> RecoveryGroup:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # -- what is in it
+
+    def entries(self) -> list[RecoveryEntry]:
+        """Its databases, in the order in which they came."""
+        return self._config().databases
+
+    def entry(self, name: str) -> RecoveryEntry:
+        """Its database of that name, in any case. Raises NotFound."""
+        return _entry(self._config(), name)
+
+    def place(self, entry: RecoveryEntry) -> Path:
+        """Where the files of one of its databases are."""
+        return self._place(self._config(), entry.name)
+
+    @property
+    def source(self) -> tuple[str, str] | None:
+        """The (server, storage group) that its databases come from; None while it is empty."""
+        return self._config().source
+
+    @property
+    def override(self) -> bool:
+        """Whether restores go to the original place all the same ("Recovery SG Override")."""
+        return self._config().override
+
+    def set_override(self, override: bool) -> None:
+        """Set "Recovery SG Override", durably. Raises ReadOnly."""
+        with self._changed() as config:
+            config.override = override
+
+    def server_state(self) -> ServerState:
+        """What the rules for restores ask of the server."""
+        config = self._config()
+        guids = {database.guid for database in self._server.databases()}
+        return ServerState(guids, self._administrative_group, True, config.override, config.source)
+
+    def _config(self) -> RecoveryConfig:
+        return read_recovery(self.path)
+
+    def _place(self, config: RecoveryConfig, name: str) -> Path:
+        if config.source is None:
+            raise NotFound("the recovery storage group is empty")
+        return self.path / check_path_part(config.source[1]) / check_path_part(name)
+
+    # -- databases that come and go
+
+    def mount_snapshot(
+        self, repository: Repository, location: str, snapshot: Snapshot, *, names: Collection[str] = ()
+    ) -> list[RecoveryEntry]:
+        """Mount mailbox stores of a snapshot, all of them or those of the given names, all or none.
+
+        Only their records are brought over; content is fetched from the repository as it is touched.
+        `location` is kept, for who opens them later. Raises Refused by the rules of the group; AlreadyExists,
+        NotFound, Corrupt, DiskFull, ReadOnly, WriterBusy; event 20001 tells of it.
+        """
+
+        def fill(database: RestorableDatabase, place: Path) -> None:
+            restore_records(repository, database, place)
+            open_snapshot_mount(repository, database, place).close()
+
+        held = RecoveryEntry(b"", "", HeldAs.REPOSITORY, True, snapshot.id, location, repository.id)
+        chosen = choose_mailbox_stores(snapshot, names)
+        try:
+            taken = self._take(chosen, held, fill)
+        except PillarboxError as error:
+            for each in chosen:
+                self._report(EventId.DATABASE_NOT_MOUNTED, each.name, reason=str(error))
+            raise
+        for entry in taken:
+            self._report(EventId.DATABASE_MOUNTED, entry.name)
+        return taken
+
+    def restore(
+        self,
+        repository: Repository,
+        location: str,
+        snapshot: Snapshot,
+        *,
+        names: Collection[str] = (),
+        thorough: bool = False,
+        progress: Progress | None = None,
+    ) -> list[RecoveryEntry]:
+        """Restore mailbox stores of a snapshot with all their files, all of them or those of the given names.
+
+        They are not mounted (`mount`). All or none. `thorough` and `progress` are those of
+        `restore_to_directory`. Raises as `mount_snapshot`.
+        """
+
+        def fill(database: RestorableDatabase, place: Path) -> None:
+            restore_files(
+                repository, database, place, clock=self._clock, thorough=thorough, progress=progress
+            )
+
+        held = RecoveryEntry(b"", "", HeldAs.FILES, False, snapshot.id, location, repository.id)
+        taken = self._take(choose_mailbox_stores(snapshot, names), held, fill)
+        for entry in taken:
+            self._report(EventId.RESTORE_FINISHED, entry.name, snapshot=snapshot.id)
+        return taken
+
+    def _take(
+        self, chosen: Sequence[RestorableDatabase], held: RecoveryEntry, fill: Fill
+    ) -> list[RecoveryEntry]:
+        """Take databases in; those are in the group that `recovery.toml` names, so it is written last."""
+        with self._changed() as config:
+            state = ServerState((), self._administrative_group, recovery_source=config.source)
+            refuse_for_recovery(chosen, state)
+            _refuse_taken(chosen, config)
+            config.source = (chosen[0].server, chosen[0].group)
+            self._clear_leftovers(config)
+            places = [self._place(config, each.name) for each in chosen]
+            with unfinished_all(places) as unfinished:
+                for each, place in zip(chosen, unfinished, strict=True):
+                    fill(each, place)
+                for new, place in zip(unfinished, places, strict=True):
+                    rename_durably(new, place)
+            taken = [replace(held, guid=each.guid, name=each.name) for each in chosen]
+            config.databases += taken
+        return taken
+
+    def mount(self, name: str) -> RecoveryEntry:
+        """Let recovery tools read a database that was restored. Mounted already: nothing.
+
+        Raises NotFound, Corrupt, ReadOnly, WriterBusy, with event 20001.
+        """
+        entry = self.entry(name)
+        if entry.is_mounted:
+            return entry
+        try:
+            self._open_files(entry).close()
+        except PillarboxError as error:
+            self._report(EventId.DATABASE_NOT_MOUNTED, entry.name, reason=str(error))
+            raise
+        return self._set_mounted(name, True)
+
+    def dismount(self, name: str) -> RecoveryEntry:
+        """Let nobody read a database any more; what it was.
+
+        One mounted from a repository leaves the group with its records; restored files stay until `delete`.
+        Raises NotFound, ReadOnly, WriterBusy.
+        """
+        entry = self.entry(name)
+        if entry.held_as is HeldAs.REPOSITORY:
+            return self.delete(name)
+        return self._set_mounted(name, False)
+
+    def _set_mounted(self, name: str, is_mounted: bool) -> RecoveryEntry:
+        with self._changed() as config:
+            entry = _entry(config, name)
+            config.databases[config.databases.index(entry)] = replace(entry, is_mounted=is_mounted)
+        if entry.is_mounted is not is_mounted:
+            self._close(entry)
+            event = EventId.DATABASE_MOUNTED if is_mounted else EventId.DATABASE_DISMOUNTED
+            self._report(event, entry.name)
+        return replace(entry, is_mounted=is_mounted)
+
+    def delete(self, name: str) -> RecoveryEntry:
+        """Remove a database from the group with its files, mounted or not; what it was.
+
+        Raises NotFound, ReadOnly, WriterBusy.
+        """
+        with self._changed() as config:
+            entry = _entry(config, name)
+            config.databases.remove(entry)
+            # First what says that it is there, then its files: what a crash leaves between is only space.
+            write_recovery(self.path, config)
+            self._close(entry)
+            self._clear_leftovers(config)
+        if entry.is_mounted:
+            self._report(EventId.DATABASE_DISMOUNTED, entry.name)
+        return entry
+
+    def _clear_leftovers(self, config: RecoveryConfig) -> None:
+        """Remove the files of what is not in the group (any more)."""
+        held = {self._place(config, entry.name) for entry in config.databases}
+        for group in [each for each in self.path.iterdir() if each.is_dir()]:
+            for place in list(group.iterdir()):
+                if place not in held:
+                    shutil.rmtree(place, ignore_errors=True)
+            if not any(place.parent == group for place in held):
+                shutil.rmtree(group, ignore_errors=True)
+
+    # -- reading
+
+    def database(self, name: str, repository: Repository | None = None) -> RecoveryDatabase:
+        """A mounted database, open to be read; the same one when it is asked for again.
+
+        One mounted from a repository needs that repository, opened (`entry` tells where it lies). Raises
+        Dismounted when it is not mounted; Refused without the repository, Conflict for another one; NotFound
+        also when its snapshot has been forgotten; Corrupt.
+        """
+        entry = self.entry(name)
+        if not entry.is_mounted:
+            raise Dismounted(f"database {entry.name} is not mounted", hint="mount it first")
+        found = self._open.get(entry.guid)
+        if found is None or not found.is_open:
+            if entry.held_as is HeldAs.FILES:
+                found = self._open_files(entry)
+            else:
+                found = self._open_mount(entry, repository)
+            self._open[entry.guid] = found
+        return found
+
+    def _open_files(self, entry: RecoveryEntry) -> RecoveryDatabase:
+        place = self.place(entry)
+        stream = Stream(place / STREAM, entry.guid)
+        return RecoveryDatabase(
+            place / PROPERTIES, entry.guid, entry.name, DatabaseKind.MAILBOX_STORE, stream
+        )
+
+    def _open_mount(self, entry: RecoveryEntry, repository: Repository | None) -> RecoveryDatabase:
+        if repository is None:
+            raise Refused(
+                f"the content of database {entry.name} is in the repository {entry.repository}",
+                hint="open the repository, and pass it on",
+            )
+        if repository.id != entry.repository_id:
+            raise Conflict(
+                f"database {entry.name} was mounted from repository {entry.repository_id}, "
+                f"this one is {repository.id}",
+                hint=f"it was at {entry.repository} then",
+            )
+        for each in restorable_databases(repository.snapshot(entry.snapshot)):
+            if each.guid == entry.guid:
+                return open_snapshot_mount(repository, each, self.place(entry))
+        raise NotFound(f"snapshot {entry.snapshot} does not hold database {entry.name}")
+
+    def _close(self, entry: RecoveryEntry) -> None:
+        found = self._open.pop(entry.guid, None)
+        if found is not None:
+            found.close()
+
+    # -- the file and its lock
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        if self._server.read_only:
+            raise ReadOnly("the server was opened for reading only", hint="open it for writing")
+        try:
+            self.path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise disk_error(error, str(self.path)) from error
+        lock = self.path / RECOVERY_LOCK
+        with closing(FileLock(lock, "the recovery storage group", self._clock, wait_ms=_LOCK_WAIT_MS)):
+            yield
+
+    @contextmanager
+    def _changed(self) -> Iterator[RecoveryConfig]:
+        """The configuration, to be changed in a `with` block: durable then; an exception changes nothing."""
+        with self._locked():
+            config = self._config()
+            yield config
+            if not config.databases:
+                config.source = None
+            write_recovery(self.path, config)
+
+    def _report(self, event_id: int, database: str, **details: str) -> None:
+        self._reporter.report(make_event(event_id, self._clock.now_ms(), database, **details))
+
+
+def choose_mailbox_stores(snapshot: Snapshot, names: Collection[str] = ()) -> list[RestorableDatabase]:
+    """The databases of those names, of any kind; without names the mailbox stores. Raises NotFound."""
+    found = restorable_databases(snapshot, names)
+    if not names:
+        found = [each for each in found if each.kind is DatabaseKind.MAILBOX_STORE]
+    if not found:
+        raise NotFound(
+            f"snapshot {snapshot.id} holds no mailbox store; the recovery storage group takes no other",
+            hint="see what it holds with `pillarbox backup show`",
+        )
+    return found
+
+
+def _entry(config: RecoveryConfig, name: str) -> RecoveryEntry:
+    for entry in config.databases:
+        if name_key(entry.name) == name_key(name):
+            return entry
+    names = ", ".join(entry.name for entry in config.databases) or "there is none"
+    raise NotFound(f"the recovery storage group has no database {name!r}", hint=f"its databases: {names}")
+
+
+def _refuse_taken(chosen: Sequence[RestorableDatabase], config: RecoveryConfig) -> None:
+    if chosen[0].group.casefold() in _OWN_FILES:
+        raise InvalidName(f"a storage group {chosen[0].group!r} cannot lie in the recovery storage group")
+    names = {name_key(entry.name) for entry in config.databases}
+    guids = {entry.guid for entry in config.databases}
+    for each in chosen:
+        if each.guid in guids or name_key(each.name) in names:
+            raise AlreadyExists(
+                f"database {each.name!r} is in the recovery storage group already",
+                hint="remove it from there first with `pillarbox recovery dismount`",
+            )
+
+
+def restore_to_server(
+    repository: Repository,
+    location: str,
+    snapshot: Snapshot,
+    server: Server,
+    *,
+    names: Collection[str] = (),
+    clock: Clock,
+    administrative_group: str = FIRST_ADMINISTRATIVE_GROUP,
+    progress: Progress | None = None,
+) -> tuple[Destination, list[RestoredDatabase]]:
+    """Restore databases of a snapshot to a server: into its recovery storage group when it has one whose
+    override is not set, else over those of the same GUID.
+
+    Raises as `RecoveryGroup.restore` and `restore_in_place`.
+    """
+    if not has_recovery_group(server):
+        state = ServerState({database.guid for database in server.databases()}, administrative_group)
+    else:
+        group = RecoveryGroup.open(server, clock=clock, administrative_group=administrative_group)
+        state = group.server_state()
+        if not state.recovery_override:
+            entries = group.restore(repository, location, snapshot, names=names, progress=progress)
+            places = [group.place(each) for each in entries]
+            return Destination.RECOVERY_GROUP, [
+                RestoredDatabase(each.guid, each.name, place.parent.name, place)
+                for each, place in zip(entries, places, strict=True)
+            ]
+    databases = list(server.databases())
+    restored = restore_in_place(
+        repository, snapshot, databases, names=names, server=state, clock=clock, progress=progress
+    )
+    return Destination.ORIGINAL, restored
