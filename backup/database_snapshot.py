@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from pillarbox.backup.pack import BlobId, BlobKind, Child, Tree, pack_value
+from pillarbox.backup.pack import BlobId, BlobKind, Child, Tree, decode_tree, pack_value
 from pillarbox.backup.repository import Repository, Writer
 from pillarbox.store import mailbox
 from pillarbox.store.database import Database
@@ -101,7 +101,21 @@ def read_stored_database(repository: Repository, root: BlobId) -> StoredDatabase
 
 def read_stored_segment(repository: Repository, number: int, tree_id: BlobId) -> StoredSegment:
     """One segment of a stored database. Raises as `read_stored_database`."""
-    tree = repository.read_tree(tree_id)
+    return _stored_segment(number, repository.read_tree(tree_id))
+
+
+def read_stored_segments(repository: Repository, stored: StoredDatabase) -> dict[int, StoredSegment]:
+    """All segments of a stored database by number; neighbouring trees come in one request.
+
+    Raises as `read_stored_database`.
+    """
+    trees = dict(repository.read_many(tree_id for _, tree_id in stored.segments))
+    return {
+        number: _stored_segment(number, decode_tree(trees[tree_id])) for number, tree_id in stored.segments
+    }
+
+
+def _stored_segment(number: int, tree: Tree) -> StoredSegment:
     try:
         found, size_bytes = map(int, tree.meta)
         chunks = _data_ids(tree)
@@ -153,10 +167,7 @@ class _Earlier:
 
     def __init__(self, repository: Repository, writer: Writer, root: BlobId) -> None:
         self.stored = read_stored_database(repository, root)
-        self.segments = {
-            number: read_stored_segment(repository, number, tree_id)
-            for number, tree_id in self.stored.segments
-        }
+        self.segments = read_stored_segments(repository, self.stored)
         self.redo_children = repository.read_tree(self.stored.redo).children
         image_children = repository.read_tree(self.stored.image).children
         needed = [child.blob_id for child in (*self.redo_children, *image_children)]
