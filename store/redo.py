@@ -19,6 +19,7 @@ from pillarbox.store.records import pack, unpack
 from pillarbox.store.stream import (
     FRAME_HEADER_BYTES,
     FRAME_MAGIC,
+    PAYLOAD_BYTES_MAX,
     SEGMENT_HEADER_BYTES,
     Codec,
     Frame,
@@ -32,7 +33,6 @@ from pillarbox.store.tables import PRIMARY, Table
 
 _HEADER: Final = struct.Struct("<QQII")
 assert _HEADER.size == 24
-_REDO_BYTES_MAX: Final = 1 << 30
 _COMPRESS_FROM_BYTES: Final = 256
 
 Row = tuple[int, bytes, bytes | None]
@@ -73,12 +73,7 @@ def build_redo(rows: Sequence[Row], sequence: int, flush_first: int, content_fra
 def read_rows(frame: Frame, where: str) -> tuple[Row, ...]:
     """The rows of a redo frame, bounded and of known shape. Raises Corrupt."""
     try:
-        packed = frame.payload
-        if frame.codec == Codec.ZSTD:
-            if frame.raw_bytes > _REDO_BYTES_MAX:
-                raise ValueError("longer than a redo record may be")
-            packed = zstandard.ZstdDecompressor().decompress(packed, max_output_size=frame.raw_bytes)
-        rows: Any = unpack(packed)
+        rows: Any = unpack(_packed_rows(frame))
         for table, key, value in rows:
             if (
                 Table(table) not in PRIMARY
@@ -91,6 +86,15 @@ def read_rows(frame: Frame, where: str) -> tuple[Row, ...]:
     return tuple(rows)
 
 
+def _packed_rows(frame: Frame) -> bytes:
+    if frame.codec != Codec.ZSTD:
+        return frame.payload
+    # The length in zstd's own header is the one that is allocated: a lie there must not ask for gigabytes.
+    if frame.raw_bytes > PAYLOAD_BYTES_MAX or zstandard.frame_content_size(frame.payload) != frame.raw_bytes:
+        raise ValueError("its length is not the one stated")
+    return zstandard.ZstdDecompressor().decompress(frame.payload)
+
+
 def read_redo(frame: Frame, end: Position, where: str) -> Redo:
     """A redo frame taken apart. Raises Corrupt."""
     sequence, flush_first, _, _ = _HEADER.unpack(frame.digest)
@@ -101,8 +105,15 @@ def replay(stream: Stream, start: Position, after_sequence: int) -> Iterator[Red
     """Every whole transaction from `start` on, in order.
 
     The stream may end in what a crash left of the last flush: that is not yielded, and whoever replays cuts
-    it off. A gap with transactions of a later flush behind it is no crash but damage: raises Corrupt.
+    it off. A gap with transactions of a later flush behind it is no crash but damage: raises Corrupt. So is
+    a transaction that is whole and cannot be read.
     """
+    for frame, end in _redo_frames(stream, start, after_sequence):
+        yield read_redo(frame, end, str(stream.path(end.segment)))
+
+
+def _redo_frames(stream: Stream, start: Position, after_sequence: int) -> Iterator[tuple[Frame, Position]]:
+    """Every whole redo frame and where it ends, in order, up to what a crash left."""
     sequence = after_sequence
     position = start
     if start.offset > SEGMENT_HEADER_BYTES and stream.size(start.segment) < start.offset:
@@ -112,17 +123,17 @@ def replay(stream: Stream, start: Position, after_sequence: int) -> Iterator[Red
     for number in numbers:
         if number != position.segment:
             position = Position(number, SEGMENT_HEADER_BYTES)
+        if not _is_begun(stream, position):
+            return
         try:
-            for redo in _replay_segment(stream, position):
-                if redo.sequence != sequence + 1:
-                    raise Corrupt(
-                        f"{stream.path(number)}: transaction {redo.sequence} follows {sequence}",
-                        file=str(stream.path(number)),
-                        offset=redo.end.offset,
-                    )
-                sequence = redo.sequence
-                position = redo.end
-                yield redo
+            for frame, end in _frames_of_segment(stream, position):
+                found = _HEADER.unpack(frame.digest)[0]
+                if found != sequence + 1:
+                    path = str(stream.path(number))
+                    offset = end.offset - frame.length
+                    raise Corrupt(f"{path}: transaction {found} follows {sequence}", file=path, offset=offset)
+                sequence, position = found, end
+                yield frame, end
         except Corrupt as damage:
             _refuse_unless_torn(stream, position, sequence, damage)
             return
@@ -134,20 +145,32 @@ def replay(stream: Stream, start: Position, after_sequence: int) -> Iterator[Red
         _refuse_unless_torn(stream, position, sequence, nothing)
 
 
-def _replay_segment(stream: Stream, position: Position) -> Iterator[Redo]:
+def _is_begun(stream: Stream, position: Position) -> bool:
+    """Whether the segment has its header. Raises Corrupt when that is damaged.
+
+    A header is flushed before anything is written behind it: with a transaction there it was whole once.
+    """
+    try:
+        stream.read_bytes(position.segment, 0, SEGMENT_HEADER_BYTES)
+    except Corrupt as damage:
+        if position.offset > SEGMENT_HEADER_BYTES:
+            raise
+        _refuse_unless_torn(stream, position, -1, damage)
+        return False
+    return True
+
+
+def _frames_of_segment(stream: Stream, position: Position) -> Iterator[tuple[Frame, Position]]:
+    path = str(stream.path(position.segment))
     content_frames = 0
     for offset, frame in stream.frames(position.segment, position.offset):
         if frame.kind != FrameKind.REDO:
             content_frames += 1
             continue
         if _HEADER.unpack(frame.digest)[2] != content_frames:
-            raise Corrupt(
-                f"{stream.path(position.segment)}: content is missing before {offset}", offset=offset
-            )
+            raise Corrupt(f"{path}: content is missing before {offset}", file=path, offset=offset)
         content_frames = 0
-        yield read_redo(
-            frame, Position(position.segment, offset + frame.length), str(stream.path(position.segment))
-        )
+        yield frame, Position(position.segment, offset + frame.length)
 
 
 def _refuse_unless_torn(stream: Stream, position: Position, sequence: int, damage: Corrupt) -> None:
@@ -163,22 +186,38 @@ def _refuse_unless_torn(stream: Stream, position: Position, sequence: int, damag
 
 
 def _later_transactions(stream: Stream, position: Position) -> Iterator[tuple[int, int]]:
-    """(first of its flush, sequence number) of every whole redo frame behind `position`, by its magic."""
+    """(first of its flush, sequence number) of every whole redo frame behind `position`."""
     for number in stream.segments():
         if number < position.segment:
             continue
-        path = stream.path(number)
-        data = path.read_bytes()
+        data = stream.path(number).read_bytes()
         offset = position.offset if number == position.segment else SEGMENT_HEADER_BYTES
-        while (offset := data.find(FRAME_MAGIC, offset)) >= 0:
-            if data[offset + 2 : offset + 3] == bytes(
-                [FrameKind.REDO]
-            ) and offset + FRAME_HEADER_BYTES <= len(data):
-                try:
-                    frame = parse_frame(data, offset, str(path))
-                except Corrupt:
-                    offset += 1  # not a frame, or damaged too: what matters is whether any later one is whole
-                    continue
+        while offset >= 0:
+            frame = _whole_frame(data, offset)
+            if frame is None:
+                offset = _behind_damage(data, offset)
+                continue
+            if frame.kind == FrameKind.REDO:
                 found, flush_first, _, _ = _HEADER.unpack(frame.digest)
                 yield flush_first, found
-            offset += 1
+            offset += frame.length
+
+
+def _whole_frame(data: bytes, offset: int) -> Frame | None:
+    try:
+        return parse_frame(data, offset, "")
+    except Corrupt:
+        return None
+
+
+def _behind_damage(data: bytes, offset: int) -> int:
+    """Where a frame may begin behind a damaged one, -1 for nowhere.
+
+    The damaged one's own length is believed first, and whole frames are never looked into: a payload is
+    somebody's mail, in which a frame could have been planted.
+    """
+    head = data[offset : offset + FRAME_HEADER_BYTES]
+    behind = offset + FRAME_HEADER_BYTES + int.from_bytes(head[8:12], "little")
+    if head[:2] == FRAME_MAGIC and _whole_frame(data, behind) is not None:
+        return behind
+    return data.find(FRAME_MAGIC, offset + 1)

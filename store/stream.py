@@ -100,18 +100,31 @@ def build_frame(
     )
 
 
-def parse_frame(data: bytes | memoryview, offset: int, where: str) -> Frame:
-    """The frame at `offset` of `data`. Raises Corrupt when it is damaged, cut short or none."""
-    if offset + FRAME_HEADER_BYTES > len(data):
-        raise Corrupt(f"{where}: no frame at {offset}: the file ends", file=where, offset=offset)
-    magic, kind, codec, dictionary, stored, raw, digest, checksum = _FRAME_HEADER.unpack_from(data, offset)
+def parse_frame(data: bytes | memoryview, at: int, where: str, begin: int = 0) -> Frame:
+    """The frame at `at` of `data`, which stands in the file `where` from its byte `begin` on.
+
+    Raises Corrupt when it is damaged, cut short or none; never takes more memory than `data` has.
+    """
+    try:
+        return _parse_frame(data, at)
+    except ValueError as error:
+        offset = begin + at
+        raise Corrupt(f"{where} at {offset}: {error}", file=where, offset=offset) from error
+
+
+def _parse_frame(data: bytes | memoryview, at: int) -> Frame:
+    if at + FRAME_HEADER_BYTES > len(data):
+        raise ValueError("no frame is there: the file ends")
+    magic, kind, codec, dictionary, stored, raw, digest, checksum = _FRAME_HEADER.unpack_from(data, at)
     if magic != FRAME_MAGIC:
-        raise Corrupt(f"{where}: no frame at {offset}", file=where, offset=offset)
-    start = offset + FRAME_HEADER_BYTES
+        raise ValueError("no frame is there")
+    start = at + FRAME_HEADER_BYTES
+    if start + stored > len(data):
+        raise ValueError("the frame is cut short")
     payload = bytes(data[start : start + stored])
-    head = bytes(data[offset : offset + _CHECKED])
-    if len(payload) != stored or xxh3_64_intdigest(payload, xxh3_64_intdigest(head)) != checksum:
-        raise Corrupt(f"{where}: checksum of the frame at {offset} does not hold", file=where, offset=offset)
+    head = bytes(data[at : at + _CHECKED])
+    if xxh3_64_intdigest(payload, xxh3_64_intdigest(head)) != checksum:
+        raise ValueError("the checksum of the frame does not hold")
     return Frame(kind, codec, dictionary, raw, digest, payload)
 
 
@@ -232,8 +245,9 @@ class Stream:
         """The frame of `length` bytes at a place. Raises Corrupt with file and offset when it is damaged."""
         file = self._file(segment)
         if not (0 <= offset <= _OFFSET_MAX and 0 <= length <= _FRAME_BYTES_MAX):
-            raise Corrupt(f"{file.name}: no frame of {length} bytes is at {offset}", file=file.name)
-        return parse_frame(_pread(file, offset, length), 0, f"{file.name} at {offset}")
+            where = file.name
+            raise Corrupt(f"{where} at {offset}: no frame of {length} bytes", file=where, offset=offset)
+        return parse_frame(_pread(file, offset, length), 0, file.name, offset)
 
     def read_bytes(self, segment: int, offset: int, length: int) -> bytes:
         """`length` bytes as they are stored; fewer at the end of the file."""
@@ -245,8 +259,7 @@ class Stream:
         Zeros are the preallocated tail, as a rule; what is behind them is not looked at. Raises Corrupt at
         the first place that is neither a frame nor zeros, and when the segment is missing.
         """
-        path = self.path(segment)
-        self._file(segment)
+        where = self._file(segment).name
         size = self.size(segment)
         offset = start
         while offset < size:
@@ -255,12 +268,10 @@ class Stream:
                 return
             stored = _FRAME_HEADER.unpack(head)[4] if len(head) == FRAME_HEADER_BYTES else 0
             if stored > min(PAYLOAD_BYTES_MAX, size - offset):
-                raise Corrupt(
-                    f"{path}: the frame at {offset} is longer than the file", file=str(path), offset=offset
-                )
-            frame = parse_frame(
-                self.read_bytes(segment, offset, FRAME_HEADER_BYTES + stored), 0, f"{path} at {offset}"
-            )
+                problem = "the frame is longer than the file"
+                raise Corrupt(f"{where} at {offset}: {problem}", file=where, offset=offset)
+            data = self.read_bytes(segment, offset, FRAME_HEADER_BYTES + stored)
+            frame = parse_frame(data, 0, where, offset)
             yield offset, frame
             offset += frame.length
 
