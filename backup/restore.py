@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -34,7 +34,7 @@ from pillarbox.store.access import Actor
 from pillarbox.store.check import check_database
 from pillarbox.store.checkpoint import Checkpoint, boot_identity, write_checkpoint
 from pillarbox.store.clock import Clock
-from pillarbox.store.database import PROPERTIES, STREAM, Database, MountState
+from pillarbox.store.database import LOCK, PROPERTIES, STREAM, Database, MountState
 from pillarbox.store.env import DATA_FILE, Env
 from pillarbox.store.errors import (
     AlreadyExists,
@@ -43,11 +43,11 @@ from pillarbox.store.errors import (
     InvalidContent,
     InvalidName,
     NotFound,
-    PillarboxError,
     Refused,
     UnsupportedVersion,
 )
 from pillarbox.store.events import EventId
+from pillarbox.store.file_lock import FileLock
 from pillarbox.store.ids import guid_text
 from pillarbox.store.redo import read_redo
 from pillarbox.store.replay import TableWriter, read_state
@@ -424,9 +424,10 @@ def restore_in_place(
 ) -> list[RestoredDatabase]:
     """Put databases of a snapshot in the place of those of the same GUID among the server's `databases`.
 
-    All are restored and thoroughly checked before the first is dismounted; then they are exchanged one by
-    one, mounted when they were, and what they replace is removed. Raises Conflict when none has the GUID,
-    Refused when a recovery storage group stands in the way, and as `restore_to_directory`; what was there is
+    All are restored and thoroughly checked before the first is dismounted; then they are exchanged, all or
+    none, mounted when they were, and what they replace is removed. Raises Conflict when none has the GUID,
+    Refused when a recovery storage group stands in the way (`recovery_group.restore_to_server` restores to
+    it), WriterBusy while another process has one mounted, and as `restore_to_directory`; what was there is
     there then.
     """
     chosen = restorable_databases(snapshot, names)
@@ -436,13 +437,14 @@ def restore_in_place(
             hint='set "Recovery SG Override" to 1 to restore in place',
         )
     targets = {database.guid: database for database in databases}
+    put_back_interrupted(targets[each.guid] for each in chosen)
     pairs = [(each, targets[each.guid]) for each in chosen]
     with unfinished_all([target.path for _, target in pairs]) as places:
         for (each, _), place in zip(pairs, places, strict=True):
             restore_files(repository, each, place, clock=clock, thorough=True, progress=progress)
-        for (_, target), place in zip(pairs, places, strict=True):
-            exchange(target, place)
-            target.report(EventId.RESTORE_FINISHED, snapshot=snapshot.id)
+        exchange([(target, place) for (_, target), place in zip(pairs, places, strict=True)])
+    for _, target in pairs:
+        target.report(EventId.RESTORE_FINISHED, snapshot=snapshot.id)
     return [RestoredDatabase(each.guid, each.name, each.group, target.path) for each, target in pairs]
 
 
@@ -456,33 +458,77 @@ def unfinished_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
         yield [first, *rest]
 
 
-def exchange(target: Database, restored: Path) -> None:
-    """Put the files in `restored` in the place of a database's own; mounted before, it is mounted after.
+def exchange(pairs: Sequence[tuple[Database, Path]]) -> None:
+    """Put restored files in the place of databases' own: of all of them or, when one cannot be, of none.
 
-    The replaced files are removed when the restored ones are mounted, and put back when they cannot be.
+    Mounted before, a database is mounted after. The replaced files are removed when every restored one is
+    mounted, and put back when one cannot be. Raises WriterBusy while another process has a database mounted.
     """
-    was = target.state
-    replaced = target.path.with_name(target.path.name + _REPLACED)
-    target.dismount("it is being restored")
-    shutil.rmtree(replaced, ignore_errors=True)
-    had_files = target.path.exists()
+    states = [target.state for target, _ in pairs]
+    done: list[tuple[Database, Path]] = []
     try:
-        if had_files:
-            target.path.rename(replaced)
-        restored.rename(target.path)
-        _flush_directory(target.path.parent)
+        for target, restored in pairs:
+            target.dismount("it is being restored")
+            with _kept_from_others(target):
+                _replace(target.path, restored)
+            done.append((target, restored))
+        _mount_as_before(pairs, states)
+    except BaseException:
+        for target, restored in done:
+            target.dismount("its files are being put back")
+            _put_back(target.path, restored)
+        _mount_as_before(pairs, states)
+        raise
+    for target, _ in pairs:
+        shutil.rmtree(_replaced(target.path), ignore_errors=True)
+
+
+def put_back_interrupted(databases: Iterable[Database]) -> None:
+    """Put back the files of databases that a crash during a restore in place left without any.
+
+    A restore in place does it first; call it when a mount says that the files are not there, and
+    `<database>.replaced` is beside them. Raises PillarboxError when the disk fails.
+    """
+    for database in databases:
+        replaced = _replaced(database.path)
+        if replaced.exists() and not database.path.exists():
+            rename_durably(replaced, database.path)
+
+
+def _replaced(path: Path) -> Path:
+    return path.with_name(path.name + _REPLACED)
+
+
+@contextmanager
+def _kept_from_others(database: Database) -> Iterator[None]:
+    if not database.path.is_dir():
+        yield
+        return
+    with closing(FileLock(database.path / LOCK, f"database {database.name}", database.clock)):
+        yield
+
+
+def _replace(path: Path, restored: Path) -> None:
+    replaced = _replaced(path)
+    # Both are there only when a crash came after the exchange: what is in place was complete and checked.
+    shutil.rmtree(replaced, ignore_errors=True)
+    if path.exists():
+        rename_durably(path, replaced)
+    try:
+        rename_durably(restored, path)
+    except BaseException:
+        _put_back(path, restored)
+        raise
+
+
+def _put_back(path: Path, restored: Path) -> None:
+    if path.exists() and not restored.exists():
+        rename_durably(path, restored)
+    if _replaced(path).exists():
+        rename_durably(_replaced(path), path)
+
+
+def _mount_as_before(pairs: Sequence[tuple[Database, Path]], states: Sequence[MountState]) -> None:
+    for (target, _), was in zip(pairs, states, strict=True):
         if was is not MountState.DISMOUNTED:
             target.mount(read_only=was is MountState.READ_ONLY)
-    except (OSError, PillarboxError) as error:
-        _put_back(target, replaced, restored)
-        if isinstance(error, OSError):
-            raise disk_error(error, str(target.path)) from error
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _put_back(target: Database, replaced: Path, restored: Path) -> None:
-    if replaced.exists():
-        if target.path.exists():
-            target.path.rename(restored)
-        replaced.rename(target.path)

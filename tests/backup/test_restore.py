@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,10 +14,12 @@ from pillarbox.backup.restore import (
     RestorableDatabase,
     ServerState,
     choose_destination,
+    put_back_interrupted,
     restorable_databases,
     restore_in_place,
     restore_to_directory,
 )
+from pillarbox.store.database import Database
 from pillarbox.store.errors import (
     AlreadyExists,
     Conflict,
@@ -25,6 +29,7 @@ from pillarbox.store.errors import (
     PillarboxError,
     Refused,
     UnsupportedVersion,
+    WriterBusy,
 )
 from pillarbox.store.tables import DatabaseKind
 
@@ -186,3 +191,108 @@ def test_a_restored_database_counts_on_from_where_it_was(group):
     database.mount()
     assert group.contents(database) == group.corpus()[:5]
     database.dismount()
+
+
+def restore_both(group, snapshot) -> None:
+    restore_in_place(group.repository, snapshot, group.databases, server=server_of(group), clock=group.clock)
+
+
+def in_both(group) -> list[list[bytes]]:
+    return [group.contents(database) for database in group.databases]
+
+
+def test_of_several_databases_all_are_replaced_or_none(group, monkeypatch):
+    """The second of two cannot be mounted once it is restored: both are again what they were, and mounted."""
+    corpus = group.corpus()
+    snapshot = group.snapshot()
+    for database in group.databases:
+        group.deliver(database, corpus[:3])
+    second = group.databases[1]
+    mount, mounts = second.mount, []
+
+    def fail_once(**options: object) -> None:
+        mounts.append(options)
+        if len(mounts) == 1:
+            raise Corrupt("cannot be mounted")
+        mount(**options)
+
+    monkeypatch.setattr(second, "mount", fail_once)
+    with pytest.raises(Corrupt, match="cannot be mounted"):
+        restore_both(group, snapshot)
+    assert in_both(group) == [corpus[:3], corpus[:3]]
+    assert sorted(path.name for path in group.directory.iterdir()) == ["db1", "db2"]
+    restore_both(group, snapshot)
+    assert in_both(group) == [[], []]
+
+
+def test_a_restore_in_place_stops_before_a_database_that_another_process_writes(group):
+    corpus = group.corpus()
+    snapshot = group.snapshot()
+    group.deliver(group.databases[0], corpus[:3])
+    writer = group.databases[1]
+    here = Database(writer.path, writer.guid, writer.name, writer.kind, clock=group.clock)
+    with pytest.raises(WriterBusy):
+        restore_in_place(
+            group.repository,
+            snapshot,
+            [group.databases[0], here],
+            server=server_of(group),
+            clock=group.clock,
+        )
+    group.deliver(writer, corpus[:2])
+    assert in_both(group) == [corpus[:3], corpus[:2]]
+
+
+@pytest.mark.parametrize("renames", [1, 2, 3, 4])
+def test_a_crash_during_the_exchange_costs_nothing(group, monkeypatch, tmp_path_factory, renames):
+    """After each rename: each database is as it was or as it was restored, and a restore goes through."""
+    corpus = group.corpus()
+    for database in group.databases:
+        group.deliver(database, corpus[:2])
+    snapshot = group.snapshot()
+    for database in group.databases:
+        group.deliver(database, corpus[2:4])
+    crashed = tmp_path_factory.mktemp("crash") / "group"
+    copy_after_renames(monkeypatch, renames, group.directory, crashed)
+    restore_both(group, snapshot)
+    monkeypatch.undo()
+
+    group.close()
+    group.directory = crashed
+    group.databases = [
+        Database(crashed / each.path.name, each.guid, each.name, each.kind, clock=group.clock)
+        for each in group.databases
+    ]
+    put_back_interrupted(group.databases)
+    for database in group.databases:
+        database.mount()
+    assert all(held in (corpus[:2], corpus[:4]) for held in in_both(group))
+    restore_both(group, snapshot)
+    assert in_both(group) == [corpus[:2], corpus[:2]]
+    assert sorted(path.name for path in crashed.iterdir()) == ["db1", "db2"]
+
+
+def test_a_database_that_a_crash_left_without_files_is_restored_all_the_same(group):
+    snapshot = group.snapshot()
+    database = group.databases[0]
+    database.dismount()
+    database.path.rename(database.path.with_name("db1.replaced"))
+    restore_both(group, snapshot)
+    database.mount()
+    assert in_both(group) == [[], []]
+    assert sorted(path.name for path in group.directory.iterdir()) == ["db1", "db2"]
+
+
+def copy_after_renames(monkeypatch, count: int, directory: Path, copy: Path) -> None:
+    """What a crash after that many renames of databases' directories leaves in `directory`, in `copy`."""
+    rename, done = Path.rename, []
+
+    def copying(path: Path, target: Path) -> Path:
+        renamed = rename(path, target)
+        if path.parent == directory:
+            done.append(path)
+            if len(done) == count:
+                shutil.copytree(directory, copy)
+        return renamed
+
+    monkeypatch.setattr(Path, "rename", copying)
