@@ -88,6 +88,11 @@ class RepositoryFrames:
             raise Corrupt(f"{where} at {offset}: {error}", file=where, offset=offset) from error
         return parse_frame(data[: offset - begin + length], offset - begin, where, begin)
 
+    @property
+    def chunks_in_memory(self) -> int:
+        """How many chunks, of at most 256 KiB, are kept."""
+        return len(self._chunks)
+
     def _segment(self, number: int) -> StoredSegment:
         found = self._segments.get(number)
         if found is None:
