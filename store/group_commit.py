@@ -5,16 +5,16 @@ next may begin. One of those that wait writes the whole group to the stream with
 tables, and wakes the others. A commit returns when its group is flushed and applied: durable, and seen by
 every read that begins later (docs/architecture.md, "How a commit goes").
 
-Locks, in the order they are taken: leadership (`_flushing` under `_turn`), `_writing`, `_checkpointing`.
-Whoever holds `_writing` may change what is pending; whoever leads may touch the stream and apply to the
-tables. Making a checkpoint needs neither, so waiting for one under both is no deadlock.
+Locks, in the order they are taken: `_checkpoint_wanted`, leadership (`_flushing` under `_turns`), `_writing`,
+`_checkpointing`. Whoever holds `_writing` may change what is pending; whoever leads may touch the stream and
+apply to the tables. Making a checkpoint needs neither, so waiting for one under both is no deadlock.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final, NamedTuple
 
 from pillarbox.store.access import Actor
@@ -28,6 +28,9 @@ from pillarbox.store.tables import STATE_KEY, StateRecord, Table
 from pillarbox.store.transaction import DatabaseFiles, Layer, WriteTransaction
 
 _GROW_PATIENCE_S: Final = 30.0
+# Every delivery changes one of each.
+_RECENT_TABLES: Final = (Table.MAILBOX, Table.FOLDER, Table.SEGMENT)
+_RECENT_MAX: Final = 64
 
 
 class Tuning(NamedTuple):
@@ -47,10 +50,11 @@ class FlushedState(NamedTuple):
 
 
 class _Group(Layer):
-    """Transactions that are flushed together."""
+    """Transactions that are flushed together. `turn` wakes those that wait for it, and nobody else."""
 
-    def __init__(self, first_sequence: int) -> None:
+    def __init__(self, first_sequence: int, turns: threading.Lock) -> None:
         super().__init__()
+        self.turn = threading.Condition(turns)
         self.first_sequence = first_sequence
         self.last_sequence = first_sequence - 1
         self.chunks: list[tuple[Position, list[bytes]]] = []
@@ -86,13 +90,16 @@ class GroupCommit:
         self._checkpoint_failed = checkpoint_failed
         self._writing = threading.Lock()
         self._writer: int | None = None
-        self._turn = threading.Condition()
+        self._turns = threading.Lock()
+        self._pause_turn = threading.Condition(self._turns)
         self._flushing = False
-        self._pending = _Group(state.sequence + 1)
+        self._pending = _Group(state.sequence + 1, self._turns)
         self._in_flight: _Group | None = None
+        self._recent = Layer()
         self._flushed = FlushedState(state.sequence, position)
         self._flushed_state = state
         self.broken: PillarboxError | None = None
+        self._checkpoint_wanted = threading.Lock()
         self._checkpointing = threading.Lock()
         self._checkpoint_due = _CheckpointDue(tuning, clock)
         self._checkpoint_due.made(position, files.env.last_page())
@@ -137,7 +144,9 @@ class GroupCommit:
             self._wait_for(group)
 
     def _layers(self) -> tuple[Layer, ...]:
-        return (self._pending,) if self._in_flight is None else (self._pending, self._in_flight)
+        if self._in_flight is None:
+            return (self._pending, self._recent)
+        return (self._pending, self._in_flight, self._recent)
 
     def _next_position(self) -> Position:
         if self._end.offset < self._tuning.segment_bytes:
@@ -173,54 +182,75 @@ class GroupCommit:
     # -- flushing
 
     def _wait_for(self, group: _Group) -> None:
-        with self._turn:
+        with self._turns:
             while not group.done and self._flushing:
-                self._turn.wait()
-            if not group.done:
-                self._flushing = True
-        if not group.done:
+                _wait(group.turn)
+            leads = not group.done
+            self._flushing = self._flushing or leads
+        if leads:
             self._lead()
         if group.error is not None:
             raise group.error
-        self.checkpoint_if_due()
+        if leads:
+            self.checkpoint_if_due()
 
     def _lead(self) -> None:
         """Flush what is pending; others may begin transactions meanwhile."""
         try:
             with self._writing:
                 group = self._take_pending()
-            self._flush(group)
+            self._flush(group, self._writing)
         finally:
-            with self._turn:
-                self._flushing = False
-                self._turn.notify_all()
+            self._end_lead()
+
+    def _end_lead(self) -> None:
+        """Let the next lead: who wants to pause, or one of those that wait for the next group."""
+        with self._turns:
+            self._flushing = False
+            self._pause_turn.notify()
+            self._pending.turn.notify()
 
     def _take_pending(self) -> _Group:
         group = self._in_flight = self._pending
-        self._pending = _Group(group.last_sequence + 1)
+        self._pending = _Group(group.last_sequence + 1, self._turns)
         return group
 
-    def _flush(self, group: _Group) -> None:
+    def _done(self, group: _Group) -> None:
+        with self._turns:
+            group.done = True
+            group.turn.notify_all()
+
+    def _flush(self, group: _Group, writing: AbstractContextManager[object]) -> None:
+        """Write and apply a group. `writing` is what to hold when that changes what is pending."""
         try:
             self._write(group)
             self._apply(group)
         except PillarboxError as error:
-            with self._writing:
+            with writing:
                 self._fail(group, error)
         except BaseException as error:
             # The thread was interrupted: how far it came nobody knows, and the others must not believe it.
             self.broken = PillarboxError(
                 f"a write was interrupted: {error!r}", hint="mount the database again"
             )
-            with self._writing:
+            with writing:
                 self._fail(group, self.broken)
             raise
         else:
-            with self._writing:
+            with writing:
                 self._in_flight = None
+                self._remember(group)
                 self._flushed = FlushedState(group.last_sequence, group.end)
                 self._flushed_state = self._state_of(group)
-                group.done = True
+            self._done(group)
+
+    def _remember(self, group: _Group) -> None:
+        """Keep the records that the next transaction changes again: it need not decode them."""
+        for table in _RECENT_TABLES:
+            recent = self._recent.records.setdefault(table, {})
+            if len(recent) > _RECENT_MAX:
+                recent.clear()
+            recent.update(group.records.get(table, {}))
 
     @staticmethod
     def _state_of(group: _Group) -> StateRecord:
@@ -286,9 +316,10 @@ class GroupCommit:
         waiting = self._pending
         self._in_flight = None
         self._state, self._end = self._flushed_state, self._flushed.position
-        self._pending = _Group(self._state.sequence + 1)
-        group.error, group.done = error, True
-        waiting.error, waiting.done = error, True
+        self._pending = _Group(self._state.sequence + 1, self._turns)
+        for each in (group, waiting):
+            each.error = error
+            self._done(each)
 
     # -- pausing and checkpoints
 
@@ -298,34 +329,21 @@ class GroupCommit:
 
         Raises Dismounted.
         """
-        with self._turn:
+        with self._turns:
             while self._flushing:
-                self._turn.wait()
+                _wait(self._pause_turn)
             self._flushing = True
         try:
             with self._writing:
                 self._refuse_if_broken()
-                group = self._take_pending() if self._pending.chunks else None
-                if group is not None:
-                    self._flush_paused(group)
+                if self._pending.chunks:
+                    group = self._take_pending()
+                    self._flush(group, nullcontext())
+                    if group.error is not None:
+                        raise group.error
                 yield self._flushed
         finally:
-            with self._turn:
-                self._flushing = False
-                self._turn.notify_all()
-
-    def _flush_paused(self, group: _Group) -> None:
-        try:
-            self._write(group)
-            self._apply(group)
-        except PillarboxError as error:
-            self._fail(group, error)
-            raise
-        finally:
-            group.done = True
-        self._in_flight = None
-        self._flushed = FlushedState(group.last_sequence, group.end)
-        self._flushed_state = self._state_of(group)
+            self._end_lead()
 
     @contextmanager
     def closed(self, reason: PillarboxError) -> Iterator[FlushedState]:
@@ -345,24 +363,34 @@ class GroupCommit:
         Raises nothing: what was committed is durable without it.
         """
         try:
-            if self._checkpoint_due.is_due(self._end, self._last_page()):
-                self.checkpoint(wait=False)
+            if self._is_due() and self._checkpoint_wanted.acquire(blocking=False):
+                try:
+                    if self._is_due():
+                        self._checkpoint_now()
+                finally:
+                    self._checkpoint_wanted.release()
         except Dismounted:
             return  # by another thread, since the commit; that made a checkpoint of its own
         except PillarboxError as error:
             self._checkpoint_due.made(self._end, self._last_page())
             self._checkpoint_failed(error)
 
+    def _is_due(self) -> bool:
+        return self._checkpoint_due.is_due(self._end, self._last_page())
+
     def _last_page(self) -> int:
         return self._files.env.last_page()
 
-    def checkpoint(self, *, wait: bool = True) -> None:
+    def checkpoint(self) -> None:
         """Flush the tables, so that the next mount starts from here. Writes go on meanwhile.
 
         Raises DiskFull or PillarboxError: the checkpoint before then stays.
         """
-        if self._checkpointing.locked() and not wait:
-            return
+        with self._checkpoint_wanted:
+            self._checkpoint_now()
+
+    def _checkpoint_now(self) -> None:
+        # Whoever else holds `_checkpointing` leads, so writes pause for the pin only, never for a flush.
         with self.paused() as flushed:
             self._checkpointing.acquire()
             try:
@@ -409,6 +437,14 @@ class _CheckpointDue:
             or last_page - self._last_page >= pages
             or self._clock.monotonic_ms() - self._at_ms >= self._tuning.checkpoint_interval_ms
         )
+
+
+def _wait(turn: threading.Condition) -> None:
+    try:
+        turn.wait()
+    except BaseException:
+        turn.notify()  # it may have been this thread that was to lead
+        raise
 
 
 def _runs(chunks: list[tuple[Position, list[bytes]]]) -> Iterator[tuple[Position, list[bytes]]]:

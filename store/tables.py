@@ -46,6 +46,7 @@ NAMES: Final = {table: table.name.lower().encode() for table in Table}
 _TEXT_NAMES: Final = {table: table.name.lower() for table in Table}
 DERIVED: Final = frozenset({Table.FOLDER_NAME, Table.MAILBOX_NAME, Table.LOCATION, Table.VIEW, Table.FEED})
 PRIMARY: Final = tuple(table for table in Table if table not in DERIVED)
+INDEXED: Final = frozenset({Table.MAILBOX, Table.FOLDER, Table.ITEM, Table.TOMBSTONE})  # have index rows
 
 DIGEST_BYTES: Final = 24
 DATABASE_SCOPE: Final = 0  # the feed of the whole database; a folder's feed has the folder's id as scope
@@ -376,3 +377,12 @@ def derived_entries(table: Table, key: bytes, record: Record | None) -> dict[tup
         folder_id, cn = _PAIR.unpack(key)
         return tombstone_entries(folder_id, cn, record)
     return {}
+
+
+def same_entries(old: Record | None, new: Record | None) -> bool:
+    """Whether a folder or mailbox has the same index rows as before: only its counters moved, as a rule."""
+    if isinstance(old, FolderRecord) and isinstance(new, FolderRecord):
+        return old.change_cn == new.change_cn and old.parent_id == new.parent_id and old.name == new.name
+    if isinstance(old, MailboxRecord) and isinstance(new, MailboxRecord):
+        return old.change_cn == new.change_cn and old.root_id == new.root_id and old.name == new.name
+    return False

@@ -20,12 +20,14 @@ from pillarbox.store.ids import LOCAL_BASE, new_guid
 from pillarbox.store.records import seal_record, unseal
 from pillarbox.store.stream import Frame, Position
 from pillarbox.store.tables import (
+    INDEXED,
     STATE_KEY,
     Record,
     StateRecord,
     Table,
     decode_record,
     derived_entries,
+    same_entries,
 )
 
 Changes = dict[Table, dict[bytes, bytes | None]]
@@ -296,6 +298,7 @@ class WriteTransaction(Reader):
 
 def derive(changed: list[tuple[Table, bytes, Any, Any]], changes: Changes) -> None:
     """Put into `changes` the index rows that follow from (table, key, old record, new record)."""
+    changed = [each for each in changed if each[0] in INDEXED and not same_entries(each[2], each[3])]
     for table, key, old, _ in changed:
         if old is not None:
             for index_table, index_key in derived_entries(table, key, old):
