@@ -57,8 +57,7 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
             checkpoint.meta_pages,
         )
     )
-    data = _HEADER.pack(CHECKPOINT_MAGIC, CHECKPOINT_VERSION, len(body), xxh3_128_digest(body)) + body
-    write_atomically(directory / CHECKPOINT_FILE, data)
+    write_atomically(directory / CHECKPOINT_FILE, _header_of(body) + body)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -80,24 +79,42 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def read_checkpoint(directory: Path) -> Checkpoint:
-    """The checkpoint of a database. Raises Corrupt or UnsupportedVersion."""
+    """The checkpoint of a database. Raises Corrupt, UnsupportedVersion, or a disk error."""
     path = directory / CHECKPOINT_FILE
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise Corrupt(f"{path} is missing", file=str(path)) from error
+    except OSError as error:
+        raise disk_error(error, str(path)) from error
     if len(data) < _HEADER.size or data[:8] != CHECKPOINT_MAGIC:
         raise Corrupt(f"{path}: not a checkpoint", file=str(path), offset=0)
-    _, version, length, checksum = _HEADER.unpack_from(data)
+    version = _HEADER.unpack_from(data)[1]
     if version != CHECKPOINT_VERSION:
         raise UnsupportedVersion(
             f"{path}: checkpoint format {version}; this program knows {CHECKPOINT_VERSION}"
         )
     body = data[_HEADER.size :]
-    if len(body) != length or xxh3_128_digest(body) != checksum:
+    if data[: _HEADER.size] != _header_of(body):
         raise Corrupt(f"{path}: checksum does not hold", file=str(path), offset=0)
     try:
-        database, clean, boot, sequence, position, meta_pages = unpack(body)
-        return Checkpoint(database, clean, boot, sequence, Position(*position), meta_pages)
+        return _checkpoint_in(body)
     except (ValueError, TypeError) as error:
-        raise Corrupt(f"{path}: {error}", file=str(path), offset=0) from error
+        raise Corrupt(f"{path}: {error}", file=str(path), offset=_HEADER.size) from error
+
+
+def _header_of(body: bytes) -> bytes:
+    return _HEADER.pack(CHECKPOINT_MAGIC, CHECKPOINT_VERSION, len(body), xxh3_128_digest(body))
+
+
+def _checkpoint_in(body: bytes) -> Checkpoint:
+    database, clean, boot, sequence, position, meta_pages = unpack(body)
+    segment, offset = position
+    if (
+        not all(isinstance(each, bytes) for each in (database, boot, meta_pages))
+        or not isinstance(clean, bool)
+        or not all(isinstance(each, int) for each in (sequence, segment, offset))
+        or not (sequence >= 0 and segment >= 1 and offset >= 0)
+    ):
+        raise ValueError("a field is not what a checkpoint has there")
+    return Checkpoint(database, clean, boot, sequence, Position(segment, offset), meta_pages)

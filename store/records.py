@@ -34,13 +34,18 @@ def pack(value: Any) -> bytes:
     return packed
 
 
+def _refuse_extension(code: int, _: bytes) -> Any:
+    # msgpack would give a tuple, which elsewhere is a list of fields.
+    raise ValueError(f"extension type {code}")
+
+
 def unpack(data: bytes | memoryview) -> Any:
-    """Decode one msgpack value: whatever `pack` made. Raises ValueError on anything else.
+    """Decode one msgpack value; arrays come as tuples. Raises ValueError on anything that is none.
 
     No length in it is believed beyond that of `data`, so that a damaged one does not ask for gigabytes.
     """
     try:
-        return msgpack.unpackb(data, use_list=False, strict_map_key=False)
+        return msgpack.unpackb(data, use_list=False, strict_map_key=False, ext_hook=_refuse_extension)
     except (ValueError, TypeError, msgpack.UnpackException) as error:  # TypeError: a map as a key of a map
         raise ValueError(f"not a record: {error}") from error
 
