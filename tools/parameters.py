@@ -49,7 +49,8 @@ def moment(_: click.Context, __: click.Parameter, value: str | None) -> int | No
 
 
 def _server(ctx: click.Context) -> Path | None:
-    server = ctx.params.get("server")
+    # Behind an option that has no value yet, click has the arguments before it only as they were typed.
+    server = ctx.params.get("server") or next(iter(ctx.args), None)
     return Path(server) if server else None
 
 

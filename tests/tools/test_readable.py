@@ -71,7 +71,12 @@ def test_html_alone_is_shown_without_its_marks() -> None:
         b"Content-Type: multipart/mixed\n\nno boundary\n",
         b"Content-Transfer-Encoding: base64\n\n!!!\n",
         b"Content-Disposition: attachment; filename*=bad''%ff; filename=\"=?x?q?=ff?=\"\n\nx\n",
-        b"".join(b"Content-Type: multipart/mixed; boundary=%d\n\n--%d\n" % (at, at) for at in range(3000)),
+        pytest.param(
+            b"".join(
+                b"Content-Type: multipart/mixed; boundary=%d\n\n--%d\n" % (at, at) for at in range(3000)
+            ),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_nothing_it_is_given_makes_it_fail(raw: bytes) -> None:
@@ -83,6 +88,12 @@ def test_nothing_it_is_given_makes_it_fail(raw: bytes) -> None:
 def test_any_bytes_are_readable(data: bytes) -> None:
     for head in (b"", b"Content-Type: text/html\n\n", b"Content-Type: multipart/mixed; boundary=B\n\n--B\n"):
         assert isinstance(readable(head + data).text, str)
+
+
+@pytest.mark.parametrize("piece", [b"<", b"<!--", b"<a b='", b"<script>", b"<script", b"&#"])
+def test_bad_markup_costs_no_more_than_its_length(piece: bytes) -> None:
+    # In quadratic time this would take hours.
+    assert isinstance(readable(b"Content-Type: text/html\n\n" + piece * (1_000_000 // len(piece))).text, str)
 
 
 def test_real_mail_has_text() -> None:
