@@ -254,6 +254,11 @@ def killed_everywhere(world: World) -> Callable[..., int]:
     return run
 
 
+@pytest.fixture(scope="session")
+def mail_corpus() -> list[bytes]:
+    return corpus()
+
+
 @pytest.fixture
 def backend() -> MemoryBackend:
     return MemoryBackend()

@@ -1,0 +1,540 @@
+"""The recovery storage group: every rule of DOMAIN.md on it, and that it is the same in another process."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from pillarbox.backup.backend_directory import DirectoryBackend
+from pillarbox.backup.backend_memory import MemoryBackend
+from pillarbox.backup.recovery_config import RECOVERY_FILE, HeldAs
+from pillarbox.backup.recovery_group import RecoveryGroup, has_recovery_group, restore_to_server
+from pillarbox.backup.repository import Repository, Snapshot
+from pillarbox.backup.restore import Destination, RestoredDatabase
+from pillarbox.backup.snapshot import GroupSnapshot, SnapshotSource
+from pillarbox.store import folder, mailbox, message
+from pillarbox.store.access import Actor
+from pillarbox.store.database import Database
+from pillarbox.store.database_limits import DAY_MS, Edition
+from pillarbox.store.errors import (
+    AccessDenied,
+    AlreadyExists,
+    Conflict,
+    Corrupt,
+    Dismounted,
+    InvalidName,
+    InvalidSetting,
+    NotFound,
+    ReadOnly,
+    Refused,
+    UnsupportedVersion,
+    WriterBusy,
+)
+from pillarbox.store.events import EventId
+from pillarbox.store.server import FIRST_GROUP, Server
+from pillarbox.store.tables import DatabaseKind
+
+ADMIN = Actor.administrator("root")
+STORE = "Mailbox Store"
+HERE = "/backup/mail"
+
+
+class Site:
+    """A server with mail in two mailbox stores, and a repository with a snapshot of their storage group."""
+
+    def __init__(self, world, directory: Path, corpus: list[bytes]) -> None:
+        self.world = world
+        self.clock = world.clock
+        self.corpus = corpus
+        self.path = directory / "server"
+        self.server = Server.create(self.path, Edition.ENTERPRISE, clock=self.clock, rng=Random(1), zone=UTC)
+        self.server.create_database(FIRST_GROUP, "Second Store", DatabaseKind.MAILBOX_STORE)
+        self.server.create_mailbox(ADMIN, "anna", STORE)
+        self.server.create_mailbox(ADMIN, "bert", "Second Store")
+        self.deliver("anna", corpus[:6])
+        self.deliver("bert", corpus[6:])
+        self.repository: Repository = world.create(MemoryBackend())
+        self.snapshot = self.take()
+        self.group = RecoveryGroup.create(self.server, clock=self.clock)
+
+    def deliver(self, name: str, raws: list[bytes]) -> None:
+        database, box = self.server.find_mailbox(name)
+        for raw in raws:
+            prepared = message.prepare(database.files, raw)
+            with database.transaction(ADMIN) as txn:
+                message.append(txn, box.roles["inbox"], prepared)
+
+    def take(self, group: str = FIRST_GROUP, **source: str) -> Snapshot:
+        self.clock.advance_ms(1000)
+        databases = list(self.server.group(group).databases.values())
+        taken = SnapshotSource("server", group, databases, **source)
+        return GroupSnapshot(taken, self.repository, clock=self.clock).run()
+
+    def mount(self, snapshot: Snapshot | None = None, *names: str) -> None:
+        self.group.mount_snapshot(self.repository, HERE, snapshot or self.snapshot, names=names)
+
+    def restore(self, *names: str) -> None:
+        self.group.restore(self.repository, HERE, self.snapshot, names=names)
+
+    def reopen(self, **options: bool) -> None:
+        """As another process finds the server."""
+        self.group.close()
+        self.server.close()
+        self.server = Server.open(self.path, clock=self.clock, zone=UTC, **options)
+        self.group = RecoveryGroup.open(self.server, clock=self.clock)
+
+    def recovered(self, store: str, name: str) -> list[bytes]:
+        database = self.group.database(store, self.repository)
+        with database.read(ADMIN) as read:
+            inbox = mailbox.find(read, name).roles["inbox"]
+            return [message.content(read, item) for item in folder.messages(read, inbox)]
+
+    def live(self, name: str) -> list[bytes]:
+        database, box = self.server.find_mailbox(name)
+        with database.read(ADMIN) as read:
+            return [message.content(read, item) for item in folder.messages(read, box.roles["inbox"])]
+
+    def names(self) -> list[str]:
+        return [entry.name for entry in self.group.entries()]
+
+    def events(self, event_id: EventId, database: str = STORE) -> int:
+        found = self.server.events.query(event_id=event_id)
+        return sum(event.database == database for event in found)
+
+    def files(self) -> list[str]:
+        """What lies in the group beside its own two files."""
+        return sorted(path.name for path in self.group.path.iterdir() if path.is_dir())
+
+
+@pytest.fixture
+def site(world, tmp_path, mail_corpus) -> Iterator[Site]:
+    made = Site(world, tmp_path, mail_corpus)
+    yield made
+    made.group.close()
+    made.server.close()
+
+
+@pytest.fixture
+def empty_site(world, tmp_path) -> Iterator[Site]:
+    made = Site(world, tmp_path, [])
+    yield made
+    made.group.close()
+    made.server.close()
+
+
+WAYS = pytest.mark.parametrize("way", ["mount", "restore"])
+
+
+# -- it exists beside the regular groups
+
+
+def test_a_server_has_one_until_it_is_removed(empty_site):
+    site = empty_site
+    with pytest.raises(AlreadyExists):
+        RecoveryGroup.create(site.server, clock=site.clock)
+    site.mount()
+    site.group.remove()
+    assert not has_recovery_group(site.server)
+    assert site.files() == []
+    with pytest.raises(NotFound, match="no recovery storage group"):
+        RecoveryGroup.open(site.server, clock=site.clock)
+    site.group = RecoveryGroup.create(site.server, clock=site.clock)
+    assert site.names() == []
+
+
+def test_it_does_not_count_against_what_an_edition_allows(tmp_path, world):
+    with Server.create(tmp_path / "small", Edition.STANDARD, clock=world.clock, zone=UTC) as server:
+        RecoveryGroup.create(server, clock=world.clock)
+        assert list(server.groups) == [FIRST_GROUP]
+
+
+def test_a_regular_group_of_that_name_lies_elsewhere(empty_site):
+    group = empty_site.server.create_group("recovery")
+    assert group.path != empty_site.group.path
+
+
+def test_it_is_not_changed_by_who_opened_the_server_for_reading(empty_site):
+    site = empty_site
+    site.mount()
+    site.reopen(read_only=True)
+    for change in (site.group.remove, site.mount, lambda: site.group.dismount(STORE)):
+        with pytest.raises(ReadOnly):
+            change()
+    assert site.recovered(STORE, "anna") == []
+
+
+# -- what it takes
+
+
+@WAYS
+def test_it_takes_the_mailbox_stores_of_a_snapshot_or_those_named(empty_site, way):
+    site = empty_site
+    getattr(site, way)()
+    assert sorted(site.names()) == [STORE, "Second Store"]
+    site.group.delete(STORE)
+    site.group.delete("second store")
+    assert (site.names(), site.files(), site.group.source) == ([], [], None)
+    getattr(site, way)(*((None,) if way == "mount" else ()), STORE)
+    assert site.names() == [STORE]
+
+
+def test_it_takes_no_public_folder_store(empty_site):
+    with pytest.raises(Refused, match="no mailbox store"):
+        empty_site.mount(None, "Public Folder Store")
+    with pytest.raises(Refused, match="no mailbox store"):
+        empty_site.restore("Public Folder Store")
+    assert empty_site.names() == []
+
+
+def test_its_databases_come_from_one_storage_group_at_a_time(empty_site):
+    site = empty_site
+    site.server.create_group("Other")
+    site.server.create_database("Other", "Third Store", DatabaseKind.MAILBOX_STORE)
+    other = site.take("Other")
+    site.mount(None, STORE)
+    assert site.group.source == ("server", FIRST_GROUP)
+    with pytest.raises(Refused, match="one storage group at a time"):
+        site.mount(other)
+    site.mount(None, "Second Store")
+    site.group.delete(STORE)
+    site.group.delete("Second Store")
+    site.mount(other)
+    assert (site.names(), site.group.source) == (["Third Store"], ("server", "Other"))
+
+
+def test_its_databases_come_from_a_server_of_the_same_administrative_group(empty_site):
+    elsewhere = empty_site.take(administrative_group="Elsewhere")
+    with pytest.raises(Refused, match="administrative group 'Elsewhere'"):
+        empty_site.mount(elsewhere)
+    group = RecoveryGroup.open(empty_site.server, clock=empty_site.clock, administrative_group="Elsewhere")
+    assert group.mount_snapshot(empty_site.repository, HERE, elsewhere)
+
+
+@pytest.mark.parametrize("layout", [0, 99])
+def test_its_databases_are_of_a_version_that_is_known(empty_site, layout):
+    snapshot = empty_site.snapshot
+    other = replace(snapshot, manifest={**snapshot.manifest, "layout": layout})
+    with pytest.raises(UnsupportedVersion):
+        empty_site.mount(other)
+
+
+def test_a_database_is_in_it_once(empty_site):
+    empty_site.mount(None, STORE)
+    later = empty_site.take()
+    with pytest.raises(AlreadyExists, match="Mailbox Store"):
+        empty_site.mount(later)
+    with pytest.raises(AlreadyExists):
+        empty_site.restore(STORE)
+    assert empty_site.names() == [STORE]
+
+
+@pytest.mark.parametrize("name", ["../out", "..", RECOVERY_FILE, "Recovery.Lock"])
+def test_a_name_that_leads_elsewhere_is_refused(empty_site, name):
+    snapshot = empty_site.snapshot
+    hostile = replace(snapshot, manifest={**snapshot.manifest, "group": name})
+    with pytest.raises(InvalidName):
+        empty_site.mount(hostile)
+    assert empty_site.names() == []
+
+
+def test_of_several_databases_all_come_or_none(site, monkeypatch):
+    """The pack with the second one's records is gone when they are to be read."""
+    read_many = site.repository.read
+
+    def fail(blob_id: bytes) -> bytes:
+        if site.files() and any("Second Store" in path.name for path in site.group.path.glob("*/*")):
+            raise Corrupt("the repository is damaged")
+        return read_many(blob_id)
+
+    monkeypatch.setattr(site.repository, "read", fail)
+    with pytest.raises(Corrupt):
+        site.mount()
+    assert site.names() == []
+    assert site.events(EventId.DATABASE_NOT_MOUNTED) == 1
+    monkeypatch.undo()
+    site.mount()
+    assert site.recovered(STORE, "anna") == site.corpus[:6]
+    assert site.recovered("Second Store", "bert") == site.corpus[6:]
+
+
+# -- who reaches it
+
+
+@WAYS
+def test_no_client_path_comes_to_it(site, way):
+    site.mount(None, STORE) if way == "mount" else restore_and_mount(site)
+    reopened = site.server
+    assert {database.name for database in reopened.databases()} == {
+        STORE,
+        "Second Store",
+        "Public Folder Store",
+    }
+    assert all(site.group.path not in database.path.parents for database in reopened.databases())
+    database, _ = site.server.find_mailbox("anna")
+    assert database is site.server.database(STORE)
+    site.server.dismount(STORE)
+    with pytest.raises(Dismounted):
+        site.server.find_mailbox("anna")
+    for name in ("recovery", f"recovery/{STORE}"):
+        with pytest.raises(NotFound):
+            site.server.group(name)
+        with pytest.raises(NotFound):
+            site.server.database(name)
+    for actor in (Actor.user("anna"), Actor.transport()):
+        with pytest.raises(AccessDenied):
+            site.group.database(STORE, site.repository).read(actor)
+
+
+def restore_and_mount(site: Site, name: str = STORE) -> None:
+    site.restore(name)
+    site.group.mount(name)
+
+
+@WAYS
+def test_nothing_changes_in_it_and_its_mailboxes_stay_disconnected(site, way):
+    site.mount(None, STORE) if way == "mount" else restore_and_mount(site)
+    database = site.group.database(STORE, site.repository)
+    assert not hasattr(database, "transaction")
+    with database.read(ADMIN) as read:
+        assert [box.state for box in mailbox.all_of(read)] == [mailbox.DISCONNECTED]
+    assert site.server.find_mailbox("anna")[1].state != mailbox.DISCONNECTED
+
+
+def test_the_daily_size_check_does_not_come_to_it(site):
+    restore_and_mount(site)
+    site.group.database(STORE)
+    before = recovery_files(site)
+    live = site.server.database(STORE)
+    checks = live.checks_since_mount
+    site.clock.advance_ms(2 * DAY_MS)
+    site.server.check_sizes()
+    assert live.checks_since_mount > checks
+    assert recovery_files(site) == before  # a check would be kept in the database
+
+
+def recovery_files(site: Site) -> dict[str, bytes]:
+    return {
+        str(path): path.read_bytes()
+        for path in site.group.path.rglob("*")
+        if path.is_file() and path.name != "lock.mdb"
+    }
+
+
+def test_it_cannot_be_backed_up(site):
+    """No group is found by its name, and what is mounted in it has no moment that a snapshot could freeze."""
+    restore_and_mount(site)
+    with pytest.raises(NotFound):
+        site.take("recovery")
+    entry = site.group.entry(STORE)
+    kind = DatabaseKind.MAILBOX_STORE
+    database = Database(site.group.place(entry), entry.guid, entry.name, kind, clock=site.clock)
+    database.mount(read_only=True)
+    with pytest.raises(ReadOnly):
+        GroupSnapshot(
+            SnapshotSource("server", "recovery", [database]), site.repository, clock=site.clock
+        ).run()
+    database.dismount()
+    assert len(site.repository.snapshots()) == 1
+
+
+# -- mounting
+
+
+def test_opening_the_server_mounts_nothing_of_it(site):
+    restore_and_mount(site)
+    site.restore("Second Store")
+    mounted = [site.events(EventId.DATABASE_MOUNTED, name) for name in (STORE, "Second Store")]
+    site.reopen()
+    assert [entry.is_mounted for entry in site.group.entries()] == [True, False]
+    after = [site.events(EventId.DATABASE_MOUNTED, name) for name in (STORE, "Second Store")]
+    assert after == [each + 1 for each in mounted]  # the live ones alone
+    assert not [path for path in site.group.path.rglob("lock") if path.is_file()]
+    with pytest.raises(Dismounted, match="not mounted"):
+        site.group.database("Second Store")
+
+
+def test_restored_files_are_mounted_and_dismounted_by_an_administrator_and_stay(site):
+    site.restore(STORE)
+    with pytest.raises(Dismounted):
+        site.recovered(STORE, "anna")
+    mounted, dismounted = (
+        site.events(each) for each in (EventId.DATABASE_MOUNTED, EventId.DATABASE_DISMOUNTED)
+    )
+    site.group.mount("mailbox store")
+    site.group.mount(STORE)
+    assert site.recovered(STORE, "anna") == site.corpus[:6]
+    opened = site.group.database(STORE)
+    site.group.dismount(STORE)
+    site.group.dismount(STORE)
+    with pytest.raises(Dismounted):
+        opened.read(ADMIN)
+    with pytest.raises(Dismounted):
+        site.group.database(STORE)
+    assert site.events(EventId.DATABASE_MOUNTED) == mounted + 1
+    assert site.events(EventId.DATABASE_DISMOUNTED) == dismounted + 1
+    site.group.mount(STORE)
+    assert site.recovered(STORE, "anna") == site.corpus[:6]
+
+
+def test_what_is_mounted_from_a_repository_leaves_with_its_records(site):
+    site.mount(None, STORE)
+    opened = site.group.database(STORE, site.repository)
+    place = site.group.place(site.group.entry(STORE))
+    assert [path.name for path in place.iterdir()] == ["properties"]
+    site.group.dismount(STORE)
+    assert not place.exists()
+    with pytest.raises(Dismounted):
+        opened.read(ADMIN)
+    with pytest.raises(NotFound, match="no database"):
+        site.group.database(STORE, site.repository)
+
+
+@WAYS
+def test_a_database_in_it_is_deleted_freely_and_the_live_one_goes_on(site, way):
+    site.mount(None, STORE) if way == "mount" else restore_and_mount(site)
+    site.group.delete(STORE)
+    assert (site.names(), site.files()) == ([], [])
+    assert site.live("anna") == site.corpus[:6]
+    with pytest.raises(NotFound):
+        site.group.delete(STORE)
+
+
+def test_files_that_cannot_be_mounted_stay_dismounted_and_an_event_says_why(site):
+    site.restore(STORE)
+    shutil.rmtree(site.group.place(site.group.entry(STORE)) / "properties")
+    with pytest.raises(NotFound):
+        site.group.mount(STORE)
+    assert not site.group.entry(STORE).is_mounted
+    assert site.events(EventId.DATABASE_NOT_MOUNTED) == 1
+
+
+def test_the_same_database_is_given_when_it_is_asked_for_again_until_it_is_closed(site):
+    site.mount(None, STORE)
+    first = site.group.database(STORE, site.repository)
+    assert site.group.database(STORE) is first
+    first.close()
+    assert site.group.database(STORE, site.repository) is not first
+
+
+# -- another process
+
+
+def test_another_process_opens_what_is_mounted_without_bringing_its_records_again(site, world, tmp_path):
+    backend = DirectoryBackend(tmp_path / "repository")
+    site.repository = world.create(backend)
+    site.snapshot = site.take()
+    site.mount(None, STORE)
+    entry = site.group.entry(STORE)
+    assert (entry.held_as, entry.repository, entry.snapshot) == (HeldAs.REPOSITORY, HERE, site.snapshot.id)
+    data = site.group.place(entry) / "properties" / "data.mdb"
+    written = data.stat()
+    site.reopen(mount=False)
+    assert site.group.entries() == [entry]
+    site.repository = world.open(backend)
+    assert site.recovered(STORE, "anna") == site.corpus[:6]
+    assert (data.stat().st_ino, data.stat().st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
+
+
+def test_what_is_mounted_opens_with_its_own_repository_only(site, world):
+    site.mount(None, STORE)
+    with pytest.raises(Refused, match=HERE):
+        site.group.database(STORE)
+    with pytest.raises(Conflict, match="mounted from repository"):
+        site.group.database(STORE, world.create(MemoryBackend()))
+
+
+def test_when_its_snapshot_is_forgotten_it_opens_no_more_and_can_be_dismounted(site):
+    site.mount(None, STORE)
+    site.repository.forget([site.snapshot.id])
+    with pytest.raises(NotFound):
+        site.group.database(STORE, site.repository)
+    site.group.dismount(STORE)
+    assert site.files() == []
+
+
+def test_who_changes_it_keeps_others_from_it(empty_site, monkeypatch):
+    site = empty_site
+    other = RecoveryGroup.open(site.server, clock=site.clock)
+
+    def meanwhile(*_: object) -> None:
+        other.remove()
+
+    monkeypatch.setattr("pillarbox.backup.recovery_group.restore_records", meanwhile)
+    with pytest.raises(WriterBusy, match="recovery storage group"):
+        site.mount()
+    assert site.names() == []
+
+
+def test_what_an_interrupted_mount_or_removal_left_goes_with_the_next(site):
+    site.mount(None, STORE)
+    for left in (f"{FIRST_GROUP}/Second Store.restoring", f"{FIRST_GROUP}/Second Store", "Elsewhere/Store"):
+        (site.group.path / left / "properties").mkdir(parents=True)
+    site.mount(None, "Second Store")
+    assert site.recovered("Second Store", "bert") == site.corpus[6:]
+    assert site.recovered(STORE, "anna") == site.corpus[:6]
+    assert site.files() == [FIRST_GROUP]
+    assert sorted(path.name for path in site.group.path.glob("*/*")) == [STORE, "Second Store"]
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("not toml [", InvalidSetting),
+        ('format = "else"\nversion = 1', InvalidSetting),
+        ('format = "pillarbox-recovery"\nversion = 2', UnsupportedVersion),
+        ('format = "pillarbox-recovery"\nversion = 1\ndatabases = [1]', InvalidSetting),
+        ('format = "pillarbox-recovery"\nversion = 1\n[[databases]]\nname = "x"', InvalidSetting),
+    ],
+    ids=["no toml", "another format", "a newer version", "no tables", "incomplete"],
+)
+def test_a_file_that_is_not_its_own_is_refused_by_name(empty_site, text, error):
+    (empty_site.group.path / RECOVERY_FILE).write_text(text)
+    with pytest.raises(error, match=r"recovery\.toml"):
+        empty_site.group.entries()
+
+
+# -- restores go to it
+
+
+def test_a_restore_goes_to_it_when_it_is_there(site):
+    site.deliver("anna", site.corpus[6:8])
+    destination, restored = restore(site)
+    assert destination is Destination.RECOVERY_GROUP
+    assert sorted(each.path.relative_to(site.group.path).as_posix() for each in restored) == [
+        f"{FIRST_GROUP}/{STORE}",
+        f"{FIRST_GROUP}/Second Store",
+    ]
+    assert site.live("anna") == site.corpus[:8]
+    assert site.events(EventId.RESTORE_FINISHED) == 1
+    site.group.mount(STORE)
+    assert site.recovered(STORE, "anna") == site.corpus[:6]
+
+
+def test_the_override_sends_a_restore_to_the_original_place(site):
+    site.deliver("anna", site.corpus[6:8])
+    site.group.set_override(True)
+    site.reopen()
+    assert site.group.override
+    destination, restored = restore(site)
+    assert (destination, len(restored)) == (Destination.ORIGINAL, 3)
+    assert site.live("anna") == site.corpus[:6]
+    assert site.names() == []
+    site.group.set_override(False)
+    assert restore(site)[0] is Destination.RECOVERY_GROUP
+
+
+def test_without_it_a_restore_goes_to_the_original_place(site):
+    site.deliver("anna", site.corpus[6:8])
+    site.group.remove()
+    assert restore(site)[0] is Destination.ORIGINAL
+    assert site.live("anna") == site.corpus[:6]
+
+
+def restore(site: Site) -> tuple[Destination, list[RestoredDatabase]]:
+    return restore_to_server(site.repository, HERE, site.snapshot, site.server, clock=site.clock)
