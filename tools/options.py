@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 
 from pillarbox.store.access import Actor
 from pillarbox.store.errors import PillarboxError
+from pillarbox.tools.output import warn
 
 INTERRUPTED = 130  # as shells say of a command that SIGINT ended
 NOBODY_READS = 141  # and of one that SIGPIPE ended
@@ -34,14 +35,14 @@ class ErrorShowingGroup(click.Group):
         try:
             return super().invoke(ctx)
         except PillarboxError as error:
-            click.echo(f"pillarbox: {error}" + (f"\n  {error.hint}" if error.hint else ""), err=True)
+            warn([f"pillarbox: {error}", *([f"  {error.hint}"] if error.hint else [])])
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo("pillarbox: interrupted", err=True)
+            warn(["pillarbox: interrupted"])
             sys.exit(INTERRUPTED)
         except BrokenPipeError:
             sys.stdout = io.StringIO()  # Python flushes stdout once more at its end, and would complain
             sys.exit(NOBODY_READS)
         except OSError as error:
-            click.echo(f"pillarbox: {error}", err=True)
+            warn([f"pillarbox: {error}"])
             sys.exit(PillarboxError.exit_code)

@@ -1,78 +1,202 @@
-"""What a person does with the command line on real mail: make a server, import, look, check, export."""
+"""The command line as a whole: mistakes, interruptions, readers that go away, help, completion."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 pytest.importorskip("click", reason="click (the extra `cli`) is not installed")
 
-from click.testing import CliRunner, Result
+import click
 
+from pillarbox.store.server import Server
 from pillarbox.tools.cli import cli
 
+if TYPE_CHECKING:
+    from conftest import Pillarbox
+
 DATA = Path(__file__).parents[1] / "data"
-LISTS_COUNT = 24  # tests/data/SOURCES.md
+PILLARBOX = (sys.executable, "-c", "from pillarbox.tools.main import run; run()")
 
 
-def run(*words: object) -> Result:
-    return CliRunner().invoke(cli, [str(word) for word in words])
+def commands(
+    group: click.Group = cli, words: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command with the words that call it, groups left out."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*words, name))
+        else:
+            yield (*words, name), command
 
 
-def answer(*words: object) -> Any:
-    result = run(*words, "--json")
-    assert result.exit_code == 0, result.output
-    return json.loads(result.output)
+# -- mistakes
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Path:
-    path = tmp_path / "server"
-    assert run("init", path).exit_code == 0
-    return path
-
-
-def test_imported_mail_is_listed_shown_checked_and_exported_byte_for_byte(
-    server: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("status", "{tmp}/missing"), 40),
+        (("status", "{tmp}"), 40),
+        (("init", "{server}"), 51),
+        (("list", "{server}", "nobody"), 40),
+        (("show", "{server}", "nobody", "1-1"), 40),
+        (("import", "{server}", "anna", "{tmp}/missing"), 40),
+        (("mount", "{server}", "Nothing"), 40),
+        (("group", "delete", "{server}", "Nothing"), 40),
+        (("events", "list", "{tmp}/missing"), 40),
+        (("limits", "show", "{tmp}/missing"), 40),
+    ],
+)
+def test_a_mistake_gets_a_sentence_a_hint_and_its_exit_code(
+    pillarbox: Pillarbox, server: Path, tmp_path: Path, words: tuple[str, ...], code: int
 ) -> None:
-    assert answer("import", server, "anna", DATA / "lists.mbox", DATA / "spam")["imported"] == LISTS_COUNT + 6
-    assert answer("import", server, "anna", DATA / "lists.mbox")["imported"] == 0
-    folders = {each["folder"]: each["messages"] for each in answer("list", server, "anna")}
-    assert folders["lists"] == LISTS_COUNT and folders["spam"] == 6
-    listed = answer("list", server, "anna", "spam")
-    files = sorted(path.read_bytes() for path in (DATA / "spam").iterdir())
-    shown = sorted(run("show", server, "anna", each["id"]).stdout_bytes for each in listed)
-    assert shown == files
-    assert answer("status", server)[0]["mailboxes"][0]["messages"] == LISTS_COUNT + 6
-    assert answer("check", server)["clean"]
-    assert (
-        answer("export", server, "anna", tmp_path / "out", "--format", "eml")["exported"] == LISTS_COUNT + 6
-    )
-    exported = sorted(path.read_bytes() for path in (tmp_path / "out" / "spam").iterdir())
-    assert exported == files
+    stderr = pillarbox.refused(code, *(word.format(server=server, tmp=tmp_path) for word in words))
+    sentence, hint, *rest = stderr.splitlines()
+    assert sentence.startswith("pillarbox: ") and hint.startswith("  ") and not rest
 
 
-def test_damage_makes_check_end_with_1(server: Path) -> None:
-    run("import", server, "anna", DATA / "lists.mbox")
-    segment = next((server / "First Storage Group" / "Mailbox Store" / "stream").glob("*.stm"))
-    data = bytearray(segment.read_bytes())
-    data[1000] ^= 1
-    segment.write_bytes(data)
-    assert run("check", server).exit_code == 1
+@pytest.mark.parametrize("words", [("frobnicate",), ("init",), ("status", "x", "--odd"), ("list", "x")])
+def test_a_wrong_call_ends_with_2(pillarbox: Pillarbox, words: tuple[str, ...]) -> None:
+    assert "Usage: " in pillarbox.refused(2, *words)
 
 
-def test_a_mistake_gets_a_sentence_and_its_exit_code(server: Path, tmp_path: Path) -> None:
-    for words, code in (
-        (("status", tmp_path), 40),
-        (("init", server), 51),
-        (("init", DATA / "lists.mbox"), 51),
-        (("list", server, "nobody"), 40),
-        (("show", server, "nobody", "1-1"), 40),
-        (("import", server, "anna", tmp_path / "missing"), 40),
+def test_an_error_cannot_steer_the_terminal(pillarbox: Pillarbox, server: Path) -> None:
+    for words in (("folder", "show", server, "anna", "x\x1b[2Jy"), ("show", server, "anna", "\x1b[2J")):
+        stderr = pillarbox.refused(40, *words)
+        assert all(letter.isprintable() or letter == "\n" for letter in stderr)
+
+
+def test_an_error_of_the_system_is_a_sentence_too(
+    pillarbox: Pillarbox, server: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise OSError(5, "Input/output error", "disk")
+
+    monkeypatch.setattr(Server, "open", broken)
+    assert pillarbox.refused(9, "status", server) == "pillarbox: [Errno 5] Input/output error: 'disk'\n"
+
+
+def test_an_interruption_ends_with_130(
+    pillarbox: Pillarbox, server: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Server, "open", interrupted)
+    assert "interrupted" in pillarbox.refused(130, "status", server)
+
+
+def test_an_interrupted_question_does_nothing(pillarbox: Pillarbox, server: Path) -> None:
+    pillarbox.answer("mailbox", "disconnect", server, "anna")
+    with subprocess.Popen(
+        [*PILLARBOX, "mailbox", "purge", str(server), "anna"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr
+        while process.stderr.read(1) != "]":
+            pass
+        process.send_signal(signal.SIGINT)
+        assert "interrupted" in process.communicate(timeout=30)[1]
+    assert process.returncode == 130
+    assert pillarbox.answer("mailbox", "show", server, "anna")["messages"] == 30
+
+
+def test_a_reader_that_goes_away_is_no_error(server: Path) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with subprocess.Popen(
+        [*PILLARBOX, "list", str(server), "anna", "lists"], stdout=theirs, stderr=subprocess.PIPE
+    ) as process:
+        os.close(theirs)
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (141, b"")
+
+
+# -- what happens beside what was asked
+
+
+def test_a_warning_of_the_store_is_shown(pillarbox: Pillarbox, server: Path) -> None:
+    pillarbox.answer("limits", "set", server, "Mailbox Store", "--limit-gb", 20)
+    config = server / "server.toml"
+    config.write_text(config.read_text().replace("_in_gb = 20", "_in_gb = 99"))
+    result = pillarbox.run("list", server, "anna")
+    assert result.exit_code == 0
+    assert "pillarbox: event 20005: database_size_limit_in_gb of database Mailbox Store" in result.stderr
+
+
+def test_an_ordinary_command_says_nothing_on_stderr(pillarbox: Pillarbox, server: Path) -> None:
+    for words in (
+        ("status", server),
+        ("list", server, "anna"),
+        ("check", server),
+        ("limits", "check", server),
     ):
-        result = run(*words)
-        assert result.exit_code == code and "Traceback" not in result.output
-        assert result.stderr.startswith("pillarbox: ")
+        assert pillarbox.run(*words).stderr == ""
+
+
+# -- help and completion
+
+
+# Those of backup and recovery are looked at by their own tests.
+COMMANDS = {
+    " ".join(words): (words, command)
+    for words, command in commands()
+    if words[0] not in ("backup", "recovery")
+}
+
+
+@pytest.mark.parametrize(("words", "command"), COMMANDS.values(), ids=COMMANDS)
+def test_every_command_has_help_with_an_example_and_json(
+    pillarbox: Pillarbox, words: tuple[str, ...], command: click.Command
+) -> None:
+    text = pillarbox.run(*words, "--help").stdout
+    assert f"\n  pillarbox {' '.join(words)} " in text, "an example"
+    assert "--json" in text or words == ("completion",)
+    for option in command.params:
+        assert not isinstance(option, click.Option) or option.help, f"{option.name} has no help"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_printed_for_each_shell(pillarbox: Pillarbox, shell: str) -> None:
+    text = pillarbox.run("completion", shell).stdout
+    assert "_PILLARBOX_COMPLETE" in text and "pillarbox" in text
+
+
+def test_bash_completes_by_what_is_printed(pillarbox: Pillarbox, server: Path) -> None:
+    answer = subprocess.run(
+        PILLARBOX,
+        env={
+            **os.environ,
+            "_PILLARBOX_COMPLETE": "bash_complete",
+            "COMP_WORDS": f"pillarbox list {server} an",
+            "COMP_CWORD": "3",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert answer.stdout == "plain,anna\n"
+
+
+def test_json_of_a_fixed_form_is_what_it_was(pillarbox: Pillarbox, server: Path, tmp_path: Path) -> None:
+    """Other programs rely on these."""
+    assert pillarbox.answer("import", server, "anna", DATA / "lists.mbox")["imported"] == 0
+    assert isinstance(pillarbox.answer("status", server), list)
+    assert {"folder", "messages", "unread"} <= pillarbox.answer("list", server, "anna")[0].keys()
+    (row, *_) = pillarbox.answer("list", server, "anna", "spam")
+    assert {"id", "uid", "from", "to", "subject", "date_ms", "size_bytes", "flags"} <= row.keys()
+    assert "content" in pillarbox.answer("show", server, "anna", row["id"])
+    assert pillarbox.answer("export", server, "anna", tmp_path / "out", "--format", "mbox")["exported"] == 30
+    assert {"clean", "findings"} <= pillarbox.answer("check", server).keys()
+    assert json.loads(pillarbox.run("check", server, "--json").stdout)["clean"] is True
