@@ -3,7 +3,7 @@
     root      children: image, redo, contents, then a tree a segment
     image     the LMDB file of some moment, compacted, in blobs of 1 MiB
     redo      the redo frames since that moment, in the order of their sequence numbers
-    contents  what `backup show` tells: mailboxes and folders
+    contents  what `backup show` tells: mailboxes and folders (stored_contents.py)
     segment   the stream's bytes, in chunks of 256 KiB at fixed offsets
 
 A stream only grows at its end, so chunks of an earlier snapshot are named again without being read, once it
@@ -20,22 +20,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from pillarbox.backup.pack import BlobId, BlobKind, Child, Tree, decode_tree, pack_value
+from pillarbox.backup.pack import BlobId, BlobKind, Child, Tree, decode_tree
 from pillarbox.backup.repository import Repository, Writer
-from pillarbox.store import mailbox
+from pillarbox.backup.stored_contents import SLICED_TABLES, Contents, read_slices, store_contents
 from pillarbox.store.database import Database
 from pillarbox.store.env import DATA_FILE
 from pillarbox.store.errors import Corrupt, InvalidContent, NotFound
 from pillarbox.store.group_commit import FlushedState
 from pillarbox.store.redo import read_redo
 from pillarbox.store.stream import SEGMENT_HEADER_BYTES, FrameKind, Position, build_frame
-from pillarbox.store.tables import DatabaseKind, Table
 from pillarbox.store.transaction import ReadTransaction
 
 DATABASE_FORMAT: Final = 1
 SEGMENT_CHUNK_BYTES: Final = 256 << 10
 IMAGE_CHUNK_BYTES: Final = 1 << 20
 REDO_BYTES_MIN: Final = 256 << 10  # below it a new image would cost more than the redo it spares
+REDO_PIECES_MAX: Final = 32  # of some kB each, so that hundreds of captures do not name hundreds
 _PROVEN_CHUNKS: Final = 2
 _THREADS: Final = 2
 _FIRST_SEGMENT_CHILD: Final = 3
@@ -67,6 +67,16 @@ class StoredDatabase:
     redo_bytes: int
     contents: BlobId
     segments: tuple[tuple[int, BlobId], ...]
+    mailboxes_count: int
+    messages_count: int
+
+
+class _RedoFrame(NamedTuple):
+    """One transaction as it is kept, and the (table, key) of every record that it changed."""
+
+    sequence: int
+    frame: bytes
+    changed: list[tuple[int, bytes]]
 
 
 class StoredSegment(NamedTuple):
@@ -81,7 +91,7 @@ def read_stored_database(repository: Repository, root: BlobId) -> StoredDatabase
     """The database of that root tree. Raises Corrupt, NotFound, InvalidContent when it is none of ours."""
     tree = repository.read_tree(root)
     try:
-        version, guid, sequence, position, image, redo_bytes, numbers = tree.meta
+        version, guid, sequence, position, image, redo_bytes, numbers, counts = tree.meta
         if version != DATABASE_FORMAT:
             raise InvalidContent(
                 f"a snapshot holds a database in format {version}; this program knows {DATABASE_FORMAT}",
@@ -93,7 +103,7 @@ def read_stored_database(repository: Repository, root: BlobId) -> StoredDatabase
             raise ValueError("its fields are not those of a database")
         return StoredDatabase(
             root, guid, int(sequence), Position(*map(int, position)), ids[0], int(image[0]), int(image[1]),
-            ids[1], int(redo_bytes), ids[2], segments,
+            ids[1], int(redo_bytes), ids[2], segments, *map(int, counts),
         )  # fmt: skip
     except (ValueError, TypeError, IndexError) as error:
         raise InvalidContent(f"a snapshot's tree of a database: {error}") from error
@@ -168,9 +178,11 @@ class _Earlier:
     def __init__(self, repository: Repository, writer: Writer, root: BlobId) -> None:
         self.stored = read_stored_database(repository, root)
         self.segments = read_stored_segments(repository, self.stored)
-        self.redo_children = repository.read_tree(self.stored.redo).children
+        self.contents = read_slices(repository, self.stored.contents)
+        self.redo = repository.read_tree(self.stored.redo)
         image_children = repository.read_tree(self.stored.image).children
-        needed = [child.blob_id for child in (*self.redo_children, *image_children)]
+        needed = [child.blob_id for child in (*self.redo.children, *image_children)]
+        needed += [each.blob for each in self.contents.slices]
         needed += [chunk for segment in self.segments.values() for chunk in segment.chunks]
         for blob_id in needed:
             if not writer.has(blob_id):
@@ -203,16 +215,19 @@ class _DatabaseStoring:
             return earlier.stored
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="pillarbox-backup") as threads:
             segments = [self._store_segment(number, threads) for number in self._numbers]
-        image, image_state, redo, redo_bytes = self._store_records()
-        contents = self._add_chunks([pack_value(describe_contents(self._read))], None)
+        since = None if earlier is None else self._redo_since(earlier.stored)
+        image, image_state, redo, redo_bytes = self._store_records(since)
+        contents = self._store_contents(since)
+        counts = contents.mailboxes_count, contents.messages_count
         meta = [
             DATABASE_FORMAT, self._database.guid, self._sequence, list(self._position), image_state,
-            redo_bytes, self._numbers,
+            redo_bytes, self._numbers, counts,
         ]  # fmt: skip
-        root = self._writer.add_tree([_below(each) for each in (image, redo, contents, *segments)], meta).id
+        trees = [_below(each) for each in (image, redo, contents.tree, *segments)]
+        root = self._writer.add_tree(trees, meta).id
         return StoredDatabase(
             root, self._database.guid, self._sequence, self._position, image, *image_state, redo, redo_bytes,
-            contents, tuple(zip(self._numbers, segments, strict=True)),
+            contents.tree, tuple(zip(self._numbers, segments, strict=True)), *counts,
         )  # fmt: skip
 
     # -- the stream
@@ -269,36 +284,37 @@ class _DatabaseStoring:
 
     # -- the records
 
-    def _store_records(self) -> tuple[BlobId, tuple[int, int], BlobId, int]:
+    def _store_records(
+        self, since: Sequence[_RedoFrame] | None
+    ) -> tuple[BlobId, tuple[int, int], BlobId, int]:
         """The image with its (bytes, sequence), and the redo since with its bytes."""
         earlier = self._earlier
-        frames = None if earlier is None else self._redo_since(earlier.stored)
-        if earlier is None or frames is None:
+        if earlier is None or since is None:
             image, image_bytes = self._store_image()
-            return image, (image_bytes, self._sequence), self._add_chunks([], None), 0
+            return image, (image_bytes, self._sequence), self._add_redo((), 0, b""), 0
         stored = earlier.stored
-        redo = self._add_chunks(frames, None, earlier.redo_children)
-        redo_bytes = stored.redo_bytes + sum(map(len, frames))
+        redo_bytes = stored.redo_bytes + sum(len(each.frame) for each in since)
+        redo = self._store_redo(earlier.redo, b"".join(each.frame for each in since))
         return stored.image, (stored.image_bytes, stored.image_sequence), redo, redo_bytes
 
-    def _redo_since(self, stored: StoredDatabase) -> list[bytes] | None:
+    def _redo_since(self, stored: StoredDatabase) -> list[_RedoFrame] | None:
         """The redo frames since then; None when an image serves better: too many, or compaction took some."""
         room = max(REDO_BYTES_MIN, stored.image_bytes // 4) - stored.redo_bytes
-        found = []
+        found: list[_RedoFrame] = []
         sequence = stored.sequence
         for number in range(stored.position.segment, self._position.segment + 1):
             if number not in self._numbers:
                 return None
             start = stored.position.offset if number == stored.position.segment else SEGMENT_HEADER_BYTES
-            for each_sequence, frame in self._redo_frames(number, start):
-                room -= len(frame)
-                if room < 0 or each_sequence != sequence + 1:
+            for each in self._redo_frames(number, start):
+                room -= len(each.frame)
+                if room < 0 or each.sequence != sequence + 1:
                     return None
-                sequence = each_sequence
-                found.append(frame)
+                sequence = each.sequence
+                found.append(each)
         return found if sequence == self._sequence else None
 
-    def _redo_frames(self, number: int, start: int) -> Iterator[tuple[int, bytes]]:
+    def _redo_frames(self, number: int, start: int) -> Iterator[_RedoFrame]:
         end = self._end_of(number)
         if start >= end:
             return
@@ -307,9 +323,39 @@ class _DatabaseStoring:
             if frame.kind == FrameKind.REDO:
                 redo = read_redo(frame, Position(number, after), f"{self._stream.path(number)} at {offset}")
                 fields = frame.kind, frame.codec, frame.dictionary, frame.raw_bytes, frame.digest
-                yield redo.sequence, build_frame(*fields, frame.payload)
+                changed = [(table, key) for table, key, _ in redo.rows]
+                yield _RedoFrame(redo.sequence, build_frame(*fields, frame.payload), changed)
             if after >= end:  # behind it others write at this moment
                 return
+
+    def _store_redo(self, earlier: Tree, frames: bytes) -> BlobId:
+        """What the snapshot before had, and `frames` behind it; many small pieces become one again."""
+        whole_count = int(earlier.meta)
+        loose = earlier.children[whole_count:]
+        if len(loose) < REDO_PIECES_MAX:
+            return self._add_redo(earlier.children, whole_count, frames)
+        before = b"".join(self._repository.read(child.blob_id) for child in loose)
+        return self._add_redo(earlier.children[:whole_count], whole_count, before + frames)
+
+    def _add_redo(self, before: Sequence[Child], whole_count: int, frames: bytes) -> BlobId:
+        """A tree of `before` and the blobs of `frames`; it says how many in front are never joined again."""
+        added = [
+            Child(BlobKind.DATA, self._writer.add(BlobKind.DATA, frames[at : at + IMAGE_CHUNK_BYTES]).id)
+            for at in range(0, len(frames), IMAGE_CHUNK_BYTES)
+        ]
+        if len(before) == whole_count:
+            whole_count += len(frames) // IMAGE_CHUNK_BYTES
+        return self._writer.add_tree([*before, *added], whole_count).id
+
+    def _store_contents(self, since: Sequence[_RedoFrame] | None) -> Contents:
+        earlier = self._earlier
+        if earlier is None or since is None:
+            return store_contents(self._writer, self._read, None, {})
+        changed = {each for frame in since for each in frame.changed}
+        by_table = {
+            table: sorted(key for number, key in changed if number == table) for table in SLICED_TABLES
+        }
+        return store_contents(self._writer, self._read, earlier.contents, by_table)
 
     def _store_image(self) -> tuple[BlobId, int]:
         with tempfile.TemporaryDirectory(prefix="snapshot.", dir=self._database.path) as scratch:
@@ -322,35 +368,14 @@ class _DatabaseStoring:
                     chunks.append(Child(BlobKind.DATA, self._writer.add(BlobKind.DATA, data).id))
             return self._writer.add_tree(chunks, size).id, size
 
-    def _add_chunks(self, pieces: Sequence[bytes], meta: Any, before: Sequence[Child] = ()) -> BlobId:
-        """A tree of the children `before` and of `pieces` joined and cut into blobs."""
-        data = b"".join(pieces)
-        cuts = range(0, len(data), IMAGE_CHUNK_BYTES)
-        added = [self._writer.add(BlobKind.DATA, data[at : at + IMAGE_CHUNK_BYTES]).id for at in cuts]
-        return self._writer.add_tree([*before, *(Child(BlobKind.DATA, each) for each in added)], meta).id
-
 
 def _below(tree_id: BlobId) -> Child:
     return Child(BlobKind.TREE, tree_id)
 
 
-def describe_contents(read: ReadTransaction) -> dict[str, Any]:
-    """Mailboxes and folders of a database as plain data: names, counts, sizes in bytes."""
-    mailboxes = [
-        [box.guid, box.name, box.state, box.messages_count, box.size, box.root_id]
-        for box in mailbox.all_of(read)
-    ]
-    folders = [
-        [each.folder_id, each.parent_id, each.mailbox, each.name, each.messages_count, each.size]
-        for _, each in read.records(Table.FOLDER, b"", None)
-    ]
-    return {"mailboxes": mailboxes, "folders": folders}
-
-
 def describe_database(frozen: FrozenDatabase, stored: StoredDatabase) -> dict[str, Any]:
     """What a manifest says of a database: plain data, no blob ids."""
-    database, read = frozen.database, frozen.read
-    boxes = list(mailbox.all_of(read)) if database.kind is DatabaseKind.MAILBOX_STORE else []
+    database = frozen.database
     return {
         "guid": database.guid,
         "name": database.name,
@@ -360,6 +385,6 @@ def describe_database(frozen: FrozenDatabase, stored: StoredDatabase) -> dict[st
         "stream_bytes": sum(database.stream.size(number) for number, _ in stored.segments[:-1])
         + stored.position.offset,
         "records_bytes": stored.image_bytes + stored.redo_bytes,
-        "mailboxes_count": len(boxes),
-        "messages_count": sum(box.messages_count for box in boxes),
+        "mailboxes_count": stored.mailboxes_count,
+        "messages_count": stored.messages_count,
     }
