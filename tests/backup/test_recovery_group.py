@@ -8,9 +8,11 @@ from dataclasses import replace
 from datetime import UTC
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 import pytest
 
+from pillarbox.backup.backend import FileKind
 from pillarbox.backup.backend_directory import DirectoryBackend
 from pillarbox.backup.backend_memory import MemoryBackend
 from pillarbox.backup.recovery_config import RECOVERY_FILE, HeldAs
@@ -20,6 +22,7 @@ from pillarbox.backup.restore import Destination, RestoredDatabase
 from pillarbox.backup.snapshot import GroupSnapshot, SnapshotSource
 from pillarbox.store import folder, mailbox, message
 from pillarbox.store.access import Actor
+from pillarbox.store.clock import VirtualClock
 from pillarbox.store.database import Database
 from pillarbox.store.database_limits import DAY_MS, Edition
 from pillarbox.store.errors import (
@@ -45,36 +48,64 @@ STORE = "Mailbox Store"
 HERE = "/backup/mail"
 
 
-class Site:
-    """A server with mail in two mailbox stores, and a repository with a snapshot of their storage group."""
+class Made(NamedTuple):
+    """A server on disk, and the files of a repository with a snapshot of its storage group."""
 
-    def __init__(self, world, directory: Path, corpus: list[bytes]) -> None:
+    path: Path
+    files: dict[tuple[FileKind, str], bytes]
+
+
+def make_server(world, path: Path, raws: list[bytes]) -> Made:
+    """Mailbox stores with anna, who has the first six messages, and bert, who has the others."""
+    backend = MemoryBackend()
+    with Server.create(path, Edition.ENTERPRISE, clock=world.clock, rng=Random(1), zone=UTC) as server:
+        server.create_database(FIRST_GROUP, "Second Store", DatabaseKind.MAILBOX_STORE)
+        server.create_mailbox(ADMIN, "anna", STORE)
+        server.create_mailbox(ADMIN, "bert", "Second Store")
+        deliver(server, "anna", raws[:6])
+        deliver(server, "bert", raws[6:])
+        take(server, world.create(backend), world.clock)
+    return Made(path, backend.files)
+
+
+def deliver(server: Server, name: str, raws: list[bytes]) -> None:
+    database, box = server.find_mailbox(name)
+    prepared = [message.prepare(database.files, raw) for raw in raws]
+    with database.transaction(ADMIN) as txn:
+        for each in prepared:
+            message.append(txn, box.roles["inbox"], each)
+
+
+def take(server: Server, repository: Repository, clock: VirtualClock, **source: str) -> Snapshot:
+    """A snapshot of the first storage group, or of the `group` named."""
+    clock.advance_ms(1000)
+    group = source.pop("group", FIRST_GROUP)
+    databases = list(server.group(group).databases.values())
+    return GroupSnapshot(SnapshotSource("server", group, databases, **source), repository, clock=clock).run()
+
+
+class Site:
+    """A server with a recovery storage group, and a repository with a snapshot of its storage group."""
+
+    def __init__(self, world, made: Made, path: Path, corpus: list[bytes]) -> None:
         self.world = world
         self.clock = world.clock
+        self.clock.advance_ms(DAY_MS)
         self.corpus = corpus
-        self.path = directory / "server"
-        self.server = Server.create(self.path, Edition.ENTERPRISE, clock=self.clock, rng=Random(1), zone=UTC)
-        self.server.create_database(FIRST_GROUP, "Second Store", DatabaseKind.MAILBOX_STORE)
-        self.server.create_mailbox(ADMIN, "anna", STORE)
-        self.server.create_mailbox(ADMIN, "bert", "Second Store")
-        self.deliver("anna", corpus[:6])
-        self.deliver("bert", corpus[6:])
-        self.repository: Repository = world.create(MemoryBackend())
-        self.snapshot = self.take()
+        self.path = path
+        shutil.copytree(made.path, path)
+        self.server = Server.open(path, clock=self.clock, rng=Random(2), zone=UTC)
+        backend = MemoryBackend()
+        backend.files = dict(made.files)
+        self.repository: Repository = world.open(backend)
+        self.snapshot = self.repository.snapshot("latest")
         self.group = RecoveryGroup.create(self.server, clock=self.clock)
 
     def deliver(self, name: str, raws: list[bytes]) -> None:
-        database, box = self.server.find_mailbox(name)
-        for raw in raws:
-            prepared = message.prepare(database.files, raw)
-            with database.transaction(ADMIN) as txn:
-                message.append(txn, box.roles["inbox"], prepared)
+        deliver(self.server, name, raws)
 
     def take(self, group: str = FIRST_GROUP, **source: str) -> Snapshot:
-        self.clock.advance_ms(1000)
-        databases = list(self.server.group(group).databases.values())
-        taken = SnapshotSource("server", group, databases, **source)
-        return GroupSnapshot(taken, self.repository, clock=self.clock).run()
+        return take(self.server, self.repository, self.clock, group=group, **source)
 
     def mount(self, snapshot: Snapshot | None = None, *names: str) -> None:
         self.group.mount_snapshot(self.repository, HERE, snapshot or self.snapshot, names=names)
@@ -112,20 +143,17 @@ class Site:
         return sorted(path.name for path in self.group.path.iterdir() if path.is_dir())
 
 
-@pytest.fixture
-def site(world, tmp_path, mail_corpus) -> Iterator[Site]:
-    made = Site(world, tmp_path, mail_corpus)
-    yield made
-    made.group.close()
-    made.server.close()
+@pytest.fixture(scope="session")
+def made(new_world, tmp_path_factory, mail_corpus) -> Made:
+    return make_server(new_world(), tmp_path_factory.mktemp("made") / "server", mail_corpus)
 
 
 @pytest.fixture
-def empty_site(world, tmp_path) -> Iterator[Site]:
-    made = Site(world, tmp_path, [])
-    yield made
-    made.group.close()
-    made.server.close()
+def site(world, made, tmp_path, mail_corpus) -> Iterator[Site]:
+    site = Site(world, made, tmp_path / "server", mail_corpus)
+    yield site
+    site.group.close()
+    site.server.close()
 
 
 WAYS = pytest.mark.parametrize("way", ["mount", "restore"])
@@ -134,8 +162,7 @@ WAYS = pytest.mark.parametrize("way", ["mount", "restore"])
 # -- it exists beside the regular groups
 
 
-def test_a_server_has_one_until_it_is_removed(empty_site):
-    site = empty_site
+def test_a_server_has_one_until_it_is_removed(site):
     with pytest.raises(AlreadyExists):
         RecoveryGroup.create(site.server, clock=site.clock)
     site.mount()
@@ -154,27 +181,25 @@ def test_it_does_not_count_against_what_an_edition_allows(tmp_path, world):
         assert list(server.groups) == [FIRST_GROUP]
 
 
-def test_a_regular_group_of_that_name_lies_elsewhere(empty_site):
-    group = empty_site.server.create_group("recovery")
-    assert group.path != empty_site.group.path
+def test_a_regular_group_of_that_name_lies_elsewhere(site):
+    group = site.server.create_group("recovery")
+    assert group.path != site.group.path
 
 
-def test_it_is_not_changed_by_who_opened_the_server_for_reading(empty_site):
-    site = empty_site
+def test_it_is_not_changed_by_who_opened_the_server_for_reading(site):
     site.mount()
     site.reopen(read_only=True)
     for change in (site.group.remove, site.mount, lambda: site.group.dismount(STORE)):
         with pytest.raises(ReadOnly):
             change()
-    assert site.recovered(STORE, "anna") == []
+    assert site.recovered(STORE, "anna") == site.corpus[:6]
 
 
 # -- what it takes
 
 
 @WAYS
-def test_it_takes_the_mailbox_stores_of_a_snapshot_or_those_named(empty_site, way):
-    site = empty_site
+def test_it_takes_the_mailbox_stores_of_a_snapshot_or_those_named(site, way):
     getattr(site, way)()
     assert sorted(site.names()) == [STORE, "Second Store"]
     site.group.delete(STORE)
@@ -184,16 +209,15 @@ def test_it_takes_the_mailbox_stores_of_a_snapshot_or_those_named(empty_site, wa
     assert site.names() == [STORE]
 
 
-def test_it_takes_no_public_folder_store(empty_site):
+def test_it_takes_no_public_folder_store(site):
     with pytest.raises(Refused, match="no mailbox store"):
-        empty_site.mount(None, "Public Folder Store")
+        site.mount(None, "Public Folder Store")
     with pytest.raises(Refused, match="no mailbox store"):
-        empty_site.restore("Public Folder Store")
-    assert empty_site.names() == []
+        site.restore("Public Folder Store")
+    assert site.names() == []
 
 
-def test_its_databases_come_from_one_storage_group_at_a_time(empty_site):
-    site = empty_site
+def test_its_databases_come_from_one_storage_group_at_a_time(site):
     site.server.create_group("Other")
     site.server.create_database("Other", "Third Store", DatabaseKind.MAILBOX_STORE)
     other = site.take("Other")
@@ -208,39 +232,39 @@ def test_its_databases_come_from_one_storage_group_at_a_time(empty_site):
     assert (site.names(), site.group.source) == (["Third Store"], ("server", "Other"))
 
 
-def test_its_databases_come_from_a_server_of_the_same_administrative_group(empty_site):
-    elsewhere = empty_site.take(administrative_group="Elsewhere")
+def test_its_databases_come_from_a_server_of_the_same_administrative_group(site):
+    elsewhere = site.take(administrative_group="Elsewhere")
     with pytest.raises(Refused, match="administrative group 'Elsewhere'"):
-        empty_site.mount(elsewhere)
-    group = RecoveryGroup.open(empty_site.server, clock=empty_site.clock, administrative_group="Elsewhere")
-    assert group.mount_snapshot(empty_site.repository, HERE, elsewhere)
+        site.mount(elsewhere)
+    group = RecoveryGroup.open(site.server, clock=site.clock, administrative_group="Elsewhere")
+    assert group.mount_snapshot(site.repository, HERE, elsewhere)
 
 
 @pytest.mark.parametrize("layout", [0, 99])
-def test_its_databases_are_of_a_version_that_is_known(empty_site, layout):
-    snapshot = empty_site.snapshot
+def test_its_databases_are_of_a_version_that_is_known(site, layout):
+    snapshot = site.snapshot
     other = replace(snapshot, manifest={**snapshot.manifest, "layout": layout})
     with pytest.raises(UnsupportedVersion):
-        empty_site.mount(other)
+        site.mount(other)
 
 
-def test_a_database_is_in_it_once(empty_site):
-    empty_site.mount(None, STORE)
-    later = empty_site.take()
+def test_a_database_is_in_it_once(site):
+    site.mount(None, STORE)
+    later = site.take()
     with pytest.raises(AlreadyExists, match="Mailbox Store"):
-        empty_site.mount(later)
+        site.mount(later)
     with pytest.raises(AlreadyExists):
-        empty_site.restore(STORE)
-    assert empty_site.names() == [STORE]
+        site.restore(STORE)
+    assert site.names() == [STORE]
 
 
 @pytest.mark.parametrize("name", ["../out", "..", RECOVERY_FILE, "Recovery.Lock"])
-def test_a_name_that_leads_elsewhere_is_refused(empty_site, name):
-    snapshot = empty_site.snapshot
+def test_a_name_that_leads_elsewhere_is_refused(site, name):
+    snapshot = site.snapshot
     hostile = replace(snapshot, manifest={**snapshot.manifest, "group": name})
     with pytest.raises(InvalidName):
-        empty_site.mount(hostile)
-    assert empty_site.names() == []
+        site.mount(hostile)
+    assert site.names() == []
 
 
 def test_of_several_databases_all_come_or_none(site, monkeypatch):
@@ -445,6 +469,7 @@ def test_what_is_mounted_opens_with_its_own_repository_only(site, world):
     site.mount(None, STORE)
     with pytest.raises(Refused, match=HERE):
         site.group.database(STORE)
+    world.random.seed("another repository")
     with pytest.raises(Conflict, match="mounted from repository"):
         site.group.database(STORE, world.create(MemoryBackend()))
 
@@ -458,8 +483,7 @@ def test_when_its_snapshot_is_forgotten_it_opens_no_more_and_can_be_dismounted(s
     assert site.files() == []
 
 
-def test_who_changes_it_keeps_others_from_it(empty_site, monkeypatch):
-    site = empty_site
+def test_who_changes_it_keeps_others_from_it(site, monkeypatch):
     other = RecoveryGroup.open(site.server, clock=site.clock)
 
     def meanwhile(*_: object) -> None:
@@ -493,10 +517,10 @@ def test_what_an_interrupted_mount_or_removal_left_goes_with_the_next(site):
     ],
     ids=["no toml", "another format", "a newer version", "no tables", "incomplete"],
 )
-def test_a_file_that_is_not_its_own_is_refused_by_name(empty_site, text, error):
-    (empty_site.group.path / RECOVERY_FILE).write_text(text)
+def test_a_file_that_is_not_its_own_is_refused_by_name(site, text, error):
+    (site.group.path / RECOVERY_FILE).write_text(text)
     with pytest.raises(error, match=r"recovery\.toml"):
-        empty_site.group.entries()
+        site.group.entries()
 
 
 # -- restores go to it
