@@ -87,7 +87,8 @@ def _chunks(data: bytes) -> tuple[bytes, ...]:
 def _runs(message: bytes, start: int) -> Iterator[tuple[int, int, Part | None]]:
     """The body as runs in order: text (no part) or base64 that was proved to be exact."""
     at = text = start
-    while (found := _next_base64(message, at)) >= 0:
+    names = _EncodingNames(message, start)
+    while (found := names.next(at)) >= 0:
         begin, end = _candidate(message, found)
         at = max(found + 6, end)
         if end - begin < BASE64_FROM_BYTES:
@@ -103,9 +104,19 @@ def _runs(message: bytes, start: int) -> Iterator[tuple[int, int, Part | None]]:
         yield text, len(message), None
 
 
-def _next_base64(message: bytes, start: int) -> int:
-    found = message.find(b"base64", start)
-    return found if found >= 0 else message.find(b"BASE64", start)
+class _EncodingNames:
+    """Where a message has the transfer encoding's name; looks at no byte twice for one spelling of it."""
+
+    def __init__(self, message: bytes, start: int) -> None:
+        self._message = message
+        self._found = {name: message.find(name, start) for name in (b"base64", b"BASE64")}
+
+    def next(self, start: int) -> int:
+        """The first at or behind `start`, which never goes back; -1 for none."""
+        for name, found in self._found.items():
+            if 0 <= found < start:
+                self._found[name] = self._message.find(name, start)
+        return min((found for found in self._found.values() if found >= 0), default=-1)
 
 
 def _candidate(message: bytes, found: int) -> tuple[int, int]:
@@ -207,20 +218,28 @@ class Dictionaries:
 
     def decompress(self, frame: Frame, where: str) -> bytes:
         """A frame's raw bytes. Raises Corrupt; never inflates beyond the length the frame states."""
+        raw = self._unpacked(frame, where)
+        if len(raw) != frame.raw_bytes:
+            raise Corrupt(f"{where}: {len(raw)} bytes where {frame.raw_bytes} were stored", file=where)
+        return raw
+
+    def _unpacked(self, frame: Frame, where: str) -> bytes:
         if frame.codec == Codec.PLAIN:
             return frame.payload
+        if frame.codec != Codec.ZSTD:
+            raise Corrupt(f"{where}: codec {frame.codec} is not known", file=where)
         made: dict[int, zstandard.ZstdDecompressor] = self._local.__dict__.setdefault("decompressors", {})
         if frame.dictionary not in made:
             if frame.dictionary and frame.dictionary not in self._known:
                 raise Corrupt(f"{where}: dictionary {frame.dictionary} is not known", file=where)
             made[frame.dictionary] = zstandard.ZstdDecompressor(dict_data=self._known.get(frame.dictionary))
         try:
-            raw = made[frame.dictionary].decompress(frame.payload, max_output_size=frame.raw_bytes)
+            # The length in zstd's own header is the one that is allocated, whatever limit is given.
+            if zstandard.frame_content_size(frame.payload) != frame.raw_bytes:
+                raise Corrupt(f"{where}: it would not unpack to {frame.raw_bytes} bytes", file=where)
+            return made[frame.dictionary].decompress(frame.payload)
         except zstandard.ZstdError as error:
             raise Corrupt(f"{where}: {error}", file=where) from error
-        if len(raw) != frame.raw_bytes:
-            raise Corrupt(f"{where}: {len(raw)} bytes where {frame.raw_bytes} were stored", file=where)
-        return raw
 
 
 class PreparedBlock:
