@@ -314,7 +314,8 @@ class _Repair:
         for finding in findings:
             if finding.table:
                 raise Corrupt(f"the repaired tables are not whole: {finding}; nothing was changed")
-        return findings
+        work, path = str(self._work), str(old.path)
+        return tuple(finding._replace(file=finding.file.replace(work, path, 1)) for finding in findings)
 
     def _replace(self) -> None:
         """Without a checkpoint nothing mounts, so that a crash in here never mixes old and new."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,6 +92,11 @@ def test_damage_is_named_by_check_and_taken_out_by_repair(
     assert all(each["subject"] for each in report["lost"])
     (box, _) = pillarbox.answer("status", server)[0]["mailboxes"]
     assert box["messages"] == report["kept"]
+    left = pillarbox.run("check", server, "--json")
+    assert (
+        left.exit_code == 1
+        and json.loads(left.stdout)["databases"][0]["findings"] == report["damaged_stream"]
+    )
 
 
 def test_repair_says_what_is_lost(pillarbox: Pillarbox, server: Path, damage: Callable[[Path], None]) -> None:
