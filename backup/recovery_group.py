@@ -57,7 +57,7 @@ from pillarbox.store.errors import (
 from pillarbox.store.events import EventId, PythonLoggingSink, make_event, tee
 from pillarbox.store.file_lock import FileLock
 from pillarbox.store.server import Server
-from pillarbox.store.stream import Stream, disk_error
+from pillarbox.store.stream import Stream, disk_error, flush_directory
 from pillarbox.store.tables import DatabaseKind, name_key
 
 RECOVERY_LOCK: Final = "recovery.lock"
@@ -75,7 +75,8 @@ def has_recovery_group(server: Server) -> bool:
 class RecoveryGroup:
     """The recovery storage group of a server. What is in it is read at every call: others use it too.
 
-    Databases that were opened are closed by `close`, or at the end of a `with` block.
+    Databases that were opened are closed by `close`, or at the end of a `with` block. Use one of these in a
+    process, from one thread: a process can open a database once. What it opened is read from any thread.
     """
 
     def __init__(
@@ -103,6 +104,10 @@ class RecoveryGroup:
             config = RecoveryConfig()
             group._clear_leftovers(config)
             write_recovery(group.path, config)
+            try:
+                flush_directory(server.path)
+            except OSError as error:
+                raise disk_error(error, str(server.path)) from error
         return group
 
     @classmethod
@@ -181,17 +186,24 @@ class RecoveryGroup:
     # -- databases that come and go
 
     def mount_snapshot(
-        self, repository: Repository, location: str, snapshot: Snapshot, *, names: Collection[str] = ()
+        self,
+        repository: Repository,
+        location: str,
+        snapshot: Snapshot,
+        *,
+        names: Collection[str] = (),
+        progress: Progress | None = None,
     ) -> list[RecoveryEntry]:
         """Mount mailbox stores of a snapshot, all of them or those of the given names, all or none.
 
         Only their records are brought over; content is fetched from the repository as it is touched.
-        `location` is kept, for who opens them later. Raises Refused by the rules of the group; AlreadyExists,
+        `location` is kept, for who opens them later; `progress` is told bytes of records as they come (their
+        sum is `records_bytes` of the manifest). Raises Refused by the rules of the group; AlreadyExists,
         NotFound, Corrupt, DiskFull, ReadOnly, WriterBusy; event 20001 tells of it.
         """
 
         def fill(database: RestorableDatabase, place: Path) -> None:
-            restore_records(repository, database, place)
+            restore_records(repository, database, place, progress=progress)
             open_snapshot_mount(repository, database, place).close()
 
         held = RecoveryEntry(b"", "", HeldAs.REPOSITORY, True, snapshot.id, location, repository.id)

@@ -287,15 +287,22 @@ def read_restorable(repository: Repository, database: RestorableDatabase) -> Sto
     return stored
 
 
-def restore_records(repository: Repository, database: RestorableDatabase, directory: Path) -> None:
+def restore_records(
+    repository: Repository,
+    database: RestorableDatabase,
+    directory: Path,
+    *,
+    progress: Progress | None = None,
+) -> None:
     """Write the tables of one database into a new `directory`, and nothing else of it: to mount a snapshot.
 
+    `progress` is told bytes of image and redo as they come.
     Raises Corrupt, NotFound, InvalidContent, DiskFull; what was written is of no use then.
     """
     stored = read_restorable(repository, database)
     try:
         (directory / PROPERTIES).mkdir(parents=True)
-        _write_image(repository, stored, directory / PROPERTIES / DATA_FILE)
+        _write_image(repository, stored, directory / PROPERTIES / DATA_FILE, progress)
         for each in (directory / PROPERTIES, directory):
             _flush_directory(each)
     except OSError as error:
@@ -305,6 +312,8 @@ def restore_records(repository: Repository, database: RestorableDatabase, direct
         _apply_redo(repository, stored, env)
     finally:
         env.close()
+    if progress is not None:
+        progress(stored.redo_bytes)
 
 
 def _write_files(
@@ -327,10 +336,14 @@ def _write_files(
             raise
 
 
-def _write_image(repository: Repository, stored: StoredDatabase, path: Path) -> None:
+def _write_image(
+    repository: Repository, stored: StoredDatabase, path: Path, progress: Progress | None = None
+) -> None:
     with path.open("wb") as file:
         for chunk in read_stored_chunks(repository, stored.image):
             file.write(chunk)
+            if progress is not None:
+                progress(len(chunk))
         if file.tell() != stored.image_bytes:
             raise Corrupt(f"the image of the tables has {file.tell()} bytes, not {stored.image_bytes}")
         file.flush()

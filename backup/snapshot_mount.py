@@ -86,7 +86,7 @@ class RepositoryFrames:
                 data, begin = self._chunks_around(self._segment(segment), offset, length)
         except _DAMAGE as error:
             raise Corrupt(f"{where} at {offset}: {error}", file=where, offset=offset) from error
-        return parse_frame(data[: offset - begin + length], offset - begin, where, begin)
+        return parse_frame(memoryview(data)[: offset - begin + length], offset - begin, where, begin)
 
     @property
     def chunks_in_memory(self) -> int:

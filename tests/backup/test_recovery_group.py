@@ -267,6 +267,13 @@ def test_a_name_that_leads_elsewhere_is_refused(site, name):
     assert site.names() == []
 
 
+def test_a_mount_tells_of_the_records_as_they_come(site):
+    told: list[int] = []
+    site.group.mount_snapshot(site.repository, HERE, site.snapshot, names=[STORE], progress=told.append)
+    described = site.snapshot.manifest["databases"]
+    assert [sum(told)] == [each["records_bytes"] for each in described if each["name"] == STORE]
+
+
 def test_of_several_databases_all_come_or_none(site, monkeypatch):
     """The pack with the second one's records is gone when they are to be read."""
     read_many = site.repository.read
@@ -486,7 +493,7 @@ def test_when_its_snapshot_is_forgotten_it_opens_no_more_and_can_be_dismounted(s
 def test_who_changes_it_keeps_others_from_it(site, monkeypatch):
     other = RecoveryGroup.open(site.server, clock=site.clock)
 
-    def meanwhile(*_: object) -> None:
+    def meanwhile(*_: object, **__: object) -> None:
         other.remove()
 
     monkeypatch.setattr("pillarbox.backup.recovery_group.restore_records", meanwhile)
