@@ -268,11 +268,13 @@ class Env:
 
     def pages_used_and_total(self) -> tuple[int, int]:
         """Pages that hold something, from the statistics of every tree, and pages in the file."""
-        with self._env.begin() as txn:
-            used = 2
-            stats = [txn.stat(handle) for handle in self.handles.values()] + [self._env.stat()]
-            for stat in stats:
-                used += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        used = 2
+        try:
+            with self._env.begin() as txn:
+                for stat in [*map(txn.stat, self.handles.values()), self._env.stat()]:
+                    used += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        except lmdb.Error as error:
+            raise _translate(error, self.path) from error
         return used, self._data.stat().st_size // PAGE_BYTES
 
     def file_bytes(self) -> int:

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import Clock
-from pillarbox.store.env import MapFull, Pin
+from pillarbox.store.env import Env, MapFull, Pin
 from pillarbox.store.errors import DiskFull, Dismounted, PillarboxError, Refused
 from pillarbox.store.redo import build_redo
 from pillarbox.store.replay import read_state
@@ -31,6 +31,7 @@ _GROW_PATIENCE_S: Final = 30.0
 # Every delivery changes one of each.
 _RECENT_TABLES: Final = (Table.MAILBOX, Table.FOLDER, Table.SEGMENT)
 _RECENT_MAX: Final = 64
+_FREE_GROWTHS_MAX: Final = 8
 
 
 class Tuning(NamedTuple):
@@ -38,7 +39,7 @@ class Tuning(NamedTuple):
 
     segment_bytes: int = SEGMENT_BYTES_DEFAULT
     checkpoint_stream_bytes: int = 64 << 20
-    checkpoint_pages: int = 2048
+    checkpoint_pages: int = 1024
     checkpoint_interval_ms: int = 300_000
 
 
@@ -101,8 +102,8 @@ class GroupCommit:
         self.broken: PillarboxError | None = None
         self._checkpoint_wanted = threading.Lock()
         self._checkpointing = threading.Lock()
-        self._checkpoint_due = _CheckpointDue(tuning, clock)
-        self._checkpoint_due.made(position, files.env.last_page())
+        self._checkpoint_due = _CheckpointDue(tuning, files.env, clock)
+        self._checkpoint_due.made(position)
 
     # -- transactions
 
@@ -363,23 +364,17 @@ class GroupCommit:
         Raises nothing: what was committed is durable without it.
         """
         try:
-            if self._is_due() and self._checkpoint_wanted.acquire(blocking=False):
+            if self._checkpoint_due.is_due(self._end) and self._checkpoint_wanted.acquire(blocking=False):
                 try:
-                    if self._is_due():
+                    if self._checkpoint_due.is_due(self._end):
                         self._checkpoint_now()
                 finally:
                     self._checkpoint_wanted.release()
         except Dismounted:
             return  # by another thread, since the commit; that made a checkpoint of its own
         except PillarboxError as error:
-            self._checkpoint_due.made(self._end, self._last_page())
+            self._checkpoint_due.made(self._end)
             self._checkpoint_failed(error)
-
-    def _is_due(self) -> bool:
-        return self._checkpoint_due.is_due(self._end, self._last_page())
-
-    def _last_page(self) -> int:
-        return self._files.env.last_page()
 
     def checkpoint(self) -> None:
         """Flush the tables, so that the next mount starts from here. Writes go on meanwhile.
@@ -409,32 +404,37 @@ class GroupCommit:
         except BaseException:
             pin.transaction.abort()
             raise
-        self._checkpoint_due.made(flushed.position, self._last_page())
+        self._checkpoint_due.made(flushed.position)
 
 
 class _CheckpointDue:
     """How much has happened since the last checkpoint."""
 
-    def __init__(self, tuning: Tuning, clock: Clock) -> None:
+    def __init__(self, tuning: Tuning, env: Env, clock: Clock) -> None:
         self._tuning = tuning
+        self._env = env
         self._clock = clock
 
-    def made(self, position: Position, last_page: int) -> None:
-        """A checkpoint was made."""
+    def made(self, position: Position) -> None:
+        """A checkpoint was made, or could not be."""
         self._position = position
-        self._last_page = last_page
         self._at_ms = self._clock.monotonic_ms()
+        self._last_page = self._env.last_page()
+        # Pages freed since a checkpoint wait for the next one, and the file grows in their place. A large
+        # file may grow by more, since a checkpoint costs in proportion to the pages written; but what lies
+        # free in it already is used up first, and is not to grow for ever.
+        used, _ = self._env.pages_used_and_total()
+        pages = max(self._tuning.checkpoint_pages, used // 8)
+        free_pages_max = _FREE_GROWTHS_MAX * pages
+        self._grows_by = max(1, min(pages, free_pages_max - (self._last_page - used)))
 
-    def is_due(self, end: Position, last_page: int) -> bool:
+    def is_due(self, end: Position) -> bool:
         """Whether the next one should be made; only asked after commits, so never without a change."""
         segments = end.segment - self._position.segment
         stream_bytes = segments * self._tuning.segment_bytes + end.offset - self._position.offset
-        # Pages freed since the last checkpoint wait for the next one: the file grows by them, so a large
-        # file may grow by more before its checkpoint, which costs in proportion to the pages written.
-        pages = max(self._tuning.checkpoint_pages, self._last_page // 8)
         return (
             stream_bytes >= self._tuning.checkpoint_stream_bytes
-            or last_page - self._last_page >= pages
+            or self._env.last_page() - self._last_page >= self._grows_by
             or self._clock.monotonic_ms() - self._at_ms >= self._tuning.checkpoint_interval_ms
         )
 

@@ -34,7 +34,7 @@ from pillarbox.store.message import PreparedMessage
 from pillarbox.store.tables import MailboxRecord, Table
 from pillarbox.store.transaction import WriteTransaction
 
-BATCH_MESSAGES: Final = 256
+BATCH_MESSAGES: Final = 1024
 BATCH_BYTES: Final = 16 << 20
 # Two keep both cores of a small machine busy: the caller's thread reads and commits meanwhile.
 _WORKERS: Final = 2

@@ -35,7 +35,7 @@ from pillarbox.tools.bench.report import (
     disk_bytes,
 )
 
-BULK_BATCH: Final = 256
+BULK_BATCH: Final = 1024
 THREADS: Final = 16
 WINDOW_COUNT: Final = 10_000
 _ACTOR: Final = Actor.task("bench")
@@ -56,7 +56,7 @@ class Target:
             message.append(txn, self.folder_id, prepared)
 
     def deliver_all(self, messages: Iterable[bytes]) -> None:
-        """Deliver messages as one caller that has many: some hundred at a time."""
+        """Deliver messages as one caller that has many: a thousand at a time."""
         for raws in _batches(messages):
             prepared = [message.prepare(self.database.files, raw) for raw in raws]
             with self.database.transaction(_ACTOR) as txn:
