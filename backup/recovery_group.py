@@ -382,7 +382,7 @@ class RecoveryGroup:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         if self._server.read_only:
-            raise ReadOnly("the server was opened for reading only", hint="open it for writing")
+            raise _opened_for_reading()
         try:
             self.path.mkdir(exist_ok=True)
         except OSError as error:
@@ -403,6 +403,10 @@ class RecoveryGroup:
 
     def _report(self, event_id: int, database: str, **details: str) -> None:
         self._reporter.report(make_event(event_id, self._clock.now_ms(), database, **details))
+
+
+def _opened_for_reading() -> ReadOnly:
+    return ReadOnly("the server was opened for reading only", hint="open it for writing")
 
 
 def choose_mailbox_stores(snapshot: Snapshot, names: Collection[str] = ()) -> list[RestorableDatabase]:
@@ -453,8 +457,11 @@ def restore_to_server(
     """Restore databases of a snapshot to a server: into its recovery storage group when it has one whose
     override is not set, else over those of the same GUID.
 
-    Raises as `RecoveryGroup.restore` and `restore_in_place`.
+    Databases in their original place are mounted after when they were before. Raises as
+    `RecoveryGroup.restore` and `restore_in_place`.
     """
+    if server.read_only:
+        raise _opened_for_reading()
     if not has_recovery_group(server):
         state = ServerState({database.guid for database in server.databases()}, administrative_group)
     else:

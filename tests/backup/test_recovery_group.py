@@ -567,5 +567,13 @@ def test_without_it_a_restore_goes_to_the_original_place(site):
     assert site.live("anna") == site.corpus[:6]
 
 
+def test_who_opened_the_server_for_reading_restores_nothing_in_place(site):
+    site.group.remove()
+    site.server.close()
+    site.server = Server.open(site.path, clock=site.clock, zone=UTC, read_only=True)
+    with pytest.raises(ReadOnly):
+        restore(site)
+
+
 def restore(site: Site) -> tuple[Destination, list[RestoredDatabase]]:
     return restore_to_server(site.repository, HERE, site.snapshot, site.server, clock=site.clock)

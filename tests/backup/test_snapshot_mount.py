@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 
@@ -140,6 +141,18 @@ def test_a_chunk_is_fetched_once_however_many_messages_lie_in_it(group, mounting
     assert inbox(database) == raws
     assert inbox(database) == raws
     assert len(set(starts)) == len(starts)
+
+
+def test_several_threads_read_at_once_and_fetch_each_chunk_once(group, mounting):
+    raws = [*group.corpus(), *(large_message(seed, 300_000) for seed in range(4))]
+    group.deliver(group.databases[0], raws)
+    snapshot = group.snapshot()
+    database = mounting.mount(snapshot)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: inbox(database), range(4)))
+    assert found == [raws] * 4
+    with database.read(ADMIN) as read:
+        assert read.files.frames.fetched_chunks <= len(mounting.chunks(snapshot))
 
 
 def test_few_chunks_are_kept_in_memory_and_what_is_read_stays_right(group, mounting):
