@@ -30,8 +30,7 @@ def cli(ctx: click.Context) -> None:
     pillarbox import /srv/mail anna old-mail.mbox
     pillarbox status /srv/mail
     """
-    if ctx.invoked_subcommand != "limits":  # `watch` prints them all
-        ctx.with_resource(events_to(_warn_of, logging.WARNING))
+    ctx.with_resource(events_to(_warn_of, logging.WARNING))
 
 
 def _warn_of(event: Event) -> None:

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import Final
+
+INTERRUPTED: Final = 130  # as shells say of a command that SIGINT ended
 
 
 def run() -> None:
     """Run the command line; without the extra `cli` say how to get it."""
     try:
+        _run()
+    except KeyboardInterrupt:  # while it loads; later the commands see to it
+        sys.exit(INTERRUPTED)
+
+
+def _run() -> None:
+    try:
         from pillarbox.tools.cli import cli
     except ModuleNotFoundError as error:
-        if error.name not in ("click", "rich"):
+        if (error.name or "").partition(".")[0] not in ("click", "rich"):
             raise
         sys.exit("pillarbox: the command line needs click and rich: install pillarbox with its extra `cli`")
     for stream in (sys.stdout, sys.stderr):

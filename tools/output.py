@@ -150,9 +150,15 @@ class _EventsTo(logging.Handler):
 
 @contextmanager
 def events_to(show_event: Callable[[Event], None], severity_min: int = logging.INFO) -> Iterator[None]:
-    """Give every event of the library from a logging level up to a function, while the `with` block runs."""
+    """Give every event of the library from a logging level up to a function, while the `with` block runs.
+
+    In a block within another such block, the inner function takes them all.
+    """
     logger = logging.getLogger("pillarbox")
     handler, level = _EventsTo(show_event, severity_min), logger.level
+    outer = [each for each in logger.handlers if isinstance(each, _EventsTo)]
+    for each in outer:
+        logger.removeHandler(each)
     logger.addHandler(handler)
     logger.setLevel(min(severity_min, level or logging.WARNING))
     try:
@@ -160,3 +166,5 @@ def events_to(show_event: Callable[[Event], None], severity_min: int = logging.I
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+        for each in outer:
+            logger.addHandler(each)

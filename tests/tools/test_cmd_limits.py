@@ -205,8 +205,17 @@ def test_a_watch_of_once_checks_and_ends(pillarbox: Pillarbox, server: Path) -> 
     result = pillarbox.run("limits", "watch", server, "--once", "--json")
     events = [json.loads(line)["event_id"] for line in result.stdout.splitlines()]
     assert events.count(9523) == events.count(9539) == 2 and 20000 in events
-    text = pillarbox.run("limits", "watch", server, "--once").stdout
-    assert "Database Mailbox Store was mounted." in text
+    assert "Database Mailbox Store was mounted." in pillarbox.run("limits", "watch", server, "--once").stdout
+
+
+@pytest.mark.usefixtures("small_limits")
+def test_a_watch_tells_each_event_once_and_as_its_result(pillarbox: Pillarbox, server: Path) -> None:
+    result = pillarbox.run("limits", "watch", server, "--once")
+    told = [line for line in result.stdout.splitlines() if " 9689 error    Database Mailbox Store" in line]
+    assert len(told) == 1 and result.stderr == ""
+    assert (
+        "event 9689: Database Mailbox Store holds" in pillarbox.run("mailbox", "create", server, "x").stderr
+    )
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
