@@ -18,7 +18,8 @@ _SAID_ALREADY = frozenset(
 )
 
 
-@click.group(cls=ErrorShowingGroup)
+@click.group(cls=ErrorShowingGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pillarbox", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Keep mail in one durable store.

@@ -154,8 +154,8 @@ def set_limits(
 ) -> None:
     """Change limits of DATABASE, or of all; each may be `default`.
 
-    They are in force at once in this process, within a minute in a running `pillarbox limits watch`, and in
-    other processes when they next open the server.
+    A running `pillarbox limits watch` follows within a minute, other processes when they next open the
+    server.
 
     \b
     pillarbox limits set /srv/mail --limit-gb 50

@@ -60,10 +60,13 @@ def import_(
             raise NotFound(f"{path}: no such file or folder", hint="look at the path's spelling")
     with Server.open(server) as opened:
         database, box = _find_or_create(opened, mailbox_name, database_name)
-        with progress("importing", as_json) as step:
-            report = import_mail(
-                database, ACTOR, box.guid, paths, dialect=dialect, progress=step and _import_step(step)
-            )
+        try:
+            with progress("importing", as_json) as step:
+                told = step and _import_step(step)
+                report = import_mail(database, ACTOR, box.guid, paths, dialect=dialect, progress=told)
+        except KeyboardInterrupt:
+            warn(["What is imported stays; the same import goes on from there."])
+            raise
     show(_import_data(report), _import_lines(report), as_json)
     warn(f"  not read: {each.source}: {each.reason}" for each in report.unreadable)
     if report.unreadable_count:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,6 +166,10 @@ def test_every_command_has_help_with_an_example_and_json(
     assert "--json" in text or words == ("completion",)
     for option in command.params:
         assert not isinstance(option, click.Option) or option.help, f"{option.name} has no help"
+
+
+def test_it_tells_its_version(pillarbox: Pillarbox) -> None:
+    assert pillarbox.run("--version").stdout.split()[-1] == version("pillarbox")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

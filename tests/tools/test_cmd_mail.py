@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pillarbox.store import import_mail
+from pillarbox.store.database import Database
+
 if TYPE_CHECKING:
     from conftest import Pillarbox
 
@@ -50,6 +53,26 @@ def test_an_import_that_can_read_nothing_says_so(pillarbox: Pillarbox, server: P
     (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(2000))
     stderr = pillarbox.refused(29, "import", server, "bert", tmp_path / "photo.jpg")
     assert "1 file could not be read" in stderr and "is imported" not in stderr
+
+
+def test_an_interrupted_import_keeps_what_it_has_and_goes_on(
+    pillarbox: Pillarbox, server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = Database.refuse_below_disk_floor, []
+
+    def interrupted(database: Database) -> None:
+        real(database)
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(import_mail, "BATCH_MESSAGES", 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "refuse_below_disk_floor", interrupted)
+        assert "goes on from there" in pillarbox.refused(130, "import", server, "bert", DATA / "lists.mbox")
+    assert len(pillarbox.answer("list", server, "bert", "lists")) == 10
+    again = pillarbox.answer("import", server, "bert", DATA / "lists.mbox")
+    assert (again["imported"], again["present"]) == (14, 10)
 
 
 def test_files_that_are_no_mail_are_named(pillarbox: Pillarbox, server: Path, tmp_path: Path) -> None:
