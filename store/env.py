@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 import lmdb
 
 from pillarbox.store.errors import Corrupt, DiskFull, Dismounted, PillarboxError, Retryable
+from pillarbox.store.stream import disk_error
 from pillarbox.store.tables import NAMES, Table
 
 PAGE_BYTES: Final = 4096
@@ -26,6 +27,7 @@ DATA_FILE: Final = "data.mdb"
 # Address space, not memory or disk: the file grows page by page below it.
 MAP_BYTES_DEFAULT: Final = 1 << 40
 _READERS_MAX: Final = 1024
+_LAST_PAGE_AT: Final = 136  # in each of LMDB's two meta pages: mm_last_pg, behind the header and two trees
 _READER_LINE = re.compile(r"^\s*(\d+)\s+[0-9a-f]+\s+(\d+|-)", re.MULTILINE)
 
 Changes = Mapping[Table, Mapping[bytes, bytes | None]]
@@ -139,6 +141,8 @@ class Env:
         self._data = path / DATA_FILE
         if create:
             path.mkdir(parents=True, exist_ok=True)
+        if not create or (self._data.exists() and self.file_bytes()):
+            _refuse_damaged(self._data)
         try:
             self._env = lmdb.open(
                 str(path),
@@ -308,12 +312,40 @@ class Env:
         self._env.close()
 
 
+def _refuse_damaged(data: Path) -> None:
+    """Raise Corrupt when LMDB's file is not there, or lacks pages that it says it has.
+
+    LMDB would make an empty one, and to read a page that its mapped file does not have ends the process.
+    """
+    with _own_errors(data), data.open("rb") as file:
+        meta = file.read(META_BYTES)
+        size_bytes = file.seek(0, 2)
+    for page in (0, PAGE_BYTES):
+        last_page = int.from_bytes(meta[page + _LAST_PAGE_AT :][:8], "little")
+        if len(meta) < META_BYTES or (last_page + 1) * PAGE_BYTES > size_bytes:
+            raise Corrupt(f"{data}: the file is cut short", file=str(data), offset=size_bytes)
+
+
 def put_back_meta_pages(path: Path, pages: bytes) -> None:
-    """Rewind an environment that nobody has open to the checkpoint `pages` belong to."""
-    with (path / DATA_FILE).open("r+b") as file:
+    """Rewind an environment that nobody has open to the checkpoint `pages` belong to.
+
+    Raises Corrupt when its file is not there, or a disk error.
+    """
+    data = path / DATA_FILE
+    with _own_errors(data), data.open("r+b") as file:
         if os.pwrite(file.fileno(), pages, 0) != len(pages):
             raise DiskFull(f"{path}: the checkpoint's meta pages could not be written back")
         os.fsync(file.fileno())
+
+
+@contextmanager
+def _own_errors(data: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise Corrupt(f"{data} is missing", file=str(data)) from error
+    except OSError as error:
+        raise disk_error(error, str(data)) from error
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from pillarbox.store.checkpoint import (
 )
 from pillarbox.store.content import Dictionaries, digest_of
 from pillarbox.store.database import LOCK, PROPERTIES, STREAM, Database, MountState, empty_tables
-from pillarbox.store.env import DATA_FILE, META_BYTES, PAGE_BYTES, Env, put_back_meta_pages, scratch_env
+from pillarbox.store.env import DATA_FILE, Env, put_back_meta_pages, scratch_env
 from pillarbox.store.errors import Corrupt, NotFound, PillarboxError, Refused
 from pillarbox.store.events import EventId
 from pillarbox.store.file_lock import FileLock
@@ -70,7 +70,6 @@ WORK: Final = "repair.new"
 BEFORE: Final = ".before-repair"
 RECOVERED: Final = "Recovered"
 _ROWS_PER_APPLY: Final = 20_000
-_LAST_PAGE_AT: Final = 136  # in each of LMDB's two meta pages: mm_last_pg, behind the header and two trees
 
 
 class LostMessage(NamedTuple):
@@ -145,17 +144,6 @@ def _before(path: Path) -> Path:
     return path.with_name(path.name + BEFORE)
 
 
-def _refuse_cut_short(path: Path) -> None:
-    """LMDB maps its file: to read a page that the file does not have would end the process."""
-    with path.open("rb") as file:
-        meta = file.read(META_BYTES)
-        size = file.seek(0, 2)
-    for page in (0, PAGE_BYTES):
-        last_page = int.from_bytes(meta[page + _LAST_PAGE_AT :][:8], "little")
-        if (last_page + 1) * PAGE_BYTES > size:
-            raise Corrupt(f"{path}: the file is cut short", file=str(path))
-
-
 class _Repair:
     """One run: gather what is whole, rebuild, prove, replace."""
 
@@ -223,7 +211,6 @@ class _Repair:
         shutil.copyfile(self._database.path / PROPERTIES / DATA_FILE, target / DATA_FILE)
         if not checkpoint.clean and checkpoint.boot != boot_identity():
             put_back_meta_pages(target, checkpoint.meta_pages)
-        _refuse_cut_short(target / DATA_FILE)
 
     def _copy_records(self, old: Env, env: Env) -> set[tuple[int, bytes]]:
         """The rows that are not whole; the stream may still tell what they were."""
