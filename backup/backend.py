@@ -1,8 +1,9 @@
 """Where a repository's files lie: the contract that a directory, an object store and memory all keep.
 
 A backend knows files, not what is in them. It promises little, so that almost any storage can keep it:
-a file appears whole or not at all, a file that was acknowledged is durable, and what one call wrote the next
-call of any process sees. Nothing above it ever changes a file in place.
+a file appears whole or not at all, a file that was acknowledged is durable (but for locks: who held them is
+gone with the machine), and what one call wrote the next call of any process sees. Nothing above it ever
+changes a file in place.
 """
 
 from __future__ import annotations

@@ -66,20 +66,26 @@ class DirectoryBackend:
             for _ in range(_PUT_TRIES - 1):
                 # A prune clears `tmp/` while others ask for the lock that it holds: once more then.
                 with suppress(FileNotFoundError):
-                    return self._put_once(target, data, must_not_exist)
-            return self._put_once(target, data, must_not_exist)
+                    return self._put_once(kind, target, data, must_not_exist)
+            return self._put_once(kind, target, data, must_not_exist)
 
-    def _put_once(self, target: Path, data: bytes, must_not_exist: bool) -> None:
+    def _put_once(self, kind: FileKind, target: Path, data: bytes, must_not_exist: bool) -> None:
         temporary = self._tmp / self._entropy(16).hex()
         try:
-            _write_durably(temporary, data)
+            _write(temporary, data, flush=kind is not FileKind.LOCK)
             if must_not_exist:
                 os.link(temporary, target)  # unlike rename, fails when the name is taken
             else:
                 temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
-        _flush_directory(target.parent)
+        self._flush(kind, target.parent)
+
+    @staticmethod
+    def _flush(kind: FileKind, folder: Path) -> None:
+        """Locks need not outlive the machine: who held them is gone with it."""
+        if kind is not FileKind.LOCK:
+            _flush_directory(folder)
 
     def get(self, kind: FileKind, name: str, offset: int = 0, length: int | None = None) -> bytes:
         path = self._path(kind, name)
@@ -119,7 +125,7 @@ class DirectoryBackend:
                 path.unlink()
             except FileNotFoundError:
                 return
-            _flush_directory(path.parent)
+            self._flush(kind, path.parent)
 
     def remove_leftovers(self) -> None:
         with _translated(f"cannot clear {self._tmp}"):
@@ -149,13 +155,14 @@ def _scan(path: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-def _write_durably(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes, *, flush: bool) -> None:
     descriptor = os.open(path, _WRITE_FLAGS, 0o600)
     try:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(descriptor, rest) :]
-        os.fsync(descriptor)
+        if flush:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

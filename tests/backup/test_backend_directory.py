@@ -121,7 +121,7 @@ def test_a_link_that_leads_out_is_not_followed(backend: DirectoryBackend, tmp_pa
 def test_a_file_whose_leftover_a_prune_took_is_written_again(
     backend: DirectoryBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Locks are asked for while a prune clears `tmp/`."""
+    """Others write while a prune clears `tmp/`: they ask for the lock that it holds."""
     cleared: list[int] = []
     original = os.fsync
 
@@ -131,8 +131,20 @@ def test_a_file_whose_leftover_a_prune_took_is_written_again(
             cleared.append(descriptor)
             backend.remove_leftovers()
 
-    backend.put(FileKind.LOCK, "cc", b"so that the folders are there")
+    backend.put(FileKind.SNAPSHOT, "cc", b"so that the folders are there")
     monkeypatch.setattr(os, "fsync", flush)
-    backend.put(FileKind.LOCK, "aa", b"x")
+    backend.put(FileKind.SNAPSHOT, "aa", b"x")
     assert cleared
-    assert backend.get(FileKind.LOCK, "aa") == b"x"
+    assert backend.get(FileKind.SNAPSHOT, "aa") == b"x"
+
+
+def test_locks_are_not_flushed(backend: DirectoryBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend.put(FileKind.LOCK, "aa", b"so that the folders are there")
+
+    def refuse(descriptor: int) -> None:
+        pytest.fail("a lock was flushed")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    backend.put(FileKind.LOCK, "bb", b"x")
+    backend.delete(FileKind.LOCK, "aa")
+    assert [each.name for each in backend.list(FileKind.LOCK)] == ["bb"]
