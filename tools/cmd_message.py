@@ -349,8 +349,7 @@ def flag(
     """
     if not (add or remove):
         raise click.UsageError("say what to --add or --remove")
-    added, removed = map(_flag_name, add), map(_flag_name, remove)
-    adds, removes = tuple(added), tuple(removed)
+    adds, removes = tuple(map(_flag_name, add)), tuple(map(_flag_name, remove))
     if both := set(adds) & set(removes):
         raise InvalidSetting(
             f"{', '.join(sorted(both))} cannot be both set and taken off", hint="say one of them"

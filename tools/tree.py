@@ -7,7 +7,7 @@ from typing import NamedTuple
 from pillarbox.store import folder, message, public_folder
 from pillarbox.store.database import Database
 from pillarbox.store.errors import NotFound, Refused
-from pillarbox.store.ids import id_text, parse_id
+from pillarbox.store.ids import parse_id
 from pillarbox.store.server import Server
 from pillarbox.store.tables import DatabaseKind, FolderRecord, ItemRecord
 from pillarbox.store.transaction import Reader
@@ -70,8 +70,3 @@ def refuse_other_database(source: Tree, target: Tree) -> None:
             f"{source.name} is in database {source.database.name}, {target.name} in {target.database.name}",
             hint="export what is to go there and import it",
         )
-
-
-def ids_text(items: list[ItemRecord]) -> list[str]:
-    """The ids of messages as listings show them."""
-    return [id_text(item.message_id) for item in items]
