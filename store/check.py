@@ -546,7 +546,11 @@ class _Check:
                 break
             if number != before + 1:
                 sequence = -1
-            sequence, past = self._check_segment(number, sequence)
+            try:
+                sequence, past = self._check_segment(number, sequence)
+            except FileNotFoundError:
+                sequence = -1  # compaction has removed it meanwhile, unless a record names it: see below
+                numbers = [each for each in numbers if each != number]
             before = number
         self._check_segment_records(set(numbers))
         return len(numbers)
@@ -556,7 +560,8 @@ class _Check:
         try:
             self._stream.read_bytes(number, 0, SEGMENT_HEADER_BYTES)
         except PillarboxError as error:
-            self._found_in_file(path, 0, error, "everything in this segment")
+            if path.exists():
+                self._found_in_file(path, 0, error, "everything in this segment")
         content_bytes, whole, last = 0, True, False
         for offset, length, frame in scan_frames(self._stream, number):
             if frame is None:

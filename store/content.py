@@ -109,14 +109,16 @@ class _EncodingNames:
 
     def __init__(self, message: bytes, start: int) -> None:
         self._message = message
-        self._found = {name: message.find(name, start) for name in (b"base64", b"BASE64")}
+        self._lower = message.find(b"base64", start)
 
     def next(self, start: int) -> int:
         """The first at or behind `start`, which never goes back; -1 for none."""
-        for name, found in self._found.items():
-            if 0 <= found < start:
-                self._found[name] = self._message.find(name, start)
-        return min((found for found in self._found.values() if found >= 0), default=-1)
+        if 0 <= self._lower < start:
+            self._lower = self._message.find(b"base64", start)
+        # The rare spelling, which is slow to look for in encoded text, matters only where it comes first.
+        end = self._lower if self._lower >= 0 else len(self._message)
+        upper = self._message.find(b"BASE64", start, end)
+        return upper if upper >= 0 else self._lower
 
 
 def _candidate(message: bytes, found: int) -> tuple[int, int]:
@@ -193,7 +195,11 @@ def assemble(skeleton: bytes, parts: tuple[Part, ...]) -> bytes:
 class Dictionaries:
     """The zstd dictionaries of a database: trained ones by number, 0 for none."""
 
-    def __init__(self, known: Mapping[int, bytes] | None = None) -> None:
+    def __init__(
+        self, known: Mapping[int, bytes] | None = None, find: Callable[[int], bytes | None] | None = None
+    ) -> None:
+        """`find` gives one that another process has trained meanwhile, or None when there is none."""
+        self._find = find
         self._known: dict[int, zstandard.ZstdCompressionDict] = {}
         self.current = 0
         self._local = threading.local()
@@ -206,6 +212,13 @@ class Dictionaries:
         trained.precompute_compress(level=_LEVEL)
         self._known[number] = trained
         self.current = number
+
+    def _knows(self, number: int) -> bool:
+        if number not in self._known and self._find is not None:
+            data = self._find(number)
+            if data is not None:
+                self.add(number, data)
+        return number in self._known
 
     def compressor(self, number: int) -> zstandard.ZstdCompressor:
         """This thread's compressor with a dictionary."""
@@ -230,7 +243,7 @@ class Dictionaries:
             raise Corrupt(f"{where}: codec {frame.codec} is not known", file=where)
         made: dict[int, zstandard.ZstdDecompressor] = self._local.__dict__.setdefault("decompressors", {})
         if frame.dictionary not in made:
-            if frame.dictionary and frame.dictionary not in self._known:
+            if frame.dictionary and not self._knows(frame.dictionary):
                 raise Corrupt(f"{where}: dictionary {frame.dictionary} is not known", file=where)
             made[frame.dictionary] = zstandard.ZstdDecompressor(dict_data=self._known.get(frame.dictionary))
         try:

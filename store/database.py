@@ -59,6 +59,7 @@ from pillarbox.store.tables import (
     IdentityRecord,
     StateRecord,
     Table,
+    segment_key,
 )
 from pillarbox.store.transaction import DatabaseFiles, ReadTransaction, WriteTransaction
 
@@ -269,7 +270,7 @@ class Database:
         return Env(path)
 
     def _open_files(self, env: Env) -> DatabaseFiles:
-        dictionaries = Dictionaries()
+        dictionaries = Dictionaries(find=self._find_dictionary)
         files = self._files = DatabaseFiles(self.guid, env, self._stream, dictionaries, self.rng)
         with ReadTransaction(files, env.view(), Actor.task("mount")) as read:
             for key, record in read.records(Table.DICTIONARY, b"", None):
@@ -282,6 +283,12 @@ class Database:
                 hint=f"this program knows {LAYOUT_VERSION}; use a newer one",
             )
         return files
+
+    def _find_dictionary(self, number: int) -> bytes | None:
+        """One that the writing process has trained since this one mounted the database."""
+        with self.read(Actor.task("mount")) as read:
+            record = read.record(Table.DICTIONARY, segment_key(number))
+        return None if record is None else self._stream.read(*record).payload
 
     def _make_checkpoint(self, pin: Pin, flushed: FlushedState, *, clean: bool = False) -> None:
         files = self._mounted()
