@@ -8,7 +8,17 @@ import click
 from click.shell_completion import get_completion_class
 
 from pillarbox.store.events import Event, EventId
-from pillarbox.tools import cmd_events, cmd_folder, cmd_limits, cmd_mail, cmd_mailbox, cmd_message, cmd_server
+from pillarbox.tools import (
+    cmd_database,
+    cmd_events,
+    cmd_folder,
+    cmd_group,
+    cmd_limits,
+    cmd_mail,
+    cmd_mailbox,
+    cmd_message,
+    cmd_server,
+)
 from pillarbox.tools.options import ErrorShowingGroup
 from pillarbox.tools.output import events_to, warn
 
@@ -65,8 +75,8 @@ for command in (
     cmd_server.repair,
     cmd_server.mount,
     cmd_server.dismount,
-    cmd_server.group,
-    cmd_server.database,
+    cmd_group.group,
+    cmd_database.database,
     cmd_mailbox.mailbox_,
     cmd_folder.folder_,
     cmd_message.message_,

@@ -1,4 +1,4 @@
-"""A server as a whole: init, status, mount, dismount, check, repair; its storage groups and databases."""
+"""A server as a whole: init, status, mount, dismount, check, repair."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from pillarbox.store import mailbox, public_folder
 from pillarbox.store.check import CheckReport, check_database
 from pillarbox.store.database import LOCK, Database, MountState
 from pillarbox.store.database_limits import Edition
-from pillarbox.store.errors import NotFound, PillarboxError, Refused, Retryable
+from pillarbox.store.errors import PillarboxError, Retryable
 from pillarbox.store.file_lock import is_locked
-from pillarbox.store.ids import guid_text
 from pillarbox.store.repair import RepairReport, repair_database
 from pillarbox.store.server import Server
 from pillarbox.store.server_config import KIND_TEXTS
@@ -23,10 +22,7 @@ from pillarbox.store.tables import DatabaseKind
 from pillarbox.store.transaction import Reader
 from pillarbox.tools.options import ACTOR, JSON, SERVER
 from pillarbox.tools.output import confirm, counted, local_time, percent_text, progress, show, size_text
-from pillarbox.tools.parameters import DATABASE, YES, complete_group
-
-KINDS = {"mailbox": DatabaseKind.MAILBOX_STORE, "public-folder": DatabaseKind.PUBLIC_FOLDER_STORE}
-GROUP = click.argument("group_name", metavar="GROUP", shell_complete=complete_group)
+from pillarbox.tools.parameters import DATABASE, YES
 
 
 @click.command()
@@ -295,173 +291,3 @@ def _repair_lines(report: RepairReport) -> Iterator[str]:
     if report.unheld:
         yield f"  {report.unheld} contents that no message holds were let go."
     yield from (f"  damaged, and no longer used: {finding}" for finding in report.damaged_stream)
-
-
-# -- storage groups
-
-
-@click.group()
-def group() -> None:
-    """Storage groups: databases that are backed up together."""
-
-
-@group.command("create")
-@SERVER
-@click.argument("name")
-@JSON
-def create_group(server: Path, name: str, as_json: bool) -> None:
-    """Make the empty storage group NAME. Standard servers have one, enterprise ones up to four.
-
-    \b
-    pillarbox group create /srv/mail "Second Storage Group"
-    """
-    with Server.open(server, mount=False) as opened:
-        made = opened.create_group(name)
-    show({"group": made.name}, [f"Storage group {made.name} is there."], as_json)
-
-
-@group.command("list")
-@SERVER
-@JSON
-def list_groups(server: Path, as_json: bool) -> None:
-    """Storage groups and their databases.
-
-    \b
-    pillarbox group list /srv/mail
-    """
-    with Server.open(server, read_only=True, mount=False) as opened:
-        found = [{"group": each.name, "databases": list(each.databases)} for each in opened.groups.values()]
-    show(found, [f"{each['group']}: {', '.join(each['databases']) or 'empty'}" for each in found], as_json)
-
-
-@group.command("rename")
-@SERVER
-@GROUP
-@click.argument("name")
-@JSON
-def rename_group(server: Path, group_name: str, name: str, as_json: bool) -> None:
-    """Give a storage group another name; its files stay where they are.
-
-    \b
-    pillarbox group rename /srv/mail "First Storage Group" Staff
-    """
-    with Server.open(server, mount=False) as opened:
-        renamed = opened.rename_group(group_name, name)
-    show({"group": renamed.name}, [f"The storage group is called {renamed.name}."], as_json)
-
-
-@group.command("delete")
-@SERVER
-@GROUP
-@JSON
-def delete_group(server: Path, group_name: str, as_json: bool) -> None:
-    """Delete a storage group that holds no database.
-
-    \b
-    pillarbox group delete /srv/mail Staff
-    """
-    with Server.open(server, mount=False) as opened:
-        opened.delete_group(group_name)
-    show({"deleted": group_name}, [f"Storage group {group_name} is gone."], as_json)
-
-
-# -- databases
-
-
-@click.group()
-def database() -> None:
-    """Databases: mailbox stores and public folder stores."""
-
-
-@database.command("create")
-@SERVER
-@click.argument("name")
-@click.option("--group", "group_name", default="", help="Its storage group, where the server has several.")
-@click.option(
-    "--kind", type=click.Choice(list(KINDS)), default="mailbox", show_default=True, help="What it is to hold."
-)
-@JSON
-def create_database(server: Path, name: str, group_name: str, kind: str, as_json: bool) -> None:
-    """Make the empty database NAME.
-
-    \b
-    pillarbox database create /srv/mail "Mailbox Store 2"
-    pillarbox database create /srv/mail Forum --kind public-folder --group "Second Storage Group"
-    """
-    with Server.open(server, mount=False) as opened:
-        made = opened.create_database(group_name or _only_group(opened), name, KINDS[kind])
-        data = {"database": made.name, "guid": guid_text(made.guid), "kind": KIND_TEXTS[made.kind]}
-    show(data, [f"Database {made.name} ({KIND_TEXTS[made.kind]}) is there, and mounted."], as_json)
-
-
-def _only_group(server: Server) -> str:
-    names = list(server.groups)
-    if len(names) == 1:
-        return names[0]
-    if not names:
-        raise NotFound("the server has no storage group", hint="make one: `pillarbox group create`")
-    raise Refused("the server has several storage groups", hint=f"name one by --group: {', '.join(names)}")
-
-
-@database.command("list")
-@SERVER
-@JSON
-def list_databases(server: Path, as_json: bool) -> None:
-    """Databases, their kinds, GUIDs and directories.
-
-    \b
-    pillarbox database list /srv/mail
-    """
-    with Server.open(server, read_only=True, mount=False) as opened:
-        found = [
-            {
-                "group": group.name,
-                "database": each.name,
-                "kind": KIND_TEXTS[each.kind],
-                "guid": guid_text(each.guid),
-                "path": str(each.path),
-                "mount_at_startup": opened.mounts_at_startup(opened.label(each)),
-            }
-            for group in opened.groups.values()
-            for each in group.databases.values()
-        ]
-    lines = [
-        f"{each['group']}/{each['database']}: {each['kind']}, {each['guid']}"
-        + ("" if each["mount_at_startup"] else ", kept dismounted")
-        for each in found
-    ]
-    show(found, lines, as_json)
-
-
-@database.command("rename")
-@SERVER
-@DATABASE
-@click.argument("name")
-@JSON
-def rename_database(server: Path, database_name: str, name: str, as_json: bool) -> None:
-    """Give a database another name; its files stay where they are.
-
-    \b
-    pillarbox database rename /srv/mail "Mailbox Store" Staff
-    """
-    with Server.open(server, mount=False) as opened:
-        renamed = opened.rename_database(database_name, name)
-    show({"database": renamed.name}, [f"The database is called {renamed.name}."], as_json)
-
-
-@database.command("delete")
-@SERVER
-@DATABASE
-@YES
-@JSON
-def delete_database(server: Path, database_name: str, yes: bool, as_json: bool) -> None:
-    """Delete a database with all the mail in it, for good. No process may have it mounted.
-
-    \b
-    pillarbox database delete /srv/mail "Mailbox Store 2"
-    """
-    with Server.open(server, mount=False) as opened:
-        found = opened.database(database_name)
-        confirm(f"Delete database {found.name} and all the mail in it?", yes)
-        opened.delete_database(opened.label(found))
-    show({"deleted": found.name}, [f"Database {found.name} is gone."], as_json)
