@@ -18,7 +18,7 @@ from typing import Final
 
 from pillarbox.backup.backend_directory import DirectoryBackend
 from pillarbox.backup.capture import Capture
-from pillarbox.backup.crypto import Passphrase
+from pillarbox.backup.crypto import Credential, Passphrase
 from pillarbox.backup.repository import Repository
 from pillarbox.backup.restore import restorable_databases, restore_records, restore_to_directory
 from pillarbox.backup.snapshot import GroupSnapshot, SnapshotHook, SnapshotSource
@@ -35,7 +35,7 @@ from pillarbox.tools.bench.workload import CORPUS_DEFAULT, read_corpus, resample
 CAPTURED_COUNTS: Final = (1, 100, 1000)
 FREEZES_COUNT: Final = 5
 PAGE_ROWS: Final = 50
-_PASSPHRASE: Final = Passphrase("bench")
+CREDENTIAL: Final[Credential] = Passphrase("bench")
 _CLOCK: Final = SystemClock()
 _IO: Final = Path("/proc/self/io")
 
@@ -91,7 +91,7 @@ class BackupReport:
     freezes_ms: list[float] = field(default_factory=list)
     delivered_meanwhile: int = 0
     captures: list[CaptureRun] = field(default_factory=list)
-    mount: MountRun | None = None
+    mount: MountRun = field(default_factory=lambda: MountRun(0, 0.0, 0.0))
     notes: list[str] = field(default_factory=list)
 
 
@@ -129,12 +129,12 @@ class Pillarbox:
         self.source = SnapshotSource("bench", "First", [target.database])
 
     def initialise(self) -> None:
-        Repository.create(DirectoryBackend(self.repository), _PASSPHRASE, clock=_CLOCK)
+        Repository.create(DirectoryBackend(self.repository), CREDENTIAL, clock=_CLOCK)
 
     def open(self) -> Repository:
         """The repository, opened anew with the passphrase as a command would."""
         start = time.perf_counter()
-        repository = Repository.open(DirectoryBackend(self.repository), _PASSPHRASE, clock=_CLOCK)
+        repository = Repository.open(DirectoryBackend(self.repository), CREDENTIAL, clock=_CLOCK)
         self.opening_s = time.perf_counter() - start
         return repository
 
@@ -178,6 +178,29 @@ def measure(root: Path, corpus: list[bytes], count: int, *, with_peers: bool = T
         report.captures = _captures(own, target, messages)
         report.freezes_ms, report.delivered_meanwhile = _freezes(own, target, corpus)
     return report
+
+
+def best_of(reports: Sequence[BackupReport]) -> BackupReport:
+    """Of several runs the least of each time, since others' work only ever adds; but every freeze."""
+    best = reports[0]
+    for other in reports[1:]:
+        for run, again in zip(best.tools, other.tools, strict=True):
+            run.first_s = min(run.first_s, again.first_s)
+            run.further_s, run.further_opening_s = min(
+                (run.further_s, run.further_opening_s), (again.further_s, again.further_opening_s)
+            )
+            run.restore_s, run.restore_opening_s = min(
+                (run.restore_s, run.restore_opening_s), (again.restore_s, again.restore_opening_s)
+            )
+        best.copy_s = min(best.copy_s, other.copy_s)
+        best.copy_flushed_s = min(best.copy_flushed_s, other.copy_flushed_s)
+        for capture, captured_again in zip(best.captures, other.captures, strict=True):
+            capture.seconds = min(capture.seconds, captured_again.seconds)
+        best.mount.seconds = min(best.mount.seconds, other.mount.seconds)
+        best.mount.copy_s = min(best.mount.copy_s, other.mount.copy_s)
+        best.freezes_ms += other.freezes_ms
+        best.delivered_meanwhile += other.delivered_meanwhile
+    return best
 
 
 def _seconds_of(work: Callable[[], object]) -> float:
@@ -295,11 +318,13 @@ def verdicts(report: BackupReport) -> list[Verdict]:
         ("restore: rate over that of cp -a", report.copy_s / own.restore_s, 0.5),
         ("restore: rate over that of cp -a and sync", report.copy_flushed_s / own.restore_s, 0.5),
         ("restore: rate over that of cp -a, open", report.copy_s / own_restore_s, 0.5),
+        (
+            "mount and first page: time of copying the records over ours",
+            report.mount.copy_s / report.mount.seconds,
+            1.0,
+        ),
         ("freeze: 50 ms over the longest", 50 / max(report.freezes_ms), 1.0),
     ]
-    if report.mount:
-        reached = report.mount.copy_s / report.mount.seconds
-        judged.append(("mount and first page: time of copying the records over ours", reached, 1.0))
     for peer in peers:
         judged += [
             (f"first backup: {peer.tool}'s time over ours", peer.first_s / own.first_s, 1.0),
@@ -333,12 +358,10 @@ def as_text(report: BackupReport, judged: Sequence[Verdict]) -> str:
         f"{each.seconds * 1000:.0f} ms, written {each.written_bytes / 1000:.0f} kB"
         for each in report.captures
     ]
-    if report.mount:
-        size = _mb(report.mount.records_bytes)
-        lines.append(
-            f"mounted and first page listed {report.mount.seconds:.3f} s; "
-            f"its records, {size}, copied {report.mount.copy_s:.3f} s"
-        )
+    lines.append(
+        f"mounted and first page listed {report.mount.seconds:.3f} s; "
+        f"its records, {_mb(report.mount.records_bytes)}, copied {report.mount.copy_s:.3f} s"
+    )
     freezes = ", ".join(f"{each:.2f}" for each in report.freezes_ms)
     lines += [f"freezes with deliveries going on ({report.delivered_meanwhile}): {freezes} ms", ""]
     for verdict in judged:
@@ -355,15 +378,19 @@ def run(arguments: Sequence[str]) -> int:
     """Measure and print. Returns the exit code: 0, whether targets are met or not; 1 on an error."""
     parser = argparse.ArgumentParser(prog="python -m pillarbox.tools.bench.backup", description=__doc__)
     parser.add_argument("count", nargs="?", type=int, default=5000, help="messages (5000)")
+    parser.add_argument("--rounds", type=int, default=1, help="runs, of which the best times count (1)")
     parser.add_argument("--corpus", type=Path, default=CORPUS_DEFAULT, help="folder of mbox, eml, tar.gz")
     parser.add_argument("--dir", type=Path, help="where to write; of the disk that is to be measured")
     parser.add_argument("--no-peers", action="store_true", help="neither restic nor borg")
     parser.add_argument("--json", action="store_true", help="machine-readable")
     options = parser.parse_args(arguments)
     try:
-        with tempfile.TemporaryDirectory(prefix="pillarbox-bench-", dir=options.dir) as made:
-            corpus = read_corpus(options.corpus)
-            report = measure(Path(made), corpus, options.count, with_peers=not options.no_peers)
+        corpus = read_corpus(options.corpus)
+        reports = []
+        for _ in range(options.rounds):
+            with tempfile.TemporaryDirectory(prefix="pillarbox-bench-", dir=options.dir) as made:
+                reports.append(measure(Path(made), corpus, options.count, with_peers=not options.no_peers))
+        report = best_of(reports)
     except PillarboxError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
