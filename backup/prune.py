@@ -6,7 +6,7 @@ these listed in a new index, before any old index file goes; packs go after ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from itertools import groupby, islice
@@ -84,7 +84,7 @@ def choose_kept(snapshots: Sequence[Snapshot], rules: KeepRules, zone: tzinfo = 
     Snapshots of different things are to be given one group at a time.
     """
     newest_first = sorted(snapshots, key=lambda each: (each.time_ms, each.id), reverse=True)
-    counted = [each for each in newest_first if not _is_capture(each)]
+    counted = [each for each in newest_first if not is_capture(each)]
     reasons: dict[str, list[str]] = {each.id: [] for each in newest_first}
     for snapshot in counted[: rules.last]:
         reasons[snapshot.id].append("last")
@@ -92,7 +92,7 @@ def choose_kept(snapshots: Sequence[Snapshot], rules: KeepRules, zone: tzinfo = 
         age_ms = newest_first[0].time_ms - snapshot.time_ms
         if rules.within_ms and age_ms <= rules.within_ms:
             reasons[snapshot.id].append("within")
-        if rules.captures_ms and age_ms <= rules.captures_ms and _is_capture(snapshot):
+        if rules.captures_ms and age_ms <= rules.captures_ms and is_capture(snapshot):
             reasons[snapshot.id].append("capture")
     for name, period_of in _PERIODS:
         for snapshot in _newest_of_each(counted, period_of, zone, getattr(rules, name)):
@@ -100,7 +100,8 @@ def choose_kept(snapshots: Sequence[Snapshot], rules: KeepRules, zone: tzinfo = 
     return [Decision(snapshot, tuple(reasons[snapshot.id])) for snapshot in newest_first]
 
 
-def _is_capture(snapshot: Snapshot) -> bool:
+def is_capture(snapshot: Snapshot) -> bool:
+    """Whether a snapshot is a moment between backups (capture.py)."""
     return snapshot.manifest.get("kind") == SnapshotKind.CAPTURE
 
 
@@ -180,18 +181,20 @@ def prune(
     *,
     unused_share_max: float = UNUSED_SHARE_MAX,
     dry_run: bool = False,
+    as_if_forgotten: Collection[str] = (),
     pack_bytes: int = PACK_BYTES,
     wait_ms: int = 0,
 ) -> PruneReport:
     """Free what no snapshot needs any more, under an exclusive lock.
 
+    A dry run says what would be freed, with the snapshots of ids `as_if_forgotten` gone; it changes nothing.
     Up to `unused_share_max` of the used bytes may stay unused, which spares writing packs anew. Damage that
     touches a kept snapshot stops it before anything is removed. Holds about three packs of memory.
     Raises: RepositoryLocked, Corrupt, NotFound when a snapshot's blob is missing.
     """
     with repository.lock(exclusive=not dry_run, purpose="prune", wait_ms=wait_ms) as lock:
         repository.reload_index()
-        work = _Prune(repository, lock, pack_bytes)
+        work = _Prune(repository, lock, pack_bytes, as_if_forgotten if dry_run else ())
         plan = plan_prune(work.measure(), unused_share_max, pack_bytes)
         return work.report(plan) if dry_run else work.run(plan)
 
@@ -199,7 +202,9 @@ def prune(
 class _Prune:
     """One prune: what is there at its beginning, and the steps."""
 
-    def __init__(self, repository: Repository, lock: RepositoryLock, pack_bytes: int) -> None:
+    def __init__(
+        self, repository: Repository, lock: RepositoryLock, pack_bytes: int, forgotten: Collection[str]
+    ) -> None:
         self._repository = repository
         self._backend = repository.backend
         self._lock = lock
@@ -208,7 +213,7 @@ class _Prune:
         self._index, self._index_names = read_index(self._backend, repository.sealer)
         self._sizes = dict(self._backend.list(FileKind.PACK))
         self._absent = find_absent_packs(self._backend, self._index)
-        self._needed = mark_needed(repository, self._index)
+        self._needed = mark_needed(repository, self._index, forgotten)
         self._new: list[tuple[PackEntry, bytes]] = []
 
     def measure(self) -> list[PackUse]:
@@ -300,8 +305,8 @@ class _Prune:
         )
 
 
-def mark_needed(repository: Repository, index: Index) -> bytearray:
-    """One byte for each position in `index`, 1 where a snapshot needs the blob.
+def mark_needed(repository: Repository, index: Index, forgotten: Collection[str] = ()) -> bytearray:
+    """One byte for each position in `index`, 1 where a snapshot that is not `forgotten` needs the blob.
 
     Raises: Corrupt when a snapshot or a tree cannot be read, or a blob is not listed.
     """
@@ -315,7 +320,8 @@ def mark_needed(repository: Repository, index: Index) -> bytearray:
         needed[position] = 1
         return is_first
 
-    stack = [root for snapshot in repository.snapshots() for root in snapshot.roots if mark(root)]
+    kept = [each for each in repository.snapshots() if each.id not in forgotten]
+    stack = [root for snapshot in kept for root in snapshot.roots if mark(root)]
     while stack:
         children = repository.read_tree(stack.pop()).children
         stack += [child.blob_id for child in children if mark(child.blob_id) and child.kind is BlobKind.TREE]

@@ -9,6 +9,7 @@ from click.shell_completion import get_completion_class
 
 from pillarbox.store.events import Event, EventId
 from pillarbox.tools import (
+    cmd_backup,
     cmd_database,
     cmd_events,
     cmd_folder,
@@ -82,6 +83,7 @@ for command in (
     cmd_message.message_,
     cmd_limits.limits_,
     cmd_events.events,
+    cmd_backup.backup,
     completion,
 ):
     cli.add_command(command)

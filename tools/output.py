@@ -73,8 +73,9 @@ def size_text(size_bytes: int) -> str:
 
 
 def counted(count: int, what: str) -> str:
-    """A number of things for a person: 1 message, 2 messages."""
-    return f"{count:,} {what}" + ("" if count == 1 else "s")
+    """A number of things for a person: 1 message, 2 messages, 2 mailboxes."""
+    ending = "" if count == 1 else "es" if what.endswith("x") else "s"
+    return f"{count:,} {what}{ending}"
 
 
 def percent_text(part: int, whole: int) -> str:

@@ -21,6 +21,7 @@ from pillarbox.store.tables import DatabaseKind
 from pillarbox.tools.options import ACTOR
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -43,6 +44,16 @@ def moment(_: click.Context, __: click.Parameter, value: str | None) -> int | No
     except (ValueError, OverflowError, OSError):
         raise click.BadParameter(f"{value!r} is no day or time: say 2024-12-31 or 2024-12-31T18:30") from None
     return (found - _EPOCH) // timedelta(milliseconds=1)
+
+
+def duration(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    """A length of time with its unit, 90s, 30m, 6h, 1d, 2w; as ms."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"([0-9]{1,9}) ?([smhdw])", value, re.IGNORECASE)
+    if match is None or not int(match[1]):
+        raise click.BadParameter(f"{value!r} is no length of time: say 90s, 30m, 6h or 1d")
+    return int(match[1]) * _SECONDS[match[2].lower()] * 1000
 
 
 # -- names, completed from what the server has

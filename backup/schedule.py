@@ -1,0 +1,72 @@
+"""Backups at an interval, driven by an embedding program or by a timer that runs a command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, tzinfo
+from typing import Final, NamedTuple
+
+from pillarbox.backup.prune import KeepRules, PruneReport, choose_kept, is_capture, prune
+from pillarbox.backup.repository import Repository, Snapshot
+from pillarbox.backup.snapshot import GroupSnapshot, SnapshotHook, SnapshotKind, SnapshotSource, is_of_group
+from pillarbox.store.clock import Clock
+
+EARLY_MS: Final = 5 * 60_000
+"""A timer that comes at the same minute each day must not find that a day is not quite over."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A backup every `every_ms`; after each one those that `keep` does not keep are forgotten and their space
+    is freed. Without `keep` all are kept.
+    """
+
+    every_ms: int
+    keep: KeepRules | None = None
+
+
+class ScheduledRun(NamedTuple):
+    """What one look at the schedule did: nothing when no backup was due. `next_ms` is when to look again."""
+
+    snapshot: Snapshot | None
+    forgotten: tuple[Snapshot, ...]
+    pruned: PruneReport | None
+    next_ms: int
+
+
+def next_backup_ms(snapshots: Sequence[Snapshot], source: SnapshotSource, every_ms: int) -> int:
+    """When the next backup of a storage group is due, ms UTC; 0, which is at once, when it has none.
+
+    The repository itself is the memory of what was done, so that programs and timers can be changed freely.
+    """
+    taken = [each.time_ms for each in snapshots if is_of_group(each, source) and not is_capture(each)]
+    return max(taken) + every_ms if taken else 0
+
+
+def run_due(
+    source: SnapshotSource,
+    repository: Repository,
+    schedule: Schedule,
+    *,
+    clock: Clock,
+    zone: tzinfo = UTC,
+    hooks: Sequence[SnapshotHook] = (),
+) -> ScheduledRun:
+    """Take a backup if one is due, and forget and prune after it. `zone` is that of days, weeks and so on.
+
+    Raises as `GroupSnapshot.run` and `prune`; a prune that failed is made up for after the next backup.
+    """
+    due_ms = next_backup_ms(repository.snapshots(), source, schedule.every_ms)
+    if clock.now_ms() + min(EARLY_MS, schedule.every_ms // 10) < due_ms:
+        return ScheduledRun(None, (), None, due_ms)
+    snapshot = GroupSnapshot(source, repository, clock=clock, kind=SnapshotKind.FULL, hooks=hooks).run()
+    forgotten: tuple[Snapshot, ...] = ()
+    pruned = None
+    if schedule.keep is not None:
+        of_group = [each for each in repository.snapshots() if is_of_group(each, source)]
+        decisions = choose_kept(of_group, schedule.keep, zone)
+        forgotten = tuple(each.snapshot for each in decisions if not each.is_kept)
+        repository.forget(each.id for each in forgotten)
+        pruned = prune(repository)
+    return ScheduledRun(snapshot, forgotten, pruned, snapshot.time_ms + schedule.every_ms)

@@ -1,0 +1,98 @@
+"""What commands on a backup repository share: where it lies, what opens it, and which snapshot is meant."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from pillarbox.backup.backend import Backend
+from pillarbox.backup.backend_directory import DirectoryBackend
+from pillarbox.backup.backend_retry import RetryBackend
+from pillarbox.backup.crypto import Credential, KeyFile, Passphrase, Unencrypted
+from pillarbox.backup.find_snapshot import find_snapshot
+from pillarbox.backup.repository import Repository, Snapshot
+from pillarbox.store.clock import Clock, SystemClock
+from pillarbox.store.errors import InvalidSetting, NotFound, WrongKey
+
+PASSPHRASE: Final = "PILLARBOX_PASSPHRASE"
+S3: Final = "s3://"
+_FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
+
+REPOSITORY = click.argument("repo")
+SNAPSHOT = click.argument("snapshot")
+GROUP = click.option("--group", "group_name", help="The storage group that is meant, when there are several.")
+
+
+def keys(command: _FunctionT) -> _FunctionT:
+    """The options `passphrase_file` and `key_file` of a command on a repository."""
+    file = click.Path(path_type=Path, dir_okay=False)
+    for option in (
+        click.option("--key-file", type=file, help="The key file that opens REPO."),
+        click.option(
+            "--passphrase-file", type=file, help=f"A file with the passphrase; else ${PASSPHRASE} has it."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def location_of(repo: str) -> str:
+    """A repository's place as it is written down for later: a directory by its full path."""
+    return repo if repo.startswith(S3) else str(Path(repo).resolve())
+
+
+def connect(repo: str, clock: Clock | None = None) -> Backend:
+    """The directory or `s3://bucket/prefix` that `repo` names. Raises InvalidSetting without boto3."""
+    if not repo.startswith(S3):
+        return DirectoryBackend(Path(repo))
+    from pillarbox.backup.backend_s3 import S3Backend  # boto3 takes half a second to load
+
+    bucket, _, prefix = repo.removeprefix(S3).partition("/")
+    return RetryBackend(S3Backend.connect(bucket, prefix), clock or SystemClock(), random.Random())
+
+
+def given_credential(passphrase_file: Path | None, key_file: Path | None) -> Credential | None:
+    """What a person gave to open a repository with, or None. Raises NotFound, InvalidSetting."""
+    if key_file is not None:
+        return KeyFile.parse(_read(key_file))
+    if passphrase_file is not None:
+        return Passphrase(_read(passphrase_file).rstrip("\r\n"))
+    if PASSPHRASE in os.environ:
+        return Passphrase(os.environ[PASSPHRASE])
+    return None
+
+
+def open_repository(repo: str, passphrase_file: Path | None, key_file: Path | None) -> Repository:
+    """The repository at `repo`. Raises NotFound, WrongKey, Corrupt, InvalidSetting, UnsupportedVersion."""
+    credential = given_credential(passphrase_file, key_file)
+    clock = SystemClock()
+    try:
+        return Repository.open(connect(repo, clock), credential or Unencrypted(), clock=clock)
+    except NotFound as error:
+        raise NotFound(f"there is no repository at {repo}", hint=error.hint) from error
+    except WrongKey as error:
+        if credential is not None:
+            raise
+        raise WrongKey(
+            f"the repository at {repo} is encrypted",
+            hint=f"put its passphrase in {PASSPHRASE} or name a file: --passphrase-file, --key-file",
+        ) from error
+
+
+def chosen_snapshot(repository: Repository, name: str, group_name: str | None = None) -> Snapshot:
+    """The snapshot that SNAPSHOT names. Raises as `find_snapshot`."""
+    return find_snapshot(repository, name, group=group_name)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise NotFound(f"{path}: no such file", hint="look at the path's spelling") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidSetting(f"{path} cannot be read: {error}") from error
