@@ -8,6 +8,7 @@ goes out byte for byte as it came in; flags go with Maildir only, the time of re
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,19 +17,21 @@ from typing import Any, BinaryIO, Final, Literal, NamedTuple, get_args
 from pillarbox.store import folder, mailbox, message
 from pillarbox.store.access import Actor
 from pillarbox.store.database import Database
-from pillarbox.store.eml import NAME_BYTES_MAX, EmlWriter, safe_name
+from pillarbox.store.eml import NAME_BYTES_MAX, EmlWriter, read_tree, safe_name
 from pillarbox.store.errors import AlreadyExists, Corrupt, InvalidSetting
 from pillarbox.store.ids import id_text
 from pillarbox.store.mail_item import MailItem, path_text
-from pillarbox.store.maildir import MaildirWriter
-from pillarbox.store.mbox import Dialect, MboxWriter
-from pillarbox.store.stream import disk_error
+from pillarbox.store.maildir import MaildirWriter, read_maildir
+from pillarbox.store.mbox import Dialect, MboxWriter, read_mbox
+from pillarbox.store.stream import disk_error, flush_directory
 from pillarbox.store.tables import FolderRecord, ItemRecord, MailboxRecord
 from pillarbox.store.transaction import ReadTransaction
 
 ExportFormat = Literal["eml", "mbox", "maildir"]
 FORMATS: Final = get_args(ExportFormat)
 _PROGRESS_MESSAGES: Final = 100
+# Lies in a directory while it is written to; no mail program takes a file of this name for mail.
+_UNFINISHED: Final = ".pillarbox-unfinished"
 _INBOX_PATH: Final = (mailbox.STANDARD_FOLDERS[mailbox.INBOX],)
 
 FolderPath = tuple[str, ...]
@@ -72,16 +75,13 @@ def export_mail(
 ) -> ExportReport:
     """Write a mailbox, as it is at this moment, to files in the directory `out`.
 
-    `dialect` is that of mbox files. Raises AlreadyExists when `out` is a file or holds something, NotFound
-    for the mailbox, InvalidSetting for an unknown format, Dismounted, DiskFull. A message that is damaged in
-    the store is listed, and the others go on.
+    `dialect` is that of mbox files. Raises as `mail_files`, NotFound for the mailbox, Dismounted. A message
+    that is damaged in the store is listed, and the others go on. An export that was interrupted begins anew
+    when it is run again.
     """
-    if format not in FORMATS:
-        raise InvalidSetting(f"{format!r} is no format to export in", hint=f"one of {', '.join(FORMATS)}")
     with database.read(actor) as read:
         box = mailbox.get(read, mailbox_guid)
-        _make_directory(out)
-        with _writer(out, format, dialect) as add:
+        with mail_files(out, format, dialect) as add:
             return _Export(read, box, add, progress).run()
 
 
@@ -133,26 +133,84 @@ class _Export:
             self._progress(ExportProgress(self._count, self._box.messages_count, path))
 
 
-def _make_directory(out: Path) -> None:
+@contextmanager
+def mail_files(
+    out: Path, format: ExportFormat, dialect: Dialect = "mboxrd", *, flush: bool = False
+) -> Iterator[AddMessage]:
+    """Gives what writes one message of a folder into files in the directory `out`, made where it is missing.
+
+    Messages of a folder come one after the other. Until the block has ended without an error the directory
+    is marked as unfinished: what is in it then is deleted when it is written to again. With `flush` all files
+    are on the disk before it is finished. Raises AlreadyExists when `out` is a file or holds something
+    finished, InvalidSetting for an unknown format, DiskFull, PillarboxError.
+    """
+    if format not in FORMATS:
+        raise InvalidSetting(f"{format!r} is no format to export in", hint=f"one of {', '.join(FORMATS)}")
+    mark = out / _UNFINISHED
+    with _disk_errors(out):
+        _make_directory(out, mark)
+    with _writer(out, format, dialect) as add:
+        yield add
+    with _disk_errors(out):
+        if flush:
+            _flush_tree(out)
+        mark.unlink()
+        flush_directory(out)
+
+
+@contextmanager
+def _disk_errors(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, path_text(out)) from error
+
+
+def _make_directory(out: Path, mark: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        held = next(out.iterdir(), None)
+        held = list(out.iterdir())
     except (FileExistsError, NotADirectoryError) as error:
         raise AlreadyExists(
             f"{path_text(out)} is a file", hint="name a directory that is not there yet"
         ) from error
-    except OSError as error:
-        raise disk_error(error, path_text(out)) from error
-    if held is not None:
+    if held and mark not in held:
         raise AlreadyExists(
             f"{path_text(out)} is not empty: an export does not mix its files with others",
             hint="name a directory that is empty or not there yet",
         )
+    mark.touch()
+    for path in held:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path != mark:
+            path.unlink()
+
+
+def _flush_tree(out: Path) -> None:
+    for directory, _, files in os.walk(out):
+        for name in files:
+            descriptor = os.open(Path(directory, name), os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        flush_directory(Path(directory))
+
+
+def read_mail_files(out: Path, format: ExportFormat, dialect: Dialect = "mboxrd") -> Iterator[MailItem]:
+    """Every message of a finished export, as it is in the files. Raises NotFound, InvalidContent."""
+    if format == "maildir":
+        yield from (item for _, item in read_maildir(out))
+    elif format == "eml":
+        yield from (item for _, item in read_tree(out))
+    else:
+        for path in sorted(out.rglob("*.mbox")):
+            yield from read_mbox(path, dialect)
 
 
 @contextmanager
 def _writer(out: Path, format: ExportFormat, dialect: Dialect) -> Iterator[AddMessage]:
-    """Gives what writes one message of a folder; messages of a folder come one after the other."""
     if format == "eml":
         eml = EmlWriter(out)
         yield lambda path, item, title: eml.add(path, item, title)

@@ -1,0 +1,163 @@
+"""Merge of recovered mail into live mailboxes, or out to mail files (DOMAIN.md "Recovery", mailbox merge).
+
+The source is read only and may be a snapshot; the target goes on being used meanwhile. Messages are added in
+batches, each a transaction of its own, and marked with what they were made from: a merge that was
+interrupted, or is run again, adds what is still missing and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, NamedTuple
+
+from pillarbox.backup.merge_report import MailboxMerge, MergeOptions, MergeProgress
+from pillarbox.backup.merge_run import MergeRun
+from pillarbox.backup.merge_source import MergeSource
+from pillarbox.backup.merge_target import FileDestination, FileTarget, MailboxDestination, MailboxTarget
+from pillarbox.store import mailbox
+from pillarbox.store.access import Actor
+from pillarbox.store.database import Database, MountState
+from pillarbox.store.errors import Conflict, Corrupt, NotFound, Refused
+from pillarbox.store.export_mail import mail_files
+from pillarbox.store.ids import guid_text
+from pillarbox.store.tables import DatabaseKind, MailboxRecord, Table, name_key
+
+MergeTarget = MailboxTarget | FileTarget
+Progress = Callable[[MergeProgress], None]
+
+
+def merge_mailbox(
+    source: MergeSource,
+    source_guid: bytes,
+    target: MergeTarget,
+    actor: Actor,
+    options: MergeOptions | None = None,
+    *,
+    progress: Progress | None = None,
+) -> MailboxMerge:
+    """Merge one mailbox (GUID) of `source` into `target`. A batch is durable when `progress` is next called.
+
+    A message of the source that is damaged is listed, and the others go on. Raises NotFound for a mailbox
+    that is not there; Refused for a source that is the target, or that cannot be written in archive mode;
+    AlreadyExists for a directory that holds something; Dismounted, ReadOnly, DiskFull; Corrupt for damage in
+    the target. What was added before stays, and the same merge goes on there.
+    """
+    options = options or MergeOptions()
+    _refuse(source, source_guid, target, options)
+    run = MergeRun(source, source_guid, actor, options, progress)
+    if isinstance(target, MailboxTarget):
+        run.run(MailboxDestination(target, actor, run.origin, run.folders))
+    elif options.dry_run:
+        run.run(FileDestination(target, lambda path, item, title: None))
+    else:
+        _write_files(run, target, options)
+    return run.report()
+
+
+def _write_files(run: MergeRun, target: FileTarget, options: MergeOptions) -> None:
+    with mail_files(target.out, target.format, target.dialect, flush=options.archive) as add:
+        destination = FileDestination(target, add)
+        run.run(destination)
+    if options.archive:
+        run.remove(destination.written, destination.proven_files())
+
+
+def _refuse(source: MergeSource, source_guid: bytes, target: MergeTarget, options: MergeOptions) -> None:
+    if isinstance(target, MailboxTarget) and source is target.database and source_guid == target.guid:
+        raise Refused("a mailbox is not merged into itself", hint="name another target")
+    if options.archive and not (isinstance(source, Database) and source.state is MountState.MOUNTED):
+        raise Refused(
+            "archiving removes messages from the source, which is not a database mounted for writing",
+            hint="merge without it, or name a live mailbox",
+        )
+
+
+class MergeTask(NamedTuple):
+    """A mailbox (GUID) of the source, and where it goes."""
+
+    source_guid: bytes
+    target: MergeTarget
+
+
+def merge_mailboxes(
+    source: MergeSource,
+    tasks: Iterable[MergeTask],
+    actor: Actor,
+    options: MergeOptions | None = None,
+    *,
+    progress: Progress | None = None,
+) -> list[MailboxMerge]:
+    """Merge many mailboxes of `source`, one after the other; a report for each.
+
+    A mailbox that cannot be merged by itself (not there, damaged in the target, its directory taken) is
+    reported with `error`, and the others go on. Raises Refused, Dismounted, ReadOnly, DiskFull as
+    `merge_mailbox`.
+    """
+    reports = []
+    for task in tasks:
+        try:
+            report = merge_mailbox(source, task.source_guid, task.target, actor, options, progress=progress)
+        except (NotFound, Corrupt, Conflict) as error:
+            name = _name_of(source, actor, task.source_guid)
+            report = MailboxMerge(name, error=str(error))
+        reports.append(report)
+    return reports
+
+
+def _name_of(source: MergeSource, actor: Actor, guid: bytes) -> str:
+    try:
+        with source.read(actor) as read:
+            return mailbox.get(read, guid).name
+    except (NotFound, Corrupt):
+        return guid_text(guid)
+
+
+# -- which mailboxes
+
+
+class MailboxMatch(NamedTuple):
+    """A mailbox of the source and the live one it belongs to, found `by` its GUID or its name.
+
+    `target` is None where there is none, or several have the name.
+    """
+
+    source: MailboxRecord
+    target: MailboxTarget | None
+    target_name: str
+    by: Literal["guid", "name", "none", "several"]
+
+
+def match_mailboxes(
+    source: MergeSource, databases: Iterable[Database], actor: Actor, names: Sequence[str] = ()
+) -> list[MailboxMatch]:
+    """The mailboxes of `source`, or those `names`, each with the live mailbox of `databases` it belongs to.
+
+    By GUID in the database of the source's GUID, then in any other, then by name (DOMAIN.md "Recovery").
+    Databases that are not mounted are passed over. Raises NotFound for a name that the source does not have.
+    """
+    with source.read(actor) as read:
+        origin = read.files.guid
+        found = [mailbox.find(read, name) for name in names] if names else list(mailbox.all_of(read))
+    live = sorted(filter(_may_take, databases), key=lambda each: each.guid != origin)
+    return [_match(record, live, actor) for record in {each.guid: each for each in found}.values()]
+
+
+def _may_take(database: Database) -> bool:
+    return database.kind is DatabaseKind.MAILBOX_STORE and database.state is not MountState.DISMOUNTED
+
+
+def _match(record: MailboxRecord, live: Sequence[Database], actor: Actor) -> MailboxMatch:
+    for database in live:
+        with database.read(actor) as read:
+            same: MailboxRecord | None = read.record(Table.MAILBOX, record.guid)
+        if same is not None:
+            return MailboxMatch(record, MailboxTarget(database, same.guid), same.name, "guid")
+    named = [(database, guid) for database in live if (guid := _named(database, actor, record.name))]
+    if len(named) != 1:
+        return MailboxMatch(record, None, "", "several" if named else "none")
+    return MailboxMatch(record, MailboxTarget(*named[0]), record.name, "name")
+
+
+def _named(database: Database, actor: Actor, name: str) -> bytes | None:
+    with database.read(actor) as read:
+        return read.index(Table.MAILBOX_NAME, name_key(name))
