@@ -43,7 +43,7 @@ def hold(txn: WriteTransaction, message: bytes, prepared: PreparedContent, holde
     )
     segment, offset, length = _append(txn, prepared.skeleton)
     record = ContentRecord(holders, prepared.size, segment, offset, length, parts)
-    txn.put(Table.CONTENT, prepared.digest, record)
+    txn.insert(Table.CONTENT, prepared.digest, record)
 
 
 def _hold_blocks(txn: WriteTransaction, blocks: tuple[PreparedBlock, ...]) -> tuple[bytes, ...]:
@@ -52,7 +52,7 @@ def _hold_blocks(txn: WriteTransaction, blocks: tuple[PreparedBlock, ...]) -> tu
         if found is not None:
             txn.put(Table.BLOCK, block.digest, found._replace(references=found.references + 1))
         else:
-            txn.put(Table.BLOCK, block.digest, BlockRecord(1, len(block.raw), *_append(txn, block)))
+            txn.insert(Table.BLOCK, block.digest, BlockRecord(1, len(block.raw), *_append(txn, block)))
     return tuple(block.digest for block in blocks)
 
 
