@@ -176,19 +176,28 @@ def limits_from_settings(configured: Mapping[str, Any], edition: Edition) -> Con
 
 
 def next_check_ms(limits: DatabaseLimits, after_ms: int, zone: tzinfo) -> int:
-    """The next daily check after `after_ms`, ms UTC.
+    """The next daily check after `after_ms`, ms UTC."""
+    return next_time_of_day_ms(_check_time(limits), after_ms, zone)
 
-    One a local day: a time that a change of the clocks skips is checked at the first instant after the gap,
-    one that comes twice is checked the first time.
+
+def _check_time(limits: DatabaseLimits) -> time:
+    return time(limits.check_hour, limits.check_minute)
+
+
+def next_time_of_day_ms(at: time, after_ms: int, zone: tzinfo) -> int:
+    """When it is next `at` local time, after `after_ms`, ms UTC.
+
+    Once a local day: for a time that a change of the clocks skips it is the first instant after the gap, for
+    one that comes twice the first time.
     """
     day = (_EPOCH + after_ms * _MS).astimezone(zone).date()
-    while (instant_ms := _check_of_day_ms(limits, day, zone)) <= after_ms:
+    while (instant_ms := _time_of_day_ms(at, day, zone)) <= after_ms:
         day += timedelta(days=1)
     return instant_ms
 
 
-def _check_of_day_ms(limits: DatabaseLimits, day: date, zone: tzinfo) -> int:
-    wall = datetime.combine(day, time(limits.check_hour, limits.check_minute), tzinfo=zone)
+def _time_of_day_ms(at: time, day: date, zone: tzinfo) -> int:
+    wall = datetime.combine(day, at, tzinfo=zone)
     instant = wall.astimezone(UTC)
     if instant.astimezone(zone).replace(tzinfo=None) != wall.replace(tzinfo=None):
         # PEP 495: in a gap, fold 1 reads the wall time by the offset after it, so before the change.
@@ -210,13 +219,18 @@ def _change_of_offset(before: datetime, after: datetime, zone: tzinfo) -> dateti
 
 
 def check_is_due(limits: DatabaseLimits, last_check_ms: int | None, now_ms: int, zone: tzinfo) -> bool:
-    """Whether a daily check has come due since the last one; however many were missed, one makes up for them.
+    """Whether a daily check has come due since the last one."""
+    return is_due(_check_time(limits), last_check_ms, now_ms, zone)
 
-    A last check more than a day in the future was made by a clock that was wrong, and counts as none.
+
+def is_due(at: time, last_ms: int | None, now_ms: int, zone: tzinfo) -> bool:
+    """Whether it was `at` local time since `last_ms`; one run makes up for any number of missed ones.
+
+    A last run more than a day in the future was made by a clock that was wrong, and counts as none.
     """
-    if last_check_ms is None or last_check_ms > now_ms + DAY_MS:
+    if last_ms is None or last_ms > now_ms + DAY_MS:
         return True
-    return next_check_ms(limits, last_check_ms, zone) <= now_ms
+    return next_time_of_day_ms(at, last_ms, zone) <= now_ms
 
 
 class Assessment(NamedTuple):

@@ -29,6 +29,7 @@ from pillarbox.store.errors import InvalidContent, PillarboxError
 from pillarbox.store.events import EventId
 from pillarbox.store.mail_item import MailItem, path_text
 from pillarbox.store.maildir import read_maildir
+from pillarbox.store.maintenance import train_dictionary
 from pillarbox.store.mbox import Dialect, read_mbox
 from pillarbox.store.message import PreparedMessage
 from pillarbox.store.tables import MailboxRecord, Table
@@ -41,6 +42,8 @@ _WORKERS: Final = 2
 # Batches that are ready or being made ready; each more costs BATCH_BYTES of memory.
 _WAITING_MAX: Final = 2
 _CHUNK_MESSAGES: Final = 32
+# Enough to train a dictionary on, and early: what was stored before it stays as it is.
+_TRAIN_AFTER_MESSAGES: Final = 1000
 # An archive of nothing but broken files must not fill the memory with its own report.
 _LISTED_MAX: Final = 10_000
 
@@ -96,7 +99,8 @@ def import_mail(
 ) -> ImportReport:
     """Import mail files into a mailbox. Every batch is durable when `progress` is next called.
 
-    A damaged message is imported as it is. A file that cannot be read is listed, and the others go on.
+    A database without a zstd dictionary gets one, if it pays, from the first thousand messages on. A damaged
+    message is imported as it is. A file that cannot be read is listed, and the others go on.
     `dialect` is that of the mbox files, found by looking at each when None. `progress` is called in this
     thread after each batch. Raises NotFound for a mailbox or path that is not there (before anything is
     imported), Dismounted, DiskFull; what was committed before stays, and the same import goes on there.
@@ -114,6 +118,7 @@ def import_mail(
             pool, database, run.readable(_read_all(readable, dialect, unreadable, run.passed_over))
         ):
             run.commit(batch)
+            run.train_when_due()
             if progress:
                 last = batch[-1][0][1].source
                 progress(ImportProgress(run.read_count, run.read_bytes, total, last))
@@ -161,6 +166,7 @@ class _Import:
         self.passed_over = _Remarks()
         self._folders: dict[FolderPath, None] = {}
         self._held: dict[int, _Held] = {}
+        self._is_trained = database.files.dictionaries.current > 0
 
     def readable(self, found: Iterable[_Found]) -> Iterator[_Found]:
         """The items that have bytes; the others are files that could not be read."""
@@ -200,6 +206,12 @@ class _Import:
         received_ms = item.received_ms or _sent_ms(prepared, txn.now_ms)
         message.append(txn, folder_id, prepared, flags=item.flags, received_ms=received_ms)
         return True
+
+    def train_when_due(self) -> None:
+        """Train a dictionary once there is something to train it on."""
+        if not self._is_trained and self.read_count >= _TRAIN_AFTER_MESSAGES:
+            self._is_trained = True
+            train_dictionary(self._database, self._actor)
 
     def report(self) -> ImportReport:
         return ImportReport(

@@ -36,8 +36,8 @@ STORE_LAYERS = {
     2: "checkpoint content database_limits env file_lock mail_item redo stream tables",
     3: "change_feed content_store content_transfer database group_commit replay transaction",
     4: "folder mailbox message public_folder view",
-    5: """aio check delivery eml export_mail import_mail mailbox_limits maildir maintenance mbox move_mailbox
-        repair retention server server_config storage_group""",
+    5: """aio check daily_maintenance delivery eml export_mail import_mail mailbox_limits maildir maintenance
+        mbox move_mailbox repair retention server server_config storage_group""",
 }
 LAYER_OF = {module: layer for layer, modules in STORE_LAYERS.items() for module in modules.split()}
 

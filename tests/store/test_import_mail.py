@@ -18,7 +18,7 @@ from pillarbox.store.import_mail import ImportProgress, folder_name, import_mail
 from pillarbox.store.mail_item import MailItem
 from pillarbox.store.maildir import MaildirWriter
 from pillarbox.store.mbox import Dialect, MboxWriter, read_mbox
-from pillarbox.store.tables import DatabaseKind, ItemRecord
+from pillarbox.store.tables import DatabaseKind, ItemRecord, Table
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 LISTS = DATA / "lists.mbox"
@@ -221,3 +221,27 @@ def test_a_full_disk_stops_an_import_with_what_was_committed_kept(
 def test_a_folder_is_named_as_names_may_be(text: str, name: str) -> None:
     assert folder_name(text) == name
     assert folder.check_name(name) == name
+
+
+def test_a_large_import_trains_a_dictionary_once_and_is_smaller_for_it(
+    tmp_path: Path, box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = [item.raw.split(b"\n\n", 1)[0] for item in read_mbox(LISTS)]
+    raws = [
+        headers[each % len(headers)] + b"\nX-Number: %d\n\nHello\n" % (each * 7919) for each in range(700)
+    ]
+    (tmp_path / "in").mkdir()
+    for number, raw in enumerate(raws):
+        (tmp_path / "in" / f"{number:04}.eml").write_bytes(raw)
+    monkeypatch.setattr(import_module, "BATCH_MESSAGES", 20)
+    monkeypatch.setattr(import_module, "_TRAIN_AFTER_MESSAGES", 550)
+    report = box.run(tmp_path / "in")
+    assert report.messages_count == 700
+    with box.database.read(ACTOR) as read:
+        assert read.view.count(Table.DICTIONARY) == 1
+        sizes = [read.record(Table.CONTENT, item.digest).length for item in box.items("in")]
+    assert sum(sizes[-50:]) < 0.8 * sum(sizes[:50])
+    assert box.raws("in") == raws
+    box.run(tmp_path / "in")
+    with box.database.read(ACTOR) as read:
+        assert read.view.count(Table.DICTIONARY) == 1

@@ -1,0 +1,91 @@
+"""The daily window of online maintenance: when it is due, and its run over the databases of a server.
+
+Nothing here sleeps: a run says when the next one is due, and whoever embeds the store calls again then. When
+a database was last maintained stands in a small file beside its tables, so that a window missed while the
+server was down is made up for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from datetime import time, tzinfo
+from typing import Final
+
+from pillarbox.store.access import Actor
+from pillarbox.store.checkpoint import write_atomically
+from pillarbox.store.clock import Clock
+from pillarbox.store.database import Database, MountState
+from pillarbox.store.database_limits import CHECK_RETRY_MS, DAY_MS, is_due, next_time_of_day_ms
+from pillarbox.store.errors import Dismounted, PillarboxError
+from pillarbox.store.events import EventId
+from pillarbox.store.maintenance import run_maintenance
+
+WINDOW_START: Final = time(1, 0)
+WINDOW_MS: Final = 4 * 3600 * 1000
+MAINTAINED_FILE: Final = "maintained"
+_FORMAT: Final = {"format": "pillarbox-maintained", "version": 1}
+
+
+def last_maintenance_ms(database: Database) -> int | None:
+    """When the last daily run of a database began, ms UTC; None when nothing tells."""
+    try:
+        found = json.loads((database.path / MAINTAINED_FILE).read_bytes())
+        began_ms = found.pop("began_ms")
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        return None  # at worst one run too many
+    return began_ms if found == _FORMAT and isinstance(began_ms, int) else None
+
+
+class DailyMaintenance:
+    """Maintains every mounted database once a day, from 01:00 local time on, for at most 4 hours (DOMAIN.md).
+
+    `databases` gives those mounted now, without those of the recovery storage group, which are not
+    maintained. Not for several threads at once; a run may take long, so give it a thread of its own.
+    """
+
+    def __init__(
+        self,
+        databases: Callable[[], Iterable[Database]],
+        *,
+        clock: Clock,
+        zone: tzinfo,
+        start: time = WINDOW_START,
+        window_ms: int = WINDOW_MS,
+    ) -> None:
+        """`start` is local time in `zone`; after `window_ms` no further task is begun."""
+        self._databases = databases
+        self._clock = clock
+        self._zone = zone
+        self._start = start
+        self._window_ms = window_ms
+
+    def run_due(self) -> int:
+        """Carry out the runs that are due, and return when to call next, ms UTC.
+
+        A database that can't be maintained gets event 1025 and another try after 5 minutes; it does not
+        keep the others from theirs. Only what the reporter of events raises comes through.
+        """
+        began_ms = self._clock.now_ms()
+        wakes_ms: list[int] = []
+        for database in list(self._databases()):
+            if database.state is not MountState.MOUNTED:
+                continue
+            try:
+                wakes_ms.append(self._run_one(database, began_ms))
+            except Dismounted:
+                continue  # by someone else, since it was listed
+            except PillarboxError as error:
+                database.report(EventId.REQUEST_FAILED, request="maintenance", error=str(error))
+                wakes_ms.append(self._clock.now_ms() + CHECK_RETRY_MS)
+        return min(wakes_ms, default=began_ms + DAY_MS)
+
+    def _run_one(self, database: Database, began_ms: int) -> int:
+        """Maintain one database if it is due; when it is due next, ms UTC."""
+        last_ms = last_maintenance_ms(database)
+        if last_ms is None or is_due(self._start, last_ms, began_ms, self._zone):
+            run_maintenance(database, Actor.task("maintenance"), until_ms=began_ms + self._window_ms)
+            record = json.dumps(_FORMAT | {"began_ms": began_ms})
+            write_atomically(database.path / MAINTAINED_FILE, record.encode())
+            last_ms = began_ms
+        return next_time_of_day_ms(self._start, max(began_ms, last_ms), self._zone)
