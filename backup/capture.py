@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
+from pillarbox.backup.database_snapshot import describe_state
 from pillarbox.backup.repository import Repository, Snapshot
 from pillarbox.backup.snapshot import (
     GroupSnapshot,
@@ -21,13 +22,12 @@ from pillarbox.backup.snapshot import (
     is_of_group,
     snapshot_databases,
 )
+from pillarbox.store.access import Actor
 from pillarbox.store.clock import Clock
 from pillarbox.store.database import Database, MountState
 from pillarbox.store.errors import InvalidContent
 
 INTERVAL_MS: Final = 60_000
-
-State = tuple[Any, Any]  # of a database: number of its last transaction, and where its stream ends
 
 
 class Capture:
@@ -79,16 +79,16 @@ class Capture:
         held = self._newest_states()
         return any(held.get(each.guid) != _state_of(each) for each in databases)
 
-    def _newest_states(self) -> dict[bytes, State]:
+    def _newest_states(self) -> dict[bytes, Any]:
         """How far the newest snapshot of the group holds each of its databases."""
         for snapshot in reversed(self._repository.snapshots()):
             if is_of_group(snapshot, self._source):
                 with suppress(InvalidContent):  # of another format
                     entries = [entry for entry, _ in snapshot_databases(snapshot)]
-                    return {each["guid"]: (each.get("sequence"), each.get("position")) for each in entries}
+                    return {each["guid"]: each.get("state") for each in entries}
         return {}
 
 
-def _state_of(database: Database) -> State:
-    with database.paused() as flushed:
-        return flushed.sequence, list(flushed.position)
+def _state_of(database: Database) -> list[int]:
+    with database.read(Actor.task("backup")) as read:
+        return describe_state(read)

@@ -381,6 +381,7 @@ def describe_database(frozen: FrozenDatabase, stored: StoredDatabase) -> dict[st
         "name": database.name,
         "kind": int(database.kind),
         "sequence": stored.sequence,
+        "state": describe_state(frozen.read),
         "position": list(stored.position),
         "stream_bytes": sum(database.stream.size(number) for number, _ in stored.segments[:-1])
         + stored.position.offset,
@@ -388,3 +389,12 @@ def describe_database(frozen: FrozenDatabase, stored: StoredDatabase) -> dict[st
         "mailboxes_count": stored.mailboxes_count,
         "messages_count": stored.messages_count,
     }
+
+
+def describe_state(read: ReadTransaction) -> list[int]:
+    """What is the same for as long as no object changes: the last change number, bytes stored and in use.
+
+    A transaction of the engine alone, as the note that sizes were checked, is no change to be backed up for.
+    """
+    state = read.state()
+    return [state.counter, state.content_bytes, state.live_bytes]

@@ -10,6 +10,7 @@ from click.shell_completion import get_completion_class
 from pillarbox.store.events import Event, EventId
 from pillarbox.tools import (
     cmd_backup,
+    cmd_capture,
     cmd_database,
     cmd_events,
     cmd_folder,
@@ -18,6 +19,7 @@ from pillarbox.tools import (
     cmd_mail,
     cmd_mailbox,
     cmd_message,
+    cmd_recovery,
     cmd_server,
 )
 from pillarbox.tools.options import ErrorShowingGroup
@@ -65,6 +67,7 @@ def completion(shell: str) -> None:
     click.echo(found(cli, {}, "pillarbox", "_PILLARBOX_COMPLETE").source())
 
 
+cmd_backup.backup.add_command(cmd_capture.capture_)
 for command in (
     cmd_server.init,
     cmd_server.status,
@@ -84,6 +87,7 @@ for command in (
     cmd_limits.limits_,
     cmd_events.events,
     cmd_backup.backup,
+    cmd_recovery.recovery,
     completion,
 ):
     cli.add_command(command)

@@ -258,7 +258,7 @@ def create(
     pillarbox backup create /srv/mail /backup/mail --group "First Storage Group" --kind incremental --json
     """
     repository = open_repository(repo, passphrase_file, key_file)
-    with _source(server, group_name) as source, progress("backing up", as_json) as step:
+    with open_source(server, group_name) as source, progress("backing up", as_json) as step:
         total = sum(database.stream.total_bytes() for database in source.databases)
         run = GroupSnapshot(
             source,
@@ -275,7 +275,11 @@ def create(
 
 
 @contextmanager
-def _source(server: Path, group_name: str | None) -> Iterator[SnapshotSource]:
+def open_source(server: Path, group_name: str | None) -> Iterator[SnapshotSource]:
+    """A storage group of a server with its mounted databases, for a `with` block; the only one when None.
+
+    Raises NotFound, InvalidName when there are several, and why a database could not be mounted.
+    """
     with Server.open(server) as opened:
         group = _group(opened, group_name)
         for database in group.databases.values():
@@ -763,7 +767,7 @@ def run_due_(
     """
     repository = open_repository(repo, passphrase_file, key_file)
     schedule = Schedule(every, _rules(options))
-    with _source(server, group_name) as source:
+    with open_source(server, group_name) as source:
         run = run_due(source, repository, schedule, clock=SystemClock(), zone=machine_zone())
     data = {
         "snapshot": run.snapshot and run.snapshot.id,

@@ -10,6 +10,7 @@ from pillarbox.backup.check_repository import check_repository
 from pillarbox.backup.find_snapshot import choose_moment
 from pillarbox.backup.prune import KeepRules, choose_kept, prune
 from pillarbox.backup.repository import Snapshot
+from pillarbox.backup.restore import restore_to_directory
 from pillarbox.backup.snapshot import SnapshotKind, SnapshotSource
 from pillarbox.store.errors import InvalidSetting, NotFound, RepositoryLocked
 
@@ -70,6 +71,33 @@ def test_it_takes_up_where_a_snapshot_or_another_process_stopped(group, capture)
     assert made.manifest["based_on_ms"] == group.repository.snapshots()[0].time_ms
     source = SnapshotSource("server", "First", group.databases)
     assert Capture(source, group.repository, clock=group.clock).capture() is None
+
+
+def test_what_the_engine_notes_for_itself_is_no_change(group, capture):
+    """Every opening of a server notes that sizes were checked."""
+    group.deliver(group.databases[0], group.corpus()[:3])
+    capture.capture()
+    group.databases[0].record_size_check(group.clock.now_ms() + 5)
+    assert capture.capture() is None
+
+
+def test_a_database_that_went_back_and_on_is_captured(group, capture):
+    """It has as many changes as when it was last captured, but other ones."""
+    group.deliver(group.databases[0], group.corpus()[:3])
+    early = group.snapshot()
+    group.deliver(group.databases[0], group.corpus()[3:4])
+    group.clock.advance_ms(1)
+    capture.capture()
+    place = group.directory / "back"
+    restored = restore_to_directory(group.repository, early, place, names=["Store 1"], clock=group.clock)
+    group.databases[0].dismount()
+    back = group.open_restored(restored[0].path, 1, group.clock)
+    group.databases[0] = back
+    group.deliver(back, group.corpus()[5:6])
+    group.clock.advance_ms(1)
+    made = capture.capture()
+    assert made is not None
+    assert group.restored(made, "out")[0] == [*group.corpus()[:3], group.corpus()[5]]
 
 
 def test_a_capture_writes_in_proportion_to_what_changed(group, capture, backend):
