@@ -142,8 +142,10 @@ class Server:
         """Make a server in a new or empty directory, with one storage group of a mailbox store and a public
         folder store, and open it for writing.
 
-        A server is there once its `server.toml` is. Raises AlreadyExists, DiskFull, PillarboxError.
+        A server is there once its `server.toml` is. Raises AlreadyExists, InvalidName, DiskFull,
+        PillarboxError.
         """
+        _refuse_path_without_text(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             what = "a server already" if (path / CONFIG_FILE).exists() else "not an empty directory"
             raise AlreadyExists(f"{path} is {what}", hint="name a directory that is new or empty")
@@ -622,6 +624,16 @@ def _mounted_for_setup(database: Database) -> Iterator[None]:
         yield
     finally:
         database.dismount()
+
+
+def _refuse_path_without_text(path: Path) -> None:
+    """LMDB takes a path as UTF-8. Raises InvalidName when it is none."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidName(
+            f"{str(path)!r} cannot be the directory of a server: it is not UTF-8", hint="choose another name"
+        ) from error
 
 
 def _mailbox_exists(name: str, store: str) -> AlreadyExists:

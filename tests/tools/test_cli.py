@@ -65,6 +65,43 @@ def test_a_mistake_gets_a_sentence_a_hint_and_its_exit_code(
     assert sentence.startswith("pillarbox: ") and hint.startswith("  ") and not rest
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status", "{tmp}/{name}"),
+        ("list", "{server}", "{name}"),
+        ("list", "{server}", "anna", "{name}"),
+        ("list", "{server}", "/{name}"),
+        ("show", "{server}", "anna", "{name}"),
+        ("import", "{server}", "{name}", "{mail}"),
+        ("mount", "{server}", "{name}"),
+        ("limits", "show", "{server}", "{name}"),
+        ("group", "create", "{server}", "{name}"),
+        ("group", "delete", "{server}", "{name}"),
+        ("database", "create", "{server}", "{name}"),
+        ("mailbox", "create", "{server}", "{name}"),
+        ("mailbox", "rename", "{server}", "anna", "{name}"),
+        ("folder", "create", "{server}", "anna", "{name}"),
+        ("folder", "move", "{server}", "anna", "spam", "--to", "{name}"),
+        ("message", "search", "{server}", "anna", "--folder", "{name}"),
+    ],
+)
+@pytest.mark.parametrize("name", ["\udcff", "x" * 300, "\x1b[2J"], ids=["no text", "long", "controls"])
+def test_no_name_however_odd_makes_a_command_fail(
+    pillarbox: Pillarbox, server: Path, tmp_path: Path, words: tuple[str, ...], name: str
+) -> None:
+    mail = DATA / "lists.mbox"
+    result = pillarbox.run(
+        *(word.format(server=server, tmp=tmp_path, name=name, mail=mail) for word in words)
+    )
+    assert 0 < result.exit_code < 60 and result.stderr.startswith("pillarbox: ")
+
+
+def test_a_server_is_not_made_where_its_files_could_not_be(pillarbox: Pillarbox, tmp_path: Path) -> None:
+    assert "not UTF-8" in pillarbox.refused(26, "init", tmp_path / "\udcff")
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("words", [("frobnicate",), ("init",), ("status", "x", "--odd"), ("list", "x")])
 def test_a_wrong_call_ends_with_2(pillarbox: Pillarbox, words: tuple[str, ...]) -> None:
     assert "Usage: " in pillarbox.refused(2, *words)
