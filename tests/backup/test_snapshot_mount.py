@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -13,15 +14,23 @@ import pytest
 from pillarbox.backup.backend import FileKind
 from pillarbox.backup.database_snapshot import read_stored_database, read_stored_segment
 from pillarbox.backup.index import Location
+from pillarbox.backup.pack import BlobKind, Child
 from pillarbox.backup.repository import Repository, Snapshot
 from pillarbox.backup.restore import restorable_databases, restore_records
 from pillarbox.backup.snapshot_mount import RecoveryDatabase, RepositoryFrames, open_snapshot_mount
 from pillarbox.store import content_store, folder, mailbox, message
 from pillarbox.store.access import Actor
 from pillarbox.store.content import digest_of
-from pillarbox.store.errors import AccessDenied, Corrupt, Dismounted, NotFound, PeerUnreachable
+from pillarbox.store.errors import (
+    AccessDenied,
+    Corrupt,
+    Dismounted,
+    NotFound,
+    PeerUnreachable,
+    UnsupportedVersion,
+)
 from pillarbox.store.stream import Codec, FrameKind, build_frame
-from pillarbox.store.tables import DatabaseKind, DictionaryRecord, Table
+from pillarbox.store.tables import IDENTITY_KEY, DatabaseKind, DictionaryRecord, Table
 
 ADMIN = Actor.administrator("root")
 
@@ -262,7 +271,7 @@ def test_every_mailbox_is_disconnected(group, mounting):
 def disconnected(database) -> bool:
     with database.read(ADMIN) as read:
         box = mailbox.find(read, "anna")
-        assert [box] == list(mailbox.all_of(read))
+        assert [box] == [record for _, record in read.records(Table.MAILBOX, b"", None)]
         return box.state == mailbox.DISCONNECTED
 
 
@@ -298,6 +307,27 @@ def test_records_that_are_not_there_or_another_database_s_are_refused(group, mou
     restore_records(group.repository, other, mounting.directory / "mount")
     with pytest.raises(Corrupt, match="not those of"):
         mounting.open(snapshot)
+
+
+def test_tables_of_a_version_that_is_not_known_are_refused(group, mounting):
+    """Whatever the manifest says of them."""
+    with group.databases[0].transaction(ADMIN) as txn:
+        identity = txn.record(Table.META, IDENTITY_KEY)
+        txn.put(Table.META, IDENTITY_KEY, identity._replace(layout_version=99))
+    with pytest.raises(UnsupportedVersion, match="99"):
+        mounting.mount(group.snapshot())
+
+
+def test_chunks_that_are_not_as_long_as_they_must_be_are_damage(group):
+    group.deliver(group.databases[0], group.corpus())
+    root = restorable_databases(group.snapshot(), ["Store 1"])[0].root
+    stored = read_stored_database(group.repository, root)
+    with group.repository.writer() as writer:
+        short = writer.add(BlobKind.DATA, b"short").id
+        tree = writer.add_tree([Child(BlobKind.DATA, short)], [1, 1000]).id
+    frames = RepositoryFrames(group.repository, replace(stored, segments=((1, tree),)), "Store 1")
+    with pytest.raises(Corrupt, match="a chunk has 5 bytes, not 1000"):
+        frames.read(1, 40, 100)
 
 
 def test_damaged_records_are_never_mounted_silently(group, mounting, backend):
