@@ -52,7 +52,7 @@ def real(group: click.Group = cli, words: tuple[str, ...] = ()) -> Iterator[tupl
 
 
 def documented() -> Iterator[tuple[str, Synopsis]]:
-    for command, text in re.findall(r"^### ([a-z ]+)\n\n((?:    .*\n)+)", DOCUMENT, re.MULTILINE):
+    for command, text in re.findall(r"^### ([a-z -]+)\n\n((?:    .*\n)+)", DOCUMENT, re.MULTILINE):
         call = " ".join(text.split())
         assert call.startswith(f"pillarbox {command} "), f"{command}: {call}"
         optional = " ".join(re.findall(r"\[--[^\]]*\]", call))
