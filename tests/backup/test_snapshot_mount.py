@@ -325,6 +325,7 @@ def test_chunks_that_are_not_as_long_as_they_must_be_are_damage(group):
     with group.repository.writer() as writer:
         short = writer.add(BlobKind.DATA, b"short").id
         tree = writer.add_tree([Child(BlobKind.DATA, short)], [1, 1000]).id
+        writer.save_snapshot({}, [tree])
     frames = RepositoryFrames(group.repository, replace(stored, segments=((1, tree),)), "Store 1")
     with pytest.raises(Corrupt, match="a chunk has 5 bytes, not 1000"):
         frames.read(1, 40, 100)
