@@ -19,6 +19,7 @@ from pillarbox.tools import (
     cmd_mail,
     cmd_mailbox,
     cmd_message,
+    cmd_recovery,
     cmd_server,
 )
 from pillarbox.tools.options import ErrorShowingGroup
@@ -86,6 +87,7 @@ for command in (
     cmd_limits.limits_,
     cmd_events.events,
     cmd_backup.backup,
+    cmd_recovery.recovery,
     completion,
 ):
     cli.add_command(command)

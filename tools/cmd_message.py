@@ -56,7 +56,8 @@ def envelope(item: ItemRecord) -> Row:
     }
 
 
-def _line(row: Row) -> str:
+def envelope_line(row: Row) -> str:
+    """A message in a listing."""
     flags = row["flags"]
     marks = "".join(mark for flag, mark in _MARKS if flag in flags)
     shown = ("" if SEEN in flags else "N") + marks + ("@" if row["has_attachment"] else "")
@@ -107,7 +108,9 @@ def _list(
             folder_id = tree.folder(read, folder_path).folder_id
             start = view.position(tree.message(read, after), order) if after else None
         items = _view(tree, folder_id, order, reverse, start)
-        show_each(map(envelope, islice(items, limit)), _line, as_json, empty="There are no messages in it.")
+        show_each(
+            map(envelope, islice(items, limit)), envelope_line, as_json, empty="There are no messages in it."
+        )
 
 
 def _view(
@@ -229,7 +232,7 @@ def search(
         tree = find_tree(opened, mailbox_name)
         with tree.database.read(ACTOR) as read:
             found = islice(_search(read, tree, folder_path, query), limit)
-            show_each(found, _line, as_json, empty="No message was found.")
+            show_each(found, envelope_line, as_json, empty="No message was found.")
 
 
 def _search(read: Reader, tree: Tree, folder_path: str, query: view.Query) -> Iterator[Row]:
@@ -291,6 +294,11 @@ def show_(server: Path, mailbox_name: str, message_id: str, as_json: bool) -> No
     pillarbox show /srv/mail anna 1-2f > message.eml
     """
     _, item, raw = _read(server, mailbox_name, message_id)
+    show_raw(item, raw, as_json)
+
+
+def show_raw(item: ItemRecord, raw: bytes, as_json: bool) -> None:
+    """Print a message byte for byte; where a terminal shows it, what could steer it is a blank."""
     if as_json or sys.stdout.isatty():
         text = raw.decode("utf-8", "replace")
         show({**envelope(item), "content": text}, text.splitlines(), as_json)

@@ -28,21 +28,28 @@ class Tree(NamedTuple):
 
     def message(self, reader: Reader, text: str) -> ItemRecord:
         """The message of an id as listings show it. Raises NotFound."""
-        number = parse_id(text)
-        try:
-            if number is not None:
-                item = message.get(reader, number)
-                if folder.get(reader, item.folder_id).mailbox == self.mailbox:
-                    return item
-        except NotFound:
-            pass
-        raise NotFound(
-            f"{self.name} has no message {text}", hint="its folders and messages: `pillarbox list`"
-        )
+        item = find_message(reader, self.mailbox, text)
+        if item is None:
+            raise NotFound(
+                f"{self.name} has no message {text}", hint="its folders and messages: `pillarbox list`"
+            )
+        return item
 
     def path_of(self, reader: Reader, item: ItemRecord) -> str:
         """The path of the folder that a message is in."""
         return "/".join(folder.path_of(reader, item.folder_id))
+
+
+def find_message(reader: Reader, mailbox: bytes, text: str) -> ItemRecord | None:
+    """The message of an id as listings show it, when it is in that mailbox (GUID, empty: public folders)."""
+    number = parse_id(text)
+    if number is None:
+        return None
+    try:
+        item = message.get(reader, number)
+        return item if folder.get(reader, item.folder_id).mailbox == mailbox else None
+    except NotFound:
+        return None
 
 
 def find_tree(server: Server, name: str) -> Tree:

@@ -1,0 +1,94 @@
+"""What commands on the recovery storage group share: its databases, opened, and their mailboxes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+from pillarbox.backup.recovery_config import HeldAs, RecoveryEntry
+from pillarbox.backup.recovery_group import RecoveryGroup
+from pillarbox.backup.repository import Repository
+from pillarbox.backup.snapshot_mount import RecoveryDatabase
+from pillarbox.store import mailbox
+from pillarbox.store.clock import SystemClock
+from pillarbox.store.errors import InvalidName, NotFound
+from pillarbox.store.server import Server
+from pillarbox.store.tables import MailboxRecord
+from pillarbox.tools.options import ACTOR
+from pillarbox.tools.repository_options import open_repository
+
+ONE_DATABASE = click.option(
+    "--database", "database_name", default="", help="This database of the recovery storage group."
+)
+
+
+class Keys(NamedTuple):
+    """The files that open the repository of a mounted snapshot; without either the environment has it."""
+
+    passphrase_file: Path | None
+    key_file: Path | None
+
+
+class RecoveredMailbox(NamedTuple):
+    """A mailbox in the recovery storage group."""
+
+    database: RecoveryDatabase
+    record: MailboxRecord
+
+
+@contextmanager
+def recovery_group(server: Server) -> Iterator[RecoveryGroup]:
+    """The recovery storage group of a server, until the end of a `with` block. Raises NotFound."""
+    with RecoveryGroup.open(server, clock=SystemClock()) as group:
+        yield group
+
+
+def mounted_databases(group: RecoveryGroup, name: str, keys: Keys) -> list[RecoveryDatabase]:
+    """The mounted databases of the group, or the one of that name; each repository is opened once.
+
+    Raises NotFound when there is none, Dismounted for the named one; as `open_repository` and
+    `RecoveryGroup.database`.
+    """
+    entries = [group.entry(name)] if name else [each for each in group.entries() if each.is_mounted]
+    if not entries:
+        raise NotFound(
+            "no database is mounted in the recovery storage group",
+            hint="mount a snapshot: `pillarbox recovery mount SERVER REPO latest`",
+        )
+    repositories: dict[str, Repository] = {}
+    return [group.database(each.name, _repository(each, keys, repositories)) for each in entries]
+
+
+def _repository(entry: RecoveryEntry, keys: Keys, opened: dict[str, Repository]) -> Repository | None:
+    if entry.held_as is not HeldAs.REPOSITORY:
+        return None
+    if entry.repository not in opened:
+        opened[entry.repository] = open_repository(entry.repository, *keys)
+    return opened[entry.repository]
+
+
+def find_recovered(databases: Sequence[RecoveryDatabase], name: str) -> RecoveredMailbox:
+    """The mailbox of that name, in any case. Raises NotFound; InvalidName when several databases have one."""
+    found = []
+    for database in databases:
+        with database.read(ACTOR) as read:
+            try:
+                found.append(RecoveredMailbox(database, mailbox.find(read, name)))
+            except NotFound:
+                continue
+    if not found:
+        raise NotFound(
+            f"there is no mailbox {name!r} in the recovery storage group",
+            hint="see which there are with `pillarbox recovery mailboxes`",
+        )
+    if len(found) > 1:
+        names = ", ".join(each.database.name for each in found)
+        raise InvalidName(
+            f"several databases of the recovery storage group have a mailbox {name!r}",
+            hint=f"name one of them with --database: {names}",
+        )
+    return found[0]
