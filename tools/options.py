@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import pwd
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,16 @@ from pillarbox.tools.output import warn
 INTERRUPTED = 130  # as shells say of a command that SIGINT ended
 NOBODY_READS = 141  # and of one that SIGPIPE ended
 
-ACTOR = Actor.administrator("command line")
+
+def _account() -> str:
+    """Who runs the command, as the system knows: environment variables can say anything."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
+
+
+ACTOR = Actor.administrator(_account())
 
 
 def _complete_directory(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,4 +107,5 @@ def test_deletion_of_a_public_folder_is_tracked_when_asked(pillarbox: Pillarbox,
     pillarbox.answer("folder", "create", server, "/", "Forum")
     pillarbox.answer("folder", "delete", server, "/", "Forum")
     (event,) = pillarbox.answer("events", "list", server, "--id", 9682)
-    assert event["details"]["folder"] == "Forum" and event["details"]["account"] == "command line"
+    assert event["details"]["folder"] == "Forum"
+    assert event["details"]["account"] == pwd.getpwuid(os.getuid()).pw_name
