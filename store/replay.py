@@ -32,8 +32,8 @@ class TableWriter:
 
     def add(self, redo: Redo) -> None:
         """Take one more transaction; it is in the tables after the next `flush`. Raises Corrupt."""
+        before: Records = {}
         records: Records = {}
-        changed = []
         changes = self._layer.changes
         with self._env.view() as view:
             for number, key, value in redo.rows:
@@ -46,10 +46,10 @@ class TableWriter:
                 new = None if value is None else decode_record(table, key, value)
                 records.setdefault(table, {})[key] = new
                 changes.setdefault(table, {})[key] = value
-                changed.append((table, key, old, new))
-        derive(changed, changes)
+                before.setdefault(table, {})[key] = old
+        derive(before, records, changes)
         self._layer.take(records, {})
-        self._rows += len(changed)
+        self._rows += len(redo.rows)
         if self._rows >= _ROWS_PER_APPLY:
             self.flush()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
@@ -315,70 +315,58 @@ def split_feed_value(body: bytes) -> tuple[int, int, int, int]:
     return _FEED_VALUE.unpack(body)
 
 
-def _feed_entries(folder_id: int, cn: int, kind: int, object_id: int, uid: int) -> Iterator[Entry]:
+def _feed_rows(folder_id: int, cn: int, kind: int, object_id: int, uid: int) -> Iterator[Entry]:
     yield feed_entry(DATABASE_SCOPE, cn, kind, object_id, folder_id, uid)
     yield feed_entry(folder_id, cn, kind, object_id, folder_id, uid)
 
 
-def item_entries(item: ItemRecord) -> dict[tuple[Table, bytes], bytes]:
-    """Every index row of a message in a folder."""
+def _item_rows(item: ItemRecord) -> Iterator[Entry]:
     folder_id, uid = item.folder_id, item.uid
-    rows: dict[tuple[Table, bytes], bytes] = {}
     key = _U64.pack(item.message_id)
-    rows[Table.LOCATION, key] = seal(Table.LOCATION, key, _ITEM_KEY.pack(folder_id, uid))
+    yield Table.LOCATION, key, seal(Table.LOCATION, key, _ITEM_KEY.pack(folder_id, uid))
     for kind, sort in view_sorts(item):
         key = view_key(folder_id, kind, sort, uid)
-        rows[Table.VIEW, key] = seal(Table.VIEW, key, b"")
-    for table, key, value in _feed_entries(folder_id, item.modseq, ObjectKind.MESSAGE, item.message_id, uid):
-        rows[table, key] = value
-    return rows
+        yield Table.VIEW, key, seal(Table.VIEW, key, b"")
+    yield from _feed_rows(folder_id, item.modseq, ObjectKind.MESSAGE, item.message_id, uid)
 
 
-def folder_entries(folder: FolderRecord) -> dict[tuple[Table, bytes], bytes]:
-    """Every index row of a folder: its name under its parent, and its place in the feed."""
+def _folder_rows(folder: FolderRecord) -> Iterator[Entry]:
     key = _U64.pack(folder.parent_id) + name_key(folder.name)
-    rows = {(Table.FOLDER_NAME, key): seal(Table.FOLDER_NAME, key, _U64.pack(folder.folder_id))}
-    table, key, value = feed_entry(
-        DATABASE_SCOPE, folder.change_cn, ObjectKind.FOLDER, folder.folder_id, folder.folder_id, 0
-    )
-    rows[table, key] = value
-    return rows
+    yield Table.FOLDER_NAME, key, seal(Table.FOLDER_NAME, key, _U64.pack(folder.folder_id))
+    folder_id = folder.folder_id
+    yield feed_entry(DATABASE_SCOPE, folder.change_cn, ObjectKind.FOLDER, folder_id, folder_id, 0)
 
 
-def mailbox_entries(mailbox: MailboxRecord) -> dict[tuple[Table, bytes], bytes]:
-    """Every index row of a mailbox: its name, and its place in the feed."""
+def _mailbox_rows(mailbox: MailboxRecord) -> Iterator[Entry]:
     key = name_key(mailbox.name)
-    rows = {(Table.MAILBOX_NAME, key): seal(Table.MAILBOX_NAME, key, mailbox.guid)}
-    table, key, value = feed_entry(
-        DATABASE_SCOPE, mailbox.change_cn, ObjectKind.MAILBOX, mailbox.root_id, mailbox.root_id, 0
-    )
-    rows[table, key] = value
-    return rows
+    yield Table.MAILBOX_NAME, key, seal(Table.MAILBOX_NAME, key, mailbox.guid)
+    root_id = mailbox.root_id
+    yield feed_entry(DATABASE_SCOPE, mailbox.change_cn, ObjectKind.MAILBOX, root_id, root_id, 0)
 
 
-def tombstone_entries(
-    folder_id: int, cn: int, tombstone: TombstoneRecord
-) -> dict[tuple[Table, bytes], bytes]:
+def _tombstone_rows(folder_id: int, cn: int, tombstone: TombstoneRecord) -> Iterator[Entry]:
     """The feed rows of a deletion, or of a move away: to the database the object is then merely elsewhere."""
-    rows: dict[tuple[Table, bytes], bytes] = {}
-    for table, key, value in _feed_entries(folder_id, cn, tombstone.kind, tombstone.object_id, tombstone.uid):
-        if not (tombstone.moved_to and key[:8] == _U64.pack(DATABASE_SCOPE)):
-            rows[table, key] = value
-    return rows
+    for row in _feed_rows(folder_id, cn, tombstone.kind, tombstone.object_id, tombstone.uid):
+        if not (tombstone.moved_to and row[1][:8] == _U64.pack(DATABASE_SCOPE)):
+            yield row
+
+
+def index_rows(table: Table, key: bytes, record: Record | None) -> Iterable[Entry]:
+    """The index rows that a primary record brings with it; none for most tables, and for no record."""
+    if isinstance(record, ItemRecord):
+        return _item_rows(record)
+    if isinstance(record, FolderRecord):
+        return _folder_rows(record)
+    if isinstance(record, MailboxRecord):
+        return _mailbox_rows(record)
+    if isinstance(record, TombstoneRecord):
+        return _tombstone_rows(*_PAIR.unpack(key), record)
+    return ()
 
 
 def derived_entries(table: Table, key: bytes, record: Record | None) -> dict[tuple[Table, bytes], bytes]:
-    """The index rows that a primary record brings with it; none for most tables, and for no record."""
-    if isinstance(record, ItemRecord):
-        return item_entries(record)
-    if isinstance(record, FolderRecord):
-        return folder_entries(record)
-    if isinstance(record, MailboxRecord):
-        return mailbox_entries(record)
-    if isinstance(record, TombstoneRecord):
-        folder_id, cn = _PAIR.unpack(key)
-        return tombstone_entries(folder_id, cn, record)
-    return {}
+    """`index_rows`, each by its table and key."""
+    return {(row[0], row[1]): row[2] for row in index_rows(table, key, record)}
 
 
 def same_entries(old: Record | None, new: Record | None) -> bool:

@@ -2,7 +2,7 @@
 
 A read sees one state of the database, never blocks and is never blocked. A write sees that state, what others
 have committed since that is not applied yet, and its own changes. Records are put and deleted whole; the rows
-of index tables follow from them (`tables.derived_entries`) and cannot be written otherwise.
+of index tables follow from them (`tables.index_rows`) and cannot be written otherwise.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pillarbox.store.tables import (
     StateRecord,
     Table,
     decode_record,
-    derived_entries,
+    index_rows,
     same_entries,
 )
 
@@ -161,8 +161,7 @@ class WriteTransaction(Reader):
         self._sequence = state.sequence + 1
         self._layers = layers
         self._records: Records = {}
-        self._dirty: dict[tuple[Table, bytes], Any] = {}  # to the record its index rows were last made from
-        self._touched: dict[tuple[Table, bytes], None] = {}
+        self._indexed: Records = {}  # of those changed since, the records that index rows were last made from
         self._changes: Changes = {}
 
     # -- changing
@@ -174,18 +173,16 @@ class WriteTransaction(Reader):
 
     def put(self, table: Table, key: bytes, record: Record | None) -> None:
         """Store a record of a primary table, in the place of the one that is there; None deletes it."""
-        row = (table, key)
-        rows = self._records.get(table)
-        if rows is None:
-            rows = self._records[table] = {}
-        if row not in self._dirty:
-            self._dirty[row] = rows[key] if key in rows else self._committed(table, key)
+        rows = self._records.setdefault(table, {})
+        indexed = self._indexed.setdefault(table, {})
+        if key not in indexed:
+            indexed[key] = rows[key] if key in rows else self._committed(table, key)
         rows[key] = record
 
     def insert(self, table: Table, key: bytes, record: Record) -> None:
         """`put` of a record under a key that was never used: nothing is looked up."""
         self._records.setdefault(table, {})[key] = record
-        self._dirty[table, key] = None
+        self._indexed.setdefault(table, {})[key] = None
 
     def delete(self, table: Table, key: bytes) -> None:
         """Delete a record of a primary table."""
@@ -264,49 +261,48 @@ class WriteTransaction(Reader):
     @property
     def changed(self) -> bool:
         """Whether there is anything to commit."""
-        return bool(self._dirty or self._touched)
+        return any(self._records.values())
 
     def finish(self) -> tuple[list[tuple[int, bytes, bytes | None]], Records, Changes]:
         """The rows of the redo record, the records, and all changes to the tables. For the group commit."""
-        self.put(Table.META, STATE_KEY, self.state())
+        self.insert(Table.META, STATE_KEY, self.state())  # the one before is known, and has no index rows
         self._settle()
         rows: list[tuple[int, bytes, bytes | None]] = []
-        for table, key in self._touched:
-            record = self._records[table][key]
-            value = None if record is None else seal_record(table, key, record)
-            rows.append((int(table), key, value))
-            self._changes.setdefault(table, {})[key] = value
+        for table, records in self._records.items():
+            values = self._changes.setdefault(table, {})
+            for key, record in records.items():
+                value = values[key] = None if record is None else seal_record(table, key, record)
+                rows.append((int(table), key, value))
         return rows, self._records, self._changes
 
     def _settle(self) -> None:
-        """Bring the index rows in line with the records.
-
-        All rows that go are taken out before any is put in: a moved message has one location.
-        """
-        if self._dirty:
-            changed = [
-                (table, key, old, self._records[table][key]) for (table, key), old in self._dirty.items()
-            ]
-            self._touched.update(dict.fromkeys(self._dirty))
-            self._dirty = {}
-            derive(changed, self._changes)
+        """Bring the index rows in line with the records."""
+        if self._indexed:
+            derive(self._indexed, self._records, self._changes)
+            self._indexed = {}
 
     def close(self) -> None:
         """Let the state that was read go."""
         self.view.close()
 
 
-def derive(changed: list[tuple[Table, bytes, Any, Any]], changes: Changes) -> None:
-    """Put into `changes` the index rows that follow from (table, key, old record, new record)."""
-    changed = [each for each in changed if each[0] in INDEXED and not same_entries(each[2], each[3])]
+def derive(before: Records, after: Records, changes: Changes) -> None:
+    """Put into `changes` the index rows that follow from the records `before` being those of `after` now.
+
+    All rows that go are taken out before any is put in: a moved message has one location.
+    """
+    changed = [
+        (table, key, old, after[table][key])
+        for table in before.keys() & INDEXED
+        for key, old in before[table].items()
+        if not same_entries(old, after[table][key])
+    ]
     for table, key, old, _ in changed:
-        if old is not None:
-            for index_table, index_key in derived_entries(table, key, old):
-                changes.setdefault(index_table, {})[index_key] = None
+        for index_table, index_key, _ in index_rows(table, key, old):
+            changes.setdefault(index_table, {})[index_key] = None
     for table, key, _, new in changed:
-        if new is not None:
-            for (index_table, index_key), value in derived_entries(table, key, new).items():
-                changes.setdefault(index_table, {})[index_key] = value
+        for index_table, index_key, value in index_rows(table, key, new):
+            changes.setdefault(index_table, {})[index_key] = value
 
 
 def _in_range(

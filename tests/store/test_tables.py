@@ -33,11 +33,8 @@ from pillarbox.store.tables import (
     decode_record,
     derived_entries,
     feed_entry,
-    folder_entries,
     id_key,
-    item_entries,
     item_key,
-    mailbox_entries,
     name_key,
     number_of,
     pair_key,
@@ -46,7 +43,6 @@ from pillarbox.store.tables import (
     split_feed_value,
     split_item_key,
     split_pair_key,
-    tombstone_entries,
     view_key,
     view_sorts,
 )
@@ -303,7 +299,7 @@ def test_modseq_is_the_number_of_the_last_change_of_any_kind() -> None:
 @given(record=items)
 @steady
 def test_a_message_is_found_by_id_in_four_views_and_in_two_feeds(record: ItemRecord) -> None:
-    rows = item_entries(record)
+    rows = derived_entries(Table.ITEM, b"", record)
     found = [table for table, _ in rows]
     assert sorted(found) == [Table.LOCATION, *[Table.VIEW] * 4, *[Table.FEED] * 2]
     location = rows[Table.LOCATION, id_key(record.message_id)]
@@ -318,7 +314,7 @@ def test_a_message_is_found_by_id_in_four_views_and_in_two_feeds(record: ItemRec
 @given(record=folders)
 @steady
 def test_a_folder_is_found_by_name_under_its_parent_and_in_the_databases_feed(record: FolderRecord) -> None:
-    rows = folder_entries(record)
+    rows = derived_entries(Table.FOLDER, b"", record)
     key = id_key(record.parent_id) + name_key(record.name)
     body = unseal(Table.FOLDER_NAME, key, rows.pop((Table.FOLDER_NAME, key)), "folder_name")
     assert number_of(body) == (record.folder_id,)
@@ -329,7 +325,7 @@ def test_a_folder_is_found_by_name_under_its_parent_and_in_the_databases_feed(re
 @given(record=mailboxes)
 @steady
 def test_a_mailbox_is_found_by_name_and_in_the_databases_feed(record: MailboxRecord) -> None:
-    rows = mailbox_entries(record)
+    rows = derived_entries(Table.MAILBOX, b"", record)
     key = name_key(record.name)
     value = rows.pop((Table.MAILBOX_NAME, key))
     assert unseal(Table.MAILBOX_NAME, key, value, "mailbox_name") == record.guid
@@ -342,7 +338,7 @@ def test_a_mailbox_is_found_by_name_and_in_the_databases_feed(record: MailboxRec
 def test_a_deletion_is_in_both_feeds_and_a_move_only_in_that_of_the_folder_it_left(
     record: TombstoneRecord, folder_id: int, cn: int
 ) -> None:
-    rows = tombstone_entries(folder_id, cn, record)
+    rows = derived_entries(Table.TOMBSTONE, pair_key(folder_id, cn), record)
     scopes = [split_pair_key(key)[0] for _, key in rows]
     assert scopes == ([folder_id] if record.moved_to else [DATABASE_SCOPE, folder_id])
     for (table, key), value in rows.items():
