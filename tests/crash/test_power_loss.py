@@ -27,6 +27,8 @@ from pillarbox.store.check import check_database
 from pillarbox.store.clock import VirtualClock
 from pillarbox.store.database import Database
 from pillarbox.store.group_commit import Tuning
+from pillarbox.store.maintenance import compact
+from pillarbox.store.repair import repair_database
 from pillarbox.store.tables import DatabaseKind, Table
 
 ACTOR = Actor.task("test")
@@ -439,6 +441,75 @@ def test_every_state_of_a_power_loss_opens_with_all_that_was_acknowledged(
     states = run_campaign(tmp_path, monkeypatch, seed=1, steps=12, at_rest=2, at_seams=1)
     record_property("crash_states", states)
     assert states >= 50
+
+
+class CompactionLoss(PowerLoss):
+    """Tries crash states also as the stream alone: what is left of it must make the same tables again."""
+
+    def _open_and_check(self) -> None:
+        super()._open_and_check()
+        if self.states % 4:
+            return
+        database = new_database(self.scratch)
+        (self.scratch / "checkpoint").unlink()
+        (self.scratch / TABLES).write_bytes(b"lost")
+        assert repair_database(database).lost == ()
+        database.mount()
+        try:
+            assert found_in(database, self.workload.folders) in self.workload.possible()
+        finally:
+            database.dismount()
+
+
+def run_compactions(tmp_path: Path, patch: pytest.MonkeyPatch, seed: int, rounds: int, at_seams: int) -> int:
+    loss = CompactionLoss(tmp_path, patch, seed)
+    busy = True
+
+    def between() -> None:
+        nonlocal busy
+        if not busy:
+            busy = True
+            loss.try_states(at_seams)
+            busy = False
+
+    seams(patch, between)
+    unlink = Path.unlink
+
+    def traced_unlink(path: Path, missing_ok: bool = False) -> None:
+        between()
+        unlink(path, missing_ok)
+        between()
+
+    patch.setattr(Path, "unlink", traced_unlink)
+    oldest = 1
+    for _ in range(rounds):
+        for _ in range(14):
+            loss.workload.step()
+        busy = False
+        compact(loss.database, ACTOR, live_ratio_max=0.9)
+        busy = True
+        loss.try_states(2)
+        oldest = loss.database.stream.segments()[0]
+    assert oldest > 1
+    loss.database.dismount()
+    return loss.states
+
+
+def test_a_power_loss_at_any_step_of_compaction_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_compactions(tmp_path, monkeypatch, seed=1, rounds=1, at_seams=1) >= 15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2, 4 if SHORT else 12))
+def test_power_loss_during_compaction_campaign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Any, seed: int
+) -> None:
+    states = run_compactions(tmp_path, monkeypatch, seed, rounds=6, at_seams=3)
+    record_property("crash_states", states)
+    print(f"{states} crash states opened and checked")
+    assert states >= 100
 
 
 def seeds() -> Iterator[int]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import random
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pillarbox.store import folder, mailbox, message
+from pillarbox.store import folder, mailbox, maintenance, message
 from pillarbox.store.access import Actor
 from pillarbox.store.check import check_database
 from pillarbox.store.clock import VirtualClock
@@ -72,9 +74,13 @@ def database(tmp_path: Path, events: Events, clock: VirtualClock) -> Iterator[Da
     made.dismount()
 
 
-def deliver(database: Database, mail: list[bytes]) -> list[ItemRecord]:
+def mailbox_guid(database: Database) -> bytes:
     with database.read(ACTOR) as reader:
-        guid = mailbox.find(reader, "anna").guid
+        return mailbox.find(reader, "anna").guid
+
+
+def deliver(database: Database, mail: list[bytes]) -> list[ItemRecord]:
+    guid = mailbox_guid(database)
     items = []
     for raw in mail:
         prepared = message.prepare(database.files, raw)
@@ -246,4 +252,151 @@ def test_a_run_ends_with_the_event_that_tells_the_free_space(database: Database,
     report = run_maintenance(database, ACTOR)
     assert report.freed_bytes > 0 and report.free_bytes >= 0
     assert events.ids[-1] == EventId.FREE_SPACE_AFTER_MAINTENANCE
+    assert_clean(database)
+
+
+class Model:
+    """Random operations, and what must be there after them: content by message id."""
+
+    def __init__(self, database: Database, rng: random.Random) -> None:
+        self.database = database
+        self.rng = rng
+        self.held: dict[int, bytes] = {}
+        with database.read(ACTOR) as reader:
+            roles = mailbox.find(reader, "anna").roles
+            self.folders = [roles["inbox"], roles["sent"], roles["drafts"]]
+
+    def step(self) -> None:
+        getattr(self, self.rng.choice(("deliver", "deliver", "delete", "delete", "move", "flag")))()
+
+    def raw(self) -> bytes:
+        if self.rng.random() < 0.5:
+            return self.rng.choice(MAIL)
+        attachment = base64.encodebytes(self.rng.randbytes(self.rng.choice((200, 5000))))
+        return b"Subject: %d\nContent-Transfer-Encoding: base64\n\n" % self.rng.randrange(99) + attachment
+
+    def deliver(self) -> None:
+        prepared = [message.prepare(self.database.files, self.raw()) for _ in range(self.rng.randrange(6))]
+        with self.database.transaction(ACTOR) as txn:
+            for each in prepared:
+                item = message.append(txn, self.rng.choice(self.folders), each)
+                self.held[item.message_id] = each.raw
+
+    def some(self) -> list[int]:
+        return self.rng.sample(sorted(self.held), min(len(self.held), self.rng.randrange(6)))
+
+    def delete(self) -> None:
+        with self.database.transaction(ACTOR) as txn:
+            for message_id in self.some():
+                message.delete(txn, message_id)
+                del self.held[message_id]
+
+    def move(self) -> None:
+        with self.database.transaction(ACTOR) as txn:
+            for message_id in self.some():
+                message.move(txn, message_id, self.rng.choice(self.folders))
+
+    def flag(self) -> None:
+        with self.database.transaction(ACTOR) as txn:
+            for message_id in self.some():
+                message.set_flags(txn, message_id, add=[self.rng.choice(("\\Seen", "\\Flagged", "todo"))])
+
+    def assert_held(self) -> None:
+        assert {item.message_id: raw for item, raw in contents(self.database)} == self.held
+
+
+def seeds() -> list[Any]:
+    return [*range(3), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 40))]
+
+
+@pytest.mark.parametrize("seed", seeds())
+def test_at_any_point_of_any_history_compaction_changes_nothing_that_is_seen(
+    database: Database, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor after a mount, nor when the tables are lost and made again from the stream alone."""
+    monkeypatch.setattr(maintenance, "SKELETONS_MIN", 20)
+    monkeypatch.setattr(maintenance, "DICTIONARY_BYTES", 4 << 10)
+    monkeypatch.setattr(maintenance, "_pays", lambda *_: True)
+    monkeypatch.setattr(maintenance, "_REMOVE_EVERY", 2)
+    rng = random.Random(seed)
+    model = Model(database, rng)
+    for _ in range(8):
+        for _ in range(rng.randrange(40)):
+            model.step()
+        if rng.random() < 0.4:
+            train_dictionary(database, ACTOR)
+        before = tables(database)
+        compact(database, ACTOR, live_ratio_max=rng.choice((0.3, 0.5, 0.9, 1.0)))
+        model.assert_held()
+        after = tables(database)
+        assert before.keys() == after.keys()
+        assert_clean(database)
+        if rng.random() < 0.5:
+            database.dismount()
+            database.mount()
+            model.assert_held()
+        if rng.random() < 0.5:
+            lose_tables(database)
+            assert repair_database(database).lost == ()
+            database.mount()
+            assert tables(database) == after
+            model.assert_held()
+            assert_clean(database)
+    assert database.stream.segments()[0] > 1
+
+
+def lose_tables(database: Database) -> None:
+    database.dismount()
+    (database.path / "checkpoint").unlink()
+    (database.path / "properties" / "data.mdb").write_bytes(b"lost")
+
+
+def test_deliveries_and_reads_go_on_during_compaction(database: Database) -> None:
+    stop = threading.Event()
+    writing = 2
+    kept: list[list[bytes]] = [[], []]
+    failures: list[BaseException] = []
+
+    def write(number: int) -> None:
+        nonlocal writing
+        rng = random.Random(number)
+        guid = mailbox_guid(database)
+        for _ in range(60):
+            raw = b"Subject: %d %d\n\n" % (number, len(kept[number])) + rng.randbytes(1500)
+            doomed = b"Subject: doomed %d\n\n" % number + rng.randbytes(6000)
+            prepared = [message.prepare(database.files, each) for each in (raw, doomed)]
+            with database.transaction(ACTOR) as txn:
+                message.deliver(txn, [guid], prepared[0])
+                (item,) = message.deliver(txn, [guid], prepared[1])
+            kept[number].append(raw)
+            with database.transaction(ACTOR) as txn:
+                message.delete(txn, item.message_id)
+        writing -= 1
+
+    def read() -> None:
+        while not stop.is_set():
+            contents(database)
+
+    def guarded(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    works = [lambda: write(0), lambda: write(1), read]
+    threads = [threading.Thread(target=guarded, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    try:
+        while writing and not failures:
+            compact(database, ACTOR)
+            assert_clean(database)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    assert sorted(raw for _, raw in contents(database)) == sorted(kept[0] + kept[1])
+    compact(database, ACTOR)
+    assert database.stream.segments()[0] > 1
     assert_clean(database)
