@@ -152,12 +152,14 @@ def _match(record: MailboxRecord, live: Sequence[Database], actor: Actor) -> Mai
             same: MailboxRecord | None = read.record(Table.MAILBOX, record.guid)
         if same is not None:
             return MailboxMatch(record, MailboxTarget(database, same.guid), same.name, "guid")
-    named = [(database, guid) for database in live if (guid := _named(database, actor, record.name))]
+    named = [(database, found) for database in live if (found := _named(database, actor, record.name))]
     if len(named) != 1:
         return MailboxMatch(record, None, "", "several" if named else "none")
-    return MailboxMatch(record, MailboxTarget(*named[0]), record.name, "name")
+    database, called = named[0]
+    return MailboxMatch(record, MailboxTarget(database, called.guid), called.name, "name")
 
 
-def _named(database: Database, actor: Actor, name: str) -> bytes | None:
+def _named(database: Database, actor: Actor, name: str) -> MailboxRecord | None:
     with database.read(actor) as read:
-        return read.index(Table.MAILBOX_NAME, name_key(name))
+        guid = read.index(Table.MAILBOX_NAME, name_key(name))
+        return None if guid is None else mailbox.get(read, guid)

@@ -79,14 +79,29 @@ class FolderMap:
 
     def find(self, target: Reader, source_id: int) -> FolderRecord | None:
         """The folder that a source folder stands for, when it is there."""
-        source = self._source[source_id].record
-        found = self._present(target, self._marked.get(source_id, 0))
-        if found is None and not self._origin.copy:
-            found = self._same(target, source) or self._standard(target, source_id)
+        found = self._known(target, source_id)
         if found is not None or source_id == self._origin.mailbox.root_id:
             return found
+        source = self._source[source_id].record
         parent = self.find(target, source.parent_id)
         return None if parent is None else folder.find(target, parent.folder_id, source.name)
+
+    def _known(self, target: Reader, source_id: int) -> FolderRecord | None:
+        """The folder that a source folder stands for, if it will be found again under any name."""
+        found = self._present(target, self._marked.get(source_id, 0))
+        if found is None and not self._origin.copy:
+            source = self._source[source_id].record
+            found = self._same(target, source) or self._standard(target, source_id)
+        return found
+
+    def is_settled(self, target: Reader, source_id: int) -> bool:
+        """Whether `ensure` has nothing to do."""
+        found = self._known(target, source_id) or self.find(target, source_id)
+        return found is not None and not self._lacks_mark(target, source_id, found)
+
+    def _lacks_mark(self, target: Reader, source_id: int, found: FolderRecord) -> bool:
+        """Found by its name alone, it would be missed when it is renamed: then it is marked."""
+        return RECOVERED_FROM not in found.properties and self._known(target, source_id) is None
 
     def _present(self, target: Reader, folder_id: int) -> FolderRecord | None:
         record: FolderRecord | None = target.record(Table.FOLDER, id_key(folder_id)) if folder_id else None
@@ -113,7 +128,7 @@ class FolderMap:
         """
         found = self.find(txn, source_id)
         if found is not None:
-            return found
+            return self._mark(txn, source_id, found) if self._lacks_mark(txn, source_id, found) else found
         if source_id == self._origin.mailbox.root_id:
             made = self._make_copy(txn)
         else:
@@ -122,9 +137,12 @@ class FolderMap:
             if len(folder.path_of(txn, parent.folder_id)) >= folder.DEPTH_MAX:
                 return parent
             made = folder.create(txn, parent.folder_id, source.name)
-        self._marked[source_id] = made.folder_id
         self.made.append(folder.path_of(txn, made.folder_id))
-        return folder.set_property(txn, made.folder_id, RECOVERED_FROM, self._origin.mark(source_id))
+        return self._mark(txn, source_id, made)
+
+    def _mark(self, txn: WriteTransaction, source_id: int, record: FolderRecord) -> FolderRecord:
+        self._marked[source_id] = record.folder_id
+        return folder.set_property(txn, record.folder_id, RECOVERED_FROM, self._origin.mark(source_id))
 
     def _make_copy(self, txn: WriteTransaction) -> FolderRecord:
         root_id = mailbox.get(txn, self._target_guid).root_id

@@ -124,8 +124,12 @@ class Tally:
     def report(
         self, name: str, targets: dict[FolderPath, FolderPath], made: tuple[FolderPath, ...]
     ) -> MailboxMerge:
-        """All of it; `targets` says where the messages of each folder go, `made` which folders are new."""
-        folders = tuple(found._replace(target=targets.get(path, ())) for path, found in self._folders.items())
+        """All of it; `targets` has every folder and where its messages go, `made` those that are new."""
+        folders = tuple(
+            self._folders[path]._replace(target=target)
+            for path, target in targets.items()
+            if path in self._folders
+        )
         return MailboxMerge(
             name,
             sum(each.merged_count for each in folders),

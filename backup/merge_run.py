@@ -66,7 +66,8 @@ class MergeRun:
             place = self._batch(destination, taken, place)
         would_make = self._make_folders(destination, taken)
         with destination.reading():
-            self._targets = {each.path: destination.path(each) for each in taken}
+            paths = {each.path: destination.path(each) for each in taken}
+        self._targets = {each.path: paths.get(each.path, ()) for each in self.folders}
         self._made = destination.made() or tuple(would_make)
 
     def report(self) -> MailboxMerge:
@@ -161,15 +162,13 @@ class MergeRun:
         """Make the folders that no message made; the paths of those that a dry run would make."""
         keeps_empty = not self._options.filter.chooses_messages
         wanted = [each for each in taken if keeps_empty or self._tally.merged_in(each.path)]
+        if not self._options.dry_run:
+            destination.make_folders(wanted)
+            return []
+        outer = {each.path[:depth] for each in wanted for depth in range(len(each.path) + 1)}
+        made = [each for each in self.folders if each.path in outer]
         with destination.reading():
-            missing = [each for each in wanted if not destination.has_folder(each)]
-            if self._options.dry_run:
-                outer = {each.path[:depth] for each in missing for depth in range(len(each.path) + 1)}
-                made = [each for each in self.folders if each.path in outer]
-                return [destination.path(each) for each in made if not destination.has_folder(each)]
-        if missing:
-            destination.make_folders(missing)
-        return []
+            return [destination.path(each) for each in made if not destination.has_folder(each)]
 
     def remove(self, batch: Sequence[Recovered], proven: Sequence[Recovered]) -> None:
         """Remove what is proven of a batch from the source, if it is where it was when it was copied."""

@@ -127,9 +127,11 @@ class MailboxDestination:
         self._held = HeldMessages(origin, target.guid, self._is_lineage)
         self._folders = FolderMap(origin, folders, target.guid, self._is_lineage)
         self._read: ReadTransaction | None = None
+        self._fetched: content_transfer.Fetched = {}
 
     @contextmanager
     def reading(self) -> Iterator[None]:
+        self._fetched = {}
         with self._target.database.read(self._actor) as self._read:
             yield
         self._read = None
@@ -149,7 +151,7 @@ class MailboxDestination:
 
     def fetch(self, source: Reader, item: ItemRecord, raw: bytes | None) -> FetchedContent | Prepared:
         if raw is None:
-            return content_transfer.fetch(source, self._present, item.digest)
+            return content_transfer.fetch(source, self._present, item.digest, self._fetched)
         content = content_store.prepare(self._target.database.files, raw)
         if content.digest != item.digest:
             raise Corrupt(f"message {id_text(item.message_id)} is of other bytes than were stored")
@@ -203,9 +205,13 @@ class MailboxDestination:
         return properties
 
     def make_folders(self, folders: Sequence[SourceFolder]) -> None:
-        with self._target.database.transaction(self._actor) as txn:
-            for each in folders:
-                self._folders.ensure(txn, each.record.folder_id)
+        ids = [each.record.folder_id for each in folders]
+        with self.reading():
+            missing = [each for each in ids if not self._folders.is_settled(self._present, each)]
+        if missing:
+            with self._target.database.transaction(self._actor) as txn:
+                for each in missing:
+                    self._folders.ensure(txn, each)
 
     def made(self) -> tuple[FolderPath, ...]:
         return tuple(self._folders.made)

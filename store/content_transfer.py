@@ -37,9 +37,13 @@ class FetchedContent(NamedTuple):
     blocks: dict[bytes, FetchedFrame]
 
 
-def fetch(source: Reader, target: Reader, digest: bytes) -> FetchedContent:
+Fetched = dict[tuple[FrameKind, bytes], FetchedFrame]
+
+
+def fetch(source: Reader, target: Reader, digest: bytes, fetched: Fetched) -> FetchedContent:
     """Read what `target` lacks of a message's content in `source`. Needs no transaction.
 
+    `fetched` keeps what was read for messages that are to be held together, so that nothing is read twice.
     Raises Corrupt, naming what is damaged in `source`.
     """
     record = content_store.content_record(source, digest)
@@ -50,17 +54,25 @@ def fetch(source: Reader, target: Reader, digest: bytes) -> FetchedContent:
     for part in record.parts:
         for block in part[4]:
             if block not in blocks and target.view.get(Table.BLOCK, block) is None:
-                blocks[block] = _fetch_block(source, target.files, block)
-    place = (record.segment, record.offset, record.length)
-    skeleton = _fetch_frame(source, target.files, FrameKind.SKELETON, digest, place)
+                blocks[block] = _fetch_block(source, target.files, block, fetched)
+    skeleton = fetched.get((FrameKind.SKELETON, digest))
+    if skeleton is None:
+        place = (record.segment, record.offset, record.length)
+        skeleton = _fetch_frame(source, target.files, FrameKind.SKELETON, digest, place)
+        fetched[FrameKind.SKELETON, digest] = skeleton
     return FetchedContent(digest, record.size, record.parts, skeleton, blocks)
 
 
-def _fetch_block(source: Reader, target: DatabaseFiles, digest: bytes) -> FetchedFrame:
+def _fetch_block(source: Reader, target: DatabaseFiles, digest: bytes, fetched: Fetched) -> FetchedFrame:
+    held = fetched.get((FrameKind.BLOCK, digest))
+    if held is not None:
+        return held
     found: BlockRecord | None = source.record(Table.BLOCK, digest)
     if found is None:
         raise Corrupt(f"block[{digest.hex()}] is missing", table="block", key=digest)
-    return _fetch_frame(source, target, FrameKind.BLOCK, digest, (found.segment, found.offset, found.length))
+    place = (found.segment, found.offset, found.length)
+    held = fetched[FrameKind.BLOCK, digest] = _fetch_frame(source, target, FrameKind.BLOCK, digest, place)
+    return held
 
 
 def _fetch_frame(
@@ -88,14 +100,14 @@ def hold(txn: WriteTransaction, source: Reader, fetched: FetchedContent) -> None
         txn.put(Table.CONTENT, fetched.digest, found._replace(references=found.references + 1))
         return
     if fetched.skeleton is None:
-        fetched = fetch(source, txn, fetched.digest)
+        fetched = fetch(source, txn, fetched.digest, {})
     for part in fetched.parts:
         for digest in part[4]:
             _hold_block(txn, source, digest, fetched.blocks.get(digest))
     skeleton = fetched.skeleton
     assert skeleton is not None, "what the transaction lacks was fetched"
     record = ContentRecord(1, fetched.size, *_append(txn, skeleton.frame), fetched.parts)
-    txn.put(Table.CONTENT, fetched.digest, record)
+    txn.insert(Table.CONTENT, fetched.digest, record)
 
 
 def _hold_block(txn: WriteTransaction, source: Reader, digest: bytes, fetched: FetchedFrame | None) -> None:
@@ -103,8 +115,8 @@ def _hold_block(txn: WriteTransaction, source: Reader, digest: bytes, fetched: F
     if found is not None:
         txn.put(Table.BLOCK, digest, found._replace(references=found.references + 1))
         return
-    block = fetched or _fetch_block(source, txn.files, digest)
-    txn.put(Table.BLOCK, digest, BlockRecord(1, block.raw_bytes, *_append(txn, block.frame)))
+    block = fetched or _fetch_block(source, txn.files, digest, {})
+    txn.insert(Table.BLOCK, digest, BlockRecord(1, block.raw_bytes, *_append(txn, block.frame)))
 
 
 def _append(txn: WriteTransaction, frame: bytes) -> tuple[int, int, int]:
