@@ -290,7 +290,7 @@ class _Repair:
 
     def _prove(self) -> tuple[Finding, ...]:
         """Check the new tables; damage of the stream itself is all that may be left."""
-        (self._work / STREAM).symlink_to(self._database.path / STREAM)
+        (self._work / STREAM).symlink_to((self._database.path / STREAM).absolute())
         old = self._database
         proved = Database(self._work, old.guid, old.name, old.kind, clock=old.clock, rng=old.rng)
         proved.mount(read_only=True)

@@ -99,6 +99,13 @@ def test_damage_is_named_by_check_and_taken_out_by_repair(
     )
 
 
+def test_repair_takes_a_relative_path(
+    pillarbox: Pillarbox, server: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(server.parent)
+    assert pillarbox.answer("repair", server.name, STORE, "--yes")["kept"] == 30
+
+
 def test_repair_says_what_is_lost(pillarbox: Pillarbox, server: Path, damage: Callable[[Path], None]) -> None:
     damage(server)
     text = pillarbox.run("repair", server, STORE, "--yes").stdout
