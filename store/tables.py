@@ -360,7 +360,8 @@ def index_rows(table: Table, key: bytes, record: Record | None) -> Iterable[Entr
     if isinstance(record, MailboxRecord):
         return _mailbox_rows(record)
     if isinstance(record, TombstoneRecord):
-        return _tombstone_rows(*_PAIR.unpack(key), record)
+        folder_id, cn = _PAIR.unpack(key)
+        return _tombstone_rows(folder_id, cn, record)
     return ()
 
 
