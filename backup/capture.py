@@ -41,8 +41,8 @@ class Capture:
         clock: Clock,
         interval_ms: int = INTERVAL_MS,
     ) -> None:
-        """Nothing is captured before `run_due`. Of the source's databases those take part that are mounted
-        for writing at the time.
+        """Nothing is captured before `run_due`. Of the source's databases those take part that are mounted at
+        the time.
         """
         self._source = source
         self._repository = repository
@@ -67,7 +67,7 @@ class Capture:
 
         Raises RepositoryLocked while a prune runs, DiskFull, and as `GroupSnapshot.run`.
         """
-        mounted = [each for each in self._source.databases if each.state is MountState.MOUNTED]
+        mounted = [each for each in self._source.databases if each.state is not MountState.DISMOUNTED]
         if not self._changed(mounted):
             return None
         source = SnapshotSource(

@@ -43,9 +43,8 @@ def capture_(
     """Capture a storage group again and again, to restore it as it stood at any of those moments.
 
     A capture stores what changed since the backup or capture before it, and nothing when nothing did; each is
-    a snapshot to `restore` and `recovery mount`. The databases are held only while one is taken; when another
-    process has them, the next is taken an interval later. A program that holds them all the time captures by
-    itself (pillarbox.backup.capture). `prune` keeps captures for two days, or --keep-captures.
+    a snapshot to `restore` and `recovery mount`. Other processes read and write the databases meanwhile.
+    `prune` keeps captures for two days, or --keep-captures.
 
     \b
     pillarbox backup capture /srv/mail /backup/mail --every 5m
