@@ -68,7 +68,7 @@ class MergeRun:
         with destination.reading():
             paths = {each.path: destination.path(each) for each in taken}
         self._targets = {each.path: paths.get(each.path, ()) for each in self.folders}
-        self._made = destination.made() or tuple(would_make)
+        self._made = tuple(sorted({*destination.made(), *would_make}))
 
     def report(self) -> MailboxMerge:
         """What was done."""

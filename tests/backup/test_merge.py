@@ -5,31 +5,46 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
+from pillarbox.backup import merge_run
 from pillarbox.backup.merge import MergeTask, match_mailboxes, merge_mailbox, merge_mailboxes
 from pillarbox.backup.merge_filter import MergeFilter
 from pillarbox.backup.merge_report import MailboxMerge, MergeMode, MergeOptions, MergeProgress
 from pillarbox.backup.merge_target import FileTarget, MailboxTarget
+from pillarbox.backup.restore import restorable_databases, restore_records
+from pillarbox.backup.snapshot_mount import RecoveryDatabase, open_snapshot_mount
 from pillarbox.store import content_store, folder, mailbox, message
 from pillarbox.store.access import Actor
 from pillarbox.store.check import check_database
 from pillarbox.store.clock import VirtualClock
+from pillarbox.store.content import digest_of
 from pillarbox.store.database import Database
 from pillarbox.store.errors import AlreadyExists, NotFound, Refused
 from pillarbox.store.export_mail import ExportFormat, read_mail_files
 from pillarbox.store.group_commit import Tuning
 from pillarbox.store.mbox import read_mbox
-from pillarbox.store.stream import Frame
-from pillarbox.store.tables import DatabaseKind, ItemRecord, MailboxRecord
+from pillarbox.store.stream import Codec, Frame, FrameKind, build_frame
+from pillarbox.store.tables import (
+    DatabaseKind,
+    DictionaryRecord,
+    ItemRecord,
+    MailboxRecord,
+    Table,
+    segment_key,
+)
+from pillarbox.store.transaction import WriteTransaction
 
 ACTOR = Actor.task("test")
 DATA = Path(__file__).parents[1] / "data"
 CORPUS = [item.raw for item in read_mbox(DATA / "lists.mbox")]
 CORPUS += [path.read_bytes() for path in sorted((DATA / "spam").glob("*.eml"))]
+LARGE = b"Subject: large\n\n" + b"a line of text\n" * 400
 COPY = MergeOptions(MergeMode.COPY)
 ARCHIVE = MergeOptions(archive=True)
 Paths = tuple[str, ...]
@@ -546,10 +561,11 @@ def test_a_dry_run_says_what_comes_and_writes_nothing(store: Store, tmp_path: Pa
 class CountingFrames:
     """Frames that remember where they were read."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database | RecoveryDatabase) -> None:
         self.read_at: list[tuple[int, int]] = []
-        self._frames = database.files.frames
-        database.files.frames = self
+        with database.read(ACTOR) as read:
+            self._frames = read.files.frames
+            read.files.frames = self
 
     def read(self, segment: int, offset: int, length: int) -> Frame:
         self.read_at.append((segment, offset))
@@ -575,3 +591,95 @@ def test_no_content_is_read_that_the_target_holds_and_none_twice(
     read_all = len(frames.read_at)
     other.merge(source)
     assert len(frames.read_at) == read_all
+
+
+def test_content_kept_with_a_dictionary_comes_back_the_same(store: Store, other: Store) -> None:
+    store.add(("Inbox",), CORPUS[:2])
+    data = b"".join(CORPUS)[:50_000]
+    frame = build_frame(FrameKind.DICTIONARY, Codec.PLAIN, 0, len(data), digest_of(data), data)
+    with store.database.transaction(ACTOR) as txn:
+        place = txn.append_frame(frame)
+        record = DictionaryRecord(place.segment, place.offset, len(frame))
+        txn.insert(Table.DICTIONARY, segment_key(1), record)
+    store.database.files.dictionaries.add(1, data)
+    store.add(("Inbox",), CORPUS[2:])
+    with store.database.read(ACTOR) as read:
+        last = content_store.content_record(read, store.items("Inbox")[-1].digest)
+        placed = last.segment, last.offset, last.length
+        assert read.files.frames.read(*placed).dictionary == 1, "the premise"
+    other.merge(store.database)
+    assert other.held() == {("Inbox",): CORPUS}
+    assert other.is_sound()
+
+
+# -- while the target is in use
+
+
+def test_what_the_target_loses_meanwhile_is_read_again(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held content that is freed between the look at the target and the transaction is fetched in that."""
+    store.add(("Inbox",), [CORPUS[0], LARGE + b"one", LARGE + b"two"])
+    lost = other.add(("Sent Items",), [CORPUS[0]] + [LARGE + b"one"] * 2)
+    transaction = Database.transaction
+
+    def transaction_after_deletes(
+        database: Database, actor: Actor
+    ) -> AbstractContextManager[WriteTransaction]:
+        if database is other.database and lost:
+            ids = [lost.pop() for _ in range(len(lost))]
+            other.delete(ids)
+        return transaction(database, actor)
+
+    options = MergeOptions(filter=MergeFilter(folders=(("Inbox",),)))
+    monkeypatch.setattr(Database, "transaction", transaction_after_deletes)
+    box = MailboxTarget(other.database, other.add_mailbox("bob").guid)
+    merge_mailbox(store.database, store.anna.guid, box, ACTOR, options)
+    assert held(other.database, "bob") == {("Inbox",): [CORPUS[0], LARGE + b"one", LARGE + b"two"]}
+    assert other.is_sound()
+
+
+def test_two_merges_at_once_add_a_message_once(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add(("Inbox",), CORPUS[:6])
+    monkeypatch.setattr(merge_run, "BATCH_MESSAGES", 2)
+    target = MailboxTarget(other.database, other.anna.guid)
+    reports = []
+
+    def merge_again(progress: MergeProgress) -> None:
+        if not reports:
+            reports.append(merge_mailbox(store.database, store.anna.guid, target, ACTOR))
+
+    report = merge_mailbox(store.database, store.anna.guid, target, ACTOR, progress=merge_again)
+    assert (reports[0].merged_count, reports[0].duplicates_count) == (4, 2)
+    assert (report.merged_count, report.duplicates_count) == (2, 4)
+    assert other.held() == {("Inbox",): CORPUS[:6]}
+
+
+# -- from a backup
+
+
+def test_a_snapshot_in_a_repository_gives_back_what_was_lost_and_fetches_no_other_content(group: Any) -> None:
+    database = group.databases[0]
+    group.deliver(database, group.corpus())
+    snapshot = group.snapshot()
+    lost = list(range(0, len(group.corpus()), 10))
+    with database.transaction(ACTOR) as txn:
+        anna = mailbox.find(txn, "anna")
+        items = list(folder.messages(txn, anna.roles["inbox"]))
+        for number in lost:
+            message.delete(txn, items[number].message_id)
+    found = restorable_databases(snapshot, ["Store 1"])[0]
+    place = group.directory / "mount"
+    place.mkdir()
+    restore_records(group.repository, found, place)
+    with open_snapshot_mount(group.repository, found, place) as source:
+        frames = CountingFrames(source)
+        target = MailboxTarget(database, anna.guid)
+        report = merge_mailbox(source, anna.guid, target, Actor.administrator("a"))
+        assert report.merged_count == len(lost)
+        assert len(lost) <= len(frames.read_at) < len(lost) * 4
+        again = merge_mailbox(source, anna.guid, target, Actor.administrator("a"))
+        assert again.merged_count == 0
+    assert Counter(group.contents(database)) == Counter(group.corpus())
