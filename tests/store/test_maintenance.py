@@ -159,13 +159,36 @@ def test_the_stream_that_is_left_still_makes_the_same_tables(database: Database)
     assert_clean(database)
 
 
+def test_a_deletion_is_kept_as_long_as_an_older_segment_could_bring_the_message_back(
+    database: Database,
+) -> None:
+    """The older segment is full of mail that stays; the one that tells of the deletion is given back."""
+    doomed = deliver(database, [b"Subject: doomed\n\nGone.\n"])
+    rng = random.Random(2)
+    kept = [b"Subject: kept\n\n" + rng.randbytes(9000) for _ in range(4)]
+    deliver(database, kept)
+    delete(database, doomed)
+    delete(database, deliver(database, [b"Subject: more\n\n" + rng.randbytes(9000) for _ in range(8)]))
+    before = database.stream.segments()
+    compact(database, ACTOR)
+    left = database.stream.segments()
+    assert 1 in left and 2 in before and 2 not in left
+    lose_tables(database)
+    repair_database(database)
+    database.mount()
+    assert [raw for _, raw in contents(database)] == kept
+    assert_clean(database)
+
+
 def test_a_second_run_finds_nothing_to_do(database: Database) -> None:
     delete(database, deliver(database, MAIL)[:20])
     for _ in range(3):
         compact(database, ACTOR)
-    segments = database.stream.segments()
-    assert compact(database, ACTOR) <= 0
-    assert database.stream.segments()[: len(segments)] == segments
+    segments, size = database.stream.segments(), database.stream.total_bytes()
+    before = tables(database)
+    assert compact(database, ACTOR) == 0
+    assert database.stream.segments() == segments and database.stream.total_bytes() == size
+    assert tables(database) == before
 
 
 def test_a_segment_that_a_read_looks_at_stays_until_the_read_ends(database: Database) -> None:
@@ -188,8 +211,10 @@ def test_a_damaged_segment_is_left_alone(database: Database, events: Events) -> 
     with path.open("r+b") as file:
         file.seek(path.stat().st_size // 2)
         file.write(b"damage")
+    damaged = path.read_bytes()
     compact(database, ACTOR)
-    assert 1 in database.stream.segments()
+    assert 1 in database.stream.segments() and 2 not in database.stream.segments()
+    assert path.read_bytes() == damaged
     assert EventId.DAMAGE_FOUND in events.ids
 
 
