@@ -33,7 +33,7 @@ from pillarbox.store.stream import Codec, Frame, FrameKind, parse_frame
 from pillarbox.store.tables import DIGEST_BYTES
 
 DATA = Path(__file__).parent.parent / "data"
-steady = settings(deadline=None, max_examples=60)
+steady = settings(deadline=None, max_examples=40)
 
 
 def joined(message: bytes) -> bytes:
@@ -102,7 +102,7 @@ fragments = st.one_of(
 
 
 @given(message=st.lists(fragments, max_size=8).map(b"".join))
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 def test_a_message_of_any_bytes_is_put_together_again_byte_for_byte(message: bytes) -> None:
     assert joined(message) == message
 
@@ -202,8 +202,8 @@ def test_a_large_part_is_kept_in_blocks_of_bounded_size() -> None:
     assert assemble(taken.skeleton, taken.parts) == message
 
 
-def test_a_hundred_thousand_parts_cost_little() -> None:
-    message = b"Subject: x\n\n" + b"--b\nContent-Transfer-Encoding: base64\n\nAAAA\n" * 100_000
+def test_many_thousand_parts_cost_little() -> None:
+    message = b"Subject: x\n\n" + b"--b\nContent-Transfer-Encoding: base64\n\nAAAA\n" * 30_000
     tracemalloc.start()
     try:
         assert joined(message) == message

@@ -38,7 +38,7 @@ rows_strategy = st.lists(
     ),
     max_size=12,
 )
-steady = settings(deadline=None, max_examples=60)
+steady = settings(deadline=None, max_examples=40)
 
 
 def frame_of(built: bytes) -> Frame:
@@ -234,7 +234,7 @@ def test_a_last_flush_cut_anywhere_gives_its_whole_first_transactions(
 
 
 @given(lost=st.sets(st.integers(0, 20)), first=st.integers(0, 63))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 def test_a_last_flush_of_which_any_sectors_are_lost_gives_its_whole_first_transactions(
     tmp_path_factory: pytest.TempPathFactory, lost: set[int], first: int
 ) -> None:

@@ -36,7 +36,7 @@ DIGEST = bytes(range(24))
 START = Position(1, SEGMENT_HEADER_BYTES)
 
 payloads = st.binary(max_size=200)
-steady = settings(deadline=None, max_examples=60)
+steady = settings(deadline=None, max_examples=40)
 
 
 def frame_of(payload: bytes, kind: int = FrameKind.BLOCK) -> bytes:
