@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from pillarbox.store.access import Actor
 from pillarbox.store.check import check_database
 from pillarbox.store.clock import VirtualClock
 from pillarbox.store.database import Database
+from pillarbox.store.errors import DiskFull
 from pillarbox.store.events import EventId
 from pillarbox.store.group_commit import Tuning
 from pillarbox.store.maintenance import (
@@ -424,4 +427,89 @@ def test_deliveries_and_reads_go_on_during_compaction(database: Database) -> Non
     assert sorted(raw for _, raw in contents(database)) == sorted(kept[0] + kept[1])
     compact(database, ACTOR)
     assert database.stream.segments()[0] > 1
+    assert_clean(database)
+
+
+# Mounts for reading only, tells so, and reads everything once it is told to.
+READING_PROCESS = """
+import sys
+from pathlib import Path
+from pillarbox.store import folder, mailbox, message
+from pillarbox.store.access import Actor
+from pillarbox.store.database import Database
+from pillarbox.store.tables import DatabaseKind
+
+database = Database(Path(sys.argv[1]), b"x" * 16, "Mail", DatabaseKind.MAILBOX_STORE)
+database.mount(read_only=True)
+print("mounted", flush=True)
+sys.stdin.readline()
+with database.read(Actor.task("test")) as reader:
+    inbox = mailbox.find(reader, "anna").roles["inbox"]
+    for item in folder.messages(reader, inbox):
+        print(message.content(reader, item).hex())
+database.dismount()
+"""
+
+
+def test_mail_packed_with_a_dictionary_is_read_by_a_process_that_mounted_before_it_was_trained(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And after the dictionary has moved to another segment, and after a repair from the stream."""
+    monkeypatch.setattr(maintenance, "SKELETONS_MIN", 100)
+    monkeypatch.setattr(maintenance, "DICTIONARY_BYTES", 4 << 10)
+    monkeypatch.setattr(maintenance, "_pays", lambda *_: True)
+    before = deliver(database, variants(120))
+    command = [sys.executable, "-c", READING_PROCESS, str(database.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "mounted\n"
+        assert train_dictionary(database, ACTOR) == 1
+        later = variants(150)[120:]
+        deliver(database, later)
+        delete(database, before)
+        place = dictionary_place(database)
+        compact(database, ACTOR)
+        assert dictionary_place(database) != place
+        output, _ = process.communicate("read\n", timeout=60)
+    assert [bytes.fromhex(line) for line in output.split()] == later
+    lose_tables(database)
+    assert repair_database(database).lost == ()
+    database.mount()
+    assert [raw for _, raw in contents(database)] == later
+    assert_clean(database)
+
+
+def dictionary_place(database: Database) -> tuple[int, int]:
+    with database.read(ACTOR) as reader:
+        ((_, record),) = reader.records(Table.DICTIONARY, b"", None)
+    return record.segment, record.offset
+
+
+def test_what_is_begun_ends_and_no_more_is_begun_when_the_time_is_over(
+    database: Database, clock: VirtualClock
+) -> None:
+    delete(database, deliver(database, MAIL))
+    segments = database.stream.segments()
+    assert compact(database, ACTOR, until_ms=clock.now_ms()) == 0
+    assert database.stream.segments() == segments
+    assert compact(database, ACTOR, until_ms=clock.now_ms() + 1) > 0
+
+
+def test_when_the_disk_is_full_what_was_emptied_before_is_given_back(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(1)
+    delete(database, deliver(database, [b"Subject: x\n\n" + rng.randbytes(6000) for _ in range(40)])[::2])
+    before, oldest = contents(database), database.stream.segments()[0]
+    write_again = maintenance._write_again
+
+    def full_at_the_third(txn: Any, number: int, *needed: Any) -> None:
+        if number >= 3:
+            raise DiskFull("no space left on the disk")
+        write_again(txn, number, *needed)
+
+    monkeypatch.setattr(maintenance, "_write_again", full_at_the_third)
+    with pytest.raises(DiskFull):
+        compact(database, ACTOR, live_ratio_max=1.0)
+    assert database.stream.segments()[0] == 3 > oldest
+    assert contents(database) == before
     assert_clean(database)
