@@ -18,6 +18,7 @@ from pillarbox.store import mailbox
 from pillarbox.store.access import Actor
 from pillarbox.store.database import Database, MountState
 from pillarbox.store.errors import Conflict, Corrupt, NotFound, Refused
+from pillarbox.store.events import EventId
 from pillarbox.store.export_mail import mail_files
 from pillarbox.store.ids import guid_text
 from pillarbox.store.tables import DatabaseKind, MailboxRecord, Table, name_key
@@ -51,7 +52,21 @@ def merge_mailbox(
         run.run(FileDestination(target, lambda path, item, title: None))
     else:
         _write_files(run, target, options)
-    return run.report()
+    report = run.report()
+    if not options.dry_run:
+        _report_events(source, target, actor, report)
+    return report
+
+
+def _report_events(source: MergeSource, target: MergeTarget, actor: Actor, report: MailboxMerge) -> None:
+    name, account = report.mailbox, actor.account
+    if isinstance(target, MailboxTarget):
+        with target.database.read(actor) as read:
+            into = mailbox.get(read, target.guid).name
+        counts = {"messages": report.merged_count, "damaged": report.damaged_count}
+        target.database.report(EventId.MERGE_FINISHED, source=name, mailbox=into, account=account, **counts)
+    if report.removed_count and isinstance(source, Database):
+        source.report(EventId.MESSAGES_ARCHIVED, messages=report.removed_count, source=name, account=account)
 
 
 def _write_files(run: MergeRun, target: FileTarget, options: MergeOptions) -> None:

@@ -138,6 +138,11 @@ class EventId(IntEnum):
     SNAPSHOT_FAILED = 20041, _ERROR, _BACKUP, "The snapshot of database {database} failed: {error}"
     RESTORE_FINISHED = 20042, _INFORMATION, _BACKUP, "Database {database} was restored from {snapshot}."
     REPOSITORY_DAMAGED = 20043, _ERROR, _BACKUP, "Damage in backup repository {repository}: {error}"
+    MERGE_FINISHED = (20044, _INFORMATION, _BACKUP,
+        "{messages} messages of mailbox {source} were merged into {mailbox} by {account}; "
+        "{damaged} are damaged.")
+    MESSAGES_ARCHIVED = (20045, _INFORMATION, _BACKUP,
+        "{messages} messages of mailbox {source} were archived and removed by {account}.")
     # fmt: on
 
 

@@ -26,6 +26,7 @@ from pillarbox.store.clock import VirtualClock
 from pillarbox.store.content import digest_of
 from pillarbox.store.database import Database
 from pillarbox.store.errors import AlreadyExists, NotFound, Refused
+from pillarbox.store.events import Event
 from pillarbox.store.export_mail import ExportFormat, read_mail_files
 from pillarbox.store.group_commit import Tuning
 from pillarbox.store.mbox import read_mbox
@@ -683,3 +684,21 @@ def test_a_snapshot_in_a_repository_gives_back_what_was_lost_and_fetches_no_othe
         again = merge_mailbox(source, anna.guid, target, Actor.administrator("a"))
         assert again.merged_count == 0
     assert Counter(group.contents(database)) == Counter(group.corpus())
+
+
+def test_merges_and_removals_leave_events(store: Store, other: Store) -> None:
+    texts: list[str] = []
+
+    class Listener:
+        def report(self, event: Event) -> None:
+            texts.append(event.text)
+
+    store.add(("Inbox",), CORPUS[:3])
+    store.database.reporter = other.database.reporter = Listener()
+    other.merge(store.database, MergeOptions(dry_run=True))
+    assert texts == []
+    other.merge(store.database, ARCHIVE)
+    assert texts == [
+        "3 messages of mailbox anna were merged into anna by test; 0 are damaged.",
+        "3 messages of mailbox anna were archived and removed by test.",
+    ]
