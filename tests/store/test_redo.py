@@ -228,7 +228,7 @@ def test_a_last_flush_cut_anywhere_gives_its_whole_first_transactions(
     whole = log.stream.path(1).read_bytes()[: log.end.offset]
     for size in range(log.ends[1].offset, len(whole)):
         kept = [sequence for sequence, end in log.ends.items() if end.offset <= size]
-        for tail in (b"", bytes(300)):
+        for tail in (b"",) if size % 5 else (b"", bytes(300)):
             log.stream.path(1).write_bytes(whole[:size] + tail)
             assert log.replayed() == kept, size
 
