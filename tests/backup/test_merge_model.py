@@ -203,20 +203,15 @@ class World:
         return merge_mailbox(self.source, source_guid, target, ACTOR, options, **named)
 
 
-@pytest.fixture
-def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(merge_run, "BATCH_MESSAGES", 5)
-
-
 SEEDS = [*range(2), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 60))]
 
 
 @pytest.mark.parametrize("name", ["live", "other"])
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.usefixtures("small_batches")
 def test_everything_is_there_once_and_what_was_there_is_untouched(
-    tmp_path: Path, seed: int, name: str
+    tmp_path: Path, seed: int, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(merge_run, "BATCH_MESSAGES", 5)
     world = World(tmp_path, seed)
     with world.target(name) as database:
         was, source = items_of(database), items_of(world.source)
@@ -274,23 +269,24 @@ def assert_nothing_more_comes(world: World, database: Database) -> None:
 @pytest.mark.parametrize("name", ["live", "other"])
 @pytest.mark.parametrize("mode", MergeMode)
 @pytest.mark.parametrize("seed", SEEDS[:1] + SEEDS[2:22])
-@pytest.mark.usefixtures("small_batches")
 def test_a_merge_that_stops_anywhere_and_goes_on_ends_as_one_that_did_not(
-    tmp_path: Path, seed: int, mode: MergeMode, name: str
+    tmp_path: Path, seed: int, mode: MergeMode, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(tmp_path, seed)
     options = MergeOptions(mode)
-    batches = []
+    batches: list[MergeProgress] = []
     with world.target(name) as database:
+        count = world.merge(database, options._replace(dry_run=True)).merged_count
+        monkeypatch.setattr(merge_run, "BATCH_MESSAGES", max(1, count // 3))
         world.merge(database, options, progress=batches.append)
         whole = picture(database)
+    assert len(batches) > min(2, count)
     for stop in range(1, len(batches) + 1):
         for stopped_by in (stop_after_commit, stop_before_commit):
             with world.target(name) as database:
                 stopped_by(world, database, options, stop)
                 world.merge(database, options)
                 assert picture(database) == whole
-    assert len(batches) > 2
     world.source.dismount()
 
 
