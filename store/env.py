@@ -294,6 +294,7 @@ class Env:
 
     def oldest_reader(self) -> int | None:
         """The lowest LMDB transaction id any reader of any process still looks at."""
+        self._env.reader_check()  # a process that was killed looks at nothing any more
         ids = [int(match[2]) for match in _READER_LINE.finditer(self._env.readers()) if match[2] != "-"]
         return min(ids, default=None)
 

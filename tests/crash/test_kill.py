@@ -25,12 +25,14 @@ GUID = b"kill-test-store."
 SHORT = os.environ.get("PILLARBOX_CAMPAIGN") == "short"
 TUNING = Tuning(segment_bytes=64 << 10, checkpoint_stream_bytes=96 << 10, checkpoint_pages=64)
 
-# Delivers in four threads; writes "message id seed\n" to its output once a delivery is acknowledged.
+# Delivers and deletes in four threads and compacts in a fifth. Writes "message id seed\n" to its output once
+# a delivery is acknowledged.
 CHILD = """
 import sys, threading, random
 sys.path.insert(0, {here!r})
 from test_kill import ACTOR, new_database, raw_of
 from pillarbox.store import mailbox, message
+from pillarbox.store.maintenance import compact
 from pathlib import Path
 
 database = new_database(Path(sys.argv[1]))
@@ -48,8 +50,18 @@ def deliver(first):
         with out:
             sys.stdout.write(f"{{item.message_id}} {{seed}}\\n")
             sys.stdout.flush()
+        doomed = message.prepare(database.files, raw_of(-1 - seed))
+        with database.transaction(ACTOR) as txn:
+            item = message.append(txn, inbox, doomed)
+        with database.transaction(ACTOR) as txn:
+            message.delete(txn, item.message_id)
         seed += 4
 
+def give_back():
+    while True:
+        compact(database, ACTOR, live_ratio_max=0.9)
+
+threading.Thread(target=give_back).start()
 for number in range(4):
     threading.Thread(target=deliver, args=(int(sys.argv[2]) + number,)).start()
 """
@@ -106,6 +118,7 @@ def run_kills(path: Path, kills: int, seed: int) -> int:
         assert len(uids) >= len(acknowledged)
         assert check_database(database, ACTOR).clean
         database.dismount()
+    assert database.stream.segments()[0] > 1, "compaction gave nothing back"
     return len(acknowledged)
 
 

@@ -513,3 +513,21 @@ def test_when_the_disk_is_full_what_was_emptied_before_is_given_back(
     assert database.stream.segments()[0] == 3 > oldest
     assert contents(database) == before
     assert_clean(database)
+
+
+def test_a_reading_process_that_was_killed_keeps_no_segments(database: Database) -> None:
+    items = deliver(database, MAIL)
+    held = READING_PROCESS.replace("sys.stdin.readline()", "open_read = database.read(Actor.task('test'))")
+    held = held.replace('print("mounted", flush=True)', "").replace(
+        "with database.read", 'print("reading", flush=True); sys.stdin.readline()\nwith database.read'
+    )
+    command = [sys.executable, "-c", held, str(database.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "reading\n"
+        delete(database, items)
+        segments = database.stream.segments()
+        compact(database, ACTOR)
+        assert set(segments) <= set(database.stream.segments())
+        process.kill()
+    compact(database, ACTOR)
+    assert not set(segments[:-1]) & set(database.stream.segments())
