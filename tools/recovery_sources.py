@@ -67,7 +67,13 @@ def _repository(entry: RecoveryEntry, keys: Keys, opened: dict[str, Repository])
     if entry.held_as is not HeldAs.REPOSITORY:
         return None
     if entry.repository not in opened:
-        opened[entry.repository] = open_repository(entry.repository, *keys)
+        try:
+            opened[entry.repository] = open_repository(entry.repository, *keys)
+        except NotFound as error:
+            raise NotFound(
+                f"the repository of database {entry.name} is not at {entry.repository} any more",
+                hint="put it there, or dismount the database and mount it from where the repository is now",
+            ) from error
     return opened[entry.repository]
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 pytest.importorskip("cryptography", reason="cryptography (the extra `backup`) is not installed")
 
+from pillarbox.backup import merge_run
+from pillarbox.backup.merge_target import MailboxDestination
 from pillarbox.store.server import Server
 from pillarbox.tools.repository_options import PASSPHRASE
 
@@ -222,6 +224,37 @@ def test_damaged_mail_is_named_and_the_rest_is_merged(
     with Server.open(server, read_only=True) as opened:
         _, box = opened.find_mailbox("anna")
         assert box.messages_count == 29
+
+
+def test_an_interrupted_merge_keeps_what_it_has_and_goes_on(
+    pillarbox: Pillarbox, mounted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, batches = MailboxDestination.write, []
+
+    def interrupted(self: Any, *asked: Any) -> Any:
+        batches.append(1)
+        if len(batches) == 2:
+            raise KeyboardInterrupt
+        return real(self, *asked)
+
+    pillarbox.answer("folder", "delete", mounted, "anna", "lists", "--with-contents", "--yes")
+    monkeypatch.setattr(merge_run, "BATCH_MESSAGES", 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(MailboxDestination, "write", interrupted)
+        assert "goes on from there" in pillarbox.refused(130, "recovery", "merge", mounted, "anna")
+    (report,) = pillarbox.answer("recovery", "merge", mounted, "anna")
+    assert 0 < report["merged"] < 24 and report["merged"] + report["duplicates"] == 30
+
+
+def test_a_repository_that_was_moved_is_missed_in_words(
+    pillarbox: Pillarbox, mounted: Path, repo: Path
+) -> None:
+    repo.rename(repo.with_name("moved"))
+    said = pillarbox.refused(40, "recovery", "merge", mounted, "anna")
+    assert str(repo) in said and "dismount" in said
+    pillarbox.answer("recovery", "dismount", mounted)
+    pillarbox.answer("recovery", "mount", mounted, repo.with_name("moved"), "latest")
+    assert pillarbox.answer("recovery", "merge", mounted, "anna")[0]["duplicates"] == 30
 
 
 @pytest.mark.parametrize(
