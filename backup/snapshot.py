@@ -3,6 +3,9 @@
 prepare -> freeze -> take -> thaw -> transfer -> complete, or abort from anywhere (DOMAIN.md "Backup"). While
 frozen only a position and a read of each database are taken; everything is copied after the thaw, from a
 state that no longer changes.
+
+Databases that another process writes cannot be frozen from here, and need not be: a read of each is taken,
+and taken again if one that was read first has moved on meanwhile, so that all reads are of one moment.
 """
 
 from __future__ import annotations
@@ -22,13 +25,18 @@ from pillarbox.backup.database_snapshot import (
 from pillarbox.backup.pack import BlobId
 from pillarbox.backup.repository import Repository, Snapshot
 from pillarbox.store.access import Actor
+from pillarbox.store.checkpoint import Checkpoint, read_checkpoint
 from pillarbox.store.clock import Clock
-from pillarbox.store.database import Database
+from pillarbox.store.database import Database, MountState
 from pillarbox.store.errors import InvalidContent, NotFound, Refused, Retryable
 from pillarbox.store.events import EventId
+from pillarbox.store.group_commit import FlushedState
+from pillarbox.store.replay import find_transaction
 from pillarbox.store.tables import LAYOUT_VERSION
+from pillarbox.store.transaction import ReadTransaction
 
 FREEZE_TIMEOUT_MS: Final = 10_000
+_TAKES_MAX: Final = 1000
 MANIFEST_FORMAT: Final = 1
 FIRST_ADMINISTRATIVE_GROUP: Final = "First Administrative Group"
 
@@ -177,21 +185,41 @@ class GroupSnapshot:
                 held.callback(hook.thaw)  # before its freeze: one that failed half way must go on too
                 hook.freeze()
                 self._refuse_late(started_ms)
-            flushed = []
+            flushed: dict[bytes, FlushedState] = {}
             for database in self._databases:
-                flushed.append(held.enter_context(database.paused()))
-                self._refuse_late(started_ms)
+                if database.state is not MountState.READ_ONLY:
+                    flushed[database.guid] = held.enter_context(database.paused())
+                    self._refuse_late(started_ms)
             self._enter(Step.FROZEN)
-            self._taken_ms = self._clock.now_ms()
-            actor = Actor.task("backup")
-            frozen = [
-                FrozenDatabase(database, state, self._reads.enter_context(database.read(actor)))
-                for database, state in zip(self._databases, flushed, strict=True)
-            ]
+            checkpoints = {each.guid: read_checkpoint(each.path) for each in self._databases}
+            taken = self._take()
             self._refuse_late(started_ms)
         self.freeze_ms = self._clock.monotonic_ms() - started_ms
         self._enter(Step.THAWED)
-        return frozen
+        return [
+            FrozenDatabase(
+                database,
+                flushed.get(database.guid) or _end_of(database, checkpoints[database.guid], read),
+                read,
+            )
+            for database, read in taken
+        ]
+
+    def _take(self) -> list[tuple[Database, ReadTransaction]]:
+        """A read of each database, all of one moment."""
+        actor = Actor.task("backup")
+        for _ in range(_TAKES_MAX):
+            with ExitStack() as reads:
+                self._taken_ms = self._clock.now_ms()
+                taken = [(each, reads.enter_context(each.read(actor))) for each in self._databases]
+                # Those not moved on since they were read were still the same when the last one was read.
+                if all(_is_still(database, read, actor) for database, read in taken[:-1]):
+                    self._reads.push(reads.pop_all())
+                    return taken
+        raise Retryable(
+            "the databases change too often to be seen at one moment from another process",
+            hint="try again, or let the program that writes them take the snapshot",
+        )
 
     def _refuse_late(self, started_ms: int) -> None:
         if self._clock.monotonic_ms() - started_ms > self._freeze_timeout_ms:
@@ -240,6 +268,21 @@ class GroupSnapshot:
         with ExitStack() as told:  # every one of them, even when one fails
             for hook in reversed(self._prepared):
                 told.callback(hook.abort)
+
+
+def _is_still(database: Database, read: ReadTransaction, actor: Actor) -> bool:
+    """Whether a database is as it was read; one that is paused is, without looking."""
+    if database.state is not MountState.READ_ONLY:
+        return True
+    with database.read(actor) as now:
+        return now.state().sequence == read.state().sequence
+
+
+def _end_of(database: Database, checkpoint: Checkpoint, read: ReadTransaction) -> FlushedState:
+    """Where the stream of a database ended when it was read, looked for from an earlier checkpoint on."""
+    sequence = read.state().sequence
+    position = find_transaction(database.stream, checkpoint.position, checkpoint.sequence, sequence)
+    return FlushedState(sequence, position)
 
 
 # --- what earlier snapshots say -----------------------------------------------------------------------------

@@ -98,6 +98,7 @@ SEAMS = {
             "backup/restore.py": "files of a restored database",
             "backup/recovery_group.py": "files of databases that leave the recovery storage group",
             "backup/backend_directory.py": "a repository in a directory",
+            "tools/cmd_backup.py": "scratch for what is verified or compared, and new key files",
             "tools/bench/": "compares with bare files",
         },
         "use one of these modules, so that a test can put faults under it",

@@ -251,7 +251,7 @@ def create(
     key_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Take a snapshot of a storage group: all its databases at one moment.
+    """Take a snapshot of a storage group: all its databases at one moment, while other processes use them.
 
     \b
     pillarbox backup create /srv/mail /backup/mail
@@ -280,14 +280,14 @@ def open_source(server: Path, group_name: str | None) -> Iterator[SnapshotSource
 
     Raises NotFound, InvalidName when there are several, and why a database could not be mounted.
     """
-    with Server.open(server) as opened:
+    with Server.open(server, read_only=True) as opened:
         group = _group(opened, group_name)
         for database in group.databases.values():
             if database.state is MountState.DISMOUNTED and (
                 reason := opened.not_mounted.get(opened.label(database))
             ):
                 raise reason
-        mounted = [each for each in group.databases.values() if each.state is MountState.MOUNTED]
+        mounted = [each for each in group.databases.values() if each.state is not MountState.DISMOUNTED]
         yield SnapshotSource(opened.path.resolve().name, group.name, mounted)
 
 

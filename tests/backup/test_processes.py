@@ -38,7 +38,9 @@ PER_SNAPSHOT = 7
 CHILD = """
 import sys
 sys.path.insert(0, {here!r})
-from test_processes import back_up_for_ever
+from test_processes import back_up_for_ever, deliver_for_ever
+if sys.argv[3] == "deliver":
+    deliver_for_ever(sys.argv[1])
 back_up_for_ever(sys.argv[1], sys.argv[2], sys.argv[3] == "prune")
 """
 
@@ -89,6 +91,20 @@ def back_up_for_ever(place: str, name: str, pruning: bool) -> None:
         CLOCK.sleep_ms(50)  # a prune waits for a moment in which nobody backs up
 
 
+def deliver_for_ever(place: str) -> None:
+    """The child: one message after the other, each into database one first and then into two."""
+    databases = [database_at(Path(place) / name, name) for name in ("one", "two")]
+    for database in databases:
+        database.mount()
+    for count in range(1_000_000):
+        for database in databases:
+            prepared = message.prepare(database.files, raw_of(count))
+            with database.transaction(ACTOR) as txn:
+                message.append(txn, mailbox.find(txn, "anna").roles["inbox"], prepared)
+        sys.stdout.write(f"{count} {count}\n")
+        sys.stdout.flush()
+
+
 def keep_two(repository: Repository) -> None:
     decisions = choose_kept(repository.snapshots(), KeepRules(last=2))
     repository.forget([each.snapshot.id for each in decisions if not each.is_kept])
@@ -110,9 +126,9 @@ def place(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def child(place: Path, name: str, pruning: bool) -> Iterator[subprocess.Popen[str]]:
+def child(place: Path, name: str, work: str) -> Iterator[subprocess.Popen[str]]:
     code = CHILD.format(here=str(Path(__file__).parent))
-    words = [sys.executable, "-c", code, str(place), name, "prune" if pruning else "keep"]
+    words = [sys.executable, "-c", code, str(place), name, work]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as running:
         try:
             yield running
@@ -146,7 +162,7 @@ def test_killed_at_any_moment_the_repository_is_whole_and_the_next_run_goes_on(
     rng = random.Random(seed)
     acknowledged: list[tuple[str, int]] = []
     for number in range(2):
-        with child(place, "one", pruning=seed % 2 == 1) as running:
+        with child(place, "one", "prune" if seed % 2 else "keep") as running:
             acknowledged += said(running, rng.randint(1, 3))
             time.sleep(rng.uniform(0, 0.08))
             running.send_signal(signal.SIGKILL)
@@ -158,7 +174,7 @@ def test_killed_at_any_moment_the_repository_is_whole_and_the_next_run_goes_on(
 
 
 def test_two_back_up_at_once_while_a_third_prunes_and_nothing_is_lost(place: Path) -> None:
-    with child(place, "one", pruning=False) as first, child(place, "two", pruning=False) as second:
+    with child(place, "one", "keep") as first, child(place, "two", "keep") as second:
         repository = open_repository(place)
         acknowledged = {"one": said(first, 2), "two": said(second, 2)}
         for _ in range(3):
@@ -174,6 +190,35 @@ def test_two_back_up_at_once_while_a_third_prunes_and_nothing_is_lost(place: Pat
     for name, made in acknowledged.items():
         snapshot_id, count = made[-1]
         assert_restores(repository, repository.snapshot(snapshot_id), place / f"restored {name}", count)
+
+
+def test_databases_that_another_process_writes_are_backed_up_as_of_one_moment(place: Path) -> None:
+    repository = open_repository(place)
+    snapshots = []
+    with child(place, "both", "deliver") as running:
+        said(running, 3)
+        databases = [database_at(place / name, name) for name in ("one", "two")]
+        for database in databases:
+            database.mount(read_only=True)
+        for _ in range(4):
+            source = SnapshotSource("server", "both", databases)
+            snapshots.append(GroupSnapshot(source, repository, clock=CLOCK).run())
+            said(running, 2)
+        for database in databases:
+            database.dismount()
+    counts = []
+    for number, snapshot in enumerate(snapshots):
+        found = []
+        for each in restore_to_directory(repository, snapshot, place / f"out{number}", clock=CLOCK):
+            database = database_at(each.path, each.name)
+            database.mount()
+            found.append(held(database))
+            database.dismount()
+        assert len(found[0]) - len(found[1]) in (0, 1), "the first gets each message first"
+        assert found[0] == [raw_of(seed) for seed in range(len(found[0]))]
+        assert found[1] == found[0][: len(found[1])]
+        counts.append(len(found[0]))
+    assert counts[0] >= 3 and counts == sorted(set(counts))
 
 
 def prune_when_free(repository: Repository) -> None:
