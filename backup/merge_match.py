@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Final
 
 from pillarbox.backup.merge_folders import Origin, target_folders
 from pillarbox.backup.merge_source import Damage, SourceFolder, messages_of
@@ -18,11 +19,14 @@ from pillarbox.store.errors import Corrupt
 from pillarbox.store.tables import FolderRecord, ItemRecord, Table, id_key
 from pillarbox.store.transaction import Reader, WriteTransaction
 
+# Messages that are compared at once, a few hundred bytes each; more are compared in parts, by their digests.
+PART_MESSAGES: Final = 250_000
+
 
 class HeldMessages:
     """What a target mailbox holds of a source mailbox, as far as one merge needs to know it.
 
-    Kept in memory are the messages whose bytes the target database has, except those found by their ids.
+    Kept in memory are the ids of messages that the target holds under other ids.
     """
 
     def __init__(self, origin: Origin, target_guid: bytes, is_lineage: bool) -> None:
@@ -40,9 +44,13 @@ class HeldMessages:
         in the target; what is damaged in the source is passed over.
         """
         self._seen_counter = target.state().counter
-        wanted = self._wanted(source, folders, target)
-        if not wanted:
-            return
+        parts = 1 + sum(each.record.messages_count for each in folders) // PART_MESSAGES
+        for part in range(parts):
+            wanted = self._wanted(source, folders, target, (part, parts))
+            if wanted:
+                self._match(wanted, source, target)
+
+    def _match(self, wanted: dict[int, bytes], source: Reader, target: Reader) -> None:
         digests = set(wanted.values())
         free: Counter[bytes] = Counter()
         root = mailbox.root(target, mailbox.get(target, self._target_guid))
@@ -57,11 +65,15 @@ class HeldMessages:
         if not self._origin.copy:
             self._match_by_content(wanted, free)
 
-    def _wanted(self, source: Reader, folders: Sequence[SourceFolder], target: Reader) -> dict[int, bytes]:
-        """Id and digest of the source's messages that may be there under another id."""
+    def _wanted(
+        self, source: Reader, folders: Sequence[SourceFolder], target: Reader, part: tuple[int, int]
+    ) -> dict[int, bytes]:
+        """Id and digest of the source's messages that may be there under another id, in part n of m."""
         wanted: dict[int, bytes] = {}
         for each in folders:
             for item in messages_of(source, each, 0, _pass_over):
+                if int.from_bytes(item.digest[:4], "big") % part[1] != part[0]:
+                    continue
                 if target.view.get(Table.CONTENT, item.digest) is not None and not self._found(target, item):
                     wanted[item.message_id] = item.digest
         return wanted

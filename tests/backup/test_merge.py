@@ -37,6 +37,8 @@ from pillarbox.store.tables import (
     ItemRecord,
     MailboxRecord,
     Table,
+    id_key,
+    item_key,
     segment_key,
 )
 from pillarbox.store.transaction import WriteTransaction
@@ -702,3 +704,19 @@ def test_merges_and_removals_leave_events(store: Store, other: Store) -> None:
         "3 messages of mailbox anna were merged into anna by test; 0 are damaged.",
         "3 messages of mailbox anna were archived and removed by test.",
     ]
+
+
+def test_damaged_records_are_listed_and_the_rest_comes(store: Store, other: Store) -> None:
+    ids = store.add(("Inbox",), CORPUS[:5])
+    store.add(("Lists",), CORPUS[5:7])
+    store.add(("Post",), CORPUS[7:9])
+    with store.database.read(ACTOR) as read:
+        damaged = [message.get(read, each) for each in (ids[0], ids[2], ids[3])]
+    rows: dict[bytes, bytes | None] = {item_key(each.folder_id, each.uid): b"damage" for each in damaged}
+    store.database.files.env.apply(
+        {Table.ITEM: rows, Table.FOLDER: {id_key(store.folder_id("Lists")): b"damage"}}
+    )
+    report = other.merge(store.database)
+    assert other.held() == {("Inbox",): [CORPUS[1], CORPUS[4]], ("Post",): CORPUS[7:9]}
+    assert [each.folder for each in report.damaged] == [()] + [("Inbox",)] * 3
+    assert report.damaged_count == 4

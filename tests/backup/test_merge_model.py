@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pillarbox.backup import merge_run
+from pillarbox.backup import merge_match, merge_run
 from pillarbox.backup.merge import merge_mailbox
 from pillarbox.backup.merge_report import MailboxMerge, MergeMode, MergeOptions, MergeProgress
 from pillarbox.backup.merge_target import MailboxTarget
@@ -212,6 +212,7 @@ def test_everything_is_there_once_and_what_was_there_is_untouched(
     tmp_path: Path, seed: int, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(merge_run, "BATCH_MESSAGES", 5)
+    monkeypatch.setattr(merge_match, "PART_MESSAGES", 10)
     world = World(tmp_path, seed)
     with world.target(name) as database:
         was, source = items_of(database), items_of(world.source)
