@@ -35,12 +35,14 @@ class ScheduledRun(NamedTuple):
     next_ms: int
 
 
-def next_backup_ms(snapshots: Sequence[Snapshot], source: SnapshotSource, every_ms: int) -> int:
+def next_backup_ms(snapshots: Sequence[Snapshot], source: SnapshotSource, every_ms: int, now_ms: int) -> int:
     """When the next backup of a storage group is due, ms UTC; 0, which is at once, when it has none.
 
     The repository itself is the memory of what was done, so that programs and timers can be changed freely.
+    A snapshot of a time to come counts for nothing: a clock that was wrong once must not stop all backups.
     """
-    taken = [each.time_ms for each in snapshots if is_of_group(each, source) and not is_capture(each)]
+    of_group = [each for each in snapshots if is_of_group(each, source) and not is_capture(each)]
+    taken = [each.time_ms for each in of_group if each.time_ms <= now_ms]
     return max(taken) + every_ms if taken else 0
 
 
@@ -57,8 +59,9 @@ def run_due(
 
     Raises as `GroupSnapshot.run` and `prune`; a prune that failed is made up for after the next backup.
     """
-    due_ms = next_backup_ms(repository.snapshots(), source, schedule.every_ms)
-    if clock.now_ms() + min(EARLY_MS, schedule.every_ms // 10) < due_ms:
+    now_ms = clock.now_ms()
+    due_ms = next_backup_ms(repository.snapshots(), source, schedule.every_ms, now_ms)
+    if now_ms + min(EARLY_MS, schedule.every_ms // 10) < due_ms:
         return ScheduledRun(None, (), None, due_ms)
     snapshot = GroupSnapshot(source, repository, clock=clock, kind=SnapshotKind.FULL, hooks=hooks).run()
     forgotten: tuple[Snapshot, ...] = ()
