@@ -77,7 +77,7 @@ def open_record(table: int, key: bytes, value: bytes, table_name: str) -> tuple[
             hint=f"this program reads version {RECORD_VERSION}; use a newer one",
         )
     try:
-        fields = unpack(memoryview(body)[1:])
+        fields = unpack(body[1:])  # for short records a copy costs less than a view
     except ValueError as error:
         raise Corrupt(f"{table_name}[{key.hex()}]: {error}", table=table_name, key=key) from error
     if not isinstance(fields, tuple):
