@@ -7,7 +7,6 @@ bytes never change, so all three compare digests as well, from the records alone
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -35,7 +34,7 @@ class HeldMessages:
         self._target_guid = target_guid
         # A copy is complete by itself: only what the same copy brought before counts.
         self._by_id = is_lineage and not origin.copy
-        self._present: set[int] = set()
+        self._present: dict[int, int] = {}  # to the id in the target
         self._seen_counter = 0
 
     def learn(self, source: Reader, folders: Sequence[SourceFolder], target: Reader) -> None:
@@ -52,16 +51,16 @@ class HeldMessages:
 
     def _match(self, wanted: dict[int, bytes], source: Reader, target: Reader) -> None:
         digests = set(wanted.values())
-        free: Counter[bytes] = Counter()
+        free: dict[bytes, list[int]] = {}
         root = mailbox.root(target, mailbox.get(target, self._target_guid))
         for record, is_copy in target_folders(target, root):
             for item in folder.messages(target, record.folder_id):
                 if item.digest in digests and not self._is_of_source(source, item):
                     marked = self._origin.marked_id(item.properties)
                     if wanted.get(marked) == item.digest and marked not in self._present:
-                        self._present.add(marked)
+                        self._present[marked] = item.message_id
                     elif not is_copy:
-                        free[item.digest] += 1
+                        free.setdefault(item.digest, []).append(item.message_id)
         if not self._origin.copy:
             self._match_by_content(wanted, free)
 
@@ -78,23 +77,22 @@ class HeldMessages:
                     wanted[item.message_id] = item.digest
         return wanted
 
-    def _match_by_content(self, wanted: dict[int, bytes], free: Counter[bytes]) -> None:
+    def _match_by_content(self, wanted: dict[int, bytes], free: dict[bytes, list[int]]) -> None:
         for message_id, digest in wanted.items():
-            if message_id not in self._present and free[digest] > 0:
-                free[digest] -= 1
-                self._present.add(message_id)
+            if message_id not in self._present and free.get(digest):
+                self._present[message_id] = free[digest].pop()
 
     def holds(self, target: Reader, item: ItemRecord) -> bool:
         """Whether the target mailbox holds a message of the source."""
         return item.message_id in self._present or self._found(target, item)
 
     def _found(self, target: Reader, item: ItemRecord) -> bool:
-        return self._by_id and _is_there(target, item, self._target_guid)
+        return self._by_id and is_there(target, item, self._target_guid)
 
     def _is_of_source(self, source: Reader, item: ItemRecord) -> bool:
         """Whether a message of the target is one that the source has under the same id."""
         try:
-            return self._by_id and _is_there(source, item, self._origin.mailbox.guid)
+            return self._by_id and is_there(source, item, self._origin.mailbox.guid)
         except Corrupt:
             return False
 
@@ -106,7 +104,11 @@ class HeldMessages:
         for change in change_feed.changes(txn, since):
             marked = self._origin.marked_id(change.item.properties) if change.item is not None else 0
             if marked and folder.get(txn, change.folder_id).mailbox == self._target_guid:
-                self._present.add(marked)
+                self._present[marked] = change.object_id
+
+    def id_of(self, item: ItemRecord) -> int:
+        """The id in the target of a message that it held."""
+        return self._present.get(item.message_id, item.message_id)
 
     def has_added(self, item: ItemRecord) -> bool:
         """Whether a message that was not there is there now, as `catch_up` saw it."""
@@ -117,8 +119,8 @@ class HeldMessages:
         self._seen_counter = txn.counter
 
 
-def _is_there(reader: Reader, item: ItemRecord, mailbox_guid: bytes) -> bool:
-    """Whether a mailbox has a message of the same id and bytes."""
+def is_there(reader: Reader, item: ItemRecord, mailbox_guid: bytes) -> bool:
+    """Whether a mailbox has a message of the same id and bytes, as its record says. Raises Corrupt."""
     place = reader.index(Table.LOCATION, id_key(item.message_id))
     found: ItemRecord | None = None if place is None else reader.record(Table.ITEM, place)
     # A database that was restored gave ids out again: the same id alone proves nothing.

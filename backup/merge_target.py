@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from pillarbox.backup.merge_folders import RECOVERED_FROM, FolderMap, Origin
-from pillarbox.backup.merge_match import HeldMessages
+from pillarbox.backup.merge_match import HeldMessages, is_there
 from pillarbox.backup.merge_source import FolderPath, SourceFolder
 from pillarbox.store import content_store, content_transfer, mailbox, message
 from pillarbox.store.access import Actor
@@ -127,6 +127,7 @@ class MailboxDestination:
         self._held = HeldMessages(origin, target.guid, self._is_lineage)
         self._folders = FolderMap(origin, folders, target.guid, self._is_lineage)
         self._read: ReadTransaction | None = None
+        self._added: dict[int, int] = {}  # of the last batch: id in the source to that in the target
         self._fetched: content_transfer.Fetched = {}
 
     @contextmanager
@@ -172,12 +173,11 @@ class MailboxDestination:
                 each for each in batch if each.content is not None and not self._held.has_added(each.item)
             ]
             places: dict[int, int] = {}
-            for each in added:
-                self._add(txn, source, each, places)
+            self._added = {each.item.message_id: self._add(txn, source, each, places) for each in added}
             self._held.seen(txn)
         return added
 
-    def _add(self, txn: WriteTransaction, source: Reader, each: Recovered, places: dict[int, int]) -> None:
+    def _add(self, txn: WriteTransaction, source: Reader, each: Recovered, places: dict[int, int]) -> int:
         source_id = each.folder.record.folder_id
         if source_id not in places:
             places[source_id] = self._folders.ensure(txn, source_id).folder_id
@@ -197,6 +197,7 @@ class MailboxDestination:
             properties=self._properties(each.item),
         )
         message.place(txn, target, item)
+        return cn
 
     def _properties(self, item: ItemRecord) -> dict[str, object]:
         properties = {**item.properties, RECOVERED_FROM: self._origin.mark(item.message_id)}
@@ -218,14 +219,17 @@ class MailboxDestination:
 
     def proven(self, batch: Sequence[Recovered]) -> list[Recovered]:
         with self._target.database.read(self._actor) as read:
-            return [each for each in batch if _is_proven(read, each.item)]
+            return [each for each in batch if self._is_proven(read, each.item)]
 
-
-def _is_proven(read: Reader, item: ItemRecord) -> bool:
-    try:
-        return digest_of(content_store.read(read, item.digest)) == item.digest
-    except Corrupt:
-        return False
+    def _is_proven(self, read: Reader, item: ItemRecord) -> bool:
+        """Whether the mailbox has the message now (its user may have deleted it), and its bytes are right."""
+        target_id = self._added.get(item.message_id) or self._held.id_of(item)
+        try:
+            if not is_there(read, item._replace(message_id=target_id), self._target.guid):
+                return False
+            return digest_of(content_store.read(read, item.digest)) == item.digest
+        except Corrupt:
+            return False
 
 
 class FileDestination:

@@ -16,7 +16,7 @@ from pillarbox.backup import merge_run
 from pillarbox.backup.merge import MergeTask, match_mailboxes, merge_mailbox, merge_mailboxes
 from pillarbox.backup.merge_filter import MergeFilter
 from pillarbox.backup.merge_report import MailboxMerge, MergeMode, MergeOptions, MergeProgress
-from pillarbox.backup.merge_target import FileTarget, MailboxTarget
+from pillarbox.backup.merge_target import FileTarget, MailboxDestination, MailboxTarget
 from pillarbox.backup.restore import restorable_databases, restore_records
 from pillarbox.backup.snapshot_mount import RecoveryDatabase, open_snapshot_mount
 from pillarbox.store import content_store, folder, mailbox, message
@@ -720,3 +720,26 @@ def test_damaged_records_are_listed_and_the_rest_comes(store: Store, other: Stor
     assert other.held() == {("Inbox",): [CORPUS[1], CORPUS[4]], ("Post",): CORPUS[7:9]}
     assert [each.folder for each in report.damaged] == [()] + [("Inbox",)] * 3
     assert report.damaged_count == 4
+
+
+def test_what_the_target_deletes_before_it_is_proven_stays_in_the_source(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within one store the content would still be there: the source itself holds it."""
+    store.add(("Inbox",), CORPUS[:3])
+    bob = store.add_mailbox("bob")
+    held_before = store.add(("Inbox",), CORPUS[:1], box="bob")
+    proven = MailboxDestination.proven
+
+    def proven_after_deletes(destination: MailboxDestination, batch: Any) -> Any:
+        merged = store.items("Inbox", box="bob")[-1].message_id
+        store.delete([*held_before, merged])
+        return proven(destination, batch)
+
+    monkeypatch.setattr(MailboxDestination, "proven", proven_after_deletes)
+    target = MailboxTarget(store.database, bob.guid)
+    report = merge_mailbox(store.database, store.anna.guid, target, ACTOR, ARCHIVE)
+    assert (report.merged_count, report.duplicates_count) == (2, 1)
+    assert (report.removed_count, report.unproven_count) == (1, 2)
+    assert store.held() == {("Inbox",): [CORPUS[0], CORPUS[2]]}
+    assert store.held("bob") == {("Inbox",): [CORPUS[1]]}
