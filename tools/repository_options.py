@@ -47,9 +47,14 @@ def location_of(repo: str) -> str:
 
 
 def connect(repo: str, clock: Clock | None = None) -> Backend:
-    """The directory or `s3://bucket/prefix` that `repo` names. Raises InvalidSetting without boto3."""
+    """The directory or `s3://bucket/prefix` that `repo` names.
+
+    Raises InvalidSetting without a bucket and without boto3.
+    """
     if not repo.startswith(S3):
         return DirectoryBackend(Path(repo))
+    if repo.removeprefix(S3).startswith("/") or repo == S3:
+        raise InvalidSetting(f"{repo} names no bucket", hint="say s3://BUCKET/PREFIX")
     from pillarbox.backup.backend_s3 import S3Backend  # boto3 takes half a second to load
 
     bucket, _, prefix = repo.removeprefix(S3).partition("/")
