@@ -80,11 +80,19 @@ class _Asked:
 
 
 class _Job(NamedTuple):
-    """Mailboxes of one source; what is to be merged, and what has no target, with the reason."""
+    """Mailboxes of one source: what is to be merged, and where to by name; what has no target, and why."""
 
     source: MergeSource
     tasks: list[MergeTask]
+    targets: list[str]
     given_up: list[MailboxMerge]
+
+
+class _Done(NamedTuple):
+    """What became of a mailbox; `target` is a mailbox or directory, "" where there was none."""
+
+    report: MailboxMerge
+    target: str
 
 
 @click.command()
@@ -149,7 +157,7 @@ def merge(
         jobs = _jobs(opened, asked, Keys(passphrase_file, key_file), only_reads, stack)
         reports = _run(jobs, options, as_json)
     show([_report_data(each) for each in reports], _report_lines(reports, dry_run), as_json)
-    _fail(reports)
+    _fail([each.report for each in reports])
 
 
 def _refuse_unclear(asked: _Asked, all_: bool, archive: bool) -> None:
@@ -208,20 +216,22 @@ def _job(
     origin = next((each for each in server.databases() if each.guid == source.guid), None)
     if not asked.to and not asked.out:
         _refuse_dismounted(server, origin)
-    tasks, given_up = [], []
+    job = _Job(source, [], [], [])
     for match in match_mailboxes(source, server.databases(), ACTOR, names):
         target: MergeTarget | None = match.target
+        name = match.target_name
         if asked.out is not None:
             many = len(asked.mailboxes) != 1
             out = asked.out / check_path_part(match.source.name) if many else asked.out
-            target = FileTarget(out, asked.format)
+            target, name = FileTarget(out, asked.format), str(out)
         elif asked.to:
-            target = _find_or_create(server, asked.to, origin, only_reads)
+            target, name = _find_or_create(server, asked.to, origin, only_reads), asked.to
         if target is None:
-            given_up.append(MailboxMerge(match.source.name, error=_UNMATCHED[match.by]))
+            job.given_up.append(MailboxMerge(match.source.name, error=_UNMATCHED[match.by]))
         else:
-            tasks.append(MergeTask(match.source.guid, target))
-    return _Job(source, tasks, given_up)
+            job.tasks.append(MergeTask(match.source.guid, target))
+            job.targets.append(name)
+    return job
 
 
 _UNMATCHED = {
@@ -254,18 +264,19 @@ def _find_or_create(server: Server, name: str, origin: Database | None, only_rea
 # -- doing it, and telling of it
 
 
-def _run(jobs: Sequence[_Job], options: MergeOptions, as_json: bool) -> list[MailboxMerge]:
-    reports: list[MailboxMerge] = []
+def _run(jobs: Sequence[_Job], options: MergeOptions, as_json: bool) -> list[_Done]:
+    done: list[_Done] = []
     try:
         with progress("merging", as_json) as step:
             for job in jobs:
                 told = step and _step(step)
-                reports += merge_mailboxes(job.source, job.tasks, ACTOR, options, progress=told)
-                reports += job.given_up
+                reports = merge_mailboxes(job.source, job.tasks, ACTOR, options, progress=told)
+                done += map(_Done, reports, job.targets)
+                done += [_Done(each, "") for each in job.given_up]
     except KeyboardInterrupt:
         warn(["What is merged stays; the same merge goes on from there."])
         raise
-    return reports
+    return done
 
 
 def _step(step: Step) -> Any:
@@ -275,9 +286,11 @@ def _step(step: Step) -> Any:
     return told
 
 
-def _report_data(report: MailboxMerge) -> dict[str, Any]:
+def _report_data(done: _Done) -> dict[str, Any]:
+    report = done.report
     return {
         "mailbox": report.mailbox,
+        "target": done.target or None,
         "merged": report.merged_count,
         "merged_bytes": report.merged_bytes,
         "duplicates": report.duplicates_count,
@@ -313,13 +326,15 @@ def _path(path: FolderPath) -> str:
     return "/".join(path)
 
 
-def _report_lines(reports: Sequence[MailboxMerge], dry_run: bool) -> Iterator[str]:
+def _report_lines(reports: Sequence[_Done], dry_run: bool) -> Iterator[str]:
     did, made = ("would be merged", "would be made") if dry_run else ("merged", "made")
-    for each in reports:
+    for each, target in reports:
         if each.error:
             yield f"{each.mailbox}: not merged: {each.error}"
             continue
-        said = [f"{counted(each.merged_count, 'message')} ({size_text(each.merged_bytes)}) {did}"]
+        said = [
+            f"{counted(each.merged_count, 'message')} ({size_text(each.merged_bytes)}) {did} into {target}"
+        ]
         said.append(f"{each.duplicates_count:,} were there already")
         if each.filtered_count:
             said.append(f"{each.filtered_count:,} left out")

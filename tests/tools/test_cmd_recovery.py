@@ -163,13 +163,14 @@ def test_a_mailbox_that_is_gone_goes_where_it_is_told(
     result = pillarbox.run("recovery", "merge", mounted, "anna")
     assert result.exit_code == 20 and "no live mailbox" in result.stdout and "--to" in result.stdout
     pillarbox.refused(40, "recovery", "merge", mounted, "anna", "--to", "anna2", "--dry-run")
-    pillarbox.answer("recovery", "merge", mounted, "anna", "--to", "anna2")
+    (report,) = pillarbox.answer("recovery", "merge", mounted, "anna", "--to", "anna2")
+    assert (report["mailbox"], report["target"]) == ("anna", "anna2")
     assert exported(pillarbox, mounted, "anna2", tmp_path / "after") == before
 
 
 def test_all_mailboxes_are_copied_at_once(pillarbox: Pillarbox, mounted: Path) -> None:
     reports = pillarbox.answer("recovery", "merge", mounted, "--all", "--mode", "copy", "--folder", "spam")
-    assert {each["mailbox"]: each["merged"] for each in reports} == {"anna": 6, "bert": 0}
+    assert {each["target"]: each["merged"] for each in reports} == {"anna": 6, "bert": 0}
     copies = [
         each["folder"]
         for each in pillarbox.answer("list", mounted, "anna")
