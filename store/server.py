@@ -25,6 +25,7 @@ from zoneinfo import ZoneInfo
 from pillarbox.store import mailbox, public_folder
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import Clock, SystemClock
+from pillarbox.store.daily_maintenance import DailyMaintenance
 from pillarbox.store.database import LOCK, Database, MountState
 from pillarbox.store.database_limits import (
     DailySizeCheck,
@@ -118,11 +119,13 @@ class Server:
         self._rng = rng or random.SystemRandom()
         self._changing = threading.RLock()
         self._checking = threading.Lock()
+        self._maintaining = threading.Lock()
         self._diagnostics = Diagnostics()
         self._reporter = self._diagnostics.filter(tee(PythonLoggingSink(), self.events))
         self.size_check = DailySizeCheck(
             self._mounted, clock=self._clock, zone=zone or machine_zone(), report=self._report
         )
+        self.maintenance = DailyMaintenance(self._mounted, clock=self._clock, zone=zone or machine_zone())
         self._config = config
         self._read_diagnostics(config.diagnostics)
         self._adopt(config)
@@ -384,6 +387,14 @@ class Server:
         """Carry out the size checks that are due; when to call next, ms UTC. From one thread at a time."""
         with self._checking:
             return self.size_check.run_due()
+
+    def maintain(self) -> int:
+        """Carry out the daily maintenance that is due; when to call next, ms UTC (DOMAIN.md "Limits").
+
+        May take hours on large databases, while everything goes on: give it a thread of its own.
+        """
+        with self._maintaining:
+            return self.maintenance.run_due()
 
     def _mounted(self) -> list[Database]:
         return [database for database in self.databases() if database.state is MountState.MOUNTED]

@@ -21,6 +21,7 @@ from pillarbox.store.checkpoint import (
     Checkpoint,
     write_checkpoint,
 )
+from pillarbox.store.daily_maintenance import MAINTAINED_FILE
 from pillarbox.store.database import LOCK, PROPERTIES, STREAM, Database
 from pillarbox.store.env import DATA_FILE, META_BYTES
 from pillarbox.store.events import (
@@ -136,7 +137,7 @@ def test_a_database_has_the_files_that_are_listed(database: Database) -> None:
     listed = {line.split()[0] for line in listing[1].splitlines()[1:]}
     files = {str(path.relative_to(database.path)) for path in database.path.rglob("*") if path.is_file()}
     assert files <= listed
-    assert listed - files == {f"{CHECKPOINT_FILE}.new"}
+    assert listed - files == {f"{CHECKPOINT_FILE}.new", MAINTAINED_FILE}
     assert {CHECKPOINT_FILE, LOCK, f"{PROPERTIES}/{DATA_FILE}", f"{STREAM}/00000001.stm"} <= listed
 
 

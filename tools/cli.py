@@ -77,6 +77,7 @@ for command in (
     cmd_message.show_,
     cmd_server.check,
     cmd_server.repair,
+    cmd_server.maintain,
     cmd_server.mount,
     cmd_server.dismount,
     cmd_group.group,

@@ -14,6 +14,7 @@ from pillarbox.store.database import LOCK, Database, MountState
 from pillarbox.store.database_limits import Edition
 from pillarbox.store.errors import PillarboxError, Retryable
 from pillarbox.store.file_lock import is_locked
+from pillarbox.store.maintenance import run_maintenance
 from pillarbox.store.repair import RepairReport, repair_database
 from pillarbox.store.server import Server
 from pillarbox.store.server_config import KIND_TEXTS
@@ -22,7 +23,7 @@ from pillarbox.store.tables import DatabaseKind
 from pillarbox.store.transaction import Reader
 from pillarbox.tools.options import ACTOR, JSON, SERVER
 from pillarbox.tools.output import confirm, counted, local_time, percent_text, progress, show, size_text
-from pillarbox.tools.parameters import DATABASE, YES
+from pillarbox.tools.parameters import DATABASE, YES, complete_database
 
 
 @click.command()
@@ -266,6 +267,40 @@ def repair(server: Path, database_name: str, yes: bool, as_json: bool) -> None:
         with progress(f"repairing {database.name}", as_json):
             report = repair_database(database)
     show({"database": database.name, **_repair_data(report)}, _repair_lines(report), as_json)
+
+
+@click.command()
+@SERVER
+@click.argument("database_name", metavar="[DATABASE]", default="", shell_complete=complete_database)
+@JSON
+def maintain(server: Path, database_name: str, as_json: bool) -> None:
+    """Do now what a database needs each day: purge, train a dictionary, give space back to the disk.
+
+    All databases that are mounted, or DATABASE. For a timer, at night; what is interrupted goes on next time.
+
+    \b
+    pillarbox maintain /srv/mail
+    """
+    rows = []
+    with Server.open(server) as opened:
+        for database in [opened.database(database_name)] if database_name else list(opened.databases()):
+            reason = opened.not_mounted.get(opened.label(database))
+            if reason is not None and database_name:
+                raise reason
+            if database.state is MountState.DISMOUNTED and not database_name:
+                continue
+            with progress(f"maintaining {database.name}", as_json):
+                report = run_maintenance(database, ACTOR)
+            rows.append({"database": database.name, **report._asdict()})
+    show(rows, [_maintenance_line(each) for each in rows], as_json)
+
+
+def _maintenance_line(row: dict[str, Any]) -> str:
+    trained = ", a dictionary was trained" if row["dictionary"] else ""
+    return (
+        f"{row['database']}: {counted(row['purged_mailboxes'], 'mailbox')} purged{trained},"
+        f" {size_text(row['freed_bytes'])} given back, {size_text(row['free_bytes'])} free in its files"
+    )
 
 
 def _repair_data(report: RepairReport) -> dict[str, Any]:

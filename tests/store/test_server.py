@@ -333,6 +333,17 @@ def test_a_database_above_its_limit_is_dismounted_by_the_second_check_after_its_
         assert server.database(MAILBOX_STORE).state is MountState.MOUNTED
 
 
+def test_maintenance_runs_once_a_day_and_tells_when_to_come_again(path: Path) -> None:
+    clock = VirtualClock()
+    with Server.open(path, clock=clock, zone=UTC) as server:
+        for runs in (1, 2):
+            wakes_ms = server.maintain()
+            assert clock.now_ms() < wakes_ms <= clock.now_ms() + DAY_MS
+            assert server.maintain() == wakes_ms
+            assert reported(server, EventId.FREE_SPACE_AFTER_MAINTENANCE) == 2 * runs
+            clock.set_ms(wakes_ms)
+
+
 def test_below_the_floor_of_free_disk_delivery_is_refused_and_reading_goes_on(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

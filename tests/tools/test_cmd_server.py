@@ -120,3 +120,14 @@ def test_repair_asks_first_and_takes_only_yes(pillarbox: Pillarbox, server: Path
 def test_repair_of_a_database_in_use_is_refused(pillarbox: Pillarbox, server: Path) -> None:
     with Server.open(server):
         assert "another process" in pillarbox.refused(11, "repair", server, STORE, input="y\n")
+
+
+def test_maintenance_purges_and_says_what_it_gave_back(pillarbox: Pillarbox, server: Path) -> None:
+    rows = pillarbox.answer("maintain", server)
+    assert [each["database"] for each in rows] == [STORE, "Public Folder Store"]
+    assert rows[0]["purged_mailboxes"] == rows[0]["dictionary"] == 0
+    assert "0 mailboxes purged" in pillarbox.run("maintain", server, STORE).stdout
+    assert pillarbox.answer("check", server)["clean"]
+    with Server.open(server):
+        assert pillarbox.answer("maintain", server) == []
+        assert "another process" in pillarbox.refused(11, "maintain", server, STORE)
