@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import Clock
 from pillarbox.store.env import Env, MapFull, Pin
-from pillarbox.store.errors import DiskFull, Dismounted, PillarboxError, Refused
+from pillarbox.store.errors import DiskFull, Dismounted, PillarboxError, Refused, Retryable
 from pillarbox.store.redo import build_redo
 from pillarbox.store.replay import read_state
 from pillarbox.store.stream import SEGMENT_BYTES_DEFAULT, SEGMENT_HEADER_BYTES, Position, Stream
@@ -325,17 +325,27 @@ class GroupCommit:
     # -- pausing and checkpoints
 
     @contextmanager
-    def paused(self) -> Iterator[FlushedState]:
+    def paused(self, timeout_ms: int | None = None) -> Iterator[FlushedState]:
         """Hold all writes for a `with` block; all that was committed before is flushed and applied.
 
-        Raises Dismounted.
+        Raises Dismounted; Retryable when a transaction stays open for longer than `timeout_ms`, if given.
         """
+        started_ms = self._clock.monotonic_ms()
+
+        def left_s() -> float:
+            if timeout_ms is None:
+                return threading.TIMEOUT_MAX
+            return max(0, started_ms + timeout_ms - self._clock.monotonic_ms()) / 1000
+
         with self._turns:
             while self._flushing:
-                _wait(self._pause_turn)
+                if not _wait(self._pause_turn, left_s()):
+                    raise _not_paused(timeout_ms)
             self._flushing = True
         try:
-            with self._writing:
+            if not self._writing.acquire(timeout=left_s()):
+                raise _not_paused(timeout_ms)
+            try:
                 self._refuse_if_broken()
                 if self._pending.chunks:
                     group = self._take_pending()
@@ -343,6 +353,8 @@ class GroupCommit:
                     if group.error is not None:
                         raise group.error
                 yield self._flushed
+            finally:
+                self._writing.release()
         finally:
             self._end_lead()
 
@@ -421,8 +433,8 @@ class _CheckpointDue:
         self._at_ms = self._clock.monotonic_ms()
         self._last_page = self._env.last_page()
         # Pages freed since a checkpoint wait for the next one, and the file grows in their place. A large
-        # file may grow by more, since a checkpoint costs in proportion to the pages written; but what lies
-        # free in it already is used up first, and is not to grow for ever.
+        # file may grow by more, since a checkpoint costs in proportion to the pages written; with enough
+        # free pages in it already, these are used up and the next checkpoint is made.
         used, _ = self._env.pages_used_and_total()
         pages = max(self._tuning.checkpoint_pages, used // 8)
         free_pages_max = _FREE_GROWTHS_MAX * pages
@@ -439,12 +451,23 @@ class _CheckpointDue:
         )
 
 
-def _wait(turn: threading.Condition) -> None:
+def _wait(turn: threading.Condition, timeout_s: float | None = None) -> bool:
+    """Whether it came to be this thread's turn within the time."""
     try:
-        turn.wait()
+        if turn.wait(timeout_s):
+            return True
     except BaseException:
         turn.notify()  # it may have been this thread that was to lead
         raise
+    turn.notify()  # as above
+    return False
+
+
+def _not_paused(timeout_ms: int | None) -> Retryable:
+    return Retryable(
+        f"changes could not be paused within {timeout_ms} ms: a transaction is still open",
+        hint="try again once it has ended",
+    )
 
 
 def _runs(chunks: list[tuple[Position, list[bytes]]]) -> Iterator[tuple[Position, list[bytes]]]:

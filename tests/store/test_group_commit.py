@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from pillarbox.store import database as database_module
 from pillarbox.store import env as env_module
 from pillarbox.store import mailbox
 from pillarbox.store.access import Actor
-from pillarbox.store.checkpoint import read_checkpoint
+from pillarbox.store.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from pillarbox.store.database import Database, MountState
-from pillarbox.store.errors import PillarboxError
+from pillarbox.store.errors import PillarboxError, Retryable
 
 ACTOR = Actor.task("test")
 
@@ -189,6 +190,27 @@ def test_pausing_holds_changes_but_no_reads(database: Database) -> None:
     assert names(database) == ["anna", "berta"]
 
 
+def test_pausing_gives_up_on_a_transaction_that_stays_open_and_changes_go_on(database: Database) -> None:
+    refused: list[PillarboxError] = []
+
+    def pause() -> None:
+        try:
+            with database.paused(timeout_ms=20):
+                pass
+        except Retryable as error:
+            refused.append(error)
+
+    with database.transaction(ACTOR) as txn:
+        thread = threading.Thread(target=pause)
+        thread.start()
+        thread.join(10)
+        assert len(refused) == 1
+        mailbox.create(txn, "anna")
+    create(database, "berta")
+    with database.paused(timeout_ms=10_000):
+        assert names(database) == ["anna", "berta"]
+
+
 def test_a_full_map_grows_while_threads_write_and_make_checkpoints(
     tmp_path: Path, open_database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,3 +250,29 @@ def test_segments_roll_at_their_size(database: Database) -> None:
     database.dismount()
     database.mount()
     assert len(names(database)) == 60
+
+
+def test_changes_go_on_while_a_checkpoint_is_made_and_another_waits_for_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(path: Path, checkpoint: Checkpoint) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        write_checkpoint(path, checkpoint)
+
+    monkeypatch.setattr(database_module, "write_checkpoint", slow)
+    both = [threading.Thread(target=database.checkpoint) for _ in range(2)]
+    try:
+        both[0].start()
+        assert begun.wait(10)
+        both[1].start()
+        both[1].join(0.05)
+        assert both[1].is_alive()
+        assert in_threads(database, 20) == []
+    finally:
+        go_on.set()
+        for thread in both:
+            thread.join(60)
+    assert len(names(database)) == 20
