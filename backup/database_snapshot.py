@@ -29,6 +29,7 @@ from pillarbox.store.errors import Corrupt, InvalidContent, NotFound
 from pillarbox.store.group_commit import FlushedState
 from pillarbox.store.redo import read_redo
 from pillarbox.store.stream import SEGMENT_HEADER_BYTES, FrameKind, Position, build_frame
+from pillarbox.store.tables import Table
 from pillarbox.store.transaction import ReadTransaction
 
 DATABASE_FORMAT: Final = 1
@@ -205,7 +206,9 @@ class _DatabaseStoring:
         self._writer = writer
         self._database, (self._sequence, self._position), self._read = frozen
         self._stream = self._database.stream
-        self._numbers = [each for each in self._stream.segments() if each <= self._position.segment]
+        self._needed = {int.from_bytes(key, "big") for key, _ in self._read.records(Table.SEGMENT, b"", None)}
+        listed = {each for each in self._stream.segments() if each <= self._position.segment}
+        self._numbers = sorted(listed | self._needed)
         self._progress = progress or (lambda _: None)
         self._earlier = earlier if earlier is not None and self._continues(earlier) else None
 
@@ -214,7 +217,7 @@ class _DatabaseStoring:
         if earlier is not None and earlier.stored.sequence == self._sequence:
             return earlier.stored
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="pillarbox-backup") as threads:
-            segments = [self._store_segment(number, threads) for number in self._numbers]
+            segments = self._store_segments(threads)
         since = None if earlier is None else self._redo_since(earlier.stored)
         image, image_state, redo, redo_bytes = self._store_records(since)
         contents = self._store_contents(since)
@@ -259,8 +262,30 @@ class _DatabaseStoring:
             raise Corrupt(f"{path} ends before {start + length}", file=path, offset=start + len(data))
         return data
 
+    def _store_segments(self, threads: ThreadPoolExecutor) -> list[BlobId]:
+        """The trees of all segments; those that compaction removes meanwhile are none of the snapshot."""
+        stored: dict[int, BlobId] = {}
+        for number in self._numbers:
+            try:
+                stored[number] = self._store_segment(number, threads)
+            except Corrupt:
+                if not self._is_removed(number):
+                    raise
+        self._numbers = list(stored)
+        return list(stored.values())
+
+    def _is_removed(self, number: int) -> bool:
+        """Whether a segment is gone that nothing needed any more at the snapshot's moment.
+
+        One that was needed then stays as long as the read of that moment does.
+        """
+        return number not in self._needed and number not in self._stream.segments()
+
     def _store_segment(self, number: int, threads: ThreadPoolExecutor) -> BlobId:
         end = self._end_of(number)
+        if not end:
+            path = str(self._stream.path(number))
+            raise Corrupt(f"{path} is missing", file=path)
         kept = self._kept_chunks(number, end)
         count = -(-end // SEGMENT_CHUNK_BYTES)
 
