@@ -3,7 +3,8 @@
 New tables are built beside the old ones, from what the old ones still tell and from the stream, or from the
 whole stream when they tell nothing. Then everything that follows from something else is computed again. The
 new tables take the place of the old ones only when a check finds nothing wrong with them. Segments of the
-stream are never changed: what is damaged there stays there, with nothing naming it.
+stream are never changed but for a damaged header, which says nothing that is not known; what else is damaged
+there stays there, with nothing naming it.
 
 What a repair changes is in no redo record: a repaired database needs a new full backup. Memory grows with
 the number of messages, by some 200 bytes each.
@@ -156,6 +157,7 @@ class _Repair:
         self._unreadable = ""
 
     def run(self) -> RepairReport:
+        headers = self._restore_headers()
         from_stream = not self._try_tables()
         if from_stream:
             self._start_anew()
@@ -174,10 +176,18 @@ class _Repair:
             tuple(rebuild.lost),
             from_stream,
             tuple(self._dropped),
-            tuple(rebuild.restored),
+            (*headers, *rebuild.restored),
             rebuild.unheld,
             damaged,
         )
+
+    def _restore_headers(self) -> list[str]:
+        """Without its header nothing of a segment can be read, however whole it is."""
+        return [
+            f"the header of {self._stream.path(segment)}"
+            for segment in self._stream.segments()
+            if self._stream.restore_header(segment)
+        ]
 
     def _start_anew(self) -> None:
         shutil.rmtree(self._work, ignore_errors=True)

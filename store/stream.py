@@ -152,6 +152,15 @@ def check_segment_header(data: bytes, number: int, database: bytes, where: str) 
         raise Corrupt(f"{where}: belongs to another place (segment {found_number})", file=where, offset=0)
 
 
+def _is_damaged_header(data: bytes) -> bool:
+    if len(data) < SEGMENT_HEADER_BYTES:
+        return False  # nothing stands behind it
+    magic, version, _, _, checksum = _SEGMENT_HEADER.unpack(data)
+    if magic == SEGMENT_MAGIC and version != SEGMENT_VERSION:
+        return False
+    return bool(checksum != xxh3_64_intdigest(data[: SEGMENT_HEADER_BYTES - 8]))
+
+
 def disk_error(error: OSError, what: str) -> PillarboxError:
     """The error of the project for one of the disk's."""
     if error.errno in _DISK_FULL:
@@ -331,6 +340,25 @@ class Stream:
             if number >= position.segment:
                 start = position.offset if number == position.segment else 0
                 self._rewrite_segment(number, start)
+
+    def restore_header(self, segment: int) -> bool:
+        """Write the header of a segment again, durably, when it is damaged; whether it was.
+
+        Its file's name and the database's GUID say all that it did. One that is whole, but of another place
+        or of a format not known here, stays. Raises PillarboxError.
+        """
+        path = self.path(segment)
+        try:
+            with path.open("r+b") as file:
+                if not _is_damaged_header(file.read(SEGMENT_HEADER_BYTES)):
+                    return False
+                file.seek(0)
+                file.write(segment_header(segment, self._database))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise disk_error(error, str(path)) from error
+        return True
 
     def _rewrite_segment(self, segment: int, start: int) -> None:
         path = self.path(segment)

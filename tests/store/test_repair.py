@@ -17,6 +17,7 @@ from pillarbox.store.errors import Corrupt, PillarboxError, Refused
 from pillarbox.store.group_commit import Tuning
 from pillarbox.store.mbox import read_mbox
 from pillarbox.store.repair import repair_database
+from pillarbox.store.stream import SEGMENT_HEADER_BYTES, segment_header
 from pillarbox.store.tables import STATE_KEY, DatabaseKind, ItemRecord, Table, id_key
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -220,6 +221,28 @@ def test_a_message_whose_content_is_damaged_is_named_and_all_others_are_kept(dat
     assert after == {place: found for place, found in before.items() if place not in hit}
     assert {name: data for name, data in stream_bytes(database).items() if name in stream} == stream
     assert_usable(database)
+
+
+@pytest.mark.parametrize("offset", [0, 12, 20, 39])
+def test_a_damaged_header_of_a_segment_costs_no_message(database: Database, offset: int) -> None:
+    before = contents(database)
+    whole = stream_bytes(database)
+    path = database.stream.path(2)
+    flip(path, offset)
+    report = repair_database(database)
+    assert report.lost == () and report.damaged_stream == ()
+    assert report.restored == (f"the header of {path}",)
+    assert contents(database) == before
+    assert stream_bytes(database)[path.name] == whole[path.name]
+
+
+def test_a_segment_of_another_database_is_not_taken_over(database: Database) -> None:
+    path = database.stream.path(2)
+    path.write_bytes(segment_header(2, b"y" * 16) + path.read_bytes()[SEGMENT_HEADER_BYTES:])
+    foreign = path.read_bytes()
+    report = repair_database(database)
+    assert report.restored == () and report.lost
+    assert path.read_bytes() == foreign
 
 
 def test_damage_in_tables_and_stream_together_costs_only_what_was_hit(database: Database) -> None:
