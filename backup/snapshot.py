@@ -188,7 +188,9 @@ class GroupSnapshot:
             flushed: dict[bytes, FlushedState] = {}
             for database in self._databases:
                 if database.state is not MountState.READ_ONLY:
-                    flushed[database.guid] = held.enter_context(database.paused())
+                    # Those that are paused already must not wait for ever for a transaction in this one.
+                    left_ms = started_ms + self._freeze_timeout_ms - self._clock.monotonic_ms()
+                    flushed[database.guid] = held.enter_context(database.paused(max(0, left_ms)))
                     self._refuse_late(started_ms)
             self._enter(Step.FROZEN)
             checkpoints = {each.guid: read_checkpoint(each.path) for each in self._databases}

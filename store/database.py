@@ -382,13 +382,16 @@ class Database:
             self.report(event_id, **details)
 
     @contextmanager
-    def paused(self) -> Iterator[FlushedState]:
-        """Hold all changes for a `with` block: the freeze of a snapshot. Reads go on. Raises Dismounted."""
+    def paused(self, timeout_ms: int | None = None) -> Iterator[FlushedState]:
+        """Hold all changes for a `with` block: the freeze of a snapshot. Reads go on.
+
+        Raises Dismounted; Retryable when a transaction stays open for longer than `timeout_ms`, if given.
+        """
         writer = self._writer
         if writer is None:
             self._mounted()
             raise ReadOnly(f"database {self.name} is mounted for reading only")
-        with writer.paused() as flushed:
+        with writer.paused(timeout_ms) as flushed:
             yield flushed
 
     def checkpoint(self) -> None:

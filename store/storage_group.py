@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from pillarbox.store.database import Database, MountState
+from pillarbox.store.database import Database
 from pillarbox.store.database_limits import Edition
 from pillarbox.store.errors import Refused
-from pillarbox.store.group_commit import FlushedState
 from pillarbox.store.tables import DatabaseKind
 
 
@@ -65,18 +63,3 @@ class StorageGroup:
         self.name = name
         self.path = path
         self.databases: dict[str, Database] = {}
-
-    @contextmanager
-    def paused(self) -> Iterator[dict[str, FlushedState]]:
-        """Hold all changes in all databases for a `with` block: one moment for a snapshot of the group.
-
-        Gives how far each database that is mounted for writing is durable, by name. Reads go on. Raises
-        Dismounted when one is dismounted meanwhile.
-        """
-        with ExitStack() as stack:
-            # Always in one order: two at once must not wait for each other.
-            yield {
-                name: stack.enter_context(database.paused())
-                for name, database in sorted(self.databases.items())
-                if database.state is MountState.MOUNTED
-            }
