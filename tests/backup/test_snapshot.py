@@ -13,8 +13,12 @@ from pillarbox.backup.check_repository import check_repository
 from pillarbox.backup.repository import Snapshot
 from pillarbox.backup.restore import restore_to_directory
 from pillarbox.backup.snapshot import GroupSnapshot, SnapshotHook, SnapshotKind, SnapshotSource
+from pillarbox.store import folder, mailbox, message
+from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
-from pillarbox.store.errors import NotFound, Refused, Retryable
+from pillarbox.store.errors import Corrupt, NotFound, Refused, Retryable
+from pillarbox.store.maintenance import compact
+from pillarbox.store.tables import Table
 
 
 class Hook(SnapshotHook):
@@ -104,6 +108,40 @@ def test_a_further_snapshot_reads_and_writes_what_is_new(group, backend, monkeyp
     assert read < 5 * 262_144, "no more than the last chunks, and what proves that they continue"
     assert more < 0.3 * stored
     assert len(group.restored(snapshot, "out")[0]) == 41
+
+
+def test_a_segment_that_compaction_removes_meanwhile_is_no_part_of_the_snapshot(group):
+    database = group.databases[0]
+    noise = Random(6)
+    group.deliver(database, [b"Subject: big\n\n" + noise.randbytes(60_000).hex().encode() for _ in range(40)])
+    actor = Actor.task("test")
+    with database.read(actor) as held:
+        inbox = mailbox.find(held, "anna").roles["inbox"]
+        items = list(folder.messages(held, inbox))
+        with database.transaction(actor) as txn:
+            for item in items:
+                if txn.record(Table.CONTENT, item.digest).segment == 2:
+                    message.delete(txn, item.message_id)
+        compact(database, actor)
+        assert 2 in database.stream.segments(), "a read still looks at it"
+    compacted = []
+
+    def compact_once(_: int) -> None:
+        if not compacted:
+            compacted.append(compact(database, actor))
+
+    snapshot = group.snapshot(progress=compact_once)
+    assert 2 not in database.stream.segments()
+    assert group.restored(snapshot, "out")[0] == group.contents(database)
+
+
+def test_a_segment_that_is_missing_fails_the_snapshot(group):
+    database = group.databases[0]
+    noise = Random(7)
+    group.deliver(database, [b"Subject: big\n\n" + noise.randbytes(60_000).hex().encode() for _ in range(40)])
+    database.stream.path(2).unlink()
+    with pytest.raises(Corrupt, match="missing"):
+        group.snapshot()
 
 
 def test_a_snapshot_of_nothing_new_stores_nothing_but_itself(group, backend):
