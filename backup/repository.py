@@ -650,15 +650,16 @@ class Writer:
 def copy_snapshots(source: Repository, target: Repository, snapshots: Iterable[Snapshot]) -> dict[str, str]:
     """Copy snapshots of one repository to another, each with its own secrets; the new ids by the old ones.
 
-    What was copied before is found by its origin, and not copied again. Where the repositories share ids,
-    only data that the target lacks is read. Raises: Corrupt when the source is damaged; RepositoryLocked.
+    What was copied before is found by its origin, and not copied again, nor is what came from the target.
+    Where the repositories share ids, only data that the target lacks is read. Raises: Corrupt when the source
+    is damaged; RepositoryLocked.
     """
     with target.writer(purpose="copy") as writer:
-        taken = {each.origin: each.id for each in target.snapshots()}
+        taken = {each.origin or _origin_of(target, each): each.id for each in target.snapshots()}
         copier = _Copier(source, target, writer)
         copies = {}
         for snapshot in snapshots:
-            origin = snapshot.origin or f"{source.id}/{snapshot.id}"
+            origin = snapshot.origin or _origin_of(source, snapshot)
             if origin not in taken:
                 roots = [copier.copy_tree(root) for root in snapshot.roots]
                 taken[origin] = writer.save_snapshot(
@@ -666,6 +667,11 @@ def copy_snapshots(source: Repository, target: Repository, snapshots: Iterable[S
                 )
             copies[snapshot.id] = taken[origin]
         return copies
+
+
+def _origin_of(repository: Repository, snapshot: Snapshot) -> str:
+    """What the copies of a snapshot that was taken into `repository` say of where they come from."""
+    return f"{repository.id}/{snapshot.id}"
 
 
 class _Copier:

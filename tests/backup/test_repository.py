@@ -512,6 +512,14 @@ def test_copying_again_copies_only_what_is_new(world: Any) -> None:
     assert "get" not in requests
 
 
+def test_a_copy_that_is_copied_back_is_what_it_was_made_of(world: Any) -> None:
+    source, target = world.create(MemoryBackend()), world.create(MemoryBackend(), OTHER_KEY)
+    taken = world.save(source, world.files(0))
+    copies = copy_snapshots(source, target, source.snapshots())
+    assert copy_snapshots(target, source, target.snapshots()) == {copies[taken]: taken}
+    assert [each.id for each in source.snapshots()] == [taken]
+
+
 def test_with_shared_ids_only_new_data_is_read(world: Any) -> None:
     source_backend = MemoryBackend()
     source = world.create(source_backend)
