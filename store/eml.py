@@ -21,7 +21,7 @@ from pillarbox.store.mail_item import (
     path_text,
     read_message_file,
 )
-from pillarbox.store.maildir import is_maildir, read_maildir
+from pillarbox.store.maildir import PARTS, is_maildir, read_maildir
 from pillarbox.store.mbox import is_mbox, read_mbox
 from pillarbox.store.stream import disk_error
 
@@ -118,6 +118,12 @@ def safe_name(text: str, limit_bytes: int = NAME_BYTES_MAX) -> str:
     return name.encode("utf-8")[:limit_bytes].decode("utf-8", "ignore").rstrip(" .") or "unnamed"
 
 
+def directory_name(text: str, limit_bytes: int = NAME_BYTES_MAX) -> str:
+    """As `safe_name`, for the directory of a folder: none by which the one it is in becomes a maildir."""
+    name = safe_name(text, limit_bytes)
+    return f"_{name}" if name.casefold() in PARTS else name
+
+
 class EmlWriter:
     """Writes messages as EML files, numbered in each folder, into directories named as the folders.
 
@@ -161,10 +167,10 @@ class EmlWriter:
 
     def _free_directory(self, outer: tuple[str, ...], name: str) -> Path:
         parent, tried = self._directories[outer], 1
-        path = parent / safe_name(name)
+        path = parent / directory_name(name)
         while str(path).casefold() in self._taken:
             tried += 1
-            path = parent / f"{safe_name(name, NAME_BYTES_MAX - 10)}-{tried}"
+            path = parent / f"{directory_name(name, NAME_BYTES_MAX - 10)}-{tried}"
         self._taken.add(str(path).casefold())
         return path
 

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Final, Literal, NamedTuple, get_args
 from pillarbox.store import folder, mailbox, message
 from pillarbox.store.access import Actor
 from pillarbox.store.database import Database
-from pillarbox.store.eml import NAME_BYTES_MAX, EmlWriter, read_tree, safe_name
+from pillarbox.store.eml import NAME_BYTES_MAX, EmlWriter, directory_name, read_tree
 from pillarbox.store.errors import AlreadyExists, Corrupt, InvalidSetting
 from pillarbox.store.ids import id_text
 from pillarbox.store.mail_item import MailItem, path_text
@@ -256,10 +256,10 @@ class _MboxFiles:
     def _free_stem(self, parent: Path, name: str) -> Path:
         """A name of its own on disk for a folder: two names can become the same one there."""
         tried = 1
-        stem = parent / safe_name(name)
+        stem = parent / directory_name(name)
         while str(stem).casefold() in self._taken:
             tried += 1
-            stem = parent / f"{safe_name(name, NAME_BYTES_MAX - 10)}-{tried}"
+            stem = parent / f"{directory_name(name, NAME_BYTES_MAX - 10)}-{tried}"
         self._taken.add(str(stem).casefold())
         return stem
 

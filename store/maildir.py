@@ -38,7 +38,7 @@ _LETTERS_BY_FLAG: Final = {flag: letter for letter, flag in _FLAG_LETTERS.items(
 _KEYWORD_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
 _KEYWORDS_FILE: Final = "dovecot-keywords"
 _KEYWORDS_FILE_BYTES_MAX: Final = 1 << 16
-_PARTS: Final = ("cur", "new", "tmp")
+PARTS: Final = ("cur", "new", "tmp")
 # Leaves room below the 255 bytes a file system gives a name.
 _FOLDER_NAME_BYTES_MAX: Final = 200
 
@@ -78,7 +78,7 @@ def read_maildir(path: Path) -> Iterator[tuple[tuple[str, ...], MailItem]]:
         for item in _folder_items(directory, parts, strays):
             yield folder, item
         inner = [
-            (directory / name, folder + _folder_parts(name)) for name in directories if name not in _PARTS
+            (directory / name, folder + _folder_parts(name)) for name in directories if name not in PARTS
         ]
         waiting += [
             (at, name) for at, name in reversed(inner) if not at.name.startswith(".") or _has_parts(at)
@@ -120,7 +120,7 @@ class _Folder:
     def __init__(self, path: Path, *, inner: bool) -> None:
         self._path = path
         self._count = 0
-        for part in _PARTS:
+        for part in PARTS:
             (path / part).mkdir(parents=True, exist_ok=True)
         if inner:
             (path / "maildirfolder").touch()

@@ -77,6 +77,19 @@ def test_a_maildir_has_the_inbox_at_its_root_and_the_flags(box: Box, tmp_path: P
     assert {"\\Flagged", "work"} <= set(flags[LISTS_RAW[0]])
 
 
+@pytest.mark.parametrize("format", ["eml", "mbox", "maildir"])
+def test_folders_named_as_the_parts_of_a_maildir_come_back(
+    box: Box, tmp_path: Path, format: ExportFormat
+) -> None:
+    with box.database.transaction(ACTOR) as txn:
+        for name in ("cur", "New", "tmp"):
+            made = folder.create(txn, folder.create(txn, box.record.root_id, name).folder_id, name)
+            message.copy(txn, box.first.message_id, made.folder_id)
+    report = export_mail(box.database, ACTOR, box.guid, tmp_path / "out", format)
+    found = read_maildir(tmp_path / "out") if format == "maildir" else read_tree(tmp_path / "out")
+    assert report.messages_count == len(list(found)) == 34
+
+
 def test_folders_whose_names_become_the_same_on_disk_stay_apart(box: Box, tmp_path: Path) -> None:
     with box.database.transaction(ACTOR) as txn:
         for name in ("a:b", "a?b"):
