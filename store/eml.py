@@ -80,13 +80,14 @@ def read_tree(
 
     In a directory first its files, then its directories, in the order of their names' bytes. Messages of an
     mbox file are in a folder named by the file without .mbox. A file of another name is mail when it begins
-    as an mbox or with fields of a message; what is none is told to `passed_over`. A file that cannot be read
+    as an mbox or with fields of a message; what is none, or lies beside the messages of a maildir, is told to
+    `passed_over`. A file that cannot be read
     gives an item without bytes and the reason as its damage; the others go on. Names that begin with a dot
     are left out, links are not followed. Raises NotFound or InvalidContent when a directory cannot be read.
     """
     for folder, found, kind in _walk(path, passed_over):
         if kind == "maildir":
-            yield from ((folder + inner, item) for inner, item in read_maildir(found))
+            yield from ((folder + inner, item) for inner, item in read_maildir(found, passed_over))
         elif kind == "mbox":
             yield from ((folder, item) for item in _mbox_items(found))
         else:

@@ -28,7 +28,7 @@ from pillarbox.store.eml import MailKind, classify, read_eml, read_tree
 from pillarbox.store.errors import InvalidContent, PillarboxError
 from pillarbox.store.events import EventId
 from pillarbox.store.mail_item import MailItem, path_text
-from pillarbox.store.maildir import read_maildir
+from pillarbox.store.maildir import is_named_as_mail, read_maildir
 from pillarbox.store.maintenance import train_dictionary
 from pillarbox.store.mbox import Dialect, read_mbox
 from pillarbox.store.message import PreparedMessage
@@ -287,9 +287,10 @@ def _read(path: Path, kind: MailKind, dialect: Dialect | None, passed_over: _Rem
         return
 
     def pass_over(other: Path) -> None:
-        passed_over.add(path_text(other), 0, "is no mail file")
+        reason = "is beside the messages of a maildir" if is_named_as_mail(other) else "is no mail file"
+        passed_over.add(path_text(other), 0, reason)
 
-    for inner, item in read_maildir(path) if kind == "maildir" else read_tree(path, pass_over):
+    for inner, item in read_maildir(path, pass_over) if kind == "maildir" else read_tree(path, pass_over):
         yield _folder_path((name, *inner)), item
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import binascii
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -61,19 +61,25 @@ def is_maildir(path: Path) -> bool:
     return any(name.startswith(".") and _has_parts(path / name) for name in directories)
 
 
-def read_maildir(path: Path) -> Iterator[tuple[tuple[str, ...], MailItem]]:
+def read_maildir(
+    path: Path, passed_over: Callable[[Path], None] = lambda _: None
+) -> Iterator[tuple[tuple[str, ...], MailItem]]:
     """Each message with the names of its folder, outermost first; the maildir's own messages have ().
 
     Folders come in the order of their directories' names, messages in the order of their files' names without
     flags, so that reading again after an interruption meets them in the same order. `received_ms` is the time
     in the file's name, else the file's. A file renamed meanwhile is found again, one deleted meanwhile is
-    left out. Links are not followed. Raises NotFound or InvalidContent when a directory cannot be read.
+    left out. Mail files beside `cur/`, EML or mbox by their names, are told to `passed_over`. Links are not
+    followed. Raises NotFound or InvalidContent when a directory cannot be read.
     """
     waiting: list[tuple[Path, tuple[str, ...]]] = [(path, ())]
     while waiting:
         directory, folder = waiting.pop()
         files, directories = directory_entries(directory)
         strays = [name for name in files if _INFO.search(name)]
+        for name in files:
+            if is_named_as_mail(directory / name) and name not in strays:
+                passed_over(directory / name)
         parts = [name for name in directories if name in ("new", "cur")]
         for item in _folder_items(directory, parts, strays):
             yield folder, item
@@ -83,6 +89,11 @@ def read_maildir(path: Path) -> Iterator[tuple[tuple[str, ...], MailItem]]:
         waiting += [
             (at, name) for at, name in reversed(inner) if not at.name.startswith(".") or _has_parts(at)
         ]
+
+
+def is_named_as_mail(path: Path) -> bool:
+    """Whether a file is called as EML and mbox files are; others beside `cur/` are notes of mail programs."""
+    return path.name.lower().endswith((".eml", ".mbox", ".mbx"))
 
 
 class MaildirWriter:

@@ -196,6 +196,16 @@ def test_files_that_are_no_mail_or_empty_are_listed_and_the_others_imported(box:
     ]
 
 
+def test_mail_files_beside_the_messages_of_a_maildir_are_listed(box: Box, tmp_path: Path) -> None:
+    for name in ("cur/1.a:2,S", "new/2.a", "Lists/1.eml", "old.mbox", "dovecot.index"):
+        (tmp_path / "mail" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mail" / name).write_bytes(name.encode())
+    report = box.run(tmp_path / "mail")
+    assert (report.messages_count, report.passed_over_count) == (2, 2)
+    assert {Path(remark.source).name for remark in report.passed_over} == {"1.eml", "old.mbox"}
+    assert {remark.reason for remark in report.passed_over} == {"is beside the messages of a maildir"}
+
+
 def test_a_path_that_is_not_there_stops_an_import_before_it_begins(box: Box, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="missing"):
         box.run(LISTS, tmp_path / "missing")
