@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +19,20 @@ GUID = bytes(range(16))
 TINY = Tuning(segment_bytes=16 << 10, checkpoint_stream_bytes=24 << 10, checkpoint_pages=64)
 
 OpenDatabase = Callable[..., Database]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a short campaign only the first seed of each slow test runs."""
+    if os.environ.get("PILLARBOX_CAMPAIGN") != "short":
+        return
+    seeds: Counter[str] = Counter()
+    kept, left_out = [], []
+    for item in items:
+        if item.get_closest_marker("slow"):
+            seeds[item.nodeid.split("[")[0]] += 1
+        (left_out if seeds[item.nodeid.split("[")[0]] > 1 else kept).append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = kept
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import tempfile
@@ -465,6 +466,7 @@ class EngineMachine(RuleBasedStateMachine):
             shutil.rmtree(self.directory)
 
 
+SHORT = os.environ.get("PILLARBOX_CAMPAIGN") == "short"
 QUICK = settings(
     max_examples=30,
     stateful_step_count=40,
@@ -480,4 +482,4 @@ class TestEngine(EngineMachine.TestCase):  # type: ignore[misc, name-defined]
 
 @pytest.mark.slow
 class TestEngineCampaign(EngineMachine.TestCase):  # type: ignore[misc, name-defined]
-    settings = settings(QUICK, max_examples=200, stateful_step_count=60, derandomize=False)
+    settings = settings(QUICK, max_examples=40 if SHORT else 200, stateful_step_count=60, derandomize=False)
