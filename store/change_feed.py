@@ -50,7 +50,10 @@ class Change(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What is to come: how many changes of each kind, and the bytes of new and changed messages."""
+    """What is to come: how many changes of each kind, and the bytes of the new messages.
+
+    Content never changes, so of all other changes there is nothing to fetch.
+    """
 
     new: int = 0
     changed: int = 0

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
 
 
 def test_the_example_for_embedding_runs_and_prints_the_message(
@@ -17,3 +18,14 @@ def test_the_example_for_embedding_runs_and_prints_the_message(
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(compile(example, "README.md", "exec"), {})
     assert capsys.readouterr().out == "hello b'Subject: hello\\n\\nworld\\n'\n"
+
+
+def test_documents_name_only_documents_that_are_there() -> None:
+    texts = [path.read_text() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))]
+    named = {name for text in texts for name in re.findall(r"docs/[a-z-]+\.md", text)}
+    linked = {
+        f"docs/{name}"
+        for path in ROOT.glob("docs/*.md")
+        for name in re.findall(r"\]\(([a-z-]+\.md)", path.read_text())
+    }
+    assert {name for name in named | linked if not (ROOT / name).is_file()} == set()
