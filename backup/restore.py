@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -30,6 +30,7 @@ from pillarbox.backup.database_snapshot import (
 from pillarbox.backup.pack import BlobId
 from pillarbox.backup.repository import Repository, Snapshot
 from pillarbox.backup.snapshot import FIRST_ADMINISTRATIVE_GROUP, snapshot_databases
+from pillarbox.store import folder
 from pillarbox.store.access import Actor
 from pillarbox.store.check import check_database
 from pillarbox.store.checkpoint import Checkpoint, boot_identity, write_checkpoint
@@ -43,20 +44,23 @@ from pillarbox.store.errors import (
     InvalidContent,
     InvalidName,
     NotFound,
+    PillarboxError,
     Refused,
     UnsupportedVersion,
 )
 from pillarbox.store.events import EventId
 from pillarbox.store.file_lock import FileLock
-from pillarbox.store.ids import guid_text
+from pillarbox.store.ids import COUNTER_MAX, guid_text
 from pillarbox.store.redo import read_redo
 from pillarbox.store.replay import TableWriter, read_state
 from pillarbox.store.stream import Position, disk_error, parse_frame, segment_name
-from pillarbox.store.tables import LAYOUT_VERSION, DatabaseKind
+from pillarbox.store.tables import LAYOUT_VERSION, DatabaseKind, Table
 
 LAYOUT_VERSION_MIN: Final = 1
 _UNFINISHED: Final = ".restoring"
 _THREADS: Final = 2
+# More than a database gives out between its last backup or capture and its loss.
+_NUMBERS_LEFT_OUT: Final = 1 << 24
 _REPLACED: Final = ".replaced"
 
 
@@ -438,10 +442,11 @@ def restore_in_place(
     """Put databases of a snapshot in the place of those of the same GUID among the server's `databases`.
 
     All are restored and thoroughly checked before the first is dismounted; then they are exchanged, all or
-    none, mounted when they were, and what they replace is removed. Raises Conflict when none has the GUID,
-    Refused when a recovery storage group stands in the way (`recovery_group.restore_to_server` restores to
-    it), WriterBusy while another process has one mounted, and as `restore_to_directory`; what was there is
-    there then.
+    none, mounted when they were, and what they replace is removed. Change numbers and UIDs that were given
+    out since the backup do not come again: numbers are left out, and folders get another UIDVALIDITY.
+    Raises Conflict when none has the GUID, Refused when a recovery storage group stands in the way
+    (`recovery_group.restore_to_server` restores to it), WriterBusy while another process has one mounted, and
+    as `restore_to_directory`; what was there is there then.
     """
     chosen = restorable_databases(snapshot, names)
     if choose_destination(chosen, server) is not Destination.ORIGINAL:
@@ -455,10 +460,46 @@ def restore_in_place(
     with unfinished_all([target.path for _, target in pairs]) as places:
         for (each, _), place in zip(pairs, places, strict=True):
             restore_files(repository, each, place, clock=clock, thorough=True, progress=progress)
+        snapshots = repository.snapshots()
+        for (_, target), place in zip(pairs, places, strict=True):
+            _give_out_no_number_twice(target, place, _last_number(target, snapshots))
         exchange([(target, place) for (_, target), place in zip(pairs, places, strict=True)])
     for _, target in pairs:
         target.report(EventId.RESTORE_FINISHED, snapshot=snapshot.id)
     return [RestoredDatabase(each.guid, each.name, each.group, target.path) for each, target in pairs]
+
+
+def _last_number(database: Database, snapshots: Iterable[Snapshot]) -> int:
+    """The highest counter of change numbers that a database, or a backup of it, is known to have come to."""
+    found = [0]
+    for snapshot in snapshots:
+        with suppress(InvalidContent):  # of another program or format
+            states = [
+                each.get("state") for each, _ in snapshot_databases(snapshot) if each["guid"] == database.guid
+            ]
+            found += [
+                each[0] for each in states if isinstance(each, list) and each and isinstance(each[0], int)
+            ]
+    with suppress(PillarboxError), database.read(Actor.task("restore")) as read:
+        found.append(read.state().counter)
+    return max(each for each in found if each <= COUNTER_MAX // 2)
+
+
+def _give_out_no_number_twice(database: Database, place: Path, last: int) -> None:
+    """Let the restored files of a database at `place` go on with numbers that nobody has seen.
+
+    Clients, captures and merges know messages by change number or UID: what was given out after the backup
+    must not come to mean something else.
+    """
+    restored = Database(place, database.guid, database.name, database.kind, clock=database.clock)
+    restored.mount()
+    try:
+        with restored.transaction(Actor.task("restore")) as txn:
+            txn.leave_out_numbers(last, _NUMBERS_LEFT_OUT)
+            for folder_id in [record.folder_id for _, record in txn.records(Table.FOLDER, b"", None)]:
+                folder.renew_uid_validity(txn, folder_id)
+    finally:
+        restored.dismount()
 
 
 @contextmanager

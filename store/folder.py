@@ -207,6 +207,12 @@ def set_property(txn: WriteTransaction, folder_id: int, key: str, value: Any) ->
     return _change(txn, record, properties=with_property(record.properties, key, value))
 
 
+def renew_uid_validity(txn: WriteTransaction, folder_id: int) -> FolderRecord:
+    """Let the UIDs that clients know of a folder mean nothing now (RFC 9051, 2.3.1.1). Raises NotFound."""
+    record = get(txn, folder_id)
+    return _change(txn, record, uid_validity=counter_of(txn.next_cn()) & _UID_MAX or 1)
+
+
 def delete(txn: WriteTransaction, folder_id: int, *, with_contents: bool = False) -> None:
     """Delete a folder. Raises NotFound; NotEmpty unless `with_contents`; Refused for standard folders."""
     record = get(txn, folder_id)

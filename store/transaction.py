@@ -171,6 +171,10 @@ class WriteTransaction(Reader):
         self.counter += 1
         return LOCAL_BASE | self.counter
 
+    def leave_out_numbers(self, last: int, count: int) -> None:
+        """Give out no change number up to `count` above `last`, a counter, or the last one given out here."""
+        self.counter = max(self.counter, last) + count
+
     def put(self, table: Table, key: bytes, record: Record | None) -> None:
         """Store a record of a primary table, in the place of the one that is there; None deletes it."""
         rows = self._records.setdefault(table, {})

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pillarbox.backup.backend import FileKind
+from pillarbox.backup.capture import Capture
 from pillarbox.backup.restore import (
     Destination,
     RestorableDatabase,
@@ -19,6 +20,10 @@ from pillarbox.backup.restore import (
     restore_in_place,
     restore_to_directory,
 )
+from pillarbox.backup.snapshot import SnapshotSource
+from pillarbox.store import folder, mailbox
+from pillarbox.store.access import Actor
+from pillarbox.store.check import check_database
 from pillarbox.store.database import Database
 from pillarbox.store.errors import (
     AlreadyExists,
@@ -85,6 +90,33 @@ def test_a_restore_in_place_brings_back_what_was_and_the_database_goes_on(group)
     group.deliver(group.databases[0], group.corpus()[7:9])
     assert group.contents(group.databases[0]) == group.corpus()[:9]
     assert sorted(path.name for path in group.directory.iterdir()) == ["db1", "db2"]
+
+
+@pytest.mark.parametrize("is_lost", [False, True], ids=["still there", "lost"])
+def test_a_restore_in_place_gives_out_nothing_twice(group, is_lost):
+    """A message that came after the backup had UID, id and change number; another must not get them."""
+    database = group.databases[0]
+    capture = Capture(SnapshotSource("server", "First", group.databases), group.repository, clock=group.clock)
+    snapshot = group.snapshot()
+    seen = []
+    for letter in "ABC":
+        group.deliver(database, [b"Subject: one\n\n%s\n" % (letter * 9).encode()])
+        with database.read(Actor.task("test")) as read:
+            inbox = folder.get(read, mailbox.find(read, "anna").roles["inbox"])
+            (item,) = folder.messages(read, inbox.folder_id)
+        seen.append((inbox.uid_validity, item.message_id, item.arrived_cn))
+        assert capture.capture() is not None
+        if is_lost:
+            database.dismount()
+            shutil.rmtree(database.path)
+        restore_in_place(
+            group.repository, snapshot, group.databases, server=server_of(group), clock=group.clock
+        )
+        if is_lost:
+            database.mount()
+    for numbers in zip(*seen, strict=True):
+        assert sorted(set(numbers)) == list(numbers)
+    assert check_database(database, Actor.task("test")).clean
 
 
 def test_a_restore_in_place_stops_for_a_recovery_group_and_changes_nothing(group):
