@@ -1,0 +1,119 @@
+"""The format does not move: what was written once is read for ever, by the tables and by the stream alone."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+from pathlib import Path
+from random import Random
+from zipfile import ZIP_DEFLATED, ZipFile
+
+import pytest
+
+from pillarbox.store import folder, mailbox, message, public_folder
+from pillarbox.store.access import Actor
+from pillarbox.store.check import check_database
+from pillarbox.store.clock import VirtualClock
+from pillarbox.store.database import LOCK, PROPERTIES, Database
+from pillarbox.store.repair import repair_database
+from pillarbox.store.tables import DatabaseKind
+
+GOLDEN = Path(__file__).with_name("golden_store_1.zip")
+ACTOR = Actor.task("test")
+ATTACHMENT = base64.encodebytes(bytes(range(256)) * 20)
+MAIL = [
+    b"",
+    b"Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\nFrom: Anna <anna@example.org>\r\n"
+    b"Date: Tue, 1 Jan 2002 10:00:00 +0100\r\n\r\nHello.\r\n",
+    bytes(range(256)) * 9,
+    b"Content-Type: application/x; name=a\nContent-Transfer-Encoding: base64\n\n" + ATTACHMENT,
+    b"Subject: the same attachment\nContent-Transfer-Encoding: base64\n\n" + ATTACHMENT + b"\n\0",
+]
+KINDS = {"mail": DatabaseKind.MAILBOX_STORE, "public": DatabaseKind.PUBLIC_FOLDER_STORE}
+
+
+def database(directory: Path, name: str) -> Database:
+    return Database(
+        directory / name, name.ljust(16).encode(), name, KINDS[name], clock=VirtualClock(), rng=Random(42)
+    )
+
+
+def write(directory: Path) -> None:
+    mail, public = database(directory, "mail"), database(directory, "public")
+    for made in (mail, public):
+        made.create()
+        made.mount()
+    with mail.transaction(ACTOR) as txn:
+        anna, bert = mailbox.create(txn, "anna"), mailbox.create(txn, "bert")
+        lists = folder.create(txn, anna.root_id, "Lists")
+    for raw in MAIL:
+        prepared = message.prepare(mail.files, raw)
+        with mail.transaction(ACTOR) as txn:
+            item, _ = message.deliver(txn, [anna.guid, bert.guid], prepared)
+            message.set_flags(txn, item.message_id, add=["\\Seen", "work"])
+            message.set_categories(txn, item.message_id, ["red"])
+            message.move(txn, item.message_id, lists.folder_id)
+    with mail.transaction(ACTOR) as txn:
+        message.delete(txn, next(folder.messages(txn, bert.roles["inbox"])).message_id)
+        mailbox.disconnect(txn, bert.guid)
+    with public.transaction(Actor.user("anna")) as txn:
+        public_folder.create_tree(txn)
+        news = folder.create(txn, public_folder.root_id(txn), "News")
+        message.append(txn, news.folder_id, message.prepare(public.files, MAIL[1]))
+        public_folder.mark_read(txn, news.folder_id)
+    for made in (mail, public):
+        made.dismount()
+
+
+@pytest.fixture(params=["tables", "stream"])
+def version_1(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The golden databases, and once more with nothing left of their tables."""
+    with ZipFile(GOLDEN) as archive:
+        archive.extractall(tmp_path)
+    if request.param == "stream":
+        for name in KINDS:
+            shutil.rmtree(tmp_path / name / PROPERTIES)
+            assert repair_database(database(tmp_path, name)).from_stream
+    return tmp_path
+
+
+def test_a_mailbox_store_of_version_1_is_read(version_1: Path) -> None:
+    mail = database(version_1, "mail")
+    mail.mount()
+    with mail.read(ACTOR) as read:
+        anna, bert = mailbox.find(read, "anna"), mailbox.find(read, "bert")
+        assert (bert.state, bert.disconnected_ms) == (mailbox.DISCONNECTED, 1_000_000_000_000)
+        items = list(folder.messages(read, folder.by_path(read, anna.root_id, "Lists").folder_id))
+        assert [message.content(read, item) for item in items] == MAIL
+        assert {(message.flag_names(item), item.categories) for item in items} == {
+            (("\\Seen", "work"), ("red",))
+        }
+        assert (items[1].subject, items[1].sender) == ("Grüße", "Anna <anna@example.org>")
+        assert items[1].date_ms == 1_009_875_600_000
+        kept = list(folder.messages(read, bert.roles["inbox"]))
+        assert [message.content(read, item) for item in kept] == MAIL[1:]
+    assert check_database(mail, ACTOR).findings == ()
+    mail.dismount()
+
+
+def test_a_public_folder_store_of_version_1_is_read(version_1: Path) -> None:
+    public = database(version_1, "public")
+    public.mount()
+    for account in ("anna", "bert"):
+        with public.read(Actor.user(account)) as read:
+            news = folder.by_path(read, public_folder.root_id(read), "News")
+            (item,) = folder.messages(read, news.folder_id)
+            assert message.content(read, item) == MAIL[1]
+            assert public_folder.is_read(read, item) == (account == "anna")
+    assert check_database(public, ACTOR).findings == ()
+    public.dismount()
+
+
+if __name__ == "__main__":  # writes the golden file of a new version
+    import sys
+
+    write(Path(sys.argv[1]))
+    with ZipFile(GOLDEN, "w", ZIP_DEFLATED, compresslevel=9) as archive:
+        for file in sorted(Path(sys.argv[1]).rglob("*")):
+            if file.is_file() and file.name not in (LOCK, "lock.mdb"):
+                archive.write(file, file.relative_to(sys.argv[1]))
