@@ -230,7 +230,8 @@ class Env:
         """Double the map. Reads that are open end first; new ones wait meanwhile.
 
         The caller has just made a checkpoint: the pin on it is let go and taken again, and nothing is
-        written in between. Raises Retryable when a read stays open longer than `patience_s` seconds.
+        written in between. Raises Retryable when a read stays open longer than `patience_s` seconds,
+        PillarboxError when the system gives no more room.
         """
         with self._views:
             self._growing = True
@@ -244,6 +245,8 @@ class Env:
                     self._checkpoint_pin.transaction.abort()
                 self._env.set_mapsize(2 * self._env.info()["map_size"])
                 self._checkpoint_pin = self.pin()
+            except lmdb.Error as error:
+                raise _translate(error, self.path) from error
             finally:
                 self._growing = False
                 self._views.notify_all()

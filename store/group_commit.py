@@ -283,11 +283,7 @@ class GroupCommit:
 
     def _apply(self, group: _Group) -> None:
         try:
-            try:
-                self._files.env.apply(group.changes)
-            except MapFull:
-                self._grow()
-                self._files.env.apply(group.changes)
+            self._put_into_tables(group)
         except PillarboxError as error:
             if not isinstance(error, DiskFull):
                 self.broken = error
@@ -299,6 +295,15 @@ class GroupCommit:
             # Cut off from the stream too, it never happened.
             self._cut_back()
             raise
+
+    def _put_into_tables(self, group: _Group) -> None:
+        """Apply a group, doubling the map of the tables as often as it needs."""
+        while True:
+            try:
+                self._files.env.apply(group.changes)
+                return
+            except MapFull:
+                self._grow()
 
     def _tables_lack(self, group: _Group) -> bool:
         """Whether the tables certainly took nothing of a group."""

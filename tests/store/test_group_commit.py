@@ -235,6 +235,19 @@ def test_a_full_map_grows_while_threads_write_and_make_checkpoints(
     assert len(names(database)) == 60
 
 
+def test_a_transaction_many_times_as_large_as_the_map_is_applied(
+    tmp_path: Path, open_database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(env_module, "MAP_BYTES_DEFAULT", 128 << 10)
+    database = open_database(tmp_path / "small")
+    wanted = [f"user {number:03d}" for number in range(200)]
+    with database.transaction(ACTOR) as txn:
+        for name in wanted:
+            mailbox.create(txn, name)
+    assert names(database) == wanted
+    assert database.files.env.file_bytes() > 4 * (128 << 10)
+
+
 def test_checkpoints_bound_what_a_mount_replays(database: Database) -> None:
     for number in range(40):
         create(database, f"user {number}")
