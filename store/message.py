@@ -6,8 +6,10 @@ for life; its UID is that of its place in a folder (DOMAIN.md "Store", RFC 9051 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from email import policy
+from email.errors import MessageError
+from email.message import Message
 from email.parser import BytesParser
 from email.utils import getaddresses
 from typing import Any, Final, NamedTuple
@@ -191,18 +193,21 @@ class Attachment(NamedTuple):
 
 
 def attachments(raw: bytes) -> list[Attachment]:
-    """The attachments in a message's bytes, decoded."""
-    found = []
-    for part in BytesParser(policy=policy.compat32).parsebytes(raw).walk():
+    """The attachments in a message's bytes, decoded; none where it is made to break what reads it."""
+    try:
+        return list(_attachments(BytesParser(policy=policy.compat32).parsebytes(raw)))
+    except (MessageError, RecursionError, ValueError, LookupError, TypeError, AttributeError):
+        return []  # nested past all sense, as a rule
+
+
+def _attachments(whole: Message) -> Iterator[Attachment]:
+    for part in whole.walk():
         if part.is_multipart():
             continue
         name = part.get_filename()
         if name or part.get_content_disposition() == "attachment":
             data = part.get_payload(decode=True)
-            found.append(
-                Attachment(name or "", part.get_content_type(), data if isinstance(data, bytes) else b"")
-            )
-    return found
+            yield Attachment(name or "", part.get_content_type(), data if isinstance(data, bytes) else b"")
 
 
 class Recipient(NamedTuple):

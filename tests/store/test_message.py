@@ -172,3 +172,9 @@ def test_a_copied_folder_holds_all_that_the_first_one_holds(database: Database) 
         items = list(folder.messages(read, found.folder_id))
         assert [message.content(read, item) for item in items] == [raw_message(1)]
         assert found.folder_id != inner.folder_id and copied.name == "Lists again"
+
+
+def test_attachments_of_a_message_nested_past_all_sense_are_none() -> None:
+    level = b"Content-Type: multipart/mixed; boundary=%d\n\n--%d\n"
+    nested = b"".join(level % (depth, depth) for depth in range(5000))
+    assert message.attachments(nested + b"Content-Disposition: attachment; filename=a\n\nx\n") == []
