@@ -36,7 +36,7 @@ from pillarbox.store.server import Server, machine_zone
 from pillarbox.store.storage_group import StorageGroup
 from pillarbox.store.transaction import Reader
 from pillarbox.tools.options import ACTOR, JSON, SERVER
-from pillarbox.tools.output import Step, counted, local_time, progress, show, size_text
+from pillarbox.tools.output import Step, counted, local_time, progress, show, size_text, warn
 from pillarbox.tools.parameters import complete_group, duration
 from pillarbox.tools.repository_options import (
     GROUP,
@@ -275,10 +275,11 @@ def create(
 
 
 @contextmanager
-def open_source(server: Path, group_name: str | None) -> Iterator[SnapshotSource]:
+def open_source(server: Path, group_name: str | None, *, quiet: bool = False) -> Iterator[SnapshotSource]:
     """A storage group of a server with its mounted databases, for a `with` block; the only one when None.
 
-    Raises NotFound, InvalidName when there are several, and why a database could not be mounted.
+    Says on stderr which are left out since they are dismounted, unless `quiet`. Raises NotFound, InvalidName
+    when there are several, and why a database could not be mounted.
     """
     with Server.open(server, read_only=True) as opened:
         group = _group(opened, group_name)
@@ -288,6 +289,9 @@ def open_source(server: Path, group_name: str | None) -> Iterator[SnapshotSource
             ):
                 raise reason
         mounted = [each for each in group.databases.values() if each.state is not MountState.DISMOUNTED]
+        left_out = [each.name for each in group.databases.values() if each not in mounted]
+        if not quiet:
+            warn(f"pillarbox: {each} is dismounted, and not backed up" for each in left_out)
         yield SnapshotSource(opened.path.resolve().name, group.name, mounted)
 
 

@@ -72,7 +72,7 @@ def capture_(
 
 def capture_once(server: Path, repository: Repository, group_name: str | None) -> Snapshot | None:
     """Open the server, capture one storage group, and let it go again. Raises as `Capture.capture`."""
-    with open_source(server, group_name) as source:
+    with open_source(server, group_name, quiet=True) as source:  # once a minute would be too often
         return Capture(source, repository, clock=SystemClock()).capture()
 
 

@@ -48,6 +48,15 @@ def test_a_snapshot_is_listed_shown_checked_and_verified(
     assert len(pillarbox.answer("backup", "verify", repo, made["snapshot"][:8])["verified"]) == 2
 
 
+def test_a_database_that_is_left_out_is_told_of(pillarbox: Pillarbox, server: Path, repo: Path) -> None:
+    pillarbox.answer("dismount", server, "Public Folder Store")
+    made = pillarbox.run("backup", "create", server, repo, "--json")
+    assert made.exit_code == 0
+    assert "Public Folder Store is dismounted, and not backed up" in made.stderr
+    (listed,) = pillarbox.answer("backup", "list", repo)
+    assert [each["database"] for each in listed["databases"]] == ["Mailbox Store"]
+
+
 def test_what_is_restored_is_what_was_backed_up(
     pillarbox: Pillarbox, server: Path, repo: Path, tmp_path: Path
 ) -> None:
