@@ -38,6 +38,8 @@ from pillarbox.store.transaction import ReadTransaction
 FREEZE_TIMEOUT_MS: Final = 10_000
 _TAKES_MAX: Final = 1000
 MANIFEST_FORMAT: Final = 1
+_GUID_BYTES: Final = 16
+_COUNTS: Final = ("mailboxes_count", "messages_count", "stream_bytes", "records_bytes")
 FIRST_ADMINISTRATIVE_GROUP: Final = "First Administrative Group"
 
 
@@ -300,13 +302,22 @@ def snapshot_databases(snapshot: Snapshot) -> Iterator[tuple[Mapping[str, Any], 
             hint="use a newer program, or another snapshot",
         )
     for entry, root in zip(entries, snapshot.roots, strict=True):
-        if (
-            not isinstance(entry, dict)
-            or not isinstance(entry.get("name"), str)
-            or not isinstance(entry.get("guid"), bytes)
-        ):
-            raise InvalidContent(f"snapshot {snapshot.id} names a database in a way that is not ours")
+        if not _is_described(entry):
+            raise InvalidContent(f"snapshot {snapshot.id} describes a database in a way that is not ours")
         yield entry, root
+
+
+def _is_described(entry: object) -> bool:
+    """Whether what a manifest, perhaps an enemy's, says of a database can be worked with."""
+    if not isinstance(entry, dict):
+        return False
+    guid, counts = entry.get("guid"), [entry.get(key) for key in _COUNTS]
+    return (
+        isinstance(entry.get("name"), str)
+        and isinstance(guid, bytes)
+        and len(guid) == _GUID_BYTES
+        and all(each is None or (isinstance(each, int) and each >= 0) for each in counts)
+    )
 
 
 def find_previous(snapshots: Sequence[Snapshot], guid: bytes) -> BlobId | None:

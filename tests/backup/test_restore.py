@@ -10,6 +10,7 @@ import pytest
 
 from pillarbox.backup.backend import FileKind
 from pillarbox.backup.capture import Capture
+from pillarbox.backup.repository import Snapshot
 from pillarbox.backup.restore import (
     Destination,
     RestorableDatabase,
@@ -20,7 +21,7 @@ from pillarbox.backup.restore import (
     restore_in_place,
     restore_to_directory,
 )
-from pillarbox.backup.snapshot import SnapshotSource
+from pillarbox.backup.snapshot import SnapshotSource, snapshot_databases
 from pillarbox.store import folder, mailbox
 from pillarbox.store.access import Actor
 from pillarbox.store.check import check_database
@@ -29,6 +30,7 @@ from pillarbox.store.errors import (
     AlreadyExists,
     Conflict,
     Corrupt,
+    InvalidContent,
     InvalidName,
     NotFound,
     PillarboxError,
@@ -44,6 +46,17 @@ DATABASE = RestorableDatabase(
 )
 SERVER = ServerState({GUID})
 RECOVERY = replace(SERVER, has_recovery_group=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("name", 5), ("guid", b"short"), ("guid", "text" * 4), ("stream_bytes", "many"), ("records_bytes", -1)],
+)
+def test_a_database_that_is_described_in_another_way_is_refused(key, value):
+    entry = {"name": "Store", "guid": GUID, "stream_bytes": 1, "records_bytes": None, key: value}
+    snapshot = Snapshot("1" * 64, 0, (b"r" * 32,), {"format": 1, "databases": [entry]})
+    with pytest.raises(InvalidContent, match="describes a database"):
+        list(snapshot_databases(snapshot))
 
 
 def server_of(group, **state: object) -> ServerState:
