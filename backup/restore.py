@@ -26,6 +26,7 @@ from pillarbox.backup.database_snapshot import (
     read_stored_chunks,
     read_stored_database,
     read_stored_segment,
+    read_stored_segments,
 )
 from pillarbox.backup.pack import BlobId
 from pillarbox.backup.repository import Repository, Snapshot
@@ -41,6 +42,7 @@ from pillarbox.store.errors import (
     AlreadyExists,
     Conflict,
     Corrupt,
+    DiskFull,
     InvalidContent,
     InvalidName,
     NotFound,
@@ -271,9 +273,11 @@ def restore_files(
     files must not be used then.
     """
     stored = read_restorable(repository, database)
+    segments = read_stored_segments(repository, stored).values()
     try:
         (directory / PROPERTIES).mkdir(parents=True)
         (directory / STREAM).mkdir()
+        _refuse_too_large(directory, stored, sum(each.size_bytes for each in segments))
         _write_files(repository, stored, directory, progress)
         for each in (directory / STREAM, directory / PROPERTIES, directory):
             _flush_directory(each)
@@ -306,6 +310,7 @@ def restore_records(
     stored = read_restorable(repository, database)
     try:
         (directory / PROPERTIES).mkdir(parents=True)
+        _refuse_too_large(directory, stored)
         _write_image(repository, stored, directory / PROPERTIES / DATA_FILE, progress)
         for each in (directory / PROPERTIES, directory):
             _flush_directory(each)
@@ -318,6 +323,26 @@ def restore_records(
         env.close()
     if progress is not None:
         progress(stored.redo_bytes)
+
+
+def _refuse_too_large(directory: Path, stored: StoredDatabase, stream_bytes: int = 0) -> None:
+    """Raises DiskFull now, not when all space is gone: an enemy's few blobs can stand for any size."""
+    wanted_bytes = stored.image_bytes + stored.redo_bytes + stream_bytes
+    free_bytes = shutil.disk_usage(directory).free
+    if wanted_bytes > free_bytes:
+        raise DiskFull(
+            f"{directory}: {wanted_bytes} bytes are to be restored, {free_bytes} are free on the disk",
+            hint="free some disk space, or restore to another disk",
+        )
+
+
+def _not_more(chunks: Iterable[bytes], size_bytes: int, what: str) -> Iterator[bytes]:
+    """The chunks, for as long as they are no more than was said."""
+    for chunk in chunks:
+        size_bytes -= len(chunk)
+        if size_bytes < 0:
+            raise Corrupt(f"{what} is larger than the snapshot says")
+        yield chunk
 
 
 def _write_files(
@@ -344,7 +369,8 @@ def _write_image(
     repository: Repository, stored: StoredDatabase, path: Path, progress: Progress | None = None
 ) -> None:
     with path.open("wb") as file:
-        for chunk in read_stored_chunks(repository, stored.image):
+        chunks = read_stored_chunks(repository, stored.image)
+        for chunk in _not_more(chunks, stored.image_bytes, "the image of the tables"):
             file.write(chunk)
             if progress is not None:
                 progress(len(chunk))
@@ -391,7 +417,8 @@ def _close_cleanly(repository: Repository, stored: StoredDatabase, directory: Pa
 def _apply_redo(repository: Repository, stored: StoredDatabase, env: Env) -> None:
     """Bring tables from the moment of their image to that of the snapshot, durably."""
     tables = TableWriter(env)
-    frames = b"".join(read_stored_chunks(repository, stored.redo))
+    chunks = read_stored_chunks(repository, stored.redo)
+    frames = b"".join(_not_more(chunks, stored.redo_bytes, "the redo of a database"))
     offset = 0
     while offset < len(frames):
         frame = parse_frame(frames, offset, "the snapshot's redo")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pillarbox.backup import restore
 from pillarbox.backup.backend import FileKind
 from pillarbox.backup.capture import Capture
 from pillarbox.backup.repository import Snapshot
@@ -30,6 +31,7 @@ from pillarbox.store.errors import (
     AlreadyExists,
     Conflict,
     Corrupt,
+    DiskFull,
     InvalidContent,
     InvalidName,
     NotFound,
@@ -224,6 +226,31 @@ def test_a_thorough_restore_refuses_what_was_damaged_when_backed_up(group):
     assert not list(place.glob("*/*"))
     with pytest.raises(Corrupt):
         group.restored(snapshot, "out")
+
+
+def test_what_has_no_room_on_the_disk_is_refused_before_it_is_written(group, monkeypatch):
+    """Also an enemy's few blobs that stand for any size."""
+    group.deliver(group.databases[0], group.corpus())
+    snapshot = group.snapshot()
+    usage = shutil.disk_usage(group.directory)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100_000))
+    written: list[int] = []
+    with pytest.raises(DiskFull, match="100000 are free"):
+        restore_to_directory(
+            group.repository, snapshot, group.directory / "out", clock=group.clock, progress=written.append
+        )
+    assert written == [] and not list(group.directory.glob("out/*/*"))
+
+
+@pytest.mark.parametrize("part", ["image_bytes", "redo_bytes"])
+def test_tables_that_are_larger_than_they_say_are_refused(group, monkeypatch, part):
+    group.snapshot()
+    group.deliver(group.databases[0], group.corpus())
+    snapshot = group.snapshot()
+    read = restore.read_stored_database
+    monkeypatch.setattr(restore, "read_stored_database", lambda *of: replace(read(*of), **{part: 10}))
+    with pytest.raises(Corrupt, match="larger than the snapshot says"):
+        restore_to_directory(group.repository, snapshot, group.directory / "out", clock=group.clock)
 
 
 def test_a_restored_database_counts_on_from_where_it_was(group):
