@@ -52,6 +52,7 @@ from pillarbox.store.events import Diagnostics, EventId, EventLog, PythonLogging
 from pillarbox.store.file_lock import FileLock
 from pillarbox.store.folder import check_name
 from pillarbox.store.ids import new_guid
+from pillarbox.store.move_mailbox import MOVED_FROM, MailboxMove, Progress, finish_move, move_mailbox
 from pillarbox.store.server_config import (
     CONFIG_FILE,
     EVENTS,
@@ -65,7 +66,7 @@ from pillarbox.store.server_config import (
 )
 from pillarbox.store.storage_group import StorageGroup, refuse_another_database, refuse_another_group
 from pillarbox.store.stream import disk_error
-from pillarbox.store.tables import DatabaseKind, MailboxRecord, name_key
+from pillarbox.store.tables import DatabaseKind, MailboxRecord, Table, name_key
 
 FIRST_GROUP: Final = "First Storage Group"
 FIRST_DATABASES: Final = {
@@ -262,6 +263,9 @@ class Server:
         Conflict when databases that were apart hold mailboxes of the same name.
         """
         found = list(self._mailboxes_called(name))
+        if len(found) != 1:
+            # A move may have ended after one database was looked at and before the other was.
+            found = list(self._mailboxes_called(name))
         if len(found) > 1:
             stores = ", ".join(self.label(database) for database, _ in found)
             raise Conflict(f"there are mailboxes {name!r} in {stores}", hint="rename all but one of them")
@@ -291,9 +295,22 @@ class Server:
                 continue
             with database.read(Actor.task("find mailbox")) as read:
                 try:
-                    yield database, mailbox.find(read, name)
+                    found = mailbox.find(read, name)
                 except NotFound:
                     continue
+            if not self._has_its_source(found):
+                yield database, found
+
+    def _has_its_source(self, found: MailboxRecord) -> bool:
+        """Whether a mailbox is the copy of one that has not gone yet from where it is moved from."""
+        origin = found.properties.get(MOVED_FROM)
+        source = next((each for each in self.databases() if each.guid.hex() == origin), None)
+        if source is None:
+            return False
+        if source.state is MountState.DISMOUNTED:
+            return True  # it may have; whoever looks for the mailbox is told which store is missing
+        with source.read(Actor.task("find mailbox")) as read:
+            return read.record(Table.MAILBOX, found.guid) is not None
 
     # -- mailboxes
 
@@ -329,6 +346,34 @@ class Server:
             self._refuse_unseen(new_name)
             with database.transaction(actor) as txn:
                 return database, mailbox.rename(txn, box.guid, new_name)
+
+    def move_mailbox(
+        self,
+        actor: Actor,
+        name: str,
+        database_name: str,
+        *,
+        skip_damaged_max: int = 0,
+        progress: Progress | None = None,
+    ) -> MailboxMove:
+        """Move a mailbox to another database, while it is used; durable when this returns.
+
+        A move that was interrupted is ended by making it again. Raises as `find_mailbox`, `database` and
+        `move_mailbox.move_mailbox`.
+        """
+        source, box = self.find_mailbox(name)
+        target = self.database(database_name)
+        if source is target and MOVED_FROM in box.properties:
+            return finish_move(target, box.guid, actor)
+        return move_mailbox(
+            source,
+            box.guid,
+            target,
+            actor,
+            skip_damaged_max=skip_damaged_max,
+            progress=progress,
+            elsewhere=[each for each in self._mounted() if each not in (source, target)],
+        )
 
     def _only_mailbox_store(self) -> Database:
         stores = [each for each in self.databases() if each.kind == DatabaseKind.MAILBOX_STORE]
