@@ -146,7 +146,7 @@ class _Remarks:
     def add(self, source: str, position: int, reason: str) -> None:
         self.count += 1
         if len(self.listed) < _LISTED_MAX:
-            self.listed.append(Remark(source, position, reason))
+            self.listed.append(Remark(source, position, reason.removeprefix(f"{source}: ")))
 
 
 class _Import:

@@ -126,8 +126,9 @@ def export(
 ) -> None:
     """Write a mailbox to files in the directory OUT, which must be new or empty.
 
-    Every message goes out byte for byte as it came in. A message that is damaged in the store is listed, the
-    others are written, and the command ends with 30.
+    Every message goes out byte for byte as it came in; its flags go along into a Maildir only. Of the mbox
+    dialects, mboxo alone cannot give back every message as it was. A message that is damaged in the store is
+    listed, the others are written, and the command ends with 30.
 
     \b
     pillarbox export /srv/mail anna out --format eml

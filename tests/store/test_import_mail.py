@@ -194,6 +194,7 @@ def test_files_that_are_no_mail_or_empty_are_listed_and_the_others_imported(box:
         str(tmp_path / "notes.bin"),
         str(tmp_path / "empty.eml"),
     ]
+    assert [remark.reason for remark in report.unreadable] == ["is no mail file", "the file is empty"]
 
 
 def test_mail_files_beside_the_messages_of_a_maildir_are_listed(box: Box, tmp_path: Path) -> None:
