@@ -1,4 +1,4 @@
-"""Mailboxes: create, list, show, rename, disconnect, reconnect, purge."""
+"""Mailboxes: create, list, show, rename, move, disconnect, reconnect, purge."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import click
 from pillarbox.store import folder, mailbox
 from pillarbox.store.database import Database, MountState
 from pillarbox.store.errors import Refused
-from pillarbox.store.ids import guid_text, parse_guid
+from pillarbox.store.ids import guid_text, id_text, parse_guid
+from pillarbox.store.move_mailbox import MoveProgress
 from pillarbox.store.server import Server
 from pillarbox.store.tables import DatabaseKind, MailboxRecord
 from pillarbox.tools.options import ACTOR, JSON, SERVER
-from pillarbox.tools.output import confirm, counted, local_time, show, size_text, warn
-from pillarbox.tools.parameters import MAILBOX, YES, complete_database
+from pillarbox.tools.output import confirm, counted, local_time, progress, show, size_text, warn
+from pillarbox.tools.parameters import DATABASE, MAILBOX, YES, complete_database
 
 
 @click.group("mailbox")
@@ -149,6 +150,55 @@ def rename(server: Path, mailbox_name: str, name: str, as_json: bool) -> None:
     with Server.open(server) as opened:
         database, box = opened.rename_mailbox(ACTOR, mailbox_name, name)
     show(_data(database, box), [f"The mailbox is called {box.name}."], as_json)
+
+
+@mailbox_.command("move")
+@SERVER
+@MAILBOX
+@DATABASE
+@click.option(
+    "--skip-damaged",
+    "skip_damaged_max",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Leave up to N damaged messages behind; without it one keeps the mailbox where it is.",
+)
+@JSON
+def move(server: Path, mailbox_name: str, database_name: str, skip_damaged_max: int, as_json: bool) -> None:
+    """Move a mailbox to another database of the server, with all that is in it.
+
+    The old one goes only when the new one is complete. After an interruption, give the command again.
+
+    \b
+    pillarbox mailbox move /srv/mail anna "Mailbox Store 2"
+    pillarbox mailbox move /srv/mail anna "Mailbox Store 2" --skip-damaged 10
+    """
+    with Server.open(server) as opened, progress("moving", as_json) as step:
+
+        def tell(at: MoveProgress) -> None:
+            if step:
+                step(at.messages_count, at.messages_total, "")
+
+        moved = opened.move_mailbox(
+            ACTOR, mailbox_name, database_name, skip_damaged_max=skip_damaged_max, progress=tell
+        )
+        database = opened.database(database_name).name
+    data = {
+        "mailbox": moved.mailbox,
+        "guid": guid_text(moved.guid),
+        "database": database,
+        "folders": moved.folders_count,
+        "messages": moved.messages_count,
+        "size_bytes": moved.size_bytes,
+        "damaged": [
+            {"folder": each.folder, "id": id_text(each.message_id), "reason": each.reason}
+            for each in moved.damaged
+        ],
+    }
+    amount = f"{counted(moved.messages_count, 'message')}, {size_text(moved.size_bytes)}"
+    show(data, [f"Mailbox {moved.mailbox} is in {database}: {amount}."], as_json)
+    warn(f"  damaged, left behind: {each.folder}: {each.reason}" for each in moved.damaged)
 
 
 @mailbox_.command("disconnect")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from conftest import Pillarbox
 
+DATA = Path(__file__).parents[1] / "data"
 USER = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 
 
@@ -75,3 +77,34 @@ def test_a_mailbox_is_disconnected_reconnected_and_purged(pillarbox: Pillarbox, 
 
 def test_a_user_that_is_no_guid_is_a_mistake_of_usage(pillarbox: Pillarbox, server: Path) -> None:
     assert "no GUID" in pillarbox.refused(2, "mailbox", "reconnect", server, "anna", "--user", "me")
+
+
+def test_a_mailbox_moves_to_another_store(pillarbox: Pillarbox, big_server: Path) -> None:
+    pillarbox.answer("database", "create", big_server, "Second")
+    pillarbox.answer("mailbox", "create", big_server, "anna", "--database", "Mailbox Store")
+    pillarbox.answer("import", big_server, "anna", DATA / "lists.mbox")
+    before = pillarbox.answer("mailbox", "show", big_server, "anna")
+    moved = pillarbox.answer("mailbox", "move", big_server, "ANNA", "second")
+    assert (moved["mailbox"], moved["database"], moved["damaged"]) == ("anna", "Second", [])
+    after = pillarbox.answer("mailbox", "show", big_server, "anna")
+    assert after == {**before, "database": "Second"}
+    assert moved["folders"] == len(after["folders"]) and moved["messages"] == after["messages"] > 0
+    assert "already" in pillarbox.refused(20, "mailbox", "move", big_server, "anna", "Second")
+    text = pillarbox.run("mailbox", "move", big_server, "anna", "Mailbox Store").stdout
+    assert text.startswith("Mailbox anna is in Mailbox Store: ")
+
+
+def test_damaged_messages_are_left_behind_when_that_is_allowed(
+    pillarbox: Pillarbox, big_server: Path, damage: Callable[[Path], None]
+) -> None:
+    pillarbox.answer("database", "create", big_server, "Second")
+    pillarbox.answer("mailbox", "create", big_server, "anna", "--database", "Mailbox Store")
+    pillarbox.answer("import", big_server, "anna", DATA / "lists.mbox")
+    damage(big_server)
+    assert "is damaged" in pillarbox.refused(30, "mailbox", "move", big_server, "anna", "Second")
+    assert pillarbox.answer("mailbox", "show", big_server, "anna")["database"] == "Mailbox Store"
+    moved = pillarbox.answer("mailbox", "move", big_server, "anna", "Second", "--skip-damaged", "1")
+    (left,) = moved["damaged"]
+    assert left["folder"] and left["id"] and left["reason"]
+    shown = pillarbox.answer("mailbox", "show", big_server, "anna")
+    assert (shown["database"], shown["messages"]) == ("Second", moved["messages"])
