@@ -233,8 +233,10 @@ def remove_tree(txn: WriteTransaction, record: FolderRecord) -> None:
         txn.delete(Table.ITEM, item_key(record.folder_id, item.uid))
         content_store.release(txn, item.digest)
     start, stop = id_key(record.folder_id), id_key(record.folder_id + 1)
-    for key, _ in list(txn.records(Table.TOMBSTONE, start, stop)):
-        txn.delete(Table.TOMBSTONE, key)
+    for key, tombstone in list(txn.records(Table.TOMBSTONE, start, stop)):
+        # Who last saw a deleted message in another folder learns of its end from its own tombstone alone.
+        if tombstone.moved_to:
+            txn.delete(Table.TOMBSTONE, key)
     for key, _ in list(txn.records(Table.SEEN, start, stop)):
         txn.delete(Table.SEEN, key)
     for item in contained:

@@ -8,6 +8,7 @@ from pillarbox.store import folder, mailbox, message
 from pillarbox.store.access import Actor
 from pillarbox.store.change_feed import ChangeKind, changes
 from pillarbox.store.change_number import CNSet
+from pillarbox.store.check import check_database
 from pillarbox.store.database import Database
 from pillarbox.store.errors import Refused
 from pillarbox.store.tables import MailboxRecord, ObjectKind
@@ -94,6 +95,25 @@ def test_a_message_moved_into_a_folder_that_is_deleted_is_told_as_deleted(
         folder.delete(txn, lists.folder_id, with_contents=True)
     told = since(database, seen)
     assert told == [(ChangeKind.DELETED, moved), (ChangeKind.DELETED, lists.folder_id)]
+
+
+def test_a_message_deleted_in_a_folder_that_is_deleted_too_is_told_as_deleted(
+    database: Database, anna: MailboxRecord
+) -> None:
+    """Who last saw it in another folder would keep it for ever."""
+    moved = add(database, anna.roles["inbox"])
+    with database.transaction(ACTOR) as txn:
+        lists = folder.create(txn, anna.root_id, "Lists")
+    seen = state_of(database)
+    with database.transaction(ACTOR) as txn:
+        message.move(txn, moved, lists.folder_id)
+    with database.transaction(ACTOR) as txn:
+        message.delete(txn, moved)
+    with database.transaction(ACTOR) as txn:
+        folder.delete(txn, lists.folder_id)
+    told = since(database, seen)
+    assert told == [(ChangeKind.DELETED, moved), (ChangeKind.DELETED, lists.folder_id)]
+    assert not check_database(database, ACTOR).findings
 
 
 def test_a_purged_mailbox_is_told_with_each_of_its_folders(database: Database, anna: MailboxRecord) -> None:
