@@ -153,8 +153,7 @@ def create(txn: WriteTransaction, parent_id: int, name: str) -> FolderRecord:
     parent = get(txn, parent_id)
     check_name(name)
     _refuse_taken_name(txn, parent_id, name)
-    if len(path_of(txn, parent_id)) >= DEPTH_MAX:
-        raise Refused(f"folders are nested at most {DEPTH_MAX} deep")
+    _refuse_too_deep(txn, parent_id, 1)
     return insert(txn, parent.mailbox, parent_id, name)
 
 
@@ -179,13 +178,16 @@ def rename(txn: WriteTransaction, folder_id: int, name: str) -> FolderRecord:
 def move(txn: WriteTransaction, folder_id: int, parent_id: int) -> FolderRecord:
     """Put a folder, with all in it, into another. Its id and those of its messages stay.
 
-    Raises NotFound, AlreadyExists, and Refused for standard folders or into itself.
+    Raises NotFound, AlreadyExists, and Refused for standard folders, into itself, or when nested too deep.
     """
     record = get(txn, folder_id)
     _refuse_standard(txn, record)
     parent = get(txn, parent_id)
+    if record.parent_id == parent_id:
+        return record
     _refuse_inside(txn, folder_id, parent)
     _refuse_taken_name(txn, parent_id, record.name)
+    _refuse_too_deep(txn, parent_id, 1 + max((len(path) for path, _ in walk(txn, folder_id)), default=0))
     if (record.mailbox == b"") != (parent.mailbox == b""):
         raise Refused("folders do not move between mailboxes and the public folder tree")
     if parent.mailbox != record.mailbox:
@@ -309,6 +311,11 @@ def _change(txn: WriteTransaction, record: FolderRecord, **fields: Any) -> Folde
 def _refuse_taken_name(txn: WriteTransaction, parent_id: int, name: str) -> None:
     if find(txn, parent_id, name) is not None:
         raise AlreadyExists(f"there is a folder {name!r} already", hint="choose another name")
+
+
+def _refuse_too_deep(txn: WriteTransaction, parent_id: int, levels: int) -> None:
+    if len(path_of(txn, parent_id)) + levels > DEPTH_MAX:
+        raise Refused(f"folders are nested at most {DEPTH_MAX} deep", hint="put it into a folder further up")
 
 
 def _refuse_standard(txn: WriteTransaction, record: FolderRecord) -> None:

@@ -102,3 +102,21 @@ def test_nesting_has_a_bound(database: Database, anna: MailboxRecord) -> None:
         folder.ensure(txn, anna.root_id, tuple("x" * folder.DEPTH_MAX))
     with pytest.raises(Refused), database.transaction(ACTOR) as txn:
         folder.ensure(txn, anna.root_id, tuple("x" * (folder.DEPTH_MAX + 1)))
+    with database.transaction(ACTOR) as txn:
+        depth = folder.DEPTH_MAX // 2
+        deep = folder.ensure(txn, anna.root_id, tuple("y" * depth))
+        tall = folder.ensure(txn, anna.root_id, ("z", *"z" * depth))
+        top = folder.by_path(txn, anna.root_id, "z")
+        below = folder.by_path(txn, anna.root_id, "z/z")
+    with pytest.raises(Refused), database.transaction(ACTOR) as txn:
+        folder.move(txn, top.folder_id, deep.folder_id)
+    with database.transaction(ACTOR) as txn:
+        folder.move(txn, below.folder_id, deep.folder_id)
+        assert folder.path_of(txn, tall.folder_id) == (*"y" * depth, *"z" * depth)
+
+
+def test_a_folder_moved_to_where_it_is_stays_as_it_is(database: Database, anna: MailboxRecord) -> None:
+    with database.transaction(ACTOR) as txn:
+        lists = folder.create(txn, anna.root_id, "Lists")
+    with database.transaction(ACTOR) as txn:
+        assert folder.move(txn, lists.folder_id, anna.root_id) == lists
