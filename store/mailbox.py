@@ -107,8 +107,13 @@ def set_property(txn: WriteTransaction, guid: bytes, key: str, value: Any) -> Ma
 
 
 def disconnect(txn: WriteTransaction, guid: bytes) -> MailboxRecord:
-    """Take a mailbox from its user; it is kept until it is purged. Raises NotFound."""
+    """Take a mailbox from its user; it is kept until it is purged. Disconnected already: nothing.
+
+    Raises NotFound.
+    """
     record = get(txn, guid)
+    if record.state == DISCONNECTED:
+        return record
     txn.report(EventId.MAILBOX_DELETED, mailbox=record.name, account=txn.actor.account)
     properties = folder.with_property(record.properties, "former_user", record.user.hex() or None)
     return _change(

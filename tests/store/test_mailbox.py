@@ -51,6 +51,16 @@ def test_a_disconnected_mailbox_keeps_its_mail_and_is_reconnected(database: Data
         assert message.content(read, message.get(read, item.message_id)) == prepared.raw
 
 
+def test_a_mailbox_disconnected_twice_keeps_its_former_user_and_its_time(database: Database) -> None:
+    with database.transaction(ACTOR) as txn:
+        anna = mailbox.create(txn, "anna", user=b"u" * 16)
+    with database.transaction(ACTOR) as txn:
+        first = mailbox.disconnect(txn, anna.guid)
+    with database.transaction(ACTOR) as txn:
+        assert mailbox.disconnect(txn, anna.guid) == first
+    assert first.properties["former_user"] == (b"u" * 16).hex()
+
+
 def test_a_purged_mailbox_leaves_nothing_but_tombstones(database: Database) -> None:
     prepared = message.prepare(database.files, b"Subject: x\r\n\r\n" + b"body " * 2000)
     with database.transaction(ACTOR) as txn:
