@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Final
 
 from pillarbox.backup.repository import LATEST, Repository, Snapshot
+from pillarbox.backup.snapshot import split_by_group
 from pillarbox.store.errors import InvalidName, InvalidSetting, NotFound
 
 AT: Final = "@"
@@ -17,8 +18,8 @@ def find_snapshot(repository: Repository, name: str, *, group: str | None = None
     that time, which is the newest snapshot or capture taken then or before.
 
     `group` names the storage group where `latest` or a time is asked for. Raises NotFound, Corrupt,
-    InvalidSetting for what is no time; InvalidName when several ids begin so, or when a time is asked of a
-    repository with several storage groups and none is named.
+    InvalidSetting for what is no time; InvalidName when several ids begin so, or when it is not clear which
+    of the storage groups in the repository is meant: none is named, or several servers have one of the name.
     """
     if name.startswith(AT):
         time_ms = read_moment(name.removeprefix(AT))
@@ -56,10 +57,16 @@ def choose_moment(snapshots: Sequence[Snapshot], time_ms: int) -> Snapshot:
 
 def _of_one_group(snapshots: Sequence[Snapshot], group: str | None) -> list[Snapshot]:
     """Those of storage group `group`; of the only one there is, when None."""
-    groups = {str(each.manifest.get("group")) for each in snapshots}
-    if group is None and len(groups) > 1:
+    found = [each for each in snapshots if group is None or each.manifest.get("group") == group]
+    groups = split_by_group(found)
+    if len(groups) > 1:
+        names = {str(each[0].manifest.get("group")) for each in groups}
+        hint = "name the one that is meant with --group"
+        if len(names) < len(groups):
+            hint = "name a snapshot by its id, as `pillarbox backup list --captures` shows it"
         raise InvalidName(
-            f"the repository holds storage groups {', '.join(sorted(groups))}, each with moments of its own",
-            hint="name the one that is meant with --group",
+            f"the repository holds {len(groups)} storage groups, {', '.join(sorted(names))}, "
+            "each with moments of its own",
+            hint=hint,
         )
-    return [each for each in snapshots if group is None or each.manifest.get("group") == group]
+    return found

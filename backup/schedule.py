@@ -9,7 +9,14 @@ from typing import Final, NamedTuple
 
 from pillarbox.backup.prune import KeepRules, PruneReport, choose_kept, is_capture, prune
 from pillarbox.backup.repository import Repository, Snapshot
-from pillarbox.backup.snapshot import GroupSnapshot, SnapshotHook, SnapshotKind, SnapshotSource, is_of_group
+from pillarbox.backup.snapshot import (
+    GroupSnapshot,
+    SnapshotHook,
+    SnapshotKind,
+    SnapshotSource,
+    is_of_group,
+    split_by_group,
+)
 from pillarbox.store.clock import Clock
 
 EARLY_MS: Final = 5 * 60_000
@@ -67,7 +74,8 @@ def run_due(
     forgotten: tuple[Snapshot, ...] = ()
     pruned = None
     if schedule.keep is not None:
-        of_group = [each for each in repository.snapshots() if is_of_group(each, source)]
+        groups = split_by_group(repository.snapshots())
+        of_group = next(each for each in groups if snapshot.id in (member.id for member in each))
         decisions = choose_kept(of_group, schedule.keep, zone)
         forgotten = tuple(each.snapshot for each in decisions if not each.is_kept)
         repository.forget(each.id for each in forgotten)

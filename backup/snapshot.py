@@ -10,7 +10,7 @@ and taken again if one that was read first has moved on meanwhile, so that all r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from enum import Enum, StrEnum
@@ -352,5 +352,38 @@ def choose_base(snapshots: Sequence[Snapshot], source: SnapshotSource, kind: Sna
 
 
 def is_of_group(snapshot: Snapshot, source: SnapshotSource) -> bool:
-    """Whether a snapshot is one of that storage group of that server."""
-    return (snapshot.manifest.get("server"), snapshot.manifest.get("group")) == (source.server, source.group)
+    """Whether a snapshot is one of that storage group of that server.
+
+    Names alone would not do: servers of several machines mostly lie in directories of the same name.
+    """
+    guids = {database.guid for database in source.databases}
+    return _names(snapshot) == (source.server, source.group) and not guids.isdisjoint(_guids(snapshot))
+
+
+def split_by_group(snapshots: Iterable[Snapshot]) -> list[list[Snapshot]]:
+    """The snapshots of each storage group by itself.
+
+    Those of one group have its names, and databases in common with others of it.
+    """
+    groups: list[tuple[set[bytes], list[Snapshot]]] = []
+    for snapshot in snapshots:
+        guids, members = _guids(snapshot), [snapshot]
+        for group in list(groups):
+            is_common = not guids.isdisjoint(group[0]) or guids == group[0]
+            if is_common and _names(group[1][0]) == _names(snapshot):
+                groups.remove(group)
+                guids, members = guids | group[0], group[1] + members
+        groups.append((guids, members))
+    return [members for _, members in groups]
+
+
+def _names(snapshot: Snapshot) -> tuple[Any, Any]:
+    return snapshot.manifest.get("server"), snapshot.manifest.get("group")
+
+
+def _guids(snapshot: Snapshot) -> set[bytes]:
+    """The GUIDs of a snapshot's databases; none where it is of another program or format."""
+    try:
+        return {entry["guid"] for entry, _ in snapshot_databases(snapshot)}
+    except InvalidContent:
+        return set()

@@ -25,7 +25,13 @@ from pillarbox.backup.restore import (
     restore_to_directory,
 )
 from pillarbox.backup.schedule import Schedule, ScheduledRun, run_due
-from pillarbox.backup.snapshot import GroupSnapshot, SnapshotKind, SnapshotSource, snapshot_databases
+from pillarbox.backup.snapshot import (
+    GroupSnapshot,
+    SnapshotKind,
+    SnapshotSource,
+    snapshot_databases,
+    split_by_group,
+)
 from pillarbox.backup.snapshot_mount import open_snapshot_mount
 from pillarbox.backup.stored_contents import read_folders, read_mailboxes
 from pillarbox.store.clock import SystemClock
@@ -693,7 +699,7 @@ def prune_(
     repository = open_repository(repo, passphrase_file, key_file)
     decisions = [
         each
-        for group in _by_group(repository.snapshots())
+        for group in split_by_group(repository.snapshots())
         for each in choose_kept(group, rules, machine_zone())
     ]
     gone = [each.snapshot for each in decisions if not each.is_kept]
@@ -707,13 +713,6 @@ def prune_(
     }
     lines = [f"{_snapshot_line(each.snapshot)}  {', '.join(each.reasons) or 'goes'}" for each in decisions]
     show(data, [*lines, *_prune_lines(report, len(gone), dry_run)], as_json)
-
-
-def _by_group(snapshots: Sequence[Snapshot]) -> Iterator[list[Snapshot]]:
-    groups: dict[tuple[Any, Any], list[Snapshot]] = {}
-    for each in snapshots:
-        groups.setdefault((each.manifest.get("server"), each.manifest.get("group")), []).append(each)
-    yield from groups.values()
 
 
 def _decision_data(decision: Decision) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import pytest
 from pillarbox.backup.backend_memory import MemoryBackend
 from pillarbox.backup.find_snapshot import find_snapshot, read_moment
 from pillarbox.backup.repository import Repository
+from pillarbox.backup.snapshot import MANIFEST_FORMAT
 from pillarbox.store.errors import InvalidName, InvalidSetting, NotFound
 
 NOON_MS = 1_795_608_000_000  # 2026-11-25T12:00:00Z
@@ -70,3 +71,18 @@ def test_of_several_groups_one_must_be_named_for_a_time(repository: Repository) 
     assert find_snapshot(repository, "latest").manifest["hour"] == 5
     with pytest.raises(NotFound):
         find_snapshot(repository, "latest", group="Third")
+
+
+def test_of_servers_of_the_same_name_a_time_says_nothing(repository: Repository) -> None:
+    with repository.writer() as writer:
+        root = writer.add_tree([], 9).id
+        manifest = {
+            "format": MANIFEST_FORMAT,
+            "group": "First",
+            "databases": [{"name": "a", "guid": b"g" * 16}],
+        }
+        writer.save_snapshot(manifest, [root], time_ms=NOON_MS)
+    for name in ("latest", "@2030-01-01T00:00Z"):
+        with pytest.raises(InvalidName) as refused:
+            find_snapshot(repository, name, group="First")
+        assert "by its id" in refused.value.hint

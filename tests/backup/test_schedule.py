@@ -8,7 +8,7 @@ from pillarbox.backup.capture import Capture
 from pillarbox.backup.check_repository import check_repository
 from pillarbox.backup.prune import KeepRules
 from pillarbox.backup.schedule import EARLY_MS, Schedule, next_backup_ms, run_due
-from pillarbox.backup.snapshot import SnapshotSource
+from pillarbox.backup.snapshot import GroupSnapshot, SnapshotSource, snapshot_databases, split_by_group
 from pillarbox.store.errors import RepositoryLocked
 
 HOUR_MS = 3_600_000
@@ -108,3 +108,24 @@ def test_a_prune_that_another_backup_kept_away_is_made_up_for(group, source):
     group.clock.advance_ms(HOUR_MS)
     run = run_due(source, group.repository, schedule, clock=group.clock)
     assert run.pruned is not None and len(group.repository.snapshots()) == 1
+
+
+def test_servers_of_the_same_name_have_backups_and_rules_of_their_own(group, source):
+    sources = [SnapshotSource("mail", "First", [each]) for each in group.databases]
+    assert len(sources) > 1
+    for _ in range(2):
+        for each in sources:
+            run = run_due(each, group.repository, Schedule(HOUR_MS, KeepRules(last=1)), clock=group.clock)
+            assert run.snapshot is not None, "what another server took does not count"
+        group.clock.advance_ms(HOUR_MS)
+    left = [[each["guid"] for each, _ in snapshot_databases(kept)] for kept in group.repository.snapshots()]
+    assert left == [[each.guid] for each in group.databases]
+
+
+def test_a_group_that_gets_another_database_stays_the_same_group(group):
+    first, second = group.databases[:2]
+    takes = [[first], [first, second], [second]]
+    for databases in takes:
+        GroupSnapshot(SnapshotSource("mail", "First", databases), group.repository, clock=group.clock).run()
+        group.clock.advance_ms(HOUR_MS)
+    assert [len(each) for each in split_by_group(group.repository.snapshots())] == [3]
