@@ -11,7 +11,7 @@ from pillarbox.store.server import Server
 from pillarbox.tools.cmd_limits import event_line
 from pillarbox.tools.options import JSON, SERVER
 from pillarbox.tools.output import show, show_each, warn
-from pillarbox.tools.parameters import complete_database, moment
+from pillarbox.tools.parameters import COUNT, complete_database, moment
 
 CATEGORIES = click.Choice([each.value for each in Category])
 
@@ -28,7 +28,7 @@ def events() -> None:
 @click.option("--category", type=CATEGORIES, metavar="CATEGORY", help="Of this category.")
 @click.option("--severity", type=click.Choice([each.value for each in Severity]), help="Of this severity.")
 @click.option("--database", "database_name", shell_complete=complete_database, help="Of this database.")
-@click.option("--limit", type=click.IntRange(1), help="So many at most.")
+@click.option("--limit", type=COUNT, help="So many at most.")
 @click.option("--oldest-first", is_flag=True, help="In the order they happened; the newest first without it.")
 @JSON
 def list_events(

@@ -21,7 +21,7 @@ from pillarbox.store.transaction import Reader, WriteTransaction
 from pillarbox.tools.cmd_folder import TO, TO_MAILBOX, folder_line, folder_rows, target_tree
 from pillarbox.tools.options import ACTOR, JSON, SERVER
 from pillarbox.tools.output import confirm, counted, local_time, printable, show, show_each, size_text
-from pillarbox.tools.parameters import FOLDER, MAILBOX, YES, moment, size
+from pillarbox.tools.parameters import COUNT, FOLDER, MAILBOX, YES, moment, size
 from pillarbox.tools.readable import readable
 from pillarbox.tools.tree import Tree, find_tree
 
@@ -81,7 +81,7 @@ def _view_options(command: Command) -> Command:
                 "--sort", type=click.Choice(sorts), default="date", show_default=True, help="In order of."
             ),
             click.option("--reverse", is_flag=True, help="The last first: newest, largest, Z to A."),
-            click.option("--limit", type=click.IntRange(1), help="So many at most."),
+            click.option("--limit", type=COUNT, help="So many at most."),
             click.option(
                 "--after", default="", metavar="MESSAGE-ID", help="Go on behind this message of the listing."
             ),
@@ -197,7 +197,7 @@ def _flag_name(text: str) -> str:
 @click.option("--flagged", is_flag=True, help="Flagged.")
 @click.option("--keyword", default="", help="With this keyword or flag.")
 @click.option("--has-attachment", is_flag=True, help="With an attachment.")
-@click.option("--limit", type=click.IntRange(1), help="So many at most.")
+@click.option("--limit", type=COUNT, help="So many at most.")
 @JSON
 def search(
     server: Path,

@@ -22,6 +22,7 @@ from pillarbox.tools.cmd_message import envelope, envelope_line, show_raw
 from pillarbox.tools.cmd_recovery_merge import merge
 from pillarbox.tools.options import ACTOR, JSON, SERVER
 from pillarbox.tools.output import Step, counted, progress, show, show_each, size_text
+from pillarbox.tools.parameters import COUNT
 from pillarbox.tools.recovery_sources import (
     ONE_DATABASE,
     Keys,
@@ -306,7 +307,7 @@ def _match_line(row: dict[str, Any]) -> str:
 @MAILBOX
 @click.argument("folder_path", metavar="[FOLDER]", default="")
 @ONE_DATABASE
-@click.option("--limit", type=click.IntRange(1), help="So many messages at most.")
+@click.option("--limit", type=COUNT, help="So many messages at most.")
 @keys
 @JSON
 def look(

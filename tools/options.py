@@ -55,5 +55,5 @@ class ErrorShowingGroup(click.Group):
             sys.stdout = io.StringIO()  # Python flushes stdout once more at its end, and would complain
             sys.exit(NOBODY_READS)
         except OSError as error:
-            warn([f"pillarbox: {error}"])
+            warn([f"pillarbox: {error}", "  look at the path that was named, and at the disk"])
             sys.exit(PillarboxError.exit_code)

@@ -23,6 +23,7 @@ from pillarbox.tools.options import ACTOR
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIZE_MAX: Final = 1 << 62  # no message is larger, and a number of hundreds of digits is no float
 
 
 def size(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
@@ -32,7 +33,7 @@ def size(_: click.Context, __: click.Parameter, value: str | None) -> int | None
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)(?:i?B)?", value, re.IGNORECASE)
     if match is None:
         raise click.BadParameter(f"{value!r} is no size: say 100K, 2.5M or a number of bytes")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    return int(min(float(match[1]), _SIZE_MAX) * _UNITS[match[2].upper()])
 
 
 def moment(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
@@ -54,6 +55,9 @@ def duration(_: click.Context, __: click.Parameter, value: str | None) -> int | 
     if match is None or not int(match[1]):
         raise click.BadParameter(f"{value!r} is no length of time: say 90s, 30m, 6h or 1d")
     return int(match[1]) * _SECONDS[match[2].lower()] * 1000
+
+
+COUNT: Final = click.IntRange(1, 10**12)
 
 
 # -- names, completed from what the server has

@@ -120,7 +120,9 @@ def test_an_error_of_the_system_is_a_sentence_too(
         raise OSError(5, "Input/output error", "disk")
 
     monkeypatch.setattr(Server, "open", broken)
-    assert pillarbox.refused(9, "status", server) == "pillarbox: [Errno 5] Input/output error: 'disk'\n"
+    error, hint = pillarbox.refused(9, "status", server).splitlines()
+    assert error == "pillarbox: [Errno 5] Input/output error: 'disk'"
+    assert hint.startswith("  ")
 
 
 def test_an_interruption_ends_with_130(

@@ -130,6 +130,7 @@ def test_search_limits_and_says_when_nothing_is_found(pillarbox: Pillarbox, serv
         ("--larger", "big"),
         ("--larger", "-1"),
         ("--limit", "0"),
+        ("--limit", "9" * 30),
         ("--flagged", "--keyword", "x"),
     ],
 )

@@ -32,6 +32,7 @@ ANY: Any = None
         ("1 GB", 1 << 30),
         ("3GiB", 3 << 30),
         ("1T", 1 << 40),
+        ("9" * 400, 1 << 62),
     ],
 )
 def test_sizes_are_written_with_units(text: str, size_bytes: int) -> None:
