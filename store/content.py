@@ -27,7 +27,9 @@ BASE64_FROM_BYTES: Final = 4096
 TEXT_FROM_BYTES: Final = 2048
 BLOCK_BYTES_MAX: Final = 4 << 20
 _COMPRESS_FROM_BYTES: Final = 64
-_LEVEL: Final = 3
+# A dictionary repays a closer look; without one, level 3 takes 40 % longer and saves 1 to 2 %.
+_LEVEL: Final = 1
+_LEVEL_WITH_DICTIONARY: Final = 3
 _BLANK_LINE_WITHIN: Final = 2048
 _WIDTH_MAX: Final = 1000
 
@@ -61,9 +63,12 @@ def digest_of(data: bytes | memoryview) -> bytes:
     return blake3(data).digest(length=DIGEST_BYTES)
 
 
-def split(message: bytes) -> Split:
-    """Take a message apart; `assemble` gives exactly the same bytes back."""
-    body = header_end(message)
+def split(message: bytes, header_bytes: int | None = None) -> Split:
+    """Take a message apart; `assemble` gives exactly the same bytes back.
+
+    `header_bytes` is where its header ends (`envelope.header_end`), looked for when None.
+    """
+    body = header_end(message) if header_bytes is None else header_bytes
     kept: list[bytes] = [message[:body]]
     parts: list[Part] = []
     length = body
@@ -75,7 +80,7 @@ def split(message: bytes) -> Split:
         else:
             kept.append(message[start:end])
             length += end - start
-    return Split(b"".join(kept), tuple(parts))
+    return Split(b"".join(kept), tuple(parts)) if parts else Split(message, ())
 
 
 def _chunks(data: bytes) -> tuple[bytes, ...]:
@@ -128,7 +133,9 @@ def _candidate(message: bytes, found: int) -> tuple[int, int]:
     if lf < 0 and crlf < 0:
         return found, found
     begin = lf + 2 if crlf < 0 or 0 <= lf < crlf else crlf + 4
-    end = message.find(b"\n--", begin)
+    # Base64 has no "-", and one byte is found much faster than three.
+    dash = message.find(b"-", begin)
+    end = message.find(b"\n--", max(begin, dash - 1)) if dash >= 0 else -1
     if end < 0:
         end = len(message)
     while end > begin and message[end - 1] in b"\r\n":
@@ -209,7 +216,7 @@ class Dictionaries:
     def add(self, number: int, data: bytes) -> None:
         """Know one more dictionary; new skeletons are compressed with it from now on."""
         trained = zstandard.ZstdCompressionDict(data)
-        trained.precompute_compress(level=_LEVEL)
+        trained.precompute_compress(level=_LEVEL_WITH_DICTIONARY)
         self._known[number] = trained
         self.current = number
 
@@ -225,7 +232,10 @@ class Dictionaries:
         made: dict[int, zstandard.ZstdCompressor] = self._local.__dict__.setdefault("compressors", {})
         if number not in made:
             made[number] = zstandard.ZstdCompressor(
-                level=_LEVEL, dict_data=self._known.get(number), write_checksum=False, write_dict_id=False
+                level=_LEVEL_WITH_DICTIONARY if number else _LEVEL,
+                dict_data=self._known.get(number),
+                write_checksum=False,
+                write_dict_id=False,
             )
         return made[number]
 
@@ -299,17 +309,21 @@ class PreparedContent(NamedTuple):
 
 
 def prepare_content(
-    message: bytes, dictionaries: Dictionaries, known: Callable[[bytes, bool], bool]
+    message: bytes,
+    dictionaries: Dictionaries,
+    known: Callable[[bytes, bool], bool],
+    header_bytes: int | None = None,
 ) -> PreparedContent:
     """Make a message's content ready to be stored. Pure, safe in any thread.
 
     `known(digest, is_message)` tells what the database has already; that is hashed but not compressed.
+    `header_bytes` as in `split`.
     """
     digest = digest_of(message)
     if known(digest, True):
         skeleton = PreparedBlock(FrameKind.SKELETON, b"", digest)
         return PreparedContent(digest, len(message), skeleton, ())
-    taken = split(message)
+    taken = split(message, header_bytes)
     parts = tuple(
         PreparedPart(
             part.position,

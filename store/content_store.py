@@ -13,8 +13,10 @@ from pillarbox.store.tables import BlockRecord, ContentRecord, SegmentRecord, Ta
 from pillarbox.store.transaction import DatabaseFiles, Reader, WriteTransaction
 
 
-def prepare(files: DatabaseFiles, message: bytes) -> PreparedContent:
+def prepare(files: DatabaseFiles, message: bytes, header_bytes: int | None = None) -> PreparedContent:
     """Take a message apart, hash it and compress what the database does not have. Needs no transaction.
+
+    `header_bytes` is where its header ends (`envelope.header_end`), looked for when None.
 
     Raises Dismounted, Retryable when too many reads are open.
     """
@@ -23,7 +25,7 @@ def prepare(files: DatabaseFiles, message: bytes) -> PreparedContent:
         def known(digest: bytes, is_message: bool) -> bool:
             return view.get(Table.CONTENT if is_message else Table.BLOCK, digest) is not None
 
-        return prepare_content(message, files.dictionaries, known)
+        return prepare_content(message, files.dictionaries, known, header_bytes)
 
 
 def hold(txn: WriteTransaction, message: bytes, prepared: PreparedContent, holders: int = 1) -> None:

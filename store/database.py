@@ -33,6 +33,7 @@ from pillarbox.store.database_limits import (
     limits_from_settings,
     refuse_below_floor,
 )
+from pillarbox.store.delivery_queue import DeliveryQueue
 from pillarbox.store.env import PAGE_BYTES, Env, Pin, put_back_meta_pages
 from pillarbox.store.errors import (
     AlreadyExists,
@@ -120,6 +121,7 @@ class Database:
         self.state = MountState.DISMOUNTED
         self.dismount_reason = "it was not mounted"
         self.checks_since_mount = 0
+        self.deliveries = DeliveryQueue()
         self._mounting = threading.RLock()
         self._lock: FileLock | None = None
         self._stream = Stream(path / STREAM, guid)
@@ -349,6 +351,13 @@ class Database:
             raise Dismounted(f"database {self.name} is not mounted: {self.dismount_reason}", hint="mount it")
         return files
 
+    def _writing(self) -> GroupCommit:
+        writer = self._writer
+        if writer is None:
+            self._mounted()
+            raise ReadOnly(f"database {self.name} is mounted for reading only")
+        return writer
+
     # -- transactions
 
     def read(self, actor: Actor) -> ReadTransaction:
@@ -363,10 +372,7 @@ class Database:
         An exception in the block undoes it all. Raises Dismounted, ReadOnly, DiskFull, Refused within another
         transaction of the same thread.
         """
-        writer = self._writer
-        if writer is None:
-            self._mounted()
-            raise ReadOnly(f"database {self.name} is mounted for reading only")
+        writer = self._writing()
         txn = writer.begin(actor)
         try:
             yield txn
@@ -387,12 +393,12 @@ class Database:
 
         Raises Dismounted; Retryable when a transaction stays open for longer than `timeout_ms`, if given.
         """
-        writer = self._writer
-        if writer is None:
-            self._mounted()
-            raise ReadOnly(f"database {self.name} is mounted for reading only")
-        with writer.paused(timeout_ms) as flushed:
+        with self._writing().paused(timeout_ms) as flushed:
             yield flushed
+
+    def refuse_within_transaction(self) -> None:
+        """Call before this thread waits for what others change. Raises Refused, Dismounted, ReadOnly."""
+        self._writing().refuse_within_transaction()
 
     def checkpoint(self) -> None:
         """Make the next mount after a crash start from here."""

@@ -1,13 +1,19 @@
-"""Delivery of one message to mailboxes of one database, as far as the disk has room for it."""
+"""Delivery of messages to mailboxes of one database, as far as the disk has room for it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from pillarbox.store import message
 from pillarbox.store.access import Actor
 from pillarbox.store.database import Database
+from pillarbox.store.delivery_queue import Delivery
+from pillarbox.store.message import PreparedMessage
 from pillarbox.store.tables import ItemRecord
+
+# Who comes while others are prepared comes along, up to so many in a transaction.
+_TOGETHER_MAX: Final = 256
 
 
 def deliver(
@@ -15,10 +21,55 @@ def deliver(
 ) -> list[ItemRecord]:
     """Put a message into the Inbox of each mailbox (GUIDs), durably: all or none.
 
-    `received_ms` is ms UTC, now when 0. Raises NotFound, Dismounted, ReadOnly; DiskFull, which is retryable,
-    also when less disk is left than the configured floor (DOMAIN.md "Limits").
+    What many threads deliver at once is committed together, and each has its own outcome. `received_ms` is
+    ms UTC, now when 0. Raises NotFound, Dismounted, ReadOnly, Refused within a transaction of this thread's;
+    DiskFull, which is retryable, also when less disk is left than the configured floor (DOMAIN.md "Limits").
     """
     database.refuse_below_disk_floor()
-    prepared = message.prepare(database.files, raw)
-    with database.transaction(actor) as txn:
-        return message.deliver(txn, mailboxes, prepared, received_ms=received_ms)
+    database.refuse_within_transaction()  # which whoever leads would wait for
+    delivery = Delivery(actor, mailboxes, raw, received_ms)
+    if database.deliveries.leads(delivery):
+        _lead(database)
+    return delivery.outcome()
+
+
+def _lead(database: Database) -> None:
+    taken: list[Delivery] = []
+    prepared: list[tuple[Delivery, PreparedMessage]] = []
+    try:
+        while len(taken) < _TOGETHER_MAX and (came := database.deliveries.take()):
+            taken += came
+            prepared += [(each, ready) for each in came if (ready := _prepare(database, each))]
+        for actor in dict.fromkeys(each.actor for each, _ in prepared):
+            _commit(database, actor, [(each, ready) for each, ready in prepared if each.actor == actor])
+    finally:
+        for each in taken:
+            each.done()
+        database.deliveries.hand_on()
+
+
+def _prepare(database: Database, delivery: Delivery) -> PreparedMessage | None:
+    try:
+        return message.prepare(database.files, delivery.raw)
+    except Exception as error:
+        delivery.error = error
+        return None
+
+
+def _commit(database: Database, actor: Actor, deliveries: list[tuple[Delivery, PreparedMessage]]) -> None:
+    """Commit deliveries together; one that cannot be made costs the others nothing."""
+    while deliveries:
+        failed: Delivery | None = None
+        try:
+            with database.transaction(actor) as txn:
+                for each, ready in deliveries:
+                    failed = each
+                    each.items = message.deliver(txn, each.mailboxes, ready, received_ms=each.received_ms)
+                failed = None
+            return
+        except Exception as error:
+            for each, _ in deliveries:
+                each.items = None
+                if failed is None or each is failed:
+                    each.error = error
+        deliveries = [(each, ready) for each, ready in deliveries if failed and each is not failed]

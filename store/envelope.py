@@ -58,9 +58,12 @@ class Envelope(NamedTuple):
     conversation: bytes
 
 
-def parse_envelope(message: bytes) -> Envelope:
-    """Read a message's envelope. Takes any bytes, raises nothing; of a field given twice the first counts."""
-    end = header_end(message)
+def parse_envelope(message: bytes, header_bytes: int | None = None) -> Envelope:
+    """Read a message's envelope. Takes any bytes, raises nothing; of a field given twice the first counts.
+
+    `header_bytes` is where its header ends, looked for when None.
+    """
+    end = header_end(message) if header_bytes is None else header_bytes
     fields = _fields(message[:end])
     get = fields.get
     message_id = _message_id(get(b"message-id", b""))

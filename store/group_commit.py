@@ -107,10 +107,14 @@ class GroupCommit:
 
     # -- transactions
 
-    def begin(self, actor: Actor) -> WriteTransaction:
-        """A transaction of this thread's, when it is its turn. Raises Dismounted; Refused within another."""
+    def refuse_within_transaction(self) -> None:
+        """Raise Refused when this thread has a transaction open: it would wait for itself."""
         if self._writer == threading.get_ident():
             raise Refused("this thread has a transaction open already", hint="end it first: they do not nest")
+
+    def begin(self, actor: Actor) -> WriteTransaction:
+        """A transaction of this thread's, when it is its turn. Raises Dismounted; Refused within another."""
+        self.refuse_within_transaction()
         self._writing.acquire()
         try:
             self._refuse_if_broken()

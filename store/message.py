@@ -54,7 +54,9 @@ def prepare(files: DatabaseFiles, raw: bytes) -> PreparedMessage:
 
     Takes any bytes. Raises Dismounted.
     """
-    return PreparedMessage(raw, content_store.prepare(files, raw), parse_envelope(raw))
+    header_bytes = header_end(raw)
+    content = content_store.prepare(files, raw, header_bytes)
+    return PreparedMessage(raw, content, parse_envelope(raw, header_bytes))
 
 
 def flag_names(item: ItemRecord) -> tuple[str, ...]:

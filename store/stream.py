@@ -24,6 +24,8 @@ SEGMENT_MAGIC: Final = b"PBSTREAM"
 SEGMENT_VERSION: Final = 1
 SEGMENT_BYTES_DEFAULT: Final = 64 << 20
 PREALLOCATE_BYTES: Final = 1 << 20
+_ZERO_AHEAD_BYTES: Final = 256 << 10
+_SMALL_APPEND_BYTES: Final = 64 << 10
 PAYLOAD_BYTES_MAX: Final = 1 << 30
 _FILES_OPEN_MAX: Final = 64
 _DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
@@ -201,6 +203,7 @@ class Stream:
         self._append_segment = 0
         self._append_end = 0
         self._allocated = 0
+        self._zeroed = 0
         self._sealed_bytes: dict[int, int] = {}
 
     def path(self, segment: int) -> Path:
@@ -297,7 +300,7 @@ class Stream:
             assert self._append_file is not None
             length = sum(map(len, chunks))
             self._preallocate(position.offset + length)
-            _write_all(self._append_file, chunks, position.offset)
+            _write_all(self._append_file, self._with_zeros(chunks, position.offset, length), position.offset)
             self._append_end = position.offset + length
         except OSError as error:
             raise disk_error(error, str(self.path(position.segment))) from error
@@ -413,6 +416,7 @@ class Stream:
             os.fsync(file)
             flush_directory(self.directory)
         self._allocated = self._append_end = os.fstat(file).st_size
+        self._zeroed = 0
 
     def _preallocate(self, end: int) -> None:
         if end <= self._allocated:
@@ -426,6 +430,18 @@ class Stream:
             if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
                 raise
         self._allocated = target
+
+    def _with_zeros(self, chunks: list[bytes], offset: int, length: int) -> list[bytes]:
+        """What is appended, with zeros behind it when the appends are small and come to where none are yet.
+
+        The system keeps preallocated blocks apart from written ones, and flushes a journal beside the data
+        when one becomes the other: with zeros written ahead it does so once for many small appends.
+        """
+        end = offset + length
+        if length > _SMALL_APPEND_BYTES or end <= self._zeroed:
+            return chunks
+        self._zeroed = min(end + _ZERO_AHEAD_BYTES, self._allocated)
+        return [*chunks, bytes(self._zeroed - end)]
 
 
 def _write_all(file: int, chunks: list[bytes], offset: int) -> None:

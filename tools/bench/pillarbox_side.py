@@ -18,9 +18,10 @@ import zstandard
 from pillarbox.store import content_store, folder, mailbox, message
 from pillarbox.store.access import Actor
 from pillarbox.store.database import Database
+from pillarbox.store.delivery import deliver
 from pillarbox.store.ids import new_guid
 from pillarbox.store.stream import FRAME_HEADER_BYTES, Codec, parse_frame
-from pillarbox.store.tables import DatabaseKind, ItemRecord, Table
+from pillarbox.store.tables import DatabaseKind, ItemRecord, MailboxRecord, Table
 from pillarbox.store.transaction import Reader
 from pillarbox.tools.bench.report import (
     BARE_READ,
@@ -43,17 +44,16 @@ _STATUS: Final = Path("/proc/self/status")
 
 
 class Target:
-    """A database with one folder that everything is delivered to."""
+    """A database with one mailbox, in whose Inbox everything comes."""
 
-    def __init__(self, database: Database, folder_id: int) -> None:
+    def __init__(self, database: Database, box: MailboxRecord) -> None:
         self.database = database
-        self.folder_id = folder_id
+        self.mailbox = box.guid
+        self.folder_id = box.roles[mailbox.INBOX]
 
     def deliver_one(self, raw: bytes) -> None:
         """Deliver a message and wait until it is durable."""
-        prepared = message.prepare(self.database.files, raw)
-        with self.database.transaction(_ACTOR) as txn:
-            message.append(txn, self.folder_id, prepared)
+        deliver(self.database, _ACTOR, [self.mailbox], raw)
 
     def deliver_all(self, messages: Iterable[bytes]) -> None:
         """Deliver messages as one caller that has many: a thousand at a time."""
@@ -79,8 +79,7 @@ def new_target(path: Path) -> Iterator[Target]:
     try:
         with database.transaction(_ACTOR) as txn:
             box = mailbox.create(txn, "bench")
-            made = folder.create(txn, box.root_id, "Delivered")
-        yield Target(database, made.folder_id)
+        yield Target(database, box)
     finally:
         database.dismount()
 
@@ -107,12 +106,12 @@ def threads(root: Path, messages: Sequence[bytes]) -> Figure:
     with new_target(root / "threads") as target, ThreadPoolExecutor(THREADS) as pool:
         ready = threading.Barrier(THREADS + 1)
 
-        def deliver(share: Sequence[bytes]) -> None:
+        def deliver_share(share: Sequence[bytes]) -> None:
             ready.wait()
             for raw in share:
                 target.deliver_one(raw)
 
-        running = [pool.submit(deliver, messages[first::THREADS]) for first in range(THREADS)]
+        running = [pool.submit(deliver_share, messages[first::THREADS]) for first in range(THREADS)]
         ready.wait()
         start = time.perf_counter()
         for each in running:
