@@ -8,6 +8,7 @@ version on.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -49,6 +50,7 @@ from pillarbox.store.errors import (
     PillarboxError,
     Refused,
     UnsupportedVersion,
+    WriterBusy,
 )
 from pillarbox.store.events import EventId
 from pillarbox.store.file_lock import FileLock
@@ -221,21 +223,30 @@ def restore_to_directory(
     Each appears there complete, proven to be byte for byte what was backed up, or not at all. `thorough` also
     proves that what was backed up was whole: it runs the integrity check, which reads every message.
     `progress` is told bytes of the stream as they are written. Raises AlreadyExists, NotFound, DiskFull;
-    Corrupt when the repository or what it holds is damaged.
+    WriterBusy while another process restores to the same place; Corrupt when the repository or what it holds
+    is damaged.
     """
     restored = []
     chosen = restorable_databases(snapshot, names)
     for each in chosen:
         refuse_layout(each)
         path = directory / each.group / each.name
-        if path.exists():
-            raise AlreadyExists(f"{path} exists already", hint="restore to another directory")
+        _refuse_existing(path)
         restored.append(RestoredDatabase(each.guid, each.name, each.group, path))
     for database, done in zip(chosen, restored, strict=True):
         with _unfinished(done.path) as unfinished:
+            _refuse_existing(done.path)  # another process may have been quicker
             restore_files(repository, database, unfinished, clock=clock, thorough=thorough, progress=progress)
             rename_durably(unfinished, done.path)
     return restored
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise AlreadyExists(
+            f"{path} exists already",
+            hint="restore to another directory, or name the databases that are not there with --database",
+        )
 
 
 def rename_durably(path: Path, new: Path) -> None:
@@ -249,13 +260,57 @@ def rename_durably(path: Path, new: Path) -> None:
 
 @contextmanager
 def _unfinished(path: Path) -> Iterator[Path]:
-    """A place beside `path` for what becomes it; what is left there in the end, or from before, goes."""
+    """A place beside `path` for what becomes it; what is left there in the end, or from before, goes.
+
+    Raises WriterBusy while another process has it.
+    """
     place = path.with_name(path.name + _UNFINISHED)
-    shutil.rmtree(place, ignore_errors=True)
+    descriptor = _take_place(place, path)
     try:
+        _clear(place)
         yield place
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        if _is_at(place, descriptor):
+            shutil.rmtree(place, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _take_place(place: Path, path: Path) -> int:
+    """Make a directory where it is missing, and lock it: nobody else then clears it. The open descriptor."""
+    while True:
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as error:
+            raise disk_error(error, str(place)) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise WriterBusy(
+                f"{path} is being restored by another process", hint="wait until it has ended"
+            ) from error
+        if _is_at(place, descriptor):  # who had it may have put it into its place since it was opened
+            return descriptor
+        os.close(descriptor)
+
+
+def _clear(place: Path) -> None:
+    try:
+        for each in list(place.iterdir()):
+            if each.is_dir() and not each.is_symlink():
+                shutil.rmtree(each)
+            else:
+                each.unlink()
+    except OSError as error:
+        raise disk_error(error, str(place)) from error
+
+
+def _is_at(place: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(place.lstat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def restore_files(
@@ -472,8 +527,8 @@ def restore_in_place(
     none, mounted when they were, and what they replace is removed. Change numbers and UIDs that were given
     out since the backup do not come again: numbers are left out, and folders get another UIDVALIDITY.
     Raises Conflict when none has the GUID, Refused when a recovery storage group stands in the way
-    (`recovery_group.restore_to_server` restores to it), WriterBusy while another process has one mounted, and
-    as `restore_to_directory`; what was there is there then.
+    (`recovery_group.restore_to_server` restores to it), WriterBusy while another process has one mounted or
+    restores it, and as `restore_to_directory`; what was there is there then.
     """
     chosen = restorable_databases(snapshot, names)
     if choose_destination(chosen, server) is not Destination.ORIGINAL:
@@ -484,6 +539,10 @@ def restore_in_place(
     targets = {database.guid: database for database in databases}
     put_back_interrupted(targets[each.guid] for each in chosen)
     pairs = [(each, targets[each.guid]) for each in chosen]
+    for _, target in pairs:
+        if target.state is not MountState.MOUNTED:
+            with _kept_from_others(target):
+                pass  # found now, and not when all is written
     with unfinished_all([target.path for _, target in pairs]) as places:
         for (each, _), place in zip(pairs, places, strict=True):
             restore_files(repository, each, place, clock=clock, thorough=True, progress=progress)

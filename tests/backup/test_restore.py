@@ -11,6 +11,7 @@ import pytest
 from pillarbox.backup import restore
 from pillarbox.backup.backend import FileKind
 from pillarbox.backup.capture import Capture
+from pillarbox.backup.database_snapshot import Progress
 from pillarbox.backup.repository import Snapshot
 from pillarbox.backup.restore import (
     Destination,
@@ -368,3 +369,63 @@ def copy_after_renames(monkeypatch, count: int, directory: Path, copy: Path) -> 
         return renamed
 
     monkeypatch.setattr(Path, "rename", copying)
+
+
+def test_of_two_restores_to_one_place_the_second_is_refused_and_the_first_is_whole(group):
+    group.deliver(group.databases[0], group.corpus()[:5])
+    snapshot = group.snapshot()
+    refused = []
+
+    def restore_one(progress: Progress | None = None) -> Path:
+        place = group.directory / "out"
+        return restore_to_directory(
+            group.repository, snapshot, place, names=["Store 1"], clock=group.clock, progress=progress
+        )[0].path
+
+    def again(_: int) -> None:
+        with pytest.raises(WriterBusy, match="being restored"):
+            restore_one()
+        refused.append(True)
+
+    first = group.open_restored(restore_one(again), 1, group.clock)
+    assert refused
+    assert group.contents(first) == group.corpus()[:5]
+    first.dismount()
+
+
+def test_of_two_restores_in_place_the_second_is_refused_and_the_first_is_whole(group):
+    group.deliver(group.databases[0], group.corpus()[:5])
+    snapshot = group.snapshot()
+    group.deliver(group.databases[0], group.corpus()[5:8])
+    refused = []
+
+    def in_place(progress: Progress | None = None) -> None:
+        restore_in_place(
+            group.repository,
+            snapshot,
+            group.databases,
+            server=server_of(group),
+            clock=group.clock,
+            progress=progress,
+        )
+
+    def again(_: int) -> None:
+        with pytest.raises(WriterBusy, match="being restored"):
+            in_place()
+        refused.append(True)
+
+    in_place(again)
+    assert refused
+    assert group.contents(group.databases[0]) == group.corpus()[:5]
+
+
+def test_a_place_that_holds_what_a_crash_left_is_cleared(group):
+    group.deliver(group.databases[0], group.corpus()[:2])
+    snapshot = group.snapshot()
+    left = group.directory / "out" / "First" / "Store 1.restoring"
+    (left / "stream").mkdir(parents=True)
+    (left / "stream" / "00000009.stm").write_bytes(b"of another restore")
+    (left / "checkpoint").write_bytes(b"of another restore")
+    assert group.restored(snapshot, "out")[0] == group.corpus()[:2]
+    assert not list((group.directory / "out").rglob("00000009.stm"))
+    assert not left.exists()
