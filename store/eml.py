@@ -20,6 +20,7 @@ from pillarbox.store.mail_item import (
     open_mail_file,
     path_text,
     read_message_file,
+    unreadable,
 )
 from pillarbox.store.maildir import PARTS, is_maildir, read_maildir
 from pillarbox.store.mbox import is_mbox, read_mbox
@@ -81,12 +82,14 @@ def read_tree(
     In a directory first its files, then its directories, in the order of their names' bytes. Messages of an
     mbox file are in a folder named by the file without .mbox. A file of another name is mail when it begins
     as an mbox or with fields of a message; what is none, or lies beside the messages of a maildir, is told to
-    `passed_over`. A file that cannot be read
-    gives an item without bytes and the reason as its damage; the others go on. Names that begin with a dot
-    are left out, links are not followed. Raises NotFound or InvalidContent when a directory cannot be read.
+    `passed_over`. A file or directory that cannot be read gives an item without bytes and the reason as its
+    damage; the others go on. Names that begin with a dot are left out, links are not followed.
+    Raises NotFound.
     """
     for folder, found, kind in _walk(path, passed_over):
-        if kind == "maildir":
+        if isinstance(kind, InvalidContent):
+            yield folder, unreadable(found, kind)
+        elif kind == "maildir":
             yield from ((folder + inner, item) for inner, item in read_maildir(found, passed_over))
         elif kind == "mbox":
             yield from ((folder, item) for item in _mbox_items(found))
@@ -186,15 +189,22 @@ class EmlWriter:
 
 def _walk(
     path: Path, passed_over: Callable[[Path], None] = lambda _: None
-) -> Iterator[tuple[tuple[str, ...], Path, MailKind]]:
-    """Each mail file and maildir under `path` with the folder its messages belong to."""
+) -> Iterator[tuple[tuple[str, ...], Path, MailKind | InvalidContent]]:
+    """Each mail file and maildir under `path` with the folder its messages belong to.
+
+    For a directory that cannot be read, why.
+    """
     waiting: list[tuple[Path, tuple[str, ...]]] = [(path, ())]
     while waiting:
         directory, folder = waiting.pop()
-        if is_maildir(directory):
-            yield folder, directory, "maildir"
+        try:
+            if is_maildir(directory):
+                yield folder, directory, "maildir"
+                continue
+            files, directories = directory_entries(directory)
+        except InvalidContent as error:
+            yield folder, directory, error
             continue
-        files, directories = directory_entries(directory)
         for name in files:
             if name.startswith("."):
                 continue
@@ -249,11 +259,11 @@ def _mbox_items(path: Path) -> Iterator[MailItem]:
     try:
         yield from read_mbox(path)
     except (NotFound, InvalidContent) as error:
-        yield MailItem(b"", source=path_text(path), damage=str(error))
+        yield unreadable(path, error)
 
 
 def _tree_eml(path: Path) -> MailItem:
     try:
         return read_eml(path)
     except NotFound as error:
-        return MailItem(b"", source=path_text(path), damage=str(error))
+        return unreadable(path, error)

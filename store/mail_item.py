@@ -136,6 +136,11 @@ def path_text(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "replace")
 
 
+def unreadable(path: Path, error: NotFound | InvalidContent) -> MailItem:
+    """What stands for a file or directory that cannot be read: no bytes, and the reason as its damage."""
+    return MailItem(b"", source=path_text(path), damage=str(error))
+
+
 def directory_entries(path: Path) -> tuple[list[str], list[str]]:
     """Names of the ordinary files and of the directories in `path`, each in the order of their bytes.
 

@@ -17,7 +17,7 @@ from typing import Final
 
 from xxhash import xxh3_64_hexdigest
 
-from pillarbox.store.errors import InvalidName, NotFound
+from pillarbox.store.errors import InvalidContent, InvalidName, NotFound
 from pillarbox.store.mail_item import (
     ANSWERED,
     DELETED,
@@ -30,6 +30,7 @@ from pillarbox.store.mail_item import (
     keywords,
     path_text,
     read_message_file,
+    unreadable,
 )
 from pillarbox.store.stream import disk_error
 
@@ -70,24 +71,28 @@ def read_maildir(
     flags, so that reading again after an interruption meets them in the same order. `received_ms` is the time
     in the file's name, else the file's. A file renamed meanwhile is found again, one deleted meanwhile is
     left out. Mail files beside `cur/`, EML or mbox by their names, are told to `passed_over`. Links are not
-    followed. Raises NotFound or InvalidContent when a directory cannot be read.
+    followed. A directory that cannot be read gives an item without bytes and the reason as its damage; the
+    others go on. Raises NotFound.
     """
     waiting: list[tuple[Path, tuple[str, ...]]] = [(path, ())]
     while waiting:
         directory, folder = waiting.pop()
-        files, directories = directory_entries(directory)
-        strays = [name for name in files if _INFO.search(name)]
+        try:
+            files, directories = directory_entries(directory)
+            names = _message_names(directory, files, directories)
+        except InvalidContent as error:
+            yield folder, unreadable(directory, error)
+            continue
         for name in files:
-            if is_named_as_mail(directory / name) and name not in strays:
+            if is_named_as_mail(directory / name) and not _INFO.search(name):
                 passed_over(directory / name)
-        parts = [name for name in directories if name in ("new", "cur")]
-        for item in _folder_items(directory, parts, strays):
+        for item in _folder_items(directory, names):
             yield folder, item
         inner = [
             (directory / name, folder + _folder_parts(name)) for name in directories if name not in PARTS
         ]
         waiting += [
-            (at, name) for at, name in reversed(inner) if not at.name.startswith(".") or _has_parts(at)
+            (at, name) for at, name in reversed(inner) if not at.name.startswith(".") or _may_be_folder(at)
         ]
 
 
@@ -177,19 +182,32 @@ class _Folder:
 
 
 def _has_parts(path: Path) -> bool:
-    if not (path / "cur").is_dir():
+    parts = [name for name in PARTS if os.path.isdir(path / name)]  # noqa: PTH112 - Path's raises when closed
+    if "cur" not in parts:
         return False
-    if (path / "new").is_dir() or (path / "tmp").is_dir():
-        return True
-    return any(_INFO.search(name) for name in directory_entries(path / "cur")[0])
+    return len(parts) > 1 or any(_INFO.search(name) for name in directory_entries(path / "cur")[0])
 
 
-def _folder_items(directory: Path, parts: list[str], strays: list[str]) -> Iterator[MailItem]:
-    """`strays` are messages beside `cur/`, put there by no mail program but found in archives."""
+def _may_be_folder(path: Path) -> bool:
+    try:
+        directory_entries(path)
+    except InvalidContent:
+        return True  # nobody knows; so that it is told as one that cannot be read
+    return _has_parts(path)
+
+
+def _message_names(directory: Path, files: list[str], directories: list[str]) -> list[tuple[str, str, str]]:
+    """(base, part, name) of each message; some lie beside `cur/`, where no mail program but an archive put
+    them. Raises InvalidContent.
+    """
+    parts = [name for name in directories if name in ("new", "cur")]
     names = [
         (_base_name(name), part, name) for part in parts for name in directory_entries(directory / part)[0]
     ]
-    names += [(_base_name(name), ".", name) for name in strays]
+    return names + [(_base_name(name), ".", name) for name in files if _INFO.search(name)]
+
+
+def _folder_items(directory: Path, names: list[tuple[str, str, str]]) -> Iterator[MailItem]:
     keyword_letters = _folder_keywords(directory) if names else {}
     for base, part, name in sorted(names, key=lambda found: os.fsencode(found[0])):
         path: Path | None = directory / part / name

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -195,6 +197,35 @@ def test_files_that_are_no_mail_or_empty_are_listed_and_the_others_imported(box:
         str(tmp_path / "empty.eml"),
     ]
     assert [remark.reason for remark in report.unreadable] == ["is no mail file", "the file is empty"]
+
+
+@pytest.mark.parametrize("name", ["closed", "box/.closed", "box/.Lists/cur"])
+def test_a_directory_that_may_not_be_read_is_listed_and_the_others_imported(
+    box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for folder_path in ((), ("Lists",), ("closed",), ("open",)):
+        MaildirWriter(tmp_path / "mail" / "box").add(folder_path, MailItem(mail(1)))
+    (tmp_path / "mail" / "closed").mkdir()
+    (tmp_path / "mail" / "z.eml").write_bytes(mail(2))
+    closed, stat, scandir = tmp_path / "mail" / name, os.stat, os.scandir
+
+    def guarded_stat(path: Path, **asked: Any) -> os.stat_result:
+        if closed in Path(path).parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **asked)
+
+    def guarded_scandir(path: Path) -> Any:
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "stat", guarded_stat)
+    monkeypatch.setattr(os, "scandir", guarded_scandir)
+    report = box.run(tmp_path / "mail")
+    assert report.messages_count == (5 if name == "closed" else 4)
+    [remark] = report.unreadable
+    assert closed in (Path(remark.source), Path(remark.source) / "cur")
+    assert remark.reason.endswith("cannot be read: Permission denied")
 
 
 def test_mail_files_beside_the_messages_of_a_maildir_are_listed(box: Box, tmp_path: Path) -> None:
