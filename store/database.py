@@ -177,25 +177,32 @@ class Database:
         """Open the database; after a crash this replays what the tables lack. Mounted already: nothing.
 
         `read_only` needs no lock and works beside a process that writes. Raises NotFound, WriterBusy,
-        RecoveryNeeded (read-only and the last writer crashed), Corrupt, UnsupportedVersion, DiskFull.
+        RecoveryNeeded (read-only and the last writer crashed), Corrupt, UnsupportedVersion, DiskFull; and
+        PillarboxError for files that may not be read and other errors of the system.
         """
         with self._mounting:
             if self.state is not MountState.DISMOUNTED:
                 return
-            if not (self.path / PROPERTIES).is_dir():
-                raise NotFound(
-                    f"the files of database {self.name} are not at {self.path}",
-                    hint="restore it from a backup, or remove it from the server",
-                )
             try:
+                self._refuse_missing_files()
                 if read_only:
                     self._mount_read_only()
                 else:
                     self._mount_for_writing(wait_ms)
+            except OSError as error:
+                self._close()
+                raise disk_error(error, str(self.path)) from error
             except BaseException:
                 self._close()
                 raise
             self.checks_since_mount = 0
+
+    def _refuse_missing_files(self) -> None:
+        if not (self.path / PROPERTIES).is_dir():
+            raise NotFound(
+                f"the files of database {self.name} are not at {self.path}",
+                hint="restore it from a backup, or remove it from the server",
+            )
 
     def _mount_read_only(self) -> None:
         checkpoint = self._read_checkpoint()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Iterator
 from datetime import UTC
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,6 +124,24 @@ def test_a_database_that_cannot_be_mounted_leaves_the_others_mounted(path: Path)
         assert states[MAILBOX_STORE] is MountState.MOUNTED
         assert isinstance(server.not_mounted["Public Folder Store"], NotFound)
         assert reported(server, EventId.DATABASE_NOT_MOUNTED) == 1
+
+
+def test_a_database_whose_files_may_not_be_read_leaves_the_others_mounted(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed, stat = path / FIRST_GROUP / "Public Folder Store", os.stat
+
+    def guarded(at: Path | int, **asked: Any) -> os.stat_result:
+        if isinstance(at, Path) and closed in at.parents:
+            raise PermissionError(13, "Permission denied", str(at))
+        return stat(at, **asked)
+
+    monkeypatch.setattr(os, "stat", guarded)
+    with Server.open(path) as server:
+        assert [each.name for each in server.databases() if each.state is MountState.MOUNTED] == [
+            MAILBOX_STORE
+        ]
+        assert "Permission denied" in str(server.not_mounted["Public Folder Store"])
 
 
 def test_databases_mount_and_dismount_one_by_one(path: Path) -> None:
