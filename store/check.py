@@ -32,6 +32,7 @@ from pillarbox.store.stream import (
     FrameKind,
     Position,
     Stream,
+    disk_error,
     parse_frame,
 )
 from pillarbox.store.tables import (
@@ -551,6 +552,10 @@ class _Check:
             except FileNotFoundError:
                 sequence = -1  # compaction has removed it meanwhile, unless a record names it: see below
                 numbers = [each for each in numbers if each != number]
+            except OSError as error:
+                sequence = -1
+                path = self._stream.path(number)
+                self._found_in_file(path, 0, disk_error(error, str(path)), "what cannot be read of it")
             before = number
         self._check_segment_records(set(numbers))
         return len(numbers)

@@ -284,6 +284,23 @@ def test_a_missing_segment_is_named(database: Database) -> None:
     assert "missing" in found(report, Table.SEGMENT, number.to_bytes(4, "big"))
 
 
+def test_a_segment_that_cannot_be_read_is_named_and_the_rest_checked(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, opened = database.stream.path(database.stream.segments()[0]), Path.open
+
+    def failing(path: Path, *words: Any, **named: Any) -> Any:
+        if path == bad:
+            raise OSError(5, "Input/output error", str(path))
+        return opened(path, *words, **named)
+
+    monkeypatch.setattr(Path, "open", failing)
+    report = check_database(database, ACTOR)
+    assert [finding.file for finding in report.findings] == [str(bad)]
+    assert "Input/output error" in report.findings[0].problem
+    assert report.bytes_read
+
+
 def test_a_damaged_checkpoint_is_named(database: Database) -> None:
     flip(database.path / "checkpoint", 50)
     (finding,) = check(database).findings
