@@ -463,9 +463,10 @@ def test_mail_packed_with_a_dictionary_is_read_by_a_process_that_mounted_before_
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "mounted\n"
         assert train_dictionary(database, ACTOR) == 1
-        later = variants(150)[120:]
+        beside = deliver(database, variants(150)[120:])
+        later = variants(180)[150:]
         deliver(database, later)
-        delete(database, before)
+        delete(database, before + beside)
         place = dictionary_place(database)
         compact(database, ACTOR)
         assert dictionary_place(database) != place
