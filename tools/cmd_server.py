@@ -12,7 +12,7 @@ from pillarbox.store import mailbox, public_folder
 from pillarbox.store.check import CheckReport, check_database
 from pillarbox.store.database import LOCK, Database, MountState
 from pillarbox.store.database_limits import Edition
-from pillarbox.store.errors import PillarboxError, Retryable
+from pillarbox.store.errors import PillarboxError, Retryable, WriterBusy
 from pillarbox.store.file_lock import is_locked
 from pillarbox.store.maintenance import run_maintenance
 from pillarbox.store.repair import RepairReport, repair_database
@@ -292,7 +292,10 @@ def maintain(server: Path, database_name: str, as_json: bool) -> None:
             with progress(f"maintaining {database.name}", as_json):
                 report = run_maintenance(database, ACTOR)
             rows.append({"database": database.name, **report._asdict()})
+        left_out = [each for each in opened.not_mounted.values() if not isinstance(each, WriterBusy)]
     show(rows, [_maintenance_line(each) for each in rows], as_json)
+    if left_out and not database_name:
+        raise left_out[0]
 
 
 def _maintenance_line(row: dict[str, Any]) -> str:

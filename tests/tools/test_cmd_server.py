@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -131,3 +132,14 @@ def test_maintenance_purges_and_says_what_it_gave_back(pillarbox: Pillarbox, ser
     with Server.open(server):
         assert pillarbox.answer("maintain", server) == []
         assert "another process" in pillarbox.refused(11, "maintain", server, STORE)
+
+
+def test_maintenance_does_not_end_well_when_a_database_cannot_be_mounted(
+    pillarbox: Pillarbox, server: Path
+) -> None:
+    with Server.open(server, mount=False) as opened:
+        shutil.rmtree(opened.database(STORE).path)
+    result = pillarbox.run("maintain", server)
+    assert result.exit_code == 40
+    assert "Public Folder Store: 0 mailboxes purged" in result.stdout
+    assert "the files of database Mailbox Store are not at" in result.stderr
