@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Final, NamedTuple
 
 from pillarbox.store.access import Actor
@@ -32,15 +32,22 @@ _GROW_PATIENCE_S: Final = 30.0
 _RECENT_TABLES: Final = (Table.MAILBOX, Table.FOLDER, Table.SEGMENT)
 _RECENT_MAX: Final = 64
 _FREE_GROWTHS_MAX: Final = 8
+# Commits wait for a checkpoint that is being made once so many would be due.
+_BEHIND: Final = 4
 
 
 class Tuning(NamedTuple):
-    """When segments and checkpoints begin: sizes in bytes, pages of 4096 bytes, times in ms."""
+    """When segments and checkpoints begin: sizes in bytes, pages of 4096 bytes, times in ms.
+
+    `checkpoint_beside` has a checkpoint that comes due made by a thread of its own while commits go on;
+    otherwise the commit that finds it due makes it.
+    """
 
     segment_bytes: int = SEGMENT_BYTES_DEFAULT
     checkpoint_stream_bytes: int = 64 << 20
     checkpoint_pages: int = 1024
     checkpoint_interval_ms: int = 300_000
+    checkpoint_beside: bool = True
 
 
 class FlushedState(NamedTuple):
@@ -380,22 +387,41 @@ class GroupCommit:
             pass
 
     def checkpoint_if_due(self) -> None:
-        """Make a checkpoint when enough was written or time has passed, unless somebody is at it.
+        """Have a checkpoint made when enough was written or time has passed, unless somebody is at it.
 
         Raises nothing: what was committed is durable without it.
         """
+        if not self._is_due():
+            return
+        if not self._checkpoint_wanted.acquire(blocking=False):
+            if self._is_due(_BEHIND):
+                with self._checkpoint_wanted:  # a slow disk holds the writers up, or the tables' file grows
+                    return
+            return
+        if self._tuning.checkpoint_beside:
+            with suppress(RuntimeError):  # no more threads can be had
+                threading.Thread(target=self._make_due_checkpoint, name="pillarbox-checkpoint").start()
+                return
+        self._make_due_checkpoint()
+
+    def _is_due(self, times: int = 1) -> bool:
         try:
-            if self._checkpoint_due.is_due(self._end) and self._checkpoint_wanted.acquire(blocking=False):
-                try:
-                    if self._checkpoint_due.is_due(self._end):
-                        self._checkpoint_now()
-                finally:
-                    self._checkpoint_wanted.release()
+            return self._checkpoint_due.is_due(self._end, times)
+        except Dismounted:  # by another thread, since the commit; that made a checkpoint of its own
+            return False
+
+    def _make_due_checkpoint(self) -> None:
+        """Make a checkpoint unless one was made meanwhile, and let the next be wanted."""
+        try:
+            if self._is_due():
+                self._checkpoint_now()
         except Dismounted:
-            return  # by another thread, since the commit; that made a checkpoint of its own
+            return
         except PillarboxError as error:
             self._checkpoint_due.made(self._end)
             self._checkpoint_failed(error)
+        finally:
+            self._checkpoint_wanted.release()
 
     def checkpoint(self) -> None:
         """Flush the tables, so that the next mount starts from here. Writes go on meanwhile.
@@ -449,14 +475,17 @@ class _CheckpointDue:
         free_pages_max = _FREE_GROWTHS_MAX * pages
         self._grows_by = max(1, min(pages, free_pages_max - (self._last_page - used)))
 
-    def is_due(self, end: Position) -> bool:
-        """Whether the next one should be made; only asked after commits, so never without a change."""
+    def is_due(self, end: Position, times: int) -> bool:
+        """Whether `times` as much has happened as makes the next one due.
+
+        Only asked after commits, so never without a change.
+        """
         segments = end.segment - self._position.segment
         stream_bytes = segments * self._tuning.segment_bytes + end.offset - self._position.offset
         return (
-            stream_bytes >= self._tuning.checkpoint_stream_bytes
-            or self._env.last_page() - self._last_page >= self._grows_by
-            or self._clock.monotonic_ms() - self._at_ms >= self._tuning.checkpoint_interval_ms
+            stream_bytes >= times * self._tuning.checkpoint_stream_bytes
+            or self._env.last_page() - self._last_page >= times * self._grows_by
+            or self._clock.monotonic_ms() - self._at_ms >= times * self._tuning.checkpoint_interval_ms
         )
 
 

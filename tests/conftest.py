@@ -16,7 +16,7 @@ from pillarbox.store.group_commit import Tuning
 from pillarbox.store.tables import DatabaseKind
 
 GUID = bytes(range(16))
-TINY = Tuning(segment_bytes=16 << 10, checkpoint_stream_bytes=24 << 10, checkpoint_pages=64)
+TINY = Tuning(16 << 10, checkpoint_stream_bytes=24 << 10, checkpoint_pages=64, checkpoint_beside=False)
 
 OpenDatabase = Callable[..., Database]
 

@@ -36,7 +36,8 @@ GUID = b"power-loss-store"
 SHORT = os.environ.get("PILLARBOX_CAMPAIGN") == "short"
 PAGE = 4096
 TABLES = "properties/data.mdb"
-TUNING = Tuning(segment_bytes=24 << 10, checkpoint_stream_bytes=40 << 10, checkpoint_pages=40)
+# The recorder follows one thread.
+TUNING = Tuning(24 << 10, checkpoint_stream_bytes=40 << 10, checkpoint_pages=40, checkpoint_beside=False)
 
 
 class TracedFile:

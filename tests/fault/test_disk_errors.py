@@ -24,7 +24,7 @@ from pillarbox.store.tables import DatabaseKind
 
 ACTOR = Actor.task("test")
 GUID = b"fault-test-store"
-TUNING = Tuning(segment_bytes=32 << 10, checkpoint_stream_bytes=64 << 10, checkpoint_pages=64)
+TUNING = Tuning(32 << 10, checkpoint_stream_bytes=64 << 10, checkpoint_pages=64, checkpoint_beside=False)
 
 
 def raw_of(number: int, body_bytes: int = 3000) -> bytes:

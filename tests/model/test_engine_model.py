@@ -29,7 +29,7 @@ from pillarbox.store.transaction import Reader, WriteTransaction
 
 ACTOR = Actor.task("test")
 GUID = b"model-test-store"
-TUNING = Tuning(segment_bytes=8 << 10, checkpoint_stream_bytes=12 << 10, checkpoint_pages=32)
+TUNING = Tuning(8 << 10, checkpoint_stream_bytes=12 << 10, checkpoint_pages=32, checkpoint_beside=False)
 NAMES = ("Lists", "lists", "Post", "Ärger", "z" * 255)
 BODIES = (b"", b"x", b"same text " * 400, bytes(range(256)) * 20)
 FLAGS = ("\\Seen", "\\Flagged", "\\Deleted", "work", "later")

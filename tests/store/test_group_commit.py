@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,8 +16,13 @@ from pillarbox.store.access import Actor
 from pillarbox.store.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from pillarbox.store.database import Database, MountState
 from pillarbox.store.errors import PillarboxError, Retryable
+from pillarbox.store.group_commit import Tuning
+
+if TYPE_CHECKING:
+    from conftest import OpenDatabase
 
 ACTOR = Actor.task("test")
+BESIDE = Tuning(16 << 10, checkpoint_stream_bytes=24 << 10, checkpoint_pages=64)
 
 
 def create(database: Database, name: str) -> None:
@@ -289,3 +294,76 @@ def test_changes_go_on_while_a_checkpoint_is_made_and_another_waits_for_it(
         for thread in both:
             thread.join(60)
     assert len(names(database)) == 20
+
+
+def test_commits_go_on_beside_a_checkpoint_that_came_due_and_a_dismount_waits_for_it(
+    open_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = open_database(tuning=BESIDE)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(path: Path, checkpoint: Checkpoint) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        write_checkpoint(path, checkpoint)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database_module, "write_checkpoint", slow)
+        before = read_checkpoint(database.path)
+        count = 0
+        while not begun.is_set():
+            create(database, f"user {count}")
+            count += 1
+        create(database, "beside")
+        assert read_checkpoint(database.path) == before
+        leaving = threading.Thread(target=database.dismount)
+        leaving.start()
+        leaving.join(0.05)
+        assert leaving.is_alive()
+        go_on.set()
+        leaving.join(60)
+    assert read_checkpoint(database.path).clean
+    database.mount()
+    assert len(names(database)) == count + 1
+
+
+class _Watched:
+    """A lock that tells when somebody waits for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.is_waited_for = threading.Event()
+
+    def acquire(self, blocking: bool = True) -> bool:
+        if blocking:
+            self.is_waited_for.set()
+        return self._lock.acquire(blocking)
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+
+def test_commits_wait_for_a_disk_that_falls_far_behind(
+    open_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = open_database(tuning=BESIDE)
+    wanted = _Watched()
+    monkeypatch.setattr(database._writer, "_checkpoint_wanted", wanted)
+
+    def slow(path: Path, checkpoint: Checkpoint) -> None:
+        wanted.is_waited_for.wait(60)
+        write_checkpoint(path, checkpoint)
+
+    monkeypatch.setattr(database_module, "write_checkpoint", slow)
+    count = 0
+    while not wanted.is_waited_for.is_set() and count < 2000:
+        create(database, f"user {count}")
+        count += 1
+    assert wanted.is_waited_for.is_set()
+    assert len(names(database)) == count
