@@ -88,7 +88,8 @@ class EventId(IntEnum):
     REQUEST_FAILED = 1025, _ERROR, _GENERAL, "{request} on database {database} failed: {error}"
     MAXIMUM_SIZE_REACHED = 1112, _ERROR, _STORAGE, "Database {database} has reached its maximum size."
     FREE_SPACE_AFTER_MAINTENANCE = (1221, _INFORMATION, _MAINTENANCE,
-        "Database {database} has {free_megabytes} megabytes of free space after online defragmentation.")
+        "Database {database} has {free_megabytes} megabytes of free space after online defragmentation has "
+        "terminated.")
     DATABASE_MOUNTED = 9523, _INFORMATION, _GENERAL, "Database {database} was mounted."
     RETENTION_CLEANUP = (9535, _INFORMATION, _MAINTENANCE,
         "Retention cleanup of database {database} is complete: {items} items, {size_bytes}.")
@@ -123,6 +124,7 @@ class EventId(IntEnum):
         "The disk of database {database} has {free_bytes} left: {state}.")
     DISK_FLOOR_REACHED = (20011, _ERROR, _STORAGE,
         "The disk of database {database} has only {free_bytes} left: deliveries are refused.")
+    MAILBOX_DISCONNECTED = 20012, _INFORMATION, _MAILBOX, "Mailbox {mailbox} was disconnected by {account}."
     IMPORT_FINISHED = 20020, _INFORMATION, _MAILBOX, "{messages} messages were imported into {mailbox}."
     IMPORT_FINISHED_DAMAGED = (20021, _WARNING, _MAILBOX,
         "{messages} messages were imported into {mailbox}, {damaged} of them damaged.")

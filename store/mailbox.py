@@ -114,7 +114,7 @@ def disconnect(txn: WriteTransaction, guid: bytes) -> MailboxRecord:
     record = get(txn, guid)
     if record.state == DISCONNECTED:
         return record
-    txn.report(EventId.MAILBOX_DELETED, mailbox=record.name, account=txn.actor.account)
+    txn.report(EventId.MAILBOX_DISCONNECTED, mailbox=record.name, account=txn.actor.account)
     properties = folder.with_property(record.properties, "former_user", record.user.hex() or None)
     return _change(
         txn, record, state=DISCONNECTED, disconnected_ms=txn.now_ms, user=b"", properties=properties
@@ -130,10 +130,16 @@ def reconnect(txn: WriteTransaction, guid: bytes, user: bytes = b"") -> MailboxR
 
 
 def purge(txn: WriteTransaction, guid: bytes) -> None:
-    """Delete a mailbox with all that is in it, for good. Raises NotFound."""
+    """Delete a mailbox with all that is in it, for good; event 20009 tells who did. Raises NotFound."""
     record = get(txn, guid)
+    txn.report(EventId.MAILBOX_DELETED, mailbox=record.name, account=txn.actor.account)
+    remove(txn, record)
+
+
+def remove(txn: WriteTransaction, record: MailboxRecord) -> None:
+    """Take a mailbox with all that is in it out of this database, when it lives on in another."""
     folder.remove_tree(txn, folder.get(txn, record.root_id))
-    txn.delete(Table.MAILBOX, guid)
+    txn.delete(Table.MAILBOX, record.guid)
     folder.bury(txn, record.root_id, ObjectKind.MAILBOX_GONE)
 
 

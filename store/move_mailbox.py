@@ -177,7 +177,7 @@ def discard_copy(database: Database, guid: bytes, source: bytes, actor: Actor) -
     with database.transaction(actor) as txn:
         box: MailboxRecord | None = txn.record(Table.MAILBOX, guid)
         if box is not None and (_is_hidden(box) or box.properties.get(MOVED_FROM) == source.hex()):
-            mailbox.purge(txn, guid)
+            mailbox.remove(txn, box)
 
 
 def finish_move(target: Database, guid: bytes, actor: Actor) -> MailboxMove:
@@ -488,7 +488,7 @@ class _Move:
                 with source.read(actor) as contents:
                     self._catch_up(txn, contents)
                 # What cannot be purged shows before the copy says that it is complete.
-                mailbox.purge(txn, box.guid)
+                mailbox.remove(txn, box)
                 self._name_copy(box)
         except _NotAppliedYet:
             return False

@@ -8,9 +8,15 @@ from pillarbox.store import mailbox, message
 from pillarbox.store.access import Actor
 from pillarbox.store.database import Database
 from pillarbox.store.errors import AlreadyExists, InvalidName, NotFound, Refused
+from pillarbox.store.events import Event, EventId
 from pillarbox.store.tables import DatabaseKind, Table
 
 ACTOR = Actor.task("test")
+
+
+class Told:
+    def __init__(self, events: list[Event]) -> None:
+        self.report = events.append
 
 
 def test_a_mailbox_has_its_standard_folders_and_is_found_in_any_case(database: Database) -> None:
@@ -74,6 +80,20 @@ def test_a_purged_mailbox_leaves_nothing_but_tombstones(database: Database) -> N
         for table in (Table.MAILBOX, Table.FOLDER, Table.ITEM, Table.CONTENT, Table.BLOCK, Table.LOCATION):
             assert read.view.count(table) == 0
         assert read.state().live_bytes == 0
+
+
+def test_the_event_log_tells_who_disconnected_and_who_purged_a_mailbox(database: Database) -> None:
+    told: list[Event] = []
+    database.reporter = Told(told)
+    with database.transaction(ACTOR) as txn:
+        anna = mailbox.create(txn, "anna")
+        mailbox.disconnect(txn, anna.guid)
+    with database.transaction(Actor.administrator("root")) as txn:
+        mailbox.purge(txn, anna.guid)
+    assert [(event.event_id, event.text) for event in told] == [
+        (EventId.MAILBOX_DISCONNECTED, "Mailbox anna was disconnected by test."),
+        (EventId.MAILBOX_DELETED, "Mailbox anna was deleted by root."),
+    ]
 
 
 def test_a_public_folder_store_holds_no_mailboxes(open_database) -> None:  # type: ignore[no-untyped-def]
