@@ -378,8 +378,9 @@ class Server:
     def _only_mailbox_store(self) -> Database:
         stores = [each for each in self.databases() if each.kind == DatabaseKind.MAILBOX_STORE]
         if len(stores) != 1:
-            names = ", ".join(map(self.label, stores)) or "there is none"
-            raise Refused(f"the server has {len(stores)} mailbox stores", hint=f"name one of them: {names}")
+            names = ", ".join(map(self.label, stores))
+            hint = f"name one of them: {names}" if names else "create one with `pillarbox database create`"
+            raise Refused(f"the server has {len(stores)} mailbox stores", hint=hint)
         return stores[0]
 
     # -- mounting

@@ -153,6 +153,15 @@ def test_databases_mount_and_dismount_one_by_one(path: Path) -> None:
         assert server.mount("Public Folder Store").state is MountState.MOUNTED
 
 
+def test_a_server_without_a_mailbox_store_says_how_to_get_one(path: Path) -> None:
+    with Server.open(path) as server:
+        server.dismount(MAILBOX_STORE)
+        server.delete_database(MAILBOX_STORE)
+        with pytest.raises(Refused) as refused:
+            server.create_mailbox(ADMIN, "anna")
+    assert "pillarbox database create" in refused.value.hint
+
+
 def test_a_database_set_not_to_mount_stays_dismounted_when_the_server_is_opened(path: Path) -> None:
     with Server.open(path) as server:
         server.set_mount_at_startup(MAILBOX_STORE, False)
