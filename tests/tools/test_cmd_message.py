@@ -251,3 +251,13 @@ def test_a_message_stays_in_its_database(pillarbox: Pillarbox, server: Path, fir
     words = ("message", "copy", server, "anna", first, "--to", "Forum", "--to-mailbox", "/")
     assert "of Public Folder Store" in pillarbox.refused(20, *words)
     assert pillarbox.answer("list", server, "/", "Forum") == []
+
+
+def test_mail_does_not_go_between_databases_and_the_hint_can_be_followed(
+    pillarbox: Pillarbox, server: Path
+) -> None:
+    assert pillarbox.run("folder", "create", server, "/", "News").exit_code == 0
+    chosen = ids(pillarbox.answer("list", server, "anna", "lists", "--limit", 1))
+    words = ("message", "copy", server, "anna", *chosen, "--to", "News", "--to-mailbox", "/")
+    refused = pillarbox.refused(20, *words)
+    assert "a program that embeds the store" in refused and "import" not in refused
