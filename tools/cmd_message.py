@@ -27,6 +27,7 @@ from pillarbox.tools.tree import Tree, find_tree
 
 _PAGE: Final = 1000  # a reading is over after so many: it must not hold the database's old pages for long
 _MARKS: Final = (("\\Answered", "a"), ("\\Flagged", "!"), ("\\Draft", "d"), ("\\Deleted", "x"))
+_IMPORTANCE: Final = ("low", "normal", "high")
 
 IDS = click.argument("message_ids", metavar="MESSAGE-ID...", nargs=-1, required=True)
 Row = dict[str, Any]
@@ -47,11 +48,17 @@ def envelope(item: ItemRecord) -> Row:
         "uid": item.uid,
         "from": item.sender,
         "to": item.to,
+        "cc": item.cc,
         "subject": item.subject,
+        "internet_message_id": item.internet_message_id,
+        "in_reply_to": item.in_reply_to,
+        "conversation": item.conversation.hex(),
         "date_ms": item.date_ms,
         "received_ms": item.received_ms,
         "size_bytes": item.size,
+        "importance": _IMPORTANCE[item.importance],
         "flags": list(message.flag_names(item)),
+        "categories": list(item.categories),
         "has_attachment": item.has_attachment,
     }
 

@@ -33,6 +33,17 @@ def first(pillarbox: Pillarbox, server: Path) -> str:
 # -- listing
 
 
+def test_a_listing_tells_the_whole_envelope(pillarbox: Pillarbox, server: Path) -> None:
+    words = ("message", "search", server, "anna", "--subject", "Re: New Sequences Window")
+    rows = pillarbox.answer(*words)
+    assert [row["conversation"] == rows[0]["conversation"] for row in rows] == [True, False, True]
+    [first] = [row for row in rows if row["from"].startswith("Robert Elz")]
+    assert first["internet_message_id"] == "<13258.1030015585@munnari.OZ.AU>"
+    assert first["in_reply_to"] == "<1029945287.4797.TMDA@deepeddy.vircio.com>"
+    assert first["cc"] == "exmh-workers@spamassassin.taint.org"
+    assert (first["importance"], first["categories"]) == ("normal", [])
+
+
 @pytest.mark.parametrize("sort", KEYS)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_messages_are_listed_in_order(
