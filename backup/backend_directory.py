@@ -29,16 +29,21 @@ from pillarbox.store.errors import (
 _PUT_TRIES: Final = 4
 _READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _WRITE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-_ERRORS: Final[dict[int, type[PillarboxError]]] = {
-    errno.ENOENT: NotFound,
-    errno.EEXIST: AlreadyExists,
-    errno.ENOSPC: DiskFull,
-    errno.EDQUOT: DiskFull,
-    errno.EACCES: AccessDenied,
-    errno.EPERM: AccessDenied,
-    errno.ELOOP: AccessDenied,
-    errno.EROFS: ReadOnly,
+_ERRORS: Final[dict[int, tuple[type[PillarboxError], str]]] = {
+    errno.ENOENT: (NotFound, ""),
+    errno.ENOTDIR: (NotFound, ""),
+    errno.EEXIST: (AlreadyExists, "choose another place for the repository: a file stands in the way"),
+    errno.ENOSPC: (DiskFull, "free some disk space and run it again: what the repository holds stays whole"),
+    errno.EDQUOT: (DiskFull, "free some disk space and run it again: what the repository holds stays whole"),
+    errno.EACCES: (
+        AccessDenied,
+        "look at the owner and mode of the repository's files, and at who runs this",
+    ),
+    errno.EPERM: (AccessDenied, "look at the owner and mode of the repository's files, and at who runs this"),
+    errno.ELOOP: (AccessDenied, "a repository has no links in it: put files and folders there, or remove it"),
+    errno.EROFS: (ReadOnly, "mount the repository's file system for writing"),
 }
+_UNKNOWN: Final = (Retryable, "look at the disk: the system reported an error; run it again afterwards")
 
 
 @contextmanager
@@ -47,7 +52,8 @@ def _translated(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _ERRORS.get(error.errno or 0, Retryable)(f"{what}: {error.strerror or error}") from error
+        kind, hint = _ERRORS.get(error.errno or 0, _UNKNOWN)
+        raise kind(f"{what}: {error.strerror or error}", hint=hint) from error
 
 
 class DirectoryBackend:
@@ -139,6 +145,8 @@ class DirectoryBackend:
 
     def _make_directory(self, path: Path) -> None:
         """Make a directory and its parents; each new one's entry is made durable in its parent."""
+        if path != self._directory:
+            _refuse_link(path)
         if path.is_dir():
             return
         self._make_directory(path.parent)
@@ -146,8 +154,18 @@ class DirectoryBackend:
         _flush_directory(path.parent)
 
 
+def _refuse_link(path: Path) -> None:
+    """A folder of a repository that lies elsewhere is an enemy's: what is cleared there is not ours.
+
+    The repository as a whole may be reached by a link.
+    """
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "it is a symbolic link", str(path))
+
+
 def _scan(path: Path) -> list[os.DirEntry[str]]:
     """The entries of a directory; none when it is not there (yet)."""
+    _refuse_link(path)
     try:
         with os.scandir(path) as entries:
             return list(entries)

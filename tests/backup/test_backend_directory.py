@@ -148,3 +148,42 @@ def test_locks_are_not_flushed(backend: DirectoryBackend, monkeypatch: pytest.Mo
     backend.put(FileKind.LOCK, "bb", b"x")
     backend.delete(FileKind.LOCK, "aa")
     assert [each.name for each in backend.list(FileKind.LOCK)] == ["bb"]
+
+
+@pytest.mark.parametrize("place", ["tmp", "snapshots", "packs", "packs/aa"])
+def test_a_folder_that_a_link_leads_out_of_the_repository_is_neither_filled_nor_cleared(
+    tmp_path: Path, place: str
+) -> None:
+    backend = DirectoryBackend(tmp_path / "repository")
+    backend.put(FileKind.CONFIG, "config", b"ours")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "aa11").write_bytes(b"not ours")
+    link = tmp_path / "repository" / place
+    link.parent.mkdir(exist_ok=True)
+    if link.is_dir():
+        link.rmdir()
+    link.symlink_to(outside)
+    works = {
+        "tmp": [backend.remove_leftovers, lambda: backend.put(FileKind.CONFIG, "config", b"new")],
+        "snapshots": [
+            lambda: list(backend.list(FileKind.SNAPSHOT)),
+            lambda: backend.put(FileKind.SNAPSHOT, "bb22", b"new"),
+        ],
+    }
+    for work in works.get(
+        place,
+        [lambda: list(backend.list(FileKind.PACK)), lambda: backend.put(FileKind.PACK, "aa22", b"new")],
+    ):
+        with pytest.raises(AccessDenied) as refused:
+            work()
+        assert "links" in refused.value.hint
+    assert {each.name: each.read_bytes() for each in outside.iterdir()} == {"aa11": b"not ours"}
+
+
+def test_a_repository_may_be_reached_by_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    backend = DirectoryBackend(tmp_path / "link")
+    backend.put(FileKind.PACK, "aa11", b"ours")
+    assert [each.name for each in backend.list(FileKind.PACK)] == ["aa11"]
