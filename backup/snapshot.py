@@ -11,6 +11,7 @@ and taken again if one that was read first has moved on meanwhile, so that all r
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from enum import Enum, StrEnum
@@ -55,8 +56,11 @@ class SnapshotKind(StrEnum):
 
 
 class SnapshotHook(Protocol):
-    """A part of the embedding program that joins every snapshot. Any error but one of `thaw` and after fails
-    the backup; `thaw` follows every `freeze`, whatever happens; then `complete` or `abort`, never both.
+    """A part of the embedding program that joins every snapshot.
+
+    An error of `prepare`, `freeze` or `thaw` fails the backup. `thaw` follows every `freeze`, whatever
+    happens; then `complete` or `abort`, never both. `freeze` and `thaw` are called in a thread of the hook's
+    own, the same for both: one that hangs keeps neither databases nor other hooks frozen beyond the time-out.
     """
 
     def prepare(self) -> None:
@@ -184,8 +188,9 @@ class GroupSnapshot:
         started_ms = self._clock.monotonic_ms()
         with ExitStack() as held:
             for hook in self._hooks:
-                held.callback(hook.thaw)  # before its freeze: one that failed half way must go on too
-                hook.freeze()
+                freezer = _HookFreezer(hook, self._freeze_timeout_ms)
+                held.callback(freezer.thaw)  # before its freeze: one that failed half way must go on too
+                freezer.freeze()
                 self._refuse_late(started_ms)
             flushed: dict[bytes, FlushedState] = {}
             for database in self._databases:
@@ -272,6 +277,34 @@ class GroupSnapshot:
         with ExitStack() as told:  # every one of them, even when one fails
             for hook in reversed(self._prepared):
                 told.callback(hook.abort)
+
+
+class _HookFreezer:
+    """Freezes and thaws one hook in a thread, and waits for neither longer than the time-out (ms)."""
+
+    def __init__(self, hook: SnapshotHook, timeout_ms: int) -> None:
+        self._hook = hook
+        self._timeout_ms = timeout_ms
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pillarbox-hook")
+        self._hangs = False
+
+    def freeze(self) -> None:
+        """Raises Retryable when it takes too long, and what the hook raises."""
+        frozen = self._thread.submit(self._hook.freeze)
+        self._hangs = not wait([frozen], self._timeout_ms / 1000).done
+        if self._hangs:
+            raise Retryable(
+                f"a hook of the program did not freeze within {self._timeout_ms} ms; the writers go on",
+                hint="see why it hangs, then take the snapshot again",
+            )
+        frozen.result()
+
+    def thaw(self) -> None:
+        """One whose freeze hangs thaws when that returns. Raises what the hook raises."""
+        thawed = self._thread.submit(self._hook.thaw)
+        self._thread.shutdown(wait=False)
+        if not self._hangs and wait([thawed], self._timeout_ms / 1000).done:
+            thawed.result()
 
 
 def _is_still(database: Database, read: ReadTransaction, actor: Actor) -> bool:
