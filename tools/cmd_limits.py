@@ -30,7 +30,7 @@ from pillarbox.store.database_limits import (
 from pillarbox.store.errors import Dismounted, OverLimit, PillarboxError, Retryable
 from pillarbox.store.events import Event, Severity
 from pillarbox.store.server import Server, machine_zone
-from pillarbox.tools.options import JSON, SERVER
+from pillarbox.tools.options import JSON, SERVER, raise_not_mounted
 from pillarbox.tools.output import (
     events_to,
     json_text,
@@ -251,7 +251,7 @@ def _assessed_line(each: dict[str, Any]) -> str:
 
 @limits_.command("watch")
 @SERVER
-@click.option("--once", is_flag=True, help="Carry out the checks that are due, and end.")
+@click.option("--once", is_flag=True, help="The first check, which only reports, and end.")
 @JSON
 def watch_limits(server: Path, once: bool, as_json: bool) -> None:
     """Enforce the size limits each day, until interrupted: the smallest service there is.
@@ -274,6 +274,8 @@ def watch_limits(server: Path, once: bool, as_json: bool) -> None:
         watch(opened, (lambda _: False) if once else wait_for(stop))
     if stop.number == signal.SIGINT:
         raise KeyboardInterrupt
+    if once:
+        raise_not_mounted(opened)
 
 
 def event_line(event: dict[str, Any]) -> str:

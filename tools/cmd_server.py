@@ -12,7 +12,7 @@ from pillarbox.store import mailbox, public_folder
 from pillarbox.store.check import CheckReport, check_database
 from pillarbox.store.database import LOCK, Database, MountState
 from pillarbox.store.database_limits import Edition
-from pillarbox.store.errors import PillarboxError, Retryable, WriterBusy
+from pillarbox.store.errors import PillarboxError, Retryable
 from pillarbox.store.file_lock import is_locked
 from pillarbox.store.maintenance import run_maintenance
 from pillarbox.store.repair import RepairReport, repair_database
@@ -21,7 +21,7 @@ from pillarbox.store.server_config import KIND_TEXTS
 from pillarbox.store.storage_group import StorageGroup
 from pillarbox.store.tables import DatabaseKind
 from pillarbox.store.transaction import Reader
-from pillarbox.tools.options import ACTOR, JSON, SERVER
+from pillarbox.tools.options import ACTOR, JSON, SERVER, raise_not_mounted
 from pillarbox.tools.output import confirm, counted, local_time, percent_text, progress, show, size_text
 from pillarbox.tools.parameters import DATABASE, YES, complete_database
 
@@ -292,10 +292,9 @@ def maintain(server: Path, database_name: str, as_json: bool) -> None:
             with progress(f"maintaining {database.name}", as_json):
                 report = run_maintenance(database, ACTOR)
             rows.append({"database": database.name, **report._asdict()})
-        left_out = [each for each in opened.not_mounted.values() if not isinstance(each, WriterBusy)]
     show(rows, [_maintenance_line(each) for each in rows], as_json)
-    if left_out and not database_name:
-        raise left_out[0]
+    if not database_name:
+        raise_not_mounted(opened)
 
 
 def _maintenance_line(row: dict[str, Any]) -> str:

@@ -13,7 +13,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from pillarbox.store.access import Actor
-from pillarbox.store.errors import PillarboxError
+from pillarbox.store.errors import PillarboxError, WriterBusy
+from pillarbox.store.server import Server
 from pillarbox.tools.output import warn
 
 INTERRUPTED = 130  # as shells say of a command that SIGINT ended
@@ -29,6 +30,13 @@ def _account() -> str:
 
 
 ACTOR = Actor.administrator(_account())
+
+
+def raise_not_mounted(server: Server) -> None:
+    """Raises why a database could not be mounted, if one could not; one that another process has is well."""
+    for reason in server.not_mounted.values():
+        if not isinstance(reason, WriterBusy):
+            raise reason
 
 
 def _complete_directory(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:

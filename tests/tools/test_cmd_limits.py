@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -206,6 +207,14 @@ def test_a_watch_of_once_checks_and_ends(pillarbox: Pillarbox, server: Path) -> 
     events = [json.loads(line)["event_id"] for line in result.stdout.splitlines()]
     assert events.count(9523) == events.count(9539) == 2 and 20000 in events
     assert "Database Mailbox Store was mounted." in pillarbox.run("limits", "watch", server, "--once").stdout
+
+
+def test_a_watch_of_once_does_not_end_well_when_a_database_cannot_be_mounted(
+    pillarbox: Pillarbox, server: Path
+) -> None:
+    with Server.open(server, mount=False) as opened:
+        shutil.rmtree(opened.database(STORE).path)
+    pillarbox.refused(40, "limits", "watch", server, "--once")
 
 
 @pytest.mark.usefixtures("small_limits")
