@@ -220,6 +220,10 @@ class Dictionaries:
         self._known[number] = trained
         self.current = number
 
+    def data(self, number: int) -> bytes:
+        """A dictionary that is known."""
+        return self._known[number].as_bytes()
+
     def _knows(self, number: int) -> bool:
         if number not in self._known and self._find is not None:
             data = self._find(number)
@@ -266,19 +270,36 @@ class Dictionaries:
 
 
 class PreparedBlock:
-    """A piece of content on its way in; compressed at most once, and not at all when it is there already."""
+    """A piece of content on its way in; compressed at most once, and not at all when it is there already.
 
-    __slots__ = ("_frame", "digest", "kind", "raw")
+    `size` is that of its raw bytes. Without `raw` it is known by its frame, or only by its digest: whoever
+    made it ready took it for one that the database has.
+    """
 
-    def __init__(self, kind: FrameKind, raw: bytes, digest: bytes) -> None:
+    __slots__ = ("_frame", "digest", "kind", "raw", "size")
+
+    def __init__(
+        self, kind: FrameKind, raw: bytes | None, digest: bytes, *, size: int = 0, frame: bytes | None = None
+    ) -> None:
         self.kind = kind
         self.raw = raw
+        self.size = size if raw is None else len(raw)
         self.digest = digest
-        self._frame: bytes | None = None
+        self._frame = frame
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it can be stored where the database does not have it."""
+        return self.raw is not None or self._frame is not None
+
+    def made_frame(self) -> bytes | None:
+        """Its frame, if one was made."""
+        return self._frame
 
     def frame(self, dictionaries: Dictionaries) -> bytes:
-        """Its frame, compressed where that pays."""
+        """Its frame, compressed where that pays. Only of a whole one."""
         if self._frame is None:
+            assert self.raw is not None
             codec, dictionary, payload = Codec.PLAIN, 0, self.raw
             if len(self.raw) >= _COMPRESS_FROM_BYTES:
                 number = dictionaries.current if self.kind == FrameKind.SKELETON else 0
@@ -321,7 +342,7 @@ def prepare_content(
     """
     digest = digest_of(message)
     if known(digest, True):
-        skeleton = PreparedBlock(FrameKind.SKELETON, b"", digest)
+        skeleton = PreparedBlock(FrameKind.SKELETON, None, digest)
         return PreparedContent(digest, len(message), skeleton, ())
     taken = split(message, header_bytes)
     parts = tuple(

@@ -37,7 +37,7 @@ def hold(txn: WriteTransaction, message: bytes, prepared: PreparedContent, holde
     if found is not None:
         txn.put(Table.CONTENT, prepared.digest, found._replace(references=found.references + holders))
         return
-    if not prepared.skeleton.raw and message:
+    if _lacks(txn, prepared):
         prepared = prepare_content(message, txn.files.dictionaries, lambda digest, is_message: False)
     parts = tuple(
         (part.position, part.encoding, part.width, part.line_end, _hold_blocks(txn, part.blocks))
@@ -48,13 +48,22 @@ def hold(txn: WriteTransaction, message: bytes, prepared: PreparedContent, holde
     txn.insert(Table.CONTENT, prepared.digest, record)
 
 
+def _lacks(txn: WriteTransaction, prepared: PreparedContent) -> bool:
+    """Whether bytes are needed that were not made ready, since the database had them then."""
+    return not prepared.skeleton.is_whole or any(
+        not block.is_whole and txn.record(Table.BLOCK, block.digest) is None
+        for part in prepared.parts
+        for block in part.blocks
+    )
+
+
 def _hold_blocks(txn: WriteTransaction, blocks: tuple[PreparedBlock, ...]) -> tuple[bytes, ...]:
     for block in blocks:
         found: BlockRecord | None = txn.record(Table.BLOCK, block.digest)
         if found is not None:
             txn.put(Table.BLOCK, block.digest, found._replace(references=found.references + 1))
         else:
-            txn.insert(Table.BLOCK, block.digest, BlockRecord(1, len(block.raw), *_append(txn, block)))
+            txn.insert(Table.BLOCK, block.digest, BlockRecord(1, block.size, *_append(txn, block)))
     return tuple(block.digest for block in blocks)
 
 

@@ -1,8 +1,8 @@
 """Import of mail files into a mailbox: mbox, Maildir, EML, and directories that hold any of these.
 
 Each mbox file and each directory becomes a folder of its name, a directory's inner folders below it; a lone
-EML file goes to the Inbox. Messages are committed in batches, and each batch is made ready by other threads
-while the one before it is written.
+EML file goes to the Inbox. Messages are committed in batches; in a large import other processes make the next
+messages ready meanwhile (`prepare_processes`).
 
 An import may be run again, after an interruption or to fetch what has come since: what its folder already
 holds, byte for byte and as often as the source does, is not added again. Nothing is kept for this: the
@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -32,16 +30,12 @@ from pillarbox.store.maildir import is_named_as_mail, read_maildir
 from pillarbox.store.maintenance import train_dictionary
 from pillarbox.store.mbox import Dialect, read_mbox
 from pillarbox.store.message import PreparedMessage
-from pillarbox.store.tables import MailboxRecord, Table
+from pillarbox.store.prepare_processes import PrepareProcesses
+from pillarbox.store.tables import Table
 from pillarbox.store.transaction import WriteTransaction
 
 BATCH_MESSAGES: Final = 1024
 BATCH_BYTES: Final = 16 << 20
-# Two keep both cores of a small machine busy: the caller's thread reads and commits meanwhile.
-_WORKERS: Final = 2
-# Batches that are ready or being made ready; each more costs BATCH_BYTES of memory.
-_WAITING_MAX: Final = 2
-_CHUNK_MESSAGES: Final = 32
 # Enough to train a dictionary on, and early: what was stored before it stays as it is.
 _TRAIN_AFTER_MESSAGES: Final = 1000
 # An archive of nothing but broken files must not fill the memory with its own report.
@@ -96,10 +90,12 @@ def import_mail(
     *,
     dialect: Dialect | None = None,
     progress: Callable[[ImportProgress], None] | None = None,
+    processes: int | None = None,
 ) -> ImportReport:
     """Import mail files into a mailbox. Every batch is durable when `progress` is next called.
 
-    A database without a zstd dictionary gets one, if it pays, from the first thousand messages on. A damaged
+    A database without a zstd dictionary gets one, if it pays, from the first thousand messages on. From then
+    on up to `processes` other processes help, as many as the machine's cores keep busy when None. A damaged
     message is imported as it is. A file that cannot be read is listed, and the others go on.
     `dialect` is that of the mbox files, found by looking at each when None. `progress` is called in this
     thread after each batch. Raises NotFound for a mailbox or path that is not there (before anything is
@@ -113,10 +109,9 @@ def import_mail(
     total = sum(_tree_bytes(path) for path in sources) if progress else 0
     run = _Import(database, actor, mailbox_guid, unreadable)
     readable = [(path, kind) for path, kind in zip(sources, kinds, strict=True) if kind]
-    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="pillarbox-import") as pool:
-        for batch in _prepared_batches(
-            pool, database, run.readable(_read_all(readable, dialect, unreadable, run.passed_over))
-        ):
+    found = run.readable(_read_all(readable, dialect, unreadable, run.passed_over))
+    with PrepareProcesses(database.files, processes) as preparing:
+        for batch in _batches(preparing.prepare_all(found, _raw_of)):
             run.commit(batch)
             run.train_when_due()
             if progress:
@@ -181,8 +176,10 @@ class _Import:
         self._database.refuse_below_disk_floor()
         with self._database.transaction(self._actor) as txn:
             box = mailbox.get(txn, self._guid)
+            # Not kept for the next batch: folders may be renamed, moved and deleted between them.
+            folder_ids: dict[FolderPath, int] = {(): box.roles[mailbox.INBOX]}
             # Counted only once the batch is durable: a commit that failed must not show in a report.
-            added = [each for each in batch if self._add(txn, box, *each)]
+            added = [each for each in batch if self._add(txn, box.root_id, folder_ids, *each)]
         self.read_count += len(batch)
         self.read_bytes += sum(len(item.raw) for (_, item), _ in batch)
         self._present_count += len(batch) - len(added)
@@ -194,10 +191,17 @@ class _Import:
                 self._damaged.add(item.source, item.position, item.damage)
 
     def _add(
-        self, txn: WriteTransaction, box: MailboxRecord, found: _Found, prepared: PreparedMessage
+        self,
+        txn: WriteTransaction,
+        root_id: int,
+        folder_ids: dict[FolderPath, int],
+        found: _Found,
+        prepared: PreparedMessage,
     ) -> bool:
         path, item = found
-        folder_id = folder.ensure(txn, box.root_id, path).folder_id if path else box.roles[mailbox.INBOX]
+        folder_id = folder_ids.get(path)
+        if folder_id is None:
+            folder_id = folder_ids[path] = folder.ensure(txn, root_id, path).folder_id
         held = self._held.get(folder_id)
         if held is None:
             held = self._held[folder_id] = _Held(folder_id, folder.get(txn, folder_id).uid_next)
@@ -299,10 +303,16 @@ def _folder_path(names: FolderPath) -> FolderPath:
     return tuple(folder_name(name) for name in names[: folder.DEPTH_MAX])
 
 
-def _batches(found: Iterator[_Found]) -> Iterator[list[_Found]]:
-    batch: list[_Found] = []
+def _raw_of(found: _Found) -> bytes:
+    return found[1].raw
+
+
+def _batches(
+    ready: Iterator[tuple[_Found, PreparedMessage]],
+) -> Iterator[list[tuple[_Found, PreparedMessage]]]:
+    batch: list[tuple[_Found, PreparedMessage]] = []
     size_bytes = 0
-    for each in found:
+    for each in ready:
         batch.append(each)
         size_bytes += len(each[1].raw)
         if len(batch) >= BATCH_MESSAGES or size_bytes >= BATCH_BYTES:
@@ -310,26 +320,6 @@ def _batches(found: Iterator[_Found]) -> Iterator[list[_Found]]:
             batch, size_bytes = [], 0
     if batch:
         yield batch
-
-
-def _prepared_batches(
-    pool: ThreadPoolExecutor, database: Database, found: Iterator[_Found]
-) -> Iterator[list[tuple[_Found, PreparedMessage]]]:
-    """Batches made ready, in order, a few ahead of the one that is given out."""
-
-    def prepare(chunk: list[_Found]) -> list[PreparedMessage]:
-        return [message.prepare(database.files, item.raw) for _, item in chunk]
-
-    waiting: deque[tuple[list[_Found], list[Future[list[PreparedMessage]]]]] = deque()
-    batches = _batches(found)
-    while True:
-        for batch in islice(batches, _WAITING_MAX - len(waiting)):
-            chunks = (batch[at : at + _CHUNK_MESSAGES] for at in range(0, len(batch), _CHUNK_MESSAGES))
-            waiting.append((batch, [pool.submit(prepare, chunk) for chunk in chunks]))
-        if not waiting:
-            return
-        batch, futures = waiting.popleft()
-        yield list(zip(batch, (each for future in futures for each in future.result()), strict=True))
 
 
 def _sent_ms(prepared: PreparedMessage, now_ms: int) -> int:

@@ -67,10 +67,12 @@ def header_flags(raw: bytes) -> tuple[str, ...]:
     Read are Status and X-Status (Unix mail programs), X-Keywords (IMAP servers), X-Mozilla-Status and
     X-Mozilla-Keys.
     """
-    header = b"\n" + raw[:HEADER_BYTES_MAX]
-    blank = HEADER_END.search(header)
+    if raw.startswith((b"\n", b"\r\n", b"From ")):
+        return ()
+    blank = HEADER_END.search(raw, 0, HEADER_BYTES_MAX)
+    header = b"\n" + raw[: blank.start() + 1 if blank else HEADER_BYTES_MAX]
     flags: dict[str, None] = {}
-    for field in _STATUS.finditer(header, 0, blank.start() + 1 if blank else len(header)):
+    for field in _STATUS.finditer(header):
         name, value = field[1].lower(), field[2].decode("latin-1")
         if name in (b"status", b"x-status"):
             flags.update((_STATUS_FLAGS[letter], None) for letter in value if letter in _STATUS_FLAGS)

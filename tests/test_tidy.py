@@ -34,10 +34,11 @@ MAY_IMPORT = {
 STORE_LAYERS = {
     1: "access change_number clock envelope errors events ids records",
     2: "checkpoint content database_limits env file_lock mail_item redo stream tables",
-    3: "change_feed content_store content_transfer database delivery_queue group_commit replay transaction",
+    3: """change_feed content_store content_transfer database delivery_queue group_commit prepare_child replay
+        transaction""",
     4: "folder mailbox message public_folder view",
     5: """aio check daily_maintenance delivery eml export_mail import_mail mailbox_limits maildir maintenance
-        mbox move_mailbox repair retention server server_config storage_group""",
+        mbox move_mailbox prepare_processes repair retention server server_config storage_group""",
 }
 LAYER_OF = {module: layer for layer, modules in STORE_LAYERS.items() for module in modules.split()}
 

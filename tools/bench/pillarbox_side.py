@@ -20,6 +20,7 @@ from pillarbox.store.access import Actor
 from pillarbox.store.database import Database
 from pillarbox.store.delivery import deliver
 from pillarbox.store.ids import new_guid
+from pillarbox.store.prepare_processes import PrepareProcesses
 from pillarbox.store.stream import FRAME_HEADER_BYTES, Codec, parse_frame
 from pillarbox.store.tables import DatabaseKind, ItemRecord, MailboxRecord, Table
 from pillarbox.store.transaction import Reader
@@ -57,11 +58,12 @@ class Target:
 
     def deliver_all(self, messages: Iterable[bytes]) -> None:
         """Deliver messages as one caller that has many: a thousand at a time."""
-        for raws in _batches(messages):
-            prepared = [message.prepare(self.database.files, raw) for raw in raws]
-            with self.database.transaction(_ACTOR) as txn:
-                for each in prepared:
-                    message.append(txn, self.folder_id, each)
+        with PrepareProcesses(self.database.files) as preparing:
+            ready = preparing.prepare_all(messages, lambda raw: raw)
+            while batch := list(islice(ready, BULK_BATCH)):
+                with self.database.transaction(_ACTOR) as txn:
+                    for _, prepared in batch:
+                        message.append(txn, self.folder_id, prepared)
 
 
 def _batches(messages: Iterable[bytes]) -> Iterator[list[bytes]]:
@@ -120,11 +122,14 @@ def threads(root: Path, messages: Sequence[bytes]) -> Figure:
 
 
 def listing(target: Target, limit: int) -> tuple[Figure, list[ItemRecord]]:
-    """The envelopes of up to `limit` messages of the folder."""
+    """The envelopes of up to `limit` messages of the folder, one after the other."""
     with target.database.read(_ACTOR) as read:
         start = time.perf_counter()
-        items = list(islice(folder.messages(read, target.folder_id), limit))
-        return Figure(PILLARBOX_LIST, len(items), time.perf_counter() - start), items
+        count = sum(1 for _ in islice(folder.messages(read, target.folder_id), limit))
+        seconds = time.perf_counter() - start
+        return Figure(PILLARBOX_LIST, count, seconds), list(
+            islice(folder.messages(read, target.folder_id), limit)
+        )
 
 
 def random_reads(target: Target, items: Sequence[ItemRecord]) -> tuple[Figure, Figure]:

@@ -1,0 +1,151 @@
+"""Messages made ready by other processes are the same as those made ready here, whatever becomes of these."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pillarbox.store import content_store, mailbox, message, prepare_processes
+from pillarbox.store.access import Actor
+from pillarbox.store.check import check_database
+from pillarbox.store.content import PreparedBlock, PreparedContent
+from pillarbox.store.database import Database
+from pillarbox.store.maintenance import _add_dictionary
+from pillarbox.store.mbox import read_mbox
+from pillarbox.store.message import PreparedMessage
+from pillarbox.store.prepare_processes import PrepareProcesses
+from pillarbox.store.stream import FrameKind, parse_frame
+
+ACTOR = Actor.task("test")
+DATA = Path(__file__).parents[1] / "data"
+ATTACHMENT = random.Random(1).randbytes(9000).hex().encode()
+
+
+@pytest.fixture
+def processes(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[PrepareProcesses]:
+    monkeypatch.setattr(prepare_processes, "START_AFTER_MESSAGES", 3)
+    monkeypatch.setattr(prepare_processes, "_CHUNK_MESSAGES", 3)
+    monkeypatch.setattr(prepare_processes, "_AHEAD_CHUNKS", 2)
+    with PrepareProcesses(database.files, 2) as made:
+        yield made
+
+
+def mail() -> list[bytes]:
+    raws = [item.raw for path in sorted(DATA.glob("*.mbox")) for item in read_mbox(path)]
+    odd = [
+        b"",
+        b"\n",
+        b"no header",
+        bytes(range(256)) * 20,
+        b"A: b\n\n" + ATTACHMENT,
+        b"C: d\n\n" + ATTACHMENT,
+    ]
+    return raws + odd
+
+
+def prepared_by(processes: PrepareProcesses, raws: list[bytes]) -> list[PreparedMessage]:
+    items = list(enumerate(raws))
+    found = list(processes.prepare_all(items, lambda item: item[1]))
+    assert [item for item, _ in found] == items
+    return [ready for _, ready in found]
+
+
+def store(database: Database, prepared: list[PreparedMessage]) -> list[bytes]:
+    """What is read of messages once they are stored."""
+    with database.transaction(ACTOR) as txn:
+        inbox = mailbox.create(txn, "anna").roles[mailbox.INBOX]
+        items = [message.append(txn, inbox, each) for each in prepared]
+    with database.read(ACTOR) as read:
+        return [message.content(read, item) for item in items]
+
+
+def test_they_are_the_same_and_come_in_order(database: Database, processes: PrepareProcesses) -> None:
+    raws = mail()
+    prepared = prepared_by(processes, raws)
+    here = [message.prepare(database.files, raw) for raw in raws]
+    assert [each.envelope for each in prepared] == [each.envelope for each in here]
+    assert [each.content.digest for each in prepared] == [each.content.digest for each in here]
+    assert store(database, prepared) == raws
+    assert check_database(database, ACTOR).clean
+
+
+def test_a_block_is_given_back_once_and_made_again_where_it_is_missing(
+    database: Database, processes: PrepareProcesses
+) -> None:
+    raws = [b"Number: %d\n\n" % number + ATTACHMENT for number in range(40)]
+    prepared = prepared_by(processes, raws)
+    without = [each for each in prepared if not each.content.parts[0].blocks[0].is_whole]
+    assert len(without) >= 40 - 3 - 2, "one of each process, and those made ready here"
+    assert store(database, without) == [each.raw for each in without]
+
+
+@pytest.mark.parametrize("how", ["killed", "not started"])
+def test_without_the_processes_it_is_done_here(
+    database: Database, processes: PrepareProcesses, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "not started":
+        monkeypatch.setattr(sys, "executable", "/nonexistent")
+    raws = mail()
+    coming = processes.prepare_all(raws, lambda raw: raw)
+    prepared = [next(coming)[1] for _ in range(4)]
+    if how == "killed":
+        for _ in range(2):
+            child = processes._children.get()
+            assert child is not None
+            child._process.send_signal(signal.SIGKILL)
+            processes._children.put(child)
+    prepared += [ready for _, ready in coming]
+    assert store(database, prepared) == raws
+
+
+def test_a_large_message_is_not_sent(
+    database: Database, processes: PrepareProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare_processes, "_SENT_BYTES_MAX", 100)
+    prepared = prepared_by(processes, [b"A: b\n\n" + ATTACHMENT] * 9)
+    assert all(each.content.skeleton.raw is not None for each in prepared)
+
+
+def test_a_dictionary_that_is_trained_meanwhile_is_used(
+    database: Database, processes: PrepareProcesses
+) -> None:
+    raws = [b"Subject: the same words again and again %d\n\nshort" % number * 3 for number in range(60)]
+    coming = processes.prepare_all(raws, lambda raw: raw)
+    prepared = [next(coming)[1] for _ in range(20)]
+    assert _add_dictionary(database, ACTOR, b"Subject: the same words again and again " * 30) == 1
+    prepared += [ready for _, ready in coming]
+    used = [dictionary_of(each) for each in prepared]
+    assert used[0] == 0 and used[-1] == 1
+    assert store(database, prepared) == raws
+
+
+def dictionary_of(prepared: PreparedMessage) -> int:
+    frame = prepared.content.skeleton.made_frame()
+    assert frame is not None
+    return parse_frame(frame, 0, "").dictionary
+
+
+def test_what_the_reader_raises_ends_it(processes: PrepareProcesses) -> None:
+    def failing() -> Iterator[bytes]:
+        yield from [b"one"] * 10
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(processes.prepare_all(failing(), lambda raw: raw))
+    processes.close()
+    processes.close()
+
+
+def test_content_without_its_bytes_is_never_stored_without_them(database: Database) -> None:
+    raw = b"A: b\n\n" + ATTACHMENT
+    whole = content_store.prepare(database.files, raw)
+    nothing = PreparedContent(
+        whole.digest, whole.size, PreparedBlock(FrameKind.SKELETON, None, whole.digest), ()
+    )
+    prepared = message.prepare(database.files, raw)._replace(content=nothing)
+    assert store(database, [prepared]) == [raw]
