@@ -58,7 +58,7 @@ from pillarbox.store.ids import COUNTER_MAX, guid_text
 from pillarbox.store.redo import read_redo
 from pillarbox.store.replay import TableWriter, read_state
 from pillarbox.store.stream import Position, disk_error, parse_frame, segment_name
-from pillarbox.store.tables import LAYOUT_VERSION, DatabaseKind, Table
+from pillarbox.store.tables import LAYOUT_VERSION, DatabaseKind, Table, name_key
 
 LAYOUT_VERSION_MIN: Final = 1
 _UNFINISHED: Final = ".restoring"
@@ -93,16 +93,20 @@ class RestoredDatabase:
 
 
 def restorable_databases(snapshot: Snapshot, names: Collection[str] = ()) -> list[RestorableDatabase]:
-    """The databases of a snapshot, or those of the given names. Raises NotFound, InvalidContent."""
+    """The databases of a snapshot, or those of the given names, in any case.
+
+    Raises NotFound, InvalidContent.
+    """
     manifest = snapshot.manifest
     found = [_restorable(manifest, entry, root) for entry, root in snapshot_databases(snapshot)]
-    missing = set(names) - {each.name for each in found}
+    wanted = {name_key(name): name for name in names}
+    missing = wanted.keys() - {name_key(each.name) for each in found}
     if missing:
         raise NotFound(
-            f"the snapshot has no database {min(missing)!r}",
+            f"the snapshot has no database {wanted[min(missing)]!r}",
             hint="see what it holds with `pillarbox backup show`",
         )
-    return [each for each in found if not names or each.name in names]
+    return [each for each in found if not names or name_key(each.name) in wanted]
 
 
 def _restorable(manifest: Mapping[str, Any], entry: Mapping[str, Any], root: BlobId) -> RestorableDatabase:

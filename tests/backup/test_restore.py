@@ -429,3 +429,10 @@ def test_a_place_that_holds_what_a_crash_left_is_cleared(group):
     assert group.restored(snapshot, "out")[0] == group.corpus()[:2]
     assert not list((group.directory / "out").rglob("00000009.stm"))
     assert not left.exists()
+
+
+def test_databases_are_named_in_any_case(group):
+    snapshot = group.snapshot()
+    assert [each.name for each in restorable_databases(snapshot, ["STORE 2"])] == ["Store 2"]
+    with pytest.raises(NotFound, match="'Store 9'"):
+        restorable_databases(snapshot, ["store 1", "Store 9"])
