@@ -32,6 +32,12 @@ except ImportError as error:
     ) from error
 
 _TIMEOUT_S: Final = 60
+_HINTS: Final[dict[type[PillarboxError], str]] = {
+    AccessDenied: "look at the credentials and at what the bucket allows them",
+    NotFound: "look at the name of the bucket; it must be there already",
+    PeerUnreachable: "look at the network, AWS_ENDPOINT_URL and the service, and run it again",
+    Refused: "look at the bucket's settings, region and AWS_ENDPOINT_URL",
+}
 _ERRORS: Final[dict[int, type[PillarboxError]]] = {
     401: AccessDenied,
     403: AccessDenied,
@@ -54,13 +60,14 @@ def _translated(what: str) -> Iterator[None]:
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         code = str(error.response.get("Error", {}).get("Code", ""))
         default = PeerUnreachable if status >= 500 or code in _THROTTLING_CODES else Refused
-        raise _ERRORS.get(status, default)(f"{what}: {error}") from error
+        kind = _ERRORS.get(status, default)
+        raise kind(f"{what}: {error}", hint=_HINTS.get(kind, "")) from error
     except NoCredentialsError as error:
         raise AccessDenied(
             f"{what}: {error}", hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         ) from error
     except (BotoCoreError, OSError) as error:
-        raise PeerUnreachable(f"{what}: {error}") from error
+        raise PeerUnreachable(f"{what}: {error}", hint=_HINTS[PeerUnreachable]) from error
 
 
 class S3Backend:

@@ -94,7 +94,7 @@ def check_repository(
     prune. Holds the largest pack in memory. Raises: RepositoryLocked, InvalidSetting.
     """
     if not 0 <= read_data <= 1:
-        raise InvalidSetting("the share of the data to read is between 0 and 1")
+        raise InvalidSetting("the share of the data to read is between 0 and 1", hint="say --read-data=10%")
     with repository.lock(exclusive=False, purpose="check", wait_ms=wait_ms) as lock:
         check = _Check(repository)
         packs = sorted(check.index.packs)

@@ -71,7 +71,7 @@ class Passphrase:
 
     def __post_init__(self) -> None:
         if not self.text:
-            raise InvalidSetting("the passphrase is empty")
+            raise InvalidSetting("the passphrase is empty", hint="choose one that nobody guesses")
 
     @property
     def secret(self) -> bytes:
@@ -96,8 +96,8 @@ class KeyFile:
             try:
                 return cls(bytes.fromhex(digits))
             except ValueError as error:
-                raise InvalidContent("the key file is damaged") from error
-        raise InvalidContent("this is no key file of Pillarbox")
+                raise InvalidContent("the key file is damaged", hint="use a copy of it") from error
+        raise InvalidContent("this is no key file of Pillarbox", hint="look at the path of --key-file")
 
     def format(self) -> str:
         """The text of the key file, one line."""

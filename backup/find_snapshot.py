@@ -27,7 +27,10 @@ def find_snapshot(repository: Repository, name: str, *, group: str | None = None
     if name == LATEST and group is not None:
         newest = _of_one_group(repository.snapshots(), group)[-1:]
         if not newest:
-            raise NotFound(f"the repository has no snapshot of storage group {group!r}")
+            raise NotFound(
+                f"the repository has no snapshot of storage group {group!r}",
+                hint="see which it has with `pillarbox backup list`",
+            )
         return newest[0]
     return repository.snapshot(name)
 

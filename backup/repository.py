@@ -151,7 +151,9 @@ class Repository:
         if any(
             True for kind in (FileKind.CONFIG, FileKind.PACK, FileKind.SNAPSHOT) for _ in backend.list(kind)
         ):
-            raise AlreadyExists("there is a repository already")
+            raise AlreadyExists(
+                "there is a repository already", hint="use it, or name another place for the new one"
+            )
         unencrypted = isinstance(credential, Unencrypted)
         config = Config(entropy(16), Encryption.NONE if unencrypted else Encryption.AES_256_GCM)
         master = Secrets.public(config.repository_id) if unencrypted else Secrets.generate(entropy)
@@ -188,8 +190,12 @@ class Repository:
         context = context or LockContext(clock, entropy, this_process())
         # What is asked must be what is there: else a forged config could make us write in the clear.
         if isinstance(credential, Unencrypted) is not (config.encryption is Encryption.NONE):
-            needs = "no passphrase or key file" if config.encryption is Encryption.NONE else "one"
-            raise WrongKey(f"whether a passphrase or key file is needed differs: the repository has {needs}")
+            if config.encryption is Encryption.NONE:
+                raise WrongKey(
+                    "the repository is not encrypted, and a passphrase or key file was given",
+                    hint="if it is the one meant, leave out the key and unset PILLARBOX_PASSPHRASE",
+                )
+            raise WrongKey("the repository is encrypted", hint="give its passphrase or key file")
         if isinstance(credential, Unencrypted):
             master, key_name = Secrets.public(config.repository_id), ""
         else:
@@ -372,13 +378,18 @@ class Repository:
         if name == LATEST:
             newest = self.snapshots()[-1:]
             if not newest:
-                raise NotFound("the repository has no snapshots")
+                raise NotFound(
+                    "the repository has no snapshots", hint="take one with `pillarbox backup create`"
+                )
             return newest[0]
         found = [each for each in self.snapshot_ids() if name and each.startswith(name.lower())]
         if not found:
-            raise NotFound(f"the repository has no snapshot {name!r}")
+            raise NotFound(
+                f"the repository has no snapshot {name!r}",
+                hint="see which it has with `pillarbox backup list --captures`",
+            )
         if len(found) > 1:
-            raise InvalidName(f"{len(found)} snapshots begin with {name!r}")
+            raise InvalidName(f"{len(found)} snapshots begin with {name!r}", hint="write more of the id")
         return self._read_snapshot(found[0])
 
     def forget(self, snapshot_ids: Iterable[str]) -> None:

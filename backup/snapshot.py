@@ -336,7 +336,10 @@ def snapshot_databases(snapshot: Snapshot) -> Iterator[tuple[Mapping[str, Any], 
         )
     for entry, root in zip(entries, snapshot.roots, strict=True):
         if not _is_described(entry):
-            raise InvalidContent(f"snapshot {snapshot.id} describes a database in a way that is not ours")
+            raise InvalidContent(
+                f"snapshot {snapshot.id} describes a database in a way that is not ours",
+                hint="use another snapshot; `pillarbox backup check` tells what is damaged",
+            )
         yield entry, root
 
 

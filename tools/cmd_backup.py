@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from pillarbox.backup.backend import FileKind
 from pillarbox.backup.check_repository import check_repository
 from pillarbox.backup.crypto import Credential, KeyFile, Unencrypted
 from pillarbox.backup.database_snapshot import StoredDatabase, read_stored_database
@@ -36,7 +37,7 @@ from pillarbox.backup.snapshot_mount import open_snapshot_mount
 from pillarbox.backup.stored_contents import read_folders, read_mailboxes
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.database import MountState
-from pillarbox.store.errors import InvalidName, InvalidSetting
+from pillarbox.store.errors import Conflict, InvalidName, InvalidSetting
 from pillarbox.store.ids import guid_text
 from pillarbox.store.server import Server, machine_zone
 from pillarbox.store.storage_group import StorageGroup
@@ -52,6 +53,7 @@ from pillarbox.tools.repository_options import (
     chosen_snapshot,
     connect,
     given_credential,
+    is_directory,
     keys,
     location_of,
     open_repository,
@@ -99,6 +101,7 @@ def init(
     pillarbox backup init s3://backups/mail --key-file mail.key
     """
     clock = SystemClock()
+    _refuse_occupied(repo)
     credential = _new_credential(no_encryption, passphrase_file, key_file)
     repository = Repository.create(connect(repo, clock), credential, clock=clock)
     encrypted = not isinstance(credential, Unencrypted)
@@ -107,15 +110,17 @@ def init(
     show(data, [f"Repository {repository.id} is ready at {repo}, {how}."], as_json)
 
 
+def _refuse_occupied(repo: str) -> None:
+    """Raises Conflict for a directory with other things in it than an interrupted `init` leaves."""
+    own = {*FileKind, "tmp", "lost+found"}
+    place = Path(repo)
+    if is_directory(repo) and place.is_dir() and any(each.name not in own for each in place.iterdir()):
+        raise Conflict(f"{repo} is not empty", hint="name a directory that is empty or not there yet")
+
+
 def _new_credential(no_encryption: bool, passphrase_file: Path | None, key_file: Path | None) -> Credential:
     if key_file is not None and not key_file.exists():
-        key = KeyFile.generate()
-        descriptor = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _KEY_FILE_MODE)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(key.format())
-            file.flush()
-            os.fsync(file.fileno())
-        return key
+        return _new_key_file(key_file)
     credential = given_credential(passphrase_file, key_file)
     if no_encryption and credential is not None:
         raise InvalidSetting(
@@ -128,6 +133,22 @@ def _new_credential(no_encryption: bool, passphrase_file: Path | None, key_file:
             hint=f"set {PASSPHRASE}, or say --passphrase-file, --key-file or --no-encryption",
         )
     return credential or Unencrypted()
+
+
+def _new_key_file(path: Path) -> KeyFile:
+    key = KeyFile.generate()
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _KEY_FILE_MODE)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(key.format())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise InvalidSetting(
+            f"no key file can be made at {path}: {error.strerror}",
+            hint="name a place in a directory that is there and that you may write to",
+        ) from error
+    return key
 
 
 @backup.command()

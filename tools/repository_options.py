@@ -41,9 +41,14 @@ def keys(command: _FunctionT) -> _FunctionT:
     return command
 
 
+def is_directory(repo: str) -> bool:
+    """Whether `repo` names a directory, there or not, and no object store."""
+    return not repo.startswith(S3)
+
+
 def location_of(repo: str) -> str:
     """A repository's place as it is written down for later: a directory by its full path."""
-    return repo if repo.startswith(S3) else str(Path(repo).resolve())
+    return str(Path(repo).resolve()) if is_directory(repo) else repo
 
 
 def connect(repo: str, clock: Clock | None = None) -> Backend:
@@ -51,7 +56,7 @@ def connect(repo: str, clock: Clock | None = None) -> Backend:
 
     Raises InvalidSetting without a bucket and without boto3.
     """
-    if not repo.startswith(S3):
+    if is_directory(repo):
         return DirectoryBackend(Path(repo))
     if repo.removeprefix(S3).startswith("/") or repo == S3:
         raise InvalidSetting(f"{repo} names no bucket", hint="say s3://BUCKET/PREFIX")
@@ -100,4 +105,6 @@ def _read(path: Path) -> str:
     except FileNotFoundError as error:
         raise NotFound(f"{path}: no such file", hint="look at the path's spelling") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidSetting(f"{path} cannot be read: {error}") from error
+        raise InvalidSetting(
+            f"{path} cannot be read: {error}", hint="name a text file that you may read"
+        ) from error

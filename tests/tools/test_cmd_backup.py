@@ -168,6 +168,11 @@ def test_damage_is_named_with_the_snapshot_it_hits_and_never_restored(
     ("words", "code"),
     [
         (("list", "{repo}-missing"), 40),
+        (("list", "{server}/server.toml"), 40),
+        (("init", "{server}/server.toml", "--no-encryption"), 51),
+        (("init", "{server}", "--no-encryption"), 50),
+        (("init", "{repo}-new", "--key-file", "{repo}-missing/key"), 27),
+        (("show", "{repo}", "abcd"), 40),
         (("show", "{repo}", "latest"), 40),
         (("show", "{repo}", "@tomorrow"), 27),
         (("create", "{server}", "{repo}", "--group", "none"), 40),
@@ -183,7 +188,19 @@ def test_a_mistake_gets_a_sentence(
 ) -> None:
     result = pillarbox.run("backup", *(word.format(repo=repo, server=server) for word in words))
     assert result.exit_code == code and "Traceback" not in result.output
-    assert code == 2 or result.stderr.startswith("pillarbox: ")
+    said = result.stderr.splitlines()
+    assert code == 2 or (said[-2].startswith("pillarbox: ") and said[-1].startswith("  ")), "and what to do"
+
+
+def test_a_repository_is_made_where_nothing_else_is(
+    pillarbox: Pillarbox, server: Path, tmp_path: Path
+) -> None:
+    before = sorted(server.rglob("*"))
+    assert pillarbox.run("backup", "init", server, "--no-encryption").exit_code == 50
+    assert sorted(server.rglob("*")) == before
+    for left in ("keys", "tmp", "lost+found"):  # of an `init` that was interrupted, or of a new file system
+        (tmp_path / "disk" / left).mkdir(parents=True)
+    assert pillarbox.run("backup", "init", tmp_path / "disk", "--no-encryption").exit_code == 0
 
 
 def test_a_database_that_is_gone_fails_the_backup_and_comes_back_by_a_restore(
