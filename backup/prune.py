@@ -244,17 +244,21 @@ class _Prune:
 
     def run(self, plan: PrunePlan) -> PruneReport:
         """The steps, in the order in which each may be the last one."""
+        # First what needs no space: on a full disk nothing else can be begun.
+        self._backend.remove_leftovers()
+        listed = {pack.name for pack in self._index.packs}
+        self._delete(FileKind.PACK, set(self._sizes).difference(listed))
         self._repack(plan)
         if self._new or plan.delete or self._absent or len(self._index_names) > 1:
             records = self._index.records_by_pack()
-            listed = [(use.pack, records[use.pack.name]) for use in plan.keep] + self._new
-            names = write_index(self._backend, self._repository.sealer, listed)
+            kept = [(use.pack, records[use.pack.name]) for use in plan.keep] + self._new
+            names = write_index(self._backend, self._repository.sealer, kept)
             self._lock.renew()
             self._delete(FileKind.INDEX, set(self._index_names).difference(names))
         self._lock.renew()
-        # What was listed at the beginning, so that a pack which came since is safe even from a lost lock.
-        self._delete(FileKind.PACK, set(self._sizes).difference(use.pack.name for use in plan.keep))
-        self._backend.remove_leftovers()
+        # What was there at the beginning, so that a pack which came since is safe even from a lost lock.
+        gone = listed.intersection(self._sizes).difference(use.pack.name for use in plan.keep)
+        self._delete(FileKind.PACK, gone)
         self._repository.reload_index()
         return self.report(plan)
 

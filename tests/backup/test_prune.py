@@ -17,7 +17,7 @@ from pillarbox.backup.check_repository import check_repository
 from pillarbox.backup.index import PackEntry
 from pillarbox.backup.prune import KeepRules, PackUse, choose_kept, plan_prune, prune
 from pillarbox.backup.repository import Snapshot
-from pillarbox.store.errors import Corrupt, InvalidSetting, NotFound, RepositoryLocked
+from pillarbox.store.errors import Corrupt, DiskFull, InvalidSetting, NotFound, RepositoryLocked
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -274,6 +274,26 @@ def test_damage_of_what_is_needed_stops_a_prune_before_it_removes_anything(world
                 prune(world.open(backend), unused_share_max=0, pack_bytes=1500)
             except (Corrupt, NotFound):
                 assert before.items() <= backend.files.items()
+
+
+def test_a_prune_makes_room_on_a_full_disk_before_it_needs_any(world: Any) -> None:
+    """What an interrupted backup left fills the disk: it goes first."""
+    backend = MemoryBackend()
+    repository = world.create(backend)
+    first, last = (world.save(repository, world.files(seed)) for seed in (0, 50))
+    repository.forget([first])
+    backend.put(FileKind.PACK, "ab" * 32, bytes(20_000))
+    disk_bytes = sum(map(len, backend.files.values()))
+
+    def full(operation: str, kind: FileKind, name: str) -> None:
+        is_full = sum(map(len, backend.files.values())) >= disk_bytes
+        if operation == "put" and kind is not FileKind.LOCK and is_full:
+            raise DiskFull("no space left on the disk")
+
+    backend.before = full
+    prune(world.open(backend))
+    assert not any(name == "ab" * 32 for _, name in backend.files)
+    assert world.restore(world.open(backend), last) == world.files(50)
 
 
 def test_a_lost_lock_stops_a_prune_before_it_removes_anything(world: Any) -> None:
