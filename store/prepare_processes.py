@@ -43,7 +43,10 @@ class PrepareProcesses:
     """Processes that make messages ready for one database. Use it as a context."""
 
     def __init__(self, files: DatabaseFiles, count: int | None = None) -> None:
-        """`count` processes at most, by the cores of the machine when None; with 0 there are none."""
+        """`count` processes at most, by the cores of the machine when None; with 0 there are none.
+
+        They run `sys.executable`, so give a count only where that is Python: in some servers it is not.
+        """
         cores = len(os.sched_getaffinity(0))
         self._count = (min(cores, _PROCESSES_MAX) if cores > 1 else 0) if count is None else count
         self._files = files

@@ -63,7 +63,9 @@ def import_(
         try:
             with progress("importing", as_json) as step:
                 told = step and _import_step(step)
-                report = import_mail(database, ACTOR, box.guid, paths, dialect=dialect, progress=told)
+                report = import_mail(
+                    database, ACTOR, box.guid, paths, dialect=dialect, progress=told, processes=None
+                )
         except KeyboardInterrupt:
             warn(["What is imported stays; the same import goes on from there."])
             raise
