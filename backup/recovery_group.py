@@ -367,7 +367,7 @@ class RecoveryGroup:
                 f"this one is {repository.id}",
                 hint=f"it was at {entry.repository} then",
             )
-        for each in restorable_databases(repository.snapshot(entry.snapshot)):
+        for each in restorable_databases(_snapshot_of(entry, repository)):
             if each.guid == entry.guid:
                 return open_snapshot_mount(repository, each, self.place(entry))
         raise NotFound(f"snapshot {entry.snapshot} does not hold database {entry.name}")
@@ -403,6 +403,16 @@ class RecoveryGroup:
 
     def _report(self, event_id: int, database: str, **details: str) -> None:
         self._reporter.report(make_event(event_id, self._clock.now_ms(), database, **details))
+
+
+def _snapshot_of(entry: RecoveryEntry, repository: Repository) -> Snapshot:
+    try:
+        return repository.snapshot(entry.snapshot)
+    except NotFound as error:
+        raise NotFound(
+            f"database {entry.name} was mounted from snapshot {entry.snapshot[:12]}, which is gone",
+            hint="`pillarbox recovery dismount` it, then mount another snapshot",
+        ) from error
 
 
 def _opened_for_reading() -> ReadOnly:

@@ -473,8 +473,9 @@ def test_what_is_mounted_opens_with_its_own_repository_only(site, world):
 def test_when_its_snapshot_is_forgotten_it_opens_no_more_and_can_be_dismounted(site):
     site.mount(None, STORE)
     site.repository.forget([site.snapshot.id])
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFound, match=site.snapshot.id[:12]) as gone:
         site.group.database(STORE, site.repository)
+    assert "recovery dismount" in gone.value.hint
     site.group.dismount(STORE)
     assert site.files() == []
 
