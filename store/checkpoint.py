@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -75,6 +76,8 @@ def write_atomically(path: Path, data: bytes) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
         raise disk_error(error, str(path)) from error
 
 

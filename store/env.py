@@ -7,8 +7,10 @@ transaction pins every page of the last one, so putting its meta pages back give
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,13 +19,18 @@ from typing import Any, Final, NamedTuple
 
 import lmdb
 
-from pillarbox.store.errors import Corrupt, DiskFull, Dismounted, PillarboxError, Retryable
-from pillarbox.store.stream import disk_error
+from pillarbox.store.errors import Corrupt, DiskFull, Dismounted, PillarboxError, Refused, Retryable
+from pillarbox.store.stream import disk_error, preallocate
 from pillarbox.store.tables import NAMES, Table
 
 PAGE_BYTES: Final = 4096
 META_BYTES: Final = 2 * PAGE_BYTES
 DATA_FILE: Final = "data.mdb"
+LOCK_FILE: Final = "lock.mdb"
+# LMDB maps its lock file and writes there: where the disk has no room for a page of it the process ends. With
+# as much for its head as for a reader the file is shorter than LMDB makes it, and has the same pages.
+_LOCK_BYTES_OF_A_READER: Final = 64
+_FULL_BELOW_BYTES: Final = 1 << 20
 # Address space, not memory or disk: the file grows page by page below it.
 MAP_BYTES_DEFAULT: Final = 1 << 40
 _READERS_MAX: Final = 1024
@@ -32,6 +39,13 @@ _READER_LINE = re.compile(r"^\s*(\d+)\s+[0-9a-f]+\s+(\d+|-)", re.MULTILINE)
 
 Changes = Mapping[Table, Mapping[bytes, bytes | None]]
 
+# What LMDB also says when the disk took a part of what it wrote.
+_IO_ERROR: Final = os.strerror(errno.EIO)
+
+
+def _is_full(path: Path) -> bool:
+    return shutil.disk_usage(path).free < _FULL_BELOW_BYTES
+
 
 def _translate(error: lmdb.Error, path: Path) -> PillarboxError:
     """The error of the project for one of LMDB's."""
@@ -39,7 +53,7 @@ def _translate(error: lmdb.Error, path: Path) -> PillarboxError:
         return Corrupt(f"{path}: LMDB says {error}", file=str(path))
     if "closed/deleted/dropped" in str(error):
         return Dismounted(f"{path}: it was dismounted meanwhile", hint="mount the database again")
-    if "No space left" in str(error):
+    if "No space left" in str(error) or (_IO_ERROR in str(error) and _is_full(path)):
         return DiskFull(
             f"{path}: no space left on the disk", hint="free some disk space, then mount the database again"
         )
@@ -76,8 +90,13 @@ class ReadView:
         try:
             value: bytes | None = self._txn.get(key, db=self._env.handles[table])
         except lmdb.Error as error:
-            raise _translate(error, self._env.path) from error
+            raise self._error(error) from error
         return value
+
+    def _error(self, error: lmdb.Error) -> PillarboxError:
+        if self._closed:
+            return Refused("this transaction has ended", hint="begin another one")
+        return _translate(error, self._env.path)
 
     def scan(
         self, table: Table, start: bytes, stop: bytes | None, *, reverse: bool = False
@@ -96,7 +115,7 @@ class ReadView:
                             return
                         yield row
         except lmdb.Error as error:
-            raise _translate(error, self._env.path) from error
+            raise self._error(error) from error
 
     @staticmethod
     def _scan_reverse(cursor: lmdb.Cursor, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, bytes]]:
@@ -143,6 +162,8 @@ class Env:
             path.mkdir(parents=True, exist_ok=True)
         if not create or (self._data.exists() and self.file_bytes()):
             _refuse_damaged(self._data)
+        if not read_only:
+            _reserve_lock_file(path / LOCK_FILE)
         try:
             self._env = lmdb.open(
                 str(path),
@@ -314,6 +335,15 @@ class Env:
             self._checkpoint_pin.transaction.abort()
             self._checkpoint_pin = None
         self._env.close()
+
+
+def _reserve_lock_file(path: Path) -> None:
+    with _own_errors(path):
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            preallocate(file, 0, (_READERS_MAX + 1) * _LOCK_BYTES_OF_A_READER)
+        finally:
+            os.close(file)
 
 
 def _refuse_damaged(data: Path) -> None:

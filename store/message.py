@@ -7,6 +7,7 @@ for life; its UID is that of its place in a folder (DOMAIN.md "Store", RFC 9051 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from email import policy
 from email.errors import MessageError
 from email.message import Message
@@ -17,14 +18,15 @@ from typing import Any, Final, NamedTuple
 from pillarbox.store import content_store, folder
 from pillarbox.store.content import PreparedContent
 from pillarbox.store.envelope import Envelope, header_end, parse_envelope
-from pillarbox.store.errors import InvalidSetting, NotFound
+from pillarbox.store.errors import InvalidSetting, NotFound, Refused
 from pillarbox.store.ids import id_text
 from pillarbox.store.mail_item import ANSWERED, DELETED, DRAFT, FLAGGED, SEEN, keywords
-from pillarbox.store.mailbox import INBOX
+from pillarbox.store.mailbox import DISCONNECTED, INBOX
 from pillarbox.store.mailbox import get as get_mailbox
 from pillarbox.store.tables import (
     FolderRecord,
     ItemRecord,
+    MailboxRecord,
     ObjectKind,
     Table,
     TombstoneRecord,
@@ -72,13 +74,21 @@ def deliver(
 ) -> list[ItemRecord]:
     """Put a message into the Inbox of each mailbox (GUIDs): all or none. Its content is stored once.
 
-    `received_ms` is ms UTC, now when 0. Raises NotFound.
+    `received_ms` is ms UTC, now when 0. Raises NotFound; Refused for a mailbox that is disconnected.
     """
-    inboxes = [get_mailbox(txn, guid).roles[INBOX] for guid in mailboxes]
+    inboxes = [_inbox_of(get_mailbox(txn, guid)) for guid in mailboxes]
     if not inboxes:
         raise NotFound("a message is delivered to at least one mailbox")
     content_store.hold(txn, prepared.raw, prepared.content, len(inboxes))
     return [_insert(txn, folder.get(txn, each), prepared, received_ms=received_ms) for each in inboxes]
+
+
+def _inbox_of(record: MailboxRecord) -> int:
+    if record.state == DISCONNECTED:
+        raise Refused(
+            f"mailbox {record.name} is disconnected: nobody reads it", hint="reconnect it to a user first"
+        )
+    return record.roles[INBOX]
 
 
 def append(
@@ -92,8 +102,8 @@ def append(
 ) -> ItemRecord:
     """Put a message into a folder, with IMAP flags and keywords. Raises NotFound, InvalidSetting."""
     target = folder.get(txn, folder_id)
-    content_store.hold(txn, prepared.raw, prepared.content)
     bits, words = parse_flags(flags)
+    content_store.hold(txn, prepared.raw, prepared.content)
     return _insert(
         txn, target, prepared, received_ms=received_ms, bits=bits, words=words, properties=properties
     )
@@ -226,7 +236,8 @@ def recipients(raw: bytes) -> list[Recipient]:
     found = []
     for kind in ("to", "cc", "bcc"):
         fields = [str(value) for value in header.get_all(kind, [])]
-        found += [Recipient(kind, name, address) for name, address in getaddresses(fields) if address]
+        with suppress(RecursionError):  # comments or groups nested past all sense
+            found += [Recipient(kind, name, address) for name, address in getaddresses(fields) if address]
     return found
 
 

@@ -146,8 +146,8 @@ class Server:
         """Make a server in a new or empty directory, with one storage group of a mailbox store and a public
         folder store, and open it for writing.
 
-        A server is there once its `server.toml` is. Raises AlreadyExists, InvalidName, DiskFull,
-        PillarboxError.
+        A server is there once its `server.toml` is; what was made is removed when that fails. Raises
+        AlreadyExists, InvalidName, DiskFull, AccessDenied, PillarboxError.
         """
         _refuse_path_without_text(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -155,9 +155,14 @@ class Server:
             raise AlreadyExists(f"{path} is {what}", hint="name a directory that is new or empty")
         server = cls(path, ServerConfig(edition), clock=clock, rng=rng, zone=zone)
         group = GroupEntry(FIRST_GROUP, FIRST_GROUP)
-        for name, kind in FIRST_DATABASES.items():
-            group.databases.append(server._create_files(group, name, kind))
-        write_config(path, ServerConfig(edition, [group]))
+        try:
+            for name, kind in FIRST_DATABASES.items():
+                group.databases.append(server._create_files(group, name, kind))
+            write_config(path, ServerConfig(edition, [group]))
+        except BaseException:
+            (path / CONFIG_FILE).unlink(missing_ok=True)  # first: what is left without it is no server
+            shutil.rmtree(path / FIRST_GROUP, ignore_errors=True)
+            raise
         return cls.open(path, clock=clock, rng=rng, zone=zone)
 
     @classmethod

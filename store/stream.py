@@ -18,7 +18,14 @@ from typing import Final, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-from pillarbox.store.errors import Corrupt, DiskFull, OverLimit, PillarboxError, UnsupportedVersion
+from pillarbox.store.errors import (
+    AccessDenied,
+    Corrupt,
+    DiskFull,
+    OverLimit,
+    PillarboxError,
+    UnsupportedVersion,
+)
 
 SEGMENT_MAGIC: Final = b"PBSTREAM"
 SEGMENT_VERSION: Final = 1
@@ -29,6 +36,7 @@ _SMALL_APPEND_BYTES: Final = 64 << 10
 PAYLOAD_BYTES_MAX: Final = 1 << 30
 _FILES_OPEN_MAX: Final = 64
 _DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_DENIED: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 # magic, version, segment number, database GUID, checksum of these
 _SEGMENT_HEADER = struct.Struct("<8sHxxI16sQ")
@@ -167,6 +175,10 @@ def disk_error(error: OSError, what: str) -> PillarboxError:
     """The error of the project for one of the disk's."""
     if error.errno in _DISK_FULL:
         return DiskFull(f"{what}: no space left on the disk", hint="free some disk space and try again")
+    if error.errno in _DENIED:
+        return AccessDenied(
+            f"{what}: {error.strerror}", hint="look at the owner and mode of the file and of its directory"
+        )
     return PillarboxError(f"{what}: {error.strerror}", hint="look at the disk: the system reported an error")
 
 
@@ -423,12 +435,8 @@ class Stream:
             return
         assert self._append_file is not None
         target = end + PREALLOCATE_BYTES
-        try:
-            # A disk without room ahead is full, though this write might fit: LMDB and checkpoints need some.
-            os.posix_fallocate(self._append_file, self._allocated, target - self._allocated)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
-                raise
+        # A disk without room ahead is full, though this write might fit: LMDB and checkpoints need some.
+        preallocate(self._append_file, self._allocated, target - self._allocated)
         self._allocated = target
 
     def _with_zeros(self, chunks: list[bytes], offset: int, length: int) -> list[bytes]:
@@ -442,6 +450,15 @@ class Stream:
             return chunks
         self._zeroed = min(end + _ZERO_AHEAD_BYTES, self._allocated)
         return [*chunks, bytes(self._zeroed - end)]
+
+
+def preallocate(file: int, offset: int, length: int) -> None:
+    """Take room on the disk for a range of an open file, where the file system can. Raises OSError."""
+    try:
+        os.posix_fallocate(file, offset, length)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise
 
 
 def _write_all(file: int, chunks: list[bytes], offset: int) -> None:

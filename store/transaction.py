@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import heapq
 import random
+import struct
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final, Protocol, TypeVar, cast
 
 from pillarbox.store.access import Actor
 from pillarbox.store.content import Dictionaries
 from pillarbox.store.env import Env, ReadView
-from pillarbox.store.errors import Corrupt
+from pillarbox.store.errors import Corrupt, InvalidSetting
 from pillarbox.store.ids import LOCAL_BASE, new_guid
 from pillarbox.store.records import seal_record, unseal
 from pillarbox.store.stream import Frame, Position
@@ -268,26 +270,43 @@ class WriteTransaction(Reader):
         return any(self._records.values())
 
     def finish(self) -> tuple[list[tuple[int, bytes, bytes | None]], Records, Changes]:
-        """The rows of the redo record, the records, and all changes to the tables. For the group commit."""
+        """The rows of the redo record, the records, and all changes to the tables. For the group commit.
+
+        Raises InvalidSetting when a record holds what cannot be stored.
+        """
         self.insert(Table.META, STATE_KEY, self.state())  # the one before is known, and has no index rows
         self._settle()
         rows: list[tuple[int, bytes, bytes | None]] = []
-        for table, records in self._records.items():
-            values = self._changes.setdefault(table, {})
-            for key, record in records.items():
-                value = values[key] = None if record is None else seal_record(table, key, record)
-                rows.append((int(table), key, value))
+        with _storable():
+            for table, records in self._records.items():
+                values = self._changes.setdefault(table, {})
+                for key, record in records.items():
+                    value = values[key] = None if record is None else seal_record(table, key, record)
+                    rows.append((int(table), key, value))
         return rows, self._records, self._changes
 
     def _settle(self) -> None:
         """Bring the index rows in line with the records."""
         if self._indexed:
-            derive(self._indexed, self._records, self._changes)
+            with _storable():
+                derive(self._indexed, self._records, self._changes)
             self._indexed = {}
 
     def close(self) -> None:
         """Let the state that was read go."""
         self.view.close()
+
+
+@contextmanager
+def _storable() -> Iterator[None]:
+    """What a caller put into a record, such as a property of any type, may have no stored form."""
+    try:
+        yield
+    except (TypeError, ValueError, OverflowError, struct.error) as error:
+        raise InvalidSetting(
+            f"a value of this transaction cannot be stored: {error}",
+            hint="numbers have 64 bits, text is Unicode; lists and dictionaries hold these and bytes",
+        ) from error
 
 
 def derive(before: Records, after: Records, changes: Changes) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import lmdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +18,7 @@ from hypothesis import strategies as st
 from pillarbox.store import env as env_module
 from pillarbox.store.env import (
     DATA_FILE,
+    LOCK_FILE,
     META_BYTES,
     PAGE_BYTES,
     Env,
@@ -22,7 +27,7 @@ from pillarbox.store.env import (
     put_back_meta_pages,
     scratch_env,
 )
-from pillarbox.store.errors import Corrupt, Dismounted, PillarboxError, Retryable
+from pillarbox.store.errors import Corrupt, DiskFull, Dismounted, PillarboxError, Refused, Retryable
 from pillarbox.store.tables import Table
 
 SMALL_MAP = 1 << 20
@@ -109,9 +114,9 @@ def test_a_snapshot_may_be_closed_twice_and_is_of_no_use_then(env: Env) -> None:
     view = env.view()
     view.close()
     view.close()
-    with pytest.raises(Dismounted):
+    with pytest.raises(Refused, match="has ended"):
         view.get(Table.ITEM, b"a")
-    with pytest.raises(Dismounted):
+    with pytest.raises(Refused, match="has ended"):
         list(view.scan(Table.ITEM, b"", None))
 
 
@@ -367,6 +372,45 @@ def test_a_file_that_is_none_of_lmdb_is_damage_that_names_it(tmp_path: Path) -> 
         with pytest.raises(Corrupt) as raised:
             Env(tmp_path / "properties")
         assert raised.value.file.startswith(str(tmp_path / "properties"))
+
+
+def test_the_lock_file_has_its_room_before_it_is_mapped_and_a_full_disk_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scratch_env(tmp_path / "one"):
+        status = (tmp_path / "one" / LOCK_FILE).stat()
+        assert status.st_blocks * 512 >= status.st_size >= 1024 * 64
+
+    def full(file: int, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DiskFull):
+        Env(tmp_path / "two", create=True)
+
+
+@pytest.mark.parametrize(("free_bytes", "expected"), [(1000, DiskFull), (1 << 30, PillarboxError)])
+def test_a_disk_that_took_a_part_of_a_write_is_full_when_nothing_is_left(
+    env: Env, monkeypatch: pytest.MonkeyPatch, free_bytes: int, expected: type[PillarboxError]
+) -> None:
+    class Failing:
+        def __init__(self, real: Any) -> None:
+            self._real = real
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._real, name)
+
+        def begin(self, **options: bool) -> Any:
+            raise lmdb.DiskError("mdb_txn_commit: Input/output error")
+
+    usage = shutil.disk_usage(env.path)._replace(free=free_bytes)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with monkeypatch.context() as patch:
+        patch.setattr(env, "_env", Failing(env._env))
+        with pytest.raises(PillarboxError) as raised:
+            env.apply({Table.ITEM: {b"a": b"b"}})
+    assert type(raised.value) is expected
+    env.apply({Table.ITEM: {b"a": b"b"}})
 
 
 def test_an_environment_that_is_not_there_is_not_made_by_opening_it(tmp_path: Path) -> None:

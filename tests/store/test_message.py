@@ -6,8 +6,9 @@ import pytest
 
 from pillarbox.store import folder, mailbox, message
 from pillarbox.store.access import Actor
+from pillarbox.store.check import check_database
 from pillarbox.store.database import Database
-from pillarbox.store.errors import InvalidSetting, NotFound
+from pillarbox.store.errors import InvalidSetting, NotFound, Refused
 from pillarbox.store.tables import MailboxRecord, Table
 
 ACTOR = Actor.task("test")
@@ -178,3 +179,31 @@ def test_attachments_of_a_message_nested_past_all_sense_are_none() -> None:
     level = b"Content-Type: multipart/mixed; boundary=%d\n\n--%d\n"
     nested = b"".join(level % (depth, depth) for depth in range(5000))
     assert message.attachments(nested + b"Content-Disposition: attachment; filename=a\n\nx\n") == []
+
+
+@pytest.mark.parametrize("nested", [b"(" * 100_000, b"g:" * 100_000])
+def test_recipients_of_fields_nested_past_all_sense_are_those_of_the_other_fields(nested: bytes) -> None:
+    found = message.recipients(b"To: " + nested + b"\nCc: a@example.org\n\n")
+    assert [each.address for each in found if each.kind == "cc"] == ["a@example.org"]
+
+
+def test_a_refused_append_holds_nothing(database: Database) -> None:
+    inbox = new_mailbox(database).roles["inbox"]
+    prepared = message.prepare(database.files, raw_message(1))
+    with database.transaction(ACTOR) as txn:
+        with pytest.raises(InvalidSetting):
+            message.append(txn, inbox, prepared, flags=["bad flag"])
+        folder.create(txn, folder.get(txn, inbox).parent_id, "Lists")
+    assert check_database(database, ACTOR).clean
+
+
+def test_nothing_is_delivered_to_a_disconnected_mailbox_until_it_is_reconnected(database: Database) -> None:
+    guid = new_mailbox(database).guid
+    prepared = message.prepare(database.files, raw_message(1))
+    with database.transaction(ACTOR) as txn:
+        mailbox.disconnect(txn, guid)
+    with pytest.raises(Refused, match="disconnected"), database.transaction(ACTOR) as txn:
+        message.deliver(txn, [guid], prepared)
+    with database.transaction(ACTOR) as txn:
+        mailbox.reconnect(txn, guid)
+        assert message.deliver(txn, [guid], prepared)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
@@ -418,3 +419,21 @@ def test_a_server_is_used_from_many_threads(big: Server) -> None:
     assert {big.find_mailbox(f"user {number}")[1].name for number in range(3)} == {
         f"user {number}" for number in range(3)
     }
+
+
+def test_a_server_that_could_not_be_made_leaves_its_directory_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = Path.replace
+
+    def full(new: Path, target: Path) -> Path:
+        if target.name == CONFIG_FILE:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return replace(new, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        with pytest.raises(DiskFull):
+            Server.create(tmp_path / "server")
+    assert list((tmp_path / "server").iterdir()) == []
+    Server.create(tmp_path / "server").close()

@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pillarbox.store import stream as stream_module
-from pillarbox.store.errors import Corrupt, DiskFull, OverLimit, PillarboxError, UnsupportedVersion
+from pillarbox.store.errors import (
+    AccessDenied,
+    Corrupt,
+    DiskFull,
+    OverLimit,
+    PillarboxError,
+    UnsupportedVersion,
+)
 from pillarbox.store.stream import (
     FRAME_HEADER_BYTES,
     FRAME_MAGIC,
@@ -401,6 +408,9 @@ def test_disk_errors_tell_a_full_disk_from_others() -> None:
     other = disk_error(OSError(errno.EIO, "broken"), "the file")
     assert not isinstance(other, DiskFull)
     assert "the file: broken" in str(other)
+    for number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        denied = disk_error(OSError(number, "not allowed"), "the file")
+        assert isinstance(denied, AccessDenied) and denied.hint
 
 
 def test_a_disk_without_room_ahead_is_full_before_it_is(

@@ -9,7 +9,7 @@ import pytest
 from pillarbox.store import folder, mailbox, message
 from pillarbox.store.access import Actor
 from pillarbox.store.database import Database
-from pillarbox.store.errors import Dismounted, NotFound, Refused
+from pillarbox.store.errors import Dismounted, InvalidSetting, NotFound, Refused
 from pillarbox.store.tables import Table
 
 ACTOR = Actor.task("test")
@@ -144,3 +144,32 @@ def test_a_dismounted_database_says_why(database: Database) -> None:
         pytest.fail("a transaction was begun")
     with pytest.raises(Dismounted, match="being replaced"):
         database.read(ACTOR)
+
+
+def test_after_its_end_a_transaction_is_refused_as_such(database: Database) -> None:
+    with database.transaction(ACTOR) as txn:
+        pass
+    with pytest.raises(Refused, match="has ended"):
+        mailbox.find(txn, "anna")
+
+
+@pytest.mark.parametrize("value", [object(), 1 << 64, "\udcff", {("a",): set()}])
+def test_what_cannot_be_stored_is_refused_and_undoes_its_transaction_alone(
+    database: Database, value: object
+) -> None:
+    with database.transaction(ACTOR) as txn:
+        guid = mailbox.create(txn, "anna").guid
+    with pytest.raises(InvalidSetting, match="cannot be stored"), database.transaction(ACTOR) as txn:
+        mailbox.create(txn, "bert")
+        mailbox.set_property(txn, guid, "colour", value)
+    assert names(database) == ["anna"]
+    with database.transaction(ACTOR) as txn:
+        mailbox.set_property(txn, guid, "colour", "green")
+
+
+def test_a_time_of_receipt_that_is_none_is_refused(database: Database) -> None:
+    with database.transaction(ACTOR) as txn:
+        inbox = mailbox.create(txn, "anna").roles[mailbox.INBOX]
+    prepared = message.prepare(database.files, b"Subject: a\n\n")
+    with pytest.raises(InvalidSetting), database.transaction(ACTOR) as txn:
+        message.append(txn, inbox, prepared, received_ms=1 << 63)
