@@ -368,23 +368,31 @@ class Database:
     # -- transactions
 
     def read(self, actor: Actor) -> ReadTransaction:
-        """A read of the database as it is now. Raises Dismounted; Retryable when too many are open."""
+        """A read of the database as it is now. Raises Dismounted; Retryable when too many are open.
+
+        Damage that ends its `with` block is reported as event 20003.
+        """
         files = self._mounted()
-        return ReadTransaction(files, files.env.view(), actor)
+        return ReadTransaction(files, files.env.view(), actor, self._report_damage)
+
+    def _report_damage(self, error: Corrupt) -> None:
+        self.report(EventId.DAMAGE_FOUND, error=str(error))
 
     @contextmanager
     def transaction(self, actor: Actor) -> Iterator[WriteTransaction]:
         """A transaction for a `with` block: durable and visible when the block has ended, all or nothing.
 
-        An exception in the block undoes it all. Raises Dismounted, ReadOnly, DiskFull, Refused within another
-        transaction of the same thread.
+        An exception in the block undoes it all; damage is reported as event 20003. Raises Dismounted,
+        ReadOnly, DiskFull, Refused within another transaction of the same thread.
         """
         writer = self._writing()
         txn = writer.begin(actor)
         try:
             yield txn
-        except BaseException:
+        except BaseException as error:
             writer.abort(txn)
+            if isinstance(error, Corrupt):
+                self._report_damage(error)
             raise
         try:
             writer.commit(txn)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import heapq
 import random
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any, Final, Protocol, TypeVar, cast
 
 from pillarbox.store.access import Actor
@@ -107,7 +108,20 @@ class Reader:
 
 
 class ReadTransaction(Reader):
-    """A read of one state. Use it as a context, or close it; the longer it is open the more space it pins."""
+    """A read of one state. Use it as a context, or close it; the longer it is open the more space it pins.
+
+    `damaged` is told of damage that ends the context.
+    """
+
+    def __init__(
+        self,
+        files: DatabaseFiles,
+        view: ReadView,
+        actor: Actor,
+        damaged: Callable[[Corrupt], None] | None = None,
+    ) -> None:
+        super().__init__(files, view, actor)
+        self._damaged = damaged
 
     def close(self) -> None:
         """Let the state go. Closing twice is harmless."""
@@ -116,8 +130,12 @@ class ReadTransaction(Reader):
     def __enter__(self) -> ReadTransaction:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
+        if self._damaged is not None and isinstance(error, Corrupt):
+            self._damaged(error)
 
 
 class Layer:

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from pillarbox.store import mailbox, message
+from pillarbox.store import content_store, mailbox, message
 from pillarbox.store.access import Actor
 from pillarbox.store.database import Database, MountState
 from pillarbox.store.errors import AlreadyExists, Corrupt, Dismounted, NotFound, RecoveryNeeded
+from pillarbox.store.events import Event, EventId
 from pillarbox.store.tables import IDENTITY_KEY, DatabaseKind, Table
 
 ACTOR = Actor.task("test")
@@ -162,3 +163,27 @@ def test_a_database_whose_making_was_interrupted_is_finished_by_its_mount(
     with made.read(ACTOR) as read:
         assert read.record(Table.META, IDENTITY_KEY).kind == DatabaseKind.PUBLIC_FOLDER_STORE
     made.dismount()
+
+
+def test_damage_that_ends_a_read_or_a_transaction_is_reported_with_its_place(database: Database) -> None:
+    prepared = message.prepare(database.files, b"Subject: a\n\n" + bytes(range(256)))
+    with database.transaction(ACTOR) as txn:
+        item = message.append(txn, mailbox.create(txn, "anna").roles[mailbox.INBOX], prepared)
+        place = content_store.content_record(txn, item.digest)
+    path = database.stream.path(place.segment)
+    with path.open("r+b") as file:
+        file.seek(place.offset + place.length - 1)
+        file.write(bytes([prepared.raw[-1] ^ 1]))
+    events: list[Event] = []
+
+    class Recorder:
+        def report(self, event: Event) -> None:
+            events.append(event)
+
+    database.reporter = Recorder()
+    with pytest.raises(Corrupt), database.read(ACTOR) as read:
+        message.content(read, item)
+    with pytest.raises(Corrupt), database.transaction(ACTOR) as txn:
+        message.content(txn, item)
+    assert [event.event_id for event in events] == [EventId.DAMAGE_FOUND] * 2
+    assert all(path.name in event.text for event in events)
