@@ -7,6 +7,7 @@ process does the work: they make an import faster, and never make it fail.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import queue
 import subprocess
@@ -36,6 +37,8 @@ _SENT_BYTES_MAX: Final = 4 << 20
 # So much is read and made ready ahead: the processes work on it while a batch is committed.
 _AHEAD_CHUNKS: Final = 32
 _AHEAD_BYTES: Final = 32 << 20
+# A chunk goes in one piece: with the system's 64 KiB both ends wait for each other all the time.
+_PIPE_BYTES: Final = 1 << 20
 _END_S: Final = 10
 
 
@@ -133,6 +136,10 @@ class _Process:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
         self._dictionary = 0
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with suppress(OSError):  # the system may allow no more; it works with less, slower
+                fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
     def prepare(self, files: DatabaseFiles, raws: list[bytes]) -> list[PreparedMessage]:
         """The messages, made ready. Raises OSError, EOFError or ValueError when it does not answer."""
