@@ -54,9 +54,7 @@ def _translate(error: lmdb.Error, path: Path) -> PillarboxError:
     if "closed/deleted/dropped" in str(error):
         return Dismounted(f"{path}: it was dismounted meanwhile", hint="mount the database again")
     if "No space left" in str(error) or (_IO_ERROR in str(error) and _is_full(path)):
-        return DiskFull(
-            f"{path}: no space left on the disk", hint="free some disk space, then mount the database again"
-        )
+        return DiskFull(f"{path}: no space left on the disk", hint="free some disk space and try again")
     if isinstance(error, lmdb.ReadersFullError):
         return Retryable(
             f"{path}: {_READERS_MAX} reads are open at once", hint="close snapshots that are no longer needed"

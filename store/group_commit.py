@@ -272,8 +272,10 @@ class GroupCommit:
 
     def _write(self, group: _Group) -> None:
         try:
+            # Without content it deletes, as a rule: on a full disk that must not be refused first.
+            adds_content = any(len(frames) > 1 for _, frames in group.chunks)
             for start, chunks in _runs(group.chunks):
-                self._stream.append(start, chunks)
+                self._stream.append(start, chunks, to_the_last=not adds_content)
             self._stream.flush()
         except DiskFull:
             # Nothing of it was flushed: cut off, it never happened, and there may be space for less.

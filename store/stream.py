@@ -301,17 +301,19 @@ class Stream:
 
     # -- writing
 
-    def append(self, position: Position, chunks: list[bytes]) -> None:
+    def append(self, position: Position, chunks: list[bytes], *, to_the_last: bool = False) -> None:
         """Write `chunks` one after the other at `position`, the end of the stream; not flushed.
 
-        Raises DiskFull or PillarboxError; what was written is then cut off by `truncate`.
+        A disk counts as full when it has no room ahead, since LMDB and checkpoints need some;
+        `to_the_last` is for what brings space back. Raises DiskFull or PillarboxError; what was written is
+        then cut off by `truncate`.
         """
         try:
             if position.segment != self._append_segment:
                 self._open_for_append(position.segment)
             assert self._append_file is not None
             length = sum(map(len, chunks))
-            self._preallocate(position.offset + length)
+            self._preallocate(position.offset + length, to_the_last)
             _write_all(self._append_file, self._with_zeros(chunks, position.offset, length), position.offset)
             self._append_end = position.offset + length
         except OSError as error:
@@ -430,13 +432,17 @@ class Stream:
         self._allocated = self._append_end = os.fstat(file).st_size
         self._zeroed = 0
 
-    def _preallocate(self, end: int) -> None:
+    def _preallocate(self, end: int, to_the_last: bool) -> None:
         if end <= self._allocated:
             return
         assert self._append_file is not None
         target = end + PREALLOCATE_BYTES
-        # A disk without room ahead is full, though this write might fit: LMDB and checkpoints need some.
-        preallocate(self._append_file, self._allocated, target - self._allocated)
+        try:
+            preallocate(self._append_file, self._allocated, target - self._allocated)
+        except OSError as error:
+            if not to_the_last or error.errno not in _DISK_FULL:
+                raise
+            target = end  # what is written there says whether it fits
         self._allocated = target
 
     def _with_zeros(self, chunks: list[bytes], offset: int, length: int) -> list[bytes]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +15,7 @@ from pillarbox.store.access import Actor
 from pillarbox.store.database import Database
 from pillarbox.store.delivery import deliver
 from pillarbox.store.delivery_queue import Delivery, DeliveryQueue
-from pillarbox.store.errors import Dismounted, NotFound, PillarboxError, Refused
+from pillarbox.store.errors import DiskFull, Dismounted, NotFound, PillarboxError, Refused
 from pillarbox.store.tables import ItemRecord
 from pillarbox.store.transaction import DatabaseFiles
 
@@ -171,3 +173,20 @@ def test_a_thread_that_is_interrupted_while_it_waits_keeps_no_lead(lead_first: b
     if not lead_first:
         queue.hand_on()
     assert queue.leads(Delivery(ACTOR, [], b"next", 0))
+
+
+def test_on_a_disk_without_room_ahead_mail_is_refused_and_deleting_goes_on(
+    database: Database, anna: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: int, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (item,) = deliver(database, ACTOR, [anna], raw_of(1))
+    database.dismount()  # what was preallocated goes with it
+    database.mount()
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DiskFull):
+        deliver(database, ACTOR, [anna], raw_of(2))
+    with database.transaction(ACTOR) as txn:
+        message.delete(txn, item.message_id)
+    assert subjects(database, anna) == []

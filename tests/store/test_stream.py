@@ -422,6 +422,17 @@ def test_a_disk_without_room_ahead_is_full_before_it_is(
     assert stream.size(1) == SEGMENT_HEADER_BYTES
 
 
+def test_what_brings_space_back_is_written_to_the_last_byte(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "posix_fallocate", failing(errno.ENOSPC))
+    stream.append(START, [frame_of(b"one")], to_the_last=True)
+    assert payloads_in(stream, 1) == [b"one"]
+    monkeypatch.setattr(os, "posix_fallocate", failing(errno.EIO))
+    with pytest.raises(PillarboxError, match="Input/output"):
+        stream.append(Position(2, SEGMENT_HEADER_BYTES), [frame_of(b"two")], to_the_last=True)
+
+
 def test_a_file_system_that_cannot_preallocate_is_written_without(
     stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
