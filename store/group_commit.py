@@ -420,7 +420,8 @@ class GroupCommit:
         except Dismounted:
             return
         except PillarboxError as error:
-            self._checkpoint_due.made(self._end)
+            with suppress(Dismounted):  # by another thread, since then
+                self._checkpoint_due.made(self._end)
             self._checkpoint_failed(error)
         finally:
             self._checkpoint_wanted.release()
