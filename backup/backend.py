@@ -24,6 +24,7 @@ class FileKind(StrEnum):
     PACK = "packs"
     INDEX = "index"
     SNAPSHOT = "snapshots"
+    MADE = "made"
     LOCK = "locks"
 
 

@@ -196,6 +196,9 @@ class _Check:
             except _DAMAGE as error:
                 finding = self._found(f"{FileKind.SNAPSHOT}/{name}", str(error))
                 self._findings[finding].snapshots.add(name)
+        for name in self._repository.lost_snapshot_ids():
+            file = f"{FileKind.SNAPSHOT}/{name}"
+            self._findings[self._found(file, f"{file} is missing: it was not forgotten")].snapshots.add(name)
         for snapshot_roots in roots.values():
             self._visit_below(snapshot_roots)
         if self._findings:

@@ -248,6 +248,7 @@ class _Prune:
         self._backend.remove_leftovers()
         listed = {pack.name for pack in self._index.packs}
         self._delete(FileKind.PACK, set(self._sizes).difference(listed))
+        self._repository.mark_made()
         self._repack(plan)
         if self._new or plan.delete or self._absent or len(self._index_names) > 1:
             records = self._index.records_by_pack()

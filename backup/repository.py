@@ -393,9 +393,24 @@ class Repository:
         return self._read_snapshot(found[0])
 
     def forget(self, snapshot_ids: Iterable[str]) -> None:
-        """Remove snapshots by their full ids. Their blobs stay until `prune`."""
+        """Remove snapshots by their full ids, lost ones too. Their blobs stay until `prune`."""
         for snapshot_id in snapshot_ids:
+            self.backend.delete(FileKind.MADE, snapshot_id)  # first: else it would count as lost
             self.backend.delete(FileKind.SNAPSHOT, snapshot_id)
+
+    def lost_snapshot_ids(self) -> list[str]:
+        """The ids of snapshots that were made and not forgotten, and whose files are not there."""
+        made = self._made_ids()  # before the others: one that is made meanwhile is not lost
+        missing = made.difference(self.snapshot_ids())
+        return sorted(missing & self._made_ids()) if missing else []  # else forgotten meanwhile
+
+    def mark_made(self) -> None:
+        """Mark the snapshots that a backup was killed before marking; only under an exclusive lock."""
+        for snapshot_id in set(self.snapshot_ids()) - self._made_ids():
+            self.backend.put(FileKind.MADE, snapshot_id, b"")
+
+    def _made_ids(self) -> set[str]:
+        return {info.name for info in self.backend.list(FileKind.MADE)}
 
     def _read_snapshot(self, name: str) -> Snapshot:
         file = f"{FileKind.SNAPSHOT}/{name}"
@@ -595,6 +610,7 @@ class Writer:
             except RepositoryLocked:
                 repository.backend.delete(FileKind.SNAPSHOT, name)
                 raise
+            repository.backend.put(FileKind.MADE, name, b"")
             return name
 
     def close(self) -> None:

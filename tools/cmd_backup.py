@@ -694,11 +694,13 @@ def _rules(options: dict[str, int]) -> KeepRules | None:
 @REPOSITORY
 @keeping
 @click.option("--dry-run", is_flag=True, help="Say what would go, and keep everything.")
+@click.option("--forget-lost", is_flag=True, help="Accept the loss of snapshots that `backup check` names.")
 @keys
 @JSON
 def prune_(
     repo: str,
     dry_run: bool,
+    forget_lost: bool,
     passphrase_file: Path | None,
     key_file: Path | None,
     as_json: bool,
@@ -724,16 +726,20 @@ def prune_(
         for each in choose_kept(group, rules, machine_zone())
     ]
     gone = [each.snapshot for each in decisions if not each.is_kept]
+    lost = repository.lost_snapshot_ids()
     if not dry_run:
-        repository.forget(each.id for each in gone)
+        repository.forget([*(each.id for each in gone), *(lost if forget_lost else ())])
     report = prune(repository, dry_run=dry_run, as_if_forgotten={each.id for each in gone})
     data = {
         "snapshots": [_decision_data(each) for each in decisions],
+        "lost": lost,
         **_prune_data(report),
         "dry_run": dry_run,
     }
     lines = [f"{_snapshot_line(each.snapshot)}  {', '.join(each.reasons) or 'goes'}" for each in decisions]
     show(data, [*lines, *_prune_lines(report, len(gone), dry_run)], as_json)
+    if lost and not forget_lost:
+        warn([f"lost, and not forgotten: {each}" for each in lost])
 
 
 def _decision_data(decision: Decision) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pillarbox.backup.backend_memory import MemoryBackend
 from pillarbox.backup.check_repository import CheckReport, check_repository, repair_index
 from pillarbox.backup.crypto import HEADER_BYTES, Unencrypted
 from pillarbox.backup.pack import TRAILER_BYTES, BlobKind, Child
+from pillarbox.backup.prune import prune
 from pillarbox.backup.repository import Repository
 from pillarbox.store.errors import (
     Corrupt,
@@ -321,3 +322,45 @@ def test_a_repair_killed_at_any_write(world: Any, killed_everywhere: Any) -> Non
         repair_index(world.open(backend))
 
     assert killed_everywhere(site.backend, repair, survives) >= 10
+
+
+# --- lost snapshots -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", range(len(SEEDS)))
+def test_a_snapshot_whose_file_is_lost_is_named_until_it_is_forgotten(site: Site, which: int) -> None:
+    lost = site.ids[which]
+    files = {key: data for key, data in site.backend.files.items() if key != (FileKind.SNAPSHOT, lost)}
+    (damage,) = site.check(files).damage
+    assert damage.file == f"snapshots/{lost}" and damage.snapshots == (lost,)
+    repository = site.open(files)
+    assert repository.lost_snapshot_ids() == [lost]
+    prune(repository)
+    assert repository.lost_snapshot_ids() == [lost], "a prune by itself does not hide it"
+    repository.forget([lost])
+    assert check_repository(repository, read_data=1).is_whole
+
+
+def test_a_snapshot_without_its_mark_is_whole_and_marked_by_the_next_prune(site: Site) -> None:
+    files = {key: data for key, data in site.backend.files.items() if key[0] is not FileKind.MADE}
+    assert site.check(files).is_whole, "as a repository is that was made before there were marks"
+    repository = site.open(files)
+    prune(repository)
+    repository.backend.delete(FileKind.SNAPSHOT, site.ids[1])
+    assert repository.lost_snapshot_ids() == [site.ids[1]]
+
+
+def test_forgetting_killed_at_any_write_makes_nothing_lost(
+    site: Site, world: Any, killed_everywhere: Any
+) -> None:
+    def survives(backend: MemoryBackend) -> None:
+        repository = world.open(backend, **site.credential)
+        assert check_repository(repository, read_data=1).is_whole
+        repository.forget(site.ids[:2])
+        assert repository.snapshot_ids() == site.ids[2:]
+        assert check_repository(repository).is_whole
+
+    def forget(backend: MemoryBackend) -> None:
+        world.open(backend, **site.credential).forget(site.ids[:2])
+
+    assert killed_everywhere(site.backend, forget, survives) >= 4
