@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
+from pillarbox.backup.merge_filter import MergeFilter
 from pillarbox.backup.merge_report import MailboxMerge, MergeOptions, MergeProgress
 from pillarbox.backup.merge_run import MergeRun
-from pillarbox.backup.merge_source import MergeSource
+from pillarbox.backup.merge_source import Damage, MergeSource, folders_of
 from pillarbox.backup.merge_target import FileDestination, FileTarget, MailboxDestination, MailboxTarget
 from pillarbox.store import mailbox
 from pillarbox.store.access import Actor
@@ -128,6 +129,30 @@ def _name_of(source: MergeSource, actor: Actor, guid: bytes) -> str:
 
 
 # -- which mailboxes
+
+
+def refuse_unknown_folders(
+    sources: Iterable[tuple[MergeSource, Sequence[str]]], actor: Actor, chosen: MergeFilter
+) -> None:
+    """Call before a merge of mailboxes, given by name for each source; no names stand for all in it.
+
+    Raises NotFound for a folder that the filter asks for and none of them has: nobody means that.
+    """
+    unknown = dict.fromkeys(chosen.folders)
+    unlisted: list[Damage] = []
+    for source, names in sources:
+        if not unknown:
+            return
+        with source.read(actor) as read:
+            for box in [mailbox.find(read, name) for name in names] or mailbox.all_of(read):
+                for each in folders_of(read, box.root_id, unlisted.append):
+                    path = tuple(map(name_key, each.path))
+                    unknown = {known: None for known in unknown if tuple(map(name_key, known)) != path}
+    if unknown and not unlisted:  # what cannot be listed may be what is meant
+        raise NotFound(
+            f"there is no folder {'/'.join(next(iter(unknown)))!r} in what is to be merged",
+            hint="list its folders with `pillarbox recovery look`",
+        )
 
 
 class MailboxMatch(NamedTuple):

@@ -15,6 +15,7 @@ from pillarbox.backup.merge import (
     MergeTask,
     match_mailboxes,
     merge_mailboxes,
+    refuse_unknown_folders,
 )
 from pillarbox.backup.merge_filter import FolderPath, MergeFilter
 from pillarbox.backup.merge_report import MailboxMerge, MergeMode, MergeOptions, MergeProgress
@@ -154,7 +155,9 @@ def merge(
     options = MergeOptions(MergeMode(mode), _filter(filtered), archive, dry_run)
     only_reads = not archive and (dry_run or out is not None)
     with Server.open(server, read_only=only_reads) as opened, ExitStack() as stack:
-        jobs = _jobs(opened, asked, Keys(passphrase_file, key_file), only_reads, stack)
+        sources = _sources(opened, asked, Keys(passphrase_file, key_file), stack)
+        refuse_unknown_folders(sources, ACTOR, options.filter)
+        jobs = [_job(opened, source, names, asked, only_reads) for source, names in sources]
         reports = _run(jobs, options, as_json)
     show([_report_data(each) for each in reports], _report_lines(reports, dry_run), as_json)
     _fail([each.report for each in reports])
@@ -178,14 +181,14 @@ def _refuse_unclear(asked: _Asked, all_: bool, archive: bool) -> None:
 # -- from where to where
 
 
-def _jobs(server: Server, asked: _Asked, opened_by: Keys, only_reads: bool, stack: ExitStack) -> list[_Job]:
-    sources: Sequence[tuple[Database | RecoveryDatabase, Sequence[str]]]
+def _sources(
+    server: Server, asked: _Asked, opened_by: Keys, stack: ExitStack
+) -> Sequence[tuple[Database | RecoveryDatabase, Sequence[str]]]:
+    """The databases to merge from, and the names of their mailboxes; none for all."""
     if asked.live:
-        sources = _live(server, asked.mailboxes)
-    else:
-        group = stack.enter_context(recovery_group(server))
-        sources = _recovered(mounted_databases(group, asked.database, opened_by), asked.mailboxes)
-    return [_job(server, source, names, asked, only_reads) for source, names in sources]
+        return _live(server, asked.mailboxes)
+    group = stack.enter_context(recovery_group(server))
+    return _recovered(mounted_databases(group, asked.database, opened_by), asked.mailboxes)
 
 
 def _live(server: Server, names: Sequence[str]) -> list[tuple[Database, list[str]]]:

@@ -179,6 +179,16 @@ def test_all_mailboxes_are_copied_at_once(pillarbox: Pillarbox, mounted: Path) -
     assert len(copies) == 1 and copies[0].endswith("/spam")
 
 
+def test_a_folder_that_is_in_no_mailbox_is_refused_before_anything_is_made(
+    pillarbox: Pillarbox, mounted: Path
+) -> None:
+    words = ("recovery", "merge", mounted, "anna", "--to", "new", "--folder", "lists", "--folder", "typo")
+    assert "'typo'" in pillarbox.refused(40, *words)
+    assert [each["mailbox"] for each in pillarbox.answer("mailbox", "list", mounted)] == ["anna", "bert"]
+    (report,) = pillarbox.answer("recovery", "merge", mounted, "anna", "--folder", "LISTS", "--dry-run")
+    assert report["filtered"] == 6
+
+
 def test_filters_choose_what_is_merged_into_files(
     pillarbox: Pillarbox, mounted: Path, tmp_path: Path
 ) -> None:
