@@ -136,9 +136,10 @@ def refuse_unknown_folders(
 ) -> None:
     """Call before a merge of mailboxes, given by name for each source; no names stand for all in it.
 
-    Raises NotFound for a folder that the filter asks for and none of them has: nobody means that.
+    Raises NotFound for a folder that the filter names, to take it or to leave it out, and none of them has:
+    nobody means that.
     """
-    unknown = dict.fromkeys(chosen.folders)
+    unknown = dict.fromkeys((*chosen.folders, *chosen.folders_excluded))
     unlisted: list[Damage] = []
     for source, names in sources:
         if not unknown:

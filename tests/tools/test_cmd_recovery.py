@@ -179,14 +179,23 @@ def test_all_mailboxes_are_copied_at_once(pillarbox: Pillarbox, mounted: Path) -
     assert len(copies) == 1 and copies[0].endswith("/spam")
 
 
+@pytest.mark.parametrize("option", ["--folder", "--exclude-folder"])
 def test_a_folder_that_is_in_no_mailbox_is_refused_before_anything_is_made(
-    pillarbox: Pillarbox, mounted: Path
+    pillarbox: Pillarbox, mounted: Path, option: str
 ) -> None:
-    words = ("recovery", "merge", mounted, "anna", "--to", "new", "--folder", "lists", "--folder", "typo")
-    assert "'typo'" in pillarbox.refused(40, *words)
+    words = ("recovery", "merge", mounted, "anna", "--to", "new", option, "lists", option, "typo")
+    said = pillarbox.refused(40, *words)
+    assert "'typo'" in said and "recovery look" in said
     assert [each["mailbox"] for each in pillarbox.answer("mailbox", "list", mounted)] == ["anna", "bert"]
     (report,) = pillarbox.answer("recovery", "merge", mounted, "anna", "--folder", "LISTS", "--dry-run")
     assert report["filtered"] == 6
+
+
+def test_of_several_mailboxes_one_must_have_the_folder(pillarbox: Pillarbox, mounted: Path) -> None:
+    merge = ("recovery", "merge", mounted, "--dry-run", "--folder", "spam")
+    assert len(pillarbox.answer(*merge, "anna", "bert")) == len(pillarbox.answer(*merge, "--all")) == 2
+    assert "'spam'" in pillarbox.refused(40, *merge, "bert")
+    assert "'nobody'" in pillarbox.refused(40, *merge, "nobody")
 
 
 def test_filters_choose_what_is_merged_into_files(
