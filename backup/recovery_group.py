@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -62,6 +62,7 @@ from pillarbox.store.tables import DatabaseKind, name_key
 
 RECOVERY_LOCK: Final = "recovery.lock"
 _LOCK_WAIT_MS: Final = 5000
+_REMOVING: Final = ".removing"
 _OWN_FILES: Final = frozenset({RECOVERY_FILE, RECOVERY_FILE + ".new", RECOVERY_LOCK})
 
 Fill = Callable[[RestorableDatabase, Path], None]
@@ -122,11 +123,8 @@ class RecoveryGroup:
         """Remove the group with all its databases, for good. Raises ReadOnly, WriterBusy."""
         with self._locked():
             self.close()
-            try:
-                (self.path / RECOVERY_FILE).unlink(missing_ok=True)
-            except OSError as error:
-                raise disk_error(error, str(self.path)) from error
             self._clear_leftovers(RecoveryConfig())
+            self._unlink()
 
     def close(self) -> None:
         """Close the databases that were opened here. They stay in the group, and mounted."""
@@ -280,15 +278,15 @@ class RecoveryGroup:
             raise
         return self._set_mounted(name, True)
 
-    def dismount(self, name: str) -> RecoveryEntry:
+    def dismount(self, name: str, *, remove_empty: bool = False) -> RecoveryEntry:
         """Let nobody read a database any more; what it was.
 
-        One mounted from a repository leaves the group with its records; restored files stay until `delete`.
-        Raises NotFound, ReadOnly, WriterBusy.
+        One mounted from a repository leaves the group as `delete` says; restored files stay until `delete`.
+        Raises NotFound, ReadOnly, WriterBusy, DiskFull.
         """
         entry = self.entry(name)
         if entry.held_as is HeldAs.REPOSITORY:
-            return self.delete(name)
+            return self.delete(name, remove_empty=remove_empty)
         return self._set_mounted(name, False)
 
     def _set_mounted(self, name: str, is_mounted: bool) -> RecoveryEntry:
@@ -301,17 +299,21 @@ class RecoveryGroup:
             self._report(event, entry.name)
         return replace(entry, is_mounted=is_mounted)
 
-    def delete(self, name: str) -> RecoveryEntry:
+    def delete(self, name: str, *, remove_empty: bool = False) -> RecoveryEntry:
         """Remove a database from the group with its files, mounted or not; what it was.
 
-        Raises NotFound, ReadOnly, WriterBusy.
+        With `remove_empty` the group goes with its last database. After a crash or an error on the way the
+        same call ends it. Raises NotFound, ReadOnly, WriterBusy; DiskFull when the space that its files had
+        is taken by others at once.
         """
-        with self._changed() as config:
+        with self._changed(remove_empty=remove_empty) as config:
             entry = _entry(config, name)
+            place = self._place(config, entry.name)
             config.databases.remove(entry)
-            # First what says that it is there, then its files: what a crash leaves between is only space.
-            write_recovery(self.path, config)
             self._close(entry)
+            # Its files first, then what says that it is there: a full disk has no room for that before.
+            with suppress(OSError):  # out of the way at once: nobody reads half of them
+                place.rename(place.with_name(place.name + _REMOVING))
             self._clear_leftovers(config)
         if entry.is_mounted:
             self._report(EventId.DATABASE_DISMOUNTED, entry.name)
@@ -334,7 +336,7 @@ class RecoveryGroup:
 
         One mounted from a repository needs that repository, opened (`entry` tells where it lies). Raises
         Dismounted when it is not mounted; Refused without the repository, Conflict for another one; NotFound
-        also when its snapshot has been forgotten; Corrupt.
+        also when its snapshot has been forgotten, or its files are gone; Corrupt.
         """
         entry = self.entry(name)
         if not entry.is_mounted:
@@ -349,7 +351,7 @@ class RecoveryGroup:
         return found
 
     def _open_files(self, entry: RecoveryEntry) -> RecoveryDatabase:
-        place = self.place(entry)
+        place = self._files(entry)
         stream = Stream(place / STREAM, entry.guid)
         return RecoveryDatabase(
             place / PROPERTIES, entry.guid, entry.name, DatabaseKind.MAILBOX_STORE, stream
@@ -369,8 +371,17 @@ class RecoveryGroup:
             )
         for each in restorable_databases(_snapshot_of(entry, repository)):
             if each.guid == entry.guid:
-                return open_snapshot_mount(repository, each, self.place(entry))
+                return open_snapshot_mount(repository, each, self._files(entry))
         raise NotFound(f"snapshot {entry.snapshot} does not hold database {entry.name}")
+
+    def _files(self, entry: RecoveryEntry) -> Path:
+        place = self.place(entry)
+        if not place.exists():
+            raise NotFound(
+                f"the files of database {entry.name} are gone: its removal was interrupted",
+                hint="end that with `pillarbox recovery dismount`; for restored files say --delete",
+            )
+        return place
 
     def _close(self, entry: RecoveryEntry) -> None:
         found = self._open.pop(entry.guid, None)
@@ -392,14 +403,28 @@ class RecoveryGroup:
             yield
 
     @contextmanager
-    def _changed(self) -> Iterator[RecoveryConfig]:
-        """The configuration, to be changed in a `with` block: durable then; an exception changes nothing."""
+    def _changed(self, *, remove_empty: bool = False) -> Iterator[RecoveryConfig]:
+        """The configuration, to be changed in a `with` block: durable then; an exception changes nothing.
+
+        With `remove_empty` a group is gone in the end that has no database left.
+        """
         with self._locked():
             config = self._config()
             yield config
             if not config.databases:
                 config.source = None
-            write_recovery(self.path, config)
+            if remove_empty and not config.databases:
+                self._unlink()
+            else:
+                write_recovery(self.path, config)
+
+    def _unlink(self) -> None:
+        """Remove what says that there is a group, durably."""
+        try:
+            (self.path / RECOVERY_FILE).unlink(missing_ok=True)
+            flush_directory(self.path)
+        except OSError as error:
+            raise disk_error(error, str(self.path)) from error
 
     def _report(self, event_id: int, database: str, **details: str) -> None:
         self._reporter.report(make_event(event_id, self._clock.now_ms(), database, **details))

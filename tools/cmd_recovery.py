@@ -244,10 +244,11 @@ def dismount(server: Path, names: tuple[str, ...], delete: bool, as_json: bool) 
     """
     with Server.open(server, mount=False) as opened, recovery_group(opened) as group:
         chosen = names or [each.name for each in group.entries()]
-        gone = [(group.delete if delete else group.dismount)(each) for each in chosen]
-        is_removed = not group.entries()
-        if is_removed:
+        take_out = group.delete if delete else group.dismount
+        gone = [take_out(each, remove_empty=True) for each in chosen]
+        if not chosen:
             group.remove()
+        is_removed = not has_recovery_group(opened)
     data = {"dismounted": [_entry_data(each) for each in gone], "group_removed": is_removed}
     lines = [f"{each.name} is dismounted." for each in gone]
     if is_removed:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC
+from operator import attrgetter
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
 import pytest
 
+from pillarbox.backup import recovery_group
 from pillarbox.backup.backend import FileKind
 from pillarbox.backup.backend_directory import DirectoryBackend
 from pillarbox.backup.backend_memory import MemoryBackend
-from pillarbox.backup.recovery_config import RECOVERY_FILE, HeldAs
+from pillarbox.backup.recovery_config import RECOVERY_FILE, HeldAs, RecoveryConfig, write_recovery
 from pillarbox.backup.recovery_group import RecoveryGroup, has_recovery_group, restore_to_server
 from pillarbox.backup.repository import Repository, Snapshot
 from pillarbox.backup.restore import Destination, RestoredDatabase
@@ -29,6 +32,7 @@ from pillarbox.store.errors import (
     AlreadyExists,
     Conflict,
     Corrupt,
+    DiskFull,
     Dismounted,
     InvalidName,
     InvalidSetting,
@@ -440,6 +444,60 @@ def test_the_same_database_is_given_when_it_is_asked_for_again_until_it_is_close
     assert site.group.database(STORE) is first
     first.close()
     assert site.group.database(STORE, site.repository) is not first
+
+
+# -- a full disk, and a process that ends on the way
+
+
+@WAYS
+def test_on_a_full_disk_a_database_is_deleted_since_its_files_go_first(site, way, monkeypatch):
+    site.mount(None, STORE) if way == "mount" else restore_and_mount(site)
+    site.mount(None, "Second Store")
+
+    def full(directory: Path, config: RecoveryConfig) -> None:
+        if list(directory.glob(f"*/{STORE}*")):
+            raise DiskFull("no space left on the disk")
+        write_recovery(directory, config)
+
+    monkeypatch.setattr("pillarbox.backup.recovery_group.write_recovery", full)
+    site.group.delete(STORE)
+    assert site.names() == ["Second Store"]
+    assert site.recovered("Second Store", "bert") == site.corpus[6:]
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+DELETE_STEPS = ("shutil.rmtree", "write_recovery", "flush_directory")
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("names", [(STORE,), (STORE, "Second Store")], ids=["the last", "one of two"])
+@pytest.mark.parametrize("step", DELETE_STEPS)
+def test_a_removal_that_was_killed_is_ended_by_the_same_call(site, step, names, done, monkeypatch):
+    for name in names:
+        site.mount(None, name)
+    real = attrgetter(step)(recovery_group)
+
+    def kill(*words: object, **options: object) -> None:
+        if done:
+            real(*words, **options)
+        raise Killed
+
+    monkeypatch.setattr(f"pillarbox.backup.recovery_group.{step}", kill)
+    with suppress(Killed):
+        site.group.delete(STORE, remove_empty=True)
+    monkeypatch.undo()
+    if has_recovery_group(site.server) and STORE in site.names():
+        with pytest.raises(NotFound, match="removal was interrupted") as gone:
+            site.recovered(STORE, "anna")
+        assert "recovery dismount" in gone.value.hint
+        site.group.delete(STORE, remove_empty=True)
+    assert site.files() == [FIRST_GROUP] * (len(names) - 1)
+    assert has_recovery_group(site.server) is (len(names) > 1)
+    for name in names[1:]:
+        assert site.recovered(name, "bert") == site.corpus[6:]
 
 
 # -- another process
