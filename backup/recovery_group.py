@@ -83,13 +83,14 @@ class RecoveryGroup:
     def __init__(
         self, server: Server, *, clock: Clock, administrative_group: str = FIRST_ADMINISTRATIVE_GROUP
     ) -> None:
-        """Use `create` or `open`."""
+        """Use `create`, `open` or `open_or_begin`."""
         self.path = server.recovery_path
         self._server = server
         self._clock = clock
         self._administrative_group = administrative_group
         self._reporter = server.diagnostics().filter(tee(PythonLoggingSink(), server.events))
         self._open: dict[bytes, RecoveryDatabase] = {}
+        self._may_be_missing = False
 
     @classmethod
     def create(
@@ -104,11 +105,7 @@ class RecoveryGroup:
                 )
             config = RecoveryConfig()
             group._clear_leftovers(config)
-            write_recovery(group.path, config)
-            try:
-                flush_directory(server.path)
-            except OSError as error:
-                raise disk_error(error, str(server.path)) from error
+            group._write(config)
         return group
 
     @classmethod
@@ -118,6 +115,19 @@ class RecoveryGroup:
         """The group that is there. Raises NotFound when there is none, InvalidSetting, UnsupportedVersion."""
         read_recovery(server.recovery_path)
         return cls(server, clock=clock, administrative_group=administrative_group)
+
+    @classmethod
+    def open_or_begin(
+        cls, server: Server, *, clock: Clock, administrative_group: str = FIRST_ADMINISTRATIVE_GROUP
+    ) -> RecoveryGroup:
+        """The group that is there, or one that the server has once a first database is in it.
+
+        Killed before, nothing of it takes later restores. Raises InvalidSetting, UnsupportedVersion.
+        """
+        group = cls(server, clock=clock, administrative_group=administrative_group)
+        group._may_be_missing = True
+        group._config()
+        return group
 
     def remove(self) -> None:
         """Remove the group with all its databases, for good. Raises ReadOnly, WriterBusy."""
@@ -174,6 +184,8 @@ class RecoveryGroup:
         return ServerState(guids, self._administrative_group, True, config.override, config.source)
 
     def _config(self) -> RecoveryConfig:
+        if self._may_be_missing and not has_recovery_group(self._server):
+            return RecoveryConfig()
         return read_recovery(self.path)
 
     def _place(self, config: RecoveryConfig, name: str) -> Path:
@@ -416,7 +428,14 @@ class RecoveryGroup:
             if remove_empty and not config.databases:
                 self._unlink()
             else:
-                write_recovery(self.path, config)
+                self._write(config)
+
+    def _write(self, config: RecoveryConfig) -> None:
+        write_recovery(self.path, config)
+        try:
+            flush_directory(self.path.parent)  # the directory may be new
+        except OSError as error:
+            raise disk_error(error, str(self.path.parent)) from error
 
     def _unlink(self) -> None:
         """Remove what says that there is a group, durably."""

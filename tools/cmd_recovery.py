@@ -182,20 +182,15 @@ def _mount_snapshot(
     opened_by: Keys,
     as_json: bool,
 ) -> list[RecoveryEntry]:
-    clock = SystemClock()
     with Server.open(server, mount=False) as opened:
         repository = open_repository(repo, *opened_by)
         found = chosen_snapshot(repository, snapshot, group_name)
-        is_new = not has_recovery_group(opened)
-        group = (RecoveryGroup.create if is_new else RecoveryGroup.open)(opened, clock=clock)
-        with group, progress("mounting", as_json) as step:
+        with (
+            RecoveryGroup.open_or_begin(opened, clock=SystemClock()) as group,
+            progress("mounting", as_json) as step,
+        ):
             told = step and _counting(step, _records_bytes(found, names))
-            try:
-                return group.mount_snapshot(repository, location_of(repo), found, names=names, progress=told)
-            except BaseException:
-                if is_new:
-                    group.remove()  # an empty one would take every later restore
-                raise
+            return group.mount_snapshot(repository, location_of(repo), found, names=names, progress=told)
 
 
 def _records_bytes(snapshot: Snapshot, names: tuple[str, ...]) -> int:

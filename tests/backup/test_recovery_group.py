@@ -500,6 +500,33 @@ def test_a_removal_that_was_killed_is_ended_by_the_same_call(site, step, names, 
         assert site.recovered(name, "bert") == site.corpus[6:]
 
 
+MOUNT_STEPS = ("restore_records", "open_snapshot_mount", "rename_durably", "write_recovery")
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("step", MOUNT_STEPS)
+def test_a_first_mount_that_was_killed_leaves_no_empty_group(site, step, done, monkeypatch):
+    site.group.remove()
+    real = getattr(recovery_group, step)
+
+    def kill(*words: object, **options: object) -> None:
+        if done:
+            real(*words, **options)
+        raise Killed
+
+    group = RecoveryGroup.open_or_begin(site.server, clock=site.clock)
+    monkeypatch.setattr(recovery_group, step, kill)
+    with pytest.raises(Killed):
+        group.mount_snapshot(site.repository, HERE, site.snapshot, names=[STORE])
+    monkeypatch.undo()
+    assert has_recovery_group(site.server) is (step == "write_recovery" and done)
+    if not has_recovery_group(site.server):
+        assert group.entries() == []
+        group.mount_snapshot(site.repository, HERE, site.snapshot, names=[STORE])
+    assert site.recovered(STORE, "anna") == site.corpus[:6]
+    assert sorted(path.name for path in site.group.path.glob("*/*")) == [STORE]
+
+
 # -- another process
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import pytest
 
 pytest.importorskip("cryptography", reason="cryptography (the extra `backup`) is not installed")
 
-from pillarbox.backup import merge_run
+from pillarbox.backup import merge_run, recovery_group
 from pillarbox.backup.merge_target import MailboxDestination
 from pillarbox.store.server import Server
 from pillarbox.tools.repository_options import PASSPHRASE
@@ -70,6 +71,22 @@ def test_a_snapshot_is_mounted_beside_the_live_databases_and_leaves_nothing(
     assert pillarbox.answer("recovery", "dismount", server)["group_removed"]
     assert "no recovery storage group" in pillarbox.refused(40, "recovery", "list", server)
     assert not list((server / "recovery").glob("*/*"))
+
+
+def test_a_mount_that_is_killed_leaves_no_group_that_would_take_later_restores(
+    pillarbox: Pillarbox, server: Path, repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed, restore_records = tmp_path / "killed", recovery_group.restore_records
+
+    def copy_and_restore(*words: Any, **options: Any) -> None:
+        shutil.copytree(server, killed)
+        restore_records(*words, **options)
+
+    monkeypatch.setattr(recovery_group, "restore_records", copy_and_restore)
+    pillarbox.answer("recovery", "mount", server, repo, "latest")
+    pillarbox.refused(40, "recovery", "list", killed)
+    restored = pillarbox.answer("backup", "restore", repo, "latest", "--server", killed)["restored"]
+    assert {Path(each["path"]).parents[1] for each in restored} == {killed}
 
 
 def test_the_rules_of_the_group_are_told_in_words(pillarbox: Pillarbox, mounted: Path, repo: Path) -> None:
