@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,7 @@ import msgpack
 from pillarbox.backup.backend import Backend, FileKind
 from pillarbox.backup.crypto import Entropy, Sealer
 from pillarbox.store.clock import Clock
-from pillarbox.store.errors import Corrupt, NotFound, RepositoryLocked
+from pillarbox.store.errors import AccessDenied, Corrupt, NotFound, PillarboxError, ReadOnly, RepositoryLocked
 
 EXPIRE_MS: Final = 30 * 60 * 1000
 RENEW_MS: Final = 5 * 60 * 1000
@@ -65,12 +65,18 @@ def is_process_alive(pid: int) -> bool:
 
 @dataclass(frozen=True)
 class LockContext:
-    """What locking needs from outside."""
+    """What locking needs from outside.
+
+    `without_lock` is for who only reads: where nothing may be written (a read-only medium, want of
+    permission) it is told why, once for each shared lock, and the work goes on without one. Nobody sees it
+    then, so that a prune may begin meanwhile. A writer is refused all the same.
+    """
 
     clock: Clock
     entropy: Entropy
     holder: Holder
     is_alive: Callable[[int], bool] = is_process_alive
+    without_lock: Callable[[PillarboxError], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,21 +105,27 @@ class RepositoryLock:
         self._exclusive = exclusive
         self._purpose = purpose
         self._name = ""
+        self._unwritten: PillarboxError | None = None
         self._renewed_ms = self._renewed_monotonic_ms = 0
 
     def renew_if_due(self) -> None:
         """Renew when `RENEW_MS` are over, by either clock: one stands still while the machine sleeps."""
+        if self._unwritten:
+            return
         clock = self._context.clock
         wall_ms = abs(clock.now_ms() - self._renewed_ms)
         if max(wall_ms, clock.monotonic_ms() - self._renewed_monotonic_ms) >= RENEW_MS:
             self.renew()
 
     def renew(self) -> None:
-        """Show that the holder lives. Raises: RepositoryLocked when the lock was taken away meanwhile.
+        """Show that the holder lives. Raises: RepositoryLocked when the lock was taken away meanwhile;
+        ReadOnly, AccessDenied for who works without one, before they make others rely on it.
 
         The new file is stored before the old one is looked for. Whoever takes a lock away deletes it and then
         lists again, so either they see the new file or we miss the old one.
         """
+        if self._unwritten:
+            raise self._unwritten
         old, self._name = self._name, self._write()
         try:
             self._backend.size(FileKind.LOCK, old)
@@ -127,11 +139,16 @@ class RepositoryLock:
 
     def release(self) -> None:
         """End the lock."""
-        self._backend.delete(FileKind.LOCK, self._name)
+        if not self._unwritten:
+            self._backend.delete(FileKind.LOCK, self._name)
 
     def acquire(self) -> None:
         """Take the lock. Raises: RepositoryLocked, naming who holds one that stands against it."""
-        self._name = self._write()
+        try:
+            self._name = self._write()
+        except (ReadOnly, AccessDenied) as error:
+            self._go_on_without(error)
+            return
         try:
             # Twice without change: one listing can miss both files of a lock that is renewed meanwhile.
             settled = 0
@@ -140,6 +157,23 @@ class RepositoryLock:
         except BaseException:
             self.release()
             raise
+
+    def _go_on_without(self, reason: PillarboxError) -> None:
+        if self._exclusive or self._context.without_lock is None:
+            raise reason
+        for info in list(self._backend.list(FileKind.LOCK)):
+            with suppress(NotFound):  # released since the listing
+                found = self._read(info.name)
+                if found is not None and found.exclusive and not self._is_dead(found):
+                    raise self._locked_by(found)
+        self._unwritten = reason
+        self._context.without_lock(reason)
+
+    def _locked_by(self, found: _Found) -> RepositoryLocked:
+        return RepositoryLocked(
+            f"the repository is locked: {found.explain(self._context.clock.now_ms())}",
+            hint="wait until it has ended; a lock that is not renewed ends by itself in half an hour",
+        )
 
     def _remove_dead(self) -> bool:
         """Delete locks of the dead; whether any lock went, so that they must be listed again."""
@@ -156,10 +190,7 @@ class RepositoryLock:
                 self._backend.delete(FileKind.LOCK, info.name)
                 removed = True
             elif found.exclusive or self._exclusive:
-                raise RepositoryLocked(
-                    f"the repository is locked: {found.explain(self._context.clock.now_ms())}",
-                    hint="wait until it has ended; a lock that is not renewed ends by itself in half an hour",
-                )
+                raise self._locked_by(found)
         return removed
 
     def _is_dead(self, found: _Found) -> bool:
@@ -209,7 +240,7 @@ def hold_lock(
 ) -> Iterator[RepositoryLock]:
     """Hold a lock while the block runs; wait for it for up to `wait_ms`. `purpose` is told to who must wait.
 
-    Raises: RepositoryLocked.
+    Raises: RepositoryLocked; ReadOnly and AccessDenied where no lock can be written (`LockContext`).
     """
     lock = RepositoryLock(backend, sealer, context, exclusive, purpose)
     deadline_ms = context.clock.monotonic_ms() + wait_ms

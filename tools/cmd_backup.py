@@ -173,12 +173,14 @@ def check(
 ) -> None:
     """Prove a repository whole: its structure, and with --read-data every byte. Ends with 0 or, damaged, 1.
 
+    A repository that cannot be written, on a read-only medium, is checked too; no prune may run meanwhile.
+
     \b
     pillarbox backup check /backup/mail
     pillarbox backup check /backup/mail --read-data=5%
     """
     share = _share(read_data)
-    repository = open_repository(repo, passphrase_file, key_file)
+    repository = open_repository(repo, passphrase_file, key_file, only_reads=True)
     report = check_repository(repository, read_data=share, random=Random())
     data = {
         "clean": report.is_whole,
@@ -719,7 +721,7 @@ def prune_(
         raise InvalidSetting(
             "nothing is said to be kept", hint="say at least one --keep option: --keep-daily 7"
         )
-    repository = open_repository(repo, passphrase_file, key_file)
+    repository = open_repository(repo, passphrase_file, key_file, only_reads=dry_run)
     decisions = [
         each
         for group in split_by_group(repository.snapshots())

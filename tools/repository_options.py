@@ -13,11 +13,13 @@ import click
 from pillarbox.backup.backend import Backend
 from pillarbox.backup.backend_directory import DirectoryBackend
 from pillarbox.backup.backend_retry import RetryBackend
-from pillarbox.backup.crypto import Credential, KeyFile, Passphrase, Unencrypted
+from pillarbox.backup.crypto import Credential, KeyFile, Passphrase, Unencrypted, secure_entropy
 from pillarbox.backup.find_snapshot import find_snapshot
 from pillarbox.backup.repository import Repository, Snapshot
+from pillarbox.backup.repository_lock import LockContext, this_process
 from pillarbox.store.clock import Clock, SystemClock
-from pillarbox.store.errors import InvalidSetting, NotFound, WrongKey
+from pillarbox.store.errors import InvalidSetting, NotFound, PillarboxError, WrongKey
+from pillarbox.tools.output import warn
 
 PASSPHRASE: Final = "PILLARBOX_PASSPHRASE"
 S3: Final = "s3://"
@@ -77,12 +79,21 @@ def given_credential(passphrase_file: Path | None, key_file: Path | None) -> Cre
     return None
 
 
-def open_repository(repo: str, passphrase_file: Path | None, key_file: Path | None) -> Repository:
-    """The repository at `repo`. Raises NotFound, WrongKey, Corrupt, InvalidSetting, UnsupportedVersion."""
+def open_repository(
+    repo: str, passphrase_file: Path | None, key_file: Path | None, *, only_reads: bool = False
+) -> Repository:
+    """The repository at `repo`. With `only_reads` it may be where nothing can be written.
+
+    Raises NotFound, WrongKey, Corrupt, InvalidSetting, UnsupportedVersion.
+    """
     credential = given_credential(passphrase_file, key_file)
     clock = SystemClock()
+    told = _tell_of_no_lock if only_reads else None
+    context = LockContext(clock, secure_entropy, this_process(), without_lock=told)
     try:
-        return Repository.open(connect(repo, clock), credential or Unencrypted(), clock=clock)
+        return Repository.open(
+            connect(repo, clock), credential or Unencrypted(), clock=clock, context=context
+        )
     except NotFound as error:
         raise NotFound(f"there is no repository at {repo}", hint=error.hint) from error
     except WrongKey as error:
@@ -92,6 +103,10 @@ def open_repository(repo: str, passphrase_file: Path | None, key_file: Path | No
             f"the repository at {repo} is encrypted",
             hint=f"put its passphrase in {PASSPHRASE} or name a file: --passphrase-file, --key-file",
         ) from error
+
+
+def _tell_of_no_lock(reason: PillarboxError) -> None:
+    warn([f"pillarbox: {reason}: it is read without a lock; let no `backup prune` run meanwhile"])
 
 
 def chosen_snapshot(repository: Repository, name: str, group_name: str | None = None) -> Snapshot:

@@ -6,6 +6,8 @@ import itertools
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from random import Random
 
 import pytest
@@ -24,7 +26,7 @@ from pillarbox.backup.repository_lock import (
     this_process,
 )
 from pillarbox.store.clock import VirtualClock
-from pillarbox.store.errors import RepositoryLocked
+from pillarbox.store.errors import AccessDenied, PillarboxError, ReadOnly, RepositoryLocked
 
 RANDOM = Random(1)
 SEALER = Sealer(Config(bytes(16), Encryption.AES_256_GCM), Secrets(b"f" * 32, b"i" * 32), RANDOM.randbytes)
@@ -207,6 +209,52 @@ def test_a_lock_ends_with_its_block_whatever_happens(site: Site) -> None:
         assert site.count() == 1
         raise ValueError("mine")
     assert site.count() == 0
+
+
+NOTHING_MAY_BE_WRITTEN = pytest.mark.parametrize("error", [ReadOnly, AccessDenied])
+
+
+def read_only(site: Site, error: type[PillarboxError]) -> None:
+    def refuse(operation: str, kind: FileKind, name: str) -> None:
+        if operation in ("put", "delete"):
+            raise error("cannot write")
+
+    site.backend.before = refuse
+
+
+@NOTHING_MAY_BE_WRITTEN
+def test_who_only_reads_goes_on_without_a_lock_where_none_can_be_written(
+    site: Site, error: type[PillarboxError]
+) -> None:
+    site.take(1, exclusive=False)
+    read_only(site, error)
+    told: list[PillarboxError] = []
+    reader = replace(site.context(2), without_lock=told.append)
+    with hold_lock(site.backend, SEALER, reader, exclusive=False, purpose="check") as lock:
+        site.clock.advance_ms(RENEW_MS)
+        lock.renew_if_due()
+        with pytest.raises(error):  # a writer asks for that before its snapshot counts
+            lock.renew()
+    assert [type(each) for each in told] == [error]
+    with pytest.raises(error), hold_lock(site.backend, SEALER, reader, exclusive=True, purpose="prune"):
+        pass
+    with pytest.raises(error):
+        site.take(3, exclusive=False)
+    assert len(told) == 1
+
+
+def test_who_goes_on_without_a_lock_still_waits_for_a_prune(site: Site) -> None:
+    site.take(1, exclusive=True)
+    read_only(site, ReadOnly)
+    told: list[PillarboxError] = []
+    reader = replace(site.context(2), without_lock=told.append)
+    check = partial(hold_lock, site.backend, SEALER, reader, exclusive=False, purpose="check")
+    with pytest.raises(RepositoryLocked, match="work 1 by process 1"), check():
+        pass
+    assert told == []
+    site.dead.add(1)
+    with check():
+        assert len(told) == 1
 
 
 def test_this_process_lives_and_is_told_apart() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +12,7 @@ import pytest
 
 pytest.importorskip("cryptography", reason="cryptography (the extra `backup`) is not installed")
 
+from pillarbox.backup.backend_directory import DirectoryBackend
 from pillarbox.tools.repository_options import PASSPHRASE
 
 if TYPE_CHECKING:
@@ -145,6 +148,35 @@ def test_an_encrypted_repository_opens_with_its_passphrase_alone(
     assert "no key" in pillarbox.refused(61, "backup", "list", tmp_path / "repo")
     file = ("--passphrase-file", tmp_path / "passphrase")
     assert len(pillarbox.answer("backup", "list", tmp_path / "repo", *file)) == 1
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_where_nothing_can_be_written_a_repository_is_read_and_nothing_else(
+    pillarbox: Pillarbox,
+    server: Path,
+    repo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
+    made = pillarbox.answer("backup", "create", server, repo)["snapshot"]
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(DirectoryBackend, "_put_once", refuse)
+    monkeypatch.setattr(DirectoryBackend, "delete", refuse)
+    for words in (("check", repo, "--read-data"), ("prune", repo, "--keep-last", "1", "--dry-run")):
+        checked = pillarbox.run("backup", *words)
+        assert checked.exit_code == 0, checked.output
+        (said,) = checked.stderr.splitlines()
+        assert os.strerror(number) in said and "without a lock" in said
+    assert [each["snapshot"] for each in pillarbox.answer("backup", "list", repo)] == [made]
+    pillarbox.answer("backup", "show", repo, "latest")
+    pillarbox.answer("backup", "restore", repo, "latest", "--to", tmp_path / "to")
+    code = {errno.EROFS: 22, errno.EACCES: 24}[number]
+    for words in (("create", server, repo), ("prune", repo, "--keep-last", "1")):
+        assert os.strerror(number) in pillarbox.refused(code, "backup", *words)
 
 
 def test_damage_is_named_with_the_snapshot_it_hits_and_never_restored(
