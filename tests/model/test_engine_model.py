@@ -171,7 +171,8 @@ class Operations:
             return
         name = self.model.folders[folder_id][1]
         inside = parent in self.model.inside(folder_id)
-        refused = self._standard(folder_id) or inside or self._taken(parent, name)
+        there = self.model.folders[folder_id][0] == parent  # that changes nothing
+        refused = self._standard(folder_id) or inside or (self._taken(parent, name) and not there)
         try:
             folder.move(self.txn, folder_id, parent)
         except (Refused, AlreadyExists):
