@@ -43,7 +43,7 @@ from pillarbox.store.server import Server, machine_zone
 from pillarbox.store.storage_group import StorageGroup
 from pillarbox.store.transaction import Reader
 from pillarbox.tools.options import ACTOR, JSON, SERVER
-from pillarbox.tools.output import Step, counted, local_time, progress, show, size_text, warn
+from pillarbox.tools.output import counted, counting, local_time, progress, show, size_text, warn
 from pillarbox.tools.parameters import complete_group, duration
 from pillarbox.tools.repository_options import (
     GROUP,
@@ -294,7 +294,7 @@ def create(
             repository,
             clock=SystemClock(),
             kind=SnapshotKind(kind),
-            progress=step and _counting(step, total),
+            progress=step and counting(step, total),
         )
         snapshot = run.run()
     data = {**_snapshot_data(snapshot), "freeze_ms": run.freeze_ms}
@@ -333,17 +333,6 @@ def _group(server: Server, name: str | None) -> StorageGroup:
             hint=f"name one with --group: {', '.join(server.groups)}",
         )
     return next(iter(server.groups.values()))
-
-
-def _counting(step: Step, total: int) -> Any:
-    done = 0
-
-    def told(count_bytes: int) -> None:
-        nonlocal done
-        done += count_bytes
-        step(done, max(total, done), "")
-
-    return told
 
 
 @backup.command("list")
@@ -594,7 +583,7 @@ def verify(
             names=names,
             clock=SystemClock(),
             thorough=True,
-            progress=step and _counting(step, _stream_bytes(found)),
+            progress=step and counting(step, _stream_bytes(found)),
         )
     data = {"snapshot": found.id, "verified": [each.name for each in restored]}
     show(data, [f"{each.name}: whole" for each in restored], as_json)
@@ -642,7 +631,7 @@ def restore(
     found = chosen_snapshot(repository, snapshot, group_name)
     clock = SystemClock()
     with progress("restoring", as_json) as step:
-        told = step and _counting(step, _stream_bytes(found))
+        told = step and counting(step, _stream_bytes(found))
         if directory is not None:
             restored = restore_to_directory(
                 repository, found, directory, names=names, clock=clock, thorough=thorough, progress=told

@@ -21,7 +21,7 @@ from pillarbox.tools.cmd_folder import folder_line, folder_rows
 from pillarbox.tools.cmd_message import envelope, envelope_line, show_raw
 from pillarbox.tools.cmd_recovery_merge import merge
 from pillarbox.tools.options import ACTOR, JSON, SERVER
-from pillarbox.tools.output import Step, counted, progress, show, show_each, size_text
+from pillarbox.tools.output import counted, counting, progress, show, show_each, size_text
 from pillarbox.tools.parameters import COUNT
 from pillarbox.tools.recovery_sources import (
     ONE_DATABASE,
@@ -189,7 +189,7 @@ def _mount_snapshot(
             RecoveryGroup.open_or_begin(opened, clock=SystemClock()) as group,
             progress("mounting", as_json) as step,
         ):
-            told = step and _counting(step, _records_bytes(found, names))
+            told = step and counting(step, _records_bytes(found, names))
             return group.mount_snapshot(repository, location_of(repo), found, names=names, progress=told)
 
 
@@ -197,17 +197,6 @@ def _records_bytes(snapshot: Snapshot, names: tuple[str, ...]) -> int:
     guids = {each.guid for each in choose_mailbox_stores(snapshot, names)}
     found = [entry for entry, _ in snapshot_databases(snapshot) if entry["guid"] in guids]
     return sum(int(entry.get("records_bytes") or 0) for entry in found)
-
-
-def _counting(step: Step, total: int) -> Any:
-    done = 0
-
-    def told(count_bytes: int) -> None:
-        nonlocal done
-        done += count_bytes
-        step(done, max(total, done), "")
-
-    return told
 
 
 def _mount_restored(server: Path, names: tuple[str, ...]) -> list[RecoveryEntry]:

@@ -138,6 +138,18 @@ def progress(title: str, as_json: bool) -> Iterator[Step | None]:
         yield step
 
 
+def counting(step: Step, total: int) -> Callable[[int], None]:
+    """What moves a bar of `progress` by each count it is told; beyond `total`, too, which may be an estimate."""
+    done = 0
+
+    def told(count: int) -> None:
+        nonlocal done
+        done += count
+        step(done, max(total, done), "")
+
+    return told
+
+
 class _EventsTo(logging.Handler):
     def __init__(self, show_event: Callable[[Event], None], severity_min: int) -> None:
         super().__init__(severity_min)

@@ -106,7 +106,7 @@ def open_repository(
 
 
 def _tell_of_no_lock(reason: PillarboxError) -> None:
-    warn([f"pillarbox: {reason}: it is read without a lock; let no `backup prune` run meanwhile"])
+    warn([f"pillarbox: {reason}; it is read without a lock: let no `backup prune` run meanwhile"])
 
 
 def chosen_snapshot(repository: Repository, name: str, group_name: str | None = None) -> Snapshot:

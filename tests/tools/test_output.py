@@ -144,3 +144,11 @@ def test_progress_is_shown_to_no_program(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with output.progress("importing", as_json=True) as step:
         assert step is None
+
+
+def test_counts_add_up_and_a_total_that_was_too_low_is_made_up_for() -> None:
+    steps: list[tuple[int, int]] = []
+    told = output.counting(lambda done, total, what: steps.append((done, total)), 10)
+    for count in (4, 6, 3):
+        told(count)
+    assert steps == [(4, 10), (10, 10), (13, 13)]
