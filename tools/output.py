@@ -139,7 +139,7 @@ def progress(title: str, as_json: bool) -> Iterator[Step | None]:
 
 
 def counting(step: Step, total: int) -> Callable[[int], None]:
-    """What moves a bar of `progress` by each count it is told; beyond `total`, too, which may be an estimate."""
+    """What moves a bar of `progress` by each count it is told. `total` may be an estimate, and too low."""
     done = 0
 
     def told(count: int) -> None:
