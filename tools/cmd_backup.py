@@ -37,7 +37,7 @@ from pillarbox.backup.snapshot_mount import open_snapshot_mount
 from pillarbox.backup.stored_contents import read_folders, read_mailboxes
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.database import MountState
-from pillarbox.store.errors import Conflict, InvalidName, InvalidSetting
+from pillarbox.store.errors import Conflict, InvalidName, InvalidSetting, WrongKey
 from pillarbox.store.ids import guid_text
 from pillarbox.store.server import Server, machine_zone
 from pillarbox.store.storage_group import StorageGroup
@@ -220,6 +220,9 @@ def _share(text: str) -> float:
 @keys
 @click.option("--other-passphrase-file", type=click.Path(path_type=Path), help="That of OTHER.")
 @click.option("--other-key-file", type=click.Path(path_type=Path), help="That of OTHER.")
+@click.option(
+    "--other-no-encryption", is_flag=True, help="OTHER is not encrypted: who reads it reads the mail."
+)
 @JSON
 def copy(
     repo: str,
@@ -229,6 +232,7 @@ def copy(
     key_file: Path | None,
     other_passphrase_file: Path | None,
     other_key_file: Path | None,
+    other_no_encryption: bool,
     as_json: bool,
 ) -> None:
     """Copy snapshots into another repository, encrypted anew with its own key; all of them without SNAPSHOT.
@@ -239,13 +243,12 @@ def copy(
     pillarbox backup copy /backup/mail s3://offsite/mail
     pillarbox backup copy /backup/mail /mnt/disk latest --other-passphrase-file disk.txt
     """
-    source = open_repository(repo, passphrase_file, key_file)
     apart = other_passphrase_file is not None or other_key_file is not None
-    target = open_repository(
-        other,
-        other_passphrase_file if apart else passphrase_file,
-        other_key_file if apart else key_file,
-    )
+    if apart and other_no_encryption:
+        raise click.UsageError("say --other-no-encryption, or what opens OTHER, not both")
+    source = open_repository(repo, passphrase_file, key_file)
+    opened_by = (other_passphrase_file, other_key_file) if apart else (passphrase_file, key_file)
+    target = _open_other(other, *opened_by, other_no_encryption)
     chosen = [chosen_snapshot(source, snapshot)] if snapshot else source.snapshots()
     before = set(target.snapshot_ids())
     copies = copy_snapshots(source, target, chosen)
@@ -253,6 +256,18 @@ def copy(
     data = {"copies": copies, "copied": len(new)}
     present = len(copies) - len(new)
     show(data, [f"{counted(len(new), 'snapshot')} copied, {present} were there already."], as_json)
+
+
+def _open_other(
+    other: str, passphrase_file: Path | None, key_file: Path | None, no_encryption: bool
+) -> Repository:
+    try:
+        return open_repository(other, passphrase_file, key_file, no_encryption=no_encryption)
+    except WrongKey as error:
+        raise WrongKey(
+            f"{other}: {error}",
+            hint="say what opens it: --other-passphrase-file, --other-key-file or --other-no-encryption",
+        ) from error
 
 
 # -- snapshots

@@ -80,13 +80,19 @@ def given_credential(passphrase_file: Path | None, key_file: Path | None) -> Cre
 
 
 def open_repository(
-    repo: str, passphrase_file: Path | None, key_file: Path | None, *, only_reads: bool = False
+    repo: str,
+    passphrase_file: Path | None,
+    key_file: Path | None,
+    *,
+    no_encryption: bool = False,
+    only_reads: bool = False,
 ) -> Repository:
     """The repository at `repo`. With `only_reads` it may be where nothing can be written.
 
+    With `no_encryption` it is one without, whatever the environment has as a passphrase for others.
     Raises NotFound, WrongKey, Corrupt, InvalidSetting, UnsupportedVersion.
     """
-    credential = given_credential(passphrase_file, key_file)
+    credential = None if no_encryption else given_credential(passphrase_file, key_file)
     clock = SystemClock()
     told = _tell_of_no_lock if only_reads else None
     context = LockContext(clock, secure_entropy, this_process(), without_lock=told)

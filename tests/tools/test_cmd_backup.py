@@ -134,6 +134,24 @@ def test_copies_go_into_a_repository_with_a_key_of_its_own(
     assert "is encrypted" in pillarbox.refused(61, "backup", "list", other)
 
 
+def test_a_copy_goes_into_a_repository_that_is_not_encrypted_when_that_is_said(
+    pillarbox: Pillarbox, server: Path, repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sealed, key = tmp_path / "sealed", tmp_path / "sealed.key"
+    pillarbox.answer("backup", "init", sealed, "--key-file", key)
+    pillarbox.answer("backup", "create", server, sealed, "--key-file", key)
+    monkeypatch.setenv(PASSPHRASE, "of something else")
+    copy = ("backup", "copy", sealed, repo, "--key-file", key)
+    said = pillarbox.refused(61, *copy)
+    assert f"{repo}: the repository is not encrypted" in said and "--other-no-encryption" in said
+    said = pillarbox.refused(61, "backup", "copy", sealed, sealed, "--key-file", key, "--other-no-encryption")
+    assert "is encrypted" in said and "--other-key-file" in said
+    pillarbox.refused(2, *copy, "--other-no-encryption", "--other-key-file", key)
+    assert pillarbox.answer(*copy, "--other-no-encryption")["copied"] == 1
+    monkeypatch.delenv(PASSPHRASE)
+    assert pillarbox.answer("backup", "check", repo, "--read-data")["clean"]
+
+
 def test_an_encrypted_repository_opens_with_its_passphrase_alone(
     pillarbox: Pillarbox, server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
