@@ -635,6 +635,26 @@ def test_the_override_sends_a_restore_to_the_original_place(site):
     assert restore(site)[0] is Destination.RECOVERY_GROUP
 
 
+@WAYS
+def test_a_restore_in_place_leaves_what_is_recovered_of_the_same_database_alone(site, way):
+    site.mount(None, STORE) if way == "mount" else restore_and_mount(site)
+    site.deliver("anna", site.corpus[6:8])
+    later = site.take()
+    site.deliver("anna", site.corpus[8:9])
+    assert site.recovered(STORE, "anna") == site.corpus[:6]
+    site.group.set_override(True)
+    destination, restored = restore_to_server(
+        site.repository, HERE, later, site.server, names=[STORE], clock=site.clock
+    )
+    assert destination is Destination.ORIGINAL
+    assert [each.path for each in restored] == [site.server.database(STORE).path]
+    assert site.live("anna") == site.corpus[:8]
+    site.reopen()
+    assert (site.names(), site.group.override) == ([STORE], True)
+    assert site.recovered(STORE, "anna") == site.corpus[:6]
+    assert site.live("bert") == site.corpus[6:]
+
+
 def test_without_it_a_restore_goes_to_the_original_place(site):
     site.deliver("anna", site.corpus[6:8])
     site.group.remove()

@@ -172,6 +172,35 @@ def test_a_dry_run_says_what_the_merge_then_does_and_running_it_twice_adds_nothi
     assert after == sorted((folder.replace("lists", "Kept"), digest) for folder, digest in before)
 
 
+def test_mail_that_was_moved_and_flagged_stays_so_and_comes_back_as_it_was_when_it_is_lost(
+    pillarbox: Pillarbox, mounted: Path
+) -> None:
+    def listed(folder: str) -> dict[str, dict[str, Any]]:
+        return {each["id"]: each for each in pillarbox.answer("list", mounted, "anna", folder)}
+
+    before = listed("lists")
+    moved, flagged, both = sorted(before)[:3]
+    pillarbox.answer("message", "move", mounted, "anna", moved, both, "--to", "Inbox")
+    pillarbox.answer("message", "flag", mounted, "anna", flagged, both, "--add", "seen", "--add", "mine")
+    lists, inbox = listed("lists"), listed("Inbox")
+    (report,) = pillarbox.answer("recovery", "merge", mounted, "anna")
+    assert (report["merged"], report["duplicates"]) == (0, 30)
+    assert (listed("lists"), listed("Inbox")) == (lists, inbox)
+    pillarbox.answer("message", "move", mounted, "anna", moved, "--to", "Inbox", "--to-mailbox", "bert")
+    pillarbox.answer("message", "delete", mounted, "anna", both, "--yes")
+    (report,) = pillarbox.answer("recovery", "merge", mounted, "anna")
+    assert (report["merged"], report["duplicates"]) == (2, 28)
+    assert listed("Inbox") == {}
+    back = {name: each for name, each in listed("lists").items() if name not in lists}
+    assert listed("lists") == lists | back
+    told = ("subject", "internet_message_id", "flags", "received_ms", "size_bytes")
+    assert sorted([each[field] for field in told] for each in back.values()) == sorted(
+        [before[name][field] for field in told] for name in (moved, both)
+    )
+    (report,) = pillarbox.answer("recovery", "merge", mounted, "anna")
+    assert (report["merged"], report["duplicates"]) == (0, 30)
+
+
 def test_a_mailbox_that_is_gone_goes_where_it_is_told(
     pillarbox: Pillarbox, mounted: Path, tmp_path: Path
 ) -> None:
