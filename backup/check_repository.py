@@ -198,7 +198,10 @@ class _Check:
                 self._findings[finding].snapshots.add(name)
         for name in self._repository.lost_snapshot_ids():
             file = f"{FileKind.SNAPSHOT}/{name}"
-            self._findings[self._found(file, f"{file} is missing: it was not forgotten")].snapshots.add(name)
+            message = (
+                f"{file} is missing and was not forgotten; `backup prune --forget-lost` accepts the loss"
+            )
+            self._findings[self._found(file, message)].snapshots.add(name)
         for snapshot_roots in roots.values():
             self._visit_below(snapshot_roots)
         if self._findings:

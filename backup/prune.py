@@ -248,7 +248,6 @@ class _Prune:
         self._backend.remove_leftovers()
         listed = {pack.name for pack in self._index.packs}
         self._delete(FileKind.PACK, set(self._sizes).difference(listed))
-        self._repository.mark_made()
         self._repack(plan)
         if self._new or plan.delete or self._absent or len(self._index_names) > 1:
             records = self._index.records_by_pack()
@@ -260,6 +259,7 @@ class _Prune:
         # What was there at the beginning, so that a pack which came since is safe even from a lost lock.
         gone = listed.intersection(self._sizes).difference(use.pack.name for use in plan.keep)
         self._delete(FileKind.PACK, gone)
+        self._repository.mark_unmarked()
         self._repository.reload_index()
         return self.report(plan)
 

@@ -84,7 +84,7 @@ from pillarbox.store.errors import (
 CONFIG_NAME: Final = "config"
 KEYS_MAX: Final = 32
 LATEST: Final = "latest"
-_PROOF_OF_REPOSITORY: Final = (FileKind.CONFIG, FileKind.PACK, FileKind.SNAPSHOT)
+_PROOF_OF_REPOSITORY: Final = (FileKind.CONFIG, FileKind.PACK, FileKind.SNAPSHOT, FileKind.MADE)
 _SNAPSHOT_LETTER: Final = b"S"
 _KEY_BYTES_MAX: Final = 4096
 _TIME_MS_MAX: Final = 253_402_214_400_000  # the last day of the year 9999: later times have no date
@@ -148,9 +148,7 @@ class Repository:
         need not read what the target has; who holds both then sees what they have in common.
         Raises: AlreadyExists.
         """
-        if any(
-            True for kind in (FileKind.CONFIG, FileKind.PACK, FileKind.SNAPSHOT) for _ in backend.list(kind)
-        ):
+        if any(True for kind in _PROOF_OF_REPOSITORY for _ in backend.list(kind)):
             raise AlreadyExists(
                 "there is a repository already", hint="use it, or name another place for the new one"
             )
@@ -395,8 +393,10 @@ class Repository:
     def forget(self, snapshot_ids: Iterable[str]) -> None:
         """Remove snapshots by their full ids, lost ones too. Their blobs stay until `prune`."""
         for snapshot_id in snapshot_ids:
-            self.backend.delete(FileKind.MADE, snapshot_id)  # first: else it would count as lost
+            # The mark first: alone it says that the snapshot is lost. And again: others may have put it back.
+            self.backend.delete(FileKind.MADE, snapshot_id)
             self.backend.delete(FileKind.SNAPSHOT, snapshot_id)
+            self.backend.delete(FileKind.MADE, snapshot_id)
 
     def lost_snapshot_ids(self) -> list[str]:
         """The ids of snapshots that were made and not forgotten, and whose files are not there."""
@@ -404,10 +404,22 @@ class Repository:
         missing = made.difference(self.snapshot_ids())
         return sorted(missing & self._made_ids()) if missing else []  # else forgotten meanwhile
 
-    def mark_made(self) -> None:
-        """Mark the snapshots that a backup was killed before marking; only under an exclusive lock."""
-        for snapshot_id in set(self.snapshot_ids()) - self._made_ids():
-            self.backend.put(FileKind.MADE, snapshot_id, b"")
+    def mark_unmarked(self) -> None:
+        """Mark what was made before there were marks, or by a backup that was killed before its last step."""
+        for snapshot_id in sorted(set(self.snapshot_ids()) - self._made_ids()):
+            self.mark_made(snapshot_id)
+
+    def mark_made(self, snapshot_id: str) -> None:
+        """Mark a snapshot, so that it counts as lost when its file is gone and nobody forgot it.
+
+        Whoever forgets it meanwhile deletes the mark last, and here the snapshot is looked for last: either
+        they see the mark or we miss the snapshot.
+        """
+        self.backend.put(FileKind.MADE, snapshot_id, b"")
+        try:
+            self.backend.size(FileKind.SNAPSHOT, snapshot_id)
+        except NotFound:
+            self.backend.delete(FileKind.MADE, snapshot_id)
 
     def _made_ids(self) -> set[str]:
         return {info.name for info in self.backend.list(FileKind.MADE)}
@@ -459,6 +471,7 @@ class Repository:
         """
         with self.lock(exclusive=False, purpose=purpose, wait_ms=wait_ms) as lock:
             self.reload_index()  # under the lock: what it lists cannot be removed any more
+            self.mark_unmarked()
             writer = Writer(self, lock, pack_bytes, level, uploads)
             try:
                 yield writer
@@ -608,9 +621,9 @@ class Writer:
             try:  # a prune may have begun while the last step hung
                 self._repository_lock.renew()
             except RepositoryLocked:
-                repository.backend.delete(FileKind.SNAPSHOT, name)
+                repository.forget([name])
                 raise
-            repository.backend.put(FileKind.MADE, name, b"")
+            repository.mark_made(name)
             return name
 
     def close(self) -> None:

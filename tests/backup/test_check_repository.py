@@ -109,10 +109,9 @@ def test_any_missing_cut_or_grown_file_is_found(site: Site) -> None:
     for kind, name in keys_of(site.backend.files, FileKind.PACK, FileKind.INDEX, FileKind.SNAPSHOT):
         data = site.backend.files[kind, name]
         missing = {key: value for key, value in site.backend.files.items() if key != (kind, name)}
-        if kind is not FileKind.SNAPSHOT:
-            report = site.check(missing)
-            assert not report.is_whole
-            assert hit(report) == site.restored_wrongly(missing) != set()
+        report = site.check(missing)
+        assert not report.is_whole
+        assert hit(report) == site.restored_wrongly(missing) != set()
         for changed in (b"", data[: len(data) // 2], data[:-1], data + b"\0"):
             report = site.check({**site.backend.files, (kind, name): changed})
             assert any(damage.file == f"{kind}/{name}" for damage in report.damage)
@@ -339,15 +338,6 @@ def test_a_snapshot_whose_file_is_lost_is_named_until_it_is_forgotten(site: Site
     assert repository.lost_snapshot_ids() == [lost], "a prune by itself does not hide it"
     repository.forget([lost])
     assert check_repository(repository, read_data=1).is_whole
-
-
-def test_a_snapshot_without_its_mark_is_whole_and_marked_by_the_next_prune(site: Site) -> None:
-    files = {key: data for key, data in site.backend.files.items() if key[0] is not FileKind.MADE}
-    assert site.check(files).is_whole, "as a repository is that was made before there were marks"
-    repository = site.open(files)
-    prune(repository)
-    repository.backend.delete(FileKind.SNAPSHOT, site.ids[1])
-    assert repository.lost_snapshot_ids() == [site.ids[1]]
 
 
 def test_forgetting_killed_at_any_write_makes_nothing_lost(
