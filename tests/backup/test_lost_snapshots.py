@@ -105,7 +105,7 @@ def test_work_killed_at_any_write_makes_nothing_lost_and_the_next_marks_all(
 
 
 def take_turns(backend: MemoryBackend, works: Sequence[Callable[[], object]], turns: Sequence[int]) -> None:
-    """Run `works` at once; `turns` says whose call of the backend comes next; then one ends after the other."""
+    """Run `works` at once; `turns` says whose call of the backend comes next; then they end in turn."""
     may_go = [threading.Semaphore(0) for _ in works]
     stands = threading.Semaphore(0)
     at_work = set(range(len(works)))
