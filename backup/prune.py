@@ -259,7 +259,7 @@ class _Prune:
         # What was there at the beginning, so that a pack which came since is safe even from a lost lock.
         gone = listed.intersection(self._sizes).difference(use.pack.name for use in plan.keep)
         self._delete(FileKind.PACK, gone)
-        self._repository.mark_unmarked()
+        self._repository.mark_unmarked(self._lock)
         self._repository.reload_index()
         return self.report(plan)
 

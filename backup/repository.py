@@ -404,9 +404,13 @@ class Repository:
         missing = made.difference(self.snapshot_ids())
         return sorted(missing & self._made_ids()) if missing else []  # else forgotten meanwhile
 
-    def mark_unmarked(self) -> None:
-        """Mark what was made before there were marks, or by a backup that was killed before its last step."""
+    def mark_unmarked(self, lock: RepositoryLock) -> None:
+        """Mark what was made before there were marks, or by a backup that was killed before its last step.
+
+        `lock`, of either kind, is kept alive meanwhile. Raises: RepositoryLocked when it was lost.
+        """
         for snapshot_id in sorted(set(self.snapshot_ids()) - self._made_ids()):
+            lock.renew_if_due()
             self.mark_made(snapshot_id)
 
     def mark_made(self, snapshot_id: str) -> None:
@@ -471,7 +475,7 @@ class Repository:
         """
         with self.lock(exclusive=False, purpose=purpose, wait_ms=wait_ms) as lock:
             self.reload_index()  # under the lock: what it lists cannot be removed any more
-            self.mark_unmarked()
+            self.mark_unmarked(lock)
             writer = Writer(self, lock, pack_bytes, level, uploads)
             try:
                 yield writer

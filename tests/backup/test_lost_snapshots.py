@@ -16,6 +16,7 @@ from pillarbox.backup.backend_memory import MemoryBackend
 from pillarbox.backup.check_repository import check_repository
 from pillarbox.backup.prune import prune
 from pillarbox.backup.repository import Repository
+from pillarbox.backup.repository_lock import EXPIRE_MS
 from pillarbox.store.errors import AlreadyExists, DiskFull, RepositoryLocked
 
 
@@ -101,6 +102,24 @@ def test_work_killed_at_any_write_makes_nothing_lost_and_the_next_marks_all(
     assert killed_everywhere(base, lambda backend: work(world, world.open(backend)), survives) > 20
 
 
+def test_marking_many_keeps_the_lock_alive(world: Any) -> None:
+    """The first backup after an upgrade, to a slow object store: an hour for all the marks."""
+    backend, ids = unmarked(world, 4)
+    repository = world.open(backend)
+
+    def take_long(operation: str, kind: FileKind, name: str) -> None:
+        if operation == "put" and kind is FileKind.MADE:
+            world.clock.advance_ms(EXPIRE_MS // 2 + 1)
+
+    backend.before = take_long
+    with repository.lock(exclusive=False, purpose="backup") as lock:
+        first = [name for kind, name in backend.files if kind is FileKind.LOCK]
+        repository.mark_unmarked(lock)
+        last = [name for kind, name in backend.files if kind is FileKind.LOCK]
+        assert len(last) == 1 and first != last
+    assert {name for kind, name in backend.files if kind is FileKind.MADE} == set(ids)
+
+
 # --- beside others ------------------------------------------------------------------------------------------
 
 
@@ -143,8 +162,9 @@ def test_forgetting_beside_who_marks_makes_nothing_lost_in_any_order(world: Any)
     for first in itertools.combinations(range(calls), 3):
         backend = copied(base)
         forgetting, marking = world.open(backend), world.open(backend)
-        works = [partial(forgetting.forget, [name]), marking.mark_unmarked]
-        take_turns(backend, works, [0 if at in first else 1 for at in range(calls)])
+        with marking.lock(exclusive=False, purpose="backup") as lock:
+            works = [partial(forgetting.forget, [name]), partial(marking.mark_unmarked, lock)]
+            take_turns(backend, works, [0 if at in first else 1 for at in range(calls)])
         assert forgetting.snapshot_ids() == []
         assert forgetting.lost_snapshot_ids() == [], first
 
