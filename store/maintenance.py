@@ -238,8 +238,7 @@ class _Compaction:
         """Write again what is needed of a segment, when that is little."""
         try:
             emptied = self._empty(number)
-        except Corrupt as error:
-            self._database.report(EventId.DAMAGE_FOUND, error=str(error))
+        except Corrupt:  # reported by the database, whose read or transaction it ended
             emptied = False
         if not emptied:
             self._is_oldest = False

@@ -219,6 +219,7 @@ def test_a_damaged_segment_is_left_alone(database: Database, events: Events) -> 
     assert 1 in database.stream.segments() and 2 not in database.stream.segments()
     assert path.read_bytes() == damaged
     assert EventId.DAMAGE_FOUND in events.ids
+    assert events.ids.count(EventId.DAMAGE_FOUND) == 1
 
 
 def variants(count: int) -> list[bytes]:
