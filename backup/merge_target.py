@@ -186,18 +186,8 @@ class MailboxDestination:
         elif isinstance(each.content, Prepared):
             content_store.hold(txn, *each.content)
         target = get_folder(txn, places[source_id])
-        cn = txn.next_cn()
-        item = each.item._replace(
-            folder_id=target.folder_id,
-            uid=target.uid_next,
-            message_id=cn,
-            arrived_cn=cn,
-            change_cn=cn,
-            read_cn=cn,
-            properties=self._properties(each.item),
-        )
-        message.place(txn, target, item)
-        return cn
+        item = each.item._replace(properties=self._properties(each.item))
+        return message.place_as_new(txn, target, item).message_id
 
     def _properties(self, item: ItemRecord) -> dict[str, object]:
         properties = {**item.properties, RECOVERED_FROM: self._origin.mark(item.message_id)}

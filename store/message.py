@@ -172,6 +172,21 @@ def place(txn: WriteTransaction, target: FolderRecord, item: ItemRecord) -> None
     folder.count(txn, target._replace(uid_next=item.uid + 1), 1, unread, item.size, item.modseq)
 
 
+def place_as_new(txn: WriteTransaction, target: FolderRecord, item: ItemRecord) -> ItemRecord:
+    """`place` what is said of a message of any folder or database under an id of its own; as it is there."""
+    cn = txn.next_cn()
+    placed = item._replace(
+        folder_id=target.folder_id,
+        uid=target.uid_next,
+        message_id=cn,
+        arrived_cn=cn,
+        change_cn=cn,
+        read_cn=cn,
+    )
+    place(txn, target, placed)
+    return placed
+
+
 # -- reading
 
 
@@ -318,17 +333,7 @@ def copy(txn: WriteTransaction, message_id: int, folder_id: int) -> ItemRecord:
     item = get(txn, message_id)
     target = folder.get(txn, folder_id)
     content_store.hold_again(txn, item.digest)
-    cn = txn.next_cn()
-    copied = item._replace(
-        folder_id=folder_id,
-        uid=target.uid_next,
-        message_id=cn,
-        arrived_cn=cn,
-        change_cn=cn,
-        read_cn=cn,
-    )
-    place(txn, target, copied)
-    return copied
+    return place_as_new(txn, target, item)
 
 
 def copy_folder(txn: WriteTransaction, folder_id: int, parent_id: int, name: str = "") -> FolderRecord:

@@ -438,18 +438,8 @@ class _Move:
 
     def _add(self, txn: WriteTransaction, item: ItemRecord) -> int:
         target = folder.get(txn, self._folders[item.folder_id])
-        cn = txn.next_cn()
-        added = item._replace(
-            folder_id=target.folder_id,
-            uid=target.uid_next,
-            message_id=cn,
-            arrived_cn=cn,
-            change_cn=cn,
-            read_cn=cn,
-            properties=self._properties(item),
-        )
-        message.place(txn, target, added)
-        return cn
+        added = item._replace(properties=self._properties(item))
+        return message.place_as_new(txn, target, added).message_id
 
     def _update(self, txn: WriteTransaction, item: ItemRecord) -> int:
         target_id = self._messages[item.message_id].target_id
