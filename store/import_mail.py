@@ -30,7 +30,7 @@ from pillarbox.store.maildir import is_named_as_mail, read_maildir
 from pillarbox.store.maintenance import train_dictionary
 from pillarbox.store.mbox import Dialect, read_mbox
 from pillarbox.store.message import PreparedMessage
-from pillarbox.store.prepare_processes import PrepareProcesses
+from pillarbox.store.prepare_processes import PrepareProcesses, batches
 from pillarbox.store.tables import Table
 from pillarbox.store.transaction import WriteTransaction
 
@@ -111,7 +111,8 @@ def import_mail(
     readable = [(path, kind) for path, kind in zip(sources, kinds, strict=True) if kind]
     found = run.readable(_read_all(readable, dialect, unreadable, run.passed_over))
     with PrepareProcesses(database.files, processes) as preparing:
-        for batch in _batches(preparing.prepare_all(found, _raw_of)):
+        ready = preparing.prepare_all(found, _raw_of)
+        for batch in batches(ready, lambda each: len(each[1].raw), BATCH_MESSAGES, BATCH_BYTES):
             run.commit(batch)
             run.train_when_due()
             if progress:
@@ -305,21 +306,6 @@ def _folder_path(names: FolderPath) -> FolderPath:
 
 def _raw_of(found: _Found) -> bytes:
     return found[1].raw
-
-
-def _batches(
-    ready: Iterator[tuple[_Found, PreparedMessage]],
-) -> Iterator[list[tuple[_Found, PreparedMessage]]]:
-    batch: list[tuple[_Found, PreparedMessage]] = []
-    size_bytes = 0
-    for each in ready:
-        batch.append(each)
-        size_bytes += len(each[1].raw)
-        if len(batch) >= BATCH_MESSAGES or size_bytes >= BATCH_BYTES:
-            yield batch
-            batch, size_bytes = [], 0
-    if batch:
-        yield batch
 
 
 def _sent_ms(prepared: PreparedMessage, now_ms: int) -> int:

@@ -63,21 +63,22 @@ class PrepareProcesses:
 
         Raises Dismounted, and what reading `items` raises.
         """
-        chunks = _chunks(items, raw_of)
+        chunks = batches(items, lambda item: len(raw_of(item)), _CHUNK_MESSAGES, _CHUNK_BYTES)
         prepared = 0
-        for chunk, raws in chunks:
-            yield from zip(chunk, [message.prepare(self._files, raw) for raw in raws], strict=True)
+        for chunk in chunks:
+            yield from [(item, message.prepare(self._files, raw_of(item))) for item in chunk]
             prepared += len(chunk)
             if self._count and prepared >= START_AFTER_MESSAGES:
                 break
-        yield from self._prepare_ahead(chunks)
+        yield from self._prepare_ahead(chunks, raw_of)
 
     def _prepare_ahead(
-        self, chunks: Iterator[tuple[list[ItemT], list[bytes]]]
+        self, chunks: Iterator[list[ItemT]], raw_of: Callable[[ItemT], bytes]
     ) -> Iterator[tuple[ItemT, PreparedMessage]]:
         waiting: deque[tuple[list[ItemT], int, Future[list[PreparedMessage]]]] = deque()
         ahead_bytes = 0
-        for chunk, raws in chunks:
+        for chunk in chunks:
+            raws = [raw_of(item) for item in chunk]
             size_bytes = sum(map(len, raws))
             ahead_bytes += size_bytes
             waiting.append((chunk, size_bytes, self._started().submit(self._prepare, raws)))
@@ -174,18 +175,17 @@ def _start() -> _Process | None:
         return None
 
 
-def _chunks(
-    items: Iterable[ItemT], raw_of: Callable[[ItemT], bytes]
-) -> Iterator[tuple[list[ItemT], list[bytes]]]:
-    chunk: list[ItemT] = []
-    raws: list[bytes] = []
+def batches(
+    items: Iterable[ItemT], bytes_of: Callable[[ItemT], int], count_max: int, bytes_max: int
+) -> Iterator[list[ItemT]]:
+    """Items in order, so many together that they reach a count or a number of bytes; the rest at the end."""
+    batch: list[ItemT] = []
     size_bytes = 0
     for item in items:
-        chunk.append(item)
-        raws.append(raw_of(item))
-        size_bytes += len(raws[-1])
-        if len(chunk) >= _CHUNK_MESSAGES or size_bytes >= _CHUNK_BYTES:
-            yield chunk, raws
-            chunk, raws, size_bytes = [], [], 0
-    if chunk:
-        yield chunk, raws
+        batch.append(item)
+        size_bytes += bytes_of(item)
+        if len(batch) >= count_max or size_bytes >= bytes_max:
+            yield batch
+            batch, size_bytes = [], 0
+    if batch:
+        yield batch
