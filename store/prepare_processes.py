@@ -1,49 +1,46 @@
 """Many messages made ready on all cores: by other processes, while the caller stores those that are ready.
 
 Making a message ready is two thirds of the work of storing it, and the threads of one Python share a core.
-The processes are started once there is enough to do. Where none can be had, or one ends, the caller's own
-process does the work: they make an import faster, and never make it fail.
+The processes are started once there is enough to do. Messages go to them in shared memory, in order, and what
+was made of them is taken out in the same order. Where no process can be had, or one ends, the caller's own
+does the work: they make an import faster, and never make it fail.
 """
 
 from __future__ import annotations
 
-import fcntl
+import mmap
 import os
-import queue
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from pillarbox.store import message
+from pillarbox.store.content import PreparedContent
 from pillarbox.store.envelope import Envelope
 from pillarbox.store.message import PreparedMessage
-from pillarbox.store.prepare_child import prepared_content, receive, send
+from pillarbox.store.prepare_child import Request, made_ready, receive, send
 from pillarbox.store.transaction import DatabaseFiles
 
 ItemT = TypeVar("ItemT")
 
-# One that stores keeps about two busy that make ready.
+# One that stores keeps one or two busy that make ready.
 _PROCESSES_MAX: Final = 3
 START_AFTER_MESSAGES: Final = 1024
 _CHUNK_MESSAGES: Final = 64
 _CHUNK_BYTES: Final = 1 << 20
-# What is larger costs more to send than it gains: almost all of its work leaves the interpreter free.
-_SENT_BYTES_MAX: Final = 4 << 20
 # So much is read and made ready ahead: the processes work on it while a batch is committed.
 _AHEAD_CHUNKS: Final = 32
-_AHEAD_BYTES: Final = 32 << 20
-# A chunk goes in one piece: with the system's 64 KiB both ends wait for each other all the time.
-_PIPE_BYTES: Final = 1 << 20
-_END_S: Final = 10
+_MEMORY_BYTES: Final = 32 << 20
+# What is made of a message takes no more than its own bytes and this, as a rule.
+_MORE_ROOM_BYTES: Final = 1024
 
 
 class PrepareProcesses:
-    """Processes that make messages ready for one database. Use it as a context."""
+    """Processes that make messages ready for one database. Use it as a context, in one thread."""
 
     def __init__(self, files: DatabaseFiles, count: int | None = None) -> None:
         """`count` processes at most, by the cores of the machine when None; with 0 there are none.
@@ -53,8 +50,8 @@ class PrepareProcesses:
         cores = len(os.sched_getaffinity(0))
         self._count = (min(cores, _PROCESSES_MAX) if cores > 1 else 0) if count is None else count
         self._files = files
-        self._threads: ThreadPoolExecutor | None = None
-        self._children: queue.SimpleQueue[_Process | None] = queue.SimpleQueue()
+        self._memory = _Memory()
+        self._children: list[_Process] = []
 
     def prepare_all(
         self, items: Iterable[ItemT], raw_of: Callable[[ItemT], bytes]
@@ -69,54 +66,74 @@ class PrepareProcesses:
             yield from [(item, message.prepare(self._files, raw_of(item))) for item in chunk]
             prepared += len(chunk)
             if self._count and prepared >= START_AFTER_MESSAGES:
+                self._start()
                 break
-        yield from self._prepare_ahead(chunks, raw_of)
-
-    def _prepare_ahead(
-        self, chunks: Iterator[list[ItemT]], raw_of: Callable[[ItemT], bytes]
-    ) -> Iterator[tuple[ItemT, PreparedMessage]]:
-        waiting: deque[tuple[list[ItemT], int, Future[list[PreparedMessage]]]] = deque()
-        ahead_bytes = 0
+        ahead: deque[tuple[list[ItemT], _Asked]] = deque()
         for chunk in chunks:
             raws = [raw_of(item) for item in chunk]
-            size_bytes = sum(map(len, raws))
-            ahead_bytes += size_bytes
-            waiting.append((chunk, size_bytes, self._started().submit(self._prepare, raws)))
-            while len(waiting) > _AHEAD_CHUNKS or (ahead_bytes > _AHEAD_BYTES and len(waiting) > 1):
-                first, first_bytes, ready = waiting.popleft()
-                ahead_bytes -= first_bytes
-                yield from zip(first, ready.result(), strict=True)
-        for first, _, ready in waiting:
-            yield from zip(first, ready.result(), strict=True)
+            while len(ahead) >= _AHEAD_CHUNKS or (asked := self._ask(raws, now=not ahead)) is None:
+                yield from self._prepared(*ahead.popleft())
+            ahead.append((chunk, asked))
+        while ahead:
+            yield from self._prepared(*ahead.popleft())
 
-    def _started(self) -> ThreadPoolExecutor:
-        if self._threads is None:
-            for _ in range(self._count):
-                self._children.put(_start())
-            self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="pillarbox-prepare")
-        return self._threads
+    def _start(self) -> None:
+        self.close()
+        with suppress(OSError, ValueError):  # no Python to be run, or no more memory or processes allowed
+            file = os.memfd_create("pillarbox-prepare")
+            try:
+                self._memory.share(file, _MEMORY_BYTES)
+                for _ in range(self._count):
+                    self._children.append(_Process(file))
+            finally:
+                os.close(file)
 
-    def _prepare(self, raws: list[bytes]) -> list[PreparedMessage]:
-        child = self._children.get()  # each thread has one, or takes the place of one
+    def _ask(self, raws: list[bytes], *, now: bool) -> _Asked | None:
+        """Have messages made ready; None when there is room only later, but not with `now`."""
+        room = sum(map(len, raws)) + len(raws) * _MORE_ROOM_BYTES
+        place = self._memory.find(room) if self._children else None
+        if place is None:
+            return _Asked(raws, None, 0) if now else None
+        child = min(self._children, key=lambda each: each.asked_count)
+        self._memory.put(place, room, raws)
         try:
-            if child is not None and sum(map(len, raws)) <= _SENT_BYTES_MAX:
-                return child.prepare(self._files, raws)
+            child.ask(self._files, place, room, raws)
+        except OSError:
+            self._end(child)  # which shows when it is to answer
+        return _Asked(raws, child, place)
+
+    def _prepared(self, items: list[ItemT], asked: _Asked) -> Iterator[tuple[ItemT, PreparedMessage]]:
+        ready = None if asked.child is None else self._answer(asked.child, asked.place)
+        if ready is None:
+            yield from [
+                (item, message.prepare(self._files, raw)) for item, raw in zip(items, asked.raws, strict=True)
+            ]
+            return
+        for item, raw, (content, envelope) in zip(items, asked.raws, ready, strict=True):
+            yield item, PreparedMessage(raw, content, envelope)
+
+    def _answer(self, child: _Process, place: int) -> list[tuple[PreparedContent, Envelope]] | None:
+        """What was made of the messages put first; None when this process is to make them ready."""
+        try:
+            length = child.answer()
+            return made_ready(self._memory.read(place, length)) if length else None
         except (OSError, EOFError, ValueError):
-            if child is not None:
-                child.close()
-            child = None
+            self._end(child)
+            return None
         finally:
-            self._children.put(child)
-        return [message.prepare(self._files, raw) for raw in raws]
+            self._memory.give_back()
+
+    def _end(self, child: _Process) -> None:
+        """Let a process do no more. It must not write into memory that others get."""
+        child.close()
+        if child in self._children:
+            self._children.remove(child)
 
     def close(self) -> None:
         """End the processes. Closing twice is harmless."""
-        if self._threads is not None:
-            self._threads.shutdown(cancel_futures=True)
-            self._threads = None
-            for _ in range(self._count):
-                if (child := self._children.get()) is not None:
-                    child.close()
+        for child in list(self._children):
+            self._end(child)
+        self._memory.close()
 
     def __enter__(self) -> PrepareProcesses:
         return self
@@ -127,52 +144,99 @@ class PrepareProcesses:
         self.close()
 
 
-class _Process:
-    """A process that runs `prepare_child`; one thread at a time talks to it."""
+class _Asked(NamedTuple):
+    """Messages that `child` makes ready at a place of the memory, or nobody yet."""
+
+    raws: list[bytes]
+    child: _Process | None
+    place: int
+
+
+class _Memory:
+    """Memory shared with the processes: places are given in a ring, and given back in the same order."""
 
     def __init__(self) -> None:
-        # -P: nothing that lies in the current directory is taken for a module of the program.
-        command = [sys.executable, "-P", "-m", "pillarbox.store.prepare_child"]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        self._dictionary = 0
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            with suppress(OSError):  # the system may allow no more; it works with less, slower
-                fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        self._bytes: mmap.mmap | bytearray = bytearray()
+        self._taken: deque[tuple[int, int]] = deque()
 
-    def prepare(self, files: DatabaseFiles, raws: list[bytes]) -> list[PreparedMessage]:
-        """The messages, made ready. Raises OSError, EOFError or ValueError when it does not answer."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        current = files.dictionaries.current
-        news = files.dictionaries.data(current) if current != self._dictionary else b""
-        send(self._process.stdin, (current, news, raws))
-        self._dictionary = current
-        answer = receive(self._process.stdout)
-        return [
-            PreparedMessage(raw, prepared_content(content), Envelope(*envelope))
-            for raw, (content, envelope) in zip(raws, answer, strict=True)
-        ]
+    def share(self, file: int, size: int) -> None:
+        """Have memory that a file of the system's memory backs. Raises OSError."""
+        os.ftruncate(file, size)
+        self._bytes = mmap.mmap(file, size)
+
+    def find(self, length: int) -> int | None:
+        """Where there is so much free, or None."""
+        size = len(self._bytes)
+        if not self._taken:
+            return 0 if length <= size else None
+        first, end = self._taken[0][0], self._taken[-1][1]
+        if end <= first:
+            return end if end + length <= first else None
+        if end + length <= size:
+            return end
+        return 0 if length <= first else None
+
+    def put(self, place: int, length: int, raws: list[bytes]) -> None:
+        """Take a place that was found, and put messages there one behind the other."""
+        self._taken.append((place, place + length))
+        for raw in raws:
+            self._bytes[place : place + len(raw)] = raw
+            place += len(raw)
+
+    def read(self, place: int, length: int) -> memoryview:
+        """What is at a place."""
+        return memoryview(self._bytes)[place : place + length]
+
+    def give_back(self) -> None:
+        """Let the place that was taken first be used again."""
+        self._taken.popleft()
 
     def close(self) -> None:
-        """Let it end; it does when its pipe is closed."""
+        """Give the memory up."""
+        self._taken.clear()
+        self._bytes = bytearray()
+
+
+class _Process:
+    """A process that runs `prepare_child`, and answers in the order it is asked."""
+
+    def __init__(self, memory_file: int) -> None:
+        # -P: nothing that lies in the current directory is taken for a module of the program.
+        command = [sys.executable, "-P", "-m", "pillarbox.store.prepare_child", str(memory_file)]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[memory_file],
+        )
+        self._dictionary = 0
+        self.asked_count = 0
+
+    def ask(self, files: DatabaseFiles, place: int, room: int, raws: list[bytes]) -> None:
+        """Have the messages at a place made ready. Raises OSError when it has gone."""
+        assert self._process.stdin is not None
+        number = files.dictionaries.current
+        news = files.dictionaries.data(number) if number != self._dictionary else b""
+        send(self._process.stdin, Request(place, room, number, news, [len(raw) for raw in raws]))
+        self._dictionary = number
+        self.asked_count += 1
+
+    def answer(self) -> int:
+        """Bytes of the next answer, 0 for none. Raises OSError, EOFError or ValueError when it has gone."""
+        assert self._process.stdout is not None
+        length: int = receive(self._process.stdout)
+        self.asked_count -= 1
+        return length
+
+    def close(self) -> None:
+        """End it. It has nothing that could be lost."""
+        self._process.kill()
+        self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                with suppress(OSError):
+                with suppress(OSError):  # what was not sent is of no use now
                     pipe.close()
-        try:
-            self._process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-
-def _start() -> _Process | None:
-    try:
-        return _Process()
-    except (OSError, ValueError):  # no Python to be run, or no more processes allowed
-        return None
 
 
 def batches(

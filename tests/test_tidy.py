@@ -95,6 +95,8 @@ SEAMS = {
             "store/export_mail.py": "the folder of an export",
             "store/server.py": "the folder of a new storage group, the files of a deleted database",
             "store/repair.py": "new tables made beside the old ones",
+            "store/prepare_processes.py": "memory shared with processes, which no disk has",
+            "store/prepare_child.py": "the other end of that memory",
             "backup/database_snapshot.py": "an image of the tables on its way to the repository",
             "backup/restore.py": "files of a restored database",
             "backup/recovery_group.py": "files of databases that leave the recovery storage group",

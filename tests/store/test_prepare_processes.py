@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import sys
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pillarbox.store import content_store, mailbox, message, prepare_processes
 from pillarbox.store.access import Actor
@@ -94,21 +98,53 @@ def test_without_the_processes_it_is_done_here(
     coming = processes.prepare_all(raws, lambda raw: raw)
     prepared = [next(coming)[1] for _ in range(4)]
     if how == "killed":
-        for _ in range(2):
-            child = processes._children.get()
-            assert child is not None
+        for child in processes._children:
             child._process.send_signal(signal.SIGKILL)
-            processes._children.put(child)
     prepared += [ready for _, ready in coming]
     assert store(database, prepared) == raws
 
 
-def test_a_large_message_is_not_sent(
+def test_what_is_too_large_for_the_memory_is_made_ready_here(
     database: Database, processes: PrepareProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepare_processes, "_SENT_BYTES_MAX", 100)
-    prepared = prepared_by(processes, [b"A: b\n\n" + ATTACHMENT] * 9)
+    monkeypatch.setattr(prepare_processes, "_MEMORY_BYTES", 10_000)
+    raws = [b"A: %d\n\n" % number + ATTACHMENT[: 300 * (number % 40)] for number in range(120)]
+    prepared = prepared_by(processes, raws)
+    here = [each for each in prepared if each.content.skeleton.raw is not None]
+    assert 3 < len(here) < len(prepared), "three to a chunk: some are larger than all of the memory"
+    assert store(database, prepared) == raws
+
+
+def test_an_answer_that_is_longer_than_its_room_is_made_here(
+    database: Database, processes: PrepareProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare_processes, "_MORE_ROOM_BYTES", 0)
+    raws = [b"Subject: %d\n\n" % number for number in range(30)]
+    prepared = prepared_by(processes, raws)
     assert all(each.content.skeleton.raw is not None for each in prepared)
+    assert store(database, prepared) == raws
+
+
+@given(st.lists(st.one_of(st.integers(1, 120), st.none()), max_size=200))
+def test_places_in_the_memory_never_overlap(steps: list[int | None]) -> None:
+    memory = prepare_processes._Memory()
+    with os.fdopen(os.memfd_create("test")) as file:
+        memory.share(file.fileno(), 100)
+    taken: deque[tuple[int, int]] = deque()
+    for length in steps:
+        if length is None:
+            if taken:
+                taken.popleft()
+                memory.give_back()
+            continue
+        place = memory.find(length)
+        if place is None:
+            assert taken or length > 100, "an empty one has room for all that is not larger"
+            continue
+        memory.put(place, length, [])
+        assert place >= 0 and place + length <= 100
+        assert all(place + length <= begin or end <= place for begin, end in taken)
+        taken.append((place, place + length))
 
 
 def test_a_dictionary_that_is_trained_meanwhile_is_used(
