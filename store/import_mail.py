@@ -94,9 +94,9 @@ def import_mail(
 ) -> ImportReport:
     """Import mail files into a mailbox. Every batch is durable when `progress` is next called.
 
-    A database without a zstd dictionary gets one, if it pays, from the first thousand messages on. From then
-    on up to `processes` other processes help (`PrepareProcesses`); None: as many as keep the cores busy. A
-    damaged message is imported as it is. A file that cannot be read is listed, and the others go on.
+    A database without a zstd dictionary gets one, if it pays, from the first thousand messages on. In a
+    large import up to `processes` other processes help (`PrepareProcesses`); None: as many as keep the cores
+    busy. A damaged message is imported as it is. A file that cannot be read is listed, and the others go on.
     `dialect` is that of the mbox files, found by looking at each when None. `progress` is called in this
     thread after each batch. Raises NotFound for a mailbox or path that is not there (before anything is
     imported), Dismounted, DiskFull; what was committed before stays, and the same import goes on there.

@@ -26,6 +26,8 @@ from pillarbox.store.envelope import Envelope, header_end, parse_envelope
 from pillarbox.store.records import pack, unpack
 from pillarbox.store.stream import FrameKind
 
+# Sent once, when requests are answered from now on.
+READY: Final = "ready"
 _LENGTH_BYTES: Final = 4
 # Digests of blocks whose frames were given back: the other end has them, and need not get them again.
 _GIVEN_MAX: Final = 100_000
@@ -132,6 +134,7 @@ def main() -> None:
     os.nice(_NICE)
     gc.set_threshold(_COLLECT_AFTER_OBJECTS)
     child = _Child(mmap.mmap(int(sys.argv[1]), 0))
+    send(sys.stdout.buffer, READY)
     while True:
         try:
             request = Request(*receive(sys.stdin.buffer))

@@ -1,15 +1,17 @@
 """Many messages made ready on all cores: by other processes, while the caller stores those that are ready.
 
 Making a message ready is two thirds of the work of storing it, and the threads of one Python share a core.
-The processes are started once there is enough to do. Messages go to them in shared memory, in order, and what
-was made of them is taken out in the same order. Where no process can be had, or one ends, the caller's own
-does the work: they make an import faster, and never make it fail.
+The processes are started once there is enough to do, and do their part from when they have begun. Messages
+go to them in shared memory, in order, and what was made of them is taken out in the same order. Where no
+process can be had, or one ends, the caller's own does the work: they make an import faster, and never make
+it fail.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import select
 import subprocess
 import sys
 from collections import deque
@@ -22,14 +24,14 @@ from pillarbox.store import message
 from pillarbox.store.content import PreparedContent
 from pillarbox.store.envelope import Envelope
 from pillarbox.store.message import PreparedMessage
-from pillarbox.store.prepare_child import Request, made_ready, receive, send
+from pillarbox.store.prepare_child import READY, Request, made_ready, receive, send
 from pillarbox.store.transaction import DatabaseFiles
 
 ItemT = TypeVar("ItemT")
 
 # One that stores keeps one or two busy that make ready.
 _PROCESSES_MAX: Final = 3
-START_AFTER_MESSAGES: Final = 1024
+START_AFTER_MESSAGES: Final = 256
 _CHUNK_MESSAGES: Final = 64
 _CHUNK_BYTES: Final = 1 << 20
 # So much is read and made ready ahead: the processes work on it while a batch is committed.
@@ -91,10 +93,11 @@ class PrepareProcesses:
     def _ask(self, raws: list[bytes], *, now: bool) -> _Asked | None:
         """Have messages made ready; None when there is room only later, but not with `now`."""
         room = sum(map(len, raws)) + len(raws) * _MORE_ROOM_BYTES
-        place = self._memory.find(room) if self._children else None
-        if place is None:
+        place = self._memory.find(room)
+        ready = [each for each in self._children if each.is_ready()]
+        if place is None or not ready:
             return _Asked(raws, None, 0) if now else None
-        child = min(self._children, key=lambda each: each.asked_count)
+        child = min(ready, key=lambda each: each.asked_count)
         self._memory.put(place, room, raws)
         try:
             child.ask(self._files, place, room, raws)
@@ -211,7 +214,18 @@ class _Process:
             pass_fds=[memory_file],
         )
         self._dictionary = 0
+        self._is_ready = False
         self.asked_count = 0
+
+    def is_ready(self) -> bool:
+        """Whether it answers: until it has begun others do its work. One that never begins is never ready."""
+        assert self._process.stdout is not None
+        if not self._is_ready:
+            said = select.poll()
+            said.register(self._process.stdout, select.POLLIN)
+            with suppress(OSError, EOFError, ValueError):
+                self._is_ready = bool(said.poll(0)) and receive(self._process.stdout) == READY
+        return self._is_ready
 
     def ask(self, files: DatabaseFiles, place: int, room: int, raws: list[bytes]) -> None:
         """Have the messages at a place made ready. Raises OSError when it has gone."""

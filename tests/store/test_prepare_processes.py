@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import signal
 import sys
 from collections import deque
@@ -35,6 +36,14 @@ def processes(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     monkeypatch.setattr(prepare_processes, "START_AFTER_MESSAGES", 3)
     monkeypatch.setattr(prepare_processes, "_CHUNK_MESSAGES", 3)
     monkeypatch.setattr(prepare_processes, "_AHEAD_CHUNKS", 2)
+    begun = prepare_processes._Process.is_ready
+
+    def begins(process: prepare_processes._Process) -> bool:
+        if not process._is_ready:
+            select.select([process._process.stdout], [], [])
+        return begun(process)
+
+    monkeypatch.setattr(prepare_processes._Process, "is_ready", begins)
     with PrepareProcesses(database.files, 2) as made:
         yield made
 
@@ -88,12 +97,14 @@ def test_a_block_is_given_back_once_and_made_again_where_it_is_missing(
     assert store(database, without) == [each.raw for each in without]
 
 
-@pytest.mark.parametrize("how", ["killed", "not started"])
+@pytest.mark.parametrize("how", ["killed", "killed as it begins", "not started"])
 def test_without_the_processes_it_is_done_here(
     database: Database, processes: PrepareProcesses, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if how == "not started":
         monkeypatch.setattr(sys, "executable", "/nonexistent")
+    if how == "killed as it begins":
+        monkeypatch.setattr(sys, "executable", "/bin/false")
     raws = mail()
     coming = processes.prepare_all(raws, lambda raw: raw)
     prepared = [next(coming)[1] for _ in range(4)]
