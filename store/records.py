@@ -58,7 +58,7 @@ def seal(table: int, key: bytes, body: bytes) -> bytes:
 def unseal(table: int, key: bytes, value: bytes, table_name: str) -> bytes:
     """The body of a stored value. Raises Corrupt when the checksum does not hold."""
     body = value[:-CHECKSUM_BYTES]
-    if xxh3_64_digest(key + body, table)[:CHECKSUM_BYTES] != value[-CHECKSUM_BYTES:]:
+    if body + xxh3_64_digest(key + body, table)[:CHECKSUM_BYTES] != value:
         raise Corrupt(f"checksum of {table_name}[{key.hex()}] does not hold", table=table_name, key=key)
     return body
 

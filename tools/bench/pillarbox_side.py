@@ -56,9 +56,9 @@ class Target:
         """Deliver a message and wait until it is durable."""
         deliver(self.database, _ACTOR, [self.mailbox], raw)
 
-    def deliver_all(self, messages: Iterable[bytes]) -> None:
+    def deliver_all(self, messages: Iterable[bytes], processes: int | None = None) -> None:
         """Deliver messages as one caller that has many: a thousand at a time."""
-        with PrepareProcesses(self.database.files) as preparing:
+        with PrepareProcesses(self.database.files, processes) as preparing:
             ready = preparing.prepare_all(messages, lambda raw: raw)
             while batch := list(islice(ready, BULK_BATCH)):
                 with self.database.transaction(_ACTOR) as txn:
@@ -197,7 +197,7 @@ def _window(target: Target, messages: Iterable[bytes], name: str) -> Figure:
     seconds = 0.0
     for batch in _batches(messages):
         start = time.perf_counter()
-        target.deliver_all(batch)
+        target.deliver_all(batch, processes=0)
         seconds += time.perf_counter() - start
         count, size = count + len(batch), size + _size(batch)
     return Figure(name, count, seconds, size)
