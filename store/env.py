@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -214,13 +214,14 @@ class Env:
             if self._growing:
                 self._views.notify_all()
 
-    def apply(self, changes: Changes) -> None:
+    def apply(self, changes: Changes, before_commit: Callable[[], None] | None = None) -> None:
         """Put a group's changes into the tables, all or nothing, without flushing.
 
-        Raises MapFull when the map must grow first (`grow`, after a checkpoint).
+        `before_commit` is called when all is put and nobody sees it yet; what it raises undoes it. Raises
+        MapFull when the map must grow first (`grow`, after a checkpoint).
         """
         try:
-            self._apply_once(changes)
+            self._apply_once(changes, before_commit)
         except lmdb.MapFullError as error:
             raise MapFull(
                 f"{self.path}: the LMDB map of {self._env.info()['map_size']} bytes is full"
@@ -228,7 +229,7 @@ class Env:
         except lmdb.Error as error:
             raise _translate(error, self.path) from error
 
-    def _apply_once(self, changes: Changes) -> None:
+    def _apply_once(self, changes: Changes, before_commit: Callable[[], None] | None) -> None:
         with self._env.begin(write=True) as txn:
             for table, rows in changes.items():
                 handle = self.handles[table]
@@ -244,6 +245,8 @@ class Env:
                     with txn.cursor(db=handle) as cursor:
                         append = not cursor.last() or cursor.key() < puts[0][0]
                         cursor.putmulti(puts, append=append)
+            if before_commit is not None:
+                before_commit()
 
     def grow(self, patience_s: float) -> None:
         """Double the map. Reads that are open end first; new ones wait meanwhile.

@@ -67,6 +67,7 @@ class _Group(Layer):
         self.last_sequence = first_sequence - 1
         self.chunks: list[tuple[Position, list[bytes]]] = []
         self.end = Position(0, 0)
+        self.is_flushed = False
         self.done = False
         self.error: PillarboxError | None = None
 
@@ -235,8 +236,7 @@ class GroupCommit:
     def _flush(self, group: _Group, writing: AbstractContextManager[object]) -> None:
         """Write and apply a group. `writing` is what to hold when that changes what is pending."""
         try:
-            self._write(group)
-            self._apply(group)
+            self._store(group)
         except PillarboxError as error:
             with writing:
                 self._fail(group, error)
@@ -270,22 +270,44 @@ class GroupCommit:
         assert isinstance(state, StateRecord)
         return state
 
-    def _write(self, group: _Group) -> None:
+    def _store(self, group: _Group) -> None:
+        """Put a group into the stream and the tables, which show it only once the stream is flushed."""
         try:
-            # Without content it deletes, as a rule: on a full disk that must not be refused first.
-            adds_content = any(len(frames) > 1 for _, frames in group.chunks)
-            for start, chunks in _runs(group.chunks):
-                self._stream.append(start, chunks, to_the_last=not adds_content)
-            self._stream.flush()
-        except DiskFull:
-            # Nothing of it was flushed: cut off, it never happened, and there may be space for less.
-            self._cut_back()
-            raise
+            self._append(group)
+            self._put_into_tables(group)
         except PillarboxError as error:
-            # What a failed flush leaves is unknown and must not be flushed again as if nothing had happened.
-            self.broken = error
+            # On a full disk there may be space for less. Anything else leaves what nobody knows: a flush that
+            # failed must not be made again as if nothing had happened.
+            if not isinstance(error, DiskFull):
+                self.broken = error
+            if group.is_flushed and not self._tables_lack(group):
+                self.broken = error
+                raise Dismounted(
+                    f"it is durable but cannot be shown before the next mount: {error}", hint=error.hint
+                ) from error
+            # Cut off from the stream, it never happened.
             self._cut_back()
             raise
+
+    def _append(self, group: _Group) -> None:
+        # Without content it deletes, as a rule: on a full disk that must not be refused first.
+        adds_content = any(len(frames) > 1 for _, frames in group.chunks)
+        for start, chunks in _runs(group.chunks):
+            self._stream.append(start, chunks, to_the_last=not adds_content)
+
+    def _put_into_tables(self, group: _Group) -> None:
+        """Flush and apply a group, doubling the map of the tables as often as it needs."""
+
+        def flush() -> None:
+            self._stream.flush()
+            group.is_flushed = True
+
+        while True:
+            try:
+                self._files.env.apply(group.changes, before_commit=flush)
+                return
+            except MapFull:
+                self._grow()
 
     def _cut_back(self) -> None:
         """Remove what is behind the last flushed transaction, so that no mount takes it for one."""
@@ -293,30 +315,6 @@ class GroupCommit:
             self._stream.truncate(self._flushed.position)
         except PillarboxError as error:
             self.broken = error
-
-    def _apply(self, group: _Group) -> None:
-        try:
-            self._put_into_tables(group)
-        except PillarboxError as error:
-            if not isinstance(error, DiskFull):
-                self.broken = error
-            if not self._tables_lack(group):
-                self.broken = error
-                raise Dismounted(
-                    f"it is durable but cannot be shown before the next mount: {error}", hint=error.hint
-                ) from error
-            # Cut off from the stream too, it never happened.
-            self._cut_back()
-            raise
-
-    def _put_into_tables(self, group: _Group) -> None:
-        """Apply a group, doubling the map of the tables as often as it needs."""
-        while True:
-            try:
-                self._files.env.apply(group.changes)
-                return
-            except MapFull:
-                self._grow()
 
     def _tables_lack(self, group: _Group) -> bool:
         """Whether the tables certainly took nothing of a group."""

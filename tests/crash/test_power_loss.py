@@ -419,9 +419,9 @@ def test_power_loss_while_mounting_after_a_power_loss(
     apply, applied = env_module.Env.apply, 0
     trying = False
 
-    def between(env: env_module.Env, changes: Any) -> None:
+    def between(env: env_module.Env, changes: Any, before_commit: Any = None) -> None:
         nonlocal applied, trying
-        apply(env, changes)
+        apply(env, changes, before_commit)
         if env.path.is_relative_to(second) and not trying:
             applied += 1
             trying = True

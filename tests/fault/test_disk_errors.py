@@ -157,7 +157,7 @@ def test_after_a_failed_flush_the_database_dismounts_and_a_mount_has_all_that_wa
 def test_a_group_that_the_tables_do_not_take_never_happened(
     deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(env: Env, changes: object) -> None:
+    def fail(env: Env, changes: object, before_commit: object) -> None:
         raise PillarboxError("the tables take nothing")
 
     deliveries.deliver()
@@ -175,8 +175,8 @@ def test_a_group_that_the_tables_took_before_they_failed_is_there_after_a_mount(
 ) -> None:
     real = Env.apply
 
-    def fail(env: Env, changes: Any) -> None:
-        real(env, changes)
+    def fail(env: Env, changes: Any, before_commit: Any) -> None:
+        real(env, changes, before_commit)
         raise PillarboxError("the tables broke")
 
     deliveries.deliver()
