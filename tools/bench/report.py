@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -73,6 +74,15 @@ class Verdict(NamedTuple):
     reached: float
     wanted: float
     met: bool
+
+
+def best_of(rounds: Sequence[Sequence[Figure]]) -> list[Figure]:
+    """Of each figure the fastest of several rounds: other work on a machine only adds time."""
+    best: dict[str, Figure] = {}
+    for figure in chain.from_iterable(rounds):
+        if figure.name not in best or figure.rate > best[figure.name].rate:
+            best[figure.name] = figure
+    return list(best.values())
 
 
 def verdicts(figures: Sequence[Figure], memory_bytes: int = 0) -> list[Verdict]:
