@@ -39,10 +39,7 @@ def hold(txn: WriteTransaction, message: bytes, prepared: PreparedContent, holde
         return
     if _lacks(txn, prepared):
         prepared = prepare_content(message, txn.files.dictionaries, lambda digest, is_message: False)
-    parts = tuple(
-        (part.position, part.encoding, part.width, part.line_end, _hold_blocks(txn, part.blocks))
-        for part in prepared.parts
-    )
+    parts = tuple([(*part[:4], _hold_blocks(txn, part.blocks)) for part in prepared.parts])
     segment, offset, length = _append(txn, prepared.skeleton)
     record = ContentRecord(holders, prepared.size, segment, offset, length, parts)
     txn.insert(Table.CONTENT, prepared.digest, record)

@@ -273,10 +273,14 @@ def bury(txn: WriteTransaction, folder_id: int, kind: ObjectKind) -> None:
 
 
 def count(
-    txn: WriteTransaction, record: FolderRecord, messages: int, unread: int, size: int, cn: int
+    txn: WriteTransaction, record: FolderRecord, messages: int, unread: int, size: int, cn: int, uids: int = 0
 ) -> FolderRecord:
-    """Count messages and bytes into a folder (out with negative numbers); `cn` is that of the change."""
+    """Count messages and bytes into a folder (out with negative numbers).
+
+    `cn` is that of the change; `uids` of its UIDs are used up by it.
+    """
     changed = record._replace(
+        uid_next=record.uid_next + uids,
         messages_count=record.messages_count + messages,
         unread_count=record.unread_count + unread,
         size=record.size + size,

@@ -169,7 +169,7 @@ def place(txn: WriteTransaction, target: FolderRecord, item: ItemRecord) -> None
     """Store a message's record under the next UID of its folder, whose content is held already."""
     txn.insert(Table.ITEM, item_key(item.folder_id, item.uid), item)
     unread = 0 if item.flags & SEEN_BIT else 1
-    folder.count(txn, target._replace(uid_next=item.uid + 1), 1, unread, item.size, item.modseq)
+    folder.count(txn, target, 1, unread, item.size, item.modseq, uids=1)
 
 
 def place_as_new(txn: WriteTransaction, target: FolderRecord, item: ItemRecord) -> ItemRecord:
