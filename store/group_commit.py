@@ -472,9 +472,9 @@ class _CheckpointDue:
         # file may grow by more, since a checkpoint costs in proportion to the pages written; with enough
         # free pages in it already, these are used up and the next checkpoint is made.
         used, _ = self._env.pages_used_and_total()
-        pages = max(self._tuning.checkpoint_pages, used // 8)
-        free_pages_max = _FREE_GROWTHS_MAX * pages
-        self._grows_by = max(1, min(pages, free_pages_max - (self._last_page - used)))
+        self._pages = max(self._tuning.checkpoint_pages, used // 8)
+        free_pages_max = _FREE_GROWTHS_MAX * self._pages
+        self._grows_by = max(1, min(self._pages, free_pages_max - (self._last_page - used)))
 
     def is_due(self, end: Position, times: int) -> bool:
         """Whether `times` as much has happened as makes the next one due.
@@ -485,7 +485,8 @@ class _CheckpointDue:
         stream_bytes = segments * self._tuning.segment_bytes + end.offset - self._position.offset
         return (
             stream_bytes >= times * self._tuning.checkpoint_stream_bytes
-            or self._env.last_page() - self._last_page >= times * self._grows_by
+            # Of many free pages the last being used up makes one due: that is no sign of being far behind.
+            or self._env.last_page() - self._last_page >= self._grows_by + (times - 1) * self._pages
             or self._clock.monotonic_ms() - self._at_ms >= times * self._tuning.checkpoint_interval_ms
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -14,9 +14,12 @@ from pillarbox.store import env as env_module
 from pillarbox.store import mailbox
 from pillarbox.store.access import Actor
 from pillarbox.store.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from pillarbox.store.clock import VirtualClock
 from pillarbox.store.database import Database, MountState
+from pillarbox.store.env import Env
 from pillarbox.store.errors import PillarboxError, Retryable
-from pillarbox.store.group_commit import Tuning
+from pillarbox.store.group_commit import Tuning, _CheckpointDue
+from pillarbox.store.stream import Position
 
 if TYPE_CHECKING:
     from conftest import OpenDatabase
@@ -367,3 +370,34 @@ def test_commits_wait_for_a_disk_that_falls_far_behind(
         count += 1
     assert wanted.is_waited_for.is_set()
     assert len(names(database)) == count
+
+
+class PagesOfTables:
+    """As much of `Env` as tells when a checkpoint is due."""
+
+    last = 10_000
+    used = 10_000
+
+    def last_page(self) -> int:
+        return self.last
+
+    def pages_used_and_total(self) -> tuple[int, int]:
+        return self.used, self.last
+
+
+@pytest.mark.parametrize(("used", "due_after"), [(10_000, 1250), (500, 1)], ids=["full", "much is free"])
+def test_writers_wait_for_a_checkpoint_only_when_the_file_grew_by_far_more(used: int, due_after: int) -> None:
+    tables = PagesOfTables()
+    tables.used = used
+    due = _CheckpointDue(Tuning(), cast(Env, tables), VirtualClock())
+    due.made(Position(1, 40))
+    far_behind = due_after + 3 * max(1024, used // 8)
+    for grown, is_due, is_behind in [
+        (due_after - 1, False, False),
+        (due_after, True, False),
+        (far_behind - 1, True, False),
+        (far_behind, True, True),
+    ]:
+        tables.last = 10_000 + grown
+        assert due.is_due(Position(1, 40), 1) is is_due
+        assert due.is_due(Position(1, 40), 4) is is_behind
