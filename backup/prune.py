@@ -18,7 +18,7 @@ from pillarbox.backup.pack import PACK_BYTES, BlobId, BlobKind, PackBuilder
 from pillarbox.backup.repository import Repository, Snapshot
 from pillarbox.backup.repository_lock import RepositoryLock
 from pillarbox.backup.snapshot import SnapshotKind
-from pillarbox.store.errors import Corrupt, InvalidSetting
+from pillarbox.store.errors import Corrupt, InvalidSetting, Refused
 
 UNUSED_SHARE_MAX: Final = 0.05
 CAPTURES_MS: Final = 48 * 3_600_000
@@ -190,13 +190,25 @@ def prune(
     A dry run says what would be freed, with the snapshots of ids `as_if_forgotten` gone; it changes nothing.
     Up to `unused_share_max` of the used bytes may stay unused, which spares writing packs anew. Damage that
     touches a kept snapshot stops it before anything is removed. Holds about three packs of memory.
-    Raises: RepositoryLocked, Corrupt, NotFound when a snapshot's blob is missing.
+    Raises: Refused when snapshots are lost, but not a dry run; RepositoryLocked, Corrupt, NotFound when a
+    snapshot's blob is missing.
     """
     with repository.lock(exclusive=not dry_run, purpose="prune", wait_ms=wait_ms) as lock:
+        if not dry_run:
+            refuse_lost(repository)
         repository.reload_index()
         work = _Prune(repository, lock, pack_bytes, as_if_forgotten if dry_run else ())
         plan = plan_prune(work.measure(), unused_share_max, pack_bytes)
         return work.report(plan) if dry_run else work.run(plan)
+
+
+def refuse_lost(repository: Repository) -> None:
+    """Raise Refused when snapshots are lost: without their blobs putting their files back is no help."""
+    if lost := repository.lost_snapshot_ids():
+        raise Refused(
+            f"snapshots are lost, and what only they need would be freed: {', '.join(lost)}",
+            hint="put their files back, or accept the loss with `backup prune --forget-lost`",
+        )
 
 
 class _Prune:

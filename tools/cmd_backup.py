@@ -17,7 +17,15 @@ from pillarbox.backup.check_repository import check_repository
 from pillarbox.backup.crypto import Credential, KeyFile, Unencrypted
 from pillarbox.backup.database_snapshot import StoredDatabase, read_stored_database
 from pillarbox.backup.diff import FolderDiff, diff_database
-from pillarbox.backup.prune import Decision, KeepRules, PruneReport, choose_kept, is_capture, prune
+from pillarbox.backup.prune import (
+    Decision,
+    KeepRules,
+    PruneReport,
+    choose_kept,
+    is_capture,
+    prune,
+    refuse_lost,
+)
 from pillarbox.backup.recovery_group import restore_to_server
 from pillarbox.backup.repository import Repository, Snapshot, copy_snapshots
 from pillarbox.backup.restore import (
@@ -734,6 +742,8 @@ def prune_(
     gone = [each.snapshot for each in decisions if not each.is_kept]
     lost = repository.lost_snapshot_ids()
     if not dry_run:
+        if not forget_lost:
+            refuse_lost(repository)
         repository.forget([*(each.id for each in gone), *(lost if forget_lost else ())])
     report = prune(repository, dry_run=dry_run, as_if_forgotten={each.id for each in gone})
     data = {
@@ -745,7 +755,7 @@ def prune_(
     lines = [f"{_snapshot_line(each.snapshot)}  {', '.join(each.reasons) or 'goes'}" for each in decisions]
     show(data, [*lines, *_prune_lines(report, len(gone), dry_run)], as_json)
     if lost and not forget_lost:
-        warn([f"lost, and not forgotten: {each}" for each in lost])
+        warn([f"lost, and not forgotten, which keeps a prune from freeing anything: {each}" for each in lost])
 
 
 def _decision_data(decision: Decision) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pillarbox.store.errors import (
     InvalidContent,
     InvalidSetting,
     NotFound,
+    Refused,
     RepositoryLocked,
     UnsupportedVersion,
 )
@@ -334,10 +335,24 @@ def test_a_snapshot_whose_file_is_lost_is_named_until_it_is_forgotten(site: Site
     assert damage.file == f"snapshots/{lost}" and damage.snapshots == (lost,)
     repository = site.open(files)
     assert repository.lost_snapshot_ids() == [lost]
-    prune(repository)
-    assert repository.lost_snapshot_ids() == [lost], "a prune by itself does not hide it"
     repository.forget([lost])
+    prune(repository)
     assert check_repository(repository, read_data=1).is_whole
+
+
+def test_while_a_snapshot_is_lost_nothing_is_freed_so_that_it_can_be_put_back(site: Site) -> None:
+    lost = site.ids[0]
+    files = {key: data for key, data in site.backend.files.items() if key != (FileKind.SNAPSHOT, lost)}
+    repository = site.open(files)
+    before = dict(files)
+    with pytest.raises(Refused, match=lost):
+        prune(repository)
+    assert repository.backend.files == before
+    prune(repository, dry_run=True)
+    repository.backend.files[FileKind.SNAPSHOT, lost] = site.backend.files[FileKind.SNAPSHOT, lost]
+    prune(repository)
+    assert check_repository(repository, read_data=1).is_whole
+    assert lost in repository.snapshot_ids()
 
 
 def test_forgetting_killed_at_any_write_makes_nothing_lost(

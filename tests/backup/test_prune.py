@@ -17,7 +17,7 @@ from pillarbox.backup.check_repository import check_repository
 from pillarbox.backup.index import PackEntry
 from pillarbox.backup.prune import KeepRules, PackUse, choose_kept, plan_prune, prune
 from pillarbox.backup.repository import Snapshot
-from pillarbox.store.errors import Corrupt, DiskFull, InvalidSetting, NotFound, RepositoryLocked
+from pillarbox.store.errors import Corrupt, DiskFull, InvalidSetting, NotFound, Refused, RepositoryLocked
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -272,7 +272,7 @@ def test_damage_of_what_is_needed_stops_a_prune_before_it_removes_anything(world
             before = dict(backend.files)
             try:
                 prune(world.open(backend), unused_share_max=0, pack_bytes=1500)
-            except (Corrupt, NotFound):
+            except (Corrupt, NotFound, Refused):
                 assert before.items() <= backend.files.items()
 
 

@@ -111,6 +111,21 @@ def test_prune_says_first_what_it_then_does(pillarbox: Pillarbox, server: Path, 
     assert "nothing is said to be kept" in pillarbox.refused(27, "backup", "prune", repo)
 
 
+def test_prune_changes_nothing_while_a_snapshot_is_lost_unless_the_loss_is_accepted(
+    pillarbox: Pillarbox, server: Path, repo: Path
+) -> None:
+    lost, middle, last = (pillarbox.answer("backup", "create", server, repo)["snapshot"] for _ in range(3))
+    (file,) = repo.rglob(f"snapshots/**/{lost}")
+    file.unlink()
+    words = ("backup", "prune", repo, "--keep-last", 1)
+    assert lost in pillarbox.refused(20, *words)
+    assert {each["snapshot"] for each in pillarbox.answer("backup", "list", repo)} == {middle, last}
+    assert pillarbox.answer(*words, "--dry-run")["lost"] == [lost]
+    pillarbox.answer(*words, "--forget-lost")
+    assert [each["snapshot"] for each in pillarbox.answer("backup", "list", repo)] == [last]
+    assert pillarbox.run("backup", "check", repo).exit_code == 0
+
+
 def test_a_backup_is_taken_only_when_it_is_due(pillarbox: Pillarbox, server: Path, repo: Path) -> None:
     words = ("backup", "run-due", server, repo, "--every", "1d", "--keep-daily", 3)
     taken = pillarbox.answer(*words)
