@@ -334,12 +334,17 @@ class Database:
                 self.report(EventId.DATABASE_DISMOUNTED)
 
     def _close_writer(self, writer: GroupCommit, reason: str) -> None:
-        if writer.broken is not None:
-            writer.wait_for_checkpoint()
-            return
-        with writer.closed(Dismounted(f"database {self.name} is dismounted: {reason}")) as flushed:
-            pin = self._mounted().env.pin()
-            self._make_checkpoint(pin, flushed, clean=True)
+        dismounted = Dismounted(f"database {self.name} is dismounted: {reason}")
+        try:
+            if writer.broken is None:
+                with writer.closed(dismounted) as flushed:
+                    pin = self._mounted().env.pin()
+                    self._make_checkpoint(pin, flushed, clean=True)
+                return
+        except Dismounted:
+            if writer.broken is None or writer.broken is dismounted:
+                raise  # else a write failed while this waited for it to end
+        writer.wait_for_checkpoint()
 
     def _close(self) -> None:
         self.state = MountState.DISMOUNTED

@@ -1,9 +1,9 @@
 """Group commit: the one writer of a mounted database, and what "acknowledged" means.
 
 A transaction runs alone, but not until it is durable: at its commit it joins the group that waits, and the
-next may begin. One of those that wait writes the whole group to the stream with one flush, applies it to the
-tables, and wakes the others. A commit returns when its group is flushed and applied: durable, and seen by
-every read that begins later (docs/architecture.md, "How a commit goes").
+next may begin. One of those that wait writes the whole group to the stream and puts it into the tables, makes
+one flush, commits the tables, and wakes the others. A commit returns when its group is flushed and applied:
+durable, and seen by every read that begins later (docs/architecture.md, "How a commit goes").
 
 Locks, in the order they are taken: `_checkpoint_wanted`, leadership (`_flushing` under `_turns`), `_writing`,
 `_checkpointing`. Whoever holds `_writing` may change what is pending; whoever leads may touch the stream and
@@ -276,10 +276,6 @@ class GroupCommit:
             self._append(group)
             self._put_into_tables(group)
         except PillarboxError as error:
-            # On a full disk there may be space for less. Anything else leaves what nobody knows: a flush that
-            # failed must not be made again as if nothing had happened.
-            if not isinstance(error, DiskFull):
-                self.broken = error
             if group.is_flushed and not self._tables_lack(group):
                 self.broken = error
                 raise Dismounted(
@@ -287,6 +283,11 @@ class GroupCommit:
                 ) from error
             # Cut off from the stream, it never happened.
             self._cut_back()
+            # On a full disk there may be space for less. Anything else leaves what nobody knows: a flush that
+            # failed must not be made again as if nothing had happened. Said only now: who dismounts a broken
+            # database does not wait, and a mount that follows must find nothing left to be cut.
+            if not isinstance(error, DiskFull):
+                self.broken = error
             raise
 
     def _append(self, group: _Group) -> None:
@@ -296,7 +297,7 @@ class GroupCommit:
             self._stream.append(start, chunks, to_the_last=not adds_content)
 
     def _put_into_tables(self, group: _Group) -> None:
-        """Flush and apply a group, doubling the map of the tables as often as it needs."""
+        """Put a group, flush the stream and commit, doubling the map of the tables as often as it needs."""
 
         def flush() -> None:
             self._stream.flush()

@@ -19,7 +19,7 @@ from pillarbox.store.database import Database, MountState
 from pillarbox.store.env import Env
 from pillarbox.store.errors import PillarboxError, Retryable
 from pillarbox.store.group_commit import Tuning, _CheckpointDue
-from pillarbox.store.stream import Position
+from pillarbox.store.stream import Position, Stream
 
 if TYPE_CHECKING:
     from conftest import OpenDatabase
@@ -108,6 +108,41 @@ def test_a_failed_flush_fails_all_of_its_group_and_ends_all_writing(
     assert database.state is MountState.DISMOUNTED
     database.mount()
     assert names(database) == ["before"]
+
+
+def test_a_mount_after_a_failed_flush_finds_nothing_left_to_be_cut_off(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread dismounts and mounts as soon as it can, while what failed is being cut off."""
+    create(database, "before")
+    truncate = Stream.truncate
+
+    def mount_and_create() -> None:
+        database.dismount()
+        database.mount()
+        create(database, "after")
+
+    other = threading.Thread(target=mount_and_create)
+
+    def cut_off(stream: Stream, position: Position) -> None:
+        patch.undo()
+        other.start()
+        other.join(0.5)  # long enough to be done, if it did not wait for this
+        truncate(stream, position)
+
+    def fail(file: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        patch.setattr(Stream, "truncate", cut_off)
+        with pytest.raises(PillarboxError):
+            create(database, "failed")
+        other.join(60)
+    assert names(database) == ["after", "before"]
+    database.dismount()
+    database.mount()
+    assert names(database) == ["after", "before"]
 
 
 def test_an_interrupted_write_is_acknowledged_to_nobody(
