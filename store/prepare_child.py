@@ -129,18 +129,19 @@ class _Child:
 
 
 def main() -> None:
-    """Answer until the other end closes the pipe. The argument is the open file of the shared memory."""
+    """Answer until the other end closes the pipe. The arguments are open files: shared memory, answers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # typed at the program that runs this one, which decides
     os.nice(_NICE)
     gc.set_threshold(_COLLECT_AFTER_OBJECTS)
     child = _Child(mmap.mmap(int(sys.argv[1]), 0))
-    send(sys.stdout.buffer, READY)
+    answers = os.fdopen(int(sys.argv[2]), "wb")
+    send(answers, READY)
     while True:
         try:
             request = Request(*receive(sys.stdin.buffer))
         except EOFError:
             return
-        send(sys.stdout.buffer, child.answer(request))
+        send(answers, child.answer(request))
 
 
 if __name__ == "__main__":

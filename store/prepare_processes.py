@@ -54,33 +54,37 @@ class PrepareProcesses:
         self._files = files
         self._memory = _Memory()
         self._children: list[_Process] = []
+        self._run = 0  # which `prepare_all` the processes work for
 
     def prepare_all(
         self, items: Iterable[ItemT], raw_of: Callable[[ItemT], bytes]
     ) -> Iterator[tuple[ItemT, PreparedMessage]]:
         """Each item with its message made ready, in order; the next items are read ahead.
 
+        The processes work for the last call; what an earlier one still gives is made ready here.
         Raises Dismounted, and what reading `items` raises.
         """
         chunks = batches(items, lambda item: len(raw_of(item)), _CHUNK_MESSAGES, _CHUNK_BYTES)
-        prepared = 0
+        prepared = run = 0
         for chunk in chunks:
             yield from [(item, message.prepare(self._files, raw_of(item))) for item in chunk]
             prepared += len(chunk)
             if self._count and prepared >= START_AFTER_MESSAGES:
-                self._start()
+                run = self._start()
                 break
         ahead: deque[tuple[list[ItemT], _Asked]] = deque()
         for chunk in chunks:
             raws = [raw_of(item) for item in chunk]
-            while len(ahead) >= _AHEAD_CHUNKS or (asked := self._ask(raws, now=not ahead)) is None:
+            while len(ahead) >= _AHEAD_CHUNKS or (asked := self._ask(run, raws, now=not ahead)) is None:
                 yield from self._prepared(*ahead.popleft())
             ahead.append((chunk, asked))
         while ahead:
             yield from self._prepared(*ahead.popleft())
 
-    def _start(self) -> None:
+    def _start(self) -> int:
         self.close()
+        if not sys.executable:
+            return self._run
         with suppress(OSError, ValueError):  # no Python to be run, or no more memory or processes allowed
             file = os.memfd_create("pillarbox-prepare")
             try:
@@ -89,24 +93,25 @@ class PrepareProcesses:
                     self._children.append(_Process(file))
             finally:
                 os.close(file)
+        return self._run
 
-    def _ask(self, raws: list[bytes], *, now: bool) -> _Asked | None:
+    def _ask(self, run: int, raws: list[bytes], *, now: bool) -> _Asked | None:
         """Have messages made ready; None when there is room only later, but not with `now`."""
         room = sum(map(len, raws)) + len(raws) * _MORE_ROOM_BYTES
         place = self._memory.find(room)
-        ready = [each for each in self._children if each.is_ready()]
+        ready = [each for each in self._children if run == self._run and each.is_ready()]
         if place is None or not ready:
-            return _Asked(raws, None, 0) if now else None
+            return _Asked(run, raws, None, 0) if now else None
         child = min(ready, key=lambda each: each.asked_count)
         self._memory.put(place, room, raws)
         try:
             child.ask(self._files, place, room, raws)
         except OSError:
             self._end(child)  # which shows when it is to answer
-        return _Asked(raws, child, place)
+        return _Asked(run, raws, child, place)
 
     def _prepared(self, items: list[ItemT], asked: _Asked) -> Iterator[tuple[ItemT, PreparedMessage]]:
-        ready = None if asked.child is None else self._answer(asked.child, asked.place)
+        ready = self._answer(asked) if asked.run == self._run else None
         if ready is None:
             yield from [
                 (item, message.prepare(self._files, raw)) for item, raw in zip(items, asked.raws, strict=True)
@@ -115,19 +120,21 @@ class PrepareProcesses:
         for item, raw, (content, envelope) in zip(items, asked.raws, ready, strict=True):
             yield item, PreparedMessage(raw, content, envelope)
 
-    def _answer(self, child: _Process, place: int) -> list[tuple[PreparedContent, Envelope]] | None:
+    def _answer(self, asked: _Asked) -> list[tuple[PreparedContent, Envelope]] | None:
         """What was made of the messages put first; None when this process is to make them ready."""
+        if asked.child is None:
+            return None
         try:
-            length = child.answer()
-            return made_ready(self._memory.read(place, length)) if length else None
+            length = asked.child.answer()
+            return made_ready(self._memory.read(asked.place, length)) if length else None
         except (OSError, EOFError, ValueError):
-            self._end(child)
+            self._end(asked.child)
             return None
         finally:
             self._memory.give_back()
 
     def _end(self, child: _Process) -> None:
-        """Let a process do no more. It must not write into memory that others get."""
+        """Let a process do no more, if it has not gone. It must not write into memory that others get."""
         child.close()
         if child in self._children:
             self._children.remove(child)
@@ -137,6 +144,7 @@ class PrepareProcesses:
         for child in list(self._children):
             self._end(child)
         self._memory.close()
+        self._run += 1
 
     def __enter__(self) -> PrepareProcesses:
         return self
@@ -150,6 +158,7 @@ class PrepareProcesses:
 class _Asked(NamedTuple):
     """Messages that `child` makes ready at a place of the memory, or nobody yet."""
 
+    run: int
     raws: list[bytes]
     child: _Process | None
     place: int
@@ -205,26 +214,34 @@ class _Process:
 
     def __init__(self, memory_file: int) -> None:
         # -P: nothing that lies in the current directory is taken for a module of the program.
-        command = [sys.executable, "-P", "-m", "pillarbox.store.prepare_child", str(memory_file)]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            pass_fds=[memory_file],
-        )
+        command = [sys.executable, "-P", "-m", "pillarbox.store.prepare_child"]
+        # Not stdout: whatever is set up for every Python of a machine may print.
+        answers, answering = os.pipe()
+        self._answers = os.fdopen(answers, "rb")
+        try:
+            self._process = subprocess.Popen(
+                [*command, str(memory_file), str(answering)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[memory_file, answering],
+            )
+        except BaseException:
+            self._answers.close()
+            raise
+        finally:
+            os.close(answering)
         self._dictionary = 0
         self._is_ready = False
         self.asked_count = 0
 
     def is_ready(self) -> bool:
         """Whether it answers: until it has begun others do its work. One that never begins is never ready."""
-        assert self._process.stdout is not None
         if not self._is_ready:
-            said = select.poll()
-            said.register(self._process.stdout, select.POLLIN)
             with suppress(OSError, EOFError, ValueError):
-                self._is_ready = bool(said.poll(0)) and receive(self._process.stdout) == READY
+                said = select.poll()
+                said.register(self._answers, select.POLLIN)
+                self._is_ready = bool(said.poll(0)) and receive(self._answers) == READY
         return self._is_ready
 
     def ask(self, files: DatabaseFiles, place: int, room: int, raws: list[bytes]) -> None:
@@ -238,8 +255,7 @@ class _Process:
 
     def answer(self) -> int:
         """Bytes of the next answer, 0 for none. Raises OSError, EOFError or ValueError when it has gone."""
-        assert self._process.stdout is not None
-        length: int = receive(self._process.stdout)
+        length: int = receive(self._answers)
         self.asked_count -= 1
         return length
 
@@ -247,10 +263,10 @@ class _Process:
         """End it. It has nothing that could be lost."""
         self._process.kill()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with suppress(OSError):  # what was not sent is of no use now
-                    pipe.close()
+        self._answers.close()
+        assert self._process.stdin is not None
+        with suppress(OSError):  # what was not sent is of no use now
+            self._process.stdin.close()
 
 
 def batches(

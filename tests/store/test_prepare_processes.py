@@ -40,7 +40,7 @@ def processes(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
 
     def begins(process: prepare_processes._Process) -> bool:
         if not process._is_ready:
-            select.select([process._process.stdout], [], [])
+            select.select([process._answers], [], [])
         return begun(process)
 
     monkeypatch.setattr(prepare_processes._Process, "is_ready", begins)
@@ -109,6 +109,7 @@ def test_without_the_processes_it_is_done_here(
     coming = processes.prepare_all(raws, lambda raw: raw)
     prepared = [next(coming)[1] for _ in range(4)]
     if how == "killed":
+        assert len(processes._children) == 2
         for child in processes._children:
             child._process.send_signal(signal.SIGKILL)
     prepared += [ready for _, ready in coming]
@@ -175,6 +176,32 @@ def dictionary_of(prepared: PreparedMessage) -> int:
     frame = prepared.content.skeleton.made_frame()
     assert frame is not None
     return parse_frame(frame, 0, "").dictionary
+
+
+def test_what_is_still_given_after_the_end_or_another_beginning_is_made_here(
+    database: Database, processes: PrepareProcesses
+) -> None:
+    raws = [b"Subject: %d\n\n" % number for number in range(60)]
+    first, second = (processes.prepare_all(raws, lambda raw: raw) for _ in range(2))
+    prepared = [next(first)[1] for _ in range(10)]
+    both = [(next(first)[1], next(second)[1]) for _ in range(20)]
+    assert all(one.raw == raws[10 + at] and other.raw == raws[at] for at, (one, other) in enumerate(both))
+    prepared += [each for each, _ in both]
+    processes.close()
+    prepared += [ready for _, ready in first]
+    assert store(database, prepared) == raws
+    assert [ready.envelope.subject for _, ready in second] == [str(number) for number in range(20, 60)]
+
+
+def test_a_python_that_prints_as_it_begins_disturbs_nothing(
+    database: Database, processes: PrepareProcesses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('welcome to this machine')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    raws = mail()
+    prepared = prepared_by(processes, raws)
+    assert any(each.content.skeleton.raw is None for each in prepared)
+    assert store(database, prepared) == raws
 
 
 def test_what_the_reader_raises_ends_it(processes: PrepareProcesses) -> None:
