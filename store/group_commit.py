@@ -242,8 +242,8 @@ class GroupCommit:
                 self._fail(group, error)
         except BaseException as error:
             # The thread was interrupted: how far it came nobody knows, and the others must not believe it.
-            self.broken = PillarboxError(
-                f"a write was interrupted: {error!r}", hint="mount the database again"
+            self.broken = Dismounted(
+                f"a write was interrupted: {error!r}", hint="mount the database again: it tells what happened"
             )
             with writing:
                 self._fail(group, self.broken)
