@@ -88,7 +88,12 @@ def _inbox_of(record: MailboxRecord) -> int:
         raise Refused(
             f"mailbox {record.name} is disconnected: nobody reads it", hint="reconnect it to a user first"
         )
-    return record.roles[INBOX]
+    inbox = record.roles.get(INBOX)
+    if inbox is None:
+        raise NotFound(
+            f"mailbox {record.name} is not here yet: it is being moved", hint="find it and try again"
+        )
+    return inbox
 
 
 def append(
