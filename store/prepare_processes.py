@@ -52,9 +52,7 @@ class PrepareProcesses:
         cores = len(os.sched_getaffinity(0))
         self._count = (min(cores, _PROCESSES_MAX) if cores > 1 else 0) if count is None else count
         self._files = files
-        self._memory = _Memory()
-        self._children: list[_Process] = []
-        self._run = 0  # which `prepare_all` the processes work for
+        self._run = _Run(files)
 
     def prepare_all(
         self, items: Iterable[ItemT], raw_of: Callable[[ItemT], bytes]
@@ -65,86 +63,28 @@ class PrepareProcesses:
         Raises Dismounted, and what reading `items` raises.
         """
         chunks = batches(items, lambda item: len(raw_of(item)), _CHUNK_MESSAGES, _CHUNK_BYTES)
-        prepared = run = 0
+        run = _Run(self._files)
+        prepared = 0
         for chunk in chunks:
-            yield from [(item, message.prepare(self._files, raw_of(item))) for item in chunk]
+            yield from run.prepared(chunk, _Asked([raw_of(item) for item in chunk], None, 0))
             prepared += len(chunk)
             if self._count and prepared >= START_AFTER_MESSAGES:
-                run = self._start()
+                self.close()
+                self._run = run
+                run.start(self._count)
                 break
         ahead: deque[tuple[list[ItemT], _Asked]] = deque()
         for chunk in chunks:
             raws = [raw_of(item) for item in chunk]
-            while len(ahead) >= _AHEAD_CHUNKS or (asked := self._ask(run, raws, now=not ahead)) is None:
-                yield from self._prepared(*ahead.popleft())
+            while len(ahead) >= _AHEAD_CHUNKS or (asked := run.ask(raws, now=not ahead)) is None:
+                yield from run.prepared(*ahead.popleft())
             ahead.append((chunk, asked))
         while ahead:
-            yield from self._prepared(*ahead.popleft())
-
-    def _start(self) -> int:
-        self.close()
-        if not sys.executable:
-            return self._run
-        with suppress(OSError, ValueError):  # no Python to be run, or no more memory or processes allowed
-            file = os.memfd_create("pillarbox-prepare")
-            try:
-                self._memory.share(file, _MEMORY_BYTES)
-                for _ in range(self._count):
-                    self._children.append(_Process(file))
-            finally:
-                os.close(file)
-        return self._run
-
-    def _ask(self, run: int, raws: list[bytes], *, now: bool) -> _Asked | None:
-        """Have messages made ready; None when there is room only later, but not with `now`."""
-        room = sum(map(len, raws)) + len(raws) * _MORE_ROOM_BYTES
-        place = self._memory.find(room)
-        ready = [each for each in self._children if run == self._run and each.is_ready()]
-        if place is None or not ready:
-            return _Asked(run, raws, None, 0) if now else None
-        child = min(ready, key=lambda each: each.asked_count)
-        self._memory.put(place, room, raws)
-        try:
-            child.ask(self._files, place, room, raws)
-        except OSError:
-            self._end(child)  # which shows when it is to answer
-        return _Asked(run, raws, child, place)
-
-    def _prepared(self, items: list[ItemT], asked: _Asked) -> Iterator[tuple[ItemT, PreparedMessage]]:
-        ready = self._answer(asked) if asked.run == self._run else None
-        if ready is None:
-            yield from [
-                (item, message.prepare(self._files, raw)) for item, raw in zip(items, asked.raws, strict=True)
-            ]
-            return
-        for item, raw, (content, envelope) in zip(items, asked.raws, ready, strict=True):
-            yield item, PreparedMessage(raw, content, envelope)
-
-    def _answer(self, asked: _Asked) -> list[tuple[PreparedContent, Envelope]] | None:
-        """What was made of the messages put first; None when this process is to make them ready."""
-        if asked.child is None:
-            return None
-        try:
-            length = asked.child.answer()
-            return made_ready(self._memory.read(asked.place, length)) if length else None
-        except (OSError, EOFError, ValueError):
-            self._end(asked.child)
-            return None
-        finally:
-            self._memory.give_back()
-
-    def _end(self, child: _Process) -> None:
-        """Let a process do no more, if it has not gone. It must not write into memory that others get."""
-        child.close()
-        if child in self._children:
-            self._children.remove(child)
+            yield from run.prepared(*ahead.popleft())
 
     def close(self) -> None:
         """End the processes. Closing twice is harmless."""
-        for child in list(self._children):
-            self._end(child)
-        self._memory.close()
-        self._run += 1
+        self._run.close()
 
     def __enter__(self) -> PrepareProcesses:
         return self
@@ -158,10 +98,80 @@ class PrepareProcesses:
 class _Asked(NamedTuple):
     """Messages that `child` makes ready at a place of the memory, or nobody yet."""
 
-    run: int
     raws: list[bytes]
     child: _Process | None
     place: int
+
+
+class _Run:
+    """The processes and memory of one `prepare_all`. Without processes, or when closed, it works itself."""
+
+    def __init__(self, files: DatabaseFiles) -> None:
+        self._files = files
+        self._memory = _Memory()
+        self._children: list[_Process] = []
+
+    def start(self, count: int) -> None:
+        """Start up to `count` processes."""
+        if not sys.executable:
+            return
+        with suppress(OSError, ValueError):  # no Python to be run, or no more memory or processes allowed
+            file = os.memfd_create("pillarbox-prepare")
+            try:
+                self._memory.share(file, _MEMORY_BYTES)
+                for _ in range(count):
+                    self._children.append(_Process(file))
+            finally:
+                os.close(file)
+
+    def ask(self, raws: list[bytes], *, now: bool) -> _Asked | None:
+        """Have messages made ready; None when there is room only later, but not with `now`."""
+        room = sum(map(len, raws)) + len(raws) * _MORE_ROOM_BYTES
+        place = self._memory.find(room)
+        ready = [each for each in self._children if each.is_ready()]
+        if place is None or not ready:
+            return _Asked(raws, None, 0) if now else None
+        child = min(ready, key=lambda each: each.asked_count)
+        self._memory.put(place, room, raws)
+        try:
+            child.ask(self._files, place, room, raws)
+        except OSError:
+            self._end(child)  # which shows when it is to answer
+        return _Asked(raws, child, place)
+
+    def prepared(self, items: list[ItemT], asked: _Asked) -> Iterator[tuple[ItemT, PreparedMessage]]:
+        """Each item with its message, of those that were asked first."""
+        ready = None if asked.child is None else self._answer(asked.child, asked.place)
+        if ready is None:
+            yield from [
+                (item, message.prepare(self._files, raw)) for item, raw in zip(items, asked.raws, strict=True)
+            ]
+            return
+        for item, raw, (content, envelope) in zip(items, asked.raws, ready, strict=True):
+            yield item, PreparedMessage(raw, content, envelope)
+
+    def _answer(self, child: _Process, place: int) -> list[tuple[PreparedContent, Envelope]] | None:
+        """What was made of the messages put first; None when this process is to make them ready."""
+        try:
+            length = child.answer()
+            return made_ready(self._memory.read(place, length)) if length else None
+        except (OSError, EOFError, ValueError):
+            self._end(child)
+            return None
+        finally:
+            self._memory.give_back()
+
+    def _end(self, child: _Process) -> None:
+        """Let a process do no more, if it has not gone. It must not write into memory that others get."""
+        child.close()
+        if child in self._children:
+            self._children.remove(child)
+
+    def close(self) -> None:
+        """End the processes. What is asked still is made ready here."""
+        for child in list(self._children):
+            self._end(child)
+        self._memory.close()
 
 
 class _Memory:
@@ -204,8 +214,7 @@ class _Memory:
         self._taken.popleft()
 
     def close(self) -> None:
-        """Give the memory up."""
-        self._taken.clear()
+        """Give the memory up. Places in it may still be given back."""
         self._bytes = bytearray()
 
 

@@ -109,8 +109,8 @@ def test_without_the_processes_it_is_done_here(
     coming = processes.prepare_all(raws, lambda raw: raw)
     prepared = [next(coming)[1] for _ in range(4)]
     if how == "killed":
-        assert len(processes._children) == 2
-        for child in processes._children:
+        assert len(processes._run._children) == 2
+        for child in processes._run._children:
             child._process.send_signal(signal.SIGKILL)
     prepared += [ready for _, ready in coming]
     assert store(database, prepared) == raws
