@@ -195,16 +195,16 @@ def prune(
     """
     with repository.lock(exclusive=not dry_run, purpose="prune", wait_ms=wait_ms) as lock:
         if not dry_run:
-            refuse_lost(repository)
+            refuse_lost(repository.lost_snapshot_ids())
         repository.reload_index()
         work = _Prune(repository, lock, pack_bytes, as_if_forgotten if dry_run else ())
         plan = plan_prune(work.measure(), unused_share_max, pack_bytes)
         return work.report(plan) if dry_run else work.run(plan)
 
 
-def refuse_lost(repository: Repository) -> None:
+def refuse_lost(lost: Collection[str]) -> None:
     """Raise Refused when snapshots are lost: without their blobs putting their files back is no help."""
-    if lost := repository.lost_snapshot_ids():
+    if lost:
         raise Refused(
             f"snapshots are lost, and what only they need would be freed: {', '.join(lost)}",
             hint="put their files back, or accept the loss with `backup prune --forget-lost`",

@@ -743,7 +743,7 @@ def prune_(
     lost = repository.lost_snapshot_ids()
     if not dry_run:
         if not forget_lost:
-            refuse_lost(repository)
+            refuse_lost(lost)
         repository.forget([*(each.id for each in gone), *(lost if forget_lost else ())])
     report = prune(repository, dry_run=dry_run, as_if_forgotten={each.id for each in gone})
     data = {
