@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import zstandard
 
@@ -37,6 +37,8 @@ from pillarbox.tools.bench.report import (
     disk_bytes,
 )
 
+ItemT = TypeVar("ItemT")
+
 BULK_BATCH: Final = 1024
 THREADS: Final = 16
 WINDOW_COUNT: Final = 10_000
@@ -60,14 +62,14 @@ class Target:
         """Deliver messages as one caller that has many: a thousand at a time."""
         with PrepareProcesses(self.database.files, processes) as preparing:
             ready = preparing.prepare_all(messages, lambda raw: raw)
-            while batch := list(islice(ready, BULK_BATCH)):
+            for batch in _batches(ready):
                 with self.database.transaction(_ACTOR) as txn:
                     for _, prepared in batch:
                         message.append(txn, self.folder_id, prepared)
 
 
-def _batches(messages: Iterable[bytes]) -> Iterator[list[bytes]]:
-    each = iter(messages)
+def _batches(items: Iterable[ItemT]) -> Iterator[list[ItemT]]:
+    each = iter(items)
     while batch := list(islice(each, BULK_BATCH)):
         yield batch
 
