@@ -39,6 +39,9 @@ _READER_LINE = re.compile(r"^\s*(\d+)\s+[0-9a-f]+\s+(\d+|-)", re.MULTILINE)
 
 Changes = Mapping[Table, Mapping[bytes, bytes | None]]
 
+# Keys that often come in ascending order: told of it, LMDB leaves full pages behind, not half full ones.
+_APPENDED: Final = frozenset({Table.ITEM, Table.LOCATION, Table.TOMBSTONE})
+
 # What LMDB also says when the disk took a part of what it wrote.
 _IO_ERROR: Final = os.strerror(errno.EIO)
 
@@ -232,19 +235,7 @@ class Env:
     def _apply_once(self, changes: Changes, before_commit: Callable[[], None] | None) -> None:
         with self._env.begin(write=True) as txn:
             for table, rows in changes.items():
-                handle = self.handles[table]
-                puts = []
-                for key, value in rows.items():
-                    if value is None:
-                        txn.delete(key, db=handle)
-                    else:
-                        puts.append((key, value))
-                if puts:
-                    # Sorted: neighbours share their page's path, and LMDB is told of appends below.
-                    puts.sort()
-                    with txn.cursor(db=handle) as cursor:
-                        append = not cursor.last() or cursor.key() < puts[0][0]
-                        cursor.putmulti(puts, append=append)
+                _put_rows(txn, self.handles[table], rows, appends=table in _APPENDED)
             if before_commit is not None:
                 before_commit()
 
@@ -336,6 +327,18 @@ class Env:
             self._checkpoint_pin.transaction.abort()
             self._checkpoint_pin = None
         self._env.close()
+
+
+def _put_rows(txn: Any, handle: Any, rows: Mapping[bytes, bytes | None], *, appends: bool) -> None:
+    with txn.cursor(handle) as cursor:
+        put = cursor.put
+        # Sorted: neighbours share their page's path.
+        for key in sorted(rows):
+            value = rows[key]
+            if value is None:
+                txn.delete(key, db=handle)
+            elif not (appends and put(key, value, append=True)):
+                put(key, value)
 
 
 def _reserve_lock_file(path: Path) -> None:

@@ -146,11 +146,18 @@ class Layer:
         self.records: Records = {}
 
     def take(self, records: Records, changes: Changes) -> None:
-        """Add a later transaction's changes."""
-        for table, rows in records.items():
-            self.records.setdefault(table, {}).update(rows)
-        for table, values in changes.items():
-            self.changes.setdefault(table, {}).update(values)
+        """Add a later transaction's changes, which are this layer's from now on."""
+        _update(self.records, records)
+        _update(self.changes, changes)
+
+
+def _update(tables: dict[Table, dict[bytes, RowT]], later: Mapping[Table, dict[bytes, RowT]]) -> None:
+    """Put rows in; the dictionaries of `later` belong to `tables` from now on."""
+    for table, rows in later.items():
+        if table in tables:
+            tables[table].update(rows)
+        else:
+            tables[table] = rows
 
 
 class WriteTransaction(Reader):
@@ -338,12 +345,16 @@ def derive(before: Records, after: Records, changes: Changes) -> None:
         for key, old in before[table].items()
         if not same_entries(old, after[table][key])
     ]
+    rows: list[tuple[Table, bytes, bytes | None]] = []
     for table, key, old, _ in changed:
-        for index_table, index_key, _ in index_rows(table, key, old):
-            changes.setdefault(index_table, {})[index_key] = None
+        rows += [(index_table, index_key, None) for index_table, index_key, _ in index_rows(table, key, old)]
     for table, key, _, new in changed:
-        for index_table, index_key, value in index_rows(table, key, new):
-            changes.setdefault(index_table, {})[index_key] = value
+        rows += index_rows(table, key, new)
+    for index_table, index_key, value in rows:
+        if index_table in changes:
+            changes[index_table][index_key] = value
+        else:
+            changes[index_table] = {index_key: value}
 
 
 def _in_range(
