@@ -1,4 +1,4 @@
-"""Export of a mailbox to mail files: a directory of EML files, of mbox files, or a Maildir.
+"""Export of a mailbox or public folders to mail files: a directory of EML or mbox files, or a Maildir.
 
 Folders become directories (EML), files named as they are beside directories of their inner folders (mbox), or
 Maildir++ folders, where the Inbox is the maildir itself. Empty folders leave nothing behind. Every message
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, NamedTuple, get_args
 
-from pillarbox.store import folder, mailbox, message
+from pillarbox.store import folder, mailbox, message, public_folder
 from pillarbox.store.access import Actor
 from pillarbox.store.database import Database
 from pillarbox.store.eml import NAME_BYTES_MAX, EmlWriter, directory_name, read_tree
@@ -24,7 +24,7 @@ from pillarbox.store.mail_item import MailItem, path_text
 from pillarbox.store.maildir import MaildirWriter, read_maildir
 from pillarbox.store.mbox import Dialect, MboxWriter, read_mbox
 from pillarbox.store.stream import disk_error, flush_directory
-from pillarbox.store.tables import FolderRecord, ItemRecord, MailboxRecord
+from pillarbox.store.tables import ItemRecord
 from pillarbox.store.transaction import ReadTransaction
 
 ExportFormat = Literal["eml", "mbox", "maildir"]
@@ -73,28 +73,30 @@ def export_mail(
     dialect: Dialect = "mboxrd",
     progress: Callable[[ExportProgress], None] | None = None,
 ) -> ExportReport:
-    """Write a mailbox, as it is at this moment, to files in the directory `out`.
+    """Write a mailbox, or with no GUID the public folders, to files in the directory `out`.
 
-    `dialect` is that of mbox files. Raises as `mail_files`, NotFound for the mailbox, Dismounted. A message
-    that is damaged in the store is listed, and the others go on. An export that was interrupted begins anew
-    when it is run again.
+    They are written as they are at this moment. `dialect` is that of mbox files. Raises as `mail_files`,
+    NotFound for the mailbox, Refused for a mailbox store without a GUID, Dismounted. A message that is
+    damaged in the store is listed, and the others go on. An export that was interrupted begins anew when it
+    is run again.
     """
     with database.read(actor) as read:
-        box = mailbox.get(read, mailbox_guid)
+        root_id = mailbox.get(read, mailbox_guid).root_id if mailbox_guid else public_folder.root_id(read)
         with mail_files(out, format, dialect) as add:
-            return _Export(read, box, add, progress).run()
+            return _Export(read, root_id, add, progress).run()
 
 
 class _Export:
     def __init__(
         self,
         read: ReadTransaction,
-        box: MailboxRecord,
+        root_id: int,
         add: AddMessage,
         progress: Callable[[ExportProgress], None] | None,
     ) -> None:
         self._read = read
-        self._box = box
+        self._folders = [each for each in folder.walk(read, root_id) if each[1].messages_count]
+        self._total = sum(record.messages_count for _, record in self._folders)
         self._add = add
         self._progress = progress
         self._count = 0
@@ -102,18 +104,11 @@ class _Export:
         self._damaged: list[ExportDamage] = []
 
     def run(self) -> ExportReport:
-        folders_count = 0
-        for path, record in self._folders():
-            folders_count += 1
+        for path, record in self._folders:
             for item in folder.messages(self._read, record.folder_id):
                 self._write(path, item)
             self._tell(path)
-        return ExportReport(self._count, self._bytes, folders_count, tuple(self._damaged))
-
-    def _folders(self) -> Iterator[tuple[FolderPath, FolderRecord]]:
-        for path, record in folder.walk(self._read, self._box.root_id):
-            if record.messages_count:
-                yield path, record
+        return ExportReport(self._count, self._bytes, len(self._folders), tuple(self._damaged))
 
     def _write(self, path: FolderPath, item: ItemRecord) -> None:
         try:
@@ -130,7 +125,7 @@ class _Export:
 
     def _tell(self, path: FolderPath) -> None:
         if self._progress:
-            self._progress(ExportProgress(self._count, self._box.messages_count, path))
+            self._progress(ExportProgress(self._count, self._total, path))
 
 
 @contextmanager

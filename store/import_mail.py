@@ -1,8 +1,8 @@
-"""Import of mail files into a mailbox: mbox, Maildir, EML, and directories that hold any of these.
+"""Import of mail files into a mailbox or the public folders: mbox, Maildir, EML, directories of these.
 
 Each mbox file and each directory becomes a folder of its name, a directory's inner folders below it; a lone
-EML file goes to the Inbox. Messages are committed in batches; in a large import other processes make the next
-messages ready meanwhile (`prepare_processes`).
+EML file goes to the Inbox, which public folders do not have. Messages are committed in batches; in a large
+import other processes make the next messages ready meanwhile (`prepare_processes`).
 
 An import may be run again, after an interruption or to fetch what has come since: what its folder already
 holds, byte for byte and as often as the source does, is not added again. Nothing is kept for this: the
@@ -19,13 +19,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from pillarbox.store import folder, mailbox, message
+from pillarbox.store import folder, mailbox, message, public_folder
 from pillarbox.store.access import Actor
 from pillarbox.store.database import Database
 from pillarbox.store.eml import MailKind, classify, read_eml, read_tree
-from pillarbox.store.errors import InvalidContent, PillarboxError
+from pillarbox.store.errors import InvalidContent, PillarboxError, Refused
 from pillarbox.store.events import EventId
-from pillarbox.store.mail_item import MailItem, path_text
+from pillarbox.store.mail_item import SEEN, MailItem, path_text
 from pillarbox.store.maildir import is_named_as_mail, read_maildir
 from pillarbox.store.maintenance import train_dictionary
 from pillarbox.store.mbox import Dialect, read_mbox
@@ -92,20 +92,29 @@ def import_mail(
     progress: Callable[[ImportProgress], None] | None = None,
     processes: int | None = 0,
 ) -> ImportReport:
-    """Import mail files into a mailbox. Every batch is durable when `progress` is next called.
+    """Import mail files into a mailbox, or with no GUID into the public folders of a public folder store.
+
+    Every batch is durable when `progress` is next called. In public folders what was read by whom the files
+    are of is unread: read state is each user's own there.
 
     A database without a zstd dictionary gets one, if it pays, from the first thousand messages on. In a
     large import up to `processes` other processes help (`PrepareProcesses`); None: as many as keep the cores
     busy. A damaged message is imported as it is. A file that cannot be read is listed, and the others go on.
     `dialect` is that of the mbox files, found by looking at each when None. `progress` is called in this
-    thread after each batch. Raises NotFound for a mailbox or path that is not there (before anything is
-    imported), Dismounted, DiskFull; what was committed before stays, and the same import goes on there.
+    thread after each batch. Raises NotFound for a mailbox or path that is not there, Refused for a lone EML
+    file or a mailbox store without a GUID (before anything is imported), Dismounted, DiskFull; what was
+    committed before stays, and the same import goes on there.
     """
     sources = list(paths)
     unreadable = _Remarks()
     kinds = [_kind(path, unreadable) for path in sources]
     with database.read(actor) as read:
-        name = mailbox.get(read, mailbox_guid).name
+        if mailbox_guid:
+            name = mailbox.get(read, mailbox_guid).name
+        else:
+            public_folder.root_id(read)
+            name = f"/{database.name}"
+            _refuse_lone_messages(sources, kinds)
     total = sum(_tree_bytes(path) for path in sources) if progress else 0
     run = _Import(database, actor, mailbox_guid, unreadable)
     readable = [(path, kind) for path, kind in zip(sources, kinds, strict=True) if kind]
@@ -121,6 +130,15 @@ def import_mail(
     report = run.report()
     _report_event(database, name, report)
     return report
+
+
+def _refuse_lone_messages(sources: Iterable[Path], kinds: Iterable[MailKind | None]) -> None:
+    for path, kind in zip(sources, kinds, strict=True):
+        if kind == "eml":
+            raise Refused(
+                f"{path_text(path)}: public folders have no Inbox that a lone message could go to",
+                hint="put it into a directory: that becomes a folder of its name",
+            )
 
 
 def folder_name(text: str) -> str:
@@ -146,7 +164,7 @@ class _Remarks:
 
 
 class _Import:
-    """One import into one mailbox: its counts, and what its folders held before."""
+    """One import into one mailbox, or the public folders: its counts, and what its folders held before."""
 
     def __init__(self, database: Database, actor: Actor, mailbox_guid: bytes, unreadable: _Remarks) -> None:
         self.read_count = 0
@@ -176,11 +194,15 @@ class _Import:
         """Add a batch in one transaction."""
         self._database.refuse_below_disk_floor()
         with self._database.transaction(self._actor) as txn:
-            box = mailbox.get(txn, self._guid)
             # Not kept for the next batch: folders may be renamed, moved and deleted between them.
-            folder_ids: dict[FolderPath, int] = {(): box.roles[mailbox.INBOX]}
+            folder_ids: dict[FolderPath, int] = {}
+            if self._guid:
+                box = mailbox.get(txn, self._guid)
+                root_id, folder_ids[()] = box.root_id, box.roles[mailbox.INBOX]
+            else:
+                root_id = public_folder.root_id(txn)
             # Counted only once the batch is durable: a commit that failed must not show in a report.
-            added = [each for each in batch if self._add(txn, box.root_id, folder_ids, *each)]
+            added = [each for each in batch if self._add(txn, root_id, folder_ids, *each)]
         self.read_count += len(batch)
         self.read_bytes += sum(len(item.raw) for (_, item), _ in batch)
         self._present_count += len(batch) - len(added)
@@ -209,7 +231,8 @@ class _Import:
         if held.take(txn, prepared.content.digest):
             return False
         received_ms = item.received_ms or _sent_ms(prepared, txn.now_ms)
-        message.append(txn, folder_id, prepared, flags=item.flags, received_ms=received_ms)
+        flags = item.flags if self._guid else [flag for flag in item.flags if flag != SEEN]
+        message.append(txn, folder_id, prepared, flags=flags, received_ms=received_ms)
         return True
 
     def train_when_due(self) -> None:

@@ -9,16 +9,16 @@ from typing import Any, get_args
 import click
 
 from pillarbox.store.database import Database
-from pillarbox.store.errors import Corrupt, InvalidContent, NotFound
+from pillarbox.store.errors import Corrupt, InvalidContent, InvalidName, NotFound
 from pillarbox.store.export_mail import FORMATS, ExportFormat, ExportProgress, export_mail
 from pillarbox.store.ids import id_text
 from pillarbox.store.import_mail import ImportProgress, ImportReport, import_mail
 from pillarbox.store.mbox import Dialect
 from pillarbox.store.server import Server
-from pillarbox.store.tables import MailboxRecord
 from pillarbox.tools.options import ACTOR, JSON, SERVER
 from pillarbox.tools.output import Step, counted, progress, show, size_text, warn
 from pillarbox.tools.parameters import MAILBOX, complete_database
+from pillarbox.tools.tree import find_tree
 
 DIALECTS = click.Choice(get_args(Dialect))
 
@@ -46,25 +46,27 @@ def import_(
 ) -> None:
     """Import mbox files, Maildirs, EML files, and directories that hold any of these.
 
-    The mailbox is made where it is missing. Each mbox file and each directory becomes a folder of its name; a
-    lone EML file goes to the Inbox. An import may be run again: what its folder holds already is not added
+    The mailbox is made where it is missing; / or /DATABASE stands for the public folders of the server. Each
+    mbox file and each directory becomes a folder of its name; a lone EML file goes to the Inbox, which public
+    folders do not have. An import may be run again: what its folder holds already is not added
     twice. A damaged message is imported as it is, and listed. When something could not be read, what could
     be is imported, the rest is listed on stderr, and the command ends with 29.
 
     \b
     pillarbox import /srv/mail anna old-mail.mbox Maildir/
     pillarbox import /srv/mail anna letter.eml --json
+    pillarbox import /srv/mail / announcements.mbox
     """
     for path in paths:
         if not path.exists():
             raise NotFound(f"{path}: no such file or folder", hint="look at the path's spelling")
     with Server.open(server) as opened:
-        database, box = _find_or_create(opened, mailbox_name, database_name)
+        database, guid = _find_or_create(opened, mailbox_name, database_name)
         try:
             with progress("importing", as_json) as step:
                 told = step and _import_step(step)
                 report = import_mail(
-                    database, ACTOR, box.guid, paths, dialect=dialect, progress=told, processes=None
+                    database, ACTOR, guid, paths, dialect=dialect, progress=told, processes=None
                 )
         except KeyboardInterrupt:
             warn(["What is imported stays; the same import goes on from there."])
@@ -109,11 +111,18 @@ def _import_lines(report: ImportReport) -> Iterator[str]:
         yield f"  passed over: {each.source} {each.reason}"
 
 
-def _find_or_create(server: Server, name: str, database_name: str) -> tuple[Database, MailboxRecord]:
+def _find_or_create(server: Server, name: str, database_name: str) -> tuple[Database, bytes]:
+    """The database and GUID of a mailbox, made where it is missing; no GUID for public folders."""
+    if name.startswith("/") and database_name:
+        raise InvalidName("--database is for a new mailbox", hint="for public folders, write /DATABASE")
     try:
-        return server.find_mailbox(name)
+        tree = find_tree(server, name)
     except NotFound:
-        return server.create_mailbox(ACTOR, name, database_name)
+        if name.startswith("/"):
+            raise
+        database, box = server.create_mailbox(ACTOR, name, database_name)
+        return database, box.guid
+    return tree.database, tree.mailbox
 
 
 @click.command()
@@ -128,6 +137,7 @@ def export(
 ) -> None:
     """Write a mailbox to files in the directory OUT, which must be new or empty.
 
+    MAILBOX may be /, or /DATABASE, for the public folders of the server.
     Every message goes out byte for byte as it came in; its flags go along into a Maildir only. Of the mbox
     dialects, mboxo alone cannot give back every message as it was. A message that is damaged in the store is
     listed, the others are written, and the command ends with 30.
@@ -135,14 +145,15 @@ def export(
     \b
     pillarbox export /srv/mail anna out --format eml
     pillarbox export /srv/mail anna Maildir --format maildir
+    pillarbox export /srv/mail / forums --format mbox
     """
     with Server.open(server, read_only=True) as opened:
-        database, box = opened.find_mailbox(mailbox_name)
+        tree = find_tree(opened, mailbox_name)
         with progress("exporting", as_json) as step:
             report = export_mail(
-                database,
+                tree.database,
                 ACTOR,
-                box.guid,
+                tree.mailbox,
                 out,
                 format_,
                 dialect=dialect,

@@ -75,7 +75,5 @@ def refuse_other_database(source: Tree, target: Tree) -> None:
     if source.database is not target.database:
         raise Refused(
             f"{source.name} is in database {source.database.name}, {target.name} in {target.database.name}",
-            hint="export what is to go there and import it"
-            if source.mailbox and target.mailbox
-            else "only a program that embeds the store takes mail into public folders or out of them",
+            hint="export what is to go there and import it",
         )

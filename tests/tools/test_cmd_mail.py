@@ -32,6 +32,40 @@ def test_a_lone_message_goes_to_the_inbox(pillarbox: Pillarbox, server: Path) ->
     assert len(pillarbox.answer("list", server, "bert", "Inbox")) == 1
 
 
+def test_mail_goes_into_public_folders_and_out_again(
+    pillarbox: Pillarbox, server: Path, tmp_path: Path
+) -> None:
+    first = pillarbox.answer("import", server, "/", DATA / "lists.mbox", DATA / "spam")
+    assert (first["imported"], first["folders"]) == (30, ["lists", "spam"])
+    again = pillarbox.answer("import", server, "/Public Folder Store", DATA / "lists.mbox")
+    assert (again["imported"], again["present"]) == (0, 24)
+    assert len(pillarbox.answer("list", server, "/", "spam")) == 6
+    assert pillarbox.answer("export", server, "/", tmp_path / "out", "--format", "eml")["exported"] == 30
+    found = sorted(path.read_bytes() for path in (tmp_path / "out" / "spam").iterdir())
+    assert found == sorted(path.read_bytes() for path in (DATA / "spam").iterdir())
+
+
+def test_nobody_has_read_what_comes_into_a_public_folder(
+    pillarbox: Pillarbox, server: Path, tmp_path: Path
+) -> None:
+    letter = sorted((DATA / "spam").iterdir())[0].read_bytes()
+    for name in ("cur", "new", "tmp"):
+        (tmp_path / "forum" / name).mkdir(parents=True)
+    (tmp_path / "forum" / "cur" / "1.x.host:2,FS").write_bytes(letter)
+    pillarbox.answer("import", server, "/", tmp_path / "forum")
+    assert [each["flags"] for each in pillarbox.answer("list", server, "/", "forum")] == [["\\Flagged"]]
+    assert pillarbox.answer("folder", "show", server, "/", "forum")["unread"] == 1
+
+
+def test_what_cannot_go_into_public_folders_imports_nothing(pillarbox: Pillarbox, server: Path) -> None:
+    letter = sorted((DATA / "spam").iterdir())[0]
+    assert "no Inbox" in pillarbox.refused(20, "import", server, "/", DATA / "lists.mbox", letter)
+    assert pillarbox.answer("folder", "list", server, "/") == []
+    pillarbox.refused(20, "import", server, "/Mailbox Store", DATA / "lists.mbox")
+    pillarbox.refused(40, "import", server, "/nowhere", DATA / "lists.mbox")
+    pillarbox.refused(26, "import", server, "/", DATA / "lists.mbox", "--database", "Mailbox Store")
+
+
 def test_a_path_that_is_not_there_imports_nothing(pillarbox: Pillarbox, server: Path, tmp_path: Path) -> None:
     words = ("import", server, "carl", DATA / "lists.mbox", tmp_path / "missing")
     assert "no such file" in pillarbox.refused(40, *words)
