@@ -37,7 +37,7 @@ def test_the_fastest_of_each_figure_counts() -> None:
 @pytest.fixture(autouse=True)
 def no_dovecot(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mail server is not started by tests."""
-    monkeypatch.setattr("pillarbox.tools.bench.__main__.dovecot_import", lambda root, messages: None)
+    monkeypatch.setattr("pillarbox.tools.bench.peers._has_dovecot", lambda: False)
 
 
 def test_every_measure_and_its_peers_come_out_of_one_run(
@@ -93,3 +93,11 @@ def test_a_missed_target_is_called_missed() -> None:
 def test_a_folder_without_mail_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--corpus", str(tmp_path)]) == 1
     assert "no mail" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["0"], ["-5"], ["many"], ["20", "--rounds", "0"]])
+def test_a_number_below_one_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(words)
+    assert ended.value.code == 2
+    assert "is no number from 1 on" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from pillarbox.store.errors import PillarboxError
-from pillarbox.tools.bench.peers import dovecot_import, maildir, sqlite, sqlite_list
+from pillarbox.tools.bench.peers import dovecot_import, dovecot_lmtp, maildir, sqlite, sqlite_list
 from pillarbox.tools.bench.pillarbox_side import (
     anonymous_memory_bytes,
     bulk,
@@ -23,7 +23,7 @@ from pillarbox.tools.bench.pillarbox_side import (
     single,
     threads,
 )
-from pillarbox.tools.bench.report import Figure, as_data, as_text, best_of, verdicts
+from pillarbox.tools.bench.report import Figure, as_data, as_text, at_least_one, best_of, verdicts
 from pillarbox.tools.bench.workload import CORPUS_DEFAULT, read_corpus, resample
 
 MEASURES: Final = ("bulk", "single", "threads", "list", "read")
@@ -41,7 +41,7 @@ def measure(root: Path, messages: Sequence[bytes], wanted: Sequence[str]) -> lis
     with new_target(root / "bulk") as target:
         figures.append(bulk(target, messages))
         if "threads" in wanted:
-            figures.append(threads(root, messages))
+            figures += [threads(root, messages), dovecot_lmtp(root, messages)]
         listed, items = listing(target, _LIST_COUNT)
         if "list" in wanted:
             figures += [listed, sqlite_list(root, items)]
@@ -85,9 +85,11 @@ def _root(directory: Path | None) -> Iterator[Path]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pillarbox.tools.bench", description=__doc__)
-    parser.add_argument("count", nargs="?", type=int, default=5000, help="messages (5000)")
+    parser.add_argument("count", nargs="?", type=at_least_one, default=5000, help="messages (5000)")
     parser.add_argument("--only", choices=MEASURES, help="one measure and its peers")
-    parser.add_argument("--rounds", type=int, default=1, help="runs, of which the best times count (1)")
+    parser.add_argument(
+        "--rounds", type=at_least_one, default=1, help="runs, of which the best times count (1)"
+    )
     parser.add_argument(
         "--scale", type=int, default=0, metavar="N", help="cost per delivery up to N messages"
     )

@@ -29,7 +29,7 @@ from pillarbox.store.clock import SystemClock
 from pillarbox.store.errors import NotFound, PillarboxError
 from pillarbox.tools.bench.backup_peers import BackupTool, copy_seconds, installed_peers
 from pillarbox.tools.bench.pillarbox_side import Target, new_target
-from pillarbox.tools.bench.report import Verdict, disk_bytes
+from pillarbox.tools.bench.report import Verdict, at_least_one, disk_bytes
 from pillarbox.tools.bench.workload import CORPUS_DEFAULT, read_corpus, resample
 
 CAPTURED_COUNTS: Final = (1, 100, 1000)
@@ -377,8 +377,10 @@ def _mb(size: int) -> str:
 def run(arguments: Sequence[str]) -> int:
     """Measure and print. Returns the exit code: 0, whether targets are met or not; 1 on an error."""
     parser = argparse.ArgumentParser(prog="python -m pillarbox.tools.bench.backup", description=__doc__)
-    parser.add_argument("count", nargs="?", type=int, default=5000, help="messages (5000)")
-    parser.add_argument("--rounds", type=int, default=1, help="runs, of which the best times count (1)")
+    parser.add_argument("count", nargs="?", type=at_least_one, default=5000, help="messages (5000)")
+    parser.add_argument(
+        "--rounds", type=at_least_one, default=1, help="runs, of which the best times count (1)"
+    )
     parser.add_argument("--corpus", type=Path, default=CORPUS_DEFAULT, help="folder of mbox, eml, tar.gz")
     parser.add_argument("--dir", type=Path, help="where to write; of the disk that is to be measured")
     parser.add_argument("--no-peers", action="store_true", help="neither restic nor borg")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import mailbox
 import shutil
+import smtplib
 import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from email.parser import BytesHeaderParser
 from pathlib import Path
@@ -18,6 +20,7 @@ import zstandard
 from pillarbox.store.tables import ItemRecord
 from pillarbox.tools.bench.report import (
     DOVECOT_IMPORT,
+    DOVECOT_LMTP,
     MAILDIR,
     SQLITE_BULK,
     SQLITE_LIST,
@@ -27,6 +30,8 @@ from pillarbox.tools.bench.report import (
 )
 
 _USER: Final = "bulk@example.org"
+LMTP_CLIENTS: Final = 8
+_LMTP_MESSAGES_MAX: Final = 2000
 _DOVECOT_CONF: Final = """base_dir = {home}/run
 state_dir = {home}/run
 log_path = {home}/log
@@ -39,6 +44,7 @@ mail_gid = mail
 first_valid_uid = 1
 first_valid_gid = 1
 mail_fsync = optimized
+postmaster_address = postmaster@example.org
 mail_plugins = zlib
 plugin {{
   zlib_save = zstd
@@ -115,27 +121,56 @@ def sqlite_list(root: Path, items: Sequence[ItemRecord]) -> Figure:
 
 def dovecot_import(root: Path, messages: Sequence[bytes]) -> Figure | None:
     """`doveadm import` of a Maildir into mdbox with zstd; None where Dovecot 2.3 cannot be run as root."""
-    if shutil.which("dovecot") is None or shutil.which("doveadm") is None:
-        return None
-    home = root / "dovecot"
-    (home / "mail").mkdir(parents=True)
+    home = root / "dovecot-import"
     source = home / "source"
-    box = mailbox.Maildir(str(source))
-    for message in messages:
-        box.add(message)
+    if _has_dovecot():
+        box = mailbox.Maildir(str(source))
+        for message in messages:
+            box.add(message)
     try:
-        for directory in (root, home):
-            directory.chmod(0o755)
-        for directory in (source, home / "mail"):
-            subprocess.run(["chown", "-R", "mail:mail", str(directory)], check=True, capture_output=True)
         with _dovecot(home) as conf:
             return _import_into_mdbox(home, conf, source, messages)
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
+def dovecot_lmtp(root: Path, messages: Sequence[bytes]) -> Figure | None:
+    """Dovecot's LMTP into mdbox with zstd: eight clients, a mailbox each; at most 2,000 of the messages.
+
+    None where Dovecot 2.3 cannot be run as root.
+    """
+    home = root / "dovecot-lmtp"
+    some = messages[:_LMTP_MESSAGES_MAX]
+
+    def deliver(client: int) -> None:
+        with smtplib.LMTP(str(home / "run" / "lmtp")) as lmtp:
+            for message in some[client::LMTP_CLIENTS]:
+                lmtp.sendmail("bench@example.org", [f"user{client}@example.org"], message)
+
+    try:
+        with _dovecot(home), ThreadPoolExecutor(LMTP_CLIENTS) as clients:
+            start = time.perf_counter()
+            for _ in clients.map(deliver, range(LMTP_CLIENTS)):
+                pass
+            return _figure(DOVECOT_LMTP, some, time.perf_counter() - start, home / "mail")
+    except (OSError, subprocess.CalledProcessError):  # that of a mail server that refuses is an OSError, too
+        return None
+
+
+def _has_dovecot() -> bool:
+    return all(shutil.which(name) for name in ("dovecot", "doveadm"))
+
+
 @contextmanager
 def _dovecot(home: Path) -> Iterator[Path]:
+    """A running Dovecot that keeps its mail below `home`; its configuration. Raises OSError."""
+    if not _has_dovecot():
+        raise FileNotFoundError("dovecot is not installed")
+    (home / "mail").mkdir(parents=True)
+    for directory in (home.parent, home):
+        directory.chmod(0o755)
+    for directory in home.iterdir():
+        subprocess.run(["chown", "-R", "mail:mail", str(directory)], check=True, capture_output=True)
     conf = home / "dovecot.conf"
     conf.write_text(_DOVECOT_CONF.format(home=home))
     # A daemon keeps what it inherits open: a pipe here would be waited for until it stops.

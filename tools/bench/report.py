@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -17,6 +18,7 @@ PILLARBOX_READ: Final = "Pillarbox, read at random"
 PILLARBOX_SCALE_FIRST: Final = "Pillarbox, bulk, up to the first 10,000"
 PILLARBOX_SCALE_LAST: Final = "Pillarbox, bulk, the last 10,000"
 DOVECOT_IMPORT: Final = "doveadm import, mdbox, zstd"
+DOVECOT_LMTP: Final = "Dovecot LMTP, mdbox, zstd, 8 clients"
 MAILDIR: Final = "mailbox.Maildir"
 SQLITE_BULK: Final = "SQLite WAL full, zstd, 64 a transaction"
 SQLITE_SINGLE: Final = "SQLite WAL full, zstd, one a transaction"
@@ -129,6 +131,13 @@ def as_data(figures: Sequence[Figure], judged: Sequence[Verdict]) -> dict[str, A
         ],
         "targets": [verdict._asdict() for verdict in judged],
     }
+
+
+def at_least_one(text: str) -> int:
+    """A number of messages or rounds on the command line. Raises ArgumentTypeError."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
 
 
 def disk_bytes(path: Path) -> int:
