@@ -17,8 +17,8 @@ from pillarbox.store import folder, mailbox, message
 from pillarbox.store.access import Actor
 from pillarbox.store.check import check_database
 from pillarbox.store.database import Database, MountState
-from pillarbox.store.env import Env
-from pillarbox.store.errors import Corrupt, DiskFull, Dismounted, PillarboxError
+from pillarbox.store.env import Env, MapFull
+from pillarbox.store.errors import Corrupt, DiskFull, Dismounted, PillarboxError, Retryable
 from pillarbox.store.group_commit import Tuning
 from pillarbox.store.tables import DatabaseKind
 
@@ -191,6 +191,57 @@ def test_a_group_that_the_tables_took_before_they_failed_is_there_after_a_mount(
         found = {item.message_id: message.content(read, item) for item in items}
     assert before.items() < found.items() and len(found) == len(before) + 1
     assert check_database(deliveries.database, ACTOR).clean
+
+
+def full_once(patch: pytest.MonkeyPatch, *, after_the_flush: bool) -> None:
+    """Have the map full for one group: before its flush, or only as LMDB commits it."""
+    real, calls = Env.apply, 0
+
+    def full(env: Env, changes: Any, before_commit: Any = None) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            if after_the_flush:
+                before_commit()
+            raise MapFull("the map is full")
+        real(env, changes, before_commit)
+
+    patch.setattr(Env, "apply", full)
+
+
+@pytest.mark.parametrize("after_the_flush", [False, True], ids=["before the flush", "at the commit"])
+def test_a_group_waits_for_the_map_to_grow(
+    deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch, after_the_flush: bool
+) -> None:
+    deliveries.deliver()
+    map_bytes = deliveries.database.files.env._env.info()["map_size"]
+    with monkeypatch.context() as patch:
+        full_once(patch, after_the_flush=after_the_flush)
+        deliveries.deliver()
+    assert deliveries.database.files.env._env.info()["map_size"] == 2 * map_bytes
+    deliveries.prove()
+    deliveries.mount_again()
+    deliveries.prove()
+
+
+@pytest.mark.parametrize("after_the_flush", [False, True], ids=["before the flush", "at the commit"])
+def test_a_group_for_which_the_map_cannot_grow_never_happened(
+    deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch, after_the_flush: bool
+) -> None:
+    def held(env: Env, patience_s: float) -> None:
+        raise Retryable("snapshots are held open")
+
+    deliveries.deliver()
+    with monkeypatch.context() as patch:
+        full_once(patch, after_the_flush=after_the_flush)
+        patch.setattr(Env, "grow", held)
+        with pytest.raises(Retryable, match="held open"):
+            deliveries.deliver()
+    assert deliveries.database.state is MountState.DISMOUNTED
+    deliveries.database.mount()
+    deliveries.prove()
+    deliveries.deliver()
+    deliveries.prove()
 
 
 @pytest.mark.parametrize("number", range(1, 6))

@@ -97,7 +97,7 @@ def test_a_block_is_given_back_once_and_made_again_where_it_is_missing(
     assert store(database, without) == [each.raw for each in without]
 
 
-@pytest.mark.parametrize("how", ["killed", "killed as it begins", "not started"])
+@pytest.mark.parametrize("how", ["killed", "killed as it begins", "never ready", "not started"])
 def test_without_the_processes_it_is_done_here(
     database: Database, processes: PrepareProcesses, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +105,8 @@ def test_without_the_processes_it_is_done_here(
         monkeypatch.setattr(sys, "executable", "/nonexistent")
     if how == "killed as it begins":
         monkeypatch.setattr(sys, "executable", "/bin/false")
+    if how == "never ready":
+        monkeypatch.setattr(prepare_processes._Process, "is_ready", lambda process: False)
     raws = mail()
     coming = processes.prepare_all(raws, lambda raw: raw)
     prepared = [next(coming)[1] for _ in range(4)]
