@@ -235,7 +235,15 @@ class Env:
     def _apply_once(self, changes: Changes, before_commit: Callable[[], None] | None) -> None:
         with self._env.begin(write=True) as txn:
             for table, rows in changes.items():
-                _put_rows(txn, self.handles[table], rows, appends=table in _APPENDED)
+                appends = table in _APPENDED
+                cursor = txn.cursor(self.handles[table])
+                put = cursor.put
+                for key, value in sorted(rows.items()):  # neighbours share their page's path
+                    if value is None:
+                        if cursor.set_key(key):
+                            cursor.delete()
+                    elif not appends or not put(key, value, append=True):
+                        put(key, value)
             if before_commit is not None:
                 before_commit()
 
@@ -327,18 +335,6 @@ class Env:
             self._checkpoint_pin.transaction.abort()
             self._checkpoint_pin = None
         self._env.close()
-
-
-def _put_rows(txn: Any, handle: Any, rows: Mapping[bytes, bytes | None], *, appends: bool) -> None:
-    with txn.cursor(handle) as cursor:
-        put = cursor.put
-        # Sorted: neighbours share their page's path.
-        for key in sorted(rows):
-            value = rows[key]
-            if value is None:
-                txn.delete(key, db=handle)
-            elif not (appends and put(key, value, append=True)):
-                put(key, value)
 
 
 def _reserve_lock_file(path: Path) -> None:

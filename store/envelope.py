@@ -109,10 +109,9 @@ def _fields(header: bytes) -> dict[bytes, bytes]:
     """The raw values of the fields that matter here, by lower-case name; the first of each name."""
     if b"\r" in header:
         header = header.replace(b"\r\r\n", b"\n").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    fields: dict[bytes, bytes] = {}
-    for name, value in _FIELD.findall(b"\n" + header):
-        fields.setdefault(name.lower(), value)
-    return fields
+    found = _FIELD.findall(b"\n" + header)
+    found.reverse()  # so that the first of each name stays
+    return {name.lower(): value for name, value in found}
 
 
 # --- text -----------------------------------------------------------------------------------------------

@@ -156,10 +156,10 @@ class GroupCommit:
         if group is not None:
             self._wait_for(group)
 
-    def _layers(self) -> tuple[Layer, ...]:
-        if self._in_flight is None:
-            return (self._pending, self._recent)
-        return (self._pending, self._in_flight, self._recent)
+    def _layers(self) -> list[Layer]:
+        """What is committed and not applied, the newest first, and then what was applied last."""
+        groups: tuple[Layer | None, ...] = (self._pending, self._in_flight, self._recent)
+        return [each for each in groups if each is not None and each.records]
 
     def _next_position(self) -> Position:
         if self._end.offset < self._tuning.segment_bytes:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import heapq
 import random
 import struct
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Protocol, TypeVar, cast
 
@@ -153,6 +152,9 @@ class Layer:
 
 def _update(tables: dict[Table, dict[bytes, RowT]], later: Mapping[Table, dict[bytes, RowT]]) -> None:
     """Put rows in; the dictionaries of `later` belong to `tables` from now on."""
+    if not tables:
+        tables.update(later)
+        return
     for table, rows in later.items():
         if table in tables:
             tables[table].update(rows)
@@ -171,7 +173,7 @@ class WriteTransaction(Reader):
         self,
         files: DatabaseFiles,
         actor: Actor,
-        layers: tuple[Layer, ...],
+        layers: Sequence[Layer],
         state: StateRecord,
         position: Position,
         now_ms: int,
@@ -205,15 +207,17 @@ class WriteTransaction(Reader):
     def put(self, table: Table, key: bytes, record: Record | None) -> None:
         """Store a record of a primary table, in the place of the one that is there; None deletes it."""
         rows = self._records.setdefault(table, {})
-        indexed = self._indexed.setdefault(table, {})
-        if key not in indexed:
-            indexed[key] = rows[key] if key in rows else self._committed(table, key)
+        if table in INDEXED:
+            indexed = self._indexed.setdefault(table, {})
+            if key not in indexed:
+                indexed[key] = rows[key] if key in rows else self._committed(table, key)
         rows[key] = record
 
     def insert(self, table: Table, key: bytes, record: Record) -> None:
         """`put` of a record under a key that was never used: nothing is looked up."""
         self._records.setdefault(table, {})[key] = record
-        self._indexed.setdefault(table, {})[key] = None
+        if table in INDEXED:
+            self._indexed.setdefault(table, {})[key] = None
 
     def delete(self, table: Table, key: bytes) -> None:
         """Delete a record of a primary table."""
@@ -302,18 +306,18 @@ class WriteTransaction(Reader):
         self.insert(Table.META, STATE_KEY, self.state())  # the one before is known, and has no index rows
         self._settle()
         rows: list[tuple[int, bytes, bytes | None]] = []
-        with _storable():
+        with _STORABLE:
             for table, records in self._records.items():
-                values = self._changes.setdefault(table, {})
+                number, values = int(table), self._changes.setdefault(table, {})
                 for key, record in records.items():
                     value = values[key] = None if record is None else seal_record(table, key, record)
-                    rows.append((int(table), key, value))
+                    rows.append((number, key, value))
         return rows, self._records, self._changes
 
     def _settle(self) -> None:
         """Bring the index rows in line with the records."""
         if self._indexed:
-            with _storable():
+            with _STORABLE:
                 derive(self._indexed, self._records, self._changes)
             self._indexed = {}
 
@@ -322,16 +326,23 @@ class WriteTransaction(Reader):
         self.view.close()
 
 
-@contextmanager
-def _storable() -> Iterator[None]:
+class _Storable:
     """What a caller put into a record, such as a property of any type, may have no stored form."""
-    try:
-        yield
-    except (TypeError, ValueError, OverflowError, struct.error) as error:
-        raise InvalidSetting(
-            f"a value of this transaction cannot be stored: {error}",
-            hint="numbers have 64 bits, text is Unicode; lists and dictionaries hold these and bytes",
-        ) from error
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, (TypeError, ValueError, OverflowError, struct.error)):
+            raise InvalidSetting(
+                f"a value of this transaction cannot be stored: {error}",
+                hint="numbers have 64 bits, text is Unicode; lists and dictionaries hold these and bytes",
+            ) from error
+
+
+_STORABLE: Final = _Storable()
 
 
 def derive(before: Records, after: Records, changes: Changes) -> None:
@@ -339,18 +350,19 @@ def derive(before: Records, after: Records, changes: Changes) -> None:
 
     All rows that go are taken out before any is put in: a moved message has one location.
     """
-    changed = [
-        (table, key, old, after[table][key])
-        for table in before.keys() & INDEXED
-        for key, old in before[table].items()
-        if not same_entries(old, after[table][key])
-    ]
-    rows: list[tuple[Table, bytes, bytes | None]] = []
-    for table, key, old, _ in changed:
-        rows += [(index_table, index_key, None) for index_table, index_key, _ in index_rows(table, key, old)]
-    for table, key, _, new in changed:
-        rows += index_rows(table, key, new)
-    for index_table, index_key, value in rows:
+    gone: list[tuple[Table, bytes, bytes | None]] = []
+    come: list[tuple[Table, bytes, bytes | None]] = []
+    for table, records in before.items():
+        if table in INDEXED:
+            for key, old in records.items():
+                new = after[table][key]
+                if not same_entries(old, new):
+                    if old is not None:
+                        gone += [
+                            (where, index_key, None) for where, index_key, _ in index_rows(table, key, old)
+                        ]
+                    come += index_rows(table, key, new)
+    for index_table, index_key, value in (*gone, *come):
         if index_table in changes:
             changes[index_table][index_key] = value
         else:

@@ -182,7 +182,7 @@ def test_kinds_and_codecs_of_frames_are_those_documented() -> None:
 
 
 def test_a_redo_record_is_read_by_the_document() -> None:
-    rows: list[redo.Row] = [(int(Table.ITEM), b"key", b"value" * 100), (int(Table.BLOCK), b"gone", None)]
+    rows: list[redo.Row] = [(int(Table.ITEM), b"key", b"value" * 1000), (int(Table.BLOCK), b"gone", None)]
     frame = redo.build_redo(rows, 9, 8, 3)
     fields = read_by(tables_in("Redo records")[0], frame[16:40])
     assert fields == {"sequence@0": 9, "sequence@8": 8, "how@16": 3}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import tracemalloc
 from collections.abc import Iterable
 from pathlib import Path
@@ -121,10 +122,12 @@ def test_a_redo_record_is_read_as_it_was_built(
     assert read_redo(frame, Position(3, 99), "here") == Redo(sequence, first, tuple(rows), Position(3, 99))
 
 
-def test_a_redo_record_is_packed_only_where_that_makes_it_smaller() -> None:
-    same: list[Row] = [(1, b"key", bytes(1000))]
-    noise: list[Row] = [(1, b"key", zstandard.ZstdCompressor().compress(bytes(range(256)) * 9))]
+def test_a_redo_record_is_packed_only_where_that_pays() -> None:
+    same: list[Row] = [(1, b"key", bytes(5000))]
+    short: list[Row] = [(1, b"key", bytes(3000))]
+    noise: list[Row] = [(1, b"key", random.Random(1).randbytes(5000))]
     assert frame_of(build_redo(same, 1, 1, 0)).codec == Codec.ZSTD
+    assert frame_of(build_redo(short, 1, 1, 0)).codec == Codec.PLAIN
     assert frame_of(build_redo(noise, 1, 1, 0)).codec == Codec.PLAIN
 
 
