@@ -149,7 +149,7 @@ def _read_block(reader: Reader, digest: bytes) -> bytes:
 def _read_frame(
     reader: Reader, kind: FrameKind, digest: bytes, segment: int, offset: int, length: int
 ) -> bytes:
-    frame = reader.files.frames.read(segment, offset, length)
+    frame = reader.frame(segment, offset, length)
     where = f"segment {segment} at {offset}"
     if frame.kind != kind or frame.digest != digest:
         raise Corrupt(f"{where}: the frame is of other content", file=where, offset=offset)

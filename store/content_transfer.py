@@ -50,6 +50,12 @@ def fetch(source: Reader, target: Reader, digest: bytes, fetched: Fetched) -> Fe
     # Looked up without reading the record: damage in the target must not pass for damage in the source.
     if target.view.get(Table.CONTENT, digest) is not None:
         return FetchedContent(digest, record.size, record.parts, None, {})
+    return _fetch(source, target, record, digest, fetched)
+
+
+def _fetch(
+    source: Reader, target: Reader, record: ContentRecord, digest: bytes, fetched: Fetched
+) -> FetchedContent:
     blocks: dict[bytes, FetchedFrame] = {}
     for part in record.parts:
         for block in part[4]:
@@ -78,7 +84,7 @@ def _fetch_block(source: Reader, target: DatabaseFiles, digest: bytes, fetched: 
 def _fetch_frame(
     source: Reader, target: DatabaseFiles, kind: FrameKind, digest: bytes, place: tuple[int, int, int]
 ) -> FetchedFrame:
-    frame = source.files.frames.read(*place)
+    frame = source.frame(*place)
     where = f"segment {place[0]} at {place[1]}"
     if frame.kind != kind or frame.digest != digest:
         raise Corrupt(f"{where}: the frame is of other content", file=where, offset=place[1])
@@ -100,14 +106,16 @@ def hold(txn: WriteTransaction, source: Reader, fetched: FetchedContent) -> None
         txn.put(Table.CONTENT, fetched.digest, found._replace(references=found.references + 1))
         return
     if fetched.skeleton is None:
-        fetched = fetch(source, txn, fetched.digest, {})
+        # Not `fetch`: the tables may have still what a commit has freed that is not in them yet.
+        record = content_store.content_record(source, fetched.digest)
+        fetched = _fetch(source, txn, record, fetched.digest, {})
     for part in fetched.parts:
         for digest in part[4]:
             _hold_block(txn, source, digest, fetched.blocks.get(digest))
     skeleton = fetched.skeleton
     assert skeleton is not None, "what the transaction lacks was fetched"
-    record = ContentRecord(1, fetched.size, *_append(txn, skeleton.frame), fetched.parts)
-    txn.insert(Table.CONTENT, fetched.digest, record)
+    place = _append(txn, skeleton.frame)
+    txn.insert(Table.CONTENT, fetched.digest, ContentRecord(1, fetched.size, *place, fetched.parts))
 
 
 def _hold_block(txn: WriteTransaction, source: Reader, digest: bytes, fetched: FetchedFrame | None) -> None:

@@ -15,6 +15,8 @@ import os
 import random
 import shutil
 import threading
+import uuid
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -92,8 +94,22 @@ def empty_tables(env: Env) -> None:
     env.apply({Table.META: {STATE_KEY: value}})
 
 
+_DATABASES: Final[weakref.WeakSet[Database]] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    for database in list(_DATABASES):
+        database.forget_inherited()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
 class Database:
-    """One database of a server. Its methods may be called from any thread."""
+    """One database of a server. Its methods may be called from any thread.
+
+    A process that is forked has none of its parent's mounted: it mounts for itself, for reading as a rule.
+    """
 
     def __init__(
         self,
@@ -127,8 +143,24 @@ class Database:
         self._stream = Stream(path / STREAM, guid)
         self._files: DatabaseFiles | None = None
         self._writer: GroupCommit | None = None
+        self._tables_doubted = False
         self._disk_looked_ms = -_DISK_LOOK_INTERVAL_MS
         self._disk_free_bytes = 0
+        _DATABASES.add(self)
+
+    def forget_inherited(self) -> None:
+        """Be dismounted in a process that was forked, and leave what is the parent's. Not for callers."""
+        if self.state is not MountState.DISMOUNTED:
+            self.dismount_reason = "the process that this one was forked from has it"
+        if self._files is not None:
+            self._files.env.forget_inherited()
+        if self._lock is not None:
+            self._lock.close()  # the parent's own stays
+        self.state = MountState.DISMOUNTED
+        self._files = self._writer = self._lock = None
+        self._mounting = threading.RLock()
+        self._stream = Stream(self.path / STREAM, self.guid)
+        self.deliveries = DeliveryQueue()
 
     # -- creating
 
@@ -162,14 +194,18 @@ class Database:
         self.mount()
         self.dismount()
 
-    def _identify(self) -> None:
+    def _identify(self, writer: GroupCommit, files: DatabaseFiles) -> None:
         """What `create` does last, and a mount after it was interrupted does for it."""
-        with self.read(Actor.task("mount")) as read:
+        with ReadTransaction(files, files.env.view(), Actor.task("mount")) as read:
             if read.record(Table.META, IDENTITY_KEY) is not None:
                 return
-        with self.transaction(Actor.task("setup")) as txn:
+        try:
+            txn = writer.begin(Actor.task("setup"))
             identity = IdentityRecord(LAYOUT_VERSION, self.guid, self.kind, txn.now_ms, {})
             txn.insert(Table.META, IDENTITY_KEY, identity)
+            writer.commit(txn)
+        finally:
+            writer.abort()
 
     # -- mounting
 
@@ -183,12 +219,13 @@ class Database:
         with self._mounting:
             if self.state is not MountState.DISMOUNTED:
                 return
+            recovered: int | None = None
             try:
                 self._refuse_missing_files()
                 if read_only:
                     self._mount_read_only()
                 else:
-                    self._mount_for_writing(wait_ms)
+                    recovered = self._mount_for_writing(wait_ms)
             except OSError as error:
                 self._close()
                 raise disk_error(error, str(self.path)) from error
@@ -196,6 +233,10 @@ class Database:
                 self._close()
                 raise
             self.checks_since_mount = 0
+            if not read_only:
+                if recovered is not None:
+                    self.report(EventId.RECOVERY_DONE, transactions=recovered)
+                self.report(EventId.DATABASE_MOUNTED)
 
     def _refuse_missing_files(self) -> None:
         if not (self.path / PROPERTIES).is_dir():
@@ -214,34 +255,38 @@ class Database:
         self._open_files(Env(self.path / PROPERTIES, read_only=True))
         self.state = MountState.READ_ONLY
 
-    def _mount_for_writing(self, wait_ms: int) -> None:
+    def _mount_for_writing(self, wait_ms: int) -> int | None:
+        """How many transactions were replayed after a crash, None when there was none."""
         self._lock = FileLock(self.path / LOCK, f"database {self.name}", self.clock, wait_ms=wait_ms)
         checkpoint = self._read_checkpoint()
         env = self._open_tables(checkpoint)
         try:
             replayed = self._replay(env, checkpoint)
+            self._stream.truncate(replayed.end)
+            if not checkpoint.clean:
+                # What a killed process wrote may be in the system's memory only, its flush may have failed.
+                self._stream.rewrite(checkpoint.position)
+            files = self._open_files(env)
+            writer = GroupCommit(
+                files,
+                self._stream,
+                read_state(env),
+                replayed.end,
+                clock=self.clock,
+                tuning=self.tuning,
+                checkpoint=self._make_checkpoint,
+                checkpoint_failed=self._checkpoint_failed,
+            )
+            writer.checkpoint()
+            self._identify(writer, files)
         except BaseException:
-            env.close()  # until now nobody else knows of it, and a process may open it only once
+            env.close()  # a process may open it only once
             raise
-        self._stream.truncate(replayed.end)
-        if not checkpoint.clean:
-            # What a killed process wrote may be in the system's memory only, and its flush may have failed.
-            self._stream.rewrite(checkpoint.position)
-        files = self._open_files(env)
-        self._writer = GroupCommit(
-            files,
-            self._stream,
-            read_state(env),
-            replayed.end,
-            clock=self.clock,
-            tuning=self.tuning,
-            checkpoint=self._make_checkpoint,
-            checkpoint_failed=self._checkpoint_failed,
-        )
+        # Only now: a mount that fails closes what no other thread may be writing to.
+        self._tables_doubted = False
+        self._writer = writer
         self.state = MountState.MOUNTED
-        self._writer.checkpoint()
-        self._identify()
-        self._report_mounted(checkpoint, replayed)
+        return None if checkpoint.clean else replayed.transactions
 
     def _replay(self, env: Env, checkpoint: Checkpoint) -> Replayed:
         """Replay behind a pin: a crash meanwhile needs the checkpoint's pages once more."""
@@ -250,16 +295,11 @@ class Database:
         position = find_transaction(self._stream, checkpoint.position, checkpoint.sequence, held)
         if held != checkpoint.sequence:
             # The pin of the process that was killed is gone with it, so what it had applied is flushed first.
-            env.sync()
+            self._flush_tables(env)
             pages = pin.meta_pages
             write_checkpoint(self.path, Checkpoint(self.guid, False, boot_identity(), held, position, pages))
         env.keep(pin)
         return replay_stream(env, self._stream, position, held)
-
-    def _report_mounted(self, checkpoint: Checkpoint, replayed: Replayed) -> None:
-        if not checkpoint.clean:
-            self.report(EventId.RECOVERY_DONE, transactions=replayed.transactions)
-        self.report(EventId.DATABASE_MOUNTED)
 
     def _read_checkpoint(self) -> Checkpoint:
         checkpoint = read_checkpoint(self.path)
@@ -273,7 +313,7 @@ class Database:
     def _open_tables(self, checkpoint: Checkpoint) -> Env:
         """The tables as the last writer left them, or as they were at the checkpoint."""
         path = self.path / PROPERTIES
-        if not checkpoint.clean and checkpoint.boot != boot_identity():
+        if self._tables_doubted or not (checkpoint.clean or checkpoint.boot == boot_identity()):
             # After a new start of the machine only the checkpoint's pages are sure to be on disk.
             put_back_meta_pages(path, checkpoint.meta_pages)
         return Env(path)
@@ -301,57 +341,77 @@ class Database:
 
     def _make_checkpoint(self, pin: Pin, flushed: FlushedState, *, clean: bool = False) -> None:
         files = self._mounted()
-        files.env.sync()
+        self._flush_tables(files.env)
         checkpoint = Checkpoint(
             self.guid, clean, boot_identity(), flushed.sequence, flushed.position, pin.meta_pages
         )
         write_checkpoint(self.path, checkpoint)
         files.env.keep(pin)
 
+    def _flush_tables(self, env: Env) -> None:
+        """Flush the tables. When that fails the next mount goes back to the last checkpoint and replays.
+
+        The system may have dropped the pages and take them for written, so that a later flush of the same
+        pages would say that all is well (docs/format.md, "Checkpoint").
+        """
+        try:
+            env.sync()
+        except PillarboxError:
+            if env.flush_failed:
+                self._tables_doubted = True
+                doubted = self._read_checkpoint()._replace(clean=False, boot=uuid.uuid4().bytes)
+                write_checkpoint(self.path, doubted)
+            raise
+
     def _checkpoint_failed(self, error: PillarboxError) -> None:
         self.report(EventId.REQUEST_FAILED, request="checkpoint", error=str(error))
+        writer = self._writer
+        if writer is not None:
+            self._dismount_if_broken(writer)
 
     def _dismount_if_broken(self, writer: GroupCommit) -> None:
         """After a failed write nothing is read or written any more until a mount."""
+        if writer.broken is None:
+            return
         with self._mounting:
-            if writer is self._writer and writer.broken is not None:
+            if writer is self._writer:
                 self.report(EventId.WRITE_FAILURE_DISMOUNTED, error=str(writer.broken))
                 self.dismount(f"a write failed: {writer.broken}")
 
     def dismount(self, reason: str = "it was dismounted") -> None:
-        """Close the database; those who wait for a transaction get Dismounted. Not mounted: nothing."""
-        with self._mounting:
-            if self.state is MountState.DISMOUNTED:
-                return
-            try:
-                if self._writer is not None:
-                    self._close_writer(self._writer, reason)
-            finally:
-                was = self.state
-                self.dismount_reason = reason
-                self._close()
-            if was is MountState.MOUNTED:
-                self.report(EventId.DATABASE_DISMOUNTED)
+        """Close the database; those who wait for a transaction get Dismounted. Not mounted: nothing.
 
-    def _close_writer(self, writer: GroupCommit, reason: str) -> None:
-        dismounted = Dismounted(f"database {self.name} is dismounted: {reason}")
-        try:
-            if writer.broken is None:
-                with writer.closed(dismounted) as flushed:
-                    pin = self._mounted().env.pin()
-                    self._make_checkpoint(pin, flushed, clean=True)
+        Waits for the transaction that is open; interrupted in that, the database stays mounted. Raises
+        Refused within a transaction of this thread's; DiskFull or PillarboxError when the tables could not be
+        left as they are: then it is dismounted nevertheless, and the next mount replays.
+        """
+        with self._mounting:
+            was = self.state
+            if was is MountState.DISMOUNTED:
                 return
-        except Dismounted:
-            if writer.broken is None or writer.broken is dismounted:
-                raise  # else a write failed while this waited for it to end
-        writer.wait_for_checkpoint()
+            if self._writer is None:
+                self._end(reason)
+                return
+            dismounted = Dismounted(f"database {self.name} is dismounted: {reason}")
+            with self._writer.ended(dismounted) as flushed:
+                try:
+                    if flushed is not None:
+                        self._make_checkpoint(self._mounted().env.pin(), flushed, clean=True)
+                finally:
+                    self._end(reason)
+            self.report(EventId.DATABASE_DISMOUNTED)
+
+    def _end(self, reason: str) -> None:
+        self.dismount_reason = reason
+        self._close()
 
     def _close(self) -> None:
+        """Close what is open. No thread may be writing."""
         self.state = MountState.DISMOUNTED
-        self._writer = None
         if self._files is not None:
             self._files.env.close()
-            self._files = None
+        self._files = None
+        self._writer = None
         self._stream.close()
         if self._lock is not None:
             self._lock.close()
@@ -360,14 +420,18 @@ class Database:
     def _mounted(self) -> DatabaseFiles:
         files = self._files
         if files is None:
-            raise Dismounted(f"database {self.name} is not mounted: {self.dismount_reason}", hint="mount it")
+            raise self._not_mounted()
         return files
+
+    def _not_mounted(self) -> Dismounted:
+        return Dismounted(f"database {self.name} is not mounted: {self.dismount_reason}", hint="mount it")
 
     def _writing(self) -> GroupCommit:
         writer = self._writer
         if writer is None:
-            self._mounted()
-            raise ReadOnly(f"database {self.name} is mounted for reading only")
+            if self.state is MountState.READ_ONLY:
+                raise ReadOnly(f"database {self.name} is mounted for reading only")
+            raise self._not_mounted()
         return writer
 
     # -- transactions
@@ -391,17 +455,15 @@ class Database:
         ReadOnly, DiskFull, Refused within another transaction of the same thread.
         """
         writer = self._writing()
-        txn = writer.begin(actor)
+        writer.refuse_within_transaction()  # whose transaction would else be taken for this one
         try:
+            txn = writer.begin(actor)
             yield txn
+            writer.commit(txn)
         except BaseException as error:
-            writer.abort(txn)
+            writer.abort()
             if isinstance(error, Corrupt):
                 self._report_damage(error)
-            raise
-        try:
-            writer.commit(txn)
-        except PillarboxError:
             self._dismount_if_broken(writer)
             raise
         for event_id, details in txn.events:

@@ -26,6 +26,7 @@ class Delivery:
         self.error: Exception | None = None
         self.is_done = False
         self.is_next = False
+        self.is_leader = False
         self._turn = threading.Lock()
         self._turn.acquire()
 
@@ -67,14 +68,15 @@ class DeliveryQueue:
         with self._lock:
             self._waiting.append(delivery)
             if not self._is_led:
-                self._is_led = True
+                self._is_led = delivery.is_leader = True
                 return True
         try:
             delivery.wait()
         except BaseException:
             self._leave(delivery)
             raise
-        return not delivery.is_done
+        delivery.is_leader = not delivery.is_done
+        return delivery.is_leader
 
     def __len__(self) -> int:
         """How many wait and are not taken."""
@@ -86,9 +88,11 @@ class DeliveryQueue:
             taken, self._waiting = self._waiting, []
         return taken
 
-    def hand_on(self) -> None:
-        """Let the first of those that came meanwhile lead."""
+    def hand_on(self, delivery: Delivery) -> None:
+        """Let the first of those that came meanwhile lead; `delivery` is that of who led."""
         with self._lock:
+            if delivery in self._waiting:  # its thread was interrupted before it took any
+                self._waiting.remove(delivery)
             self._appoint()
 
     def _appoint(self) -> None:

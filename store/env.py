@@ -7,6 +7,7 @@ transaction pins every page of the last one, so putting its meta pages back give
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import re
@@ -34,6 +35,7 @@ _FULL_BELOW_BYTES: Final = 1 << 20
 # Address space, not memory or disk: the file grows page by page below it.
 MAP_BYTES_DEFAULT: Final = 1 << 40
 _READERS_MAX: Final = 1024
+_FLUSH_HINT: Final = "look at the disk: the system could not write what it had taken"
 _LAST_PAGE_AT: Final = 136  # in each of LMDB's two meta pages: mm_last_pg, behind the header and two trees
 _READER_LINE = re.compile(r"^\s*(\d+)\s+[0-9a-f]+\s+(\d+|-)", re.MULTILINE)
 
@@ -130,7 +132,10 @@ class ReadView:
 
     def count(self, table: Table) -> int:
         """How many rows the table has."""
-        return int(self._txn.stat(self._env.handles[table])["entries"])
+        try:
+            return int(self._txn.stat(self._env.handles[table])["entries"])
+        except lmdb.Error as error:
+            raise self._error(error) from error
 
     def close(self) -> None:
         """Let the snapshot's pages go. Closing twice is harmless."""
@@ -187,6 +192,7 @@ class Env:
         self._views = threading.Condition()
         self._growing = False
         self._checkpoint_pin: Pin | None = None
+        self.flush_failed = False
 
     def view(self) -> ReadView:
         """A snapshot of the last applied group. Raises Retryable when too many are open."""
@@ -282,14 +288,29 @@ class Env:
             raise _translate(error, self.path) from error
 
     def sync(self) -> None:
-        """Make all that is applied so far durable. Others may apply more meanwhile."""
+        """Make all that is applied so far durable. Others may apply more meanwhile.
+
+        Raises PillarboxError, never DiskFull: after a failed flush the system takes the pages for written, so
+        nothing of this environment is believed any more (`flush_failed`), and no flush is made again.
+        """
+        failed = f"{self._data}: flush failed"
+        if self.flush_failed:
+            raise PillarboxError(failed, hint=_FLUSH_HINT)
         try:
             self._env.sync(True)
         except lmdb.Error as error:
-            raise _translate(error, self.path) from error
+            translated = _translate(error, self.path)
+            if isinstance(translated, Dismounted):
+                raise translated from error
+            self.flush_failed = True
+            raise PillarboxError(f"{failed}: {error}", hint=_FLUSH_HINT) from error
 
     def keep(self, pin: Pin) -> None:
-        """The checkpoint of `pin` is on disk: pages that only the one before needed may be used again."""
+        """The checkpoint of `pin` is on disk: pages that only the one before needed may be used again.
+
+        So may those that only readers needed whose process was killed.
+        """
+        self._env.reader_check()
         previous, self._checkpoint_pin = self._checkpoint_pin, pin
         if previous is not None:
             previous.transaction.abort()
@@ -328,6 +349,13 @@ class Env:
             self._env.copy(str(directory), compact=True, txn=view._txn)
         except lmdb.Error as error:
             raise _translate(error, self.path) from error
+
+    def forget_inherited(self) -> None:
+        """Never close this in a process that was forked: LMDB would end the reads of the parent.
+
+        Python would close it as it ends, so it is given a reference that nobody lets go.
+        """
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
 
     def close(self) -> None:
         """Close the environment; views must be closed by now."""

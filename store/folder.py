@@ -23,7 +23,7 @@ from pillarbox.store.tables import (
     number_of,
     pair_key,
 )
-from pillarbox.store.transaction import Reader, WriteTransaction
+from pillarbox.store.transaction import Reader, WriteTransaction, as_stored
 
 GENERIC: Final = 0
 NAME_CHARS_MAX: Final = 255
@@ -50,11 +50,12 @@ def check_name(name: str) -> str:
 
 
 def with_property(properties: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """Properties with one of them set, or removed by None."""
-    changed = {**properties, key: value}
-    if value is None:
-        del changed[key]
-    return changed
+    """Properties with one of them set, to a copy as it is read again, or removed by None.
+
+    Raises InvalidSetting for what cannot be stored.
+    """
+    kept = {name: held for name, held in properties.items() if name != key}
+    return kept if value is None else kept | {key: as_stored(value)}
 
 
 # -- finding

@@ -99,6 +99,7 @@ class GroupCommit:
         self._checkpoint_failed = checkpoint_failed
         self._writing = threading.Lock()
         self._writer: int | None = None
+        self._open: WriteTransaction | None = None
         self._turns = threading.Lock()
         self._pause_turn = threading.Condition(self._turns)
         self._flushing = False
@@ -121,37 +122,40 @@ class GroupCommit:
             raise Refused("this thread has a transaction open already", hint="end it first: they do not nest")
 
     def begin(self, actor: Actor) -> WriteTransaction:
-        """A transaction of this thread's, when it is its turn. Raises Dismounted; Refused within another."""
+        """A transaction of this thread's, when it is its turn. Raises Dismounted; Refused within another.
+
+        Whatever happens, call `abort` or `commit` from the same thread.
+        """
         self.refuse_within_transaction()
         self._writing.acquire()
-        try:
-            self._refuse_if_broken()
-            transaction = WriteTransaction(
-                self._files, actor, self._layers(), self._state, self._next_position(), self._clock.now_ms()
-            )
-        except BaseException:
-            self._writing.release()
-            raise
         self._writer = threading.get_ident()
-        return transaction
+        self._refuse_if_broken()
+        self._open = WriteTransaction(
+            self._files, actor, self._layers(), self._state, self._next_position(), self._clock.now_ms()
+        )
+        return self._open
 
-    def abort(self, transaction: WriteTransaction) -> None:
-        """Forget a transaction: nothing of it was written."""
-        transaction.close()
-        self._end_turn()
+    def abort(self) -> None:
+        """Forget this thread's transaction, if it has one: nothing of it was written."""
+        if self._writer == threading.get_ident():
+            # It may have changed what is in the records that it was given: these are read again.
+            self._recent.records.clear()
+            self._end_turn()
 
     def commit(self, transaction: WriteTransaction) -> None:
         """Make a transaction durable and visible. Raises what kept it from that; then it did not happen.
 
-        After Dismounted alone it may have happened: the next mount tells.
+        One that changed nothing waits for what it saw. After Dismounted alone it may have happened: the next
+        mount tells.
         """
         try:
+            self._refuse_if_broken()
             if transaction.changed:
-                # It may have been begun before a write failed: nothing is written after that.
-                self._refuse_if_broken()
-            group = self._enqueue(transaction) if transaction.changed else None
+                # What it saw is in the group that waits, or was flushed before that is.
+                group: _Group | None = self._enqueue(transaction)
+            else:
+                group = self._pending if self._pending.chunks else self._in_flight
         finally:
-            transaction.close()
             self._end_turn()
         if group is not None:
             self._wait_for(group)
@@ -174,16 +178,27 @@ class GroupCommit:
         redo = build_redo(rows, state.sequence, group.first_sequence, len(frames))
         position = transaction.position
         start = Position(position.segment, position.offset - sum(map(len, frames)))
-        group.chunks.append((start, [*frames, redo]))
-        group.take(records, changes)
-        group.last_sequence = state.sequence
-        self._state = state
-        self._end = group.end = Position(position.segment, position.offset + len(redo))
+        end = Position(position.segment, position.offset + len(redo))
+        try:
+            group.chunks.append((start, [*frames, redo]))
+            group.take(records, changes)
+            group.placed.update(transaction.placed)
+            group.last_sequence = state.sequence
+            self._state = state
+            self._end = group.end = end
+        except BaseException as error:
+            self._break(error)  # half of it may be in the group
+            raise
         return group
 
     def _end_turn(self) -> None:
-        self._writer = None
-        self._writing.release()
+        try:
+            if self._open is not None:
+                self._open.close()
+        finally:
+            self._open = None
+            self._writer = None
+            self._writing.release()
 
     def _refuse_if_broken(self) -> None:
         """A database that was dismounted says so itself; a failed write is told with its cause."""
@@ -192,29 +207,31 @@ class GroupCommit:
         if self.broken is not None:
             raise Dismounted(f"the database takes no more changes: {self.broken}", hint=self.broken.hint)
 
+    def _break(self, error: BaseException) -> None:
+        """Let nothing more be written: a thread was interrupted, and how far it came nobody knows."""
+        self.broken = Dismounted(
+            f"a write was interrupted: {error!r}", hint="mount the database again: it tells what happened"
+        )
+
     # -- flushing
 
     def _wait_for(self, group: _Group) -> None:
-        with self._turns:
-            while not group.done and self._flushing:
-                _wait(group.turn)
-            leads = not group.done
-            self._flushing = self._flushing or leads
-        if leads:
-            self._lead()
+        leads = False
+        try:
+            with self._turns:
+                while not group.done and self._flushing:
+                    _wait(group.turn)
+                leads = not group.done
+                self._flushing = self._flushing or leads
+            if leads:
+                self._flush(self._writing)  # others may begin transactions meanwhile
+        finally:
+            if leads:
+                self._end_lead()
         if group.error is not None:
             raise group.error
         if leads:
             self.checkpoint_if_due()
-
-    def _lead(self) -> None:
-        """Flush what is pending; others may begin transactions meanwhile."""
-        try:
-            with self._writing:
-                group = self._take_pending()
-            self._flush(group, self._writing)
-        finally:
-            self._end_lead()
 
     def _end_lead(self) -> None:
         """Let the next lead: who wants to pause, or one of those that wait for the next group."""
@@ -228,33 +245,49 @@ class GroupCommit:
         self._pending = _Group(group.last_sequence + 1, self._turns)
         return group
 
-    def _done(self, group: _Group) -> None:
+    def _done(self, group: _Group, error: PillarboxError | None = None) -> None:
         with self._turns:
+            group.error = error
             group.done = True
             group.turn.notify_all()
 
-    def _flush(self, group: _Group, writing: AbstractContextManager[object]) -> None:
-        """Write and apply a group. `writing` is what to hold when that changes what is pending."""
+    def _flush(self, writing: AbstractContextManager[object]) -> _Group | None:
+        """Write and apply the group that waits. `writing` is to be held when that changes what is pending."""
+        group: _Group | None = None
         try:
+            with writing:
+                group = self._take_pending()
+            error = self._stored(group)
+            with writing:
+                if error is None:
+                    self._publish(group)
+                else:
+                    self._fail(group, error)
+            self._done(group, error)
+        except BaseException as error:
+            if group is not None or self._in_flight is not None:
+                self._break(error)
+                # Nobody goes on from here, so what waits may be ended without waiting for a turn.
+                for each in (group, self._in_flight, self._pending):
+                    if each is not None:
+                        self._done(each, self.broken)
+            raise
+        return group
+
+    def _stored(self, group: _Group) -> PillarboxError | None:
+        """Store a group; what kept it from that."""
+        try:
+            self._refuse_if_broken()
             self._store(group)
         except PillarboxError as error:
-            with writing:
-                self._fail(group, error)
-        except BaseException as error:
-            # The thread was interrupted: how far it came nobody knows, and the others must not believe it.
-            self.broken = Dismounted(
-                f"a write was interrupted: {error!r}", hint="mount the database again: it tells what happened"
-            )
-            with writing:
-                self._fail(group, self.broken)
-            raise
-        else:
-            with writing:
-                self._in_flight = None
-                self._remember(group)
-                self._flushed = FlushedState(group.last_sequence, group.end)
-                self._flushed_state = self._state_of(group)
-            self._done(group)
+            return error
+        return None
+
+    def _publish(self, group: _Group) -> None:
+        self._remember(group)
+        self._flushed = FlushedState(group.last_sequence, group.end)
+        self._flushed_state = self._state_of(group)
+        self._in_flight = None
 
     def _remember(self, group: _Group) -> None:
         """Keep the records that the next transaction changes again: it need not decode them."""
@@ -297,18 +330,29 @@ class GroupCommit:
             self._stream.append(start, chunks, to_the_last=not adds_content)
 
     def _put_into_tables(self, group: _Group) -> None:
-        """Put a group, flush the stream and commit, doubling the map of the tables as often as it needs."""
+        """Put a group, flush the stream and commit, doubling the map of the tables as often as it needs.
+
+        On a full disk a checkpoint makes room in the tables' file once.
+        """
 
         def flush() -> None:
             self._stream.flush()
             group.is_flushed = True
 
+        freed = False
         while True:
             try:
                 self._files.env.apply(group.changes, before_commit=flush)
                 return
             except MapFull:
                 self._grow()
+            except DiskFull:
+                if freed:
+                    raise
+                # Pages that only the last checkpoint needs become free with another one.
+                with self._checkpointing:
+                    self._make_checkpoint(self._files.env.pin(), self._flushed)
+                freed = True
 
     def _cut_back(self) -> None:
         """Remove what is behind the last flushed transaction, so that no mount takes it for one."""
@@ -335,9 +379,7 @@ class GroupCommit:
         self._in_flight = None
         self._state, self._end = self._flushed_state, self._flushed.position
         self._pending = _Group(self._state.sequence + 1, self._turns)
-        for each in (group, waiting):
-            each.error = error
-            self._done(each)
+        self._done(waiting, error)
 
     # -- pausing and checkpoints
 
@@ -345,8 +387,17 @@ class GroupCommit:
     def paused(self, timeout_ms: int | None = None) -> Iterator[FlushedState]:
         """Hold all writes for a `with` block; all that was committed before is flushed and applied.
 
-        Raises Dismounted; Retryable when a transaction stays open for longer than `timeout_ms`, if given.
+        Raises Dismounted; Refused within a transaction of this thread's; Retryable when a transaction stays
+        open for longer than `timeout_ms`, if given.
         """
+        with self._held(timeout_ms):
+            self._refuse_if_broken()
+            yield self._flushed
+
+    @contextmanager
+    def _held(self, timeout_ms: int | None = None) -> Iterator[None]:
+        """Hold all writes; what waits is flushed before. Whoever committed that is told how it went."""
+        self.refuse_within_transaction()
         started_ms = self._clock.monotonic_ms()
 
         def left_s() -> float:
@@ -354,38 +405,37 @@ class GroupCommit:
                 return threading.TIMEOUT_MAX
             return max(0, started_ms + timeout_ms - self._clock.monotonic_ms()) / 1000
 
-        with self._turns:
-            while self._flushing:
-                if not _wait(self._pause_turn, left_s()):
-                    raise _not_paused(timeout_ms)
-            self._flushing = True
+        leads = False
         try:
+            with self._turns:
+                while self._flushing:
+                    if not _wait(self._pause_turn, left_s()):
+                        raise _not_paused(timeout_ms)
+                leads = self._flushing = True
             if not self._writing.acquire(timeout=left_s()):
                 raise _not_paused(timeout_ms)
             try:
-                self._refuse_if_broken()
                 if self._pending.chunks:
-                    group = self._take_pending()
-                    self._flush(group, nullcontext())
-                    if group.error is not None:
-                        raise group.error
-                yield self._flushed
+                    self._flush(nullcontext())
+                yield
             finally:
                 self._writing.release()
         finally:
-            self._end_lead()
+            if leads:
+                self._end_lead()
 
     @contextmanager
-    def closed(self, reason: PillarboxError) -> Iterator[FlushedState]:
-        """`paused`, and after the `with` block every transaction gets `reason`."""
-        with self.paused() as flushed, self._checkpointing:
-            self.broken = reason
-            yield flushed
+    def ended(self, reason: PillarboxError) -> Iterator[FlushedState | None]:
+        """Let every transaction have `reason` from now on; for the `with` block nothing else is under way.
 
-    def wait_for_checkpoint(self) -> None:
-        """Return when no checkpoint is being made: the tables must not be closed under it."""
-        with self._checkpointing:
-            pass
+        Gives the state that is flushed, None when writing had ended already. Until the block is entered
+        nothing has changed, also when the wait for it is interrupted. Raises Refused within a transaction of
+        this thread's.
+        """
+        with self._held(), self._checkpointing:
+            flushed = None if self.broken is not None else self._flushed
+            self.broken = self.broken or reason
+            yield flushed
 
     def checkpoint_if_due(self) -> None:
         """Have a checkpoint made when enough was written or time has passed, unless somebody is at it.
@@ -413,17 +463,20 @@ class GroupCommit:
 
     def _make_due_checkpoint(self) -> None:
         """Make a checkpoint unless one was made meanwhile, and let the next be wanted."""
+        error: PillarboxError | None = None
         try:
             if self._is_due():
                 self._checkpoint_now()
         except Dismounted:
             return
-        except PillarboxError as error:
-            with suppress(Dismounted):  # by another thread, since then
+        except PillarboxError as failed:
+            with suppress(PillarboxError):  # dismounted since then, or as many reads open as there can be
                 self._checkpoint_due.made(self._end)
-            self._checkpoint_failed(error)
+            error = failed
         finally:
             self._checkpoint_wanted.release()
+        if error is not None:
+            self._checkpoint_failed(error)
 
     def checkpoint(self) -> None:
         """Flush the tables, so that the next mount starts from here. Writes go on meanwhile.
@@ -450,8 +503,10 @@ class GroupCommit:
     def _make_checkpoint(self, pin: Pin, flushed: FlushedState) -> None:
         try:
             self._checkpoint(pin, flushed)
-        except BaseException:
+        except BaseException as error:
             pin.transaction.abort()
+            if self._files.env.flush_failed and isinstance(error, PillarboxError):
+                self.broken = self.broken or error
             raise
         self._checkpoint_due.made(flushed.position)
 
@@ -475,7 +530,11 @@ class _CheckpointDue:
         used, _ = self._env.pages_used_and_total()
         self._pages = max(self._tuning.checkpoint_pages, used // 8)
         free_pages_max = _FREE_GROWTHS_MAX * self._pages
-        self._grows_by = max(1, min(self._pages, free_pages_max - (self._last_page - used)))
+        free_pages = self._last_page - used
+        self._grows_by = max(1, min(self._pages, free_pages_max - free_pages))
+        # Commits go on while a checkpoint is made, and the file grows by them: by less the more is free in
+        # it already, so that what is free has a bound.
+        self._behind_pages = max(1, min(self._pages, (2 * free_pages_max - free_pages) // _BEHIND))
 
     def is_due(self, end: Position, times: int) -> bool:
         """Whether `times` as much has happened as makes the next one due.
@@ -487,7 +546,7 @@ class _CheckpointDue:
         return (
             stream_bytes >= times * self._tuning.checkpoint_stream_bytes
             # Of many free pages the last being used up makes one due: that is no sign of being far behind.
-            or self._env.last_page() - self._last_page >= self._grows_by + (times - 1) * self._pages
+            or self._env.last_page() - self._last_page >= self._grows_by + (times - 1) * self._behind_pages
             or self._clock.monotonic_ms() - self._at_ms >= times * self._tuning.checkpoint_interval_ms
         )
 

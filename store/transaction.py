@@ -17,10 +17,10 @@ from typing import Any, Final, Protocol, TypeVar, cast
 from pillarbox.store.access import Actor
 from pillarbox.store.content import Dictionaries
 from pillarbox.store.env import Env, ReadView
-from pillarbox.store.errors import Corrupt, InvalidSetting
+from pillarbox.store.errors import Corrupt, InvalidSetting, Refused
 from pillarbox.store.ids import LOCAL_BASE, new_guid
-from pillarbox.store.records import seal_record, unseal
-from pillarbox.store.stream import Frame, Position
+from pillarbox.store.records import pack, seal_record, unpack, unseal
+from pillarbox.store.stream import Frame, Position, parse_frame
 from pillarbox.store.tables import (
     INDEXED,
     STATE_KEY,
@@ -98,6 +98,10 @@ class Reader:
         for key, value in self.view.scan(table, start, stop, reverse=reverse):
             yield key, unseal(table, key, value, name)
 
+    def frame(self, segment: int, offset: int, length: int) -> Frame:
+        """The frame of `length` bytes at a place of the stream. Raises Corrupt."""
+        return self.files.frames.read(segment, offset, length)
+
     def state(self) -> StateRecord:
         """Sequence and change number counters of the state that is read. Raises Corrupt when missing."""
         found = self.record(Table.META, STATE_KEY)
@@ -138,11 +142,15 @@ class ReadTransaction(Reader):
 
 
 class Layer:
-    """Committed changes that the tables do not have yet: index rows as stored, records decoded."""
+    """Committed changes that the tables do not have yet: index rows as stored, records decoded.
+
+    `placed` are their frames, which may not be in the stream yet, by their place.
+    """
 
     def __init__(self) -> None:
         self.changes: Changes = {}
         self.records: Records = {}
+        self.placed: dict[Position, bytes] = {}
 
     def take(self, records: Records, changes: Changes) -> None:
         """Add a later transaction's changes, which are this layer's from now on."""
@@ -181,6 +189,7 @@ class WriteTransaction(Reader):
         super().__init__(files, files.env.view(), actor)
         self.now_ms = now_ms
         self.frames: list[bytes] = []
+        self.placed: dict[Position, bytes] = {}
         self.events: list[tuple[int, dict[str, Any]]] = []
         self.counter = state.counter
         self.content_bytes = state.content_bytes
@@ -236,6 +245,7 @@ class WriteTransaction(Reader):
         """Add a content frame that is written with this transaction; where it will lie."""
         placed = self.position
         self.frames.append(frame)
+        self.placed[placed] = frame
         self.position = Position(placed.segment, placed.offset + len(frame))
         return placed
 
@@ -257,6 +267,13 @@ class WriteTransaction(Reader):
             if rows is not None and key in rows:
                 return rows[key]
         return super().record(table, key)
+
+    def frame(self, segment: int, offset: int, length: int) -> Frame:
+        place = Position(segment, offset)
+        for placed in (self.placed, *(layer.placed for layer in self._layers)):
+            if place in placed:
+                return parse_frame(placed[place], 0, "what is not written yet", offset)
+        return super().frame(segment, offset, length)
 
     def index(self, table: Table, key: bytes) -> bytes | None:
         self._settle()
@@ -322,8 +339,18 @@ class WriteTransaction(Reader):
             self._indexed = {}
 
     def close(self) -> None:
-        """Let the state that was read go."""
+        """Let the state that was read go, and take no more changes. What it changed is the group's by now."""
+        self._records = _Ended()
         self.view.close()
+
+
+class _Ended(Records):
+    """What a transaction that has ended has for its records."""
+
+    def get(self, *_: Any) -> Any:
+        raise Refused("this transaction has ended", hint="begin another one")
+
+    setdefault = get
 
 
 class _Storable:
@@ -343,6 +370,12 @@ class _Storable:
 
 
 _STORABLE: Final = _Storable()
+
+
+def as_stored(value: Any) -> Any:
+    """A value as it is read again, sharing nothing with it. Raises InvalidSetting for what has none."""
+    with _STORABLE:
+        return unpack(pack(value))
 
 
 def derive(before: Records, after: Records, changes: Changes) -> None:

@@ -151,11 +151,12 @@ class _Interrupted(Delivery):
     """Its thread is interrupted while it waits, after the lead was handed to it or before."""
 
     queue: DeliveryQueue
+    first: Delivery
     lead_first: bool
 
     def wait(self) -> None:
         if self.lead_first:
-            self.queue.hand_on()
+            self.queue.hand_on(self.first)
         raise KeyboardInterrupt
 
 
@@ -166,12 +167,12 @@ def test_a_thread_that_is_interrupted_while_it_waits_keeps_no_lead(lead_first: b
     assert queue.leads(first)
     assert queue.take() == [first]
     interrupted = _Interrupted(ACTOR, [], b"interrupted", 0)
-    interrupted.queue, interrupted.lead_first = queue, lead_first
+    interrupted.queue, interrupted.first, interrupted.lead_first = queue, first, lead_first
     with pytest.raises(KeyboardInterrupt):
         queue.leads(interrupted)
     assert len(queue) == 0
     if not lead_first:
-        queue.hand_on()
+        queue.hand_on(first)
     assert queue.leads(Delivery(ACTOR, [], b"next", 0))
 
 
