@@ -18,12 +18,13 @@ from pillarbox.store.mail_item import (
     MailItem,
     directory_entries,
     open_mail_file,
+    other_entries,
     path_text,
     read_message_file,
     unreadable,
 )
 from pillarbox.store.maildir import PARTS, is_maildir, read_maildir
-from pillarbox.store.mbox import is_mbox, read_mbox
+from pillarbox.store.mbox import Dialect, is_mbox, read_mbox
 from pillarbox.store.stream import disk_error
 
 MailKind = Literal["mbox", "maildir", "eml", "tree"]
@@ -75,15 +76,18 @@ def classify(path: Path) -> MailKind:
 
 
 def read_tree(
-    path: Path, passed_over: Callable[[Path], None] = lambda _: None
+    path: Path,
+    passed_over: Callable[[Path], None] = lambda _: None,
+    dialect: Dialect | None = None,
 ) -> Iterator[tuple[tuple[str, ...], MailItem]]:
     """Each message under `path` with the names of its folder, outermost first.
 
     In a directory first its files, then its directories, in the order of their names' bytes. Messages of an
-    mbox file are in a folder named by the file without .mbox. A file of another name is mail when it begins
-    as an mbox or with fields of a message; what is none, or lies beside the messages of a maildir, is told to
-    `passed_over`. A file or directory that cannot be read gives an item without bytes and the reason as its
-    damage; the others go on. Names that begin with a dot are left out, links are not followed.
+    mbox file are in a folder named by the file without .mbox; `dialect` is theirs. A file of another name is
+    mail when it begins as an mbox or with fields of a message; what is none, or lies beside the messages of a
+    maildir, is told to `passed_over`. A file or directory that cannot be read gives an item without bytes and
+    the reason as its damage; the others go on. Names that begin with a dot are left out; links are not
+    followed, but told to `passed_over`.
     Raises NotFound.
     """
     for folder, found, kind in _walk(path, passed_over):
@@ -92,7 +96,7 @@ def read_tree(
         elif kind == "maildir":
             yield from ((folder + inner, item) for inner, item in read_maildir(found, passed_over))
         elif kind == "mbox":
-            yield from ((folder, item) for item in _mbox_items(found))
+            yield from ((folder, item) for item in _mbox_items(found, dialect))
         else:
             yield folder, _tree_eml(found)
 
@@ -172,7 +176,8 @@ class EmlWriter:
     def _free_directory(self, outer: tuple[str, ...], name: str) -> Path:
         parent, tried = self._directories[outer], 1
         path = parent / directory_name(name)
-        while str(path).casefold() in self._taken:
+        # A message of the folder that it is in may have such a name, too.
+        while str(path).casefold() in self._taken or path.is_file():
             tried += 1
             path = parent / f"{directory_name(name, NAME_BYTES_MAX - 10)}-{tried}"
         self._taken.add(str(path).casefold())
@@ -205,6 +210,8 @@ def _walk(
         except InvalidContent as error:
             yield folder, directory, error
             continue
+        for name in other_entries(directory):
+            passed_over(directory / name)
         for name in files:
             if name.startswith("."):
                 continue
@@ -255,9 +262,9 @@ def _directory_text(name: str, files: list[str]) -> str:
     return path_text(Path(stem if stem in files else name))
 
 
-def _mbox_items(path: Path) -> Iterator[MailItem]:
+def _mbox_items(path: Path, dialect: Dialect | None) -> Iterator[MailItem]:
     try:
-        yield from read_mbox(path)
+        yield from read_mbox(path, dialect)
     except (NotFound, InvalidContent) as error:
         yield unreadable(path, error)
 

@@ -20,7 +20,15 @@ from typing import Any, Final, NamedTuple
 
 import lmdb
 
-from pillarbox.store.errors import Corrupt, DiskFull, Dismounted, PillarboxError, Refused, Retryable
+from pillarbox.store.errors import (
+    AccessDenied,
+    Corrupt,
+    DiskFull,
+    Dismounted,
+    PillarboxError,
+    Refused,
+    Retryable,
+)
 from pillarbox.store.stream import disk_error, preallocate
 from pillarbox.store.tables import NAMES, Table
 
@@ -60,6 +68,11 @@ def _translate(error: lmdb.Error, path: Path) -> PillarboxError:
         return Dismounted(f"{path}: it was dismounted meanwhile", hint="mount the database again")
     if "No space left" in str(error) or (_IO_ERROR in str(error) and _is_full(path)):
         return DiskFull(f"{path}: no space left on the disk", hint="free some disk space and try again")
+    if "Permission denied" in str(error):
+        return AccessDenied(
+            f"{path}: permission denied",
+            hint="look at the owner and mode of the files and their directory",
+        )
     if isinstance(error, lmdb.ReadersFullError):
         return Retryable(
             f"{path}: {_READERS_MAX} reads are open at once", hint="close snapshots that are no longer needed"

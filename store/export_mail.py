@@ -217,6 +217,14 @@ def _writer(out: Path, format: ExportFormat, dialect: Dialect) -> Iterator[AddMe
             yield files.add
 
 
+def _mbox_of(stem: Path) -> Path:
+    return stem.with_name(f"{stem.name}.mbox")
+
+
+def _names_of(stem: Path) -> set[str]:
+    return {str(stem).casefold(), str(_mbox_of(stem)).casefold()}
+
+
 class _MboxFiles:
     """An mbox file for each folder, one of which is open at a time."""
 
@@ -239,7 +247,7 @@ class _MboxFiles:
             if path[:depth] not in self._stems:
                 self._stems[path[:depth]] = self._free_stem(self._stems[path[: depth - 1]], path[depth - 1])
         stem = self._stems[path]
-        target = stem.with_name(f"{stem.name}.mbox")
+        target = _mbox_of(stem)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             self._file = target.open("xb")
@@ -249,13 +257,16 @@ class _MboxFiles:
         return MboxWriter(self._file, self._dialect)
 
     def _free_stem(self, parent: Path, name: str) -> Path:
-        """A name of its own on disk for a folder: two names can become the same one there."""
+        """A name of its own on disk for a folder: two names can become the same one there.
+
+        Neither its directory nor its file, which has .mbox behind it, is another folder's directory or file.
+        """
         tried = 1
         stem = parent / directory_name(name)
-        while str(stem).casefold() in self._taken:
+        while not self._taken.isdisjoint(_names_of(stem)):
             tried += 1
             stem = parent / f"{directory_name(name, NAME_BYTES_MAX - 10)}-{tried}"
-        self._taken.add(str(stem).casefold())
+        self._taken |= _names_of(stem)
         return stem
 
     def close(self) -> None:

@@ -315,10 +315,14 @@ def _read(path: Path, kind: MailKind, dialect: Dialect | None, passed_over: _Rem
         return
 
     def pass_over(other: Path) -> None:
-        reason = "is beside the messages of a maildir" if is_named_as_mail(other) else "is no mail file"
+        if other.is_symlink():
+            reason = "is a link"
+        else:
+            reason = "is beside the messages of a maildir" if is_named_as_mail(other) else "is no mail file"
         passed_over.add(path_text(other), 0, reason)
 
-    for inner, item in read_maildir(path, pass_over) if kind == "maildir" else read_tree(path, pass_over):
+    found = read_maildir(path, pass_over) if kind == "maildir" else read_tree(path, pass_over, dialect)
+    for inner, item in found:
         yield _folder_path((name, *inner)), item
 
 

@@ -143,11 +143,22 @@ def unreadable(path: Path, error: NotFound | InvalidContent) -> MailItem:
     return MailItem(b"", source=path_text(path), damage=str(error))
 
 
+def other_entries(path: Path) -> list[str]:
+    """Names of what `directory_entries` leaves out: links, and what is neither file nor directory."""
+    with os.scandir(path) as entries:
+        found = [
+            entry.name
+            for entry in entries
+            if not (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False))
+        ]
+    return sorted(found, key=os.fsencode)
+
+
 def directory_entries(path: Path) -> tuple[list[str], list[str]]:
     """Names of the ordinary files and of the directories in `path`, each in the order of their bytes.
 
-    Links are left out: an archive's must not lead out of it. Raises NotFound, or InvalidContent for what is
-    no directory or may not be read.
+    Links are left out (`other_entries`): an archive's must not lead out of it. Raises NotFound, or
+    InvalidContent for what is no directory or may not be read.
     """
     files, directories = [], []
     try:

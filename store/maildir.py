@@ -28,6 +28,7 @@ from pillarbox.store.mail_item import (
     MailItem,
     directory_entries,
     keywords,
+    other_entries,
     path_text,
     read_message_file,
     unreadable,
@@ -70,9 +71,9 @@ def read_maildir(
     Folders come in the order of their directories' names, messages in the order of their files' names without
     flags, so that reading again after an interruption meets them in the same order. `received_ms` is the time
     in the file's name, else the file's. A file renamed meanwhile is found again, one deleted meanwhile is
-    left out. Mail files beside `cur/`, EML or mbox by their names, are told to `passed_over`. Links are not
-    followed. A directory that cannot be read gives an item without bytes and the reason as its damage; the
-    others go on. Raises NotFound.
+    left out. Mail files beside `cur/`, EML or mbox by their names, are told to `passed_over`, and so are
+    links, which are not followed. A directory that cannot be read gives an item without bytes and the reason
+    as its damage; the others go on. Raises NotFound.
     """
     waiting: list[tuple[Path, tuple[str, ...]]] = [(path, ())]
     while waiting:
@@ -86,6 +87,9 @@ def read_maildir(
         for name in files:
             if is_named_as_mail(directory / name) and not _INFO.search(name):
                 passed_over(directory / name)
+        for part in (".", *(name for name in directories if name in ("new", "cur"))):
+            for name in other_entries(directory / part):
+                passed_over(directory / part / name)
         for item in _folder_items(directory, names):
             yield folder, item
         inner = [

@@ -155,10 +155,11 @@ def check_segment_header(data: bytes, number: int, database: bytes, where: str) 
     if len(data) < SEGMENT_HEADER_BYTES or data[:8] != SEGMENT_MAGIC:
         raise Corrupt(f"{where}: not a stream segment", file=where, offset=0)
     _, version, found_number, found_database, checksum = _SEGMENT_HEADER.unpack_from(data)
-    if version != SEGMENT_VERSION:
-        raise UnsupportedVersion(f"{where}: segment format {version}; this program knows {SEGMENT_VERSION}")
+    # First: a version that is damaged is no other format.
     if checksum != xxh3_64_intdigest(data[: SEGMENT_HEADER_BYTES - 8]):
         raise Corrupt(f"{where}: checksum of the segment header does not hold", file=where, offset=0)
+    if version != SEGMENT_VERSION:
+        raise UnsupportedVersion(f"{where}: segment format {version}; this program knows {SEGMENT_VERSION}")
     if found_number != number or found_database != database:
         raise Corrupt(f"{where}: belongs to another place (segment {found_number})", file=where, offset=0)
 
@@ -166,9 +167,7 @@ def check_segment_header(data: bytes, number: int, database: bytes, where: str) 
 def _is_damaged_header(data: bytes) -> bool:
     if len(data) < SEGMENT_HEADER_BYTES:
         return False  # nothing stands behind it
-    magic, version, _, _, checksum = _SEGMENT_HEADER.unpack(data)
-    if magic == SEGMENT_MAGIC and version != SEGMENT_VERSION:
-        return False
+    checksum = _SEGMENT_HEADER.unpack(data)[-1]
     return bool(checksum != xxh3_64_intdigest(data[: SEGMENT_HEADER_BYTES - 8]))
 
 

@@ -63,8 +63,8 @@ def position(item: ItemRecord, sort: Sort) -> bytes:
 class Query(NamedTuple):
     """What a message's envelope must hold; empty conditions hold always. Text is compared without case.
 
-    `since_ms` and `before_ms` bound the date (ms UTC) as the views sort by it. `flag` and `without_flag` are
-    an IMAP flag (`\\Seen`) or keyword each that it must and must not have.
+    `since_ms` and `before_ms` bound the date (ms UTC) as the views sort by it. `flags` are IMAP flags
+    (`\\Seen`) and keywords that it must have, `without_flag` is one that it must not have.
     """
 
     text: str = ""
@@ -74,7 +74,7 @@ class Query(NamedTuple):
     internet_message_id: str = ""
     since_ms: int | None = None
     before_ms: int | None = None
-    flag: str = ""
+    flags: tuple[str, ...] = ()
     has_attachment: bool | None = None
     larger_than_bytes: int | None = None
     smaller_than_bytes: int | None = None
@@ -92,7 +92,7 @@ class Query(NamedTuple):
             and _holds(item.internet_message_id, self.internet_message_id)
             and (self.since_ms is None or date_ms >= self.since_ms)
             and (self.before_ms is None or date_ms < self.before_ms)
-            and (not self.flag or _has_flag(item, self.flag))
+            and all(_has_flag(item, flag) for flag in self.flags)
             and not (self.without_flag and _has_flag(item, self.without_flag))
             and self.has_attachment in (None, item.has_attachment)
             and (self.larger_than_bytes is None or item.size > self.larger_than_bytes)
@@ -101,7 +101,9 @@ class Query(NamedTuple):
 
 
 def _has_flag(item: ItemRecord, flag: str) -> bool:
-    return flag in item.keywords or bool(item.flags & FLAG_BITS.get(flag, 0))
+    if flag in FLAG_BITS:
+        return bool(item.flags & FLAG_BITS[flag])
+    return flag.casefold() in (keyword.casefold() for keyword in item.keywords)
 
 
 def _holds(text: str, wanted: str) -> bool:

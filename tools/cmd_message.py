@@ -227,10 +227,9 @@ def search(
     pillarbox message search /srv/mail anna --folder Lists --larger 1M --has-attachment
     pillarbox message search /srv/mail anna --unread --json
     """
-    if flagged and keyword:
-        raise click.UsageError("say --flagged or --keyword, not both")
+    flags = ([FLAGGED] if flagged else []) + ([_flag_name(keyword)] if keyword else [])
     query = view.Query(
-        flag=FLAGGED if flagged else _flag_name(keyword),
+        flags=tuple(flags),
         without_flag=SEEN if unread else "",
         has_attachment=True if has_attachment else None,
         **envelope_holds,

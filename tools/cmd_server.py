@@ -12,7 +12,7 @@ from pillarbox.store import mailbox, public_folder
 from pillarbox.store.check import CheckReport, check_database
 from pillarbox.store.database import LOCK, Database, MountState
 from pillarbox.store.database_limits import Edition
-from pillarbox.store.errors import PillarboxError, Retryable
+from pillarbox.store.errors import AccessDenied, PillarboxError, Retryable
 from pillarbox.store.file_lock import is_locked
 from pillarbox.store.maintenance import run_maintenance
 from pillarbox.store.repair import RepairReport, repair_database
@@ -231,7 +231,7 @@ def _check_one(server: Server, database: Database, as_json: bool) -> dict[str, A
             report = check_database(
                 database, ACTOR, progress=step and (lambda done, total: step(done, total, ""))
             )
-    except Retryable:
+    except (Retryable, AccessDenied):  # which say nothing of what is there
         raise
     except PillarboxError as error:
         return {"database": database.name, "findings": [str(error)]}

@@ -107,7 +107,7 @@ def confirm(question: str, yes: bool) -> None:
     if yes:
         return
     click.echo(f"{printable(question)} [y/N] ", nl=False, err=True)
-    answer = sys.stdin.readline().strip().lower()
+    answer = sys.stdin.readline().strip().lower() if sys.stdin else ""
     if answer not in ("y", "yes"):
         raise Refused("nothing was done", hint="answer y, or say --yes")
 

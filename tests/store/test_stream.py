@@ -141,8 +141,34 @@ def test_a_segment_header_has_the_documented_bytes() -> None:
 def test_no_byte_of_a_segment_header_changes_unseen(at: int) -> None:
     header = bytearray(segment_header(7, DATABASE))
     header[at] ^= 1
-    with pytest.raises(UnsupportedVersion if at in (8, 9) else Corrupt):
+    with pytest.raises(Corrupt):
         check_segment_header(bytes(header), 7, DATABASE, "here")
+
+
+def test_a_whole_header_of_another_version_is_refused_as_such_and_stays(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(stream, START, frame_of(b"payload"))
+    stream.close()
+    with monkeypatch.context() as patch:
+        patch.setattr("pillarbox.store.stream.SEGMENT_VERSION", 2)
+        newer = segment_header(1, DATABASE)
+    stream.path(1).write_bytes(newer + stream.path(1).read_bytes()[SEGMENT_HEADER_BYTES:])
+    with pytest.raises(UnsupportedVersion, match="segment format 2"):
+        stream.read_bytes(1, SEGMENT_HEADER_BYTES, 10)
+    assert not stream.restore_header(1)
+
+
+@pytest.mark.parametrize("at", [8, 9])
+def test_a_version_that_is_damaged_is_mended_as_the_rest_of_a_header(stream: Stream, at: int) -> None:
+    append(stream, START, frame_of(b"payload"))
+    stream.close()
+    whole = stream.path(1).read_bytes()
+    damaged = bytearray(whole)
+    damaged[at] ^= 16
+    stream.path(1).write_bytes(damaged)
+    assert stream.restore_header(1)
+    assert stream.path(1).read_bytes() == whole
 
 
 @pytest.mark.parametrize("bytes_kept", [0, 8, 39])

@@ -98,7 +98,7 @@ def test_search_looks_at_envelopes(database: Database, inbox: int) -> None:
 
         assert uids(subject="ALPHA") == [2, 4]
         assert uids(sender="z@example") == [1]
-        assert uids(flag="\\Flagged") == [3]
+        assert uids(flags=("\\Flagged",)) == [3]
         assert uids(without_flag="\\Flagged") == [1, 2, 4, 5]
         sizes = {item.uid: item.size for item in view.search(read, inbox, view.Query())}
         middle = sorted(sizes.values())[2]

@@ -140,3 +140,51 @@ def test_an_export_leaves_out_what_is_damaged_and_says_so(
     assert "damaged, not exported: lists" in result.stderr and "pillarbox check" in result.stderr
     written = len(list((tmp_path / "out").rglob("*.eml")))
     assert 20 < written < 30 and f"{written} messages exported" in result.stdout
+
+
+def test_the_dialect_that_is_named_is_that_of_files_in_directories_too(
+    pillarbox: Pillarbox, server: Path, tmp_path: Path
+) -> None:
+    letter = b"Subject: quoted\n\n>From here on\n>>From there on\n"
+    (tmp_path / "letter.eml").write_bytes(letter)
+    pillarbox.answer("import", server, "bert", tmp_path / "letter.eml")
+    export = ("export", server, "bert", tmp_path / "out", "--format", "mbox", "--dialect", "mboxcl2")
+    pillarbox.answer(*export)
+    pillarbox.answer("import", server, "carl", tmp_path / "out", "--dialect", "mboxcl2")
+    pillarbox.answer("export", server, "carl", tmp_path / "again", "--format", "eml")
+    (found,) = (tmp_path / "again").rglob("*.eml")
+    assert found.read_bytes() == letter
+
+
+@pytest.mark.parametrize(
+    ("format", "outer", "inner"),
+    [("mbox", "x", "x.mbox/k"), ("mbox", "x.mbox/k", "x"), ("eml", "e", "e/000001 Hello.eml")],
+)
+def test_a_folder_called_as_a_file_of_the_export_is_exported_too(
+    pillarbox: Pillarbox, server: Path, tmp_path: Path, format: str, outer: str, inner: str
+) -> None:
+    (tmp_path / "letter.eml").write_bytes(b"Subject: Hello\n\nbody\n")
+    pillarbox.answer("import", server, "bert", tmp_path / "letter.eml")
+    (letter,) = pillarbox.answer("list", server, "bert", "Inbox")
+    for path in (outer, inner):
+        pillarbox.answer("folder", "create", server, "bert", path, "--parents")
+        pillarbox.answer("message", "copy", server, "bert", letter["id"], "--to", path)
+    out = tmp_path / "out"
+    assert pillarbox.answer("export", server, "bert", out, "--format", format)["exported"] == 3
+    pillarbox.answer("import", server, "carl", out)
+    assert len(pillarbox.answer("message", "search", server, "carl", "--subject", "Hello")) == 3
+
+
+def test_links_in_a_directory_are_not_followed_and_named(
+    pillarbox: Pillarbox, server: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "outside.eml").write_bytes(b"Subject: outside\n\nbody\n")
+    for path in (tmp_path / "mail", tmp_path / "box" / "cur"):
+        path.mkdir(parents=True)
+        (path / "link.eml").symlink_to(tmp_path / "outside.eml")
+    (tmp_path / "box" / "new").mkdir()
+    (tmp_path / "mail" / "inside.eml").write_bytes(b"Subject: inside\n\nbody\n")
+    for name, count in (("mail", 1), ("box", 0)):
+        told = pillarbox.answer("import", server, "bert", tmp_path / name)
+        assert told["imported"] == count
+        assert [each["reason"] for each in told["passed_over"]] == ["is a link"]

@@ -134,6 +134,15 @@ def test_search_limits_and_says_when_nothing_is_found(pillarbox: Pillarbox, serv
     assert found(pillarbox, server, "--text", "xyzzy") == []
 
 
+def test_all_flags_and_keywords_asked_for_must_be_there(
+    pillarbox: Pillarbox, server: Path, first: str
+) -> None:
+    pillarbox.answer("message", "flag", server, "anna", first, "--add", "flagged", "--add", "ToDo")
+    assert ids(found(pillarbox, server, "--flagged", "--keyword", "todo")) == [first]
+    assert found(pillarbox, server, "--flagged", "--keyword", "other") == []
+    assert ids(found(pillarbox, server, "--keyword", "TODO")) == [first]
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -142,7 +151,6 @@ def test_search_limits_and_says_when_nothing_is_found(pillarbox: Pillarbox, serv
         ("--larger", "-1"),
         ("--limit", "0"),
         ("--limit", "9" * 30),
-        ("--flagged", "--keyword", "x"),
     ],
 )
 def test_a_condition_that_makes_no_sense_is_a_mistake_of_usage(
