@@ -73,6 +73,9 @@ RECOVERED: Final = "Recovered"
 _ROWS_PER_APPLY: Final = 20_000
 
 
+_DamagedRows = dict[tuple[int, bytes], bytes]  # (table, key): value, as they were found
+
+
 class LostMessage(NamedTuple):
     """A message whose content is damaged, and which is therefore gone."""
 
@@ -222,9 +225,9 @@ class _Repair:
         if not checkpoint.clean and checkpoint.boot != boot_identity():
             put_back_meta_pages(target, checkpoint.meta_pages)
 
-    def _copy_records(self, old: Env, env: Env) -> set[tuple[int, bytes]]:
+    def _copy_records(self, old: Env, env: Env) -> _DamagedRows:
         """The rows that are not whole; the stream may still tell what they were."""
-        damaged: set[tuple[int, bytes]] = set()
+        damaged: _DamagedRows = {}
         with old.view() as view:
             for table in PRIMARY:
                 rows: dict[bytes, bytes | None] = {}
@@ -232,7 +235,7 @@ class _Repair:
                     try:
                         decode_record(table, key, value)
                     except Corrupt:
-                        damaged.add((table, key))
+                        damaged[table, key] = value
                         continue
                     rows[key] = value
                     if len(rows) >= _ROWS_PER_APPLY:
@@ -241,24 +244,33 @@ class _Repair:
                 env.apply({table: rows})
         return damaged
 
-    def _replay(self, env: Env, held: int, damaged: set[tuple[int, bytes]] | None = None) -> None:
-        """Put the rows of all whole redo records into the tables: those after `held`, and of damaged rows."""
+    def _replay(self, env: Env, held: int, damaged: _DamagedRows | None = None) -> None:
+        """Put the rows of all whole redo records into the tables: those after `held`, and of damaged rows.
+
+        A row is damaged in its value, or in its key, and then its value tells which one it was.
+        """
         changes: Changes = {}
-        waiting = dict.fromkeys(damaged or (), None)
+        waiting = dict(damaged or {})
+        by_value = {(table, value): key for (table, key), value in waiting.items()}
+        unknown = set(waiting)
         rows_count = 0
         self._sequence = held
         for sequence, rows in self._redo():
             self._sequence = max(self._sequence, sequence)
             for number, key, value in rows:
-                if sequence > held or (number, key) in waiting:
+                of_this_value = None if value is None else by_value.get((number, value))
+                if sequence > held or (number, key) in waiting or of_this_value is not None:
                     changes.setdefault(Table(number), {})[key] = value
+                    if of_this_value is not None:
+                        waiting.pop((number, of_this_value), None)
+                        unknown.discard((number, of_this_value))
                     waiting.pop((number, key), None) if sequence > held else None
                     rows_count += 1
             if rows_count >= _ROWS_PER_APPLY:
                 env.apply(changes)
                 changes, rows_count = {}, 0
         env.apply(changes)
-        self._name_unknown(env, damaged or set())
+        self._name_unknown(env, unknown)
 
     def _name_unknown(self, env: Env, damaged: set[tuple[int, bytes]]) -> None:
         with env.view() as view:

@@ -288,3 +288,18 @@ def test_a_repair_that_was_interrupted_is_undone_by_the_next(database: Database,
     assert not repair_database(database).from_stream
     assert contents(database) == before
     assert_usable(database)
+
+
+@pytest.mark.parametrize("table", [Table.ITEM, Table.CONTENT, Table.BLOCK, Table.FOLDER, Table.TOMBSTONE])
+def test_a_record_whose_key_is_damaged_is_told_by_the_stream(database: Database, table: Table) -> None:
+    before = contents(database)
+    database.mount()
+    with database.files.env.view() as view:
+        key, value = next(view.scan(table, b"", None))
+    database.dismount()
+    put(database, table, key, None)
+    put(database, table, bytes([key[0] ^ 0x40]) + key[1:], value)
+    report = repair_database(database)
+    assert (report.lost, report.dropped, report.unheld) == ((), (), 0)
+    assert contents(database) == before
+    assert_usable(database)
