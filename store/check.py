@@ -249,7 +249,7 @@ class _Check:
         return CheckReport(
             tuple(self._findings),
             self._total,
-            self._view.count(Table.CONTENT),
+            self._view.count(Table.ITEM),
             self._bytes_read,
             segments,
         )

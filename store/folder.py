@@ -11,6 +11,7 @@ from pillarbox.store.errors import AlreadyExists, InvalidName, NotEmpty, NotFoun
 from pillarbox.store.events import EventId
 from pillarbox.store.ids import counter_of, guid_text, id_text
 from pillarbox.store.tables import (
+    ID_END,
     FolderRecord,
     ItemRecord,
     MailboxRecord,
@@ -63,7 +64,9 @@ def with_property(properties: dict[str, Any], key: str, value: Any) -> dict[str,
 
 def get(reader: Reader, folder_id: int) -> FolderRecord:
     """The folder of that id. Raises NotFound."""
-    record: FolderRecord | None = reader.record(Table.FOLDER, id_key(folder_id))
+    record: FolderRecord | None = None
+    if 0 <= folder_id < ID_END:
+        record = reader.record(Table.FOLDER, id_key(folder_id))
     if record is None:
         raise NotFound(f"there is no folder {id_text(folder_id)}")
     return record

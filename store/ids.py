@@ -12,6 +12,7 @@ import random
 import re
 import uuid
 
+GUID_BYTES = 16
 LOCAL_REPLICA = 1
 COUNTER_BITS = 48
 COUNTER_MAX = (1 << COUNTER_BITS) - 1

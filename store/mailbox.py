@@ -8,7 +8,7 @@ from typing import Any, Final
 from pillarbox.store import folder
 from pillarbox.store.errors import AlreadyExists, InvalidName, NotFound, Refused
 from pillarbox.store.events import EventId
-from pillarbox.store.ids import guid_text
+from pillarbox.store.ids import GUID_BYTES, guid_text
 from pillarbox.store.tables import (
     IDENTITY_KEY,
     DatabaseKind,
@@ -69,6 +69,8 @@ def _refuse_taken_name(txn: WriteTransaction, name: str) -> None:
 
 def get(reader: Reader, guid: bytes) -> MailboxRecord:
     """The mailbox of that GUID. Raises NotFound."""
+    if len(guid) != GUID_BYTES:
+        raise NotFound(f"{guid[:GUID_BYTES].hex()!r} is no GUID of a mailbox", hint="a GUID has 16 bytes")
     record: MailboxRecord | None = reader.record(Table.MAILBOX, guid)
     if record is None:
         raise NotFound(f"there is no mailbox {guid_text(guid)}")
@@ -76,7 +78,7 @@ def get(reader: Reader, guid: bytes) -> MailboxRecord:
 
 
 def find(reader: Reader, name: str) -> MailboxRecord:
-    """The mailbox of that name, in any case. Raises NotFound."""
+    """The mailbox of that name, in any case. Raises NotFound, InvalidName for what no name can be."""
     if not name or len(name) > folder.NAME_CHARS_MAX:
         raise InvalidName(f"{name[:80]!r} cannot be the name of a mailbox")
     guid = reader.index(Table.MAILBOX_NAME, name_key(name))

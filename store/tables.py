@@ -49,6 +49,9 @@ PRIMARY: Final = tuple(table for table in Table if table not in DERIVED)
 INDEXED: Final = frozenset({Table.MAILBOX, Table.FOLDER, Table.ITEM, Table.TOMBSTONE})  # have index rows
 
 DIGEST_BYTES: Final = 24
+# What ids and UIDs are below: no key holds more.
+ID_END: Final = 1 << 64
+UID_END: Final = 1 << 32
 DATABASE_SCOPE: Final = 0  # the feed of the whole database; a folder's feed has the folder's id as scope
 
 _U64 = struct.Struct(">Q")

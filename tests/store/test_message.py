@@ -207,3 +207,17 @@ def test_nothing_is_delivered_to_a_disconnected_mailbox_until_it_is_reconnected(
     with database.transaction(ACTOR) as txn:
         mailbox.reconnect(txn, guid)
         assert message.deliver(txn, [guid], prepared)
+
+
+@pytest.mark.parametrize("number", [-1, 0, 1 << 32, 1 << 64])
+def test_numbers_that_no_key_holds_are_of_nothing(database: Database, number: int) -> None:
+    with database.read(ACTOR) as read:
+        for look in (
+            lambda: message.get(read, number),
+            lambda: message.get_by_uid(read, 1, number),
+            lambda: message.get_by_uid(read, number, 1),
+            lambda: folder.get(read, number),
+            lambda: mailbox.get(read, b"x" * (number % 600)),
+        ):
+            with pytest.raises(NotFound):
+                look()
