@@ -124,6 +124,7 @@ def dovecot_import(root: Path, messages: Sequence[bytes]) -> Figure | None:
     home = root / "dovecot-import"
     source = home / "source"
     if _has_dovecot():
+        home.mkdir()
         box = mailbox.Maildir(str(source))
         for message in messages:
             box.add(message)
