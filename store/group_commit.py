@@ -533,7 +533,7 @@ class _CheckpointDue:
         free_pages = self._last_page - used
         self._grows_by = max(1, min(self._pages, free_pages_max - free_pages))
         # Commits go on while a checkpoint is made, and the file grows by them: by less the more is free in
-        # it already, so that what is free has a bound.
+        # it already.
         self._behind_pages = max(1, min(self._pages, (2 * free_pages_max - free_pages) // _BEHIND))
 
     def is_due(self, end: Position, times: int) -> bool:
