@@ -18,7 +18,7 @@ from xxhash import xxh3_128_digest
 
 from pillarbox.store.errors import Corrupt, UnsupportedVersion
 from pillarbox.store.records import pack, unpack
-from pillarbox.store.stream import Position, disk_error
+from pillarbox.store.stream import Position, disk_error, preallocate
 
 CHECKPOINT_MAGIC: Final = b"PBCHECKP"
 CHECKPOINT_VERSION: Final = 1
@@ -58,15 +58,21 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
             checkpoint.meta_pages,
         )
     )
-    write_atomically(directory / CHECKPOINT_FILE, _header_of(body) + body)
+    data = _header_of(body) + body
+    write_atomically(directory / CHECKPOINT_FILE, data)
+    # On a full disk the next one still has its room: it lets the tables use again what only this one needs.
+    with suppress(OSError), _new_of(directory / CHECKPOINT_FILE).open("wb") as file:
+        preallocate(file.fileno(), 0, len(data))
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace a small file by `data`, durably: after a crash the old or the new one is there, whole."""
-    new = path.with_name(path.name + ".new")
+    new = _new_of(path)
     try:
-        with new.open("wb") as file:
+        # One that is there already has its room on the disk.
+        with new.open("r+b" if new.exists() else "wb") as file:
             file.write(data)
+            file.truncate()
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
@@ -79,6 +85,10 @@ def write_atomically(path: Path, data: bytes) -> None:
         with suppress(OSError):
             new.unlink(missing_ok=True)
         raise disk_error(error, str(path)) from error
+
+
+def _new_of(path: Path) -> Path:
+    return path.with_name(path.name + ".new")
 
 
 def read_checkpoint(directory: Path) -> Checkpoint:

@@ -32,6 +32,7 @@ SEGMENT_MAGIC: Final = b"PBSTREAM"
 SEGMENT_VERSION: Final = 1
 SEGMENT_BYTES_DEFAULT: Final = 64 << 20
 PREALLOCATE_BYTES: Final = 1 << 20
+_KEPT_FOR_DELETES_BYTES: Final = 512 << 10
 _ZERO_AHEAD_BYTES: Final = 256 << 10
 _SMALL_APPEND_BYTES: Final = 64 << 10
 PAYLOAD_BYTES_MAX: Final = 1 << 30
@@ -435,7 +436,7 @@ class Stream:
         self._zeroed = 0
 
     def _preallocate(self, end: int, to_the_last: bool) -> None:
-        if end <= self._allocated:
+        if end + (0 if to_the_last else _KEPT_FOR_DELETES_BYTES) <= self._allocated:
             return
         assert self._append_file is not None
         target = end + PREALLOCATE_BYTES

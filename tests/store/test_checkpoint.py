@@ -55,7 +55,7 @@ def test_a_checkpoint_is_read_as_it_was_written(
     found = read_checkpoint(directory)
     assert found == checkpoint
     assert isinstance(found.position, Position)
-    assert [path.name for path in directory.iterdir()] == [CHECKPOINT_FILE]
+    assert {path.name for path in directory.iterdir()} == {CHECKPOINT_FILE, f"{CHECKPOINT_FILE}.new"}
 
 
 def test_a_checkpoint_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
@@ -231,3 +231,14 @@ def test_a_system_that_does_not_tell_its_boot_is_taken_for_a_new_one_each_time(
     first, second = boot_identity(), boot_identity()
     assert len(first) == len(second) == 16
     assert first != second
+
+
+def test_the_next_checkpoint_is_written_into_room_that_it_has(tmp_path: Path) -> None:
+    first = Checkpoint(bytes(16), False, bytes(16), 7, Position(1, 40), bytes(8192))
+    write_checkpoint(tmp_path, first)
+    new = tmp_path / f"{CHECKPOINT_FILE}.new"
+    taken = new.stat()
+    assert taken.st_blocks * 512 >= 8192
+    write_checkpoint(tmp_path, first._replace(sequence=8))
+    assert (tmp_path / CHECKPOINT_FILE).stat().st_ino == taken.st_ino
+    assert read_checkpoint(tmp_path).sequence == 8

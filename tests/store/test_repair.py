@@ -130,6 +130,7 @@ def test_a_whole_database_stays_as_it_is(database: Database) -> None:
     assert contents(database) == before
     assert sorted(path.name for path in database.path.iterdir()) == [
         "checkpoint",
+        "checkpoint.new",
         "lock",
         "properties",
         "stream",
