@@ -385,6 +385,9 @@ class Database:
         Refused within a transaction of this thread's; DiskFull or PillarboxError when the tables could not be
         left as they are: then it is dismounted nevertheless, and the next mount replays.
         """
+        writer = self._writer
+        if writer is not None:
+            writer.refuse_within_transaction()  # another dismount may wait for that transaction already
         with self._mounting:
             was = self.state
             if was is MountState.DISMOUNTED:
@@ -456,12 +459,13 @@ class Database:
         """
         writer = self._writing()
         writer.refuse_within_transaction()  # whose transaction would else be taken for this one
+        txn: WriteTransaction | None = None
         try:
             txn = writer.begin(actor)
             yield txn
             writer.commit(txn)
         except BaseException as error:
-            writer.abort()
+            writer.abort(txn)
             if isinstance(error, Corrupt):
                 self._report_damage(error)
             self._dismount_if_broken(writer)
@@ -484,8 +488,13 @@ class Database:
 
     def checkpoint(self) -> None:
         """Make the next mount after a crash start from here."""
-        if self._writer is not None:
-            self._writer.checkpoint()
+        writer = self._writer
+        if writer is not None:
+            try:
+                writer.checkpoint()
+            except PillarboxError:
+                self._dismount_if_broken(writer)
+                raise
 
     @property
     def files(self) -> DatabaseFiles:

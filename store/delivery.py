@@ -45,8 +45,7 @@ def deliver(
 def _make(database: Database, taken: list[Delivery]) -> None:
     """Take deliveries and make them."""
     prepared: list[tuple[Delivery, PreparedMessage]] = []
-    while len(taken) < _TOGETHER_MAX and (came := database.deliveries.take()):
-        taken += came
+    while len(taken) < _TOGETHER_MAX and (came := database.deliveries.take(taken)):
         prepared += [(each, ready) for each in came if (ready := _prepare(database, each))]
     for actor in dict.fromkeys(each.actor for each, _ in prepared):
         _commit(database, actor, [(each, ready) for each, ready in prepared if each.actor == actor])

@@ -82,11 +82,16 @@ class DeliveryQueue:
         """How many wait and are not taken."""
         return len(self._waiting)
 
-    def take(self) -> list[Delivery]:
-        """All that wait; for who leads, to make them, to let each know (`done`) and to hand the lead on."""
+    def take(self, taken: list[Delivery]) -> list[Delivery]:
+        """All that wait, which are also added to `taken`.
+
+        For who leads: to make them, to let each know (`done`) and to hand the lead on.
+        """
         with self._lock:
-            taken, self._waiting = self._waiting, []
-        return taken
+            came = self._waiting
+            taken += came  # at once: were its thread interrupted here, they would wait for ever
+            self._waiting = []
+        return came
 
     def hand_on(self, delivery: Delivery) -> None:
         """Let the first of those that came meanwhile lead; `delivery` is that of who led."""

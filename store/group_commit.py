@@ -24,7 +24,7 @@ from pillarbox.store.errors import DiskFull, Dismounted, PillarboxError, Refused
 from pillarbox.store.redo import build_redo
 from pillarbox.store.replay import read_state
 from pillarbox.store.stream import SEGMENT_BYTES_DEFAULT, SEGMENT_HEADER_BYTES, Position, Stream
-from pillarbox.store.tables import STATE_KEY, StateRecord, Table
+from pillarbox.store.tables import STATE_KEY, StateRecord, Table, decode_record
 from pillarbox.store.transaction import DatabaseFiles, Layer, WriteTransaction
 
 _GROW_PATIENCE_S: Final = 30.0
@@ -135,12 +135,24 @@ class GroupCommit:
         )
         return self._open
 
-    def abort(self) -> None:
-        """Forget this thread's transaction, if it has one: nothing of it was written."""
-        if self._writer == threading.get_ident():
-            # It may have changed what is in the records that it was given: these are read again.
-            self._recent.records.clear()
-            self._end_turn()
+    def abort(self, transaction: WriteTransaction | None = None) -> None:
+        """Forget a transaction, whoever began it, or this thread's, if it is open. Nothing was written."""
+        is_open = transaction is not None and self._open is transaction
+        if is_open or self._writer == threading.get_ident():
+            try:
+                self._read_again()
+            finally:
+                self._end_turn()
+
+    def _read_again(self) -> None:
+        """A transaction that failed may have changed what is in the records that it was given."""
+        self._recent.records.clear()
+        for layer in filter(None, (self._pending, self._in_flight)):
+            for table, records in layer.records.items():
+                for key, record in records.items():
+                    value = layer.changes[table][key]
+                    if record is not None and value is not None:
+                        records[key] = decode_record(table, key, value)
 
     def commit(self, transaction: WriteTransaction) -> None:
         """Make a transaction durable and visible. Raises what kept it from that; then it did not happen.
@@ -155,6 +167,10 @@ class GroupCommit:
                 group: _Group | None = self._enqueue(transaction)
             else:
                 group = self._pending if self._pending.chunks else self._in_flight
+        except BaseException:
+            if self.broken is None:
+                self._read_again()
+            raise
         finally:
             self._end_turn()
         if group is not None:
@@ -346,12 +362,17 @@ class GroupCommit:
                 return
             except MapFull:
                 self._grow()
-            except DiskFull:
+            except DiskFull as full:
                 if freed:
                     raise
                 # Pages that only the last checkpoint needs become free with another one.
-                with self._checkpointing:
-                    self._make_checkpoint(self._files.env.pin(), self._flushed)
+                try:
+                    with self._checkpointing:
+                        self._make_checkpoint(self._files.env.pin(), self._flushed)
+                except PillarboxError as error:
+                    if self.broken is not None:
+                        raise
+                    raise full from error
                 freed = True
 
     def _cut_back(self) -> None:
@@ -375,11 +396,10 @@ class GroupCommit:
 
     def _fail(self, group: _Group, error: PillarboxError) -> None:
         """All that waits stood on what failed, so it fails too; then go on from what is flushed."""
-        waiting = self._pending
+        self._done(self._pending, error)
         self._in_flight = None
         self._state, self._end = self._flushed_state, self._flushed.position
         self._pending = _Group(self._state.sequence + 1, self._turns)
-        self._done(waiting, error)
 
     # -- pausing and checkpoints
 

@@ -124,9 +124,9 @@ def test_a_flush_of_the_tables_that_failed_is_never_believed(
     disk.fails = True
     with pytest.raises(PillarboxError, match="flush failed"):
         database.checkpoint()
+    assert database.state is MountState.DISMOUNTED
     with pytest.raises(Dismounted):
         deliver(database, ACTOR, [anna], b"more")
-    assert database.state is MountState.DISMOUNTED
     if remounts:
         put_back: list[Path] = []
         real = database_module.put_back_meta_pages
@@ -482,3 +482,34 @@ def test_a_forked_process_has_nothing_of_its_parents_mounted(database: Database,
     database.dismount()
     database.mount()
     assert messages_of(database, anna) == [raw_of(2)]
+
+
+def test_a_transaction_that_another_thread_ends_lets_the_next_begin(database: Database, anna: bytes) -> None:
+    def opened() -> Iterator[None]:
+        with database.transaction(ACTOR) as txn:
+            mailbox.create(txn, "bert")
+            yield
+
+    steps = opened()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(next, steps).result(20)
+    steps.close()  # type: ignore[attr-defined]
+    assert deliver(database, ACTOR, [anna], raw_of(1))
+
+
+def test_a_full_disk_that_cannot_make_a_checkpoint_either_is_a_full_disk(
+    database: Database, anna: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(env: Env, changes: Any, before_commit: Any = None) -> None:
+        raise DiskFull("no space left")
+
+    def no_more_reads(env: Env) -> None:
+        raise PillarboxError("as many reads as there can be")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Env, "apply", full)
+        patch.setattr(Env, "pin", no_more_reads)
+        with pytest.raises(DiskFull):
+            deliver(database, ACTOR, [anna], raw_of(1))
+    assert database.state is MountState.MOUNTED
+    assert deliver(database, ACTOR, [anna], raw_of(2))

@@ -165,7 +165,7 @@ def test_a_thread_that_is_interrupted_while_it_waits_keeps_no_lead(lead_first: b
     queue = DeliveryQueue()
     first = Delivery(ACTOR, [], b"first", 0)
     assert queue.leads(first)
-    assert queue.take() == [first]
+    assert queue.take([]) == [first]
     interrupted = _Interrupted(ACTOR, [], b"interrupted", 0)
     interrupted.queue, interrupted.first, interrupted.lead_first = queue, first, lead_first
     with pytest.raises(KeyboardInterrupt):
