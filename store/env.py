@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import re
 import shutil
@@ -401,11 +402,25 @@ def _refuse_damaged(data: Path) -> None:
             raise Corrupt(f"{data}: the file is cut short", file=str(data), offset=size_bytes)
 
 
+def _refuse_other_processes(lock: Path) -> None:
+    """Raise Retryable when another process has the environment open: LMDB locks a byte while it has."""
+    if lock.exists():
+        with _own_errors(lock), lock.open("r+b") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+            except (BlockingIOError, PermissionError) as error:
+                raise Retryable(
+                    f"{lock.parent}: another process still reads the tables, which must be put back",
+                    hint="mount the database again once that process has ended",
+                ) from error
+
+
 def put_back_meta_pages(path: Path, pages: bytes) -> None:
     """Rewind an environment that nobody has open to the checkpoint `pages` belong to.
 
-    Raises Corrupt when its file is not there, or a disk error.
+    Raises Retryable when a process has it open, Corrupt when its file is not there, or a disk error.
     """
+    _refuse_other_processes(path / LOCK_FILE)
     data = path / DATA_FILE
     with _own_errors(data), data.open("r+b") as file:
         if os.pwrite(file.fileno(), pages, 0) != len(pages):

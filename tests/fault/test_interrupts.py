@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +22,7 @@ from pillarbox.store.check import check_database
 from pillarbox.store.database import Database, MountState
 from pillarbox.store.delivery import deliver
 from pillarbox.store.env import Env
-from pillarbox.store.errors import DiskFull, Dismounted, InvalidSetting, PillarboxError, Refused
+from pillarbox.store.errors import DiskFull, Dismounted, InvalidSetting, PillarboxError, Refused, Retryable
 from pillarbox.store.group_commit import GroupCommit
 from pillarbox.store.tables import DatabaseKind, ItemRecord
 from pillarbox.store.transaction import Layer
@@ -513,3 +515,34 @@ def test_a_full_disk_that_cannot_make_a_checkpoint_either_is_a_full_disk(
             deliver(database, ACTOR, [anna], raw_of(1))
     assert database.state is MountState.MOUNTED
     assert deliver(database, ACTOR, [anna], raw_of(2))
+
+
+def test_tables_that_another_process_reads_are_not_put_back_under_it(
+    database: Database, anna: bytes, tmp_path: Path
+) -> None:
+    acknowledged = [raw_of(number) for number in range(7)]
+    database.checkpoint()
+    for raw in acknowledged:
+        deliver(database, ACTOR, [anna], raw)
+    database.files.env._env = disk = Disk(database.files.env._env, database.path / "properties" / "data.mdb")
+    reader = subprocess.Popen(
+        [sys.executable, "-c", _READS, str(database.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert reader.stdout is not None and reader.stdout.readline() == b"reading\n"
+    disk.fails = True
+    with pytest.raises(PillarboxError, match="flush failed"):
+        database.checkpoint()
+    with pytest.raises(Retryable, match="another process"):
+        database.mount()
+    reader.communicate()
+    database.mount()
+    assert messages_of(database, anna) == acknowledged
+
+
+_READS = """
+import sys
+import lmdb
+with lmdb.open(sys.argv[1] + "/properties", readonly=True, max_dbs=30) as env, env.begin():
+    print("reading", flush=True)
+    sys.stdin.read()
+"""
