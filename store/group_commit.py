@@ -267,7 +267,7 @@ class GroupCommit:
             group.done = True
             group.turn.notify_all()
 
-    def _flush(self, writing: AbstractContextManager[object]) -> _Group | None:
+    def _flush(self, writing: AbstractContextManager[object]) -> None:
         """Write and apply the group that waits. `writing` is to be held when that changes what is pending."""
         group: _Group | None = None
         try:
@@ -288,7 +288,6 @@ class GroupCommit:
                     if each is not None:
                         self._done(each, self.broken)
             raise
-        return group
 
     def _stored(self, group: _Group) -> PillarboxError | None:
         """Store a group; what kept it from that."""

@@ -188,7 +188,6 @@ class WriteTransaction(Reader):
     ) -> None:
         super().__init__(files, files.env.view(), actor)
         self.now_ms = now_ms
-        self.frames: list[bytes] = []
         self.placed: dict[Position, bytes] = {}
         self.events: list[tuple[int, dict[str, Any]]] = []
         self.counter = state.counter
@@ -244,7 +243,6 @@ class WriteTransaction(Reader):
     def append_frame(self, frame: bytes) -> Position:
         """Add a content frame that is written with this transaction; where it will lie."""
         placed = self.position
-        self.frames.append(frame)
         self.placed[placed] = frame
         self.position = Position(placed.segment, placed.offset + len(frame))
         return placed
@@ -309,6 +307,11 @@ class WriteTransaction(Reader):
             yield layer.changes
 
     # -- committing
+
+    @property
+    def frames(self) -> list[bytes]:
+        """The content frames that are written with this transaction, in order."""
+        return list(self.placed.values())
 
     @property
     def changed(self) -> bool:
