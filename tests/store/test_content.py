@@ -145,11 +145,14 @@ def base64_parts(message: bytes) -> list[Part]:
 
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
 @pytest.mark.parametrize("width", [4, 60, 64, 72, 76, 998])
-def test_an_attachment_is_the_same_block_however_it_was_sent(width: int, line_end: bytes) -> None:
-    data = noise(20_001)
-    (part,) = base64_parts(with_attachment(encoded(data, width, line_end), line_end))
+@pytest.mark.parametrize("size", [20_001, 43_776, 200_000])  # of 76 wide lines 43,776 fill 768
+def test_an_attachment_is_the_same_block_however_it_was_sent(width: int, line_end: bytes, size: int) -> None:
+    data = noise(size)
+    message = with_attachment(encoded(data, width, line_end), line_end)
+    (part,) = base64_parts(message)
     assert part.chunks == (data,)
     assert (part.width, part.line_end) == (width, line_end)
+    assert joined(message) == message
 
 
 def test_an_attachment_in_one_line_is_the_same_block_too() -> None:
