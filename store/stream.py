@@ -248,6 +248,9 @@ class Stream:
     # -- reading
 
     def _file(self, segment: int) -> _OpenFile:
+        return self._files.get(segment) or self._opened(segment)
+
+    def _opened(self, segment: int) -> _OpenFile:
         with self._lock:
             found = self._files.get(segment)
             if found is not None:
