@@ -39,6 +39,8 @@ _AHEAD_CHUNKS: Final = 32
 _MEMORY_BYTES: Final = 32 << 20
 # What is made of a message takes no more than its own bytes and this, as a rule.
 _MORE_ROOM_BYTES: Final = 1024
+# What takes a process milliseconds. It may have to wait for a core.
+_PATIENCE_MS: Final = 60_000
 
 
 class PrepareProcesses:
@@ -226,7 +228,7 @@ class _Process:
         command = [sys.executable, "-P", "-m", "pillarbox.store.prepare_child"]
         # Not stdout: whatever is set up for every Python of a machine may print.
         answers, answering = os.pipe()
-        self._answers = os.fdopen(answers, "rb")
+        self._answers = os.fdopen(answers, "rb", buffering=0)  # what was read ahead no poll would show
         try:
             self._process = subprocess.Popen(
                 [*command, str(memory_file), str(answering)],
@@ -248,10 +250,14 @@ class _Process:
         """Whether it answers: until it has begun others do its work. One that never begins is never ready."""
         if not self._is_ready:
             with suppress(OSError, EOFError, ValueError):
-                said = select.poll()
-                said.register(self._answers, select.POLLIN)
-                self._is_ready = bool(said.poll(0)) and receive(self._answers) == READY
+                self._is_ready = self._says(within_ms=0) and receive(self._answers) == READY
         return self._is_ready
+
+    def _says(self, within_ms: int) -> bool:
+        """Whether it answers, or has gone, within a time."""
+        said = select.poll()
+        said.register(self._answers, select.POLLIN)
+        return bool(said.poll(within_ms))
 
     def ask(self, files: DatabaseFiles, place: int, room: int, raws: list[bytes]) -> None:
         """Have the messages at a place made ready. Raises OSError when it has gone."""
@@ -263,7 +269,12 @@ class _Process:
         self.asked_count += 1
 
     def answer(self) -> int:
-        """Bytes of the next answer, 0 for none. Raises OSError, EOFError or ValueError when it has gone."""
+        """Bytes of the next answer, 0 for none.
+
+        Raises OSError, EOFError or ValueError when it has gone, or does nothing: it may have been stopped.
+        """
+        if not self._says(_PATIENCE_MS):
+            raise TimeoutError
         length: int = receive(self._answers)
         self.asked_count -= 1
         return length

@@ -97,7 +97,7 @@ def test_a_block_is_given_back_once_and_made_again_where_it_is_missing(
     assert store(database, without) == [each.raw for each in without]
 
 
-@pytest.mark.parametrize("how", ["killed", "killed as it begins", "never ready", "not started"])
+@pytest.mark.parametrize("how", ["killed", "stopped", "killed as it begins", "never ready", "not started"])
 def test_without_the_processes_it_is_done_here(
     database: Database, processes: PrepareProcesses, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,10 +110,11 @@ def test_without_the_processes_it_is_done_here(
     raws = mail()
     coming = processes.prepare_all(raws, lambda raw: raw)
     prepared = [next(coming)[1] for _ in range(4)]
-    if how == "killed":
+    if how in ("killed", "stopped"):
+        monkeypatch.setattr(prepare_processes, "_PATIENCE_MS", 0)
         assert len(processes._run._children) == 2
         for child in processes._run._children:
-            child._process.send_signal(signal.SIGKILL)
+            child._process.send_signal(signal.SIGKILL if how == "killed" else signal.SIGSTOP)
     prepared += [ready for _, ready in coming]
     assert store(database, prepared) == raws
 
