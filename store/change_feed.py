@@ -19,6 +19,7 @@ from pillarbox.store.tables import (
     ItemRecord,
     ObjectKind,
     Table,
+    is_id,
     item_key,
     pair_key,
     split_feed_value,
@@ -83,6 +84,8 @@ class Changes:
 
     def __iter__(self) -> Iterator[Change]:
         """The changes in the order of their last change number. Raises Corrupt."""
+        if not is_id(self._scope):
+            return
         for first, last in self._missing.ranges(self._origin):
             start = pair_key(self._scope, LOCAL_BASE | first)
             stop = pair_key(self._scope, (LOCAL_BASE | last) + 1)
@@ -128,7 +131,7 @@ class Changes:
 
 
 def changes(reader: Reader, since: CNSet, folder_id: int = DATABASE_SCOPE) -> Changes:
-    """What changed since `since` in a folder, or in the whole database.
+    """What changed since `since` in a folder, or in the whole database; nothing in one that never was.
 
     Raises Refused when `since` names changes of this database that it has not made: the database was
     restored from before them, and whoever asks must begin anew.

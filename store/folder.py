@@ -11,7 +11,7 @@ from pillarbox.store.errors import AlreadyExists, InvalidName, NotEmpty, NotFoun
 from pillarbox.store.events import EventId
 from pillarbox.store.ids import counter_of, guid_text, id_text
 from pillarbox.store.tables import (
-    ID_END,
+    UID_END,
     FolderRecord,
     ItemRecord,
     MailboxRecord,
@@ -19,6 +19,7 @@ from pillarbox.store.tables import (
     Table,
     TombstoneRecord,
     id_key,
+    is_id,
     item_key,
     name_key,
     number_of,
@@ -65,7 +66,7 @@ def with_property(properties: dict[str, Any], key: str, value: Any) -> dict[str,
 def get(reader: Reader, folder_id: int) -> FolderRecord:
     """The folder of that id. Raises NotFound."""
     record: FolderRecord | None = None
-    if 0 <= folder_id < ID_END:
+    if is_id(folder_id):
         record = reader.record(Table.FOLDER, id_key(folder_id))
     if record is None:
         raise NotFound(f"there is no folder {id_text(folder_id)}")
@@ -73,13 +74,17 @@ def get(reader: Reader, folder_id: int) -> FolderRecord:
 
 
 def find(reader: Reader, parent_id: int, name: str) -> FolderRecord | None:
-    """The folder of that name, in any case, directly in another; None when there is none."""
+    """The folder of that name, in any case, directly in another; None when there is none, or no other."""
+    if not is_id(parent_id):
+        return None
     found = reader.index(Table.FOLDER_NAME, id_key(parent_id) + name_key(name))
     return None if found is None else get(reader, number_of(found)[0])
 
 
 def children(reader: Reader, folder_id: int) -> Iterator[FolderRecord]:
-    """The folders directly in another, by name."""
+    """The folders directly in another, by name; none in a folder that does not exist."""
+    if not is_id(folder_id):
+        return
     for _, found in reader.indexes(Table.FOLDER_NAME, id_key(folder_id), id_key(folder_id + 1)):
         yield get(reader, number_of(found)[0])
 
@@ -87,7 +92,7 @@ def children(reader: Reader, folder_id: int) -> Iterator[FolderRecord]:
 def walk(
     reader: Reader, folder_id: int, path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], FolderRecord]]:
-    """(path, folder) of each folder below another, each before those in it, by name."""
+    """(path, folder) of each folder below another, each before those in it, by name; as `children`."""
     for child in children(reader, folder_id):
         inner = (*path, child.name)
         yield inner, child
@@ -116,10 +121,11 @@ def path_of(reader: Reader, folder_id: int) -> tuple[str, ...]:
 
 
 def messages(reader: Reader, folder_id: int, after_uid: int = 0) -> Iterator[ItemRecord]:
-    """The messages of a folder by UID, those above `after_uid`."""
-    if after_uid >= _UID_MAX:
+    """The messages of a folder by UID, those above `after_uid`; none of a folder that does not exist."""
+    first_uid = max(after_uid + 1, 0)
+    if not is_id(folder_id) or first_uid >= UID_END:
         return
-    start, stop = item_key(folder_id, after_uid + 1), id_key(folder_id + 1)
+    start, stop = item_key(folder_id, first_uid), id_key(folder_id + 1)
     for _, item in reader.records(Table.ITEM, start, stop):
         yield item
 

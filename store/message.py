@@ -24,7 +24,6 @@ from pillarbox.store.mail_item import ANSWERED, DELETED, DRAFT, FLAGGED, SEEN, k
 from pillarbox.store.mailbox import DISCONNECTED, INBOX
 from pillarbox.store.mailbox import get as get_mailbox
 from pillarbox.store.tables import (
-    ID_END,
     UID_END,
     FolderRecord,
     ItemRecord,
@@ -33,6 +32,7 @@ from pillarbox.store.tables import (
     Table,
     TombstoneRecord,
     id_key,
+    is_id,
     item_key,
     pair_key,
     split_item_key,
@@ -199,7 +199,7 @@ def place_as_new(txn: WriteTransaction, target: FolderRecord, item: ItemRecord) 
 
 def get(reader: Reader, message_id: int) -> ItemRecord:
     """The message of that id. Raises NotFound."""
-    found = reader.index(Table.LOCATION, id_key(message_id)) if 0 <= message_id < ID_END else None
+    found = reader.index(Table.LOCATION, id_key(message_id)) if is_id(message_id) else None
     if found is None:
         raise NotFound(f"there is no message {id_text(message_id)}")
     return get_by_uid(reader, *split_item_key(found))
@@ -208,7 +208,7 @@ def get(reader: Reader, message_id: int) -> ItemRecord:
 def get_by_uid(reader: Reader, folder_id: int, uid: int) -> ItemRecord:
     """The message of that UID in a folder. Raises NotFound."""
     item: ItemRecord | None = None
-    if 0 <= folder_id < ID_END and 0 <= uid < UID_END:
+    if is_id(folder_id) and 0 <= uid < UID_END:
         item = reader.record(Table.ITEM, item_key(folder_id, uid))
     if item is None:
         raise NotFound(f"folder {id_text(folder_id)} has no message of UID {uid}")

@@ -24,6 +24,7 @@ from pillarbox.store.tables import (
     SeenRecord,
     Table,
     id_key,
+    is_id,
     item_key,
     name_key,
 )
@@ -109,7 +110,12 @@ def mark_unread(txn: WriteTransaction, folder_id: int, first_uid: int, last_uid:
 
 
 def read_uids(reader: Reader, folder_id: int) -> Intervals:
-    """The UIDs that the account that asks has read, as intervals with both ends included, in order."""
+    """The UIDs that the account that asks has read, as intervals with both ends included, in order.
+
+    None of a folder that does not exist.
+    """
+    if not is_id(folder_id):
+        return ()
     seen: SeenRecord | None = reader.record(Table.SEEN, _seen_key(reader, folder_id))
     return () if seen is None else tuple((first, last) for first, last in seen.intervals)
 

@@ -49,8 +49,8 @@ PRIMARY: Final = tuple(table for table in Table if table not in DERIVED)
 INDEXED: Final = frozenset({Table.MAILBOX, Table.FOLDER, Table.ITEM, Table.TOMBSTONE})  # have index rows
 
 DIGEST_BYTES: Final = 24
-# What ids and UIDs are below: no key holds more.
-ID_END: Final = 1 << 64
+# What ids and UIDs are below: no key holds more, and a range of keys ends with the id behind one.
+ID_END: Final = (1 << 64) - 1
 UID_END: Final = 1 << 32
 DATABASE_SCOPE: Final = 0  # the feed of the whole database; a folder's feed has the folder's id as scope
 
@@ -68,6 +68,11 @@ pair_key = _PAIR.pack
 split_pair_key = _PAIR.unpack
 number_of = _U64.unpack
 segment_key = _U32.pack
+
+
+def is_id(number: int) -> bool:
+    """Whether a number can be the id of a folder or message. Nothing is found under one that cannot."""
+    return 0 <= number < ID_END
 
 
 class ObjectKind(IntEnum):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pillarbox.store import folder, mailbox, message
+from pillarbox.store import folder, mailbox, message, public_folder
 from pillarbox.store.access import Actor
+from pillarbox.store.change_feed import changes
+from pillarbox.store.change_number import CNSet
 from pillarbox.store.check import check_database
 from pillarbox.store.database import Database
 from pillarbox.store.errors import InvalidSetting, NotFound, Refused
@@ -221,3 +223,22 @@ def test_numbers_that_no_key_holds_are_of_nothing(database: Database, number: in
         ):
             with pytest.raises(NotFound):
                 look()
+
+
+@pytest.mark.parametrize("number", [-5, 7, (1 << 64) - 1, 1 << 64])
+def test_a_folder_that_cannot_exist_holds_nothing(database: Database, number: int) -> None:
+    with database.read(ACTOR) as read:
+        assert list(folder.messages(read, number)) == list(folder.children(read, number)) == []
+        assert list(folder.walk(read, number)) == []
+        assert folder.find(read, number, "Inbox") is None
+        assert list(changes(read, CNSet(), number)) == []
+        assert public_folder.read_uids(read, number) == ()
+
+
+@pytest.mark.parametrize(("after_uid", "uids"), [(-5, [1, 2]), (-1, [1, 2]), (1, [2]), (1 << 70, [])])
+def test_messages_are_those_above_any_number(database: Database, after_uid: int, uids: list[int]) -> None:
+    inbox = new_mailbox(database).roles["inbox"]
+    for number in range(2):
+        add(database, inbox, raw_message(number))
+    with database.read(ACTOR) as read:
+        assert [item.uid for item in folder.messages(read, inbox, after_uid)] == uids
