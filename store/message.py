@@ -20,7 +20,7 @@ from pillarbox.store.content import PreparedContent
 from pillarbox.store.envelope import Envelope, header_end, parse_envelope
 from pillarbox.store.errors import InvalidSetting, NotFound, Refused
 from pillarbox.store.ids import id_text
-from pillarbox.store.mail_item import ANSWERED, DELETED, DRAFT, FLAGGED, SEEN, keywords
+from pillarbox.store.mail_item import ANSWERED, DELETED, DRAFT, FLAGGED, KEYWORD_RULE, SEEN, keywords
 from pillarbox.store.mailbox import DISCONNECTED, INBOX
 from pillarbox.store.mailbox import get as get_mailbox
 from pillarbox.store.tables import (
@@ -124,7 +124,8 @@ def parse_flags(flags: Iterable[str]) -> tuple[int, tuple[str, ...]]:
             bits |= FLAG_BITS[flag]
         elif flag.startswith("\\") or not keywords([flag]):
             raise InvalidSetting(
-                f"{flag!r} is no flag", hint=f"one of {', '.join(FLAG_BITS)}, or a keyword without blanks"
+                f"{flag[:80]!r} is no flag and cannot be a keyword",
+                hint=f"a flag is one of {', '.join(FLAG_BITS)}; a keyword is {KEYWORD_RULE}",
             )
         else:
             words.append(flag)
@@ -271,10 +272,17 @@ def recipients(raw: bytes) -> list[Recipient]:
 def set_flags(
     txn: WriteTransaction, message_id: int, *, add: Iterable[str] = (), remove: Iterable[str] = ()
 ) -> ItemRecord:
-    """Add and remove IMAP flags and keywords. Raises NotFound, InvalidSetting."""
+    """Add and remove IMAP flags and keywords.
+
+    Raises NotFound; InvalidSetting for what is neither, and for one that is to be both added and removed.
+    """
     item = get(txn, message_id)
     add_bits, add_words = parse_flags(add)
     remove_bits, remove_words = parse_flags(remove)
+    both = [flag for flag, bit in FLAG_BITS.items() if add_bits & remove_bits & bit]
+    both += [word for word in add_words if word in remove_words]
+    if both:
+        raise InvalidSetting(f"{', '.join(both)} cannot be both set and taken off", hint="say one of them")
     bits = item.flags & ~remove_bits | add_bits
     words = tuple(word for word in dict.fromkeys((*item.keywords, *add_words)) if word not in remove_words)
     if bits == item.flags and words == item.keywords:

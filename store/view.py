@@ -8,6 +8,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from pillarbox.store import folder
+from pillarbox.store.errors import InvalidSetting
 from pillarbox.store.message import FLAG_BITS, get_by_uid
 from pillarbox.store.tables import ItemRecord, Table, id_key, view_sorts
 from pillarbox.store.transaction import Reader
@@ -40,8 +41,11 @@ def page(
 ) -> Page:
     """One page of a folder, in O(log n + page). `after` is the `next` of another page of the same view.
 
-    A message that was changed meanwhile may be met again or not at all. Raises NotFound.
+    A message that was changed meanwhile may be met again or not at all. Raises NotFound, InvalidSetting for a
+    limit below 1.
     """
+    if limit < 1:
+        raise InvalidSetting(f"a page of {limit} messages cannot be", hint="a limit is 1 or more")
     folder.get(reader, folder_id)
     prefix = id_key(folder_id) + sort.value
     start, stop = prefix, prefix[:-1] + bytes([prefix[-1] + 1])

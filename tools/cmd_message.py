@@ -12,7 +12,7 @@ import click
 from rich.cells import set_cell_size
 
 from pillarbox.store import folder, message, view
-from pillarbox.store.errors import InvalidSetting, Refused
+from pillarbox.store.errors import Refused
 from pillarbox.store.ids import id_text
 from pillarbox.store.mail_item import FLAGGED, SEEN
 from pillarbox.store.server import Server
@@ -364,10 +364,6 @@ def flag(
     if not (add or remove):
         raise click.UsageError("say what to --add or --remove")
     adds, removes = tuple(map(_flag_name, add)), tuple(map(_flag_name, remove))
-    if both := set(adds) & set(removes):
-        raise InvalidSetting(
-            f"{', '.join(sorted(both))} cannot be both set and taken off", hint="say one of them"
-        )
     changed = _change(
         server,
         mailbox_name,

@@ -142,6 +142,29 @@ def test_flags_and_keywords_are_added_and_removed(database: Database) -> None:
         message.set_flags(txn, message_id, add=["\\Nonsense"])
 
 
+@pytest.mark.parametrize(
+    ("adds", "removes", "named"),
+    [(["\\Seen"], ["\\Seen"], r"\\Seen"), (["a", "work"], ["work", "b"], "work")],
+)
+def test_what_is_to_be_added_and_removed_at_once_is_refused(
+    database: Database, adds: list[str], removes: list[str], named: str
+) -> None:
+    message_id = add(database, new_mailbox(database).roles["inbox"], raw_message(1))
+    with pytest.raises(InvalidSetting, match=rf"^{named} cannot be both"), database.transaction(ACTOR) as txn:
+        message.set_flags(txn, message_id, add=adds, remove=removes)
+    with database.transaction(ACTOR) as txn:
+        item = message.set_flags(txn, message_id, add=["work"], remove=["Work"])
+    assert item.keywords == ("work",), "keywords that differ in case are not the same one"
+
+
+@pytest.mark.parametrize("word", ["", "two words", "x" * 101, "a]", "\xe4rger"])
+def test_what_cannot_be_a_keyword_is_told_what_can(word: str) -> None:
+    with pytest.raises(InvalidSetting, match="cannot be a keyword") as caught:
+        message.parse_flags([word])
+    assert "1 to 100 visible ASCII characters" in caught.value.hint
+    assert message.parse_flags(["x" * 100, "$A-z~[}"]) == (0, ("x" * 100, "$A-z~[}"))
+
+
 def test_a_copy_lives_on_its_own(database: Database) -> None:
     anna = new_mailbox(database)
     original = add(database, anna.roles["inbox"], raw_message(1, 5000))

@@ -7,7 +7,7 @@ import pytest
 from pillarbox.store import mailbox, message, view
 from pillarbox.store.access import Actor
 from pillarbox.store.database import Database
-from pillarbox.store.errors import NotFound
+from pillarbox.store.errors import InvalidSetting, NotFound
 from pillarbox.store.tables import ItemRecord
 
 ACTOR = Actor.task("test")
@@ -112,3 +112,9 @@ def test_search_looks_at_envelopes(database: Database, inbox: int) -> None:
 def test_a_folder_that_is_not_there_is_not_an_empty_one(database: Database) -> None:
     with database.read(ACTOR) as read, pytest.raises(NotFound):
         view.page(read, 1)
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_page_of_nothing_is_refused_and_is_not_the_end(database: Database, inbox: int, limit: int) -> None:
+    with database.read(ACTOR) as read, pytest.raises(InvalidSetting, match="cannot be"):
+        view.page(read, inbox, limit=limit)
