@@ -108,6 +108,8 @@ os.register_at_fork(after_in_child=_forget_in_child)
 class Database:
     """One database of a server. Its methods may be called from any thread.
 
+    `label` is what people find it by and events call it: its name, or `Storage Group/Database` where another
+    group of its server has a database of that name.
     A process that is forked has none of its parent's mounted: it mounts for itself, for reading as a rule.
     """
 
@@ -127,7 +129,7 @@ class Database:
         """Nothing is opened before `mount`. Without `rng` GUIDs come from the system's random source."""
         self.path = path
         self.guid = guid
-        self.name = name
+        self.name = self.label = name
         self.kind = kind
         self.limits = limits or limits_from_settings({}, Edition.STANDARD).limits
         self.clock: Clock = clock or SystemClock()
@@ -554,4 +556,4 @@ class Database:
 
     def report(self, event_id: int, **details: Any) -> None:
         """Give an event of this database to the reporter."""
-        self.reporter.report(make_event(event_id, self.clock.now_ms(), self.name, **details))
+        self.reporter.report(make_event(event_id, self.clock.now_ms(), self.label, **details))

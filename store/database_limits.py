@@ -298,7 +298,7 @@ class SizedDatabase(Protocol):
     """What the daily check asks of a mounted database."""
 
     @property
-    def name(self) -> str:
+    def label(self) -> str:
         """What events call it."""
         ...
 
@@ -345,7 +345,7 @@ class DailySizeCheck:
     """Checks the sizes of mounted databases, each at its mount and then every day.
 
     `databases` gives those mounted now, without those of the recovery storage group, which are not checked.
-    `report` is given event id, database name and details. Not for several threads at once.
+    `report` is given event id, database label and details. Not for several threads at once.
     """
 
     def __init__(
@@ -375,7 +375,7 @@ class DailySizeCheck:
             except Dismounted:
                 continue  # by someone else, since it was listed
             except PillarboxError as error:
-                self._report(REQUEST_FAILED, database.name, {"request": "size check", "error": str(error)})
+                self._report(REQUEST_FAILED, database.label, {"request": "size check", "error": str(error)})
                 wakes_ms.append(now_ms + CHECK_RETRY_MS)
         return min(wakes_ms, default=now_ms + DAY_MS)
 
@@ -393,7 +393,7 @@ class DailySizeCheck:
             limits, database.checks_since_mount, database.physical_size_bytes(), database.logical_size_bytes
         )
         for event_id in found.events:
-            self._report(event_id, database.name, _size_details(limits, found))
+            self._report(event_id, database.label, _size_details(limits, found))
         if found.dismount:
             # Not recorded: a record can fail, on a full disk, and the next mount begins with a check anyway.
             database.dismount(f"its size is above its limit of {limits.limit_bytes / GB:,.2f} GB")
@@ -401,7 +401,7 @@ class DailySizeCheck:
         free_bytes = database.free_disk_bytes()
         disk = assess_disk(limits, free_bytes)
         if disk is not DiskState.AMPLE:
-            self._report(DISK_SPACE_LOW, database.name, {"free_bytes": free_bytes, "state": disk.value})
+            self._report(DISK_SPACE_LOW, database.label, {"free_bytes": free_bytes, "state": disk.value})
         database.record_size_check(now_ms)
 
 

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from enum import IntEnum, StrEnum
 from pathlib import Path
@@ -152,7 +152,11 @@ EVENTS: Final[Mapping[int, EventKind]] = {int(event): event.kind for event in Ev
 
 
 class Event(NamedTuple):
-    """Something that happened. `time_ms` is ms UTC; `database` is a name or ""; `details` is plain data."""
+    """Something that happened.
+
+    `time_ms` is ms UTC; `database` is its label at that time (`Database.label`), or ""; `details` is plain
+    data.
+    """
 
     event_id: int
     severity: Severity
@@ -379,12 +383,13 @@ class EventLog:
         event_id: int | None = None,
         category: str | None = None,
         severity: Severity | None = None,
-        database: str | None = None,
+        databases: Collection[str] | None = None,
         limit: int | None = None,
         newest_first: bool = True,
     ) -> EventQuery:
         """The events that were kept, by order of writing; None leaves a condition out.
 
+        `databases` are labels as they were when the events happened.
         Files are read as the answer is consumed: the last few events cost little however long the log is.
         Raises PillarboxError when the directory cannot be read.
         """
@@ -395,7 +400,7 @@ class EventLog:
                 and (event_id is None or event.event_id == event_id)
                 and (category is None or event.category == category)
                 and (severity is None or event.severity == severity)
-                and (database is None or event.database == database)
+                and (databases is None or event.database in databases)
             )
 
         try:

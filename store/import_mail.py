@@ -113,7 +113,7 @@ def import_mail(
             name = mailbox.get(read, mailbox_guid).name
         else:
             public_folder.root_id(read)
-            name = f"/{database.name}"
+            name = f"/{database.label}"
             _refuse_lone_messages(sources, kinds)
     total = sum(_tree_bytes(path) for path in sources) if progress else 0
     run = _Import(database, actor, mailbox_guid, unreadable)

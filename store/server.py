@@ -250,16 +250,9 @@ class Server:
                 f"more than one storage group has a database {name!r}", hint="say `Storage Group/Database`"
             )
         if not found:
-            names = ", ".join(map(self.label, self.databases())) or "there is none"
+            names = ", ".join(each.label for each in self.databases()) or "there is none"
             raise NotFound(f"there is no database {name!r}", hint=f"the databases: {names}")
         return found[0]
-
-    def label(self, database: Database) -> str:
-        """The shortest name by which `database` finds a database."""
-        same = [each for each in self.databases() if name_key(each.name) == name_key(database.name)]
-        if len(same) == 1:
-            return database.name
-        return f"{self._config.place_of(database.guid)[0].name}/{database.name}"
 
     def find_mailbox(self, name: str) -> tuple[Database, MailboxRecord]:
         """The mailbox of that name, in any case, and the mounted database it is in.
@@ -272,7 +265,7 @@ class Server:
             # A move may have ended after one database was looked at and before the other was.
             found = list(self._mailboxes_called(name))
         if len(found) > 1:
-            stores = ", ".join(self.label(database) for database, _ in found)
+            stores = ", ".join(database.label for database, _ in found)
             raise Conflict(f"there are mailboxes {name!r} in {stores}", hint="rename all but one of them")
         if not found:
             self._refuse_unseen(name)
@@ -284,7 +277,7 @@ class Server:
     def _refuse_unseen(self, name: str) -> None:
         for database in self.databases():
             if database.kind is DatabaseKind.MAILBOX_STORE and database.state is MountState.DISMOUNTED:
-                label = self.label(database)
+                label = database.label
                 reason = self.not_mounted.get(label)
                 if isinstance(reason, Retryable):
                     raise reason
@@ -332,7 +325,7 @@ class Server:
             database = self.database(database_name) if database_name else self._only_mailbox_store()
             check_name(name)
             for other, _ in self._mailboxes_called(name):
-                raise _mailbox_exists(name, self.label(other))
+                raise _mailbox_exists(name, other.label)
             self._refuse_unseen(name)
             with database.transaction(actor) as txn:
                 return database, mailbox.create(txn, name)
@@ -347,7 +340,7 @@ class Server:
             check_name(new_name)
             for other, found in self._mailboxes_called(new_name):
                 if found.guid != box.guid:
-                    raise _mailbox_exists(new_name, self.label(other))
+                    raise _mailbox_exists(new_name, other.label)
             self._refuse_unseen(new_name)
             with database.transaction(actor) as txn:
                 return database, mailbox.rename(txn, box.guid, new_name)
@@ -383,7 +376,7 @@ class Server:
     def _only_mailbox_store(self) -> Database:
         stores = [each for each in self.databases() if each.kind == DatabaseKind.MAILBOX_STORE]
         if len(stores) != 1:
-            names = ", ".join(map(self.label, stores))
+            names = ", ".join(each.label for each in stores)
             hint = f"name one of them: {names}" if names else "create one with `pillarbox database create`"
             raise Refused(f"the server has {len(stores)} mailbox stores", hint=hint)
         return stores[0]
@@ -409,10 +402,10 @@ class Server:
             else:
                 database.mount(wait_ms=self._wait_ms)
         except PillarboxError as error:
-            self.not_mounted[self.label(database)] = error
+            self.not_mounted[database.label] = error
             database.report(EventId.DATABASE_NOT_MOUNTED, reason=str(error))
             raise
-        self.not_mounted.pop(self.label(database), None)
+        self.not_mounted.pop(database.label, None)
 
     def _mount_to_read(self, database: Database) -> None:
         try:
@@ -430,7 +423,7 @@ class Server:
         """
         with self._changing:
             database = self.database(name)
-            self.not_mounted.pop(self.label(database), None)
+            self.not_mounted.pop(database.label, None)
             database.dismount(reason)
         return database
 
@@ -523,7 +516,7 @@ class Server:
             group, entry = config.place_of(database.guid)
             check_name(new_name)
             _refuse_taken(new_name, [each for each in group.databases if each is not entry])
-            self.not_mounted.pop(self.label(database), None)
+            self.not_mounted.pop(database.label, None)
             entry.name = new_name
         return database
 
@@ -536,7 +529,7 @@ class Server:
             database = self.database(name)
             if database.state is not MountState.DISMOUNTED:
                 raise Refused(f"database {database.name} is mounted", hint="dismount it first")
-            label = self.label(database)
+            label = database.label
             with self._kept_from_others(database):
                 group, entry = config.place_of(database.guid)
                 group.databases.remove(entry)
@@ -642,13 +635,16 @@ class Server:
             group = groups[entry.name] = known_groups.get(path) or StorageGroup(entry.name, path)
             group.name = entry.name
             group.databases = {
-                each.name: self._adopted(known.pop(each.guid, None), path, each) for each in entry.databases
+                each.name: self._adopted(known.pop(each.guid, None), path, each, config.label_of(each.guid))
+                for each in entry.databases
             }
         self.groups, self._config = groups, config
         for gone in known.values():
             gone.dismount("it was deleted")
 
-    def _adopted(self, database: Database | None, group_path: Path, entry: DatabaseEntry) -> Database:
+    def _adopted(
+        self, database: Database | None, group_path: Path, entry: DatabaseEntry, label: str
+    ) -> Database:
         before = None
         if database is None:
             path = group_path / entry.directory
@@ -656,7 +652,7 @@ class Server:
             database.reporter = self._reporter
         else:
             before = self._entry(database).settings
-        database.name = entry.name
+        database.name, database.label = entry.name, label
         if entry.settings != before:
             limits, rejected = limits_from_settings(entry.settings, self.edition)
             database.limits = limits

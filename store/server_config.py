@@ -103,6 +103,15 @@ class ServerConfig:
                     return group, entry
         raise NotFound(f"database {guid_text(guid)} is no longer one of this server")
 
+    def label_of(self, guid: bytes) -> str:
+        """The shortest name by which people find a database: its own, or `Storage Group/Database` where
+        another group has a database of that name. Raises NotFound.
+        """
+        group, entry = self.place_of(guid)
+        key = name_key(entry.name)
+        same = [each for other in self.groups for each in other.databases if name_key(each.name) == key]
+        return entry.name if len(same) == 1 else f"{group.name}/{entry.name}"
+
 
 def read_config(server: Path) -> ServerConfig:
     """The configuration in a server's directory.

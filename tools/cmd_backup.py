@@ -336,9 +336,7 @@ def open_source(server: Path, group_name: str | None, *, quiet: bool = False) ->
     with Server.open(server, read_only=True) as opened:
         group = _group(opened, group_name)
         for database in group.databases.values():
-            if database.state is MountState.DISMOUNTED and (
-                reason := opened.not_mounted.get(opened.label(database))
-            ):
+            if database.state is MountState.DISMOUNTED and (reason := opened.not_mounted.get(database.label)):
                 raise reason
         mounted = [each for each in group.databases.values() if each.state is not MountState.DISMOUNTED]
         left_out = [each.name for each in group.databases.values() if each not in mounted]

@@ -76,7 +76,7 @@ def list_databases(server: Path, as_json: bool) -> None:
                 "kind": KIND_TEXTS[each.kind],
                 "guid": guid_text(each.guid),
                 "path": str(each.path),
-                "mount_at_startup": opened.mounts_at_startup(opened.label(each)),
+                "mount_at_startup": opened.mounts_at_startup(each.label),
             }
             for group in opened.groups.values()
             for each in group.databases.values()
@@ -118,6 +118,6 @@ def delete(server: Path, database_name: str, yes: bool, as_json: bool) -> None:
     """
     with Server.open(server, mount=False) as opened:
         found = opened.database(database_name)
-        confirm(f"Delete database {found.name} and all the mail in it?", yes)
-        opened.delete_database(opened.label(found))
-    show({"deleted": found.name}, [f"Database {found.name} is gone."], as_json)
+        confirm(f"Delete database {found.label} and all the mail in it?", yes)
+        opened.delete_database(found.label)
+    show({"deleted": found.label}, [f"Database {found.label} is gone."], as_json)

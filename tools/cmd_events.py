@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from pillarbox.store.errors import InvalidName, NotFound
 from pillarbox.store.events import EVENTS, Category, Event, Level, Severity
 from pillarbox.store.server import Server
 from pillarbox.tools.cmd_limits import event_line
@@ -44,6 +45,9 @@ def list_events(
 ) -> None:
     """Events, the newest first.
 
+    The log calls a database as it was called then; one that is gone, or has another name now, is found by
+    what it was called.
+
     \b
     pillarbox events list /srv/mail --limit 20
     pillarbox events list /srv/mail --severity error --since 2024-12-01
@@ -57,13 +61,29 @@ def list_events(
             event_id=event_id,
             category=category,
             severity=Severity(severity) if severity else None,
-            database=database_name,
+            databases=None if database_name is None else _labels(opened, database_name),
             limit=limit,
             newest_first=not oldest_first,
         )
         show_each(map(_data, found), event_line, as_json, empty="There are no such events.")
     if found.damaged_count:
         warn([f"pillarbox: {found.damaged_count} damaged lines of the log were passed over"])
+
+
+def _labels(server: Server, name: str) -> set[str]:
+    """What the log calls a database: as it is labelled now, or was while another group had one of its name.
+
+    What the server does not know, or not well enough, is of the log's past, when that holds events of it; if
+    not, raises NotFound or InvalidName.
+    """
+    try:
+        found = server.database(name)
+    except (NotFound, InvalidName):
+        if not any(server.events.query(databases={name}, limit=1)):
+            raise
+        return {name}
+    groups = (group.name for group in server.groups.values() if found in group.databases.values())
+    return {found.label, *(f"{group}/{found.name}" for group in groups)}
 
 
 def _data(event: Event) -> dict[str, object]:

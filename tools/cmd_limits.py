@@ -67,7 +67,7 @@ def _databases(server: Server, name: str) -> list[Database]:
 
 def _data(database: Database, limits: DatabaseLimits) -> dict[str, Any]:
     return {
-        "database": database.name,
+        "database": database.label,
         "limit_bytes": limits.limit_bytes,
         "threshold_bytes": limits.threshold_bytes,
         "buffer_percent": limits.buffer_percent,
@@ -179,7 +179,7 @@ def set_limits(
     with Server.open(server, mount=False) as opened:
         databases = _databases(opened, database_name)
         for database in databases:
-            opened.set_limits(opened.label(database), settings)
+            opened.set_limits(database.label, settings)
         _show(databases, as_json)
 
 
@@ -203,7 +203,7 @@ def check(server: Path, database_name: str, as_json: bool) -> None:
     with Server.open(server, read_only=True) as opened:
         databases = _databases(opened, database_name)
         found = [_assessed(each) for each in databases if each.state is not MountState.DISMOUNTED]
-        apart = [opened.label(each) for each in databases if each.state is MountState.DISMOUNTED]
+        apart = [each.label for each in databases if each.state is MountState.DISMOUNTED]
     show(found, [_assessed_line(each) for each in found], as_json)
     warn(f"  not mounted: {label}" for label in apart)
     above = [each["database"] for each in found if each["state"] == "above limit"]
@@ -226,7 +226,7 @@ def _assessed(database: Database) -> dict[str, Any]:
     )
     free_bytes = database.free_disk_bytes()
     return {
-        "database": database.name,
+        "database": database.label,
         "state": state,
         "logical_size_bytes": size_bytes,
         "physical_size_bytes": found.physical_size_bytes,
@@ -302,7 +302,7 @@ def follow_settings(server: Server) -> None:
         warn([f"pillarbox: {error}; the settings stay as they were"])
         return
     for database in server.databases():
-        label = server.label(database)
+        label = database.label
         wanted = server.mounts_at_startup(label)
         changed = wanted != wanted_before.get(database.guid, False)
         busy = isinstance(server.not_mounted.get(label), Retryable)
@@ -313,7 +313,7 @@ def follow_settings(server: Server) -> None:
 
 
 def _wanted(server: Server) -> dict[bytes, bool]:
-    return {each.guid: server.mounts_at_startup(server.label(each)) for each in server.databases()}
+    return {each.guid: server.mounts_at_startup(each.label) for each in server.databases()}
 
 
 def _try_to_mount(server: Server, label: str) -> None:

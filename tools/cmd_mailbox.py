@@ -29,7 +29,7 @@ def _data(database: Database, box: MailboxRecord) -> dict[str, Any]:
     return {
         "mailbox": box.name,
         "guid": guid_text(box.guid),
-        "database": database.name,
+        "database": database.label,
         "messages": box.messages_count,
         "size_bytes": box.size,
         "user": guid_text(box.user) if box.user else None,
@@ -64,7 +64,7 @@ def create(server: Path, name: str, database_name: str, as_json: bool) -> None:
     """
     with Server.open(server) as opened:
         database, box = opened.create_mailbox(ACTOR, name, database_name)
-    show(_data(database, box), [f"Mailbox {box.name} is there, in {database.name}."], as_json)
+    show(_data(database, box), [f"Mailbox {box.name} is there, in {database.label}."], as_json)
 
 
 @mailbox_.command("list")
@@ -96,7 +96,7 @@ def _mailboxes(server: Server, database: Database, asked_for: bool) -> Iterator[
     if database.kind != DatabaseKind.MAILBOX_STORE:
         return
     if database.state is MountState.DISMOUNTED and not asked_for:
-        label = server.label(database)
+        label = database.label
         warn(
             [f"pillarbox: {label} is not mounted, its mailboxes are not listed: `pillarbox status` says why"]
         )
@@ -125,7 +125,7 @@ def show_mailbox(server: Path, mailbox_name: str, as_json: bool) -> None:
             ]
     data = _data(database, box)
     lines = [
-        f"{box.name}: {counted(box.messages_count, 'message')}, {size_text(box.size)}, in {database.name}",
+        f"{box.name}: {counted(box.messages_count, 'message')}, {size_text(box.size)}, in {database.label}",
         f"GUID {data['guid']}, user {data['user'] or 'of no directory'}",
     ]
     if data["disconnected"]:
@@ -183,7 +183,7 @@ def move(server: Path, mailbox_name: str, database_name: str, skip_damaged_max: 
         moved = opened.move_mailbox(
             ACTOR, mailbox_name, database_name, skip_damaged_max=skip_damaged_max, progress=tell
         )
-        database = opened.database(database_name).name
+        database = opened.database(database_name).label
     data = {
         "mailbox": moved.mailbox,
         "guid": guid_text(moved.guid),

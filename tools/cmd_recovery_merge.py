@@ -246,7 +246,7 @@ _UNMATCHED = {
 def _refuse_dismounted(server: Server, origin: Database | None) -> None:
     """A mailbox whose own database is not mounted must not go to another one that has its name."""
     if origin is not None and origin.state is MountState.DISMOUNTED:
-        label = server.label(origin)
+        label = origin.label
         raise server.not_mounted.get(label) or Dismounted(
             f"database {label}, to merge into, is dismounted", hint="mount it with `pillarbox mount`"
         )
@@ -259,7 +259,7 @@ def _find_or_create(server: Server, name: str, origin: Database | None, only_rea
         if only_reads:
             raise
         is_there = origin is not None and origin.state is MountState.MOUNTED
-        where = server.label(origin) if origin is not None and is_there else ""
+        where = origin.label if origin is not None and is_there else ""
         database, box = server.create_mailbox(ACTOR, name, where)
     return MailboxTarget(database, box.guid)
 

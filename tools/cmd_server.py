@@ -81,12 +81,12 @@ def _database_status(server: Server, group: StorageGroup, database: Database) ->
         "kind": KIND_TEXTS[database.kind],
         "state": (MountState.MOUNTED if mounted else MountState.DISMOUNTED).value,
         "in_use": is_locked(database.path / LOCK),
-        "mount_at_startup": server.mounts_at_startup(server.label(database)),
+        "mount_at_startup": server.mounts_at_startup(database.label),
     }
     try:
         if mounted:
             return {**found, **_sizes(database), **_contents(database)}
-        reason: object = server.not_mounted.get(server.label(database))
+        reason: object = server.not_mounted.get(database.label)
     except PillarboxError as error:
         reason = error
     return {**found, "error": str(reason or "it is set not to be mounted: `pillarbox mount` ends that")}
@@ -167,9 +167,9 @@ def mount(server: Path, database_name: str, as_json: bool) -> None:
     """
     with Server.open(server, mount=False) as opened:
         database = opened.mount(database_name)
-        opened.set_mount_at_startup(opened.label(database), True)
-    data = {"database": database.name, "mount_at_startup": True}
-    show(data, [f"{database.name} can be mounted, and is whenever the server is opened."], as_json)
+        opened.set_mount_at_startup(database.label, True)
+    data = {"database": database.label, "mount_at_startup": True}
+    show(data, [f"{database.label} can be mounted, and is whenever the server is opened."], as_json)
 
 
 @click.command()
@@ -187,12 +187,12 @@ def dismount(server: Path, database_name: str, as_json: bool) -> None:
     """
     with Server.open(server, mount=False) as opened:
         database = opened.database(database_name)
-        opened.set_mount_at_startup(opened.label(database), False)
+        opened.set_mount_at_startup(database.label, False)
     in_use = is_locked(database.path / LOCK)
-    lines = [f"{database.name} stays dismounted until `pillarbox mount`."]
+    lines = [f"{database.label} stays dismounted until `pillarbox mount`."]
     if in_use:
         lines.append("Another process has it mounted still.")
-    show({"database": database.name, "mount_at_startup": False, "in_use": in_use}, lines, as_json)
+    show({"database": database.label, "mount_at_startup": False, "in_use": in_use}, lines, as_json)
 
 
 # -- check, repair
@@ -226,16 +226,16 @@ def check(ctx: click.Context, server: Path, as_json: bool) -> None:
 
 def _check_one(server: Server, database: Database, as_json: bool) -> dict[str, Any]:
     try:
-        server.mount(server.label(database))
-        with progress(f"checking {database.name}", as_json) as step:
+        server.mount(database.label)
+        with progress(f"checking {database.label}", as_json) as step:
             report = check_database(
                 database, ACTOR, progress=step and (lambda done, total: step(done, total, ""))
             )
     except (Retryable, AccessDenied):  # which say nothing of what is there
         raise
     except PillarboxError as error:
-        return {"database": database.name, "findings": [str(error)]}
-    return {"database": database.name, **_check_data(report)}
+        return {"database": database.label, "findings": [str(error)]}
+    return {"database": database.label, **_check_data(report)}
 
 
 def _check_data(report: CheckReport) -> dict[str, Any]:
@@ -263,10 +263,10 @@ def repair(server: Path, database_name: str, yes: bool, as_json: bool) -> None:
     """
     with Server.open(server, mount=False) as opened:
         database = opened.database(database_name)
-        confirm(f"Rebuild the tables of {database.name}?", yes)
-        with progress(f"repairing {database.name}", as_json):
+        confirm(f"Rebuild the tables of {database.label}?", yes)
+        with progress(f"repairing {database.label}", as_json):
             report = repair_database(database)
-    show({"database": database.name, **_repair_data(report)}, _repair_lines(report), as_json)
+    show({"database": database.label, **_repair_data(report)}, _repair_lines(report), as_json)
 
 
 @click.command()
@@ -284,14 +284,14 @@ def maintain(server: Path, database_name: str, as_json: bool) -> None:
     rows = []
     with Server.open(server) as opened:
         for database in [opened.database(database_name)] if database_name else list(opened.databases()):
-            reason = opened.not_mounted.get(opened.label(database))
+            reason = opened.not_mounted.get(database.label)
             if reason is not None and database_name:
                 raise reason
             if database.state is MountState.DISMOUNTED and not database_name:
                 continue
-            with progress(f"maintaining {database.name}", as_json):
+            with progress(f"maintaining {database.label}", as_json):
                 report = run_maintenance(database, ACTOR)
-            rows.append({"database": database.name, **report._asdict()})
+            rows.append({"database": database.label, **report._asdict()})
     show(rows, [_maintenance_line(each) for each in rows], as_json)
     if not database_name:
         raise_not_mounted(opened)

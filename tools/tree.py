@@ -59,13 +59,13 @@ def find_tree(server: Server, name: str) -> Tree:
         return Tree(f"mailbox {box.name}", database, box.root_id, box.guid)
     database = server.database(name[1:]) if name[1:] else _only_public_folder_store(server)
     with database.read(ACTOR) as read:
-        return Tree(f"the tree of {database.name}", database, public_folder.root_id(read), b"")
+        return Tree(f"the tree of {database.label}", database, public_folder.root_id(read), b"")
 
 
 def _only_public_folder_store(server: Server) -> Database:
     stores = [each for each in server.databases() if each.kind == DatabaseKind.PUBLIC_FOLDER_STORE]
     if len(stores) != 1:
-        names = ", ".join(f"/{server.label(each)}" for each in stores) or "there is none"
+        names = ", ".join(f"/{each.label}" for each in stores) or "there is none"
         raise Refused(f"the server has {len(stores)} public folder stores", hint=f"name one of them: {names}")
     return stores[0]
 
@@ -74,6 +74,6 @@ def refuse_other_database(source: Tree, target: Tree) -> None:
     """Raises Refused when two trees are of different databases: what is one transaction stays in one."""
     if source.database is not target.database:
         raise Refused(
-            f"{source.name} is in database {source.database.name}, {target.name} in {target.database.name}",
+            f"{source.name} is in database {source.database.label}, {target.name} in {target.database.label}",
             hint="export what is to go there and import it",
         )

@@ -353,7 +353,7 @@ class FakeDatabase:
     """A database that is a few numbers; mounting it anew is `mount`."""
 
     def __init__(self, name: str, size_bytes: int, limits: DatabaseLimits = TINY) -> None:
-        self.name = name
+        self.label = name
         self.size_bytes = size_bytes
         self.free_bytes = 10**9
         self.limits = limits

@@ -210,7 +210,7 @@ def test_queries_by_every_condition(tmp_path: Path) -> None:
     assert numbers(list(log.query(event_id=9523))) == [5]
     assert numbers(list(log.query(category=Category.SYSTEM_STORAGE, limit=2))) == [4, 3]
     assert numbers(list(log.query(severity=Severity.INFORMATION))) == [5]
-    assert numbers(list(log.query(database="DB2"))) == [5]
+    assert numbers(list(log.query(databases={"DB2"}))) == [5]
     assert list(log.query(limit=0)) == []
 
 

@@ -112,7 +112,7 @@ def test_a_database_name_that_two_groups_have_needs_the_group(big: Server) -> No
         big.database(MAILBOX_STORE)
     for group in (FIRST_GROUP, "Second Group"):
         database = big.database(f"{group}/{MAILBOX_STORE}")
-        assert big.label(database) == f"{group}/{MAILBOX_STORE}"
+        assert database.label == f"{group}/{MAILBOX_STORE}"
 
 
 # -- mounting

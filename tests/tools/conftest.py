@@ -70,6 +70,14 @@ def big_server(pillarbox: Pillarbox, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def twins(pillarbox: Pillarbox, big_server: Path) -> Path:
+    """A server on which two storage groups have a database Mailbox Store: the first one, and Second Group."""
+    pillarbox.answer("group", "create", big_server, "Second Group")
+    pillarbox.answer("database", "create", big_server, "Mailbox Store", "--group", "Second Group")
+    return big_server
+
+
+@pytest.fixture
 def damage() -> Callable[[Path], None]:
     """Flips one bit of the content of a server's mailbox store."""
 

@@ -65,3 +65,60 @@ def test_diagnostic_levels_are_set_and_kept(pillarbox: Pillarbox, server: Path) 
 def test_an_unknown_category_or_level_is_a_mistake_of_usage(pillarbox: Pillarbox, server: Path) -> None:
     assert "x" in pillarbox.refused(2, "events", "diagnostics", "set", server, "x", "medium")
     assert "x" in pillarbox.refused(2, "events", "diagnostics", "set", server, "system.general", "x")
+
+
+# -- of one database
+
+TWINS = ("First Storage Group/Mailbox Store", "Second Group/Mailbox Store")
+
+
+def of(pillarbox: Pillarbox, server: Path, name: str) -> list[str]:
+    """What the events listed for a database call it."""
+    return [each["database"] for each in pillarbox.answer("events", "list", server, "--database", name)]
+
+
+def test_a_database_is_named_in_any_case_and_with_its_group(pillarbox: Pillarbox, server: Path) -> None:
+    found = of(pillarbox, server, "Mailbox Store")
+    assert found and set(found) == {"Mailbox Store"}
+    assert of(pillarbox, server, "MAILBOX store") == found
+    assert of(pillarbox, server, "first storage group/mailbox store") == found
+
+
+def test_events_tell_databases_of_one_name_apart(pillarbox: Pillarbox, twins: Path) -> None:
+    for label in TWINS:
+        pillarbox.answer("mount", twins, label)
+        found = of(pillarbox, twins, label)
+        assert found and set(found) == {label}
+    text = pillarbox.run("events", "list", twins, "--database", TWINS[1], "--id", 9523).stdout
+    assert f"Database {TWINS[1]} was mounted." in text
+
+
+def test_events_of_a_database_are_found_when_it_is_the_only_one_of_its_name_again(
+    pillarbox: Pillarbox, twins: Path
+) -> None:
+    pillarbox.answer("mount", twins, TWINS[0])
+    pillarbox.answer("database", "delete", twins, TWINS[1], "--yes")
+    pillarbox.answer("mount", twins, "Mailbox Store")
+    assert set(of(pillarbox, twins, "Mailbox Store")) == {"Mailbox Store", TWINS[0]}
+
+
+def test_events_of_a_database_that_is_gone_are_found_and_an_unknown_name_is_refused(
+    pillarbox: Pillarbox, server: Path
+) -> None:
+    before = of(pillarbox, server, "Mailbox Store")
+    pillarbox.answer("database", "rename", server, "Mailbox Store", "Staff")
+    assert of(pillarbox, server, "Mailbox Store") == before
+    assert of(pillarbox, server, "Staff") == []
+    stderr = pillarbox.refused(40, "events", "list", server, "--database", "Stuff")
+    assert "there is no database 'Stuff'" in stderr and "Staff" in stderr
+
+
+def test_a_name_of_two_databases_is_refused_unless_the_log_knows_it_alone(
+    pillarbox: Pillarbox, twins: Path
+) -> None:
+    assert set(of(pillarbox, twins, "Mailbox Store")) == {"Mailbox Store"}, "from when there was one"
+    for path in (twins / "events").glob("*.jsonl"):
+        path.unlink()
+    assert "Storage Group/Database" in pillarbox.refused(
+        26, "events", "list", twins, "--database", "Mailbox Store"
+    )

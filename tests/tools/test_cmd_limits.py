@@ -130,6 +130,14 @@ def test_what_is_not_mounted_is_not_said_to_be_within_its_limit(pillarbox: Pilla
     assert f"not mounted: {STORE}" in pillarbox.refused(21, "limits", "check", server)
 
 
+def test_databases_of_one_name_are_told_apart(pillarbox: Pillarbox, twins: Path) -> None:
+    labels = ["First Storage Group/Mailbox Store", "Second Group/Mailbox Store"]
+    for command in ("show", "check"):
+        listed = [each["database"] for each in pillarbox.answer("limits", command, twins)]
+        assert listed == [labels[0], "Public Folder Store", labels[1]]
+        assert f"{labels[1]}:" in pillarbox.run("limits", command, twins).stdout
+
+
 # -- watch
 
 
@@ -151,7 +159,7 @@ def test_a_watch_dismounts_at_the_second_daily_check_above_the_limit(server: Pat
     with Server.open(server, clock=clock, zone=UTC) as opened:
         watch(opened, days_of(opened, clock, states, 3))
         assert states == [MountState.MOUNTED, MountState.DISMOUNTED, MountState.DISMOUNTED]
-        events = [each.event_id for each in opened.events.query(database=STORE, newest_first=False)]
+        events = [each.event_id for each in opened.events.query(databases=[STORE], newest_first=False)]
     assert [each for each in events if each in (9688, 9689, 9690)] == [9688, 9689, 9688, 9690]
 
 

@@ -108,3 +108,13 @@ def test_damaged_messages_are_left_behind_when_that_is_allowed(
     assert left["folder"] and left["id"] and left["reason"]
     shown = pillarbox.answer("mailbox", "show", big_server, "anna")
     assert (shown["database"], shown["messages"]) == ("Second", moved["messages"])
+
+
+def test_mailboxes_say_which_of_two_databases_of_one_name_they_are_in(
+    pillarbox: Pillarbox, twins: Path
+) -> None:
+    label = "Second Group/Mailbox Store"
+    assert pillarbox.answer("mailbox", "create", twins, "anna", "--database", label)["database"] == label
+    assert [each["database"] for each in pillarbox.answer("mailbox", "list", twins)] == [label]
+    assert pillarbox.answer("mailbox", "show", twins, "anna")["database"] == label
+    assert label in pillarbox.run("mailbox", "list", twins).stdout
