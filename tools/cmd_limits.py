@@ -27,7 +27,14 @@ from pillarbox.store.database_limits import (
     assess_disk,
     next_check_ms,
 )
-from pillarbox.store.errors import Dismounted, OverLimit, PillarboxError, Retryable
+from pillarbox.store.errors import (
+    Dismounted,
+    InvalidSetting,
+    OverLimit,
+    PillarboxError,
+    Retryable,
+    WriterBusy,
+)
 from pillarbox.store.events import Event, Severity
 from pillarbox.store.server import Server, machine_zone
 from pillarbox.tools.options import JSON, SERVER, raise_not_mounted
@@ -46,6 +53,12 @@ from pillarbox.tools.parameters import complete_database
 LOOK_AGAIN_MS: Final = 60_000  # a watch sees changed settings, and a clock that jumped, within this
 _DEFAULT: Final = -1  # of a limit: let it be what it is without being set
 _DIGITS_MAX: Final = 12
+_OPTIONS: Final = {
+    LIMIT_KEY: "--limit-gb",
+    BUFFER_KEY: "--buffer-percent",
+    DISK_WARNING_KEY: "--disk-warning-mb",
+    DISK_FLOOR_KEY: "--disk-floor-mb",
+}
 Wait = Callable[[int], bool]
 
 ONE_OR_ALL = click.argument(
@@ -122,7 +135,7 @@ def _time_of_day(_: click.Context, __: click.Parameter, value: str | None) -> tu
     if value is None or value == "default":
         return (_DEFAULT, _DEFAULT) if value else None
     match = re.fullmatch(r"([0-9]{1,2}):([0-9]{2})", value)
-    if match is None:
+    if match is None or int(match[1]) > 23 or int(match[2]) > 59:
         raise click.BadParameter(f"{value!r} is no time of day: say 05:00")
     return int(match[1]), int(match[2])
 
@@ -178,9 +191,20 @@ def set_limits(
         raise click.UsageError("say which limit to set; see --help")
     with Server.open(server, mount=False) as opened:
         databases = _databases(opened, database_name)
-        for database in databases:
-            opened.set_limits(database.label, settings)
+        try:
+            for database in databases:
+                opened.set_limits(database.label, settings)
+        except InvalidSetting as error:
+            raise _said_of_options(error) from None
         _show(databases, as_json)
+
+
+def _said_of_options(error: InvalidSetting) -> InvalidSetting:
+    """What the library says of its settings, said of the options that stand for them."""
+    text, hint = str(error), error.hint
+    for key, option in _OPTIONS.items():
+        text, hint = text.replace(key, option), hint.replace(key, option)
+    return InvalidSetting(text, hint=hint)
 
 
 # -- check
@@ -258,8 +282,9 @@ def watch_limits(server: Path, once: bool, as_json: bool) -> None:
 
     Holds all databases mounted, and prints each event as it happens (one JSON object a line with --json).
     A database above its limit is reported by the first check after its mount, and dismounted by the next
-    daily one. Other processes can read meanwhile; those that write find the databases in use. Changed
-    settings, mounts and dismounts are followed within a minute. Ends cleanly on SIGINT and SIGTERM.
+    daily one. Other processes can read meanwhile; those that write find the databases in use. A database
+    that another process has is waited for; with --once it is not checked, and the command ends with 11.
+    Changed settings, mounts and dismounts are followed within a minute. Ends cleanly on SIGINT and SIGTERM.
 
     \b
     pillarbox limits watch /srv/mail
@@ -276,6 +301,11 @@ def watch_limits(server: Path, once: bool, as_json: bool) -> None:
         raise KeyboardInterrupt
     if once:
         raise_not_mounted(opened)
+        if opened.not_mounted:
+            raise WriterBusy(
+                f"not checked, another process has them: {', '.join(opened.not_mounted)}",
+                hint="that process may check them itself; if not, give the command again when it has ended",
+            )
 
 
 def event_line(event: dict[str, Any]) -> str:

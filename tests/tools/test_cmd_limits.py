@@ -77,20 +77,41 @@ def test_limits_are_set_kept_and_given_back(pillarbox: Pillarbox, server: Path) 
 
 
 @pytest.mark.parametrize(
-    "words", [("--limit-gb", 76), ("--limit-gb", 0), ("--buffer-percent", 101), ("--check-time", "24:00")]
+    "words",
+    [("--limit-gb", 76), ("--limit-gb", 0), ("--buffer-percent", 101), ("--disk-warning-mb", 10**11)],
 )
 def test_what_the_edition_does_not_allow_is_refused_and_changes_nothing(
     pillarbox: Pillarbox, server: Path, words: tuple[str, object]
 ) -> None:
     before = pillarbox.answer("limits", "show", server)
-    assert "whole number from" in pillarbox.refused(27, "limits", "set", server, STORE, *words)
+    option, value = words
+    error, hint = pillarbox.refused(27, "limits", "set", server, STORE, *words).splitlines()
+    assert error == f"pillarbox: {option} cannot be {value}"
+    assert hint.startswith(f"  set {option} to a whole number from ")
     assert [{**each, "next_check_ms": 0} for each in pillarbox.answer("limits", "show", server)] == [
         {**each, "next_check_ms": 0} for each in before
     ]
 
 
+def test_limits_that_do_not_fit_each_other_are_refused_by_the_names_of_their_options(
+    pillarbox: Pillarbox, server: Path
+) -> None:
+    words = ("--disk-warning-mb", 100, "--disk-floor-mb", 200)
+    stderr = pillarbox.refused(27, "limits", "set", server, STORE, *words)
+    assert "set --disk-floor-mb to --disk-warning-mb or less" in stderr and "free_disk" not in stderr
+
+
 @pytest.mark.parametrize(
-    "words", [(), ("--limit-gb", "big"), ("--limit-gb", "-1"), ("--check-time", "5"), ("--check-time", "5:0")]
+    "words",
+    [
+        (),
+        ("--limit-gb", "big"),
+        ("--limit-gb", "-1"),
+        ("--check-time", "5"),
+        ("--check-time", "5:0"),
+        ("--check-time", "24:00"),
+        ("--check-time", "5:60"),
+    ],
 )
 def test_what_is_no_limit_is_a_mistake_of_usage(
     pillarbox: Pillarbox, server_with_mail: Path, words: tuple[str, ...]
@@ -223,6 +244,12 @@ def test_a_watch_of_once_does_not_end_well_when_a_database_cannot_be_mounted(
     with Server.open(server, mount=False) as opened:
         shutil.rmtree(opened.database(STORE).path)
     pillarbox.refused(40, "limits", "watch", server, "--once")
+
+
+def test_a_watch_of_once_names_what_another_process_kept_it_from(pillarbox: Pillarbox, server: Path) -> None:
+    with watching(server):
+        stderr = pillarbox.refused(11, "limits", "watch", server, "--once")
+        assert "not checked, another process has them: Mailbox Store, Public Folder Store" in stderr
 
 
 @pytest.mark.usefixtures("small_limits")
