@@ -150,9 +150,7 @@ class Server:
         AlreadyExists, InvalidName, DiskFull, AccessDenied, PillarboxError.
         """
         _refuse_path_without_text(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            what = "a server already" if (path / CONFIG_FILE).exists() else "not an empty directory"
-            raise AlreadyExists(f"{path} is {what}", hint="name a directory that is new or empty")
+        _refuse_used_directory(path)
         server = cls(path, ServerConfig(edition), clock=clock, rng=rng, zone=zone)
         group = GroupEntry(FIRST_GROUP, FIRST_GROUP)
         try:
@@ -692,6 +690,15 @@ def _refuse_path_without_text(path: Path) -> None:
         raise InvalidName(
             f"{str(path)!r} cannot be the directory of a server: it is not UTF-8", hint="choose another name"
         ) from error
+
+
+def _refuse_used_directory(path: Path) -> None:
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            what = "a server already" if (path / CONFIG_FILE).exists() else "not an empty directory"
+            raise AlreadyExists(f"{path} is {what}", hint="name a directory that is new or empty")
+    except OSError as error:
+        raise disk_error(error, str(path)) from error
 
 
 def _mailbox_exists(name: str, store: str) -> AlreadyExists:

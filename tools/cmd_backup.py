@@ -50,7 +50,7 @@ from pillarbox.store.ids import guid_text
 from pillarbox.store.server import Server, machine_zone
 from pillarbox.store.storage_group import StorageGroup
 from pillarbox.store.transaction import Reader
-from pillarbox.tools.options import ACTOR, JSON, SERVER
+from pillarbox.tools.options import ACTOR, JSON, PATH, SERVER
 from pillarbox.tools.output import counted, counting, local_time, progress, show, size_text, warn
 from pillarbox.tools.parameters import complete_group, duration
 from pillarbox.tools.repository_options import (
@@ -226,8 +226,8 @@ def _share(text: str) -> float:
 @click.argument("other")
 @click.argument("snapshot", default="")
 @keys
-@click.option("--other-passphrase-file", type=click.Path(path_type=Path), help="That of OTHER.")
-@click.option("--other-key-file", type=click.Path(path_type=Path), help="That of OTHER.")
+@click.option("--other-passphrase-file", type=PATH, help="That of OTHER.")
+@click.option("--other-key-file", type=PATH, help="That of OTHER.")
 @click.option(
     "--other-no-encryption", is_flag=True, help="OTHER is not encrypted: who reads it reads the mail."
 )
@@ -617,8 +617,8 @@ def _stream_bytes(snapshot: Snapshot) -> int:
 @backup.command()
 @REPOSITORY
 @SNAPSHOT
-@click.option("--to", "directory", type=click.Path(path_type=Path), help="Restore into this directory.")
-@click.option("--server", type=click.Path(path_type=Path), help="Restore to this server.")
+@click.option("--to", "directory", type=PATH, help="Restore into this directory.")
+@click.option("--server", type=PATH, help="Restore to this server.")
 @GROUP
 @DATABASES
 @click.option("--thorough", is_flag=True, help="With --to: run the store's integrity check as well.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -13,9 +14,11 @@ from pillarbox.store.errors import Corrupt, InvalidContent, InvalidName, NotFoun
 from pillarbox.store.export_mail import FORMATS, ExportFormat, ExportProgress, export_mail
 from pillarbox.store.ids import id_text
 from pillarbox.store.import_mail import ImportProgress, ImportReport, import_mail
+from pillarbox.store.mail_item import path_text
 from pillarbox.store.mbox import Dialect
 from pillarbox.store.server import Server
-from pillarbox.tools.options import ACTOR, JSON, SERVER
+from pillarbox.store.stream import disk_error
+from pillarbox.tools.options import ACTOR, JSON, PATH, SERVER
 from pillarbox.tools.output import Step, counted, progress, show, size_text, warn
 from pillarbox.tools.parameters import MAILBOX, complete_database
 from pillarbox.tools.tree import find_tree
@@ -26,7 +29,7 @@ DIALECTS = click.Choice(get_args(Dialect))
 @click.command("import")
 @SERVER
 @MAILBOX
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=PATH)
 @click.option("--dialect", type=DIALECTS, help="Of the mbox files; found by looking at each without it.")
 @click.option(
     "--database",
@@ -58,8 +61,7 @@ def import_(
     pillarbox import /srv/mail / announcements.mbox
     """
     for path in paths:
-        if not path.exists():
-            raise NotFound(f"{path}: no such file or folder", hint="look at the path's spelling")
+        _refuse_missing_or_closed(path)
     with Server.open(server) as opened:
         database, guid = _find_or_create(opened, mailbox_name, database_name)
         try:
@@ -79,6 +81,18 @@ def import_(
             + (": what could be is imported" if report.messages_count or report.present_count else ""),
             hint="look at what they are and at who may read them; importing again adds nothing twice",
         )
+
+
+def _refuse_missing_or_closed(path: Path) -> None:
+    """Raises NotFound, or AccessDenied for what may not be read. What else is wrong the import lists."""
+    if not path.exists():
+        raise NotFound(f"{path_text(path)}: no such file or folder", hint="look at the path's spelling")
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except PermissionError as error:
+        raise disk_error(error, path_text(path)) from error
+    except OSError:
+        return
 
 
 def _import_step(step: Step) -> Any:
@@ -128,7 +142,7 @@ def _find_or_create(server: Server, name: str, database_name: str) -> tuple[Data
 @click.command()
 @SERVER
 @MAILBOX
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=PATH)
 @click.option("--format", "format_", type=click.Choice(FORMATS), required=True, help="What to write.")
 @click.option("--dialect", type=DIALECTS, default="mboxrd", show_default=True, help="Of mbox files.")
 @JSON

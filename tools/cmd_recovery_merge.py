@@ -29,7 +29,7 @@ from pillarbox.store.export_mail import FORMATS, ExportFormat
 from pillarbox.store.ids import id_text
 from pillarbox.store.server import Server
 from pillarbox.store.tables import DatabaseKind
-from pillarbox.tools.options import ACTOR, JSON, SERVER
+from pillarbox.tools.options import ACTOR, JSON, PATH, SERVER
 from pillarbox.tools.output import Step, counted, progress, show, size_text, warn
 from pillarbox.tools.parameters import complete_mailbox, moment
 from pillarbox.tools.recovery_sources import (
@@ -110,7 +110,7 @@ class _Done(NamedTuple):
 )
 @click.option("--dry-run", is_flag=True, help="Say what would come, and change nothing.")
 @click.option("--to", default="", metavar="MAILBOX", help="Into this mailbox; made where it is missing.")
-@click.option("--to-files", "out", type=click.Path(path_type=Path), help="Into mail files in this directory.")
+@click.option("--to-files", "out", type=PATH, help="Into mail files in this directory.")
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="eml", help="Of the mail files.")
 @click.option("--live", is_flag=True, help="From a live mailbox, not from the recovery storage group.")
 @click.option(

@@ -7,7 +7,7 @@ import os
 import pwd
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NoReturn
 
 import click
 from click.shell_completion import CompletionItem
@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 from pillarbox.store.access import Actor
 from pillarbox.store.errors import PillarboxError, WriterBusy
 from pillarbox.store.server import Server
+from pillarbox.store.stream import disk_error
 from pillarbox.tools.output import warn
 
 INTERRUPTED = 130  # as shells say of a command that SIGINT ended
@@ -43,7 +44,9 @@ def _complete_directory(_: click.Context, __: click.Parameter, incomplete: str) 
     return [CompletionItem(incomplete, type="dir")]
 
 
-SERVER = click.argument("server", type=click.Path(path_type=Path), shell_complete=_complete_directory)
+# Whether it may be read is not asked here, as a wrong call: who reads it says so, with a code of its own.
+PATH: Final = click.Path(path_type=Path, readable=False)
+SERVER = click.argument("server", type=PATH, shell_complete=_complete_directory)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -54,8 +57,7 @@ class ErrorShowingGroup(click.Group):
         try:
             return super().invoke(ctx)
         except PillarboxError as error:
-            warn([f"pillarbox: {error}", *([f"  {error.hint}"] if error.hint else [])])
-            sys.exit(error.exit_code)
+            _end_with(error)
         except KeyboardInterrupt:
             warn(["pillarbox: interrupted"])
             sys.exit(INTERRUPTED)
@@ -63,5 +65,9 @@ class ErrorShowingGroup(click.Group):
             sys.stdout = io.StringIO()  # Python flushes stdout once more at its end, and would complain
             sys.exit(NOBODY_READS)
         except OSError as error:
-            warn([f"pillarbox: {error}", "  look at the path that was named, and at the disk"])
-            sys.exit(PillarboxError.exit_code)
+            _end_with(disk_error(error, str(error.filename or "the system")))
+
+
+def _end_with(error: PillarboxError) -> NoReturn:
+    warn([f"pillarbox: {error}", *([f"  {error.hint}"] if error.hint else [])])
+    sys.exit(error.exit_code)

@@ -32,7 +32,7 @@ GROUP = click.option("--group", "group_name", help="The storage group that is me
 
 def keys(command: _FunctionT) -> _FunctionT:
     """The options `passphrase_file` and `key_file` of a command on a repository."""
-    file = click.Path(path_type=Path, dir_okay=False)
+    file = click.Path(path_type=Path, dir_okay=False, readable=False)
     for option in (
         click.option("--key-file", type=file, help="The key file that opens REPO."),
         click.option(

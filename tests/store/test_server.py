@@ -20,6 +20,7 @@ from pillarbox.store.database import Database, MountState
 from pillarbox.store.database_limits import DAY_MS, GB, LIMIT_KEY, Edition
 from pillarbox.store.delivery import deliver
 from pillarbox.store.errors import (
+    AccessDenied,
     AlreadyExists,
     DiskFull,
     Dismounted,
@@ -143,6 +144,21 @@ def test_a_database_whose_files_may_not_be_read_leaves_the_others_mounted(
             MAILBOX_STORE
         ]
         assert "Permission denied" in str(server.not_mounted["Public Folder Store"])
+
+
+def test_a_directory_that_may_not_be_looked_into_takes_no_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat = os.stat
+
+    def guarded(at: Path | int, **asked: Any) -> os.stat_result:
+        if isinstance(at, Path) and tmp_path in at.parents:
+            raise PermissionError(13, "Permission denied", str(at))
+        return stat(at, **asked)
+
+    monkeypatch.setattr(os, "stat", guarded)
+    with pytest.raises(AccessDenied, match="Permission denied"):
+        Server.create(tmp_path / "server")
 
 
 def test_databases_mount_and_dismount_one_by_one(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -113,16 +114,46 @@ def test_an_error_cannot_steer_the_terminal(pillarbox: Pillarbox, server: Path) 
         assert all(letter.isprintable() or letter == "\n" for letter in stderr)
 
 
+@pytest.mark.parametrize(
+    ("number", "file", "code", "said"),
+    [
+        (errno.EIO, "disk", 9, "disk: Input/output error"),
+        (errno.EIO, None, 9, "the system: Input/output error"),
+        (errno.EACCES, "closed", 24, "closed: Permission denied"),
+        (errno.ENOSPC, "disk", 12, "disk: no space left on the disk"),
+    ],
+)
 def test_an_error_of_the_system_is_a_sentence_too(
-    pillarbox: Pillarbox, server: Path, monkeypatch: pytest.MonkeyPatch
+    pillarbox: Pillarbox,
+    server: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    file: str | None,
+    code: int,
+    said: str,
 ) -> None:
     def broken(*_: Any, **__: Any) -> None:
-        raise OSError(5, "Input/output error", "disk")
+        raise OSError(number, os.strerror(number), file)
 
     monkeypatch.setattr(Server, "open", broken)
-    error, hint = pillarbox.refused(9, "status", server).splitlines()
-    assert error == "pillarbox: [Errno 5] Input/output error: 'disk'"
+    error, hint = pillarbox.refused(code, "status", server).splitlines()
+    assert error == f"pillarbox: {said}"
     assert hint.startswith("  ")
+
+
+def test_a_directory_that_may_not_be_read_is_no_wrong_call(
+    pillarbox: Pillarbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+    listdir = os.listdir
+
+    def refuse(path: Path) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "access", lambda path, *_: Path(path) != tmp_path)
+    monkeypatch.setattr(os, "scandir", lambda path: refuse(path) if path == tmp_path else scandir(path))
+    monkeypatch.setattr(os, "listdir", lambda path: refuse(path) if path == tmp_path else listdir(path))
+    assert f"{tmp_path}: Permission denied" in pillarbox.refused(24, "init", tmp_path)
 
 
 def test_an_interruption_ends_with_130(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -69,6 +70,24 @@ def test_what_cannot_go_into_public_folders_imports_nothing(pillarbox: Pillarbox
 def test_a_path_that_is_not_there_imports_nothing(pillarbox: Pillarbox, server: Path, tmp_path: Path) -> None:
     words = ("import", server, "carl", DATA / "lists.mbox", tmp_path / "missing")
     assert "no such file" in pillarbox.refused(40, *words)
+    assert pillarbox.run("list", server, "carl").exit_code == 40
+
+
+def test_a_path_that_may_not_be_read_imports_nothing(
+    pillarbox: Pillarbox, server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed, access, opened = tmp_path / "closed.mbox", os.access, os.open
+    closed.write_bytes((DATA / "lists.mbox").read_bytes())
+
+    def guarded(path: Path, *asked: Any, **more: Any) -> int:
+        if path == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *asked, **more)
+
+    monkeypatch.setattr(os, "access", lambda path, *asked: Path(path) != closed and access(path, *asked))
+    monkeypatch.setattr(os, "open", guarded)
+    stderr = pillarbox.refused(24, "import", server, "carl", DATA / "lists.mbox", closed)
+    assert f"{closed}: Permission denied" in stderr and "owner and mode" in stderr
     assert pillarbox.run("list", server, "carl").exit_code == 40
 
 
