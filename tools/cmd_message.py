@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -307,10 +308,15 @@ def show_raw(item: ItemRecord, raw: bytes, as_json: bool) -> None:
     """Print a message byte for byte; where a terminal shows it, what could steer it is a blank."""
     if as_json or sys.stdout.isatty():
         text = raw.decode("utf-8", "replace")
-        show({**envelope(item), "content": text}, text.splitlines(), as_json)
+        show({**envelope(item), "content": text, **_bytes_beside(text, raw)}, text.splitlines(), as_json)
         return
     sys.stdout.buffer.write(raw)
     sys.stdout.buffer.flush()
+
+
+def _bytes_beside(text: str, raw: bytes) -> dict[str, str]:
+    """The bytes of a message for JSON, where its text is not all of them."""
+    return {} if text.encode() == raw else {"content_base64": b64encode(raw).decode()}
 
 
 def _read(server: Path, mailbox_name: str, message_id: str) -> tuple[str, ItemRecord, bytes]:

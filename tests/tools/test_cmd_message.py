@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,6 +189,30 @@ def test_a_message_that_is_not_there_gets_a_hint(
 def test_a_message_of_another_mailbox_is_not_there(pillarbox: Pillarbox, server: Path, first: str) -> None:
     for words in (("show",), ("message", "show"), ("message", "delete", "--yes")):
         assert "mailbox bert has no message" in pillarbox.refused(40, *words, server, "bert", first)
+
+
+@pytest.mark.parametrize(
+    ("body", "is_text"),
+    [
+        ("äöü \U0001f4ec\r\n\0".encode(), True),
+        ("\ufffd".encode(), True),
+        ("äöü".encode("latin-1"), False),
+        (bytes(range(256)), False),
+        (b"\xed\xa0\x80", False),
+    ],
+)
+def test_json_has_every_byte_of_a_message(
+    pillarbox: Pillarbox, server: Path, tmp_path: Path, body: bytes, is_text: bool
+) -> None:
+    letter = b"Subject: x\r\n\r\n" + body
+    (tmp_path / "letter.eml").write_bytes(letter)
+    pillarbox.answer("import", server, "bert", tmp_path / "letter.eml")
+    (row,) = pillarbox.answer("list", server, "bert", "Inbox")
+    shown = pillarbox.answer("show", server, "bert", row["id"])
+    assert shown["content"] == letter.decode("utf-8", "replace")
+    assert ("content_base64" in shown) is not is_text
+    found = shown["content"].encode() if is_text else b64decode(shown["content_base64"])
+    assert found == letter
 
 
 def test_mail_cannot_steer_the_terminal(pillarbox: Pillarbox, server: Path, tmp_path: Path) -> None:
