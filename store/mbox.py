@@ -58,6 +58,10 @@ _NOT_BLANK = re.compile(rb"[^\r\n]")
 _LENGTH_FIRST = re.compile(rb"Content-Length:[ \t]*(\d{1,18})[ \t]*\r?\n", re.IGNORECASE)
 _LENGTH_LATER = re.compile(rb"\nContent-Length:[ \t]*(\d{1,18})[ \t]*\r?\n", re.IGNORECASE)
 
+# Nobody is named as the sender, but mboxcl2 is: by its messages alone a file can look as one of mboxcl does.
+_SENDER: Final = b"MAILER-DAEMON"
+_MBOXCL2_SENDER: Final = b"MAILER-DAEMON+mboxcl2"
+
 _UNQUOTED_O = re.compile(rb"^From ", re.MULTILINE)
 _UNQUOTED_RD = re.compile(rb"^(>*From )", re.MULTILINE)
 _QUOTED_O = re.compile(rb"^>From ", re.MULTILINE)
@@ -93,9 +97,11 @@ def read_mbox(
 def detect_dialect(path: Path) -> Dialect:
     """The dialect an mbox file is read in, from the messages that begin in its first mebibyte.
 
-    When each has a Content-Length that leads exactly to the next "From " line: `mboxcl2` if a line of one of
-    them begins as a "From " line does, else `mboxcl`. In all other cases `mboxrd`; it reads mboxo too, but
-    for lines of two ">" and more. Raises what `read_mbox` does.
+    When each has a Content-Length that leads exactly to the next "From " line or the file's end: `mboxcl2` if
+    a line of one of them begins as a "From " line does or `MboxWriter` wrote it as mboxcl2, else `mboxcl`.
+    Files of the two by others, without such a line, look the same: a line ">From " is then taken for a quoted
+    one. In all other cases `mboxrd`; it reads mboxo too, but for lines of two ">" and more. Raises what
+    `read_mbox` does.
     """
     with open_mail_file(path) as file:
         return _detect(_Window(file, path_text(path)), MESSAGE_BYTES_MAX)
@@ -128,7 +134,8 @@ class MboxWriter:
         """
         raw = _quote(item.raw, self._dialect)
         before = b"\n" if self._line_open else b""
-        from_line = b"From MAILER-DAEMON %s\n" % _asctime(item.received_ms)
+        sender = _MBOXCL2_SENDER if self._dialect == "mboxcl2" else _SENDER
+        from_line = b"From %s %s\n" % (sender, _asctime(item.received_ms))
         self._line_open = not raw.endswith(b"\n")
         try:
             self._file.write(before + from_line + _length_line(raw, self._dialect))
@@ -230,7 +237,8 @@ def _detect(window: _Window, limit_bytes: int) -> Dialect:
         if frame.damage:
             return "mboxrd"
         if dialect != "mboxcl2":
-            dialect = "mboxcl2" if b"\nFrom " in b"\n" + frame.raw else "mboxcl"
+            is_named = frame.from_line.startswith(b"From %s " % _MBOXCL2_SENDER)
+            dialect = "mboxcl2" if is_named or b"\nFrom " in b"\n" + frame.raw else "mboxcl"
     return dialect
 
 

@@ -188,6 +188,21 @@ def test_the_dialect_is_found(dialect: Dialect, tmp_path: Path) -> None:
     assert raws(tmp_path / "box") == messages
 
 
+@pytest.mark.parametrize("dialect", ["mboxrd", "mboxcl", "mboxcl2"])
+def test_what_looks_quoted_comes_back_from_each_dialect_without_its_name(
+    dialect: Dialect, tmp_path: Path
+) -> None:
+    messages = [b"A: 1\n\n>From here on\n>>From there on\n", b"A: 2\n\nno line end"]
+    assert detect_dialect(write(tmp_path / "box", messages, dialect)) == dialect
+    assert raws(tmp_path / "box") == messages
+
+
+def test_a_file_that_says_mboxcl2_is_none_when_a_length_is_wrong(tmp_path: Path) -> None:
+    path = write(tmp_path / "box", [b"A: 1\n\none\n", b"A: 2\n\n>From here\n"], "mboxcl2")
+    path.write_bytes(path.read_bytes().replace(b"one", b"one or two"))
+    assert detect_dialect(path) == "mboxrd"
+
+
 def test_a_content_length_that_came_with_a_message_stays(tmp_path: Path) -> None:
     raw = b"A: 1\nContent-Length: 4\n\none\n"
     assert raws(one_file(tmp_path / "box", FROM + raw + b"\n" + FROM + raw + b"\n")) == [raw, raw]
