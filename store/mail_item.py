@@ -34,8 +34,8 @@ _STATUS_FLAGS: Final = {"R": SEEN, "A": ANSWERED, "F": FLAGGED, "D": DELETED, "T
 _MOZILLA_FLAGS: Final = {0x1: SEEN, 0x2: ANSWERED, 0x4: FLAGGED, 0x8: DELETED, 0x1000: FORWARDED}
 
 # What IMAP lets a keyword be (RFC 9051 "atom"), of a length a person would give it; and so in words.
-KEYWORD_RULE: Final = '1 to 100 visible ASCII characters, none of ( ) { % * " \\ ]'
-_KEYWORD = re.compile(r"[^\x00-\x20\x7f-\U0010ffff(){%*\"\\\]]{1,100}")
+KEYWORD_RULE: Final = '1 to 255 visible ASCII characters, none of ( ) { % * " \\ ]'
+_KEYWORD = re.compile(r"[^\x00-\x20\x7f-\U0010ffff(){%*\"\\\]]{1,255}")
 _KEYWORDS_MAX: Final = 64
 
 

@@ -41,6 +41,7 @@ from pillarbox.store.transaction import DatabaseFiles, Reader, WriteTransaction
 
 FLAG_BITS: Final = {SEEN: 1, ANSWERED: 2, FLAGGED: 4, DELETED: 8, DRAFT: 16}
 SEEN_BIT: Final = FLAG_BITS[SEEN]
+_BITS: Final = {name.lower(): bit for name, bit in FLAG_BITS.items()}
 CATEGORIES_MAX: Final = 64
 FORMER_FOLDER: Final = "former_folder"
 
@@ -117,19 +118,27 @@ def append(
 
 
 def parse_flags(flags: Iterable[str]) -> tuple[int, tuple[str, ...]]:
-    """IMAP flags as bits, and keywords. Raises InvalidSetting for what is neither."""
-    bits, words = 0, []
+    """IMAP flags as bits, and keywords, each once: neither has its case (RFC 9051 section 9, note 1).
+
+    Of a keyword the first spelling counts. Raises InvalidSetting for what is neither.
+    """
+    bits = 0
+    words: dict[str, str] = {}
     for flag in flags:
-        if flag in FLAG_BITS:
-            bits |= FLAG_BITS[flag]
+        if bit := _BITS.get(flag.lower()):
+            bits |= bit
         elif flag.startswith("\\") or not keywords([flag]):
             raise InvalidSetting(
                 f"{flag[:80]!r} is no flag and cannot be a keyword",
                 hint=f"a flag is one of {', '.join(FLAG_BITS)}; a keyword is {KEYWORD_RULE}",
             )
         else:
-            words.append(flag)
-    return bits, tuple(dict.fromkeys(words))
+            words.setdefault(flag.lower(), flag)
+    return bits, tuple(words.values())
+
+
+def _by_lower(words: Iterable[str]) -> dict[str, str]:
+    return {word.lower(): word for word in words}
 
 
 def _insert(
@@ -272,7 +281,7 @@ def recipients(raw: bytes) -> list[Recipient]:
 def set_flags(
     txn: WriteTransaction, message_id: int, *, add: Iterable[str] = (), remove: Iterable[str] = ()
 ) -> ItemRecord:
-    """Add and remove IMAP flags and keywords.
+    """Add and remove IMAP flags and keywords; a keyword that it has stays as it is spelled.
 
     Raises NotFound; InvalidSetting for what is neither, and for one that is to be both added and removed.
     """
@@ -280,11 +289,14 @@ def set_flags(
     add_bits, add_words = parse_flags(add)
     remove_bits, remove_words = parse_flags(remove)
     both = [flag for flag, bit in FLAG_BITS.items() if add_bits & remove_bits & bit]
-    both += [word for word in add_words if word in remove_words]
+    adds, removes = _by_lower(add_words), _by_lower(remove_words)
+    both += [word for lower, word in adds.items() if lower in removes]
     if both:
         raise InvalidSetting(f"{', '.join(both)} cannot be both set and taken off", hint="say one of them")
     bits = item.flags & ~remove_bits | add_bits
-    words = tuple(word for word in dict.fromkeys((*item.keywords, *add_words)) if word not in remove_words)
+    has = _by_lower(item.keywords)
+    held = has | adds | has
+    words = tuple(word for lower, word in held.items() if lower not in removes)
     if bits == item.flags and words == item.keywords:
         return item
     cn = txn.next_cn()

@@ -9,13 +9,16 @@ from typing import NamedTuple
 
 from pillarbox.store import folder
 from pillarbox.store.errors import InvalidSetting
-from pillarbox.store.message import FLAG_BITS, get_by_uid
+from pillarbox.store.message import flag_names, get_by_uid
 from pillarbox.store.tables import ItemRecord, Table, id_key, view_sorts
 from pillarbox.store.transaction import Reader
 
 
 class Sort(Enum):
-    """What a view is sorted by; the value is the kind of its rows."""
+    """What a view is sorted by; the value is the kind of its rows.
+
+    Subjects are in the order of the first 24 bytes of their base subject, senders of those of their name.
+    """
 
     DATE = b"d"
     SIZE = b"s"
@@ -67,8 +70,10 @@ def position(item: ItemRecord, sort: Sort) -> bytes:
 class Query(NamedTuple):
     """What a message's envelope must hold; empty conditions hold always. Text is compared without case.
 
-    `since_ms` and `before_ms` bound the date (ms UTC) as the views sort by it. `flags` are IMAP flags
-    (`\\Seen`) and keywords that it must have, `without_flag` is one that it must not have.
+    `since_ms` and `before_ms` bound the date (ms UTC) as the views sort by it, `received_since_ms` and
+    `received_before_ms` when it was received. `flags` are IMAP flags (`\\Seen`) and keywords that it must
+    have, `without_flag` is one that it must not have. Of long fields only what records keep is looked at:
+    998 characters of a subject or sender, 2000 of To and of Cc.
     """
 
     text: str = ""
@@ -83,6 +88,8 @@ class Query(NamedTuple):
     larger_than_bytes: int | None = None
     smaller_than_bytes: int | None = None
     without_flag: str = ""
+    received_since_ms: int | None = None
+    received_before_ms: int | None = None
 
     def matches(self, item: ItemRecord) -> bool:
         """Whether a message is what is looked for."""
@@ -96,6 +103,8 @@ class Query(NamedTuple):
             and _holds(item.internet_message_id, self.internet_message_id)
             and (self.since_ms is None or date_ms >= self.since_ms)
             and (self.before_ms is None or date_ms < self.before_ms)
+            and (self.received_since_ms is None or item.received_ms >= self.received_since_ms)
+            and (self.received_before_ms is None or item.received_ms < self.received_before_ms)
             and all(_has_flag(item, flag) for flag in self.flags)
             and not (self.without_flag and _has_flag(item, self.without_flag))
             and self.has_attachment in (None, item.has_attachment)
@@ -105,9 +114,7 @@ class Query(NamedTuple):
 
 
 def _has_flag(item: ItemRecord, flag: str) -> bool:
-    if flag in FLAG_BITS:
-        return bool(item.flags & FLAG_BITS[flag])
-    return flag.casefold() in (keyword.casefold() for keyword in item.keywords)
+    return flag.lower() in (name.lower() for name in flag_names(item))
 
 
 def _holds(text: str, wanted: str) -> bool:

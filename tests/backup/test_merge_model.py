@@ -96,7 +96,8 @@ class History:
 
     def flag(self, txn: WriteTransaction) -> None:
         if found := self._message(txn):
-            message.set_flags(txn, found, add=self.rng.sample(FLAGS, 1), remove=self.rng.sample(FLAGS, 1))
+            added, removed = self.rng.sample(FLAGS, 2)
+            message.set_flags(txn, found, add=[added], remove=[removed])
 
     def edit(self, txn: WriteTransaction) -> None:
         if found := self._message(txn):

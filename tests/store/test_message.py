@@ -12,6 +12,7 @@ from pillarbox.store.check import check_database
 from pillarbox.store.database import Database
 from pillarbox.store.errors import InvalidSetting, NotFound, Refused
 from pillarbox.store.tables import MailboxRecord, Table
+from pillarbox.store.view import Query, search
 
 ACTOR = Actor.task("test")
 
@@ -144,7 +145,7 @@ def test_flags_and_keywords_are_added_and_removed(database: Database) -> None:
 
 @pytest.mark.parametrize(
     ("adds", "removes", "named"),
-    [(["\\Seen"], ["\\Seen"], r"\\Seen"), (["a", "work"], ["work", "b"], "work")],
+    [(["\\Seen"], ["\\Seen"], r"\\Seen"), (["a", "work"], ["Work", "b"], "work")],
 )
 def test_what_is_to_be_added_and_removed_at_once_is_refused(
     database: Database, adds: list[str], removes: list[str], named: str
@@ -152,17 +153,28 @@ def test_what_is_to_be_added_and_removed_at_once_is_refused(
     message_id = add(database, new_mailbox(database).roles["inbox"], raw_message(1))
     with pytest.raises(InvalidSetting, match=rf"^{named} cannot be both"), database.transaction(ACTOR) as txn:
         message.set_flags(txn, message_id, add=adds, remove=removes)
+
+
+def test_neither_flags_nor_keywords_have_their_case(database: Database) -> None:
+    inbox = new_mailbox(database).roles["inbox"]
+    message_id = add(database, inbox, raw_message(1), flags=["\\SEEN", "Work", "work", "later"])
     with database.transaction(ACTOR) as txn:
-        item = message.set_flags(txn, message_id, add=["work"], remove=["Work"])
-    assert item.keywords == ("work",), "keywords that differ in case are not the same one"
+        assert message.flag_names(message.get(txn, message_id)) == ("\\Seen", "Work", "later")
+        before = txn.counter
+        message.set_flags(txn, message_id, add=["\\seen", "wORK"])
+        assert txn.counter == before, "setting what is set is no change"
+        item = message.set_flags(txn, message_id, add=["next"], remove=["LATER"])
+        assert message.flag_names(item) == ("\\Seen", "Work", "next")
+        for flags in (("\\seen", "work"), ("NEXT",)):
+            assert [each.uid for each in search(txn, inbox, Query(flags=flags))] == [item.uid]
 
 
-@pytest.mark.parametrize("word", ["", "two words", "x" * 101, "a]", "\xe4rger"])
+@pytest.mark.parametrize("word", ["", "two words", "x" * 256, "a]", "\xe4rger"])
 def test_what_cannot_be_a_keyword_is_told_what_can(word: str) -> None:
     with pytest.raises(InvalidSetting, match="cannot be a keyword") as caught:
         message.parse_flags([word])
-    assert "1 to 100 visible ASCII characters" in caught.value.hint
-    assert message.parse_flags(["x" * 100, "$A-z~[}"]) == (0, ("x" * 100, "$A-z~[}"))
+    assert "1 to 255 visible ASCII characters" in caught.value.hint
+    assert message.parse_flags(["x" * 255, "$A-z~[}"]) == (0, ("x" * 255, "$A-z~[}"))
 
 
 def test_a_copy_lives_on_its_own(database: Database) -> None:
