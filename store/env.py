@@ -92,15 +92,30 @@ class MapFull(Retryable):
     """LMDB's address space is used up; it grows and the same changes are applied again."""
 
 
+def _ended() -> Refused:
+    return Refused("this transaction has ended", hint="begin another one")
+
+
+class _EndedTransaction:
+    """What a view that is closed has for its transaction."""
+
+    def get(self, *_: Any, **__: Any) -> Any:
+        raise _ended()
+
+    cursor = stat = id = get
+
+
+_ENDED: Final[Any] = _EndedTransaction()
+
+
 class ReadView:
     """A snapshot of the tables. Never blocks, never changes; close it, or use it as a context."""
 
-    __slots__ = ("_closed", "_env", "_txn")
+    __slots__ = ("_env", "_txn")
 
     def __init__(self, env: Env, txn: lmdb.Transaction) -> None:
         self._env = env
         self._txn = txn
-        self._closed = False
 
     def get(self, table: Table, key: bytes) -> bytes | None:
         """The stored value, still sealed, or None."""
@@ -111,9 +126,7 @@ class ReadView:
         return value
 
     def _error(self, error: lmdb.Error) -> PillarboxError:
-        if self._closed:
-            return Refused("this transaction has ended", hint="begin another one")
-        return _translate(error, self._env.path)
+        return _ended() if self._txn is _ENDED else _translate(error, self._env.path)
 
     def scan(
         self, table: Table, start: bytes, stop: bytes | None, *, reverse: bool = False
@@ -153,9 +166,10 @@ class ReadView:
 
     def close(self) -> None:
         """Let the snapshot's pages go. Closing twice is harmless."""
-        if not self._closed:
-            self._closed = True
-            self._txn.abort()
+        if self._txn is not _ENDED:
+            # LMDB's reader slot is given back only once nothing refers to the transaction any more.
+            txn, self._txn = self._txn, _ENDED
+            txn.abort()
             self._env.view_closed()
 
     @property

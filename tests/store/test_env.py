@@ -163,6 +163,22 @@ def test_more_reads_at_once_than_there_are_places_are_refused_until_one_ends(
             view.close()
 
 
+def test_a_read_that_is_closed_takes_no_place_whatever_still_refers_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(env_module, "_READERS_MAX", 3)
+    with scratch_env(tmp_path / "properties") as env:
+        env.apply({Table.ITEM: {b"a": b"1", b"b": b"1"}})
+        kept: list[object] = []
+        for _ in range(10):
+            with env.view() as view:
+                rows = view.scan(Table.ITEM, b"", None)
+                next(rows)
+                kept += [view, rows]
+        with pytest.raises(Refused, match="has ended"):
+            next(rows)
+
+
 def test_the_oldest_reader_holds_its_state_until_it_ends(env: Env) -> None:
     assert env.oldest_reader() is None
     first = env.view()
