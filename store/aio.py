@@ -21,20 +21,29 @@ ResultT = TypeVar("ResultT")
 class AsyncDatabase:
     """A mounted database as coroutines. Used as `async with`, or closed; the database stays mounted.
 
-    Calls that are made at the same time run at the same time, up to `threads_max`, and their transactions
-    share flushes. One that is cancelled after it began still takes effect: a transaction is never cut in two.
+    Calls that are made at the same time run at the same time, up to `threads_max` reads and as many others,
+    whose transactions share flushes: a read never waits for those that write. One that is cancelled after it
+    began still takes effect: a transaction is never cut in two.
     """
 
-    def __init__(self, database: Database, *, threads_max: int = 8) -> None:
+    def __init__(self, database: Database, *, threads_max: int = 16) -> None:
         self.database = database
-        self._threads = ThreadPoolExecutor(threads_max, thread_name_prefix=f"pillarbox {database.name}")
+        name = f"pillarbox {database.name}"
+        self._reading = ThreadPoolExecutor(threads_max, thread_name_prefix=f"{name} read")
+        self._others = ThreadPoolExecutor(threads_max, thread_name_prefix=name)
         self._closed = False
 
     async def run(self, function: Callable[[], ResultT]) -> ResultT:
-        """What `function` returns or raises, called in a thread. Raises Refused when this is closed."""
+        """What `function` returns or raises, called in a thread, as one that may wait for others that write.
+
+        Raises Refused when this is closed.
+        """
+        return await self._run(self._others, function)
+
+    async def _run(self, threads: ThreadPoolExecutor, function: Callable[[], ResultT]) -> ResultT:
         if self._closed:
             raise Refused(f"the asyncio face of database {self.database.name} is closed")
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+        return await asyncio.get_running_loop().run_in_executor(threads, function)
 
     async def read(self, actor: Actor, function: Callable[[ReadTransaction], ResultT]) -> ResultT:
         """What `function` makes of a read of the database; iterators must be used up within it.
@@ -46,7 +55,7 @@ class AsyncDatabase:
             with self.database.read(actor) as read:
                 return function(read)
 
-        return await self.run(work)
+        return await self._run(self._reading, work)
 
     async def transaction(self, actor: Actor, function: Callable[[WriteTransaction], ResultT]) -> ResultT:
         """What `function` returns, with all it changed durable; an exception in it undoes everything.
@@ -75,7 +84,8 @@ class AsyncDatabase:
     async def close(self) -> None:
         """Wait for the calls that are under way, and take no more. Closing twice is harmless."""
         self._closed = True
-        await asyncio.to_thread(self._threads.shutdown)
+        for threads in (self._reading, self._others):
+            await asyncio.to_thread(threads.shutdown)
 
     async def __aenter__(self) -> AsyncDatabase:
         return self

@@ -15,6 +15,7 @@ from pillarbox.store.aio import AsyncDatabase
 from pillarbox.store.clock import VirtualClock
 from pillarbox.store.errors import NotFound, Refused
 from pillarbox.store.server import Server
+from pillarbox.store.transaction import WriteTransaction
 
 ADMIN = Actor.administrator("root")
 RAW = b"Subject: hello\r\n\r\nworld\r\n"
@@ -78,6 +79,28 @@ def test_the_event_loop_goes_on_while_a_call_waits(server: Server) -> None:
             return await waiting
 
     assert asyncio.run(main()) == "done"
+
+
+def test_a_read_does_not_wait_for_those_that_write(server: Server) -> None:
+    database, box = server.create_mailbox(ADMIN, "anna")
+    begun, may_end = threading.Event(), threading.Event()
+
+    def wait(_: WriteTransaction) -> None:
+        begun.set()
+        assert may_end.wait(10)
+
+    async def main() -> None:
+        async with AsyncDatabase(database, threads_max=2) as store:
+            writing = asyncio.create_task(store.transaction(ADMIN, wait))
+            await asyncio.to_thread(begun.wait, 10)
+            delivering = [asyncio.create_task(store.deliver(ADMIN, [box.guid], RAW)) for _ in range(3)]
+            try:
+                await asyncio.wait_for(store.read(ADMIN, lambda read: list(mailbox.all_of(read))), 5)
+            finally:
+                may_end.set()
+            await asyncio.gather(writing, *delivering)
+
+    asyncio.run(main())
 
 
 def test_closed_it_takes_no_more_calls_and_the_database_stays_mounted(server: Server) -> None:
