@@ -7,6 +7,7 @@ theirs, so an attachment is stored once also when it comes in other messages (DO
 from __future__ import annotations
 
 from pillarbox.store.content import Part, PreparedBlock, PreparedContent, assemble, prepare_content
+from pillarbox.store.envelope import header_end
 from pillarbox.store.errors import Corrupt
 from pillarbox.store.stream import FrameKind
 from pillarbox.store.tables import BlockRecord, ContentRecord, SegmentRecord, Table, segment_key
@@ -137,6 +138,15 @@ def read(reader: Reader, digest: bytes) -> bytes:
             key=digest,
         )
     return message
+
+
+def read_header(reader: Reader, digest: bytes) -> bytes:
+    """The header of a message's bytes, to the end of the blank line. Raises as `read`."""
+    record = content_record(reader, digest)
+    skeleton = _read_frame(reader, FrameKind.SKELETON, digest, record.segment, record.offset, record.length)
+    # The first part stands behind the header: what is before it is how the message begins.
+    begin = skeleton[: record.parts[0][0]] if record.parts else skeleton
+    return begin[: header_end(begin)]
 
 
 def _read_block(reader: Reader, digest: bytes) -> bytes:

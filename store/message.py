@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 from pillarbox.store import content_store, folder
 from pillarbox.store.content import PreparedContent
 from pillarbox.store.envelope import Envelope, header_end, parse_envelope
-from pillarbox.store.errors import InvalidSetting, NotFound, Refused
+from pillarbox.store.errors import Corrupt, InvalidSetting, NotFound, Refused
 from pillarbox.store.ids import id_text
 from pillarbox.store.mail_item import ANSWERED, DELETED, DRAFT, FLAGGED, KEYWORD_RULE, SEEN, keywords
 from pillarbox.store.mailbox import DISCONNECTED, INBOX
@@ -226,8 +226,34 @@ def get_by_uid(reader: Reader, folder_id: int, uid: int) -> ItemRecord:
 
 
 def content(reader: Reader, item: ItemRecord) -> bytes:
-    """A message's bytes, exactly as they came in. Raises Corrupt, naming what is damaged."""
-    return content_store.read(reader, item.digest)
+    """A message's bytes, exactly as they came in.
+
+    Raises Corrupt, naming what is damaged; NotFound when the message is gone from what `reader` sees, which
+    may be later than what `item` was read from.
+    """
+    try:
+        return content_store.read(reader, item.digest)
+    except Corrupt:
+        _refuse_gone(reader, item)
+        raise
+
+
+def header(reader: Reader, item: ItemRecord) -> bytes:
+    """A message's header with the blank line behind it; large parts of its body are not read for it.
+
+    Raises as `content`.
+    """
+    try:
+        return content_store.read_header(reader, item.digest)
+    except Corrupt:
+        _refuse_gone(reader, item)
+        raise
+
+
+def _refuse_gone(reader: Reader, item: ItemRecord) -> None:
+    """The content of a message that was deleted is missing, and nothing is damaged."""
+    if reader.record(Table.ITEM, item_key(item.folder_id, item.uid)) is None:
+        get(reader, item.message_id)
 
 
 class Attachment(NamedTuple):

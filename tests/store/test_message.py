@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 from pillarbox.store import folder, mailbox, message, public_folder
@@ -10,10 +13,13 @@ from pillarbox.store.change_feed import changes
 from pillarbox.store.change_number import CNSet
 from pillarbox.store.check import check_database
 from pillarbox.store.database import Database
+from pillarbox.store.envelope import header_end
 from pillarbox.store.errors import InvalidSetting, NotFound, Refused
+from pillarbox.store.events import Event
 from pillarbox.store.tables import MailboxRecord, Table
 from pillarbox.store.view import Query, search
 
+DATA = Path(__file__).parents[1] / "data"
 ACTOR = Actor.task("test")
 
 
@@ -45,6 +51,44 @@ def test_any_bytes_come_back_exactly(database: Database) -> None:
     database.dismount()
     database.mount()
     assert [content(database, each) for each in ids] == hostile
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"\r\n" + b"text " * 2000,
+        b"Subject: no blank line",
+        b"A: b\r\n" * 300_000,
+        b"A: b\r\r" + b"\n" * 5000,
+        b"Subject: x\r\n\r\n" + b"text " * 2000 + b"\r\n\r\n",
+        *(path.read_bytes() for path in sorted(DATA.rglob("*.eml"))),
+    ],
+    ids=lambda raw: raw[:20].decode(errors="replace"),
+)
+def test_a_header_is_read_by_itself(database: Database, raw: bytes) -> None:
+    message_id = add(database, new_mailbox(database).roles["inbox"], raw)
+    with database.read(ACTOR) as read:
+        assert message.header(read, message.get(read, message_id)) == raw[: header_end(raw)]
+
+
+def test_a_message_that_is_gone_by_now_is_not_found_and_no_damage(database: Database) -> None:
+    events: list[Event] = []
+    database.reporter = SimpleNamespace(report=events.append)  # type: ignore[assignment]
+    inbox = new_mailbox(database).roles["inbox"]
+    message_id = add(database, inbox, raw_message(1))
+    with database.read(ACTOR) as read:
+        item = message.get(read, message_id)
+    with database.transaction(ACTOR) as txn:
+        message.move(txn, message_id, folder.create(txn, folder.get(txn, inbox).parent_id, "Later").folder_id)
+    with database.read(ACTOR) as read:
+        assert message.content(read, item) == raw_message(1)
+    with database.transaction(ACTOR) as txn:
+        message.delete(txn, message_id)
+    for reads in (message.content, message.header):
+        with pytest.raises(NotFound), database.read(ACTOR) as read:
+            reads(read, item)
+    assert not events
 
 
 def test_one_delivery_to_500_mailboxes_stores_its_content_once_and_the_last_delete_frees_it(
