@@ -585,7 +585,7 @@ def _give_out_no_number_twice(database: Database, place: Path, last: int) -> Non
     restored.mount()
     try:
         with restored.transaction(Actor.task("restore")) as txn:
-            txn.leave_out_numbers(last, _NUMBERS_LEFT_OUT)
+            txn.leave_out_numbers(max(last, txn.counter) + _NUMBERS_LEFT_OUT)
             for folder_id in [record.folder_id for _, record in txn.records(Table.FOLDER, b"", None)]:
                 folder.renew_uid_validity(txn, folder_id)
     finally:

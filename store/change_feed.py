@@ -7,16 +7,18 @@ JMAP's states, backup and replication all read this feed; there is no second one
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pillarbox.store.change_number import ChangeNumber, CNSet
-from pillarbox.store.errors import Corrupt, Refused
+from pillarbox.store.errors import Corrupt, InvalidSetting, Refused
 from pillarbox.store.ids import LOCAL_BASE, counter_of
 from pillarbox.store.tables import (
     DATABASE_SCOPE,
+    LEFT_OUT_KEY,
     ItemRecord,
+    LeftOutRecord,
     ObjectKind,
     Table,
     is_id,
@@ -26,6 +28,8 @@ from pillarbox.store.tables import (
     split_pair_key,
 )
 from pillarbox.store.transaction import Reader
+
+_BEGIN_ANEW: Final = "start again from an empty state"
 
 
 class ChangeKind(StrEnum):
@@ -69,8 +73,22 @@ class Cost(NamedTuple):
         return self.new + self.changed + self.moved + self.deleted + self.read
 
 
+class ChangesPage(NamedTuple):
+    """The first of some changes. `cnset` is what has been seen once they are; after the last none come."""
+
+    changes: list[Change]
+    cnset: CNSet
+    is_last: bool
+
+
+_Row = tuple[int, int, int, int, int]
+
+
 class Changes:
-    """The changes since a CNSET, as one read transaction sees them; iterate as often as needed."""
+    """The changes since a CNSET, as one read transaction sees them; iterate as often as needed.
+
+    A message that was moved may have changed otherwise too: look at all of it.
+    """
 
     def __init__(self, reader: Reader, since: CNSet, folder_id: int) -> None:
         self._reader = reader
@@ -84,15 +102,55 @@ class Changes:
 
     def __iter__(self) -> Iterator[Change]:
         """The changes in the order of their last change number. Raises Corrupt."""
+        for row in self._rows():
+            change = self._change(*row)
+            if change is not None:
+                yield change
+
+    def page(self, limit: int) -> ChangesPage:
+        """The first `limit` changes; `changes` since the `cnset` of the page gives those behind them.
+
+        This is JMAP's `maxChanges` (RFC 8620 section 5.2). It costs as much as going through all of them.
+        Raises InvalidSetting for a limit below 1, Corrupt.
+        """
+        if limit < 1:
+            raise InvalidSetting(f"a page of {limit} changes cannot be", hint="ask for at least 1")
+        rows = self._rows()
+        found: list[Change] = []
+        for row in rows:
+            change = self._change(*row)
+            if change is not None:
+                found.append(change)
+                if len(found) == limit:
+                    break
+        if len(found) < limit:
+            return ChangesPage(found, self.cnset, True)
+        # What is not on the page is unseen; its birth, and what else happened to it, may have lower numbers.
+        last = found[-1].cn
+        told = {change.object_id for change in found}  # a mailbox has the id of its root folder
+        unseen: set[int] = set()
+        is_last = True
+        for row in rows:
+            change = self._change(*row)
+            is_last = is_last and change is None
+            unseen.update(each for each in _numbers_of(row, change) if each < last and each not in told)
+        if is_last:
+            return ChangesPage(found, self.cnset, True)
+        seen = CNSet.full(self._origin, counter_of(last))
+        return ChangesPage(found, self._since | (seen - self._set_of(unseen)), False)
+
+    def _set_of(self, numbers: Iterable[int]) -> CNSet:
+        return CNSet.of(ChangeNumber(self._origin, counter_of(each)) for each in numbers)
+
+    def _rows(self) -> Iterator[_Row]:
+        """(CN, kind, object id, folder id, UID) of what was not seen, in the order of the CN."""
         if not is_id(self._scope):
             return
         for first, last in self._missing.ranges(self._origin):
             start = pair_key(self._scope, LOCAL_BASE | first)
             stop = pair_key(self._scope, (LOCAL_BASE | last) + 1)
             for key, body in self._reader.indexes(Table.FEED, start, stop):
-                change = self._change(split_pair_key(key)[1], *split_feed_value(body))
-                if change is not None:
-                    yield change
+                yield split_pair_key(key)[1], *split_feed_value(body)
 
     def cost(self) -> Cost:
         """How much is to come, before any of it is fetched. Raises Corrupt."""
@@ -130,15 +188,41 @@ class Changes:
         return ChangeKind.READ if self._seen(item.change_cn) else ChangeKind.CHANGED
 
 
+def _numbers_of(row: _Row, change: Change | None) -> tuple[int, ...]:
+    """All numbers by which it is told whether something was seen."""
+    item = None if change is None else change.item
+    return (row[2],) if item is None else (row[2], item.arrived_cn, item.change_cn, item.read_cn)
+
+
 def changes(reader: Reader, since: CNSet, folder_id: int = DATABASE_SCOPE) -> Changes:
     """What changed since `since` in a folder, or in the whole database; nothing in one that never was.
 
-    Raises Refused when `since` names changes of this database that it has not made: the database was
-    restored from before them, and whoever asks must begin anew.
+    Raises Refused when whoever asks must begin anew: `since` is of another database, as after the mailbox was
+    moved, or names changes that this one has not made, since it was restored from before them.
     """
-    if since.highest(reader.files.guid) > reader.state().counter:
+    origin = reader.files.guid
+    if since and not since.ranges(origin):
+        raise Refused("this state is of another database", hint=_BEGIN_ANEW)
+    highest = since.highest(origin)
+    left_out: LeftOutRecord | None = reader.record(Table.META, LEFT_OUT_KEY)
+    intervals = left_out.intervals if left_out is not None else ()
+    if highest > reader.state().counter or any(first <= highest <= last for first, last in intervals):
         raise Refused(
             "this state is from the future of the database: it was restored from an earlier backup",
-            hint="start again from an empty state",
+            hint=_BEGIN_ANEW,
         )
     return Changes(reader, since, folder_id)
+
+
+def vanished(reader: Reader, folder_id: int, modseq: int) -> Iterator[int]:
+    """The UIDs that left a folder after a MODSEQ of it, deleted or moved away: IMAP's VANISHED (RFC 7162).
+
+    Also of messages that came only after it: a client may know them. Raises Corrupt.
+    """
+    if is_id(folder_id) and is_id(modseq):
+        for _, body in reader.indexes(
+            Table.FEED, pair_key(folder_id, modseq + 1), pair_key(folder_id + 1, 0)
+        ):
+            kind, _, _, uid = split_feed_value(body)
+            if kind == ObjectKind.MESSAGE_GONE:
+                yield uid

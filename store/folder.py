@@ -210,6 +210,11 @@ def move(txn: WriteTransaction, folder_id: int, parent_id: int) -> FolderRecord:
 def _change_mailbox(txn: WriteTransaction, record: FolderRecord, mailbox: bytes) -> FolderRecord:
     count_in_mailbox(txn, record.mailbox, -record.messages_count, -record.size)
     count_in_mailbox(txn, mailbox, record.messages_count, record.size)
+    for item in list(messages(txn, record.folder_id)):
+        # Who follows a mailbox has seen none of them there.
+        arrived = item._replace(arrived_cn=txn.next_cn())
+        txn.put(Table.ITEM, item_key(record.folder_id, item.uid), arrived)
+        record = record._replace(highest_cn=arrived.arrived_cn)
     return _change(txn, record, mailbox=mailbox)
 
 
@@ -233,13 +238,16 @@ def delete(txn: WriteTransaction, folder_id: int, *, with_contents: bool = False
         raise NotEmpty(
             f"folder {record.name!r} is not empty", hint="delete what is in it first, or ask for all of it"
         )
-    remove_tree(txn, record)
+    remove_tree(txn, record, tell_of_messages=True)
 
 
-def remove_tree(txn: WriteTransaction, record: FolderRecord) -> None:
-    """Delete a folder and all in it, whatever it is; one tombstone a folder tells of what was born in it."""
+def remove_tree(txn: WriteTransaction, record: FolderRecord, *, tell_of_messages: bool = False) -> None:
+    """Delete a folder and all in it, whatever it is.
+
+    Tombstones tell of the folders and of what was moved into them, with `tell_of_messages` of all in them.
+    """
     for child in list(children(txn, record.folder_id)):
-        remove_tree(txn, child)
+        remove_tree(txn, child, tell_of_messages=tell_of_messages)
     contained = list(messages(txn, record.folder_id))
     for item in contained:
         txn.delete(Table.ITEM, item_key(record.folder_id, item.uid))
@@ -252,7 +260,10 @@ def remove_tree(txn: WriteTransaction, record: FolderRecord) -> None:
     for key, _ in list(txn.records(Table.SEEN, start, stop)):
         txn.delete(Table.SEEN, key)
     for item in contained:
-        _bury_moved(txn, item)
+        # Who last saw it in another folder learns nothing from the end of this one.
+        if tell_of_messages or item.arrived_cn != item.message_id:
+            tombstone = TombstoneRecord(ObjectKind.MESSAGE_GONE, item.message_id, item.uid, txn.now_ms, 0)
+            txn.insert(Table.TOMBSTONE, pair_key(item.folder_id, txn.next_cn()), tombstone)
     count_in_mailbox(txn, record.mailbox, -record.messages_count, -record.size)
     txn.delete(Table.FOLDER, id_key(record.folder_id))
     bury(txn, record.folder_id, ObjectKind.FOLDER_GONE)
@@ -264,13 +275,6 @@ def remove_tree(txn: WriteTransaction, record: FolderRecord) -> None:
             mailbox=txn.actor.mailbox or txn.actor.account,
             account=txn.actor.account,
         )
-
-
-def _bury_moved(txn: WriteTransaction, item: ItemRecord) -> None:
-    """Who last saw the message in another folder learns nothing from the end of this one."""
-    if item.arrived_cn != item.message_id:
-        tombstone = TombstoneRecord(ObjectKind.MESSAGE_GONE, item.message_id, item.uid, txn.now_ms, 0)
-        txn.insert(Table.TOMBSTONE, pair_key(item.folder_id, txn.next_cn()), tombstone)
 
 
 def bury(txn: WriteTransaction, folder_id: int, kind: ObjectKind) -> None:

@@ -45,6 +45,8 @@ BATCH_MESSAGES: Final = 256
 BATCH_BYTES: Final = 16 << 20
 # So many changes are carried over in a moment: nobody notices that the source takes no others meanwhile.
 _FEW_CHANGES: Final = 64
+# The source may give out so many until a move has ended; UIDVALIDITY has 32 bits, enough for 4,000 moves.
+_NUMBERS_MEANWHILE: Final = 1 << 20
 # On a mailbox that changes faster than it can be followed, the last transaction takes longer instead.
 _CATCH_UPS_MAX: Final = 8
 _SEPARATOR: Final = "/"  # no mailbox or folder can be given a name with it (`folder.check_name`)
@@ -103,10 +105,11 @@ def move_mailbox(
 ) -> MailboxMove:
     """Move a mailbox (GUID) to another mounted mailbox store, durably; the old one goes only at the end.
 
-    Everything stays as it is, but ids, UIDs and UIDVALIDITY are those of the new database. It may be used
-    meanwhile. Made again after an interruption, it begins anew or ends what was left to do. Up to
-    `skip_damaged_max` messages whose content is damaged are left behind, and listed. `progress` is called
-    between transactions. `elsewhere` are databases that an interrupted move may have left a copy in.
+    Everything stays as it is, but ids, UIDs and UIDVALIDITY are those of the new database, higher than they
+    were: no client takes one message for another. It may be used meanwhile. Made again after an interruption,
+    it begins anew or ends what was left to do. Up to `skip_damaged_max` messages whose content is damaged are
+    left behind, and listed. `progress` is called between transactions. `elsewhere` are databases that an
+    interrupted move may have left a copy in.
 
     Raises NotFound, Dismounted, ReadOnly, DiskFull; AlreadyExists when the target has another mailbox of that
     name; Corrupt when more is damaged; Refused while it is being moved already, to where it is, or to a
@@ -253,8 +256,11 @@ class _Move:
 
     def _begin(self) -> None:
         guid, mark = self._box.guid, {MOVED_FROM: self._source.guid.hex()}
+        with self._source.read(self._actor) as read:
+            counter = read.state().counter
         with self._target.transaction(self._actor) as txn:
             _refuse_taken(txn, self._box)
+            txn.leave_out_numbers(counter + _NUMBERS_MEANWHILE)
             root = folder.insert(txn, guid, 0, guid_text(guid))
             name, cn = _hidden_name(guid), txn.next_cn()
             copy = MailboxRecord(guid, name, b"", mailbox.CONNECTED, 0, root.folder_id, {}, 0, 0, cn, mark)

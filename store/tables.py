@@ -232,6 +232,15 @@ class StateRecord(NamedTuple):
     checked_ms: int
 
 
+class LeftOutRecord(NamedTuple):
+    """Counters that were never given out, under the key `LEFT_OUT_KEY` of META: [first, last], ascending.
+
+    After a restore they are those that the replaced database may have given out since the backup.
+    """
+
+    intervals: tuple[tuple[int, int], ...]
+
+
 class DatabaseKind(IntEnum):
     """The two kinds of databases (DOMAIN.md "Store")."""
 
@@ -241,6 +250,7 @@ class DatabaseKind(IntEnum):
 
 IDENTITY_KEY: Final = b"identity"
 STATE_KEY: Final = b"state"
+LEFT_OUT_KEY: Final = b"left out"
 
 Record = (
     MailboxRecord
@@ -254,6 +264,7 @@ Record = (
     | DictionaryRecord
     | IdentityRecord
     | StateRecord
+    | LeftOutRecord
 )
 RECORD_TYPES: Final[dict[Table, type[Record]]] = {
     Table.MAILBOX: MailboxRecord,
@@ -268,10 +279,13 @@ RECORD_TYPES: Final[dict[Table, type[Record]]] = {
 }
 
 
+_META_TYPES: Final[dict[bytes, type[Record]]] = {IDENTITY_KEY: IdentityRecord, LEFT_OUT_KEY: LeftOutRecord}
+
+
 def record_type(table: Table, key: bytes) -> type[Record]:
     """The type of the record under a key of a primary table. META holds one record a key."""
     if table == Table.META:
-        return IdentityRecord if key == IDENTITY_KEY else StateRecord
+        return _META_TYPES.get(key, StateRecord)
     return RECORD_TYPES[table]
 
 
@@ -329,11 +343,6 @@ def split_feed_value(body: bytes) -> tuple[int, int, int, int]:
     return _FEED_VALUE.unpack(body)
 
 
-def _feed_rows(folder_id: int, cn: int, kind: int, object_id: int, uid: int) -> Iterator[Entry]:
-    yield feed_entry(DATABASE_SCOPE, cn, kind, object_id, folder_id, uid)
-    yield feed_entry(folder_id, cn, kind, object_id, folder_id, uid)
-
-
 def _item_rows(item: ItemRecord) -> list[Entry]:
     # Written out flat: every message that comes in has these seven rows.
     place = _ITEM_KEY.pack(item.folder_id, item.uid)
@@ -367,9 +376,10 @@ def _mailbox_rows(mailbox: MailboxRecord) -> Iterator[Entry]:
 
 def _tombstone_rows(folder_id: int, cn: int, tombstone: TombstoneRecord) -> Iterator[Entry]:
     """The feed rows of a deletion, or of a move away: to the database the object is then merely elsewhere."""
-    for row in _feed_rows(folder_id, cn, tombstone.kind, tombstone.object_id, tombstone.uid):
-        if not (tombstone.moved_to and row[1][:8] == _U64.pack(DATABASE_SCOPE)):
-            yield row
+    kind, object_id, uid = tombstone.kind, tombstone.object_id, tombstone.uid
+    if not tombstone.moved_to:
+        yield feed_entry(DATABASE_SCOPE, cn, kind, object_id, folder_id, uid)
+    yield feed_entry(folder_id, cn, kind, object_id, folder_id, uid)
 
 
 def index_rows(table: Table, key: bytes, record: Record | None) -> Iterable[Entry]:

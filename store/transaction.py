@@ -23,7 +23,9 @@ from pillarbox.store.records import pack, seal_record, unpack, unseal
 from pillarbox.store.stream import Frame, Position, parse_frame
 from pillarbox.store.tables import (
     INDEXED,
+    LEFT_OUT_KEY,
     STATE_KEY,
+    LeftOutRecord,
     Record,
     StateRecord,
     Table,
@@ -208,9 +210,16 @@ class WriteTransaction(Reader):
         self.counter += 1
         return LOCAL_BASE | self.counter
 
-    def leave_out_numbers(self, last: int, count: int) -> None:
-        """Give out no change number up to `count` above `last`, a counter, or the last one given out here."""
-        self.counter = max(self.counter, last) + count
+    def leave_out_numbers(self, up_to: int) -> None:
+        """Give out only change numbers whose counter is above `up_to`. Call it before any is given out.
+
+        A state that ends among those left out is then not of this database (`change_feed.changes`).
+        """
+        if up_to > self.counter:
+            before: LeftOutRecord | None = self.record(Table.META, LEFT_OUT_KEY)
+            intervals = (*(before.intervals if before else ()), (self.counter + 1, up_to))
+            self.put(Table.META, LEFT_OUT_KEY, LeftOutRecord(intervals))
+            self.counter = up_to
 
     def put(self, table: Table, key: bytes, record: Record | None) -> None:
         """Store a record of a primary table, in the place of the one that is there; None deletes it."""

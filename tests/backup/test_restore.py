@@ -26,6 +26,8 @@ from pillarbox.backup.restore import (
 from pillarbox.backup.snapshot import SnapshotSource, snapshot_databases
 from pillarbox.store import folder, mailbox
 from pillarbox.store.access import Actor
+from pillarbox.store.change_feed import changes
+from pillarbox.store.change_number import CNSet
 from pillarbox.store.check import check_database
 from pillarbox.store.database import Database
 from pillarbox.store.errors import (
@@ -133,6 +135,27 @@ def test_a_restore_in_place_gives_out_nothing_twice(group, is_lost):
     for numbers in zip(*seen, strict=True):
         assert sorted(set(numbers)) == list(numbers)
     assert check_database(database, Actor.task("test")).clean
+
+
+def test_a_state_of_after_the_backup_is_refused_when_that_was_restored(group):
+    database = group.databases[0]
+    group.deliver(database, group.corpus()[:2])
+    snapshot = group.snapshot()
+
+    def state():
+        with database.read(Actor.task("test")) as read:
+            return changes(read, CNSet()).cnset
+
+    before = state()
+    group.deliver(database, group.corpus()[2:3])
+    lost = state()
+    restore_in_place(group.repository, snapshot, group.databases, server=server_of(group), clock=group.clock)
+    group.deliver(database, group.corpus()[3:4])
+    with database.read(Actor.task("test")) as read:
+        with pytest.raises(Refused, match="restored"):
+            changes(read, lost)
+        assert changes(read, before).cost().new == 1
+        assert list(changes(read, changes(read, before).cnset)) == []
 
 
 def test_a_restore_in_place_stops_for_a_recovery_group_and_changes_nothing(group):

@@ -14,6 +14,8 @@ import pytest
 
 from pillarbox.store import folder, mailbox, message, move_mailbox
 from pillarbox.store.access import Actor
+from pillarbox.store.change_feed import changes
+from pillarbox.store.change_number import CNSet
 from pillarbox.store.check import check_database
 from pillarbox.store.clock import VirtualClock
 from pillarbox.store.database import Database
@@ -123,6 +125,41 @@ def assert_clean(server: Server) -> None:
 
 def move(server: Server, to: str, **options: Any) -> MailboxMove:
     return server.move_mailbox(ACTOR, "anna", to, **options)
+
+
+def test_no_number_of_the_mailbox_comes_to_mean_something_else(server: Server) -> None:
+    """A client compares UIDVALIDITY and ids, whatever database they are of."""
+
+    def numbers(database: Database) -> dict[str, tuple[int, int]]:
+        with database.read(ACTOR) as read:
+            box = mailbox.find(read, "anna")
+            return {
+                "/".join(path): (each.uid_validity, each.highest_cn)
+                for path, each in folder.walk(read, box.root_id)
+            }
+
+    def ids(database: Database) -> set[int]:
+        with database.read(ACTOR) as read:
+            walked = [each.folder_id for _, each in folder.walk(read, mailbox.find(read, "anna").root_id)]
+            return {*walked, *(item.message_id for each in walked for item in folder.messages(read, each))}
+
+    places = [server.database(FIRST), server.database(SECOND)]
+    given = ids(places[0])
+    for source, target in (places, places[::-1], places):
+        before = numbers(source)
+        with source.read(ACTOR) as read:
+            state = changes(read, CNSet()).cnset
+        move(server, target.name)
+        after = numbers(target)
+        assert before.keys() == after.keys()
+        for path, (uid_validity, highest_cn) in after.items():
+            assert uid_validity > before[path][0]
+            assert highest_cn > before[path][1] or not highest_cn
+        assert not given & ids(target)
+        given |= ids(target)
+        if target is not places[0]:
+            with target.read(ACTOR) as read, pytest.raises(Refused, match="another database"):
+                changes(read, state)
 
 
 def edit(server: Server, change: Callable[[WriteTransaction, MailboxRecord], None]) -> None:
