@@ -71,7 +71,7 @@ def _report_events(source: MergeSource, target: MergeTarget, actor: Actor, repor
 
 
 def _write_files(run: MergeRun, target: FileTarget, options: MergeOptions) -> None:
-    with mail_files(target.out, target.format, target.dialect, flush=options.archive) as add:
+    with mail_files(target.out, target.format, target.dialect) as add:
         destination = FileDestination(target, add)
         run.run(destination)
     if options.archive:

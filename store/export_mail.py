@@ -75,10 +75,10 @@ def export_mail(
 ) -> ExportReport:
     """Write a mailbox, or with no GUID the public folders, to files in the directory `out`.
 
-    They are written as they are at this moment. `dialect` is that of mbox files. Raises as `mail_files`,
-    NotFound for the mailbox, Refused for a mailbox store without a GUID, Dismounted. A message that is
-    damaged in the store is listed, and the others go on. An export that was interrupted begins anew when it
-    is run again.
+    They are written as they are at this moment, and are on the disk when this returns. `dialect` is that of
+    mbox files. Raises as `mail_files`, NotFound for the mailbox, Refused for a mailbox store without a GUID,
+    Dismounted. A message that is damaged in the store is listed, and the others go on. An export that was
+    interrupted begins anew when it is run again.
     """
     with database.read(actor) as read:
         root_id = mailbox.get(read, mailbox_guid).root_id if mailbox_guid else public_folder.root_id(read)
@@ -129,15 +129,13 @@ class _Export:
 
 
 @contextmanager
-def mail_files(
-    out: Path, format: ExportFormat, dialect: Dialect = "mboxrd", *, flush: bool = False
-) -> Iterator[AddMessage]:
+def mail_files(out: Path, format: ExportFormat, dialect: Dialect = "mboxrd") -> Iterator[AddMessage]:
     """Gives what writes one message of a folder into files in the directory `out`, made where it is missing.
 
-    Messages of a folder come one after the other. Until the block has ended without an error the directory
-    is marked as unfinished: what is in it then is deleted when it is written to again. With `flush` all files
-    are on the disk before it is finished. Raises AlreadyExists when `out` is a file or holds something
-    finished, InvalidSetting for an unknown format, DiskFull, PillarboxError.
+    Messages of a folder come one after the other. Until the block has ended without an error and all files
+    are on the disk the directory is marked as unfinished: what is in it then is deleted when it is written to
+    again. Raises AlreadyExists when `out` is a file or holds something finished, InvalidSetting for an
+    unknown format, DiskFull, PillarboxError.
     """
     if format not in FORMATS:
         raise InvalidSetting(f"{format!r} is no format to export in", hint=f"one of {', '.join(FORMATS)}")
@@ -147,8 +145,8 @@ def mail_files(
     with _writer(out, format, dialect) as add:
         yield add
     with _disk_errors(out):
-        if flush:
-            _flush_tree(out)
+        # All at the end, when the system has written some by itself: one by one takes longer.
+        _flush_tree(out)
         mark.unlink()
         flush_directory(out)
 
@@ -175,6 +173,7 @@ def _make_directory(out: Path, mark: Path) -> None:
             hint="name a directory that is empty or not there yet",
         )
     mark.touch()
+    flush_directory(out)  # before any mail: what a power loss leaves of that must not look finished
     for path in held:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -270,14 +269,12 @@ class _MboxFiles:
         return stem
 
     def close(self) -> None:
-        """Bring the open file to disk. Raises DiskFull, PillarboxError."""
+        """Close the open file. Raises DiskFull, PillarboxError."""
         if self._file is None:
             return
         file, self._file, self._writer = self._file, None, None
         try:
-            with file:
-                file.flush()
-                os.fsync(file.fileno())
+            file.close()
         except OSError as error:
             raise disk_error(error, file.name) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -128,3 +129,29 @@ def test_a_message_that_cannot_be_read_is_listed_and_the_others_go_out(
     assert [(each.folder, each.message_id) for each in report.damaged] == [(("lists",), box.first.message_id)]
     assert progress[-1].messages_count == 30
     assert progress[-1].messages_total == 31
+
+
+@pytest.mark.parametrize("format", ["eml", "mbox", "maildir"])
+def test_an_export_is_on_the_disk_before_it_counts_as_finished(
+    box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: ExportFormat
+) -> None:
+    out = tmp_path / "out"
+    mark = out / ".pillarbox-unfinished"
+    fsync, unlink, flushed, seen = os.fsync, Path.unlink, set[Path](), list[set[Path]]()
+
+    def record_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        flushed.add(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+    def record_unlink(path: Path, **asked: bool) -> None:
+        if path == mark:
+            seen.append(set(flushed))
+            flushed.clear()
+        unlink(path, **asked)
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(Path, "unlink", record_unlink)
+    export_mail(box.database, ACTOR, box.guid, out, format, progress=lambda _: seen.append(set(flushed)))
+    assert out in seen[0], "the mark is there before any mail is"
+    assert {out, *out.rglob("*")} <= seen[-1]
+    assert flushed == {out}, "the mark is gone for good"
