@@ -55,7 +55,7 @@ def _warn_of(event: Event) -> None:
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print what makes SHELL complete commands, options, servers, databases and mailboxes.
+    """Print what makes SHELL complete commands, options, servers, databases, mailboxes and folders.
 
     \b
     pillarbox completion bash >> ~/.bashrc

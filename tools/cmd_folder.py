@@ -15,11 +15,23 @@ from pillarbox.store.tables import FolderRecord
 from pillarbox.store.transaction import Reader
 from pillarbox.tools.options import ACTOR, JSON, SERVER
 from pillarbox.tools.output import confirm, counted, local_time, show, size_text
-from pillarbox.tools.parameters import FOLDER, MAILBOX, YES, complete_mailbox
+from pillarbox.tools.parameters import (
+    FOLDER,
+    FOLDER_OR_ALL,
+    MAILBOX,
+    YES,
+    complete_mailbox,
+    complete_target,
+)
 from pillarbox.tools.tree import Tree, find_tree, refuse_other_database
 
 TO = click.option(
-    "--to", "target_path", metavar="FOLDER", required=True, help="Into this folder; / is the top."
+    "--to",
+    "target_path",
+    metavar="FOLDER",
+    required=True,
+    shell_complete=complete_target,
+    help="Into this folder; / is the top.",
 )
 TO_MAILBOX = click.option(
     "--to-mailbox",
@@ -99,7 +111,7 @@ def create(server: Path, mailbox_name: str, folder_path: str, parents: bool, as_
 @folder_.command("list")
 @SERVER
 @MAILBOX
-@click.argument("folder_path", metavar="[FOLDER]", default="")
+@FOLDER_OR_ALL
 @JSON
 def list_folders(server: Path, mailbox_name: str, folder_path: str, as_json: bool) -> None:
     """All folders of a mailbox, or those in FOLDER.

@@ -22,7 +22,16 @@ from pillarbox.store.transaction import Reader, WriteTransaction
 from pillarbox.tools.cmd_folder import TO, TO_MAILBOX, folder_line, folder_rows, target_tree
 from pillarbox.tools.options import ACTOR, JSON, SERVER
 from pillarbox.tools.output import confirm, counted, local_time, printable, show, show_each, size_text
-from pillarbox.tools.parameters import COUNT, FOLDER, MAILBOX, YES, moment, size
+from pillarbox.tools.parameters import (
+    COUNT,
+    FOLDER,
+    FOLDER_OR_ALL,
+    MAILBOX,
+    YES,
+    complete_folder,
+    moment,
+    size,
+)
 from pillarbox.tools.readable import readable
 from pillarbox.tools.tree import Tree, find_tree
 
@@ -155,7 +164,7 @@ def list_messages(**asked: Any) -> None:
 @click.command("list")
 @SERVER
 @MAILBOX
-@click.argument("folder_path", metavar="[FOLDER]", default="")
+@FOLDER_OR_ALL
 @_view_options
 @JSON
 def list_(server: Path, mailbox_name: str, folder_path: str, as_json: bool, **asked: Any) -> None:
@@ -189,7 +198,14 @@ def _flag_name(text: str) -> str:
 @message_.command("search")
 @SERVER
 @MAILBOX
-@click.option("--folder", "folder_path", metavar="FOLDER", default="", help="In this folder and those in it.")
+@click.option(
+    "--folder",
+    "folder_path",
+    metavar="FOLDER",
+    default="",
+    shell_complete=complete_folder,
+    help="In this folder and those in it.",
+)
 @click.option("--from", "sender", default="", help="The sender's name or address holds this.")
 @click.option("--to", default="", help="The names or addresses of To or Cc hold this.")
 @click.option("--subject", default="", help="The subject holds this.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -12,13 +13,14 @@ from typing import Final
 import click
 from click.shell_completion import CompletionItem
 
-from pillarbox.store import mailbox
+from pillarbox.store import folder, mailbox
 from pillarbox.store.database import Database
 from pillarbox.store.errors import PillarboxError
 from pillarbox.store.server import Server
 from pillarbox.store.server_config import read_config
 from pillarbox.store.tables import DatabaseKind
 from pillarbox.tools.options import ACTOR
+from pillarbox.tools.tree import find_tree
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -69,6 +71,11 @@ def _server(ctx: click.Context) -> Path | None:
     return Path(server) if server else None
 
 
+def _mailbox(ctx: click.Context) -> str | None:
+    name: str | None = ctx.params.get("mailbox_name") or next(iter(ctx.args[1:]), None)
+    return name
+
+
 def _names(found: Iterator[str], incomplete: str) -> list[CompletionItem]:
     """Those that begin as what was typed; none when the server cannot be read: a shell shows no errors."""
     try:
@@ -93,6 +100,16 @@ def complete_mailbox(ctx: click.Context, _: click.Parameter, incomplete: str) ->
     return _names(_mailbox_names(_server(ctx)), incomplete)
 
 
+def complete_folder(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The folders of the mailbox, or tree of public folders, named before."""
+    return _names(_folder_paths(_server(ctx), _mailbox(ctx)), incomplete)
+
+
+def complete_target(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The folders of the mailbox that `--to-mailbox` names, or of the one named before."""
+    return _names(_folder_paths(_server(ctx), ctx.params.get("target_name") or _mailbox(ctx)), incomplete)
+
+
 def _group_names(server: Path | None) -> Iterator[str]:
     if server:
         yield from (group.name for group in read_config(server).groups)
@@ -106,23 +123,40 @@ def _database_names(server: Path | None) -> Iterator[str]:
 def _mailbox_names(server: Path | None) -> Iterator[str]:
     if server is None:
         return
-    with Server.open(server, read_only=True, mount=False) as opened:
+    with _to_look_at(server) as opened:
         for database in opened.databases():
             if database.kind == DatabaseKind.MAILBOX_STORE:
                 yield from _mailboxes_of(database)
 
 
+@contextmanager
+def _to_look_at(server: Path) -> Iterator[Server]:
+    """A server with those of its databases mounted that can be read at once."""
+    with Server.open(server, read_only=True, mount=False) as opened:
+        for database in opened.databases():
+            with suppress(PillarboxError):
+                # Not by the server, which would replay the stream after a crash: to complete a word changes
+                # nothing.
+                database.mount(read_only=True)
+        yield opened
+
+
 def _mailboxes_of(database: Database) -> Iterator[str]:
-    try:
-        # Not by the server, which would replay the stream after a crash: to complete a word changes nothing.
-        database.mount(read_only=True)
-        with database.read(ACTOR) as read:
-            yield from (box.name for box in mailbox.all_of(read))
-    except PillarboxError:
+    with suppress(PillarboxError), database.read(ACTOR) as read:
+        yield from (box.name for box in mailbox.all_of(read))
+
+
+def _folder_paths(server: Path | None, mailbox_name: str | None) -> Iterator[str]:
+    if server is None or not mailbox_name:
         return
+    with _to_look_at(server) as opened:
+        tree = find_tree(opened, mailbox_name)
+        with tree.database.read(ACTOR) as read:
+            yield from ("/".join(path) for path, _ in folder.walk(read, tree.root_id))
 
 
 MAILBOX = click.argument("mailbox_name", metavar="MAILBOX", shell_complete=complete_mailbox)
 DATABASE = click.argument("database_name", metavar="DATABASE", shell_complete=complete_database)
-FOLDER = click.argument("folder_path", metavar="FOLDER")
+FOLDER = click.argument("folder_path", metavar="FOLDER", shell_complete=complete_folder)
+FOLDER_OR_ALL = click.argument("folder_path", metavar="[FOLDER]", default="", shell_complete=complete_folder)
 YES = click.option("--yes", "-y", is_flag=True, help="Do not ask.")

@@ -81,6 +81,21 @@ def test_names_of_the_server_are_completed(server: Path) -> None:
     assert completed("group", "rename", server, "") == ["First Storage Group"]
 
 
+def test_folders_of_the_mailbox_named_before_are_completed(pillarbox: Pillarbox, server: Path) -> None:
+    for owner, path in (("anna", "lists/2002"), ("bert", "Old mail"), ("/", "Forum/Plans")):
+        pillarbox.answer("folder", "create", server, owner, path, "--parents")
+    assert completed("list", server, "anna", "LI") == ["lists", "lists/2002"]
+    assert completed("folder", "show", server, "BERT", "old") == ["Old mail"]
+    assert completed("folder", "list", server, "/", "") == ["Forum", "Forum/Plans"]
+    assert completed("message", "list", server, "/Public Folder Store", "Forum/") == ["Forum/Plans"]
+    assert completed("message", "search", server, "anna", "--folder", "lists/") == ["lists/2002"]
+    move = ("folder", "move", server, "anna", "lists")
+    assert completed(*move, "--to", "o") == ["Outbox"]
+    assert completed(*move, "--to-mailbox", "bert", "--to", "o") == ["Old mail", "Outbox"]
+    assert completed("message", "copy", server, "bert", "1-1", "--to", "Old") == ["Old mail"]
+    assert completed("list", server, "nobody", "") == completed("folder", "show", server, "/x", "") == []
+
+
 def test_completion_looks_only_and_never_fails(pillarbox: Pillarbox, server: Path, tmp_path: Path) -> None:
     def state() -> dict[str, tuple[int, int]]:
         found = (path for path in server.rglob("*") if path.is_file() and path.name != "lock.mdb")
@@ -88,10 +103,14 @@ def test_completion_looks_only_and_never_fails(pillarbox: Pillarbox, server: Pat
 
     before = state()
     assert completed("list", server, "a") == ["anna"]
+    assert completed("list", server, "anna", "s") == ["Sent Items", "spam"]
     assert state() == before
     for elsewhere in (tmp_path, tmp_path / "missing", "\0"):
         assert completed("list", elsewhere, "") == completed("mount", elsewhere, "") == []
+        assert completed("list", elsewhere, "anna", "") == []
     with Server.open(server):
         assert completed("list", server, "") == []  # one process opens a database once
+        assert completed("list", server, "anna", "") == []
     (server / "server.toml").write_text("broken")
     assert completed("list", server, "") == completed("group", "delete", server, "") == []
+    assert completed("list", server, "anna", "") == []
