@@ -43,7 +43,8 @@ class Envelope(NamedTuple):
     """What a message's header says, as text for people; absent or unreadable fields are empty.
 
     `sender` is `Name <address>` or an address; `date_ms` is ms UTC, 0 when there is no readable date;
-    `importance` is 0 low, 1 normal, 2 high. `conversation` is equal for messages that answer each other.
+    `importance` is 0 low, 1 normal, 2 high. `conversation` is equal for messages whose own headers name the
+    same first one: by References, without it by In-Reply-To. A chain of In-Reply-To alone is not followed.
     """
 
     subject: str

@@ -88,7 +88,7 @@ def folders(
     return folder.walk(reader, find(reader, path, subtree=subtree).folder_id)
 
 
-# -- read state of one user, the one who asks
+# -- read state of one user, the one who asks: no change of a message, so the feed tells nothing of it
 
 
 def mark_read(txn: WriteTransaction, folder_id: int, first_uid: int = 1, last_uid: int | None = None) -> None:
