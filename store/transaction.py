@@ -219,7 +219,7 @@ class WriteTransaction(Reader):
             before: LeftOutRecord | None = self.record(Table.META, LEFT_OUT_KEY)
             intervals = (*(before.intervals if before else ()), (self.counter + 1, up_to))
             self.put(Table.META, LEFT_OUT_KEY, LeftOutRecord(intervals))
-            self.counter = up_to
+            self.counter = up_to + 1  # not among them: a state of now is of this database
 
     def put(self, table: Table, key: bytes, record: Record | None) -> None:
         """Store a record of a primary table, in the place of the one that is there; None deletes it."""
