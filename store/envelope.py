@@ -152,7 +152,7 @@ _CHARSETS: Final = {
 
 def _text(raw: bytes, chars_max: int) -> str:
     """An unstructured field as text: decoded, in one line, runs of white space as one space."""
-    return _line(_decode_words(_decode(raw)), chars_max)
+    return _line(decode_words(_decode(raw)), chars_max)
 
 
 def _line(text: str, chars_max: int) -> str:
@@ -174,7 +174,7 @@ def _decode(raw: bytes) -> str:
         return raw.decode("cp1252", "replace")
 
 
-def _decode_words(text: str) -> str:
+def decode_words(text: str) -> str:
     """Text with its encoded words (RFC 2047) decoded; characters may be split between adjacent ones."""
     if "=?" not in text:
         return text
@@ -236,8 +236,8 @@ def _sender(raw: bytes) -> str:
     elif comment := _COMMENT_NAME.match(text):
         name, address = comment[2], comment[1]
     else:
-        return _line(_decode_words(text), TEXT_CHARS_MAX)
-    name = _line(_decode_words(name), TEXT_CHARS_MAX).strip('" ')
+        return _line(decode_words(text), TEXT_CHARS_MAX)
+    name = _line(decode_words(name), TEXT_CHARS_MAX).strip('" ')
     address = _line("".join(address.split()), TEXT_CHARS_MAX)
     if not name or not address:
         return address or name

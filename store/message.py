@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from pillarbox.store import content_store, folder
 from pillarbox.store.content import PreparedContent
-from pillarbox.store.envelope import Envelope, header_end, parse_envelope
+from pillarbox.store.envelope import Envelope, decode_words, header_end, parse_envelope
 from pillarbox.store.errors import Corrupt, InvalidSetting, NotFound, Refused
 from pillarbox.store.ids import id_text
 from pillarbox.store.mail_item import ANSWERED, DELETED, DRAFT, FLAGGED, KEYWORD_RULE, SEEN, keywords
@@ -257,7 +257,7 @@ def _refuse_gone(reader: Reader, item: ItemRecord) -> None:
 
 
 class Attachment(NamedTuple):
-    """A part of a message that is meant to be kept apart from its text. `data` is decoded."""
+    """A part of a message that is meant to be kept apart from its text."""
 
     name: str
     content_type: str
@@ -273,13 +273,20 @@ def attachments(raw: bytes) -> list[Attachment]:
 
 
 def _attachments(whole: Message) -> Iterator[Attachment]:
-    for part in whole.walk():
-        if part.is_multipart():
-            continue
-        name = part.get_filename()
-        if name or part.get_content_disposition() == "attachment":
-            data = part.get_payload(decode=True)
-            yield Attachment(name or "", part.get_content_type(), data if isinstance(data, bytes) else b"")
+    return (attachment(part) for part in whole.walk() if is_attachment(part))
+
+
+def is_attachment(part: Message) -> bool:
+    """Whether a part is meant to be kept apart from the text."""
+    named = bool(part.get_filename()) or part.get_content_disposition() == "attachment"
+    return named and not part.is_multipart()
+
+
+def attachment(part: Message) -> Attachment:
+    """The attachment that a part is, its name and data decoded."""
+    name = decode_words(part.get_filename() or "")
+    data = part.get_payload(decode=True)
+    return Attachment(name, part.get_content_type(), data if isinstance(data, bytes) else b"")
 
 
 class Recipient(NamedTuple):

@@ -7,28 +7,22 @@ import re
 from collections.abc import Iterator
 from email import policy
 from email.errors import MessageError
-from email.header import decode_header, make_header
 from email.message import Message
 from email.parser import BytesParser
 from typing import Final, NamedTuple
+
+from pillarbox.store.message import Attachment, attachment, is_attachment
 
 _MARK: Final = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)[^<>]*>|<[!?/][^<>]*>")
 _HIDDEN: Final = frozenset({"script", "style", "head", "title"})
 _LINES: Final = frozenset({"p", "br", "div", "tr", "li", "h1", "h2", "h3", "table", "blockquote"})
 
 
-class AttachmentName(NamedTuple):
-    """What is attached, without its data."""
-
-    name: str
-    content_type: str
-
-
 class Readable(NamedTuple):
     """The text of a message, with line ends of `\\n`, and its attachments."""
 
     text: str
-    attachments: list[AttachmentName]
+    attachments: list[Attachment]
 
 
 def readable(raw: bytes) -> Readable:
@@ -38,9 +32,7 @@ def readable(raw: bytes) -> Readable:
         plain = [_text(part) for part in parts if _is_text(part, "text/plain")]
         if not plain:
             plain = [_without_marks(_text(part)) for part in parts if _is_text(part, "text/html")]
-        attached = [
-            AttachmentName(_name(part), part.get_content_type()) for part in parts if _is_attached(part)
-        ]
+        attached = [attachment(part) for part in parts if is_attachment(part)]
     except (MessageError, RecursionError, ValueError, LookupError, TypeError, AttributeError):
         # Nested past all sense, or otherwise made to break what reads it.
         return Readable(raw.decode("utf-8", "replace"), [])
@@ -51,20 +43,8 @@ def _parts(whole: Message) -> Iterator[Message]:
     return (part for part in whole.walk() if not part.is_multipart())
 
 
-def _is_attached(part: Message) -> bool:
-    return bool(part.get_filename()) or part.get_content_disposition() == "attachment"
-
-
 def _is_text(part: Message, content_type: str) -> bool:
-    return part.get_content_type() == content_type and not _is_attached(part)
-
-
-def _name(part: Message) -> str:
-    name = part.get_filename() or ""
-    try:
-        return str(make_header(decode_header(name)))
-    except (MessageError, UnicodeError, LookupError, ValueError):
-        return name
+    return part.get_content_type() == content_type and not is_attachment(part)
 
 
 def _text(part: Message) -> str:

@@ -395,6 +395,7 @@ def test_files_that_were_not_finished_are_written_anew(store: Store, tmp_path: P
         (MergeFilter(folders=(("A",),), folders_excluded=(("A", "B"),)), {"Plan"}),
         (MergeFilter(folders_excluded=(("A",),)), {"Other"}),
         (MergeFilter(attachments=("REPORT.pdf",)), {"plan B"}),
+        (MergeFilter(attachments=("größe.pdf",)), {"Other"}),
         (MergeFilter(attachments=("report",)), set()),
         (MergeFilter(attachments_containing=("Port",)), {"plan B"}),
         (MergeFilter(subjects=("Plan",), attachments_containing=("port",)), set()),
@@ -409,7 +410,7 @@ Content-Transfer-Encoding: base64\n\nQUJD\n--x--\n"""
     mails = [
         (("A",), b"Subject: Plan\n\n.\n", 1000),
         (("A", "B"), b"Subject: plan B\n" + attached, 2000),
-        (("C",), b"Subject: Other\n\n.\n", 3000),
+        (("C",), b"Subject: Other\n" + attached.replace(b"Report", b"=?utf-8?q?Gr=C3=B6=C3=9Fe?="), 3000),
     ]
     for path, raw, received_ms in mails:
         with store.database.transaction(ACTOR) as txn:

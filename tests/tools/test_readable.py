@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("click", reason="click (the extra `cli`) is not installed")
 
-from pillarbox.tools.readable import AttachmentName, readable
+from pillarbox.store.message import Attachment
+from pillarbox.tools.readable import readable
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -49,8 +50,8 @@ def test_the_plain_text_is_decoded_and_attachments_are_named() -> None:
     found = readable(MIXED)
     assert found.text == "Grüße\n"
     assert found.attachments == [
-        AttachmentName("Bücher", "application/pdf"),
-        AttachmentName("notes.txt", "text/plain"),
+        Attachment("Bücher", "application/pdf", b"\0\0\0"),
+        Attachment("notes.txt", "text/plain", b"attached text"),
     ]
 
 
