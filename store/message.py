@@ -6,7 +6,7 @@ for life; its UID is that of its place in a folder (DOMAIN.md "Store", RFC 9051 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from email import policy
 from email.errors import MessageError
@@ -257,36 +257,30 @@ def _refuse_gone(reader: Reader, item: ItemRecord) -> None:
 
 
 class Attachment(NamedTuple):
-    """A part of a message that is meant to be kept apart from its text."""
+    """A part of a message that is meant to be kept apart from its text; its name decoded, "" for none."""
 
     name: str
     content_type: str
-    data: bytes
 
 
 def attachments(raw: bytes) -> list[Attachment]:
-    """The attachments in a message's bytes, decoded; none where it is made to break what reads it."""
+    """The attachments in a message's bytes; none where it is made to break what reads it."""
     try:
-        return list(_attachments(BytesParser(policy=policy.compat32).parsebytes(raw)))
+        parts = BytesParser(policy=policy.compat32).parsebytes(raw).walk()
+        return [each for part in parts if (each := attachment(part))]
     except (MessageError, RecursionError, ValueError, LookupError, TypeError, AttributeError):
         return []  # nested past all sense, as a rule
 
 
-def _attachments(whole: Message) -> Iterator[Attachment]:
-    return (attachment(part) for part in whole.walk() if is_attachment(part))
+def attachment(part: Message) -> Attachment | None:
+    """The attachment that a part of a parsed message is; None for text, and for what only holds parts.
 
-
-def is_attachment(part: Message) -> bool:
-    """Whether a part is meant to be kept apart from the text."""
-    named = bool(part.get_filename()) or part.get_content_disposition() == "attachment"
-    return named and not part.is_multipart()
-
-
-def attachment(part: Message) -> Attachment:
-    """The attachment that a part is, its name and data decoded."""
-    name = decode_words(part.get_filename() or "")
-    data = part.get_payload(decode=True)
-    return Attachment(name, part.get_content_type(), data if isinstance(data, bytes) else b"")
+    Raises whatever `email` does for a message that is made to break it.
+    """
+    name = part.get_filename() or ""
+    if part.is_multipart() or not (name or part.get_content_disposition() == "attachment"):
+        return None
+    return Attachment(decode_words(name), part.get_content_type())
 
 
 class Recipient(NamedTuple):

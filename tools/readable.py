@@ -11,7 +11,7 @@ from email.message import Message
 from email.parser import BytesParser
 from typing import Final, NamedTuple
 
-from pillarbox.store.message import Attachment, attachment, is_attachment
+from pillarbox.store.message import Attachment, attachment
 
 _MARK: Final = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)[^<>]*>|<[!?/][^<>]*>")
 _HIDDEN: Final = frozenset({"script", "style", "head", "title"})
@@ -32,7 +32,7 @@ def readable(raw: bytes) -> Readable:
         plain = [_text(part) for part in parts if _is_text(part, "text/plain")]
         if not plain:
             plain = [_without_marks(_text(part)) for part in parts if _is_text(part, "text/html")]
-        attached = [attachment(part) for part in parts if is_attachment(part)]
+        attached = [each for part in parts if (each := attachment(part))]
     except (MessageError, RecursionError, ValueError, LookupError, TypeError, AttributeError):
         # Nested past all sense, or otherwise made to break what reads it.
         return Readable(raw.decode("utf-8", "replace"), [])
@@ -44,7 +44,7 @@ def _parts(whole: Message) -> Iterator[Message]:
 
 
 def _is_text(part: Message, content_type: str) -> bool:
-    return part.get_content_type() == content_type and not is_attachment(part)
+    return part.get_content_type() == content_type and not attachment(part)
 
 
 def _text(part: Message) -> str:

@@ -177,6 +177,23 @@ def test_a_message_is_shown_to_be_read(pillarbox: Pillarbox, server: Path, first
     assert data["folder"] == "lists" and data["attachments"] == []
 
 
+def test_attachments_are_shown_by_their_decoded_names(
+    pillarbox: Pillarbox, server: Path, tmp_path: Path
+) -> None:
+    letter = tmp_path / "letter.eml"
+    letter.write_bytes(
+        b"Content-Type: application/pdf\n"
+        b"Content-Disposition: attachment; filename==?utf-8?q?Gr=C3=B6=C3=9Fe.pdf?=\n\nx\n"
+    )
+    pillarbox.answer("import", server, "bert", letter)
+    (row,) = pillarbox.answer("list", server, "bert", "Inbox")
+    show = ("message", "show", server, "bert", row["id"])
+    assert "Attachment:  Größe.pdf (application/pdf)\n" in pillarbox.run(*show).stdout
+    assert pillarbox.answer(*show)["attachments"] == [
+        {"name": "Größe.pdf", "content_type": "application/pdf"}
+    ]
+
+
 @pytest.mark.parametrize("message_id", ["1-ffffff", "17", "1-1", "../etc", ""])
 def test_a_message_that_is_not_there_gets_a_hint(
     pillarbox: Pillarbox, server_with_mail: Path, message_id: str

@@ -50,8 +50,8 @@ def test_the_plain_text_is_decoded_and_attachments_are_named() -> None:
     found = readable(MIXED)
     assert found.text == "Grüße\n"
     assert found.attachments == [
-        Attachment("Bücher", "application/pdf", b"\0\0\0"),
-        Attachment("notes.txt", "text/plain", b"attached text"),
+        Attachment("Bücher", "application/pdf"),
+        Attachment("notes.txt", "text/plain"),
     ]
 
 
