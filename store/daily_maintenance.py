@@ -16,10 +16,10 @@ from pillarbox.store.access import Actor
 from pillarbox.store.checkpoint import write_atomically
 from pillarbox.store.clock import Clock
 from pillarbox.store.database import Database, MountState
-from pillarbox.store.database_limits import CHECK_RETRY_MS, DAY_MS, is_due, next_time_of_day_ms
 from pillarbox.store.errors import Dismounted, PillarboxError
 from pillarbox.store.events import EventId
 from pillarbox.store.maintenance import run_maintenance
+from pillarbox.store.time_of_day import DAY_MS, RETRY_MS, is_due, next_time_of_day_ms
 
 WINDOW_START: Final = time(1, 0)
 WINDOW_MS: Final = 4 * 3600 * 1000
@@ -63,7 +63,7 @@ class DailyMaintenance:
     def run_due(self) -> int:
         """Carry out the runs that are due, and return when to call next, ms UTC.
 
-        A database that can't be maintained gets event 1025 and another try after 5 minutes; it does not
+        A database that can't be maintained gets event 1025 and another try after `RETRY_MS`; it does not
         keep the others from theirs. Only what the reporter of events raises comes through.
         """
         began_ms = self._clock.now_ms()
@@ -77,7 +77,7 @@ class DailyMaintenance:
                 continue  # by someone else, since it was listed
             except PillarboxError as error:
                 database.report(EventId.REQUEST_FAILED, request="maintenance", error=str(error))
-                wakes_ms.append(self._clock.now_ms() + CHECK_RETRY_MS)
+                wakes_ms.append(self._clock.now_ms() + RETRY_MS)
         return min(wakes_ms, default=began_ms + DAY_MS)
 
     def _run_one(self, database: Database, began_ms: int) -> int:

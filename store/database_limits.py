@@ -1,30 +1,20 @@
-"""Database size limits: what is configured, when the daily check is due, what it finds (DOMAIN.md "Limits").
+"""Database size limits: what is configured, and what a size and a free disk mean by it (DOMAIN.md "Limits").
 
-Decisions are pure functions; `DailySizeCheck` carries them out over databases given to it. Nothing here
-sleeps: a check says when the next one is due, and whoever embeds the store calls again then. Sizes are in
-bytes, a GB is 2**30 of them. Event numbers are those of DOMAIN.md "Event ids".
+Pure functions; `daily_size_check` carries them out. Sizes are in bytes, a GB is 2**30 of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from collections.abc import Callable, Mapping
+from datetime import time
 from enum import Enum
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
-from pillarbox.store.clock import Clock
-from pillarbox.store.errors import DiskFull, Dismounted, InvalidSetting, PillarboxError
+from pillarbox.store.errors import DiskFull, InvalidSetting
+from pillarbox.store.events import EventId
 
 GB: Final = 1 << 30
 MB: Final = 1 << 20
-DAY_MS: Final = 86_400_000
-CHECK_RETRY_MS: Final = 300_000  # a check that failed, on a damaged or full disk, is tried again after this
-
-REQUEST_FAILED: Final = 1025
-SIZE_NEAR_LIMIT: Final = 9688
-SIZE_ABOVE_LIMIT: Final = 9689
-SIZE_ABOVE_LIMIT_DISMOUNTED: Final = 9690
-DISK_SPACE_LOW: Final = 20010
 
 LIMIT_KEY: Final = "database_size_limit_in_gb"
 BUFFER_KEY: Final = "database_size_buffer_in_percentage"
@@ -32,9 +22,6 @@ HOUR_KEY: Final = "database_size_check_start_time_in_hours_from_midnight"
 MINUTE_KEY: Final = "database_size_check_start_minute"
 DISK_WARNING_KEY: Final = "free_disk_warning_in_mb"
 DISK_FLOOR_KEY: Final = "free_disk_floor_in_mb"
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MS: Final = timedelta(milliseconds=1)
 
 
 class Edition(Enum):
@@ -105,26 +92,10 @@ class DatabaseLimits(NamedTuple):
         """The smallest size that is near the limit."""
         return self.limit_bytes - self.limit_bytes * self.buffer_percent // 100
 
-    def validated(self, edition: Edition) -> DatabaseLimits:
-        """These limits, when `edition` allows them. Raises InvalidSetting, with what to do in its hint."""
-        settings = settings_of(edition)
-        limit = settings[LIMIT_KEY]
-        if not limit.lowest * GB <= self.limit_bytes <= limit.highest * GB:
-            raise InvalidSetting(
-                f"a database size limit of {self.limit_bytes / GB:,.2f} GB is outside what the edition"
-                f" {edition.value} allows",
-                hint=f"set {LIMIT_KEY} to a whole number from {limit.lowest} to {limit.highest}",
-            )
-        settings[BUFFER_KEY].checked(self.buffer_percent)
-        settings[HOUR_KEY].checked(self.check_hour)
-        settings[MINUTE_KEY].checked(self.check_minute)
-        if not 0 <= self.disk_floor_bytes <= self.disk_warning_bytes:
-            raise InvalidSetting(
-                f"the free disk floor of {self.disk_floor_bytes} bytes is above the warning's"
-                f" {self.disk_warning_bytes} bytes, or negative",
-                hint=f"set {DISK_FLOOR_KEY} to {DISK_WARNING_KEY} or less",
-            )
-        return self
+    @property
+    def check_time(self) -> time:
+        """When the daily check is, local time."""
+        return time(self.check_hour, self.check_minute)
 
 
 class RejectedSetting(NamedTuple):
@@ -147,7 +118,7 @@ def limits_from_settings(configured: Mapping[str, Any], edition: Edition) -> Con
     """The limits in a database's configuration, defaults where it is silent or wrong. Other keys are ignored.
 
     Never raises: a mistake in a file must not keep a database from mounting. Where a person sets a value,
-    `Setting.checked` and `DatabaseLimits.validated` refuse it instead.
+    `Server.set_limits` refuses what is rejected here.
     """
     values: dict[str, int] = {}
     rejected: list[RejectedSetting] = []
@@ -175,64 +146,6 @@ def limits_from_settings(configured: Mapping[str, Any], edition: Edition) -> Con
     return ConfiguredLimits(limits, tuple(rejected))
 
 
-def next_check_ms(limits: DatabaseLimits, after_ms: int, zone: tzinfo) -> int:
-    """The next daily check after `after_ms`, ms UTC."""
-    return next_time_of_day_ms(_check_time(limits), after_ms, zone)
-
-
-def _check_time(limits: DatabaseLimits) -> time:
-    return time(limits.check_hour, limits.check_minute)
-
-
-def next_time_of_day_ms(at: time, after_ms: int, zone: tzinfo) -> int:
-    """When it is next `at` local time, after `after_ms`, ms UTC.
-
-    Once a local day: for a time that a change of the clocks skips it is the first instant after the gap, for
-    one that comes twice the first time.
-    """
-    day = (_EPOCH + after_ms * _MS).astimezone(zone).date()
-    while (instant_ms := _time_of_day_ms(at, day, zone)) <= after_ms:
-        day += timedelta(days=1)
-    return instant_ms
-
-
-def _time_of_day_ms(at: time, day: date, zone: tzinfo) -> int:
-    wall = datetime.combine(day, at, tzinfo=zone)
-    instant = wall.astimezone(UTC)
-    if instant.astimezone(zone).replace(tzinfo=None) != wall.replace(tzinfo=None):
-        # PEP 495: in a gap, fold 1 reads the wall time by the offset after it, so before the change.
-        instant = _change_of_offset(wall.replace(fold=1).astimezone(UTC), instant, zone)
-    return (instant - _EPOCH) // _MS
-
-
-def _change_of_offset(before: datetime, after: datetime, zone: tzinfo) -> datetime:
-    """The first second in `before` < t <= `after` (both UTC) with the offset that `zone` has at `after`."""
-    offset = after.astimezone(zone).utcoffset()
-    low, high = 0, (after - before) // timedelta(seconds=1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if (before + timedelta(seconds=middle)).astimezone(zone).utcoffset() == offset:
-            high = middle
-        else:
-            low = middle
-    return before + timedelta(seconds=high)
-
-
-def check_is_due(limits: DatabaseLimits, last_check_ms: int | None, now_ms: int, zone: tzinfo) -> bool:
-    """Whether a daily check has come due since the last one."""
-    return is_due(_check_time(limits), last_check_ms, now_ms, zone)
-
-
-def is_due(at: time, last_ms: int | None, now_ms: int, zone: tzinfo) -> bool:
-    """Whether it was `at` local time since `last_ms`; one run makes up for any number of missed ones.
-
-    A last run more than a day in the future was made by a clock that was wrong, and counts as none.
-    """
-    if last_ms is None or last_ms > now_ms + DAY_MS:
-        return True
-    return next_time_of_day_ms(at, last_ms, zone) <= now_ms
-
-
 class Assessment(NamedTuple):
     """What a size check found: the events to log, in order, and whether to dismount.
 
@@ -241,7 +154,7 @@ class Assessment(NamedTuple):
 
     physical_size_bytes: int
     logical_size_bytes: int | None
-    events: tuple[int, ...]
+    events: tuple[EventId, ...]
     dismount: bool
 
 
@@ -260,13 +173,13 @@ def assess(
     if physical_size_bytes < limits.threshold_bytes:
         return Assessment(physical_size_bytes, None, (), dismount=False)
     size_bytes = logical_size_bytes()
-    events: tuple[int, ...] = ()
+    events: tuple[EventId, ...] = ()
     if size_bytes >= limits.threshold_bytes:
-        events = (SIZE_NEAR_LIMIT,)
+        events = (EventId.SIZE_NEAR_LIMIT,)
     above = size_bytes > limits.limit_bytes
     dismount = above and checks_since_mount > 0
     if above:
-        events += (SIZE_ABOVE_LIMIT_DISMOUNTED if dismount else SIZE_ABOVE_LIMIT,)
+        events += (EventId.SIZE_ABOVE_LIMIT_DISMOUNTED if dismount else EventId.SIZE_ABOVE_LIMIT,)
     return Assessment(physical_size_bytes, size_bytes, events, dismount)
 
 
@@ -292,123 +205,3 @@ def refuse_below_floor(limits: DatabaseLimits, free_bytes: int) -> None:
             f"{free_bytes // MB} MB of free disk is below the floor of {limits.disk_floor_bytes // MB} MB",
             hint=f"free some disk space, or lower {DISK_FLOOR_KEY}; reading and deleting go on",
         )
-
-
-class SizedDatabase(Protocol):
-    """What the daily check asks of a mounted database."""
-
-    @property
-    def label(self) -> str:
-        """What events call it."""
-        ...
-
-    @property
-    def limits(self) -> DatabaseLimits:
-        """As configured now."""
-        ...
-
-    @property
-    def checks_since_mount(self) -> int:
-        """How many times `record_size_check` was called since it was mounted."""
-        ...
-
-    @property
-    def last_size_check_ms(self) -> int | None:
-        """What `record_size_check` was last given, also before the mount; None before the first check."""
-        ...
-
-    def physical_size_bytes(self) -> int:
-        """Of all its files; quick."""
-        ...
-
-    def logical_size_bytes(self) -> int:
-        """The physical size less the free space in the files."""
-        ...
-
-    def free_disk_bytes(self) -> int:
-        """What its files can still grow by."""
-        ...
-
-    def record_size_check(self, checked_ms: int) -> None:
-        """Keep the time of a check, durably, and count it."""
-        ...
-
-    def dismount(self, reason: str) -> None:
-        """Dismount at once; those who wait are told `reason`."""
-        ...
-
-
-EventReporter = Callable[[int, str, dict[str, Any]], None]
-
-
-class DailySizeCheck:
-    """Checks the sizes of mounted databases, each at its mount and then every day.
-
-    `databases` gives those mounted now, without those of the recovery storage group, which are not checked.
-    `report` is given event id, database label and details. Not for several threads at once.
-    """
-
-    def __init__(
-        self,
-        databases: Callable[[], Iterable[SizedDatabase]],
-        *,
-        clock: Clock,
-        zone: tzinfo,
-        report: EventReporter,
-    ) -> None:
-        self._databases = databases
-        self._clock = clock
-        self._zone = zone
-        self._report = report
-
-    def run_due(self) -> int:
-        """Carry out the checks that are due, and return when to call next, ms UTC; call also after a mount.
-
-        A database that can't be checked gets event 1025 and another try after `CHECK_RETRY_MS`; it does
-        not keep the others from theirs. Only what `report` raises comes through.
-        """
-        now_ms = self._clock.now_ms()
-        wakes_ms: list[int] = []
-        for database in list(self._databases()):
-            try:
-                wakes_ms.append(self._run_one(database, now_ms))
-            except Dismounted:
-                continue  # by someone else, since it was listed
-            except PillarboxError as error:
-                self._report(REQUEST_FAILED, database.label, {"request": "size check", "error": str(error)})
-                wakes_ms.append(now_ms + CHECK_RETRY_MS)
-        return min(wakes_ms, default=now_ms + DAY_MS)
-
-    def _run_one(self, database: SizedDatabase, now_ms: int) -> int:
-        """Check one database if it is due; when its next check is due, ms UTC."""
-        limits = database.limits
-        last_ms = database.last_size_check_ms if database.checks_since_mount else None
-        if last_ms is None or check_is_due(limits, last_ms, now_ms, self._zone):
-            self._check(database, limits, now_ms)
-            last_ms = now_ms
-        return next_check_ms(limits, max(now_ms, last_ms), self._zone)
-
-    def _check(self, database: SizedDatabase, limits: DatabaseLimits, now_ms: int) -> None:
-        found = assess(
-            limits, database.checks_since_mount, database.physical_size_bytes(), database.logical_size_bytes
-        )
-        for event_id in found.events:
-            self._report(event_id, database.label, _size_details(limits, found))
-        if found.dismount:
-            # Not recorded: a record can fail, on a full disk, and the next mount begins with a check anyway.
-            database.dismount(f"its size is above its limit of {limits.limit_bytes / GB:,.2f} GB")
-            return
-        free_bytes = database.free_disk_bytes()
-        disk = assess_disk(limits, free_bytes)
-        if disk is not DiskState.AMPLE:
-            self._report(DISK_SPACE_LOW, database.label, {"free_bytes": free_bytes, "state": disk.value})
-        database.record_size_check(now_ms)
-
-
-def _size_details(limits: DatabaseLimits, found: Assessment) -> dict[str, Any]:
-    return {
-        "logical_size_bytes": found.logical_size_bytes,
-        "physical_size_bytes": found.physical_size_bytes,
-        "limit_bytes": limits.limit_bytes,
-        "threshold_bytes": limits.threshold_bytes,
-    }

@@ -26,13 +26,9 @@ from pillarbox.store import mailbox, public_folder
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import Clock, SystemClock
 from pillarbox.store.daily_maintenance import DailyMaintenance
+from pillarbox.store.daily_size_check import DailySizeCheck
 from pillarbox.store.database import LOCK, Database, MountState
-from pillarbox.store.database_limits import (
-    DailySizeCheck,
-    Edition,
-    limits_from_settings,
-    settings_of,
-)
+from pillarbox.store.database_limits import Edition, limits_from_settings, settings_of
 from pillarbox.store.eml import safe_name
 from pillarbox.store.errors import (
     AlreadyExists,
@@ -123,9 +119,7 @@ class Server:
         self._maintaining = threading.Lock()
         self._diagnostics = Diagnostics()
         self._reporter = self._diagnostics.filter(tee(PythonLoggingSink(), self.events))
-        self.size_check = DailySizeCheck(
-            self._mounted, clock=self._clock, zone=zone or machine_zone(), report=self._report
-        )
+        self.size_check = DailySizeCheck(self._mounted, clock=self._clock, zone=zone or machine_zone())
         self.maintenance = DailyMaintenance(self._mounted, clock=self._clock, zone=zone or machine_zone())
         self._config = config
         self._read_diagnostics(config.diagnostics)

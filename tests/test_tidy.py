@@ -32,13 +32,13 @@ MAY_IMPORT = {
 
 # A module of the store imports from its own layer or those below.
 STORE_LAYERS = {
-    1: "access change_number clock envelope errors events ids records",
+    1: "access change_number clock envelope errors events ids records time_of_day",
     2: "checkpoint content database_limits env file_lock mail_item redo stream tables",
     3: """change_feed content_store content_transfer database delivery_queue group_commit prepare_child replay
         transaction""",
     4: "folder mailbox message public_folder view",
-    5: """aio check daily_maintenance delivery eml export_mail import_mail mailbox_limits maildir maintenance
-        mbox move_mailbox prepare_processes repair retention server server_config storage_group""",
+    5: """aio check daily_maintenance daily_size_check delivery eml export_mail import_mail maildir
+        maintenance mbox move_mailbox prepare_processes repair server server_config storage_group""",
 }
 LAYER_OF = {module: layer for layer, modules in STORE_LAYERS.items() for module in modules.split()}
 

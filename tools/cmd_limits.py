@@ -25,7 +25,6 @@ from pillarbox.store.database_limits import (
     DatabaseLimits,
     assess,
     assess_disk,
-    next_check_ms,
 )
 from pillarbox.store.errors import (
     Dismounted,
@@ -37,6 +36,7 @@ from pillarbox.store.errors import (
 )
 from pillarbox.store.events import Event, Severity
 from pillarbox.store.server import Server, machine_zone
+from pillarbox.store.time_of_day import next_time_of_day_ms
 from pillarbox.tools.options import JSON, SERVER, raise_not_mounted
 from pillarbox.tools.output import (
     events_to,
@@ -84,8 +84,8 @@ def _data(database: Database, limits: DatabaseLimits) -> dict[str, Any]:
         "limit_bytes": limits.limit_bytes,
         "threshold_bytes": limits.threshold_bytes,
         "buffer_percent": limits.buffer_percent,
-        "check_time": f"{limits.check_hour:02}:{limits.check_minute:02}",
-        "next_check_ms": next_check_ms(limits, SystemClock().now_ms(), machine_zone()),
+        "check_time": f"{limits.check_time:%H:%M}",
+        "next_check_ms": next_time_of_day_ms(limits.check_time, SystemClock().now_ms(), machine_zone()),
         "disk_warning_bytes": limits.disk_warning_bytes,
         "disk_floor_bytes": limits.disk_floor_bytes,
     }

@@ -26,7 +26,7 @@ from pillarbox.backup.snapshot import GroupSnapshot, SnapshotSource
 from pillarbox.store import folder, mailbox, message
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
-from pillarbox.store.database_limits import DAY_MS, Edition
+from pillarbox.store.database_limits import Edition
 from pillarbox.store.errors import (
     AccessDenied,
     AlreadyExists,
@@ -45,6 +45,7 @@ from pillarbox.store.errors import (
 from pillarbox.store.events import EventId
 from pillarbox.store.server import FIRST_GROUP, Server
 from pillarbox.store.tables import DatabaseKind
+from pillarbox.store.time_of_day import DAY_MS
 
 ADMIN = Actor.administrator("root")
 STORE = "Mailbox Store"

@@ -15,10 +15,10 @@ from pillarbox.store import daily_maintenance
 from pillarbox.store.clock import VirtualClock
 from pillarbox.store.daily_maintenance import MAINTAINED_FILE, DailyMaintenance, last_maintenance_ms
 from pillarbox.store.database import Database
-from pillarbox.store.database_limits import CHECK_RETRY_MS, DAY_MS
 from pillarbox.store.errors import DiskFull
 from pillarbox.store.events import EventId
 from pillarbox.store.tables import DatabaseKind
+from pillarbox.store.time_of_day import DAY_MS, RETRY_MS
 
 ZONE = ZoneInfo("Europe/Berlin")
 HOUR_MS = 3_600_000
@@ -129,10 +129,10 @@ def test_a_database_that_fails_is_tried_again_and_the_others_have_their_run(
 
     monkeypatch.setattr(daily_maintenance, "run_maintenance", run)
     it = daily(databases, clock)
-    assert it.run_due() == clock.now_ms() + CHECK_RETRY_MS
+    assert it.run_due() == clock.now_ms() + RETRY_MS
     assert events.runs() == ["b"] and ("a", EventId.REQUEST_FAILED) in events.seen
     full.clear()
-    clock.advance_ms(CHECK_RETRY_MS)
+    clock.advance_ms(RETRY_MS)
     assert it.run_due() == local_ms(11, 1)
     assert events.runs() == ["b", "a"]
 

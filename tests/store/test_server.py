@@ -17,7 +17,7 @@ from pillarbox.store import folder, mailbox, public_folder
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
 from pillarbox.store.database import Database, MountState
-from pillarbox.store.database_limits import DAY_MS, GB, LIMIT_KEY, Edition
+from pillarbox.store.database_limits import GB, LIMIT_KEY, Edition
 from pillarbox.store.delivery import deliver
 from pillarbox.store.errors import (
     AccessDenied,
@@ -37,6 +37,7 @@ from pillarbox.store.events import Category, EventId, Level
 from pillarbox.store.server import FIRST_GROUP, Server
 from pillarbox.store.server_config import CONFIG_FILE
 from pillarbox.store.tables import DatabaseKind
+from pillarbox.store.time_of_day import DAY_MS
 
 ADMIN = Actor.administrator("root")
 MAILBOX_STORE = "Mailbox Store"

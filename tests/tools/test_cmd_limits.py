@@ -18,8 +18,9 @@ import pytest
 from pillarbox.store import database_limits
 from pillarbox.store.clock import VirtualClock
 from pillarbox.store.database import MountState
-from pillarbox.store.database_limits import DAY_MS, GB, DatabaseLimits
+from pillarbox.store.database_limits import GB, DatabaseLimits
 from pillarbox.store.server import Server
+from pillarbox.store.time_of_day import DAY_MS
 
 if TYPE_CHECKING:
     from conftest import Pillarbox
