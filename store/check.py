@@ -38,7 +38,6 @@ from pillarbox.store.stream import (
 from pillarbox.store.tables import (
     DERIVED,
     IDENTITY_KEY,
-    PRIMARY,
     STATE_KEY,
     BlockRecord,
     ContentRecord,
@@ -232,15 +231,20 @@ class _Check:
         """Everything, in an order in which later steps can use what earlier ones summed up."""
         self._check_checkpoint()
         self._check_meta()
-        for table in (Table.ITEM, Table.TOMBSTONE, Table.SEEN, Table.FOLDER, Table.MAILBOX):
-            self._check_table(table)
-        for table in (Table.DICTIONARY, Table.BLOCK, Table.CONTENT):
-            self._check_table(table)
-        for table in PRIMARY:
-            if table not in _CHECKED_APART:
-                self._check_table(table)
-        self._check_references(Table.CONTENT, self._items_held())
-        self._check_references(Table.BLOCK, self._blocks_held())
+        for table, check in (
+            (Table.ITEM, self._check_item),
+            (Table.TOMBSTONE, self._check_tombstone),
+            (Table.SEEN, self._check_seen),
+            (Table.FOLDER, self._check_folder),
+            (Table.MAILBOX, self._check_mailbox),
+            (Table.DICTIONARY, self._check_dictionary),
+            (Table.BLOCK, self._check_block),
+            (Table.CONTENT, self._check_content),
+            (Table.SEGMENT, self._sum_segment),
+        ):
+            self._check_table(table, check)
+        self._check_references(Table.CONTENT, self._items_held)
+        self._check_references(Table.BLOCK, self._blocks_held)
         segments = self._check_segments()
         self._check_state()
         for table in sorted(DERIVED):
@@ -321,34 +325,13 @@ class _Check:
                 continue
             yield key, record
 
-    def _check_table(self, table: Table) -> None:
+    def _check_table(self, table: Table, check: Callable[[bytes, Any], None]) -> None:
         for key, record in self._decoded(table, naming=True):
             try:
                 self._check_index_rows(table, key, record)
-                self._check_record(table, key, record)
+                check(key, record)
             except _SHAPE_ERRORS as error:
                 self._found(table, key, error, self._key_text(table, key))
-
-    def _check_record(self, table: Table, key: bytes, record: Record) -> None:
-        if isinstance(record, ItemRecord):
-            self._check_item(key, record)
-        elif isinstance(record, TombstoneRecord):
-            folder_id, cn = split_pair_key(key)
-            self._note_cn(cn)
-            self._sums(folder_id).cn = max(self._sums(folder_id).cn, cn)
-        elif isinstance(record, SeenRecord):
-            if not self._exists(Table.FOLDER, key[:8]):
-                self._found(table, key, "read state of a folder that does not exist")
-        elif isinstance(record, FolderRecord):
-            self._check_folder(key, record)
-        elif isinstance(record, MailboxRecord):
-            self._check_mailbox(key, record)
-        elif isinstance(record, BlockRecord):
-            self._check_block(key, record)
-        elif isinstance(record, ContentRecord):
-            self._check_content(key, record)
-        elif isinstance(record, DictionaryRecord):
-            self._check_dictionary(key, record)
 
     def _sums(self, folder_id: int) -> _Sums:
         return self._folders.setdefault(folder_id, _Sums())
@@ -386,6 +369,15 @@ class _Check:
                 self._found(
                     Table.ITEM, key, f"has size {item.size}, its content {size}", self._message_text(item)
                 )
+
+    def _check_tombstone(self, key: bytes, _: TombstoneRecord) -> None:
+        folder_id, cn = split_pair_key(key)
+        self._note_cn(cn)
+        self._sums(folder_id).cn = max(self._sums(folder_id).cn, cn)
+
+    def _check_seen(self, key: bytes, _: SeenRecord) -> None:
+        if not self._exists(Table.FOLDER, key[:8]):
+            self._found(Table.SEEN, key, "read state of a folder that does not exist")
 
     def _check_folder(self, key: bytes, record: FolderRecord) -> None:
         text = self._folder_text(record.folder_id)
@@ -495,11 +487,11 @@ class _Check:
             self._damaged_content[key] = "its bytes are not those that were stored"
             self._found(Table.CONTENT, key, "its bytes are not those of its digest")
 
-    def _items_held(self) -> Callable[[], Iterator[bytes]]:
-        return lambda: (item.digest for _, item in self._decoded(Table.ITEM))
+    def _items_held(self) -> Iterator[bytes]:
+        return (item.digest for _, item in self._decoded(Table.ITEM))
 
-    def _blocks_held(self) -> Callable[[], Iterator[bytes]]:
-        return lambda: (
+    def _blocks_held(self) -> Iterator[bytes]:
+        return (
             digest
             for _, content in self._decoded(Table.CONTENT)
             for part in content.parts
@@ -606,11 +598,13 @@ class _Check:
             problem = f"content_bytes is {record.content_bytes} where {counted} are there"
             self._found(Table.SEGMENT, key, problem, str(self._stream.path(number)))
 
+    def _sum_segment(self, _: bytes, record: SegmentRecord) -> None:
+        self._counted_content += record.content_bytes
+
     def _check_segment_records(self, numbers: set[int]) -> None:
         for key, record in self._decoded(Table.SEGMENT):
             number = int.from_bytes(key, "big")
             live = self._live.pop(number, 0)
-            self._counted_content += record.content_bytes
             self._counted_live += live
             path = str(self._stream.path(number))
             if number not in numbers:
@@ -729,18 +723,3 @@ class _Check:
             root: FolderRecord | None = self._reader.record(Table.FOLDER, id_key(object_id))
             return Table.MAILBOX, root.mailbox if root else b"\0"
         return Table.TOMBSTONE, pair_key(folder_id, split_pair_key(key)[1])
-
-
-_CHECKED_APART: Final = frozenset(
-    {
-        Table.META,
-        Table.ITEM,
-        Table.TOMBSTONE,
-        Table.SEEN,
-        Table.FOLDER,
-        Table.MAILBOX,
-        Table.DICTIONARY,
-        Table.BLOCK,
-        Table.CONTENT,
-    }
-)
