@@ -25,6 +25,7 @@ from pillarbox.store.errors import (
     ReadOnly,
     Retryable,
 )
+from pillarbox.store.stream import flush_directory
 
 _PUT_TRIES: Final = 4
 _READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -91,7 +92,7 @@ class DirectoryBackend:
     def _flush(kind: FileKind, folder: Path) -> None:
         """Locks need not outlive the machine: who held them is gone with it."""
         if kind is not FileKind.LOCK:
-            _flush_directory(folder)
+            flush_directory(folder)
 
     def get(self, kind: FileKind, name: str, offset: int = 0, length: int | None = None) -> bytes:
         path = self._path(kind, name)
@@ -151,7 +152,7 @@ class DirectoryBackend:
             return
         self._make_directory(path.parent)
         path.mkdir(mode=0o700, exist_ok=True)
-        _flush_directory(path.parent)
+        flush_directory(path.parent)
 
 
 def _refuse_link(path: Path) -> None:
@@ -195,11 +196,3 @@ def _read_exactly(descriptor: int, offset: int, length: int) -> bytes:
         offset += len(part)
         length -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _flush_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

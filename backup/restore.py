@@ -57,7 +57,7 @@ from pillarbox.store.file_lock import FileLock
 from pillarbox.store.ids import COUNTER_MAX, guid_text
 from pillarbox.store.redo import read_redo
 from pillarbox.store.replay import TableWriter, read_state
-from pillarbox.store.stream import Position, disk_error, parse_frame, segment_name
+from pillarbox.store.stream import Position, disk_error, flush_directory, parse_frame, segment_name
 from pillarbox.store.tables import LAYOUT_VERSION, DatabaseKind, Table, name_key
 
 LAYOUT_VERSION_MIN: Final = 1
@@ -257,7 +257,7 @@ def rename_durably(path: Path, new: Path) -> None:
     """Move a finished directory to its place. Raises DiskFull, PillarboxError."""
     try:
         path.rename(new)
-        _flush_directory(new.parent)
+        flush_directory(new.parent)
     except OSError as error:
         raise disk_error(error, str(new)) from error
 
@@ -339,7 +339,7 @@ def restore_files(
         _refuse_too_large(directory, stored, sum(each.size_bytes for each in segments))
         _write_files(repository, stored, directory, progress)
         for each in (directory / STREAM, directory / PROPERTIES, directory):
-            _flush_directory(each)
+            flush_directory(each)
     except OSError as error:
         raise disk_error(error, str(directory)) from error
     _close_cleanly(repository, stored, directory)
@@ -372,7 +372,7 @@ def restore_records(
         _refuse_too_large(directory, stored)
         _write_image(repository, stored, directory / PROPERTIES / DATA_FILE, progress)
         for each in (directory / PROPERTIES, directory):
-            _flush_directory(each)
+            flush_directory(each)
     except OSError as error:
         raise disk_error(error, str(directory)) from error
     env = Env(directory / PROPERTIES)
@@ -502,14 +502,6 @@ def _prove_whole(database: RestorableDatabase, directory: Path, clock: Clock, th
             f"database {database.name!r} as it was backed up is damaged: {report.findings[0]}",
             hint="restore an older snapshot, or repair the restored files of this one",
         )
-
-
-def _flush_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # --- to the original place ----------------------------------------------------------------------------------

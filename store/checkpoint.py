@@ -18,7 +18,7 @@ from xxhash import xxh3_128_digest
 
 from pillarbox.store.errors import Corrupt, UnsupportedVersion
 from pillarbox.store.records import pack, unpack
-from pillarbox.store.stream import Position, disk_error, preallocate
+from pillarbox.store.stream import Position, disk_error, flush_directory, preallocate
 
 CHECKPOINT_MAGIC: Final = b"PBCHECKP"
 CHECKPOINT_VERSION: Final = 1
@@ -76,11 +76,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
-        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        flush_directory(path.parent)
     except OSError as error:
         with suppress(OSError):
             new.unlink(missing_ok=True)

@@ -111,12 +111,11 @@ class MaildirWriter:
     Each message is written to `tmp/` and moved to `cur/`, so a reader never sees part of one. Names depend on
     the message, its time and how many the writer put in the folder before: the same export run again after an
     interruption replaces its files by themselves. Kept are the system flags, `$Forwarded` and 26 keywords a
-    folder. `fsync`: every message is on disk when `add` returns.
+    folder. Nothing is flushed: who writes many files flushes them when all are written.
     """
 
-    def __init__(self, path: Path, *, fsync: bool = False) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._fsync = fsync
         self._folders: dict[tuple[str, ...], _Folder] = {}
 
     def add(self, folder: tuple[str, ...], item: MailItem) -> Path:
@@ -129,7 +128,7 @@ class MaildirWriter:
             if target is None:
                 path = self._path / _directory_name(folder) if folder else self._path
                 target = self._folders[folder] = _Folder(path, inner=bool(folder))
-            return target.add(item, self._fsync)
+            return target.add(item)
         except OSError as error:
             raise disk_error(error, path_text(self._path)) from error
 
@@ -146,22 +145,16 @@ class _Folder:
             (path / "maildirfolder").touch()
         self._letters = {keyword: letter for letter, keyword in _folder_keywords(path).items()}
 
-    def add(self, item: MailItem, fsync: bool) -> Path:
+    def add(self, item: MailItem) -> Path:
         self._count += 1
         seconds, milliseconds = divmod(max(item.received_ms, 0), 1000)
         unique = f"M{milliseconds * 1000}Q{self._count}_{xxh3_64_hexdigest(item.raw)}"
         name = f"{seconds}.{unique}.pillarbox,S={len(item.raw)}"
         target = self._path / "cur" / f"{name}:2,{self._info(item.flags)}"
         written = self._path / "tmp" / name
-        with written.open("wb") as file:
-            file.write(item.raw)
-            if fsync:
-                file.flush()
-                os.fsync(file.fileno())
+        written.write_bytes(item.raw)
         os.utime(written, (seconds, seconds))
         written.replace(target)
-        if fsync:
-            _flush_directory(target.parent)
         return target
 
     def _info(self, flags: tuple[str, ...]) -> str:
@@ -314,11 +307,3 @@ def _unshift(run: re.Match[str]) -> str:
         return "&"
     coded = run[1].replace(",", "/")
     return binascii.a2b_base64(coded + "=" * (-len(coded) % 4)).decode("utf-16-be")
-
-
-def _flush_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -171,7 +171,7 @@ def test_written_messages_come_back_the_same(tmp_path_factory: pytest.TempPathFa
 def test_real_mail_comes_back_the_same_and_an_export_run_again_changes_nothing(tmp_path: Path) -> None:
     mail = [item._replace(flags=("\\Seen", "work")) for item in read_mbox(LISTS)]
     for _ in range(2):
-        writer = MaildirWriter(tmp_path / "box", fsync=True)
+        writer = MaildirWriter(tmp_path / "box")
         for item in mail:
             writer.add(("Lists",), item)
         found = list(read_maildir(tmp_path / "box"))
