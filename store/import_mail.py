@@ -16,11 +16,13 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from pillarbox.store import folder, mailbox, message, public_folder
 from pillarbox.store.access import Actor
+from pillarbox.store.batches import batches
 from pillarbox.store.database import Database
 from pillarbox.store.eml import MailKind, classify, read_eml, read_tree
 from pillarbox.store.errors import InvalidContent, PillarboxError, Refused
@@ -30,7 +32,7 @@ from pillarbox.store.maildir import is_named_as_mail, read_maildir
 from pillarbox.store.maintenance import train_dictionary
 from pillarbox.store.mbox import Dialect, read_mbox
 from pillarbox.store.message import PreparedMessage
-from pillarbox.store.prepare_processes import PrepareProcesses, batches
+from pillarbox.store.prepare_processes import prepare_all
 from pillarbox.store.tables import Table
 from pillarbox.store.transaction import WriteTransaction
 
@@ -98,7 +100,7 @@ def import_mail(
     are of is unread: read state is each user's own there.
 
     A database without a zstd dictionary gets one, if it pays, from the first thousand messages on. In a
-    large import up to `processes` other processes help (`PrepareProcesses`); None: as many as keep the cores
+    large import up to `processes` other processes help (`prepare_processes`); None: as many as keep the cores
     busy. A damaged message is imported as it is. A file that cannot be read is listed, and the others go on.
     `dialect` is that of the mbox files, found by looking at each when None. `progress` is called in this
     thread after each batch. Raises NotFound for a mailbox or path that is not there, Refused for a lone EML
@@ -119,8 +121,7 @@ def import_mail(
     run = _Import(database, actor, mailbox_guid, unreadable)
     readable = [(path, kind) for path, kind in zip(sources, kinds, strict=True) if kind]
     found = run.readable(_read_all(readable, dialect, unreadable, run.passed_over))
-    with PrepareProcesses(database.files, processes) as preparing:
-        ready = preparing.prepare_all(found, _raw_of)
+    with closing(prepare_all(database.files, found, _raw_of, processes)) as ready:
         for batch in batches(ready, lambda each: len(each[1].raw), BATCH_MESSAGES, BATCH_BYTES):
             run.commit(batch)
             run.train_when_due()

@@ -15,12 +15,12 @@ import select
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
-from types import TracebackType
 from typing import Final, NamedTuple, TypeVar
 
 from pillarbox.store import message
+from pillarbox.store.batches import batches
 from pillarbox.store.content import PreparedContent
 from pillarbox.store.envelope import Envelope
 from pillarbox.store.message import PreparedMessage
@@ -43,37 +43,28 @@ _MORE_ROOM_BYTES: Final = 1024
 _PATIENCE_MS: Final = 60_000
 
 
-class PrepareProcesses:
-    """Processes that make messages ready for one database. Use it as a context, in one thread."""
+def prepare_all(
+    files: DatabaseFiles, items: Iterable[ItemT], raw_of: Callable[[ItemT], bytes], count: int | None = None
+) -> Generator[tuple[ItemT, PreparedMessage], None, None]:
+    """Each item with its message made ready for a database, in order; the next items are read ahead.
 
-    def __init__(self, files: DatabaseFiles, count: int | None = None) -> None:
-        """`count` processes at most, by the cores of the machine when None; with 0 there are none.
-
-        They run `sys.executable`, so give a count only where that is Python: in some servers it is not.
-        """
+    `count` processes help at most, by the cores of the machine when None; with 0 there are none. They run
+    `sys.executable`, so give a count only where that is Python: in some servers it is not. They end with the
+    last item, or when this is closed: use it in `contextlib.closing`, in one thread.
+    Raises Dismounted, and what reading `items` raises.
+    """
+    if count is None:
         cores = len(os.sched_getaffinity(0))
-        self._count = (min(cores, _PROCESSES_MAX) if cores > 1 else 0) if count is None else count
-        self._files = files
-        self._run = _Run(files)
-
-    def prepare_all(
-        self, items: Iterable[ItemT], raw_of: Callable[[ItemT], bytes]
-    ) -> Iterator[tuple[ItemT, PreparedMessage]]:
-        """Each item with its message made ready, in order; the next items are read ahead.
-
-        The processes work for the last call; what an earlier one still gives is made ready here.
-        Raises Dismounted, and what reading `items` raises.
-        """
-        chunks = batches(items, lambda item: len(raw_of(item)), _CHUNK_MESSAGES, _CHUNK_BYTES)
-        run = _Run(self._files)
+        count = min(cores, _PROCESSES_MAX) if cores > 1 else 0
+    chunks = batches(items, lambda item: len(raw_of(item)), _CHUNK_MESSAGES, _CHUNK_BYTES)
+    run = _Run(files)
+    try:
         prepared = 0
         for chunk in chunks:
             yield from run.prepared(chunk, _Asked([raw_of(item) for item in chunk], None, 0))
             prepared += len(chunk)
-            if self._count and prepared >= START_AFTER_MESSAGES:
-                self.close()
-                self._run = run
-                run.start(self._count)
+            if count and prepared >= START_AFTER_MESSAGES:
+                run.start(count)
                 break
         ahead: deque[tuple[list[ItemT], _Asked]] = deque()
         for chunk in chunks:
@@ -83,18 +74,8 @@ class PrepareProcesses:
             ahead.append((chunk, asked))
         while ahead:
             yield from run.prepared(*ahead.popleft())
-
-    def close(self) -> None:
-        """End the processes. Closing twice is harmless."""
-        self._run.close()
-
-    def __enter__(self) -> PrepareProcesses:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    finally:
+        run.close()
 
 
 class _Asked(NamedTuple):
@@ -106,7 +87,7 @@ class _Asked(NamedTuple):
 
 
 class _Run:
-    """The processes and memory of one `prepare_all`. Without processes, or when closed, it works itself."""
+    """The processes and memory of one `prepare_all`. Without processes it works itself."""
 
     def __init__(self, files: DatabaseFiles) -> None:
         self._files = files
@@ -170,10 +151,9 @@ class _Run:
             self._children.remove(child)
 
     def close(self) -> None:
-        """End the processes. What is asked still is made ready here."""
+        """End the processes."""
         for child in list(self._children):
             self._end(child)
-        self._memory.close()
 
 
 class _Memory:
@@ -214,10 +194,6 @@ class _Memory:
     def give_back(self) -> None:
         """Let the place that was taken first be used again."""
         self._taken.popleft()
-
-    def close(self) -> None:
-        """Give the memory up. Places in it may still be given back."""
-        self._bytes = bytearray()
 
 
 class _Process:
@@ -287,19 +263,3 @@ class _Process:
         assert self._process.stdin is not None
         with suppress(OSError):  # what was not sent is of no use now
             self._process.stdin.close()
-
-
-def batches(
-    items: Iterable[ItemT], bytes_of: Callable[[ItemT], int], count_max: int, bytes_max: int
-) -> Iterator[list[ItemT]]:
-    """Items in order, so many together that they reach a count or a number of bytes; the rest at the end."""
-    batch: list[ItemT] = []
-    size_bytes = 0
-    for item in items:
-        batch.append(item)
-        size_bytes += bytes_of(item)
-        if len(batch) >= count_max or size_bytes >= bytes_max:
-            yield batch
-            batch, size_bytes = [], 0
-    if batch:
-        yield batch

@@ -32,7 +32,7 @@ MAY_IMPORT = {
 
 # A module of the store imports from its own layer or those below.
 STORE_LAYERS = {
-    1: "access change_number clock envelope errors events ids records time_of_day",
+    1: "access batches change_number clock envelope errors events ids records time_of_day",
     2: "checkpoint content database_limits env file_lock mail_item redo stream tables",
     3: """change_feed content_store content_transfer database delivery_queue group_commit prepare_child replay
         transaction""",

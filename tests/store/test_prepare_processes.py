@@ -8,7 +8,8 @@ import select
 import signal
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from pillarbox.store.database import Database
 from pillarbox.store.maintenance import _add_dictionary
 from pillarbox.store.mbox import read_mbox
 from pillarbox.store.message import PreparedMessage
-from pillarbox.store.prepare_processes import PrepareProcesses
+from pillarbox.store.prepare_processes import prepare_all
 from pillarbox.store.stream import FrameKind, parse_frame
 
 ACTOR = Actor.task("test")
@@ -31,21 +32,29 @@ DATA = Path(__file__).parents[1] / "data"
 ATTACHMENT = random.Random(1).randbytes(9000).hex().encode()
 
 
-@pytest.fixture
-def processes(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[PrepareProcesses]:
+class Process(prepare_processes._Process):
+    """One whose work is waited for until it has begun."""
+
+    def is_ready(self) -> bool:
+        if not self._is_ready:
+            select.select([self._answers], [], [])
+        return super().is_ready()
+
+
+@pytest.fixture(autouse=True)
+def processes(monkeypatch: pytest.MonkeyPatch) -> list[Process]:
+    """The processes that a test has started, which are of use from the first messages on."""
+    started: list[Process] = []
+
+    def start(memory_file: int) -> Process:
+        started.append(Process(memory_file))
+        return started[-1]
+
     monkeypatch.setattr(prepare_processes, "START_AFTER_MESSAGES", 3)
     monkeypatch.setattr(prepare_processes, "_CHUNK_MESSAGES", 3)
     monkeypatch.setattr(prepare_processes, "_AHEAD_CHUNKS", 2)
-    begun = prepare_processes._Process.is_ready
-
-    def begins(process: prepare_processes._Process) -> bool:
-        if not process._is_ready:
-            select.select([process._answers], [], [])
-        return begun(process)
-
-    monkeypatch.setattr(prepare_processes._Process, "is_ready", begins)
-    with PrepareProcesses(database.files, 2) as made:
-        yield made
+    monkeypatch.setattr(prepare_processes, "_Process", start)
+    return started
 
 
 def mail() -> list[bytes]:
@@ -61,9 +70,15 @@ def mail() -> list[bytes]:
     return raws + odd
 
 
-def prepared_by(processes: PrepareProcesses, raws: list[bytes]) -> list[PreparedMessage]:
+def preparing(
+    database: Database, raws: Iterable[bytes]
+) -> Generator[tuple[bytes, PreparedMessage], None, None]:
+    return prepare_all(database.files, raws, lambda raw: raw, 2)
+
+
+def prepared_by_processes(database: Database, raws: list[bytes]) -> list[PreparedMessage]:
     items = list(enumerate(raws))
-    found = list(processes.prepare_all(items, lambda item: item[1]))
+    found = list(prepare_all(database.files, items, lambda item: item[1], 2))
     assert [item for item, _ in found] == items
     return [ready for _, ready in found]
 
@@ -77,9 +92,9 @@ def store(database: Database, prepared: list[PreparedMessage]) -> list[bytes]:
         return [message.content(read, item) for item in items]
 
 
-def test_they_are_the_same_and_come_in_order(database: Database, processes: PrepareProcesses) -> None:
+def test_they_are_the_same_and_come_in_order(database: Database) -> None:
     raws = mail()
-    prepared = prepared_by(processes, raws)
+    prepared = prepared_by_processes(database, raws)
     here = [message.prepare(database.files, raw) for raw in raws]
     assert [each.envelope for each in prepared] == [each.envelope for each in here]
     assert [each.content.digest for each in prepared] == [each.content.digest for each in here]
@@ -87,11 +102,9 @@ def test_they_are_the_same_and_come_in_order(database: Database, processes: Prep
     assert check_database(database, ACTOR).clean
 
 
-def test_a_block_is_given_back_once_and_made_again_where_it_is_missing(
-    database: Database, processes: PrepareProcesses
-) -> None:
+def test_a_block_is_given_back_once_and_made_again_where_it_is_missing(database: Database) -> None:
     raws = [b"Number: %d\n\n" % number + ATTACHMENT for number in range(40)]
-    prepared = prepared_by(processes, raws)
+    prepared = prepared_by_processes(database, raws)
     without = [each for each in prepared if not each.content.parts[0].blocks[0].is_whole]
     assert len(without) >= 40 - 3 - 2, "one of each process, and those made ready here"
     assert store(database, without) == [each.raw for each in without]
@@ -99,43 +112,43 @@ def test_a_block_is_given_back_once_and_made_again_where_it_is_missing(
 
 @pytest.mark.parametrize("how", ["killed", "stopped", "killed as it begins", "never ready", "not started"])
 def test_without_the_processes_it_is_done_here(
-    database: Database, processes: PrepareProcesses, how: str, monkeypatch: pytest.MonkeyPatch
+    database: Database, processes: list[Process], how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if how == "not started":
         monkeypatch.setattr(sys, "executable", "/nonexistent")
     if how == "killed as it begins":
         monkeypatch.setattr(sys, "executable", "/bin/false")
     if how == "never ready":
-        monkeypatch.setattr(prepare_processes._Process, "is_ready", lambda process: False)
+        monkeypatch.setattr(Process, "is_ready", lambda process: False)
     raws = mail()
-    coming = processes.prepare_all(raws, lambda raw: raw)
+    coming = preparing(database, raws)
     prepared = [next(coming)[1] for _ in range(4)]
     if how in ("killed", "stopped"):
         monkeypatch.setattr(prepare_processes, "_PATIENCE_MS", 0)
-        assert len(processes._run._children) == 2
-        for child in processes._run._children:
-            child._process.send_signal(signal.SIGKILL if how == "killed" else signal.SIGSTOP)
+        assert len(processes) == 2
+        for each in processes:
+            each._process.send_signal(signal.SIGKILL if how == "killed" else signal.SIGSTOP)
     prepared += [ready for _, ready in coming]
     assert store(database, prepared) == raws
 
 
 def test_what_is_too_large_for_the_memory_is_made_ready_here(
-    database: Database, processes: PrepareProcesses, monkeypatch: pytest.MonkeyPatch
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepare_processes, "_MEMORY_BYTES", 10_000)
     raws = [b"A: %d\n\n" % number + ATTACHMENT[: 300 * (number % 40)] for number in range(120)]
-    prepared = prepared_by(processes, raws)
+    prepared = prepared_by_processes(database, raws)
     here = [each for each in prepared if each.content.skeleton.raw is not None]
     assert 3 < len(here) < len(prepared), "three to a chunk: some are larger than all of the memory"
     assert store(database, prepared) == raws
 
 
 def test_an_answer_that_is_longer_than_its_room_is_made_here(
-    database: Database, processes: PrepareProcesses, monkeypatch: pytest.MonkeyPatch
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepare_processes, "_MORE_ROOM_BYTES", 0)
     raws = [b"Subject: %d\n\n" % number for number in range(30)]
-    prepared = prepared_by(processes, raws)
+    prepared = prepared_by_processes(database, raws)
     assert all(each.content.skeleton.raw is not None for each in prepared)
     assert store(database, prepared) == raws
 
@@ -162,11 +175,9 @@ def test_places_in_the_memory_never_overlap(steps: list[int | None]) -> None:
         taken.append((place, place + length))
 
 
-def test_a_dictionary_that_is_trained_meanwhile_is_used(
-    database: Database, processes: PrepareProcesses
-) -> None:
+def test_a_dictionary_that_is_trained_meanwhile_is_used(database: Database) -> None:
     raws = [b"Subject: the same words again and again %d\n\nshort" % number * 3 for number in range(60)]
-    coming = processes.prepare_all(raws, lambda raw: raw)
+    coming = preparing(database, raws)
     prepared = [next(coming)[1] for _ in range(20)]
     assert _add_dictionary(database, ACTOR, b"Subject: the same words again and again " * 30) == 1
     prepared += [ready for _, ready in coming]
@@ -181,41 +192,36 @@ def dictionary_of(prepared: PreparedMessage) -> int:
     return parse_frame(frame, 0, "").dictionary
 
 
-def test_what_is_still_given_after_the_end_or_another_beginning_is_made_here(
-    database: Database, processes: PrepareProcesses
+def test_the_processes_end_with_the_last_message_and_when_it_is_closed_before(
+    database: Database, processes: list[Process]
 ) -> None:
     raws = [b"Subject: %d\n\n" % number for number in range(60)]
-    first, second = (processes.prepare_all(raws, lambda raw: raw) for _ in range(2))
-    prepared = [next(first)[1] for _ in range(10)]
-    both = [(next(first)[1], next(second)[1]) for _ in range(20)]
-    assert all(one.raw == raws[10 + at] and other.raw == raws[at] for at, (one, other) in enumerate(both))
-    prepared += [each for each, _ in both]
-    processes.close()
-    prepared += [ready for _, ready in first]
-    assert store(database, prepared) == raws
-    assert [ready.envelope.subject for _, ready in second] == [str(number) for number in range(20, 60)]
+    prepared_by_processes(database, raws)
+    with closing(preparing(database, raws)) as coming:
+        assert [next(coming)[1].raw for _ in range(10)] == raws[:10]
+        assert [each._process.poll() is None for each in processes] == [False, False, True, True]
+    assert all(each._process.poll() is not None for each in processes)
 
 
 def test_a_python_that_prints_as_it_begins_disturbs_nothing(
-    database: Database, processes: PrepareProcesses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text("print('welcome to this machine')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     raws = mail()
-    prepared = prepared_by(processes, raws)
+    prepared = prepared_by_processes(database, raws)
     assert any(each.content.skeleton.raw is None for each in prepared)
     assert store(database, prepared) == raws
 
 
-def test_what_the_reader_raises_ends_it(processes: PrepareProcesses) -> None:
+def test_what_the_reader_raises_ends_it(database: Database, processes: list[Process]) -> None:
     def failing() -> Iterator[bytes]:
         yield from [b"one"] * 10
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        list(processes.prepare_all(failing(), lambda raw: raw))
-    processes.close()
-    processes.close()
+        list(preparing(database, failing()))
+    assert processes and all(each._process.poll() is not None for each in processes)
 
 
 def test_content_without_its_bytes_is_never_stored_without_them(database: Database) -> None:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
@@ -20,7 +20,7 @@ from pillarbox.store.access import Actor
 from pillarbox.store.database import Database
 from pillarbox.store.delivery import deliver
 from pillarbox.store.ids import new_guid
-from pillarbox.store.prepare_processes import PrepareProcesses
+from pillarbox.store.prepare_processes import prepare_all
 from pillarbox.store.stream import FRAME_HEADER_BYTES, Codec, parse_frame
 from pillarbox.store.tables import DatabaseKind, ItemRecord, MailboxRecord, Table
 from pillarbox.store.transaction import Reader
@@ -60,8 +60,7 @@ class Target:
 
     def deliver_all(self, messages: Iterable[bytes], processes: int | None = None) -> None:
         """Deliver messages as one caller that has many: a thousand at a time."""
-        with PrepareProcesses(self.database.files, processes) as preparing:
-            ready = preparing.prepare_all(messages, lambda raw: raw)
+        with closing(prepare_all(self.database.files, messages, lambda raw: raw, processes)) as ready:
             for batch in _batches(ready):
                 with self.database.transaction(_ACTOR) as txn:
                     for _, prepared in batch:
