@@ -38,7 +38,6 @@ _CONFIG: Final = struct.Struct(">4sBcBx16s")
 assert _HEADER.size == HEADER_BYTES
 _SALT_BYTES: Final = 32
 _SECRET_BYTES: Final = 32
-_REPOSITORY_ID_BYTES: Final = 16
 _CHECKSUM_BYTES: Final = 16
 _KEY_FILE_PREFIX: Final = "pillarbox-key-1:"
 

@@ -79,12 +79,6 @@ class Tree(NamedTuple):
     meta: Any
 
 
-_ID_CONTEXTS: Final = {
-    BlobKind.DATA: "pillarbox repository 1 data ids",
-    BlobKind.TREE: "pillarbox repository 1 tree ids",
-}
-
-
 class BlobNaming:
     """Names blobs with the secrets of one repository."""
 

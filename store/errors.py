@@ -6,7 +6,7 @@ by text. Exit codes are never reused: a retired class keeps its number in `RETIR
 
 from __future__ import annotations
 
-RETIRED_EXIT_CODES: frozenset[int] = frozenset()
+RETIRED_EXIT_CODES: frozenset[int] = frozenset({53})
 
 
 class PillarboxError(Exception):
@@ -154,12 +154,6 @@ class NotEmpty(Conflict):
     """It holds something and is only deleted with its contents when asked so."""
 
     exit_code = 52
-
-
-class Changed(Conflict):
-    """It was changed by another since the caller looked (a precondition failed)."""
-
-    exit_code = 53
 
 
 class WrongKey(Refused):

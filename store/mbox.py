@@ -71,40 +71,23 @@ _DATE = re.compile(rb"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? +[A-Z0-9][^\r\n]{8,60}")
 
 
 def read_mbox(
-    path: Path, dialect: Dialect | None = None, start: int = 0, limit_bytes: int = MESSAGE_BYTES_MAX
+    path: Path, dialect: Dialect | None = None, *, limit_bytes: int = MESSAGE_BYTES_MAX
 ) -> Iterator[MailItem]:
     """The messages of an mbox file in order, in memory one at a time.
 
-    `dialect` None: found by `detect_dialect`. `start`: the `position` of an earlier item, to begin again
-    there; that item is given once more. What is damaged is given as it is: bytes before the first "From "
+    `dialect` None: found by the messages that begin in the first mebibyte; where nothing tells, a line
+    ">From " is taken for a quoted one. What is damaged is given as it is: bytes before the first "From "
     line, a message whose Content-Length is wrong, one the file ends inside of; one longer than `limit_bytes`
     comes in parts. Raises NotFound; InvalidContent when the file cannot be read or gets shorter meanwhile;
-    InvalidSetting for a dialect or start that does not exist.
+    InvalidSetting for a dialect that does not exist.
     """
     with open_mail_file(path) as file:
         window = _Window(file, path_text(path))
         dialect = _known(dialect) if dialect else _detect(window, limit_bytes)
-        if not 0 <= start <= window.size:
-            raise InvalidSetting(
-                f"{window.name}: no message can begin at {start}, the file has {window.size} bytes"
-            )
-        for frame in _frames(window, dialect, start, limit_bytes):
+        for frame in _frames(window, dialect, limit_bytes):
             raw = _unquote(frame.raw, dialect)
             received_ms = _received_ms(frame.from_line)
             yield MailItem(raw, header_flags(raw), received_ms, window.name, frame.position, frame.damage)
-
-
-def detect_dialect(path: Path) -> Dialect:
-    """The dialect an mbox file is read in, from the messages that begin in its first mebibyte.
-
-    When each has a Content-Length that leads exactly to the next "From " line or the file's end: `mboxcl2` if
-    a line of one of them begins as a "From " line does or `MboxWriter` wrote it as mboxcl2, else `mboxcl`.
-    Files of the two by others, without such a line, look the same: a line ">From " is then taken for a quoted
-    one. In all other cases `mboxrd`; it reads mboxo too, but for lines of two ">" and more. Raises what
-    `read_mbox` does.
-    """
-    with open_mail_file(path) as file:
-        return _detect(_Window(file, path_text(path)), MESSAGE_BYTES_MAX)
 
 
 def is_mbox(path: Path) -> bool:
@@ -230,8 +213,14 @@ def _known(dialect: Dialect) -> Dialect:
 
 
 def _detect(window: _Window, limit_bytes: int) -> Dialect:
+    """The dialect of a file whose messages each have a Content-Length that leads to the next one or the end:
+    `mboxcl2` if a line of one begins as a "From " line does or `MboxWriter` wrote it as that, else `mboxcl`.
+
+    Files of the two by others, without such a line, look the same. In all other cases `mboxrd`; it reads
+    mboxo too, but for lines of two ">" and more.
+    """
     dialect: Dialect = "mboxrd"
-    for frame in _frames(window, "mboxcl", 0, limit_bytes):
+    for frame in _frames(window, "mboxcl", limit_bytes):
         if frame.position >= _DETECT_BYTES:
             break
         if frame.damage:
@@ -242,10 +231,9 @@ def _detect(window: _Window, limit_bytes: int) -> Dialect:
     return dialect
 
 
-def _frames(window: _Window, dialect: Dialect, position: int, limit_bytes: int) -> Iterator[_Frame]:
-    if position == 0:
-        first = window.search(_NOT_BLANK, 0, window.size)
-        position = window.size if first is None else first
+def _frames(window: _Window, dialect: Dialect, limit_bytes: int) -> Iterator[_Frame]:
+    first = window.search(_NOT_BLANK, 0, window.size)
+    position = window.size if first is None else first
     while position < window.size:
         from_line = window.from_line(position)
         content = position + len(from_line)

@@ -53,7 +53,7 @@ def location_of(repo: str) -> str:
     return str(Path(repo).resolve()) if is_directory(repo) else repo
 
 
-def connect(repo: str, clock: Clock | None = None) -> Backend:
+def connect(repo: str, clock: Clock) -> Backend:
     """The directory or `s3://bucket/prefix` that `repo` names.
 
     Raises InvalidSetting without a bucket and without boto3.
@@ -65,7 +65,7 @@ def connect(repo: str, clock: Clock | None = None) -> Backend:
     from pillarbox.backup.backend_s3 import S3Backend  # boto3 takes half a second to load
 
     bucket, _, prefix = repo.removeprefix(S3).partition("/")
-    return RetryBackend(S3Backend.connect(bucket, prefix), clock or SystemClock(), random.Random())
+    return RetryBackend(S3Backend.connect(bucket, prefix), clock, random.Random())
 
 
 def given_credential(passphrase_file: Path | None, key_file: Path | None) -> Credential | None:
