@@ -17,6 +17,7 @@ from pillarbox.backup.check_repository import check_repository
 from pillarbox.backup.crypto import Credential, KeyFile, Unencrypted
 from pillarbox.backup.database_snapshot import StoredDatabase, read_stored_database
 from pillarbox.backup.diff import FolderDiff, diff_database
+from pillarbox.backup.find_snapshot import find_snapshot
 from pillarbox.backup.prune import (
     Decision,
     KeepRules,
@@ -58,7 +59,6 @@ from pillarbox.tools.repository_options import (
     PASSPHRASE,
     REPOSITORY,
     SNAPSHOT,
-    chosen_snapshot,
     connect,
     given_credential,
     is_directory,
@@ -257,7 +257,7 @@ def copy(
     source = open_repository(repo, passphrase_file, key_file)
     opened_by = (other_passphrase_file, other_key_file) if apart else (passphrase_file, key_file)
     target = _open_other(other, *opened_by, other_no_encryption)
-    chosen = [chosen_snapshot(source, snapshot)] if snapshot else source.snapshots()
+    chosen = [find_snapshot(source, snapshot)] if snapshot else source.snapshots()
     before = set(target.snapshot_ids())
     copies = copy_snapshots(source, target, chosen)
     new = [each for each in copies.values() if each not in before]
@@ -437,7 +437,7 @@ def show_(
     pillarbox backup show /backup/mail @2026-11-25T10:00:00Z --json
     """
     repository = open_repository(repo, passphrase_file, key_file)
-    found = chosen_snapshot(repository, snapshot, group_name)
+    found = find_snapshot(repository, snapshot, group=group_name)
     data = _snapshot_data(found)
     lines = [_snapshot_line(found)]
     for entry, (_, root) in zip(data["databases"], snapshot_databases(found), strict=True):
@@ -523,8 +523,8 @@ def diff(
     repository = open_repository(repo, passphrase_file, key_file)
     rows = []
     with ExitStack() as stack:
-        olds = _readers(stack, repository, chosen_snapshot(repository, before, group_name))
-        news = _readers(stack, repository, chosen_snapshot(repository, after, group_name))
+        olds = _readers(stack, repository, find_snapshot(repository, before, group=group_name))
+        news = _readers(stack, repository, find_snapshot(repository, after, group=group_name))
         for guid in {**olds, **news}:
             name, old = olds.get(guid, ("", None))
             new_name, new = news.get(guid, (name, None))
@@ -592,7 +592,7 @@ def verify(
     pillarbox backup verify /backup/mail latest
     """
     repository = open_repository(repo, passphrase_file, key_file)
-    found = chosen_snapshot(repository, snapshot, group_name)
+    found = find_snapshot(repository, snapshot, group=group_name)
     with (
         tempfile.TemporaryDirectory(prefix="pillarbox-verify-") as scratch,
         progress("verifying", as_json) as step,
@@ -649,7 +649,7 @@ def restore(
     if (directory is None) == (server is None):
         raise click.UsageError("say where to restore to: either --to or --server")
     repository = open_repository(repo, passphrase_file, key_file)
-    found = chosen_snapshot(repository, snapshot, group_name)
+    found = find_snapshot(repository, snapshot, group=group_name)
     clock = SystemClock()
     with progress("restoring", as_json) as step:
         told = step and counting(step, _stream_bytes(found))

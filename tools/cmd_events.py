@@ -65,7 +65,7 @@ def list_events(
             limit=limit,
             newest_first=not oldest_first,
         )
-        show_each(map(_data, found), event_line, as_json, empty="There are no such events.")
+        show_each(map(Event._asdict, found), event_line, as_json, empty="There are no such events.")
     if found.damaged_count:
         warn([f"pillarbox: {found.damaged_count} damaged lines of the log were passed over"])
 
@@ -84,10 +84,6 @@ def _labels(server: Server, name: str) -> set[str]:
         return {name}
     groups = (group.name for group in server.groups.values() if found in group.databases.values())
     return {found.label, *(f"{group}/{found.name}" for group in groups)}
-
-
-def _data(event: Event) -> dict[str, object]:
-    return {**event._asdict(), "severity": event.severity.value}
 
 
 @events.group()

@@ -292,7 +292,7 @@ def watch_limits(server: Path, once: bool, as_json: bool) -> None:
     """
 
     def show_event(event: Event) -> None:
-        data = {**event._asdict(), "severity": event.severity.value}
+        data = event._asdict()
         click.echo(json_text(data) if as_json else printable(event_line(data)))
 
     with stop_signals() as stop, events_to(show_event), Server.open(server) as opened:

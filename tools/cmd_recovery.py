@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from pillarbox.backup.find_snapshot import find_snapshot
 from pillarbox.backup.merge import MailboxMatch, match_mailboxes
 from pillarbox.backup.recovery_config import HeldAs, RecoveryEntry
 from pillarbox.backup.recovery_group import RecoveryGroup, choose_mailbox_stores, has_recovery_group
@@ -28,9 +29,8 @@ from pillarbox.tools.recovery_sources import (
     Keys,
     find_recovered,
     mounted_databases,
-    recovery_group,
 )
-from pillarbox.tools.repository_options import GROUP, chosen_snapshot, keys, location_of, open_repository
+from pillarbox.tools.repository_options import GROUP, keys, location_of, open_repository
 from pillarbox.tools.tree import find_message
 
 DATABASES = click.option("--database", "names", multiple=True, help="Only this database; may be said again.")
@@ -68,7 +68,10 @@ def list_(server: Path, as_json: bool) -> None:
     \b
     pillarbox recovery list /srv/mail
     """
-    with Server.open(server, read_only=True, mount=False) as opened, recovery_group(opened) as group:
+    with (
+        Server.open(server, read_only=True, mount=False) as opened,
+        RecoveryGroup.open(opened, clock=SystemClock()) as group,
+    ):
         entries, source, override = group.entries(), group.source, group.override
     data = {
         "source_server": source and source[0],
@@ -125,7 +128,7 @@ def override(server: Path, state: str, as_json: bool) -> None:
     \b
     pillarbox recovery override /srv/mail on
     """
-    with Server.open(server, mount=False) as opened, recovery_group(opened) as group:
+    with Server.open(server, mount=False) as opened, RecoveryGroup.open(opened, clock=SystemClock()) as group:
         group.set_override(state == "on")
     where = "to their original place" if state == "on" else "to the recovery storage group"
     show({"override": state == "on"}, [f"Restores to this server go {where}."], as_json)
@@ -184,7 +187,7 @@ def _mount_snapshot(
 ) -> list[RecoveryEntry]:
     with Server.open(server, mount=False) as opened:
         repository = open_repository(repo, *opened_by)
-        found = chosen_snapshot(repository, snapshot, group_name)
+        found = find_snapshot(repository, snapshot, group=group_name)
         with (
             RecoveryGroup.open_or_begin(opened, clock=SystemClock()) as group,
             progress("mounting", as_json) as step,
@@ -200,7 +203,7 @@ def _records_bytes(snapshot: Snapshot, names: tuple[str, ...]) -> int:
 
 
 def _mount_restored(server: Path, names: tuple[str, ...]) -> list[RecoveryEntry]:
-    with Server.open(server, mount=False) as opened, recovery_group(opened) as group:
+    with Server.open(server, mount=False) as opened, RecoveryGroup.open(opened, clock=SystemClock()) as group:
         chosen = names or [each.name for each in group.entries() if not each.is_mounted]
         if not chosen:
             raise NotFound(
@@ -226,7 +229,7 @@ def dismount(server: Path, names: tuple[str, ...], delete: bool, as_json: bool) 
     pillarbox recovery dismount /srv/mail
     pillarbox recovery dismount /srv/mail --database "Mailbox Store" --delete
     """
-    with Server.open(server, mount=False) as opened, recovery_group(opened) as group:
+    with Server.open(server, mount=False) as opened, RecoveryGroup.open(opened, clock=SystemClock()) as group:
         chosen = names or [each.name for each in group.entries()]
         take_out = group.delete if delete else group.dismount
         gone = [take_out(each, remove_empty=True) for each in chosen]
@@ -258,7 +261,10 @@ def mailboxes(
     \b
     pillarbox recovery mailboxes /srv/mail
     """
-    with Server.open(server, read_only=True) as opened, recovery_group(opened) as group:
+    with (
+        Server.open(server, read_only=True) as opened,
+        RecoveryGroup.open(opened, clock=SystemClock()) as group,
+    ):
         rows = [
             _match_data(database.name, match)
             for database in mounted_databases(group, database_name, Keys(passphrase_file, key_file))
@@ -311,7 +317,10 @@ def look(
     pillarbox recovery look /srv/mail anna
     pillarbox recovery look /srv/mail anna Lists/2002 --limit 20
     """
-    with Server.open(server, read_only=True, mount=False) as opened, recovery_group(opened) as group:
+    with (
+        Server.open(server, read_only=True, mount=False) as opened,
+        RecoveryGroup.open(opened, clock=SystemClock()) as group,
+    ):
         databases = mounted_databases(group, database_name, Keys(passphrase_file, key_file))
         database, box = find_recovered(databases, mailbox_name)
         with database.read(ACTOR) as read:
@@ -345,7 +354,10 @@ def show_(
     \b
     pillarbox recovery show /srv/mail anna 1-2f > message.eml
     """
-    with Server.open(server, read_only=True, mount=False) as opened, recovery_group(opened) as group:
+    with (
+        Server.open(server, read_only=True, mount=False) as opened,
+        RecoveryGroup.open(opened, clock=SystemClock()) as group,
+    ):
         databases = mounted_databases(group, database_name, Keys(passphrase_file, key_file))
         database, box = find_recovered(databases, mailbox_name)
         with database.read(ACTOR) as read:

@@ -21,8 +21,10 @@ from pillarbox.backup.merge_filter import FolderPath, MergeFilter
 from pillarbox.backup.merge_report import MailboxMerge, MergeMode, MergeOptions, MergeProgress
 from pillarbox.backup.merge_source import MergeSource
 from pillarbox.backup.merge_target import FileTarget, MailboxTarget
+from pillarbox.backup.recovery_group import RecoveryGroup
 from pillarbox.backup.restore import check_path_part
 from pillarbox.backup.snapshot_mount import RecoveryDatabase
+from pillarbox.store.clock import SystemClock
 from pillarbox.store.database import Database, MountState
 from pillarbox.store.errors import Corrupt, Dismounted, NotFound, Refused
 from pillarbox.store.export_mail import FORMATS, ExportFormat
@@ -37,7 +39,6 @@ from pillarbox.tools.recovery_sources import (
     Keys,
     find_recovered,
     mounted_databases,
-    recovery_group,
 )
 from pillarbox.tools.repository_options import keys
 
@@ -187,7 +188,7 @@ def _sources(
     """The databases to merge from, and the names of their mailboxes; none for all."""
     if asked.live:
         return _live(server, asked.mailboxes)
-    group = stack.enter_context(recovery_group(server))
+    group = stack.enter_context(RecoveryGroup.open(server, clock=SystemClock()))
     return _recovered(mounted_databases(group, asked.database, opened_by), asked.mailboxes)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,9 +13,7 @@ from pillarbox.backup.recovery_group import RecoveryGroup
 from pillarbox.backup.repository import Repository
 from pillarbox.backup.snapshot_mount import RecoveryDatabase
 from pillarbox.store import mailbox
-from pillarbox.store.clock import SystemClock
 from pillarbox.store.errors import InvalidName, NotFound
-from pillarbox.store.server import Server
 from pillarbox.store.tables import MailboxRecord
 from pillarbox.tools.options import ACTOR
 from pillarbox.tools.repository_options import open_repository
@@ -38,13 +35,6 @@ class RecoveredMailbox(NamedTuple):
 
     database: RecoveryDatabase
     record: MailboxRecord
-
-
-@contextmanager
-def recovery_group(server: Server) -> Iterator[RecoveryGroup]:
-    """The recovery storage group of a server, until the end of a `with` block. Raises NotFound."""
-    with RecoveryGroup.open(server, clock=SystemClock()) as group:
-        yield group
 
 
 def mounted_databases(group: RecoveryGroup, name: str, keys: Keys) -> list[RecoveryDatabase]:

@@ -14,8 +14,7 @@ from pillarbox.backup.backend import Backend
 from pillarbox.backup.backend_directory import DirectoryBackend
 from pillarbox.backup.backend_retry import RetryBackend
 from pillarbox.backup.crypto import Credential, KeyFile, Passphrase, Unencrypted, secure_entropy
-from pillarbox.backup.find_snapshot import find_snapshot
-from pillarbox.backup.repository import Repository, Snapshot
+from pillarbox.backup.repository import Repository
 from pillarbox.backup.repository_lock import LockContext, this_process
 from pillarbox.store.clock import Clock, SystemClock
 from pillarbox.store.errors import InvalidSetting, NotFound, PillarboxError, WrongKey
@@ -113,11 +112,6 @@ def open_repository(
 
 def _tell_of_no_lock(reason: PillarboxError) -> None:
     warn([f"pillarbox: {reason}; it is read without a lock: let no `backup prune` run meanwhile"])
-
-
-def chosen_snapshot(repository: Repository, name: str, group_name: str | None = None) -> Snapshot:
-    """The snapshot that SNAPSHOT names. Raises as `find_snapshot`."""
-    return find_snapshot(repository, name, group=group_name)
 
 
 def _read(path: Path) -> str:
