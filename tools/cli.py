@@ -20,6 +20,7 @@ from pillarbox.tools import (
     cmd_mailbox,
     cmd_message,
     cmd_recovery,
+    cmd_repository,
     cmd_server,
 )
 from pillarbox.tools.options import ErrorShowingGroup
@@ -67,7 +68,8 @@ def completion(shell: str) -> None:
     click.echo(found(cli, {}, "pillarbox", "_PILLARBOX_COMPLETE").source())
 
 
-cmd_backup.backup.add_command(cmd_capture.capture_)
+for command in (cmd_repository.init, cmd_repository.check, cmd_repository.copy, cmd_capture.capture_):
+    cmd_backup.backup.add_command(command)
 for command in (
     cmd_server.init,
     cmd_server.status,

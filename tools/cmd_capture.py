@@ -12,12 +12,12 @@ from pillarbox.backup.capture import Capture
 from pillarbox.backup.repository import Repository, Snapshot
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.errors import Retryable
-from pillarbox.tools.cmd_backup import open_source
-from pillarbox.tools.cmd_limits import stop_signals
 from pillarbox.tools.options import JSON, SERVER
 from pillarbox.tools.output import json_text, local_time, show, warn
 from pillarbox.tools.parameters import complete_group, duration
 from pillarbox.tools.repository_options import REPOSITORY, keys, open_repository
+from pillarbox.tools.snapshot_source import open_source
+from pillarbox.tools.stop_signals import stop_signals
 
 
 @click.command("capture")

@@ -9,9 +9,8 @@ import click
 from pillarbox.store.errors import InvalidName, NotFound
 from pillarbox.store.events import EVENTS, Category, Event, Level, Severity
 from pillarbox.store.server import Server
-from pillarbox.tools.cmd_limits import event_line
 from pillarbox.tools.options import JSON, SERVER
-from pillarbox.tools.output import show, show_each, warn
+from pillarbox.tools.output import event_line, show, show_each, warn
 from pillarbox.tools.parameters import COUNT, complete_database, moment
 
 CATEGORIES = click.Choice([each.value for each in Category])

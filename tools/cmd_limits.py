@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import re
 import signal
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final
 
 import click
@@ -34,11 +31,12 @@ from pillarbox.store.errors import (
     Retryable,
     WriterBusy,
 )
-from pillarbox.store.events import Event, Severity
+from pillarbox.store.events import Event
 from pillarbox.store.server import Server, machine_zone
 from pillarbox.store.time_of_day import next_time_of_day_ms
 from pillarbox.tools.options import JSON, SERVER, raise_not_mounted
 from pillarbox.tools.output import (
+    event_line,
     events_to,
     json_text,
     local_time,
@@ -49,6 +47,7 @@ from pillarbox.tools.output import (
     warn,
 )
 from pillarbox.tools.parameters import complete_database
+from pillarbox.tools.stop_signals import StopSignals, stop_signals
 
 LOOK_AGAIN_MS: Final = 60_000  # a watch sees changed settings, and a clock that jumped, within this
 _DEFAULT: Final = -1  # of a limit: let it be what it is without being set
@@ -308,12 +307,6 @@ def watch_limits(server: Path, once: bool, as_json: bool) -> None:
             )
 
 
-def event_line(event: dict[str, Any]) -> str:
-    """An event in a listing."""
-    severity = event["severity"] if event["severity"] != Severity.INFORMATION else "info"
-    return f"{local_time(event['time_ms'])}  {event['event_id']:>5} {severity:7}  {event['text']}"
-
-
 def watch(server: Server, wait: Wait) -> None:
     """Check sizes when they are due until `wait`, which is given when that is (ms UTC), says no.
 
@@ -351,32 +344,6 @@ def _try_to_mount(server: Server, label: str) -> None:
         server.mount(label)
     except PillarboxError:
         return  # the event says why, and a busy one is tried again
-
-
-class StopSignals:
-    """Which of the signals that ask a process to end has come; `number` is 0 until one has."""
-
-    def __init__(self) -> None:
-        self.number = 0
-        self.came = threading.Event()
-
-    def take(self, number: int, _: FrameType | None) -> None:
-        """Note a signal: as a handler it runs between two steps of the main thread and interrupts none."""
-        self.number = number
-        self.came.set()
-
-
-@contextmanager
-def stop_signals() -> Iterator[StopSignals]:
-    """Take SIGINT and SIGTERM as a wish to end while the `with` block runs. Only in the main thread."""
-    stop = StopSignals()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, stop.take) for number in numbers}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def wait_for(stop: StopSignals) -> Wait:

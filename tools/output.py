@@ -13,7 +13,7 @@ from typing import Any, Final
 import click
 
 from pillarbox.store.errors import Refused
-from pillarbox.store.events import Event
+from pillarbox.store.events import Event, Severity
 
 Step = Callable[[int, int, str], None]
 
@@ -91,6 +91,12 @@ def local_time(time_ms: int | None) -> str:
         return (_EPOCH + timedelta(milliseconds=time_ms)).astimezone().isoformat(" ", "minutes")
     except (OverflowError, ValueError, OSError):
         return "?"  # a message may claim any year
+
+
+def event_line(event: dict[str, Any]) -> str:
+    """An event, as a dict of its fields, for a person."""
+    severity = event["severity"] if event["severity"] != Severity.INFORMATION else "info"
+    return f"{local_time(event['time_ms'])}  {event['event_id']:>5} {severity:7}  {event['text']}"
 
 
 # -- remarks, questions and progress, on stderr
