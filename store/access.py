@@ -1,4 +1,6 @@
-"""Who is asking. Every call that touches mail carries an `Actor`; the engine judges rights by it."""
+"""Who is asking. Every call that touches mail carries an `Actor`: events name it, what was read of public
+folders is kept for it, and a recovered database is read by administrators and the server's tasks only.
+"""
 
 from __future__ import annotations
 
@@ -39,5 +41,5 @@ class Actor(NamedTuple):
 
     @classmethod
     def task(cls, name: str) -> Actor:
-        """Work of the server itself: maintenance, replication, recovery."""
+        """Work of the server itself: maintenance, recovery."""
         return cls(Role.SERVER_TASK, name)

@@ -146,7 +146,7 @@ def remove(txn: WriteTransaction, record: MailboxRecord) -> None:
 
 
 def root(reader: Reader, record: MailboxRecord) -> FolderRecord:
-    """The folder that holds all others of a mailbox. Raises Corrupt when it is missing."""
+    """The folder that holds all others of a mailbox. Raises NotFound when it is missing."""
     return folder.get(reader, record.root_id)
 
 

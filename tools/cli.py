@@ -38,7 +38,8 @@ _SAID_ALREADY = frozenset(
 def cli(ctx: click.Context) -> None:
     """Keep mail in one durable store.
 
-    SERVER is the directory of a server. Every command has examples in its --help, and takes --json.
+    SERVER is the directory of a server. Every command has examples in its --help; all but completion take
+    --json.
 
     \b
     pillarbox init /srv/mail

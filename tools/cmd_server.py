@@ -1,4 +1,4 @@
-"""A server as a whole: init, status, mount, dismount, check, repair."""
+"""A server as a whole: init, status, mount, dismount, check, repair, maintain."""
 
 from __future__ import annotations
 
