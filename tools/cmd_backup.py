@@ -89,7 +89,7 @@ def backup() -> None:
     type=click.Choice([each.value for each in SnapshotKind if each is not SnapshotKind.CAPTURE]),
     default=SnapshotKind.FULL.value,
     show_default=True,
-    help="What it is to those that follow; each stores only what is new, and restores by itself.",
+    help="How it is marked; each stores only what is new, and restores by itself.",
 )
 @keys
 @JSON

@@ -28,7 +28,7 @@ def events() -> None:
 @click.option("--category", type=CATEGORIES, metavar="CATEGORY", help="Of this category.")
 @click.option("--severity", type=click.Choice([each.value for each in Severity]), help="Of this severity.")
 @click.option("--database", "database_name", shell_complete=complete_database, help="Of this database.")
-@click.option("--limit", type=COUNT, help="So many at most.")
+@click.option("--limit", type=COUNT, help="List at most this many.")
 @click.option("--oldest-first", is_flag=True, help="In the order they happened; the newest first without it.")
 @JSON
 def list_events(

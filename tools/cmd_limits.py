@@ -113,7 +113,7 @@ def _show(databases: list[Database], as_json: bool) -> None:
 @ONE_OR_ALL
 @JSON
 def show_limits(server: Path, database_name: str, as_json: bool) -> None:
-    """The limits of DATABASE, or of all; `pillarbox limits check` sets sizes against them.
+    """The limits of DATABASE, or of all; `pillarbox limits check` compares sizes with them.
 
     \b
     pillarbox limits show /srv/mail
@@ -146,7 +146,10 @@ def _time_of_day(_: click.Context, __: click.Parameter, value: str | None) -> tu
     "--limit-gb", callback=_number, metavar="GB", help="Size limit: 1 to 75 (standard) or 8000 (enterprise)."
 )
 @click.option(
-    "--buffer-percent", callback=_number, metavar="PERCENT", help="The warning begins this far below it."
+    "--buffer-percent",
+    callback=_number,
+    metavar="PERCENT",
+    help="Warn from this many percent below the limit on.",
 )
 @click.option("--check-time", callback=_time_of_day, metavar="HH:MM", help="When it is checked, local time.")
 @click.option("--disk-warning-mb", callback=_number, metavar="MB", help="Warn when less disk is free.")
@@ -214,7 +217,7 @@ def _said_of_options(error: InvalidSetting) -> InvalidSetting:
 @ONE_OR_ALL
 @JSON
 def check(server: Path, database_name: str, as_json: bool) -> None:
-    """Set the size of DATABASE, or of all, against its limit now.
+    """Compare the size of DATABASE, or of all, with its limit.
 
     It only looks: nothing is dismounted and no event is written; the daily check is `pillarbox limits watch`.
     Ends with 23 when a database is above its limit, with 21 when one cannot be looked at because it is not
@@ -274,7 +277,7 @@ def _assessed_line(each: dict[str, Any]) -> str:
 
 @limits_.command("watch")
 @SERVER
-@click.option("--once", is_flag=True, help="The first check, which only reports, and end.")
+@click.option("--once", is_flag=True, help="Make the first check, which only reports, and end.")
 @JSON
 def watch_limits(server: Path, once: bool, as_json: bool) -> None:
     """Enforce the size limits each day, until interrupted: the smallest service there is.

@@ -70,7 +70,11 @@ def create(server: Path, name: str, database_name: str, as_json: bool) -> None:
 @mailbox_.command("list")
 @SERVER
 @click.option(
-    "--database", "database_name", default="", shell_complete=complete_database, help="Of it alone."
+    "--database",
+    "database_name",
+    default="",
+    shell_complete=complete_database,
+    help="Only mailboxes of this database.",
 )
 @click.option("--disconnected", is_flag=True, help="Only those that were taken from their users.")
 @JSON

@@ -95,10 +95,10 @@ def _view_options(command: Command) -> Command:
     for option in reversed(
         (
             click.option(
-                "--sort", type=click.Choice(sorts), default="date", show_default=True, help="In order of."
+                "--sort", type=click.Choice(sorts), default="date", show_default=True, help="What to sort by."
             ),
             click.option("--reverse", is_flag=True, help="The last first: newest, largest, Z to A."),
-            click.option("--limit", type=COUNT, help="So many at most."),
+            click.option("--limit", type=COUNT, help="List at most this many."),
             click.option(
                 "--after", default="", metavar="MESSAGE-ID", help="Go on behind this message of the listing."
             ),
@@ -221,7 +221,7 @@ def _flag_name(text: str) -> str:
 @click.option("--flagged", is_flag=True, help="Flagged.")
 @click.option("--keyword", default="", help="With this keyword or flag.")
 @click.option("--has-attachment", is_flag=True, help="With an attachment.")
-@click.option("--limit", type=COUNT, help="So many at most.")
+@click.option("--limit", type=COUNT, help="List at most this many.")
 @JSON
 def search(
     server: Path,

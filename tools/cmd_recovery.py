@@ -298,7 +298,7 @@ def _match_line(row: dict[str, Any]) -> str:
 @MAILBOX
 @click.argument("folder_path", metavar="[FOLDER]", default="")
 @ONE_DATABASE
-@click.option("--limit", type=COUNT, help="So many messages at most.")
+@click.option("--limit", type=COUNT, help="List at most this many messages.")
 @keys
 @JSON
 def look(

@@ -46,12 +46,17 @@ _FILTERS = (
     click.option("--since", "since_ms", callback=moment, metavar="DATE", help="Received then or later."),
     click.option("--before", "before_ms", callback=moment, metavar="DATE", help="Received before then."),
     click.option("--folder", "folders", multiple=True, help="Only this folder and those in it."),
-    click.option("--exclude-folder", "folders_excluded", multiple=True, help="Not this one and those in it."),
+    click.option(
+        "--exclude-folder", "folders_excluded", multiple=True, help="Leave out this folder and those in it."
+    ),
     click.option("--subject", "subjects", multiple=True, help="The subject is this."),
     click.option("--subject-contains", "subjects_containing", multiple=True, help="The subject holds this."),
     click.option("--attachment", "attachments", multiple=True, help="An attachment has this name."),
     click.option(
-        "--attachment-contains", "attachments_containing", multiple=True, help="Its name holds this."
+        "--attachment-contains",
+        "attachments_containing",
+        multiple=True,
+        help="An attachment's name contains this.",
     ),
 )
 

@@ -166,8 +166,8 @@ def _share(text: str) -> float:
 @click.argument("other")
 @click.argument("snapshot", default="")
 @keys
-@click.option("--other-passphrase-file", type=PATH, help="That of OTHER.")
-@click.option("--other-key-file", type=PATH, help="That of OTHER.")
+@click.option("--other-passphrase-file", type=PATH, help="The file with OTHER's passphrase.")
+@click.option("--other-key-file", type=PATH, help="The key file that opens OTHER.")
 @click.option(
     "--other-no-encryption", is_flag=True, help="OTHER is not encrypted: who reads it reads the mail."
 )
