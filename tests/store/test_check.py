@@ -273,7 +273,7 @@ def test_a_damaged_redo_record_and_a_zeroed_page_are_found(database: Database) -
     flip(database.stream.path(2), 12)
     report = check(database)
     places = {(each.file, each.offset) for each in report.findings}
-    assert (str(database.stream.path(2)), 0) in places or any("segment 2" in str(f) for f in report.findings)
+    assert (str(database.stream.path(2)), 0) in places
     assert any(each.file == str(path) and each.offset > 0 for each in report.findings)
 
 
