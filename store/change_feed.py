@@ -7,7 +7,8 @@ JMAP's states, backup and replication all read this feed; there is no second one
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import struct
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -74,14 +75,25 @@ class Cost(NamedTuple):
 
 
 class ChangesPage(NamedTuple):
-    """The first of some changes. `cnset` is what has been seen once they are; after the last none come."""
+    """Some changes, and where the next page begins: None at the end."""
 
     changes: list[Change]
-    cnset: CNSet
-    is_last: bool
+    next: bytes | None
 
 
 _Row = tuple[int, int, int, int, int]
+
+
+class _Place(NamedTuple):
+    """The last CN told on a page, and the database's counter when the first page and this one were made."""
+
+    told: int
+    begun: int
+    made: int
+
+
+_START: Final = _Place(0, 0, 0)
+_PLACE: Final = struct.Struct(">QQQ")
 
 
 class Changes:
@@ -95,59 +107,47 @@ class Changes:
         self._since = since
         self._scope = folder_id
         self._origin = reader.files.guid
-        everything = CNSet.full(self._origin, reader.state().counter)
+        self._counter = reader.state().counter
+        everything = CNSet.full(self._origin, self._counter)
         self._missing = everything - since
         self.cnset = since | everything
         """What has been seen once these changes are: give it back next time."""
 
     def __iter__(self) -> Iterator[Change]:
         """The changes in the order of their last change number. Raises Corrupt."""
-        for row in self._rows():
-            change = self._change(*row)
+        for row in self._rows(_START):
+            change = self._change(row, _START)
             if change is not None:
                 yield change
 
-    def page(self, limit: int) -> ChangesPage:
-        """The first `limit` changes; `changes` since the `cnset` of the page gives those behind them.
+    def page(self, limit: int, after: bytes | None = None) -> ChangesPage:
+        """The first `limit` changes, or those behind `after`, the `next` of another page since that CNSET.
 
-        This is JMAP's `maxChanges` (RFC 8620 section 5.2). It costs as much as going through all of them.
-        Raises InvalidSetting for a limit below 1, Corrupt.
+        This is JMAP's `maxChanges` (RFC 8620 section 5.2): the state in between is the CNSET that was given
+        with `next`, after the last page it is `cnset`. What changes again between two pages is told again, as
+        new if it was, and what goes then as deleted, whether it had been told or not. Raises InvalidSetting
+        for a limit below 1; Refused when the database was restored to before the other page; Corrupt.
         """
         if limit < 1:
             raise InvalidSetting(f"a page of {limit} changes cannot be", hint="ask for at least 1")
-        rows = self._rows()
+        place = _START if after is None else _unpacked(after)
+        _refuse_future(self._reader, place.made)
         found: list[Change] = []
-        for row in rows:
-            change = self._change(*row)
+        for row in self._rows(place):
+            change = self._change(row, place)
             if change is not None:
-                found.append(change)
                 if len(found) == limit:
-                    break
-        if len(found) < limit:
-            return ChangesPage(found, self.cnset, True)
-        # What is not on the page is unseen; its birth, and what else happened to it, may have lower numbers.
-        last = found[-1].cn
-        told = {change.object_id for change in found}  # a mailbox has the id of its root folder
-        unseen: set[int] = set()
-        is_last = True
-        for row in rows:
-            change = self._change(*row)
-            is_last = is_last and change is None
-            unseen.update(each for each in _numbers_of(row, change) if each < last and each not in told)
-        if is_last:
-            return ChangesPage(found, self.cnset, True)
-        seen = CNSet.full(self._origin, counter_of(last))
-        return ChangesPage(found, self._since | (seen - self._set_of(unseen)), False)
+                    begun = place.begun or self._counter
+                    return ChangesPage(found, _PLACE.pack(found[-1].cn, begun, self._counter))
+                found.append(change)
+        return ChangesPage(found, None)
 
-    def _set_of(self, numbers: Iterable[int]) -> CNSet:
-        return CNSet.of(ChangeNumber(self._origin, counter_of(each)) for each in numbers)
-
-    def _rows(self) -> Iterator[_Row]:
-        """(CN, kind, object id, folder id, UID) of what was not seen, in the order of the CN."""
+    def _rows(self, place: _Place) -> Iterator[_Row]:
+        """(CN, kind, object id, folder id, UID) of what was not seen nor told, in the order of the CN."""
         if not is_id(self._scope):
             return
         for first, last in self._missing.ranges(self._origin):
-            start = pair_key(self._scope, LOCAL_BASE | first)
+            start = pair_key(self._scope, max(LOCAL_BASE | first, place.told + 1))
             stop = pair_key(self._scope, (LOCAL_BASE | last) + 1)
             for key, body in self._reader.indexes(Table.FEED, start, stop):
                 yield split_pair_key(key)[1], *split_feed_value(body)
@@ -165,11 +165,13 @@ class Changes:
     def _seen(self, cn: int) -> bool:
         return ChangeNumber(self._origin, counter_of(cn)) in self._since
 
-    def _change(self, cn: int, number: int, object_id: int, folder_id: int, uid: int) -> Change | None:
+    def _change(self, row: _Row, place: _Place) -> Change | None:
+        cn, number, object_id, folder_id, uid = row
         kind = ObjectKind(number)
         if kind in (ObjectKind.MESSAGE_GONE, ObjectKind.FOLDER_GONE, ObjectKind.MAILBOX_GONE):
-            # What came and went since was never seen.
-            if not self._seen(object_id):
+            # What came and went since was never seen, unless an earlier page told of it before it went.
+            told = object_id <= place.told and counter_of(cn) > place.begun
+            if not told and not self._seen(object_id):
                 return None
             return Change(ChangeKind.DELETED, kind, object_id, folder_id, uid, cn, None)
         if kind is not ObjectKind.MESSAGE:
@@ -188,29 +190,35 @@ class Changes:
         return ChangeKind.READ if self._seen(item.change_cn) else ChangeKind.CHANGED
 
 
-def _numbers_of(row: _Row, change: Change | None) -> tuple[int, ...]:
-    """All numbers by which it is told whether something was seen."""
-    item = None if change is None else change.item
-    return (row[2],) if item is None else (row[2], item.arrived_cn, item.change_cn, item.read_cn)
+def _unpacked(after: bytes) -> _Place:
+    try:
+        return _Place(*_PLACE.unpack(after))
+    except struct.error as error:
+        raise InvalidSetting("this is no place in the changes", hint="give `next` of another page") from error
+
+
+def _refuse_future(reader: Reader, counter: int) -> None:
+    """Raises Refused for a counter that the database came to after the backup that it was restored from."""
+    left_out: LeftOutRecord | None = reader.record(Table.META, LEFT_OUT_KEY)
+    intervals = left_out.intervals if left_out is not None else ()
+    if counter > reader.state().counter or any(first <= counter <= last for first, last in intervals):
+        raise Refused(
+            "this state is from the future of the database: it was restored from an earlier backup",
+            hint=_BEGIN_ANEW,
+        )
 
 
 def changes(reader: Reader, since: CNSet, folder_id: int = DATABASE_SCOPE) -> Changes:
     """What changed since `since` in a folder, or in the whole database; nothing in one that never was.
 
-    Raises Refused when whoever asks must begin anew: `since` is of another database, as after the mailbox was
-    moved, or names changes that this one has not made, since it was restored from before them.
+    Keep a CNSET for each database. Raises Refused when whoever asks must begin anew: `since` is of another
+    database, as after the mailbox was moved, or names changes that this one has not made, since it was
+    restored in place to before them.
     """
     origin = reader.files.guid
     if since and not since.ranges(origin):
         raise Refused("this state is of another database", hint=_BEGIN_ANEW)
-    highest = since.highest(origin)
-    left_out: LeftOutRecord | None = reader.record(Table.META, LEFT_OUT_KEY)
-    intervals = left_out.intervals if left_out is not None else ()
-    if highest > reader.state().counter or any(first <= highest <= last for first, last in intervals):
-        raise Refused(
-            "this state is from the future of the database: it was restored from an earlier backup",
-            hint=_BEGIN_ANEW,
-        )
+    _refuse_future(reader, since.highest(origin))
     return Changes(reader, since, folder_id)
 
 
@@ -219,7 +227,7 @@ def vanished(reader: Reader, folder_id: int, modseq: int) -> Iterator[int]:
 
     Also of messages that came only after it: a client may know them. Raises Corrupt.
     """
-    if is_id(folder_id) and is_id(modseq):
+    if is_id(folder_id) and is_id(modseq) and folder_id != DATABASE_SCOPE:
         for _, body in reader.indexes(
             Table.FEED, pair_key(folder_id, modseq + 1), pair_key(folder_id + 1, 0)
         ):

@@ -105,8 +105,8 @@ def move_mailbox(
 ) -> MailboxMove:
     """Move a mailbox (GUID) to another mounted mailbox store, durably; the old one goes only at the end.
 
-    Everything stays as it is, but ids, UIDs and UIDVALIDITY are those of the new database, higher than they
-    were: no client takes one message for another. It may be used meanwhile. Made again after an interruption,
+    Everything stays as it is, but ids, UIDs and UIDVALIDITY are those of the new database: ids and UIDVALIDITY
+    are higher than before, so that no client takes one message for another. It may be used meanwhile. Made again after an interruption,
     it begins anew or ends what was left to do. Up to `skip_damaged_max` messages whose content is damaged are
     left behind, and listed. `progress` is called between transactions. `elsewhere` are databases that an
     interrupted move may have left a copy in.

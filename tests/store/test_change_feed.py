@@ -208,7 +208,8 @@ def test_uids_vanish_also_of_messages_that_came_after_the_modseq(
     with database.read(ACTOR) as read:
         assert list(vanished(read, inbox, modseq)) == [4, 2, 1]
         assert list(vanished(read, inbox, folder.get(read, inbox).highest_cn)) == []
-        assert list(vanished(read, -1, 0)) == list(vanished(read, inbox, -1)) == []
+        for nothing in (vanished(read, -1, 0), vanished(read, 0, 0), vanished(read, inbox, -1)):
+            assert list(nothing) == []
 
 
 class Follower:
@@ -216,37 +217,48 @@ class Follower:
 
     def __init__(self) -> None:
         self.seen = CNSet()
+        self.after: bytes | None = None
         self.known: dict[int, ItemRecord] = {}
 
-    def follow(self, database: Database, limit: int) -> bool:
-        """Take one page; whether it was the last."""
+    def follow(self, database: Database, limit: int) -> None:
+        """Take one page."""
         with database.read(ACTOR) as read:
-            page = changes(read, self.seen).page(limit)
-        assert len(page.changes) == limit or (page.is_last and len(page.changes) < limit)
+            found = changes(read, self.seen)
+            page = found.page(limit, self.after)
+        assert len(page.changes) == limit or page.next is None
         for change in page.changes:
             if change.object_kind == ObjectKind.MESSAGE:
-                assert (change.kind is ChangeKind.NEW) == (change.object_id not in self.known)
+                assert change.kind is ChangeKind.NEW or change.object_id in self.known
                 assert change.item is not None
                 self.known[change.object_id] = change.item
             elif change.object_kind == ObjectKind.MESSAGE_GONE:
-                del self.known[change.object_id]
-        self.seen = page.cnset
-        return page.is_last
+                self.known.pop(change.object_id, None)
+        self.after = page.next
+        if page.next is None:
+            self.seen = found.cnset
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_page_by_page_nothing_is_lost_or_told_twice_whatever_changes_meanwhile(
-    database: Database, anna: MailboxRecord, seed: int
-) -> None:
-    rng = random.Random(seed)
-    follower = Follower()
+class Churn:
+    """Changes messages and folders of a mailbox at random."""
 
-    def change_something(txn: WriteTransaction) -> None:
-        places = [record.folder_id for _, record in folder.walk(txn, anna.root_id)]
+    def __init__(self, database: Database, anna: MailboxRecord, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self._database = database
+        self._anna = anna
+
+    def run(self, count: int) -> None:
+        """Make `count` changes in one transaction."""
+        with self._database.transaction(ACTOR) as txn:
+            for _ in range(count):
+                self._change(txn)
+
+    def _change(self, txn: WriteTransaction) -> None:
+        rng = self.rng
+        places = [record.folder_id for _, record in folder.walk(txn, self._anna.root_id)]
         items = [item for each in places for item in folder.messages(txn, each)]
         what = rng.randrange(8) if items else 0
         if what == 0 or len(items) < 3:
-            message.append(txn, rng.choice(places), message.prepare(database.files, b"A: b\n\n"))
+            message.append(txn, rng.choice(places), message.prepare(txn.files, b"A: b\n\n"))
         elif what < 3:
             flag = rng.choice(["\\Seen", "\\Flagged"])
             message.set_flags(txn, rng.choice(items).message_id, add=[flag])
@@ -256,24 +268,65 @@ def test_page_by_page_nothing_is_lost_or_told_twice_whatever_changes_meanwhile(
             message.delete(txn, rng.choice(items).message_id)
         elif what == 6:
             folder.create(txn, rng.choice(places), f"{txn.counter}")
-        elif places[-1] not in anna.roles.values():
+        elif places[-1] not in self._anna.roles.values():
             folder.delete(txn, places[-1], with_contents=True)
 
+
+@pytest.mark.parametrize("seed", range(20))
+def test_page_by_page_nothing_is_lost_whatever_changes_meanwhile(
+    database: Database, anna: MailboxRecord, seed: int
+) -> None:
+    churn, follower = Churn(database, anna, seed), Follower()
     for _ in range(60):
-        with database.transaction(ACTOR) as txn:
-            for _ in range(rng.randrange(8)):
-                change_something(txn)
-        if rng.random() < 0.7:
-            follower.follow(database, rng.randrange(1, 6))
-    while not follower.follow(database, rng.randrange(1, 6)):
-        pass
+        churn.run(churn.rng.randrange(8))
+        if churn.rng.random() < 0.7:
+            follower.follow(database, churn.rng.randrange(1, 6))
+    follower.follow(database, 3)
+    while follower.after is not None:
+        follower.follow(database, churn.rng.randrange(1, 6))
     with database.read(ACTOR) as read:
+        follower.follow(database, 1000)
         places = [each.folder_id for _, each in folder.walk(read, anna.root_id)]
         there = [item for each in places for item in folder.messages(read, each)]
         assert follower.known == {item.message_id: item for item in there}
         assert follower.seen == changes(read, CNSet()).cnset
-        with pytest.raises(InvalidSetting, match="page of 0 changes"):
-            changes(read, CNSet()).page(0)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_all_pages_together_are_all_changes(database: Database, anna: MailboxRecord, seed: int) -> None:
+    churn = Churn(database, anna, seed)
+    churn.run(20)
+    seen = state_of(database)
+    churn.run(40)
+    with database.transaction(ACTOR) as txn:
+        mailbox.create(txn, "bert")
+    for since_then in (CNSet(), seen):
+        for limit in (1, 3, 1000):
+            with database.read(ACTOR) as read:
+                found = changes(read, since_then)
+                page = found.page(limit)
+                told = page.changes
+                while page.next is not None:
+                    page = found.page(limit, page.next)
+                    told = [*told, *page.changes]
+                assert told == list(found)
+
+
+def test_what_is_no_page_is_refused(database: Database, anna: MailboxRecord) -> None:
+    with database.read(ACTOR) as read:
+        found = changes(read, CNSet())
+        for refused in ({"limit": 0}, {"limit": 1, "after": b"x"}):
+            with pytest.raises(InvalidSetting):
+                found.page(**refused)
+        lost = found.page(1).next
+    with database.transaction(ACTOR) as txn:
+        txn.leave_out_numbers(txn.counter + 100)
+    assert lost is not None
+    with database.read(ACTOR) as read:
+        assert changes(read, CNSet()).page(1, lost).changes
+        later = lost[:16] + (int.from_bytes(lost[16:]) + 1).to_bytes(8)
+        with pytest.raises(Refused, match="restored"):
+            changes(read, CNSet()).page(1, later)
 
 
 def test_a_state_with_gaps_gets_exactly_what_is_missing(database: Database, anna: MailboxRecord) -> None:
