@@ -36,7 +36,7 @@ from pillarbox.store.mail_item import (
 from pillarbox.store.stream import disk_error
 
 _FLAG_LETTERS: Final = {"D": DRAFT, "F": FLAGGED, "P": FORWARDED, "R": ANSWERED, "S": SEEN, "T": DELETED}
-_LETTERS_BY_FLAG: Final = {flag: letter for letter, flag in _FLAG_LETTERS.items()}
+_LETTERS_BY_FLAG: Final = {flag.lower(): letter for letter, flag in _FLAG_LETTERS.items()}
 _KEYWORD_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
 _KEYWORDS_FILE: Final = "dovecot-keywords"
 _KEYWORDS_FILE_BYTES_MAX: Final = 1 << 16
@@ -143,7 +143,7 @@ class _Folder:
             (path / part).mkdir(parents=True, exist_ok=True)
         if inner:
             (path / "maildirfolder").touch()
-        self._letters = {keyword: letter for letter, keyword in _folder_keywords(path).items()}
+        self._keywords = _folder_keywords(path)
 
     def add(self, item: MailItem) -> Path:
         self._count += 1
@@ -158,21 +158,21 @@ class _Folder:
         return target
 
     def _info(self, flags: tuple[str, ...]) -> str:
-        new = [
-            keyword
-            for keyword in keywords(list(flags))
-            if keyword not in self._letters and keyword != FORWARDED
-        ]
-        free = [letter for letter in _KEYWORD_LETTERS if letter not in self._letters.values()]
+        # Flags and keywords have no case (RFC 9051 section 9, note 1).
+        letters = _LETTERS_BY_FLAG | {word.lower(): letter for letter, word in self._keywords.items()}
+        new = [word for word in keywords(list(flags)) if word.lower() not in letters]
+        free = [letter for letter in _KEYWORD_LETTERS if letter not in self._keywords]
         if new and free:
-            self._letters.update(zip(new, free, strict=False))
+            added = dict(zip(free, new, strict=False))
+            self._keywords |= added
+            letters |= {word.lower(): letter for letter, word in added.items()}
             self._write_keywords()
-        letters = {_LETTERS_BY_FLAG.get(flag) or self._letters.get(flag, "") for flag in flags}
-        return "".join(sorted(letters))
+        return "".join(sorted({letters.get(flag.lower(), "") for flag in flags}))
 
     def _write_keywords(self) -> None:
-        by_letter = sorted((letter, keyword) for keyword, letter in self._letters.items())
-        lines = [f"{_KEYWORD_LETTERS.index(letter)} {keyword}\n" for letter, keyword in by_letter]
+        lines = [
+            f"{_KEYWORD_LETTERS.index(letter)} {word}\n" for letter, word in sorted(self._keywords.items())
+        ]
         written = self._path / "tmp" / _KEYWORDS_FILE
         written.write_text("".join(lines), encoding="ascii")
         written.replace(self._path / _KEYWORDS_FILE)

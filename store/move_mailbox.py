@@ -105,11 +105,11 @@ def move_mailbox(
 ) -> MailboxMove:
     """Move a mailbox (GUID) to another mounted mailbox store, durably; the old one goes only at the end.
 
-    Everything stays as it is, but ids, UIDs and UIDVALIDITY are those of the new database: ids and UIDVALIDITY
-    are higher than before, so that no client takes one message for another. It may be used meanwhile. Made again after an interruption,
-    it begins anew or ends what was left to do. Up to `skip_damaged_max` messages whose content is damaged are
-    left behind, and listed. `progress` is called between transactions. `elsewhere` are databases that an
-    interrupted move may have left a copy in.
+    Everything stays as it is, but ids, UIDs and UIDVALIDITY are the new database's. Ids and UIDVALIDITY are
+    higher than before: no client takes one message for another. It may be used meanwhile. Made again
+    after an interruption, it begins anew or ends what was left to do. Up to `skip_damaged_max` messages whose
+    content is damaged are left behind, and listed. `progress` is called between transactions. `elsewhere` are
+    databases that an interrupted move may have left a copy in.
 
     Raises NotFound, Dismounted, ReadOnly, DiskFull; AlreadyExists when the target has another mailbox of that
     name; Corrupt when more is damaged; Refused while it is being moved already, to where it is, or to a

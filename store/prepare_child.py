@@ -50,11 +50,10 @@ class Request(NamedTuple):
     lengths: Sequence[int]
 
 
-def send(sink: IO[bytes], what: Any) -> None:
-    """Write one message to the other end. Raises OSError when it has gone."""
+def framed(what: Any) -> bytes:
+    """One message to the other end."""
     data = pack(what)
-    sink.write(len(data).to_bytes(_LENGTH_BYTES, "little") + data)
-    sink.flush()
+    return len(data).to_bytes(_LENGTH_BYTES, "little") + data
 
 
 def receive(source: IO[bytes]) -> Any:
@@ -134,14 +133,14 @@ def main() -> None:
     os.nice(_NICE)
     gc.set_threshold(_COLLECT_AFTER_OBJECTS)
     child = _Child(mmap.mmap(int(sys.argv[1]), 0))
-    answers = os.fdopen(int(sys.argv[2]), "wb")
-    send(answers, READY)
+    answers = os.fdopen(int(sys.argv[2]), "wb", buffering=0)  # each is shorter than a pipe takes at once
+    answers.write(framed(READY))
     while True:
         try:
             request = Request(*receive(sys.stdin.buffer))
         except EOFError:
             return
-        send(answers, child.answer(request))
+        answers.write(framed(child.answer(request)))
 
 
 if __name__ == "__main__":

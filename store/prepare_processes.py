@@ -24,7 +24,7 @@ from pillarbox.store.batches import batches
 from pillarbox.store.content import PreparedContent
 from pillarbox.store.envelope import Envelope
 from pillarbox.store.message import PreparedMessage
-from pillarbox.store.prepare_child import READY, Request, made_ready, receive, send
+from pillarbox.store.prepare_child import READY, Request, framed, made_ready, receive
 from pillarbox.store.transaction import DatabaseFiles
 
 ItemT = TypeVar("ItemT")
@@ -208,6 +208,7 @@ class _Process:
         try:
             self._process = subprocess.Popen(
                 [*command, str(memory_file), str(answering)],
+                bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -218,6 +219,9 @@ class _Process:
             raise
         finally:
             os.close(answering)
+        assert self._process.stdin is not None
+        self._requests = self._process.stdin
+        os.set_blocking(self._requests.fileno(), False)
         self._dictionary = 0
         self._is_ready = False
         self.asked_count = 0
@@ -236,13 +240,21 @@ class _Process:
         return bool(said.poll(within_ms))
 
     def ask(self, files: DatabaseFiles, place: int, room: int, raws: list[bytes]) -> None:
-        """Have the messages at a place made ready. Raises OSError when it has gone."""
-        assert self._process.stdin is not None
+        """Have the messages at a place made ready. Raises OSError when it has gone, or does nothing."""
         number = files.dictionaries.current
         news = files.dictionaries.data(number) if number != self._dictionary else b""
-        send(self._process.stdin, Request(place, room, number, news, [len(raw) for raw in raws]))
+        self._send(framed(Request(place, room, number, news, [len(raw) for raw in raws])))
         self._dictionary = number
         self.asked_count += 1
+
+    def _send(self, data: bytes) -> None:
+        taken = select.poll()
+        taken.register(self._requests, select.POLLOUT)
+        left = memoryview(data)
+        while left:
+            if not taken.poll(_PATIENCE_MS):
+                raise TimeoutError
+            left = left[os.write(self._requests.fileno(), left) :]
 
     def answer(self) -> int:
         """Bytes of the next answer, 0 for none.
@@ -260,6 +272,4 @@ class _Process:
         self._process.kill()
         self._process.wait()
         self._answers.close()
-        assert self._process.stdin is not None
-        with suppress(OSError):  # what was not sent is of no use now
-            self._process.stdin.close()
+        self._requests.close()

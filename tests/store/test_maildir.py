@@ -189,6 +189,13 @@ def test_a_folder_has_at_most_26_keywords(tmp_path: Path) -> None:
     assert {len(item.flags) for item in items(tmp_path)} == {20, 26}
 
 
+def test_flags_and_keywords_have_no_case(tmp_path: Path) -> None:
+    writer = MaildirWriter(tmp_path)
+    writer.add((), MailItem(b"1\n\n", ("\\SEEN", "$forwarded", "Work")))
+    writer.add((), MailItem(b"2\n\n", ("work",)))
+    assert {item.flags for item in items(tmp_path)} == {("$Forwarded", "\\Seen", "Work"), ("Work",)}
+
+
 def test_a_folder_without_a_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidName):
         MaildirWriter(tmp_path).add(("a", ""), MailItem(RAW))

@@ -110,7 +110,17 @@ def test_a_block_is_given_back_once_and_made_again_where_it_is_missing(database:
     assert store(database, without) == [each.raw for each in without]
 
 
-@pytest.mark.parametrize("how", ["killed", "stopped", "killed as it begins", "never ready", "not started"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "killed",
+        "stopped",
+        "stopped before a dictionary",
+        "killed as it begins",
+        "never ready",
+        "not started",
+    ],
+)
 def test_without_the_processes_it_is_done_here(
     database: Database, processes: list[Process], how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,7 +133,9 @@ def test_without_the_processes_it_is_done_here(
     raws = mail()
     coming = preparing(database, raws)
     prepared = [next(coming)[1] for _ in range(4)]
-    if how in ("killed", "stopped"):
+    if how == "stopped before a dictionary":  # which takes more than a pipe does
+        _add_dictionary(database, ACTOR, random.Random(1).randbytes(110_000))
+    if how.startswith("stopped") or how == "killed":
         monkeypatch.setattr(prepare_processes, "_PATIENCE_MS", 0)
         assert len(processes) == 2
         for each in processes:
