@@ -191,10 +191,9 @@ class Changes:
 
 
 def _unpacked(after: bytes) -> _Place:
-    try:
-        return _Place(*_PLACE.unpack(after))
-    except struct.error as error:
-        raise InvalidSetting("this is no place in the changes", hint="give `next` of another page") from error
+    if len(after) == _PLACE.size and is_id((place := _Place(*_PLACE.unpack(after))).told):
+        return place
+    raise InvalidSetting("this is no place in the changes", hint="give `next` of another page")
 
 
 def _refuse_future(reader: Reader, counter: int) -> None:

@@ -315,7 +315,7 @@ def test_all_pages_together_are_all_changes(database: Database, anna: MailboxRec
 def test_what_is_no_page_is_refused(database: Database, anna: MailboxRecord) -> None:
     with database.read(ACTOR) as read:
         found = changes(read, CNSet())
-        for refused in ({"limit": 0}, {"limit": 1, "after": b"x"}):
+        for refused in ({"limit": 0}, {"limit": 1, "after": b"x"}, {"limit": 1, "after": b"\xff" * 24}):
             with pytest.raises(InvalidSetting):
                 found.page(**refused)
         lost = found.page(1).next
