@@ -6,7 +6,7 @@ for life; its UID is that of its place in a folder (DOMAIN.md "Store", RFC 9051 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from email import policy
 from email.errors import MessageError
@@ -67,6 +67,13 @@ def prepare(files: DatabaseFiles, raw: bytes) -> PreparedMessage:
 def flag_names(item: ItemRecord) -> tuple[str, ...]:
     """A message's IMAP flags (`\\Seen`) and keywords."""
     return (*(name for name, bit in FLAG_BITS.items() if item.flags & bit), *item.keywords)
+
+
+def has_flag(item: ItemRecord, flag: str) -> bool:
+    """Whether a message has an IMAP flag or keyword, whatever its case."""
+    lower = flag.lower()
+    bit = _BITS.get(lower)
+    return bool(item.flags & bit) if bit else any(word.lower() == lower for word in item.keywords)
 
 
 # -- delivering
@@ -231,11 +238,7 @@ def content(reader: Reader, item: ItemRecord) -> bytes:
     Raises Corrupt, naming what is damaged; NotFound when the message is gone from what `reader` sees, which
     may be later than what `item` was read from.
     """
-    try:
-        return content_store.read(reader, item.digest)
-    except Corrupt:
-        _refuse_gone(reader, item)
-        raise
+    return _read(content_store.read, reader, item)
 
 
 def header(reader: Reader, item: ItemRecord) -> bytes:
@@ -243,17 +246,17 @@ def header(reader: Reader, item: ItemRecord) -> bytes:
 
     Raises as `content`.
     """
+    return _read(content_store.read_header, reader, item)
+
+
+def _read(read: Callable[[Reader, bytes], bytes], reader: Reader, item: ItemRecord) -> bytes:
     try:
-        return content_store.read_header(reader, item.digest)
+        return read(reader, item.digest)
     except Corrupt:
-        _refuse_gone(reader, item)
+        # The content of a message that was deleted is missing, and nothing is damaged.
+        if reader.record(Table.ITEM, item_key(item.folder_id, item.uid)) is None:
+            get(reader, item.message_id)
         raise
-
-
-def _refuse_gone(reader: Reader, item: ItemRecord) -> None:
-    """The content of a message that was deleted is missing, and nothing is damaged."""
-    if reader.record(Table.ITEM, item_key(item.folder_id, item.uid)) is None:
-        get(reader, item.message_id)
 
 
 class Attachment(NamedTuple):

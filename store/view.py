@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pillarbox.store import folder
 from pillarbox.store.errors import InvalidSetting
-from pillarbox.store.message import flag_names, get_by_uid
+from pillarbox.store.message import get_by_uid, has_flag
 from pillarbox.store.tables import ItemRecord, Table, id_key, view_sorts
 from pillarbox.store.transaction import Reader
 
@@ -105,16 +105,12 @@ class Query(NamedTuple):
             and (self.before_ms is None or date_ms < self.before_ms)
             and (self.received_since_ms is None or item.received_ms >= self.received_since_ms)
             and (self.received_before_ms is None or item.received_ms < self.received_before_ms)
-            and all(_has_flag(item, flag) for flag in self.flags)
-            and not (self.without_flag and _has_flag(item, self.without_flag))
+            and all(has_flag(item, flag) for flag in self.flags)
+            and not (self.without_flag and has_flag(item, self.without_flag))
             and self.has_attachment in (None, item.has_attachment)
             and (self.larger_than_bytes is None or item.size > self.larger_than_bytes)
             and (self.smaller_than_bytes is None or item.size < self.smaller_than_bytes)
         )
-
-
-def _has_flag(item: ItemRecord, flag: str) -> bool:
-    return flag.lower() in (name.lower() for name in flag_names(item))
 
 
 def _holds(text: str, wanted: str) -> bool:
