@@ -15,11 +15,10 @@ from typing import Final
 from pillarbox.store.access import Actor
 from pillarbox.store.checkpoint import write_atomically
 from pillarbox.store.clock import Clock
+from pillarbox.store.daily_run import run_each
 from pillarbox.store.database import Database, MountState
-from pillarbox.store.errors import Dismounted, PillarboxError
-from pillarbox.store.events import EventId
 from pillarbox.store.maintenance import run_maintenance
-from pillarbox.store.time_of_day import DAY_MS, RETRY_MS, is_due, next_time_of_day_ms
+from pillarbox.store.time_of_day import is_due, next_time_of_day_ms
 
 WINDOW_START: Final = time(1, 0)
 WINDOW_MS: Final = 4 * 3600 * 1000
@@ -67,18 +66,8 @@ class DailyMaintenance:
         keep the others from theirs. Only what the reporter of events raises comes through.
         """
         began_ms = self._clock.now_ms()
-        wakes_ms: list[int] = []
-        for database in list(self._databases()):
-            if database.state is not MountState.MOUNTED:
-                continue
-            try:
-                wakes_ms.append(self._run_one(database, began_ms))
-            except Dismounted:
-                continue  # by someone else, since it was listed
-            except PillarboxError as error:
-                database.report(EventId.REQUEST_FAILED, request="maintenance", error=str(error))
-                wakes_ms.append(self._clock.now_ms() + RETRY_MS)
-        return min(wakes_ms, default=began_ms + DAY_MS)
+        mounted = (each for each in list(self._databases()) if each.state is MountState.MOUNTED)
+        return run_each(mounted, "maintenance", lambda each: self._run_one(each, began_ms), self._clock)
 
     def _run_one(self, database: Database, began_ms: int) -> int:
         """Maintain one database if it is due; when it is due next, ms UTC."""

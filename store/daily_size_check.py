@@ -10,11 +10,11 @@ from datetime import tzinfo
 from typing import Any
 
 from pillarbox.store.clock import Clock
+from pillarbox.store.daily_run import run_each
 from pillarbox.store.database import Database
 from pillarbox.store.database_limits import GB, Assessment, DatabaseLimits, DiskState, assess, assess_disk
-from pillarbox.store.errors import Dismounted, PillarboxError
 from pillarbox.store.events import EventId
-from pillarbox.store.time_of_day import DAY_MS, RETRY_MS, is_due, next_time_of_day_ms
+from pillarbox.store.time_of_day import is_due, next_time_of_day_ms
 
 
 class DailySizeCheck:
@@ -37,16 +37,8 @@ class DailySizeCheck:
         not keep the others from theirs. Only what the reporter of events raises comes through.
         """
         now_ms = self._clock.now_ms()
-        wakes_ms: list[int] = []
-        for database in list(self._databases()):
-            try:
-                wakes_ms.append(self._run_one(database, now_ms))
-            except Dismounted:
-                continue  # by someone else, since it was listed
-            except PillarboxError as error:
-                database.report(EventId.REQUEST_FAILED, request="size check", error=str(error))
-                wakes_ms.append(now_ms + RETRY_MS)
-        return min(wakes_ms, default=now_ms + DAY_MS)
+        listed = list(self._databases())
+        return run_each(listed, "size check", lambda each: self._run_one(each, now_ms), self._clock)
 
     def _run_one(self, database: Database, now_ms: int) -> int:
         """Check one database if it is due; when its next check is due, ms UTC."""

@@ -36,7 +36,7 @@ STORE_LAYERS = {
     3: """change_feed content_store content_transfer database delivery_queue group_commit prepare_child replay
         transaction""",
     4: "folder mailbox message public_folder view",
-    5: """aio check daily_maintenance daily_size_check delivery eml export_mail import_mail maildir
+    5: """aio check daily_maintenance daily_run daily_size_check delivery eml export_mail import_mail maildir
         maintenance mbox move_mailbox prepare_processes repair server server_config storage_group""",
 }
 LAYER_OF = {module: layer for layer, modules in STORE_LAYERS.items() for module in modules.split()}
