@@ -22,7 +22,8 @@ from pillarbox.store.errors import Conflict, Corrupt, NotFound, Refused
 from pillarbox.store.events import EventId
 from pillarbox.store.export_mail import mail_files
 from pillarbox.store.ids import guid_text
-from pillarbox.store.tables import DatabaseKind, MailboxRecord, Table, name_key
+from pillarbox.store.names import name_key
+from pillarbox.store.tables import DatabaseKind, MailboxRecord, Table
 
 MergeTarget = MailboxTarget | FileTarget
 Progress = Callable[[MergeProgress], None]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pillarbox.store.message import attachments
-from pillarbox.store.tables import ItemRecord, name_key
+from pillarbox.store.names import name_key
+from pillarbox.store.tables import ItemRecord
 
 FolderPath = tuple[str, ...]
 

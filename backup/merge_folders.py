@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from pillarbox.backup.merge_source import FolderPath, SourceFolder
 from pillarbox.store import folder, mailbox
+from pillarbox.store.names import NAME_CHARS_MAX
 from pillarbox.store.tables import FolderRecord, MailboxRecord, Table, id_key
 from pillarbox.store.transaction import Reader, WriteTransaction
 
@@ -153,7 +154,7 @@ class FolderMap:
         box = mailbox.get(target, self._target_guid)
         name = f"{COPY_NAME} {datetime.fromtimestamp(now_ms / 1000, UTC):%Y-%m-%d}"
         if box.guid != self._origin.mailbox.guid:
-            name = f"{name} - {self._origin.mailbox.name}"[: folder.NAME_CHARS_MAX - 10].strip()
+            name = f"{name} - {self._origin.mailbox.name}"[: NAME_CHARS_MAX - 10].strip()
         tried, free = 1, name
         while folder.find(target, box.root_id, free) is not None:
             tried += 1

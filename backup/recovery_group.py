@@ -56,9 +56,10 @@ from pillarbox.store.errors import (
 )
 from pillarbox.store.events import EventId, PythonLoggingSink, make_event, tee
 from pillarbox.store.file_lock import FileLock
+from pillarbox.store.names import name_key
 from pillarbox.store.server import Server
 from pillarbox.store.stream import Stream, disk_error, flush_directory
-from pillarbox.store.tables import DatabaseKind, name_key
+from pillarbox.store.tables import DatabaseKind
 
 RECOVERY_LOCK: Final = "recovery.lock"
 _LOCK_WAIT_MS: Final = 5000

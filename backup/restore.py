@@ -55,10 +55,11 @@ from pillarbox.store.errors import (
 from pillarbox.store.events import EventId
 from pillarbox.store.file_lock import FileLock
 from pillarbox.store.ids import COUNTER_MAX, guid_text
+from pillarbox.store.names import name_key
 from pillarbox.store.redo import read_redo
 from pillarbox.store.replay import TableWriter, read_state
 from pillarbox.store.stream import Position, disk_error, flush_directory, parse_frame, segment_name
-from pillarbox.store.tables import LAYOUT_VERSION, DatabaseKind, Table, name_key
+from pillarbox.store.tables import LAYOUT_VERSION, DatabaseKind, Table
 
 LAYOUT_VERSION_MIN: Final = 1
 _UNFINISHED: Final = ".restoring"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Literal
@@ -25,11 +24,11 @@ from pillarbox.store.mail_item import (
 )
 from pillarbox.store.maildir import PARTS, is_maildir, read_maildir
 from pillarbox.store.mbox import Dialect, is_mbox, read_mbox
+from pillarbox.store.names import NAME_BYTES_MAX, safe_name
 from pillarbox.store.stream import disk_error
 
 MailKind = Literal["mbox", "maildir", "eml", "tree"]
 
-NAME_BYTES_MAX: Final = 200
 _TITLE_BYTES_MAX: Final = 120
 _MBOX_SUFFIXES: Final = (".mbox", ".mbx")
 
@@ -42,10 +41,6 @@ _MAIL_FIELD = re.compile(
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
 _LOOK_BYTES: Final = 8192
 _MAIL_FIELDS_MIN: Final = 2
-# Control and format characters (which can turn what is shown around), halves of characters, line separators.
-_UNSAFE_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-_UNSAFE: Final = frozenset('<>:"/\\|?*')
-_RESERVED = re.compile(r"(?:CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(?:COM|LPT)[0-9¹²³])\s*(?:\.|\Z)", re.IGNORECASE)
 
 
 def classify(path: Path) -> MailKind:
@@ -105,25 +100,6 @@ def read_eml(path: Path) -> MailItem:
     """The message in one EML file. Raises NotFound; what else is wrong with the file is the item's damage."""
     raw, damage = read_message_file(path)
     return MailItem(raw, source=path_text(path), damage=damage)
-
-
-def safe_name(text: str, limit_bytes: int = NAME_BYTES_MAX) -> str:
-    """`text` as one file name that every usual system takes, at most `limit_bytes` of UTF-8.
-
-    No path separators, control or format characters, none of Windows' forbidden characters and device names,
-    no dot or blank at either end; never empty. Different texts can give the same name.
-    """
-    composed = unicodedata.normalize("NFC", text[:1000])
-    unsafe = (
-        character in _UNSAFE or unicodedata.category(character) in _UNSAFE_CATEGORIES
-        for character in composed
-    )
-    name = "".join("_" if bad else character for character, bad in zip(composed, unsafe, strict=True)).strip(
-        " ."
-    )
-    if _RESERVED.match(name):
-        name = f"_{name}"
-    return name.encode("utf-8")[:limit_bytes].decode("utf-8", "ignore").rstrip(" .") or "unnamed"
 
 
 def directory_name(text: str, limit_bytes: int = NAME_BYTES_MAX) -> str:

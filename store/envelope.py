@@ -15,10 +15,11 @@ from typing import Final, NamedTuple
 
 from blake3 import blake3
 
+from pillarbox.store.names import base_subject
+
 HEADER_BYTES_MAX: Final = 1 << 20
 TEXT_CHARS_MAX: Final = 998
 ADDRESSES_CHARS_MAX: Final = 2000
-SORT_KEY_BYTES_MAX: Final = 24
 CONVERSATION_BYTES: Final = 12
 
 # Raw bytes of a field that are looked at: several bytes of encoded words make one character.
@@ -388,52 +389,3 @@ def _is_attachment(fields: dict[bytes, bytes]) -> bool:
     if b"content-id" in fields and kind.startswith(b"image/"):
         return False  # a picture shown inside the text
     return encoded and (b"name=" in kind or b"name*" in kind or b"filename" in disposition)
-
-
-# --- sorting --------------------------------------------------------------------------------------------
-
-_BLOB: Final = r"\[[^\[\]]*+\]\s*+"
-_LEADERS: Final = re.compile(
-    rf"(?:\s*+(?:{_BLOB})*+(?:re|fwd?|aw|wg|sv|vs|antw|rv)\s*+(?:{_BLOB}|\(\d+\)\s*+)?[:\uff1a])++\s*+",
-    re.IGNORECASE,
-)
-_LEADING_BLOB: Final = re.compile(rf"\s*+{_BLOB}(?=\S)")
-_FORWARDED: Final = re.compile(r"\[fwd:(.*)\]\s*+", re.IGNORECASE | re.DOTALL)
-_TRAILER: Final = "(fwd)"
-
-
-def base_subject(subject: str) -> str:
-    """The subject that answers and forwards share: without Re:, Fwd:, (fwd), [list names].
-
-    RFC 5256 section 2.1, and the prefixes of some more languages. Reads the first `TEXT_CHARS_MAX`
-    characters.
-    """
-    text = subject[:TEXT_CHARS_MAX].strip()
-    while True:
-        before = text
-        while text[-5:].lower() == _TRAILER:
-            text = text[:-5].rstrip()
-        if leaders := _LEADERS.match(text):
-            text = text[leaders.end() :]
-        if blob := _LEADING_BLOB.match(text):
-            text = text[blob.end() :]
-        if forwarded := _FORWARDED.fullmatch(text):
-            text = forwarded[1].strip()
-        if text == before:
-            return text
-
-
-def subject_sort_key(subject: str) -> bytes:
-    """At most 24 bytes that put subjects in the order of a list: by base subject, without case."""
-    return _sort_key(base_subject(subject))
-
-
-def sender_sort_key(sender: str) -> bytes:
-    """At most 24 bytes that put senders in the order of a list: by name, else by address, without case."""
-    return _sort_key(sender.lstrip("\"' <").partition(" <")[0].rstrip('"'))
-
-
-def _sort_key(text: str) -> bytes:
-    # NUL ends the key in a view's order, so none may be in it.
-    folded = text[:SORT_KEY_BYTES_MAX].casefold().replace("\0", "")
-    return folded.encode("utf-8", "replace")[:SORT_KEY_BYTES_MAX]

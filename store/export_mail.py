@@ -17,12 +17,13 @@ from typing import Any, BinaryIO, Final, Literal, NamedTuple, get_args
 from pillarbox.store import folder, mailbox, message, public_folder
 from pillarbox.store.access import Actor
 from pillarbox.store.database import Database
-from pillarbox.store.eml import NAME_BYTES_MAX, EmlWriter, directory_name, read_tree
+from pillarbox.store.eml import EmlWriter, directory_name, read_tree
 from pillarbox.store.errors import AlreadyExists, Corrupt, InvalidSetting
 from pillarbox.store.ids import id_text
 from pillarbox.store.mail_item import MailItem, path_text
 from pillarbox.store.maildir import MaildirWriter, read_maildir
 from pillarbox.store.mbox import Dialect, MboxWriter, read_mbox
+from pillarbox.store.names import NAME_BYTES_MAX
 from pillarbox.store.stream import disk_error, flush_directory
 from pillarbox.store.tables import ItemRecord
 from pillarbox.store.transaction import ReadTransaction

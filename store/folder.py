@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator
 from typing import Any, Final
 
 from pillarbox.store import content_store
-from pillarbox.store.errors import AlreadyExists, InvalidName, NotEmpty, NotFound, Refused
+from pillarbox.store.errors import AlreadyExists, NotEmpty, NotFound, Refused
 from pillarbox.store.events import EventId
 from pillarbox.store.ids import counter_of, guid_text, id_text
+from pillarbox.store.names import check_name, name_key
 from pillarbox.store.tables import (
     UID_END,
     FolderRecord,
@@ -21,34 +21,14 @@ from pillarbox.store.tables import (
     id_key,
     is_id,
     item_key,
-    name_key,
     number_of,
     pair_key,
 )
 from pillarbox.store.transaction import Reader, WriteTransaction, as_stored
 
 GENERIC: Final = 0
-NAME_CHARS_MAX: Final = 255
 DEPTH_MAX: Final = 64
 _UID_MAX: Final = (1 << 32) - 1
-
-
-def check_name(name: str) -> str:
-    """`name` itself, when a folder or mailbox may be called so: 1 to 255 characters, no `/`, no controls.
-
-    Raises InvalidName.
-    """
-    if not name or name != name.strip() or len(name) > NAME_CHARS_MAX:
-        raise InvalidName(
-            f"{name[:80]!r} cannot be a name",
-            hint=f"use 1 to {NAME_CHARS_MAX} characters, without blanks at either end",
-        )
-    for character in name:
-        if character == "/" or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
-            raise InvalidName(
-                f"{name[:80]!r} cannot be a name: it holds {character!r}", hint="leave that character out"
-            )
-    return name
 
 
 def with_property(properties: dict[str, Any], key: str, value: Any) -> dict[str, Any]:

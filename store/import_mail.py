@@ -13,7 +13,6 @@ What a user deleted or moved out of the folder meanwhile therefore comes again.
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -27,11 +26,13 @@ from pillarbox.store.database import Database
 from pillarbox.store.eml import MailKind, classify, read_eml, read_tree
 from pillarbox.store.errors import InvalidContent, PillarboxError, Refused
 from pillarbox.store.events import EventId
-from pillarbox.store.mail_item import SEEN, MailItem, path_text
+from pillarbox.store.flags import SEEN
+from pillarbox.store.mail_item import MailItem, path_text
 from pillarbox.store.maildir import is_named_as_mail, read_maildir
 from pillarbox.store.maintenance import train_dictionary
 from pillarbox.store.mbox import Dialect, read_mbox
 from pillarbox.store.message import PreparedMessage
+from pillarbox.store.names import folder_name
 from pillarbox.store.prepare_processes import prepare_all
 from pillarbox.store.tables import Table
 from pillarbox.store.transaction import WriteTransaction
@@ -140,15 +141,6 @@ def _refuse_lone_messages(sources: Iterable[Path], kinds: Iterable[MailKind | No
                 f"{path_text(path)}: public folders have no Inbox that a lone message could go to",
                 hint="put it into a directory: that becomes a folder of its name",
             )
-
-
-def folder_name(text: str) -> str:
-    """`text` as a name that a folder may have; different texts can give the same one."""
-    letters = (
-        "_" if letter == "/" or unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") else letter
-        for letter in text
-    )
-    return "".join(letters).strip()[: folder.NAME_CHARS_MAX].strip() or "unnamed"
 
 
 class _Remarks:

@@ -9,14 +9,8 @@ from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
 from pillarbox.store.errors import InvalidContent, NotFound
+from pillarbox.store.flags import ANSWERED, DELETED, DRAFT, FLAGGED, FORWARDED, SEEN, keywords
 from pillarbox.store.stream import disk_error
-
-SEEN: Final = "\\Seen"
-ANSWERED: Final = "\\Answered"
-FLAGGED: Final = "\\Flagged"
-DELETED: Final = "\\Deleted"
-DRAFT: Final = "\\Draft"
-FORWARDED: Final = "$Forwarded"
 
 # A file is outside input: whatever is longer than this comes in parts (mbox) or cut (one file a message).
 MESSAGE_BYTES_MAX: Final = 512 << 20
@@ -32,11 +26,6 @@ _STATUS = re.compile(
 _STATUS_FLAGS: Final = {"R": SEEN, "A": ANSWERED, "F": FLAGGED, "D": DELETED, "T": DRAFT}
 # nsMsgMessageFlags: read, replied, marked, expunged, forwarded
 _MOZILLA_FLAGS: Final = {0x1: SEEN, 0x2: ANSWERED, 0x4: FLAGGED, 0x8: DELETED, 0x1000: FORWARDED}
-
-# What IMAP lets a keyword be (RFC 9051 "atom"), of a length a person would give it; and so in words.
-KEYWORD_RULE: Final = '1 to 255 visible ASCII characters, none of ( ) { % * " \\ ]'
-_KEYWORD = re.compile(r"[^\x00-\x20\x7f-\U0010ffff(){%*\"\\\]]{1,255}")
-_KEYWORDS_MAX: Final = 64
 
 
 class MailItem(NamedTuple):
@@ -54,12 +43,6 @@ class MailItem(NamedTuple):
     source: str = ""
     position: int = 0
     damage: str = ""
-
-
-def keywords(words: list[str]) -> list[str]:
-    """Those of `words` that can be IMAP keywords, each once, at most 64."""
-    valid = (word for word in words if _KEYWORD.fullmatch(word))
-    return list(dict.fromkeys(valid))[:_KEYWORDS_MAX]
 
 
 def header_flags(raw: bytes) -> tuple[str, ...]:

@@ -9,15 +9,8 @@ from pillarbox.store import folder
 from pillarbox.store.errors import AlreadyExists, InvalidName, NotFound, Refused
 from pillarbox.store.events import EventId
 from pillarbox.store.ids import GUID_BYTES, guid_text
-from pillarbox.store.tables import (
-    IDENTITY_KEY,
-    DatabaseKind,
-    FolderRecord,
-    MailboxRecord,
-    ObjectKind,
-    Table,
-    name_key,
-)
+from pillarbox.store.names import NAME_CHARS_MAX, check_name, name_key
+from pillarbox.store.tables import IDENTITY_KEY, DatabaseKind, FolderRecord, MailboxRecord, ObjectKind, Table
 from pillarbox.store.transaction import Reader, WriteTransaction
 
 CONNECTED: Final = 0
@@ -44,7 +37,7 @@ def create(txn: WriteTransaction, name: str, *, guid: bytes = b"", user: bytes =
 
     Without `guid` it gets a new one. Raises InvalidName, AlreadyExists, and Refused in a public folder store.
     """
-    folder.check_name(name)
+    check_name(name)
     identity = txn.record(Table.META, IDENTITY_KEY)
     if identity is not None and identity.kind != DatabaseKind.MAILBOX_STORE:
         raise Refused("a public folder store holds no mailboxes", hint="name a mailbox store")
@@ -79,7 +72,7 @@ def get(reader: Reader, guid: bytes) -> MailboxRecord:
 
 def find(reader: Reader, name: str) -> MailboxRecord:
     """The mailbox of that name, in any case. Raises NotFound, InvalidName for what no name can be."""
-    if not name or len(name) > folder.NAME_CHARS_MAX:
+    if not name or len(name) > NAME_CHARS_MAX:
         raise InvalidName(f"{name[:80]!r} cannot be the name of a mailbox")
     guid = reader.index(Table.MAILBOX_NAME, name_key(name))
     if guid is None:
@@ -95,7 +88,7 @@ def all_of(reader: Reader) -> Iterator[MailboxRecord]:
 
 def rename(txn: WriteTransaction, guid: bytes, name: str) -> MailboxRecord:
     """Give a mailbox another name. Raises NotFound, InvalidName, AlreadyExists."""
-    folder.check_name(name)
+    check_name(name)
     record = get(txn, guid)
     if name_key(name) != name_key(record.name):
         _refuse_taken_name(txn, name)

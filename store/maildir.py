@@ -18,16 +18,10 @@ from typing import Final
 from xxhash import xxh3_64_hexdigest
 
 from pillarbox.store.errors import InvalidContent, InvalidName, NotFound
+from pillarbox.store.flags import ANSWERED, DELETED, DRAFT, FLAGGED, FORWARDED, SEEN, keywords
 from pillarbox.store.mail_item import (
-    ANSWERED,
-    DELETED,
-    DRAFT,
-    FLAGGED,
-    FORWARDED,
-    SEEN,
     MailItem,
     directory_entries,
-    keywords,
     other_entries,
     path_text,
     read_message_file,

@@ -19,8 +19,8 @@ from pillarbox.store import content_store, folder
 from pillarbox.store.content import PreparedContent
 from pillarbox.store.envelope import Envelope, decode_words, header_end, parse_envelope
 from pillarbox.store.errors import Corrupt, InvalidSetting, NotFound, Refused
+from pillarbox.store.flags import ANSWERED, DELETED, DRAFT, FLAGGED, KEYWORD_RULE, SEEN, keywords
 from pillarbox.store.ids import id_text
-from pillarbox.store.mail_item import ANSWERED, DELETED, DRAFT, FLAGGED, KEYWORD_RULE, SEEN, keywords
 from pillarbox.store.mailbox import DISCONNECTED, INBOX
 from pillarbox.store.mailbox import get as get_mailbox
 from pillarbox.store.tables import (

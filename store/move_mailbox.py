@@ -26,6 +26,7 @@ from pillarbox.store.content_transfer import FetchedContent
 from pillarbox.store.database import Database
 from pillarbox.store.errors import AlreadyExists, Corrupt, NotFound, PillarboxError, Refused
 from pillarbox.store.ids import guid_text, id_text, parse_id
+from pillarbox.store.names import name_key
 from pillarbox.store.tables import (
     DatabaseKind,
     FolderRecord,
@@ -34,7 +35,6 @@ from pillarbox.store.tables import (
     Table,
     id_key,
     item_key,
-    name_key,
 )
 from pillarbox.store.transaction import Reader, WriteTransaction
 
@@ -49,7 +49,7 @@ _FEW_CHANGES: Final = 64
 _NUMBERS_MEANWHILE: Final = 1 << 20
 # On a mailbox that changes faster than it can be followed, the last transaction takes longer instead.
 _CATCH_UPS_MAX: Final = 8
-_SEPARATOR: Final = "/"  # no mailbox or folder can be given a name with it (`folder.check_name`)
+_SEPARATOR: Final = "/"  # no mailbox or folder can be given a name with it (`check_name`)
 
 # Whoever ends a move changes one database within a transaction of another: two at a time, in opposite
 # directions, would wait for each other. A database is written by one process only, so this is enough.

@@ -14,6 +14,7 @@ from blake3 import blake3
 
 from pillarbox.store import folder
 from pillarbox.store.errors import InvalidName, Refused
+from pillarbox.store.names import name_key
 from pillarbox.store.tables import (
     DIGEST_BYTES,
     IDENTITY_KEY,
@@ -26,7 +27,6 @@ from pillarbox.store.tables import (
     id_key,
     is_id,
     item_key,
-    name_key,
 )
 from pillarbox.store.transaction import Reader, WriteTransaction
 

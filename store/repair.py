@@ -39,6 +39,7 @@ from pillarbox.store.folder import GENERIC
 from pillarbox.store.ids import LOCAL_BASE, counter_of, guid_text, id_text
 from pillarbox.store.mailbox import CONNECTED, STANDARD_FOLDERS
 from pillarbox.store.message import SEEN_BIT
+from pillarbox.store.names import name_key
 from pillarbox.store.records import seal_record
 from pillarbox.store.redo import read_redo
 from pillarbox.store.stream import SEGMENT_HEADER_BYTES, FrameKind, Position
@@ -60,7 +61,6 @@ from pillarbox.store.tables import (
     decode_record,
     derived_entries,
     id_key,
-    name_key,
     pair_key,
     segment_key,
     split_pair_key,

@@ -29,7 +29,6 @@ from pillarbox.store.daily_maintenance import DailyMaintenance
 from pillarbox.store.daily_size_check import DailySizeCheck
 from pillarbox.store.database import LOCK, Database, MountState
 from pillarbox.store.database_limits import Edition, limits_from_settings, settings_of
-from pillarbox.store.eml import safe_name
 from pillarbox.store.errors import (
     AlreadyExists,
     Conflict,
@@ -46,9 +45,9 @@ from pillarbox.store.errors import (
 )
 from pillarbox.store.events import Diagnostics, EventId, EventLog, PythonLoggingSink, make_event, tee
 from pillarbox.store.file_lock import FileLock
-from pillarbox.store.folder import check_name
 from pillarbox.store.ids import new_guid
 from pillarbox.store.move_mailbox import MOVED_FROM, MailboxMove, Progress, finish_move, move_mailbox
+from pillarbox.store.names import check_name, name_key, safe_name
 from pillarbox.store.server_config import (
     CONFIG_FILE,
     EVENTS,
@@ -62,7 +61,7 @@ from pillarbox.store.server_config import (
 )
 from pillarbox.store.storage_group import StorageGroup, refuse_another_database, refuse_another_group
 from pillarbox.store.stream import disk_error
-from pillarbox.store.tables import DatabaseKind, MailboxRecord, Table, name_key
+from pillarbox.store.tables import DatabaseKind, MailboxRecord, Table
 
 FIRST_GROUP: Final = "First Storage Group"
 FIRST_DATABASES: Final = {

@@ -8,15 +8,12 @@ big-endian: byte order is number order. Keys stay far below LMDB's 511 bytes; lo
 from __future__ import annotations
 
 import struct
-import unicodedata
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
-from blake3 import blake3
-
-from pillarbox.store.envelope import sender_sort_key, subject_sort_key
 from pillarbox.store.errors import Corrupt
+from pillarbox.store.names import name_key, sender_sort_key, subject_sort_key
 from pillarbox.store.records import open_record, seal
 
 LAYOUT_VERSION: Final = 1
@@ -306,14 +303,6 @@ Entry = tuple[Table, bytes, bytes]
 _LOCATION: Final = Table.LOCATION
 _VIEW: Final = Table.VIEW
 _FEED: Final = Table.FEED
-
-
-def name_key(name: str) -> bytes:
-    """The form names are compared in: NFC and casefolded; a digest when longer than a key should be."""
-    text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
-    # A name asked for may hold bytes that are no text: it is then the name of nothing, and no fault.
-    folded = text.encode(errors="surrogatepass")
-    return folded if len(folded) <= 200 else folded[:120] + blake3(folded).digest(length=16)
 
 
 def view_key(folder_id: int, kind: bytes, sort: bytes, uid: int) -> bytes:

@@ -14,8 +14,8 @@ from rich.cells import set_cell_size
 
 from pillarbox.store import folder, message, view
 from pillarbox.store.errors import Refused
+from pillarbox.store.flags import FLAGGED, SEEN
 from pillarbox.store.ids import id_text
-from pillarbox.store.mail_item import FLAGGED, SEEN
 from pillarbox.store.server import Server
 from pillarbox.store.tables import ItemRecord
 from pillarbox.store.transaction import Reader, WriteTransaction

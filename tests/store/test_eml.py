@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pillarbox.store.eml import EmlWriter, classify, read_eml, read_tree, safe_name
+from pillarbox.store.eml import EmlWriter, classify, read_eml, read_tree
 from pillarbox.store.errors import InvalidContent, InvalidName, NotFound
 from pillarbox.store.mail_item import MailItem, read_message_file
+from pillarbox.store.names import safe_name
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data"

@@ -20,14 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pillarbox.store import envelope
-from pillarbox.store.envelope import (
-    Envelope,
-    base_subject,
-    header_end,
-    parse_envelope,
-    sender_sort_key,
-    subject_sort_key,
-)
+from pillarbox.store.envelope import Envelope, header_end, parse_envelope
+from pillarbox.store.names import SORT_KEY_BYTES_MAX, base_subject, sender_sort_key, subject_sort_key
 
 ROOT = Path(__file__).resolve().parents[2]
 CORPUS = Path(os.environ.get("PILLARBOX_CORPUS", ROOT.parent / "shared" / "corpus"))
@@ -85,7 +79,7 @@ def test_the_header_ends_within_the_message(message: bytes) -> None:
 @given(st.text())
 def test_sort_keys_are_short_and_without_nul(text: str) -> None:
     for key in (subject_sort_key(text), sender_sort_key(text)):
-        assert len(key) <= envelope.SORT_KEY_BYTES_MAX
+        assert len(key) <= SORT_KEY_BYTES_MAX
         assert b"\0" not in key
 
 

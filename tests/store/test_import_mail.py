@@ -20,6 +20,7 @@ from pillarbox.store.import_mail import ImportProgress, folder_name, import_mail
 from pillarbox.store.mail_item import MailItem
 from pillarbox.store.maildir import MaildirWriter
 from pillarbox.store.mbox import Dialect, MboxWriter, read_mbox
+from pillarbox.store.names import check_name
 from pillarbox.store.tables import DatabaseKind, ItemRecord, Table
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -262,7 +263,7 @@ def test_a_full_disk_stops_an_import_with_what_was_committed_kept(
 )
 def test_a_folder_is_named_as_names_may_be(text: str, name: str) -> None:
     assert folder_name(text) == name
-    assert folder.check_name(name) == name
+    assert check_name(name) == name
 
 
 def test_a_large_import_trains_a_dictionary_once_and_is_smaller_for_it(

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pillarbox.store.errors import Corrupt, UnsupportedVersion
+from pillarbox.store.names import name_key
 from pillarbox.store.records import CHECKSUM_BYTES, pack, seal, seal_record, unseal
 from pillarbox.store.tables import (
     DATABASE_SCOPE,
@@ -35,7 +36,6 @@ from pillarbox.store.tables import (
     feed_entry,
     id_key,
     item_key,
-    name_key,
     number_of,
     pair_key,
     record_type,

@@ -1,0 +1,24 @@
+"""Flags of messages: IMAP's system flags, and the keywords that are allowed beside them."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+SEEN: Final = "\\Seen"
+ANSWERED: Final = "\\Answered"
+FLAGGED: Final = "\\Flagged"
+DELETED: Final = "\\Deleted"
+DRAFT: Final = "\\Draft"
+FORWARDED: Final = "$Forwarded"
+
+# What IMAP lets a keyword be (RFC 9051 "atom"), of a length a person would give it; and so in words.
+KEYWORD_RULE: Final = '1 to 255 visible ASCII characters, none of ( ) { % * " \\ ]'
+_KEYWORD = re.compile(r"[^\x00-\x20\x7f-\U0010ffff(){%*\"\\\]]{1,255}")
+_KEYWORDS_MAX: Final = 64
+
+
+def keywords(words: list[str]) -> list[str]:
+    """Those of `words` that can be IMAP keywords, each once, at most 64."""
+    valid = (word for word in words if _KEYWORD.fullmatch(word))
+    return list(dict.fromkeys(valid))[:_KEYWORDS_MAX]
