@@ -14,17 +14,11 @@ from contextlib import suppress
 from typing import Any, Final
 
 from pillarbox.backup.database_snapshot import describe_state
-from pillarbox.backup.repository import Repository, Snapshot
-from pillarbox.backup.snapshot import (
-    GroupSnapshot,
-    SnapshotKind,
-    SnapshotSource,
-    is_of_group,
-    snapshot_databases,
-)
+from pillarbox.backup.repository.repository import Repository, Snapshot, SnapshotKind
+from pillarbox.backup.snapshot import GroupSnapshot, SnapshotSource, is_of_group, snapshot_databases
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import Clock
-from pillarbox.store.database import Database, MountState
+from pillarbox.store.engine.database import Database, MountState
 from pillarbox.store.errors import InvalidContent
 
 INTERVAL_MS: Final = 60_000

@@ -20,17 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from pillarbox.backup.pack import BlobId, BlobKind, Child, Tree, decode_tree
-from pillarbox.backup.repository import Repository, Writer
+from pillarbox.backup.repository.pack import BlobId, BlobKind, Child, Tree, decode_tree
+from pillarbox.backup.repository.repository import Repository, Writer
 from pillarbox.backup.stored_contents import SLICED_TABLES, Contents, read_slices, store_contents
-from pillarbox.store.database import Database
-from pillarbox.store.env import DATA_FILE
+from pillarbox.store.disk.env import DATA_FILE
+from pillarbox.store.disk.redo import read_redo
+from pillarbox.store.disk.stream import SEGMENT_HEADER_BYTES, FrameKind, Position, build_frame
+from pillarbox.store.disk.tables import Table
+from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.group_commit import FlushedState
+from pillarbox.store.engine.transaction import ReadTransaction
 from pillarbox.store.errors import Corrupt, InvalidContent, NotFound
-from pillarbox.store.group_commit import FlushedState
-from pillarbox.store.redo import read_redo
-from pillarbox.store.stream import SEGMENT_HEADER_BYTES, FrameKind, Position, build_frame
-from pillarbox.store.tables import Table
-from pillarbox.store.transaction import ReadTransaction
 
 DATABASE_FORMAT: Final = 1
 SEGMENT_CHUNK_BYTES: Final = 256 << 10

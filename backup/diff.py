@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any, NamedTuple
 
-from pillarbox.store import folder, mailbox
+from pillarbox.store.disk.tables import FolderRecord, ItemRecord, Table
+from pillarbox.store.engine.transaction import Reader
 from pillarbox.store.errors import NotFound
-from pillarbox.store.tables import FolderRecord, ItemRecord, Table
-from pillarbox.store.transaction import Reader
+from pillarbox.store.mail import folders, mailboxes
 
 
 class FolderDiff(NamedTuple):
@@ -45,8 +45,8 @@ def diff_database(before: Reader | None, after: Reader | None) -> list[FolderDif
     Memory is in proportion to the number of folders. Raises Corrupt.
     """
     found: dict[int, FolderDiff] = {}
-    folders = {each.folder_id for reader in (before, after) for each in _folders(reader)}
-    for folder_id in folders:
+    folder_ids = {each.folder_id for reader in (before, after) for each in _folders(reader)}
+    for folder_id in folder_ids:
         here, there = _place(before, folder_id), _place(after, folder_id)
         name, path = there or here or ("", "")
         path_before = here[1] if here else path
@@ -78,11 +78,11 @@ def _place(reader: Reader | None, folder_id: int) -> tuple[str, str] | None:
     if reader is None:
         return None
     try:
-        record = folder.get(reader, folder_id)
+        record = folders.get(reader, folder_id)
     except NotFound:
         return None
-    name = mailbox.get(reader, record.mailbox).name if record.mailbox else ""
-    return name, "/".join(folder.path_of(reader, folder_id))
+    name = mailboxes.get(reader, record.mailbox).name if record.mailbox else ""
+    return name, "/".join(folders.path_of(reader, folder_id))
 
 
 def _items(reader: Reader | None) -> Iterator[tuple[bytes, ItemRecord]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from pillarbox.backup.repository import LATEST, Repository, Snapshot
+from pillarbox.backup.repository.repository import LATEST, Repository, Snapshot
 from pillarbox.backup.snapshot import split_by_group
 from pillarbox.store.errors import InvalidName, InvalidSetting, NotFound
 

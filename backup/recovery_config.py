@@ -31,12 +31,12 @@ from typing import Any, Final, TypeVar
 
 import tomli_w
 
-from pillarbox.store.checkpoint import write_atomically
+from pillarbox.store.disk.checkpoint import write_atomically
+from pillarbox.store.disk.stream import disk_error
+from pillarbox.store.disk.tables import DatabaseKind
 from pillarbox.store.errors import InvalidSetting, NotFound, UnsupportedVersion
 from pillarbox.store.ids import guid_text, parse_guid
 from pillarbox.store.server_config import KIND_TEXTS
-from pillarbox.store.stream import disk_error
-from pillarbox.store.tables import DatabaseKind
 
 RECOVERY_FILE: Final = "recovery.toml"
 RECOVERY_FORMAT: Final = "pillarbox-recovery"

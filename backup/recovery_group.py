@@ -25,7 +25,7 @@ from pillarbox.backup.recovery_config import (
     read_recovery,
     write_recovery,
 )
-from pillarbox.backup.repository import Repository, Snapshot
+from pillarbox.backup.repository.repository import Repository, Snapshot
 from pillarbox.backup.restore import (
     Destination,
     RestorableDatabase,
@@ -43,7 +43,10 @@ from pillarbox.backup.restore import (
 from pillarbox.backup.snapshot import FIRST_ADMINISTRATIVE_GROUP
 from pillarbox.backup.snapshot_mount import RecoveryDatabase, open_snapshot_mount
 from pillarbox.store.clock import Clock
-from pillarbox.store.database import PROPERTIES, STREAM
+from pillarbox.store.disk.file_lock import FileLock
+from pillarbox.store.disk.stream import Stream, disk_error, flush_directory
+from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.engine.database import PROPERTIES, STREAM
 from pillarbox.store.errors import (
     AlreadyExists,
     Conflict,
@@ -55,11 +58,8 @@ from pillarbox.store.errors import (
     Refused,
 )
 from pillarbox.store.events import EventId, PythonLoggingSink, make_event, tee
-from pillarbox.store.file_lock import FileLock
 from pillarbox.store.names import name_key
 from pillarbox.store.server import Server
-from pillarbox.store.stream import Stream, disk_error, flush_directory
-from pillarbox.store.tables import DatabaseKind
 
 RECOVERY_LOCK: Final = "recovery.lock"
 _LOCK_WAIT_MS: Final = 5000

@@ -29,16 +29,19 @@ from pillarbox.backup.database_snapshot import (
     read_stored_segment,
     read_stored_segments,
 )
-from pillarbox.backup.pack import BlobId
-from pillarbox.backup.repository import Repository, Snapshot
+from pillarbox.backup.repository.pack import BlobId
+from pillarbox.backup.repository.repository import Repository, Snapshot
 from pillarbox.backup.snapshot import FIRST_ADMINISTRATIVE_GROUP, snapshot_databases
-from pillarbox.store import folder
 from pillarbox.store.access import Actor
-from pillarbox.store.check import check_database
-from pillarbox.store.checkpoint import Checkpoint, boot_identity, write_checkpoint
 from pillarbox.store.clock import Clock
-from pillarbox.store.database import LOCK, PROPERTIES, STREAM, Database, MountState
-from pillarbox.store.env import DATA_FILE, Env
+from pillarbox.store.disk.checkpoint import Checkpoint, boot_identity, write_checkpoint
+from pillarbox.store.disk.env import DATA_FILE, Env
+from pillarbox.store.disk.file_lock import FileLock
+from pillarbox.store.disk.redo import read_redo
+from pillarbox.store.disk.stream import Position, disk_error, flush_directory, parse_frame, segment_name
+from pillarbox.store.disk.tables import LAYOUT_VERSION, DatabaseKind, Table
+from pillarbox.store.engine.database import LOCK, PROPERTIES, STREAM, Database, MountState
+from pillarbox.store.engine.replay import TableWriter, read_state
 from pillarbox.store.errors import (
     AlreadyExists,
     Conflict,
@@ -53,13 +56,10 @@ from pillarbox.store.errors import (
     WriterBusy,
 )
 from pillarbox.store.events import EventId
-from pillarbox.store.file_lock import FileLock
 from pillarbox.store.ids import COUNTER_MAX, guid_text
+from pillarbox.store.mail import folders
 from pillarbox.store.names import name_key
-from pillarbox.store.redo import read_redo
-from pillarbox.store.replay import TableWriter, read_state
-from pillarbox.store.stream import Position, disk_error, flush_directory, parse_frame, segment_name
-from pillarbox.store.tables import LAYOUT_VERSION, DatabaseKind, Table
+from pillarbox.store.upkeep.check import check_database
 
 LAYOUT_VERSION_MIN: Final = 1
 _UNFINISHED: Final = ".restoring"
@@ -580,7 +580,7 @@ def _give_out_no_number_twice(database: Database, place: Path, last: int) -> Non
         with restored.transaction(Actor.task("restore")) as txn:
             txn.leave_out_numbers(max(last, txn.counter) + _NUMBERS_LEFT_OUT)
             for folder_id in [record.folder_id for _, record in txn.records(Table.FOLDER, b"", None)]:
-                folder.renew_uid_validity(txn, folder_id)
+                folders.renew_uid_validity(txn, folder_id)
     finally:
         restored.dismount()
 

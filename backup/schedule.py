@@ -7,16 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, tzinfo
 from typing import Final, NamedTuple
 
-from pillarbox.backup.prune import KeepRules, PruneReport, choose_kept, is_capture, prune
-from pillarbox.backup.repository import Repository, Snapshot
-from pillarbox.backup.snapshot import (
-    GroupSnapshot,
-    SnapshotHook,
-    SnapshotKind,
-    SnapshotSource,
-    is_of_group,
-    split_by_group,
-)
+from pillarbox.backup.repository.prune import KeepRules, PruneReport, choose_kept, is_capture, prune
+from pillarbox.backup.repository.repository import Repository, Snapshot, SnapshotKind
+from pillarbox.backup.snapshot import GroupSnapshot, SnapshotHook, SnapshotSource, is_of_group, split_by_group
 from pillarbox.store.clock import Clock
 
 EARLY_MS: Final = 5 * 60_000

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from enum import Enum, StrEnum
+from enum import Enum
 from typing import Any, Final, Protocol
 
 from pillarbox.backup.database_snapshot import (
@@ -23,18 +23,18 @@ from pillarbox.backup.database_snapshot import (
     describe_database,
     store_database,
 )
-from pillarbox.backup.pack import BlobId
-from pillarbox.backup.repository import Repository, Snapshot
+from pillarbox.backup.repository.pack import BlobId
+from pillarbox.backup.repository.repository import Repository, Snapshot, SnapshotKind
 from pillarbox.store.access import Actor
-from pillarbox.store.checkpoint import Checkpoint, read_checkpoint
 from pillarbox.store.clock import Clock
-from pillarbox.store.database import Database, MountState
+from pillarbox.store.disk.checkpoint import Checkpoint, read_checkpoint
+from pillarbox.store.disk.tables import LAYOUT_VERSION
+from pillarbox.store.engine.database import Database, MountState
+from pillarbox.store.engine.group_commit import FlushedState
+from pillarbox.store.engine.replay import find_transaction
+from pillarbox.store.engine.transaction import ReadTransaction
 from pillarbox.store.errors import InvalidContent, NotFound, Refused, Retryable
 from pillarbox.store.events import EventId
-from pillarbox.store.group_commit import FlushedState
-from pillarbox.store.replay import find_transaction
-from pillarbox.store.tables import LAYOUT_VERSION
-from pillarbox.store.transaction import ReadTransaction
 
 FREEZE_TIMEOUT_MS: Final = 10_000
 _TAKES_MAX: Final = 1000
@@ -42,17 +42,6 @@ MANIFEST_FORMAT: Final = 1
 _GUID_BYTES: Final = 16
 _COUNTS: Final = ("mailboxes_count", "messages_count", "stream_bytes", "records_bytes")
 FIRST_ADMINISTRATIVE_GROUP: Final = "First Administrative Group"
-
-
-class SnapshotKind(StrEnum):
-    """What a backup is to those that follow (DOMAIN.md "Backup"). Each restores by itself, of any kind."""
-
-    FULL = "full"
-    COPY = "copy"
-    INCREMENTAL = "incremental"
-    DIFFERENTIAL = "differential"
-    CAPTURE = "capture"
-    """Ours: one of many short moments between backups (capture.py); it follows whatever there is."""
 
 
 class SnapshotHook(Protocol):

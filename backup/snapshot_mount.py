@@ -21,13 +21,23 @@ from pillarbox.backup.database_snapshot import (
     StoredSegment,
     read_stored_segment,
 )
-from pillarbox.backup.pack import BlobId
-from pillarbox.backup.repository import Repository
+from pillarbox.backup.repository.pack import BlobId
+from pillarbox.backup.repository.repository import Repository
 from pillarbox.backup.restore import RestorableDatabase, read_restorable
 from pillarbox.store.access import Actor, Role
-from pillarbox.store.content import Dictionaries
-from pillarbox.store.database import PROPERTIES
-from pillarbox.store.env import DATA_FILE, Env
+from pillarbox.store.content.blocks import Dictionaries
+from pillarbox.store.disk.env import DATA_FILE, Env
+from pillarbox.store.disk.stream import Frame, parse_frame, segment_name
+from pillarbox.store.disk.tables import (
+    IDENTITY_KEY,
+    LAYOUT_VERSION,
+    DatabaseKind,
+    IdentityRecord,
+    MailboxRecord,
+    Table,
+)
+from pillarbox.store.engine.database import PROPERTIES
+from pillarbox.store.engine.transaction import DatabaseFiles, FrameSource, ReadTransaction
 from pillarbox.store.errors import (
     AccessDenied,
     Corrupt,
@@ -37,17 +47,7 @@ from pillarbox.store.errors import (
     UnsupportedVersion,
 )
 from pillarbox.store.ids import guid_text
-from pillarbox.store.mailbox import DISCONNECTED
-from pillarbox.store.stream import Frame, parse_frame, segment_name
-from pillarbox.store.tables import (
-    IDENTITY_KEY,
-    LAYOUT_VERSION,
-    DatabaseKind,
-    IdentityRecord,
-    MailboxRecord,
-    Table,
-)
-from pillarbox.store.transaction import DatabaseFiles, FrameSource, ReadTransaction
+from pillarbox.store.mail.mailboxes import DISCONNECTED
 
 CHUNKS_KEPT: Final = 64  # 16 MiB: what lies together was delivered together, and is read together
 _DAMAGE: Final = (Corrupt, InvalidContent, NotFound)

@@ -13,11 +13,11 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from pillarbox.backup.pack import BlobId, BlobKind, Child, pack_value, unpack_value
-from pillarbox.backup.repository import Repository, Writer
+from pillarbox.backup.repository.pack import BlobId, BlobKind, Child, pack_value, unpack_value
+from pillarbox.backup.repository.repository import Repository, Writer
+from pillarbox.store.disk.tables import Table
+from pillarbox.store.engine.transaction import ReadTransaction
 from pillarbox.store.errors import InvalidContent
-from pillarbox.store.tables import Table
-from pillarbox.store.transaction import ReadTransaction
 
 SLICE_ROWS: Final = 256
 SLICED_TABLES: Final = (Table.MAILBOX, Table.FOLDER)

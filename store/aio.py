@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeVar
 
-from pillarbox.store import delivery
 from pillarbox.store.access import Actor
-from pillarbox.store.database import Database
+from pillarbox.store.disk.tables import ItemRecord
+from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.transaction import ReadTransaction, WriteTransaction
 from pillarbox.store.errors import Refused
-from pillarbox.store.tables import ItemRecord
-from pillarbox.store.transaction import ReadTransaction, WriteTransaction
+from pillarbox.store.mail import delivery
 
 ResultT = TypeVar("ResultT")
 

@@ -22,13 +22,13 @@ from types import TracebackType
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from pillarbox.store import mailbox, public_folder
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import Clock, SystemClock
-from pillarbox.store.daily_maintenance import DailyMaintenance
-from pillarbox.store.daily_size_check import DailySizeCheck
-from pillarbox.store.database import LOCK, Database, MountState
-from pillarbox.store.database_limits import Edition, limits_from_settings, settings_of
+from pillarbox.store.disk.file_lock import FileLock
+from pillarbox.store.disk.stream import disk_error
+from pillarbox.store.disk.tables import DatabaseKind, MailboxRecord, Table
+from pillarbox.store.engine.database import LOCK, Database, MountState
+from pillarbox.store.engine.database_limits import Edition, limits_from_settings, settings_of
 from pillarbox.store.errors import (
     AlreadyExists,
     Conflict,
@@ -44,9 +44,8 @@ from pillarbox.store.errors import (
     Retryable,
 )
 from pillarbox.store.events import Diagnostics, EventId, EventLog, PythonLoggingSink, make_event, tee
-from pillarbox.store.file_lock import FileLock
 from pillarbox.store.ids import new_guid
-from pillarbox.store.move_mailbox import MOVED_FROM, MailboxMove, Progress, finish_move, move_mailbox
+from pillarbox.store.mail import mailboxes, public_folders
 from pillarbox.store.names import check_name, name_key, safe_name
 from pillarbox.store.server_config import (
     CONFIG_FILE,
@@ -60,8 +59,9 @@ from pillarbox.store.server_config import (
     write_config,
 )
 from pillarbox.store.storage_group import StorageGroup, refuse_another_database, refuse_another_group
-from pillarbox.store.stream import disk_error
-from pillarbox.store.tables import DatabaseKind, MailboxRecord, Table
+from pillarbox.store.upkeep.daily_maintenance import DailyMaintenance
+from pillarbox.store.upkeep.daily_size_check import DailySizeCheck
+from pillarbox.store.upkeep.move_mailbox import MOVED_FROM, MailboxMove, Progress, finish_move, move_mailbox
 
 FIRST_GROUP: Final = "First Storage Group"
 FIRST_DATABASES: Final = {
@@ -284,7 +284,7 @@ class Server:
                 continue
             with database.read(Actor.task("find mailbox")) as read:
                 try:
-                    found = mailbox.find(read, name)
+                    found = mailboxes.find(read, name)
                 except NotFound:
                     continue
             if not self._has_its_source(found):
@@ -319,7 +319,7 @@ class Server:
                 raise _mailbox_exists(name, other.label)
             self._refuse_unseen(name)
             with database.transaction(actor) as txn:
-                return database, mailbox.create(txn, name)
+                return database, mailboxes.create(txn, name)
 
     def rename_mailbox(self, actor: Actor, name: str, new_name: str) -> tuple[Database, MailboxRecord]:
         """Give a mailbox another name, durably, that no other mailbox of the server has.
@@ -334,7 +334,7 @@ class Server:
                     raise _mailbox_exists(new_name, other.label)
             self._refuse_unseen(new_name)
             with database.transaction(actor) as txn:
-                return database, mailbox.rename(txn, box.guid, new_name)
+                return database, mailboxes.rename(txn, box.guid, new_name)
 
     def move_mailbox(
         self,
@@ -494,7 +494,7 @@ class Server:
             database.create()
             if kind == DatabaseKind.PUBLIC_FOLDER_STORE:
                 with _mounted_for_setup(database), database.transaction(Actor.task("setup")) as txn:
-                    public_folder.create_tree(txn)
+                    public_folders.create_tree(txn)
         except BaseException:
             shutil.rmtree(database.path, ignore_errors=True)
             raise

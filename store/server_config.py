@@ -29,13 +29,13 @@ from typing import Any, Final, TypeVar
 
 import tomli_w
 
-from pillarbox.store.checkpoint import write_atomically
-from pillarbox.store.database_limits import Edition
+from pillarbox.store.disk.checkpoint import write_atomically
+from pillarbox.store.disk.stream import disk_error
+from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.engine.database_limits import Edition
 from pillarbox.store.errors import InvalidName, InvalidSetting, NotFound, UnsupportedVersion
 from pillarbox.store.ids import guid_text, parse_guid
 from pillarbox.store.names import check_name, name_key, safe_name
-from pillarbox.store.stream import disk_error
-from pillarbox.store.tables import DatabaseKind
 
 CONFIG_FILE: Final = "server.toml"
 CONFIG_FORMAT: Final = "pillarbox-server"

@@ -6,10 +6,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from pillarbox.store.database import Database
-from pillarbox.store.database_limits import Edition
+from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.database_limits import Edition
 from pillarbox.store.errors import Refused
-from pillarbox.store.tables import DatabaseKind
 
 
 class GroupLimits(NamedTuple):

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from pillarbox.store.clock import VirtualClock
-from pillarbox.store.database import Database
-from pillarbox.store.group_commit import Tuning
-from pillarbox.store.tables import DatabaseKind
+from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.group_commit import Tuning
 
 GUID = bytes(range(16))
 TINY = Tuning(16 << 10, checkpoint_stream_bytes=24 << 10, checkpoint_pages=64, checkpoint_beside=False)

@@ -11,28 +11,21 @@ import pytest
 import zstandard
 from xxhash import xxh3_64_digest, xxh3_64_intdigest, xxh3_128_digest
 
-from pillarbox.store import content, errors, folder, mailbox, message, redo, stream
+from pillarbox.store import errors
 from pillarbox.store.access import Actor
 from pillarbox.store.change_number import CNSET_MAGIC, CNSET_VERSION, INTERVALS_MAX, CNSet
-from pillarbox.store.checkpoint import (
+from pillarbox.store.content import blocks
+from pillarbox.store.disk import redo, stream
+from pillarbox.store.disk.checkpoint import (
     CHECKPOINT_FILE,
     CHECKPOINT_MAGIC,
     CHECKPOINT_VERSION,
     Checkpoint,
     write_checkpoint,
 )
-from pillarbox.store.daily_maintenance import MAINTAINED_FILE
-from pillarbox.store.database import LOCK, PROPERTIES, STREAM, Database
-from pillarbox.store.env import DATA_FILE, META_BYTES
-from pillarbox.store.events import (
-    DETAIL_CHARS_MAX,
-    DETAILS_MAX,
-    LINE_BYTES_MAX,
-    LOG_VERSION,
-)
-from pillarbox.store.ids import COUNTER_BITS, LOCAL_REPLICA
-from pillarbox.store.records import CHECKSUM_BYTES, RECORD_VERSION
-from pillarbox.store.stream import (
+from pillarbox.store.disk.env import DATA_FILE, META_BYTES
+from pillarbox.store.disk.records import CHECKSUM_BYTES, RECORD_VERSION
+from pillarbox.store.disk.stream import (
     FRAME_HEADER_BYTES,
     FRAME_MAGIC,
     SEGMENT_HEADER_BYTES,
@@ -44,7 +37,7 @@ from pillarbox.store.stream import (
     build_frame,
     segment_header,
 )
-from pillarbox.store.tables import (
+from pillarbox.store.disk.tables import (
     DIGEST_BYTES,
     LAYOUT_VERSION,
     DatabaseKind,
@@ -53,6 +46,16 @@ from pillarbox.store.tables import (
     Table,
     view_sorts,
 )
+from pillarbox.store.engine.database import LOCK, PROPERTIES, STREAM, Database
+from pillarbox.store.events import (
+    DETAIL_CHARS_MAX,
+    DETAILS_MAX,
+    LINE_BYTES_MAX,
+    LOG_VERSION,
+)
+from pillarbox.store.ids import COUNTER_BITS, LOCAL_REPLICA
+from pillarbox.store.mail import folders, mailboxes, messages
+from pillarbox.store.upkeep.daily_maintenance import MAINTAINED_FILE
 
 DOCUMENT = (Path(__file__).resolve().parents[1] / "docs" / "format.md").read_text()
 GUID = bytes(range(16))
@@ -233,11 +236,11 @@ def rows_by_the_document(frame: dict[str, Any]) -> list[list[Any]]:
 def test_the_stream_of_a_database_is_read_by_the_document_and_gives_its_tables(database: Database) -> None:
     actor = Actor.task("test")
     with database.transaction(actor) as txn:
-        inbox = mailbox.create(txn, "anna").roles["inbox"]
+        inbox = mailboxes.create(txn, "anna").roles["inbox"]
     for number in range(5):
-        prepared = message.prepare(database.files, b"Subject: %d\r\n\r\n" % number + b"text " * 700)
+        prepared = messages.prepare(database.files, b"Subject: %d\r\n\r\n" % number + b"text " * 700)
         with database.transaction(actor) as txn:
-            message.append(txn, inbox, prepared)
+            messages.append(txn, inbox, prepared)
     tables: dict[tuple[int, bytes], bytes] = {}
     sequence = contents = 0
     for number in database.stream.segments():
@@ -288,18 +291,18 @@ def value_of(record: str, field: str) -> str:
 
 def test_kinds_and_states_in_records_are_those_documented() -> None:
     assert named_numbers(value_of("Identity record", "kind")) == enum_names(DatabaseKind)
-    states = {"connected": mailbox.CONNECTED, "disconnected": mailbox.DISCONNECTED}
+    states = {"connected": mailboxes.CONNECTED, "disconnected": mailboxes.DISCONNECTED}
     assert named_numbers(value_of("Mailbox record", "state")) == states
-    assert named_numbers(value_of("Folder record", "kind")) == {"generic": folder.GENERIC}
-    flags = {flag.strip("\\").lower(): bit for flag, bit in message.FLAG_BITS.items()}
+    assert named_numbers(value_of("Folder record", "kind")) == {"generic": folders.GENERIC}
+    flags = {flag.strip("\\").lower(): bit for flag, bit in messages.FLAG_BITS.items()}
     assert named_numbers(value_of("Item record", "flags")) == flags
 
 
 def test_encodings_of_parts_are_those_documented() -> None:
     (encodings,) = tables_in("Content")
-    assert [int(row[0]) for row in encodings] == [int(each) for each in content.Encoding]
+    assert [int(row[0]) for row in encodings] == [int(each) for each in blocks.Encoding]
     assert ["base64" in row[1] for row in encodings] == [
-        each == content.Encoding.BASE64 for each in content.Encoding
+        each == blocks.Encoding.BASE64 for each in blocks.Encoding
     ]
 
 
@@ -319,11 +322,11 @@ STATEMENTS = [
     f"From {redo._COMPRESS_FROM_BYTES} bytes on",
     f"a body and {CHECKSUM_BYTES} bytes",
     f"16 bits of replica number ({LOCAL_REPLICA} is the database itself), {COUNTER_BITS} bits of counter",
-    f"at most {content.BLOCK_BYTES_MAX // MIB} MiB each",
-    f"at least {content.BASE64_FROM_BYTES} bytes",
-    f"at least {content.TEXT_FROM_BYTES} bytes",
-    f"blocks of at least {content._COMPRESS_FROM_BYTES} bytes",
-    f"at most {content._WIDTH_MAX} wide",
+    f"at most {blocks.BLOCK_BYTES_MAX // MIB} MiB each",
+    f"at least {blocks.BASE64_FROM_BYTES} bytes",
+    f"at least {blocks.TEXT_FROM_BYTES} bytes",
+    f"blocks of at least {blocks._COMPRESS_FROM_BYTES} bytes",
+    f"at most {blocks._WIDTH_MAX} wide",
     f"more than 2{'²⁰' if INTERVALS_MAX == 1 << 20 else '?'} intervals",
     f"at most {DETAILS_MAX}, text of at most {DETAIL_CHARS_MAX} characters",
     f"A line is at most {LINE_BYTES_MAX >> 10} KiB",

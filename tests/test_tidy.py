@@ -16,30 +16,31 @@ from typing import NamedTuple
 
 import pytest
 
-from pillarbox.store import errors, tables
+from pillarbox.store import errors
+from pillarbox.store.disk import tables
 from pillarbox.store.events import EVENTS, EventId
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("store", "backup", "tools")
+PACKAGES = ("pillarbox", "store", "backup", "tools")
 
 # What each package may import of the others.
 MAY_IMPORT = {
+    "pillarbox": {"store"},
     "store": {"store"},
     "backup": {"backup", "store"},
     "tools": {"tools", "backup", "store"},
 }
 
-# A module of the store imports from its own layer or those below.
-STORE_LAYERS = {
-    1: "access batches change_number clock envelope errors events ids records time_of_day",
-    2: "checkpoint content database_limits env file_lock mail_item redo stream tables",
-    3: """change_feed content_store content_transfer database delivery_queue group_commit prepare_child replay
-        transaction""",
-    4: "folder mailbox message public_folder view",
-    5: """aio check daily_maintenance daily_run daily_size_check delivery eml export_mail import_mail maildir
-        maintenance mbox move_mailbox prepare_processes repair server server_config storage_group""",
+# The rooms of each package from the ground up; a module imports from its own room or those below. A list of
+# modules is a room without a folder of its own: what all others stand on, or the face above them; "." is
+# the rest of those.
+GROUND = "access batches change_number clock errors events ids names"
+FACE = "aio server server_config storage_group"
+ROOMS = {
+    "store": (GROUND, "disk", "content", "engine", "mail", "upkeep", "files", FACE),
+    "backup": ("repository", ".", "merge"),
+    "tools": (".", "commands", "bench", "cli main"),
 }
-LAYER_OF = {module: layer for layer, modules in STORE_LAYERS.items() for module in modules.split()}
 
 
 class Seam(NamedTuple):
@@ -63,17 +64,17 @@ SEAMS = {
     "randomness": Seam(
         r"random\.(?!Random$).*|secrets(\..*)?|uuid\.uuid[1-8]|os\.(urandom|getrandom)",
         {
-            "store/checkpoint.py": "the identity of a boot, where the system has none",
-            "store/database.py": "GUIDs, for who passes in no source of them",
+            "store/disk/checkpoint.py": "the identity of a boot, where the system has none",
+            "store/engine/database.py": "GUIDs, for who passes in no source of them",
             "store/server.py": "GUIDs, for who passes in no source of them",
-            "backup/crypto.py": "keys and salts; everything else takes its `Entropy`",
+            "backup/repository/crypto.py": "keys and salts; everything else takes its `Entropy`",
         },
         "take a `random.Random`, or in backup/ an `Entropy`",
     ),
     "lmdb": Seam(
         r"lmdb(\..*)?",
         {
-            "store/env.py": "the engine",
+            "store/disk/env.py": "the engine",
             "tools/bench/": "compares with bare LMDB",
         },
         "use `Env` (store/env.py)",
@@ -83,25 +84,25 @@ SEAMS = {
         r"writes|os\.(replace|rename|renames|link|symlink|remove|unlink|truncate|ftruncate|pwrite|write|mkdir|"
         r"makedirs|rmdir|posix_fallocate)|shutil\.(?!disk_usage$).*|tempfile(\..*)?|mmap(\..*)?",
         {
-            "store/env.py": "the property file",
-            "store/stream.py": "the segments",
-            "store/checkpoint.py": "small files replaced atomically",
-            "store/database.py": "the folder of a new database",
-            "store/file_lock.py": "lock files",
+            "store/disk/env.py": "the property file",
+            "store/disk/stream.py": "the segments",
+            "store/disk/checkpoint.py": "small files replaced atomically",
+            "store/engine/database.py": "the folder of a new database",
+            "store/disk/file_lock.py": "lock files",
             "store/events.py": "the event log",
-            "store/eml.py": "mail files written by an export",
-            "store/maildir.py": "mail files written by an export",
-            "store/export_mail.py": "the folder of an export",
+            "store/files/eml.py": "mail files written by an export",
+            "store/files/maildir.py": "mail files written by an export",
+            "store/files/exporting.py": "the folder of an export",
             "store/server.py": "the folder of a new storage group, the files of a deleted database",
-            "store/repair.py": "new tables made beside the old ones",
-            "store/prepare_processes.py": "memory shared with processes, which no disk has",
-            "store/prepare_child.py": "the other end of that memory",
+            "store/upkeep/repair.py": "new tables made beside the old ones",
+            "store/files/prepare_processes.py": "memory shared with processes, which no disk has",
+            "store/content/prepare_child.py": "the other end of that memory",
             "backup/database_snapshot.py": "an image of the tables on its way to the repository",
             "backup/restore.py": "files of a restored database",
             "backup/recovery_group.py": "files of databases that leave the recovery storage group",
-            "backup/backend_directory.py": "a repository in a directory",
-            "tools/cmd_backup.py": "scratch for what is verified or compared",
-            "tools/cmd_repository.py": "new key files",
+            "backup/repository/backend_directory.py": "a repository in a directory",
+            "tools/commands/backup.py": "scratch for what is verified or compared",
+            "tools/commands/repository.py": "new key files",
             "tools/bench/": "compares with bare files",
         },
         "use one of these modules, so that a test can put faults under it",
@@ -109,7 +110,7 @@ SEAMS = {
     "network": Seam(
         r"(socket|ssl|socketserver|http\.client|http\.server|urllib\.request|boto3|botocore)(\..*)?",
         {
-            "backup/backend_s3.py": "an object store",
+            "backup/repository/backend_s3.py": "an object store",
         },
         "keep what decides apart from what sends, and send in one of these modules",
     ),
@@ -129,7 +130,7 @@ BANNED_WORDS = {
 # fmt: on
 
 # An exit code belongs to every error that reaches a person; these never leave the engine.
-INTERNAL_ERRORS = {"store/env.py": {"MapFull"}}
+INTERNAL_ERRORS = {"store/disk/env.py": {"MapFull"}}
 
 EXIT_CODES_OF_THE_SHELL = {0, 1, 2}  # done, a fault of the program, wrong usage
 
@@ -148,9 +149,11 @@ class Module(NamedTuple):
 
 def parsed(folder: str) -> tuple[Module, ...]:
     found = []
-    for path in sorted((ROOT / folder).rglob("*.py")):
+    # pillarbox/ holds links to the other packages, which are read where they are.
+    for path in sorted((ROOT / folder).glob("*.py" if folder == "pillarbox" else "**/*.py")):
         file = path.relative_to(ROOT).as_posix()
-        name = "pillarbox." + file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        place = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        name = place if folder == "pillarbox" else f"pillarbox.{place}"
         found.append(Module(file, name, ast.parse(path.read_bytes(), file)))
     return tuple(found)
 
@@ -213,34 +216,55 @@ def test_packages_import_only_downwards() -> None:
     )
 
 
-def test_every_module_of_the_store_has_a_layer() -> None:
+def rank_of(name: str) -> int | None:
+    """The place of a module in the order of the rooms of its package; None where a package has no rooms."""
+    _, package, place, *inner = [*name.split("."), "", ""]
+    rooms = ROOMS.get(package, ())
+    if any(inner):
+        return rooms.index(place) if place in rooms else None
+    named = [rank for rank, room in enumerate(rooms) if place in room.split()]
+    return named[0] if named else rooms.index(".") if "." in rooms else None
+
+
+def test_every_module_has_a_room() -> None:
     assert_none(
-        f"{module.file} is in no layer: add {name!r} to STORE_LAYERS in tests/test_tidy.py"
+        f"{module.file} is in no room: move it into one, or name it in ROOMS of tests/test_tidy.py"
         for module in MODULES
-        if module.package == "store"
-        and (name := Path(module.file).stem) not in LAYER_OF
-        and name != "__init__"
+        if module.package in ROOMS
+        and not module.file.endswith("__init__.py")
+        and rank_of(module.name) is None
     )
     assert_none(
-        f"store/{name}.py is not there: take {name!r} out of STORE_LAYERS in tests/test_tidy.py"
-        for name in LAYER_OF
+        f"store/{name}.py is not there: take {name!r} out of ROOMS in tests/test_tidy.py"
+        for name in f"{GROUND} {FACE}".split()
         if f"pillarbox.store.{name}" not in OWN_NAMES
     )
 
 
-def test_modules_of_the_store_import_from_their_layer_or_below() -> None:
+def test_modules_import_from_their_room_or_below() -> None:
     def wrong() -> Iterator[str]:
         for module in MODULES:
-            layer = LAYER_OF.get(Path(module.file).stem, 0) if module.package == "store" else 0
-            for line, name in own_imports(module) if layer else ():
-                target = name.rpartition(".")[2]
-                if LAYER_OF.get(target, 0) > layer:
+            rank = rank_of(module.name)
+            for line, name in own_imports(module) if rank is not None else ():
+                target = rank_of(name)
+                if target is not None and target > rank and name.split(".")[1] == module.package:
                     yield (
-                        f"{module.file}:{line}: layer {layer} imports {target} of layer {LAYER_OF[target]}: "
-                        "move what is needed down, or pass it in"
+                        f"{module.file}:{line}: imports {name} of a room above: move what is needed down, or "
+                        "pass it in"
                     )
 
     assert_none(wrong())
+
+
+def test_a_room_says_what_belongs_in_it_and_exports_nothing() -> None:
+    rooms = [
+        module for module in MODULES if module.file.count("/") == 2 and module.file.endswith("__init__.py")
+    ]
+    assert_none(
+        f"{module.file} is to hold its docstring and nothing else"
+        for module in rooms
+        if len(module.tree.body) != 1 or not ast.get_docstring(module.tree)
+    )
 
 
 def test_no_import_cycles() -> None:
@@ -274,7 +298,7 @@ def test_packages_are_imported_under_their_one_name() -> None:
         for module in MODULES + SUITE
         for node in imports(module.tree)
         for name in imported(node, frozenset())
-        if name.split(".")[0] in PACKAGES
+        if name.split(".")[0] in PACKAGES and not name.startswith("pillarbox")
     )
 
 
@@ -559,14 +583,17 @@ def test_every_event_is_documented() -> None:
 
 
 def test_every_module_of_the_store_is_documented() -> None:
-    stated = [cells[1] for cells in rows("architecture.md", "Parts")[1:]]
     assert_documented(
         (
-            (str(layer), name)
-            for layer, text in enumerate(stated, 1)
-            for name in re.findall(r"`(\w+)`", f"`{text}`")
+            (str(rank), name)
+            for rank, row in enumerate(rows("architecture.md", "Parts")[1:])
+            for name in re.findall(r"`(\w+)`", f"`{row[1]}`")
         ),
-        ((str(layer), name) for name, layer in LAYER_OF.items()),
+        (
+            (str(rank_of(module.name)), module.name.rpartition(".")[2])
+            for module in MODULES
+            if module.package == "store" and not module.file.endswith("__init__.py")
+        ),
         "docs/architecture.md, Parts,",
     )
 

@@ -8,20 +8,20 @@ import click
 from click.shell_completion import get_completion_class
 
 from pillarbox.store.events import Event, EventId
-from pillarbox.tools import (
-    cmd_backup,
-    cmd_capture,
-    cmd_database,
-    cmd_events,
-    cmd_folder,
-    cmd_group,
-    cmd_limits,
-    cmd_mail,
-    cmd_mailbox,
-    cmd_message,
-    cmd_recovery,
-    cmd_repository,
-    cmd_server,
+from pillarbox.tools.commands import (
+    backup,
+    capture,
+    database,
+    events,
+    folder,
+    group,
+    limits,
+    mail,
+    mailbox,
+    message,
+    recovery,
+    repository,
+    server,
 )
 from pillarbox.tools.options import ErrorShowingGroup
 from pillarbox.tools.output import events_to, warn
@@ -69,29 +69,29 @@ def completion(shell: str) -> None:
     click.echo(found(cli, {}, "pillarbox", "_PILLARBOX_COMPLETE").source())
 
 
-for command in (cmd_repository.init, cmd_repository.check, cmd_repository.copy, cmd_capture.capture_):
-    cmd_backup.backup.add_command(command)
+for command in (repository.init, repository.check, repository.copy, capture.capture_):
+    backup.backup.add_command(command)
 for command in (
-    cmd_server.init,
-    cmd_server.status,
-    cmd_mail.import_,
-    cmd_mail.export,
-    cmd_message.list_,
-    cmd_message.show_,
-    cmd_server.check,
-    cmd_server.repair,
-    cmd_server.maintain,
-    cmd_server.mount,
-    cmd_server.dismount,
-    cmd_group.group,
-    cmd_database.database,
-    cmd_mailbox.mailbox_,
-    cmd_folder.folder_,
-    cmd_message.message_,
-    cmd_limits.limits_,
-    cmd_events.events,
-    cmd_backup.backup,
-    cmd_recovery.recovery,
+    server.init,
+    server.status,
+    mail.import_,
+    mail.export,
+    message.list_,
+    message.show_,
+    server.check,
+    server.repair,
+    server.maintain,
+    server.mount,
+    server.dismount,
+    group.group,
+    database.database,
+    mailbox.mailbox_,
+    folder.folder_,
+    message.message_,
+    limits.limits_,
+    events.events,
+    backup.backup,
+    recovery.recovery,
     completion,
 ):
     cli.add_command(command)

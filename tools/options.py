@@ -13,9 +13,9 @@ import click
 from click.shell_completion import CompletionItem
 
 from pillarbox.store.access import Actor
+from pillarbox.store.disk.stream import disk_error
 from pillarbox.store.errors import PillarboxError, WriterBusy
 from pillarbox.store.server import Server
-from pillarbox.store.stream import disk_error
 from pillarbox.tools.output import warn
 
 INTERRUPTED = 130  # as shells say of a command that SIGINT ended

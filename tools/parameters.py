@@ -13,12 +13,12 @@ from typing import Final
 import click
 from click.shell_completion import CompletionItem
 
-from pillarbox.store import folder, mailbox
-from pillarbox.store.database import Database
+from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.engine.database import Database
 from pillarbox.store.errors import PillarboxError
+from pillarbox.store.mail import folders, mailboxes
 from pillarbox.store.server import Server
 from pillarbox.store.server_config import read_config
-from pillarbox.store.tables import DatabaseKind
 from pillarbox.tools.options import ACTOR
 from pillarbox.tools.tree import find_tree
 
@@ -143,7 +143,7 @@ def _to_look_at(server: Path) -> Iterator[Server]:
 
 def _mailboxes_of(database: Database) -> Iterator[str]:
     with suppress(PillarboxError), database.read(ACTOR) as read:
-        yield from (box.name for box in mailbox.all_of(read))
+        yield from (box.name for box in mailboxes.all_of(read))
 
 
 def _folder_paths(server: Path | None, mailbox_name: str | None) -> Iterator[str]:
@@ -152,7 +152,7 @@ def _folder_paths(server: Path | None, mailbox_name: str | None) -> Iterator[str
     with _to_look_at(server) as opened:
         tree = find_tree(opened, mailbox_name)
         with tree.database.read(ACTOR) as read:
-            yield from ("/".join(path) for path, _ in folder.walk(read, tree.root_id))
+            yield from ("/".join(path) for path, _ in folders.walk(read, tree.root_id))
 
 
 MAILBOX = click.argument("mailbox_name", metavar="MAILBOX", shell_complete=complete_mailbox)

@@ -10,11 +10,11 @@ import click
 
 from pillarbox.backup.recovery_config import HeldAs, RecoveryEntry
 from pillarbox.backup.recovery_group import RecoveryGroup
-from pillarbox.backup.repository import Repository
+from pillarbox.backup.repository.repository import Repository
 from pillarbox.backup.snapshot_mount import RecoveryDatabase
-from pillarbox.store import mailbox
+from pillarbox.store.disk.tables import MailboxRecord
 from pillarbox.store.errors import InvalidName, NotFound
-from pillarbox.store.tables import MailboxRecord
+from pillarbox.store.mail import mailboxes
 from pillarbox.tools.options import ACTOR
 from pillarbox.tools.repository_options import open_repository
 
@@ -73,7 +73,7 @@ def find_recovered(databases: Sequence[RecoveryDatabase], name: str) -> Recovere
     for database in databases:
         with database.read(ACTOR) as read:
             try:
-                found.append(RecoveredMailbox(database, mailbox.find(read, name)))
+                found.append(RecoveredMailbox(database, mailboxes.find(read, name)))
             except NotFound:
                 continue
     if not found:

@@ -10,12 +10,12 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from pillarbox.backup.backend import Backend
-from pillarbox.backup.backend_directory import DirectoryBackend
-from pillarbox.backup.backend_retry import RetryBackend
-from pillarbox.backup.crypto import Credential, KeyFile, Passphrase, Unencrypted, secure_entropy
-from pillarbox.backup.repository import Repository
-from pillarbox.backup.repository_lock import LockContext, this_process
+from pillarbox.backup.repository.backend import Backend
+from pillarbox.backup.repository.backend_directory import DirectoryBackend
+from pillarbox.backup.repository.backend_retry import RetryBackend
+from pillarbox.backup.repository.crypto import Credential, KeyFile, Passphrase, Unencrypted, secure_entropy
+from pillarbox.backup.repository.lock import LockContext, this_process
+from pillarbox.backup.repository.repository import Repository
 from pillarbox.store.clock import Clock, SystemClock
 from pillarbox.store.errors import InvalidSetting, NotFound, PillarboxError, WrongKey
 from pillarbox.tools.output import warn
@@ -61,7 +61,7 @@ def connect(repo: str, clock: Clock) -> Backend:
         return DirectoryBackend(Path(repo))
     if repo.removeprefix(S3).startswith("/") or repo == S3:
         raise InvalidSetting(f"{repo} names no bucket", hint="say s3://BUCKET/PREFIX")
-    from pillarbox.backup.backend_s3 import S3Backend  # boto3 takes half a second to load
+    from pillarbox.backup.repository.backend_s3 import S3Backend
 
     bucket, _, prefix = repo.removeprefix(S3).partition("/")
     return RetryBackend(S3Backend.connect(bucket, prefix), clock, random.Random())

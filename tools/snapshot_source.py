@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pillarbox.backup.snapshot import SnapshotSource
-from pillarbox.store.database import MountState
+from pillarbox.store.engine.database import MountState
 from pillarbox.store.errors import InvalidName
 from pillarbox.store.server import Server
 from pillarbox.store.storage_group import StorageGroup

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pillarbox.store import folder, message, public_folder
-from pillarbox.store.database import Database
+from pillarbox.store.disk.tables import DatabaseKind, FolderRecord, ItemRecord
+from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.transaction import Reader
 from pillarbox.store.errors import NotFound, Refused
 from pillarbox.store.ids import parse_id
+from pillarbox.store.mail import folders, messages, public_folders
 from pillarbox.store.server import Server
-from pillarbox.store.tables import DatabaseKind, FolderRecord, ItemRecord
-from pillarbox.store.transaction import Reader
 from pillarbox.tools.options import ACTOR
 
 
@@ -24,7 +24,7 @@ class Tree(NamedTuple):
 
     def folder(self, reader: Reader, path: str) -> FolderRecord:
         """The folder at `A/B`; the root at `/`. Raises NotFound."""
-        return folder.by_path(reader, self.root_id, path)
+        return folders.by_path(reader, self.root_id, path)
 
     def message(self, reader: Reader, text: str) -> ItemRecord:
         """The message of an id as listings show it. Raises NotFound."""
@@ -37,7 +37,7 @@ class Tree(NamedTuple):
 
     def path_of(self, reader: Reader, item: ItemRecord) -> str:
         """The path of the folder that a message is in."""
-        return "/".join(folder.path_of(reader, item.folder_id))
+        return "/".join(folders.path_of(reader, item.folder_id))
 
 
 def find_message(reader: Reader, mailbox: bytes, text: str) -> ItemRecord | None:
@@ -46,8 +46,8 @@ def find_message(reader: Reader, mailbox: bytes, text: str) -> ItemRecord | None
     if number is None:
         return None
     try:
-        item = message.get(reader, number)
-        return item if folder.get(reader, item.folder_id).mailbox == mailbox else None
+        item = messages.get(reader, number)
+        return item if folders.get(reader, item.folder_id).mailbox == mailbox else None
     except NotFound:
         return None
 
@@ -59,7 +59,7 @@ def find_tree(server: Server, name: str) -> Tree:
         return Tree(f"mailbox {box.name}", database, box.root_id, box.guid)
     database = server.database(name[1:]) if name[1:] else _only_public_folder_store(server)
     with database.read(ACTOR) as read:
-        return Tree(f"the tree of {database.label}", database, public_folder.root_id(read), b"")
+        return Tree(f"the tree of {database.label}", database, public_folders.root_id(read), b"")
 
 
 def _only_public_folder_store(server: Server) -> Database:

@@ -8,21 +8,21 @@ from random import Random
 
 import pytest
 
-from pillarbox.backup.backend import Backend, FileKind
-from pillarbox.backup.backend_memory import MemoryBackend
-from pillarbox.backup.crypto import Credential, KeyFile
-from pillarbox.backup.pack import BlobKind, Child
-from pillarbox.backup.repository import Repository, Snapshot, Writer
-from pillarbox.backup.repository_lock import Holder, LockContext
+from pillarbox.backup.repository.backend import Backend, FileKind
+from pillarbox.backup.repository.backend_memory import MemoryBackend
+from pillarbox.backup.repository.crypto import Credential, KeyFile
+from pillarbox.backup.repository.lock import Holder, LockContext
+from pillarbox.backup.repository.pack import BlobKind, Child
+from pillarbox.backup.repository.repository import Repository, Snapshot, Writer
 from pillarbox.backup.restore import restore_to_directory
 from pillarbox.backup.snapshot import GroupSnapshot, SnapshotSource
-from pillarbox.store import folder, mailbox, message
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
-from pillarbox.store.database import Database
-from pillarbox.store.group_commit import Tuning
-from pillarbox.store.mbox import read_mbox
-from pillarbox.store.tables import DatabaseKind
+from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.group_commit import Tuning
+from pillarbox.store.files.mbox import read_mbox
+from pillarbox.store.mail import folders, mailboxes, messages
 
 KEY = KeyFile(bytes(range(32)))
 PIECE_BYTES = 300
@@ -117,23 +117,23 @@ def make_database(path: Path, number: int, clock: VirtualClock, **options: objec
     database.create()
     database.mount()
     with database.transaction(ACTOR) as txn:
-        mailbox.create(txn, "anna")
+        mailboxes.create(txn, "anna")
     return database
 
 
 def deliver(database: Database, raws: list[bytes]) -> None:
     """Put messages into anna's Inbox, one transaction each."""
     for raw in raws:
-        prepared = message.prepare(database.files, raw)
+        prepared = messages.prepare(database.files, raw)
         with database.transaction(ACTOR) as txn:
-            message.append(txn, mailbox.find(txn, "anna").roles["inbox"], prepared)
+            messages.append(txn, mailboxes.find(txn, "anna").roles["inbox"], prepared)
 
 
 def contents(database: Database) -> list[bytes]:
     """The messages in anna's Inbox, in the order of their arrival."""
     with database.read(ACTOR) as read:
-        inbox = mailbox.find(read, "anna").roles["inbox"]
-        return [message.content(read, item) for item in folder.messages(read, inbox)]
+        inbox = mailboxes.find(read, "anna").roles["inbox"]
+        return [messages.content(read, item) for item in folders.messages(read, inbox)]
 
 
 def open_restored(path: Path, number: int, clock: VirtualClock) -> Database:

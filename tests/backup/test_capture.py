@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from pillarbox.backup.backend import FileKind
 from pillarbox.backup.capture import Capture
-from pillarbox.backup.check_repository import check_repository
 from pillarbox.backup.find_snapshot import choose_moment
-from pillarbox.backup.prune import KeepRules, choose_kept, prune
-from pillarbox.backup.repository import Snapshot
+from pillarbox.backup.repository.backend import FileKind
+from pillarbox.backup.repository.check import check_repository
+from pillarbox.backup.repository.prune import KeepRules, choose_kept, prune
+from pillarbox.backup.repository.repository import Snapshot, SnapshotKind
 from pillarbox.backup.restore import restore_to_directory
-from pillarbox.backup.snapshot import SnapshotKind, SnapshotSource
+from pillarbox.backup.snapshot import SnapshotSource
 from pillarbox.store.errors import InvalidSetting, NotFound, RepositoryLocked
 
 INTERVAL_MS = 60_000

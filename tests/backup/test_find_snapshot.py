@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pillarbox.backup.backend_memory import MemoryBackend
 from pillarbox.backup.find_snapshot import find_snapshot, read_moment
-from pillarbox.backup.repository import Repository
+from pillarbox.backup.repository.backend_memory import MemoryBackend
+from pillarbox.backup.repository.repository import Repository
 from pillarbox.backup.snapshot import MANIFEST_FORMAT
 from pillarbox.store.errors import InvalidName, InvalidSetting, NotFound
 

@@ -14,20 +14,20 @@ from pathlib import Path
 
 import pytest
 
-from pillarbox.backup.backend_directory import DirectoryBackend
-from pillarbox.backup.check_repository import check_repository
-from pillarbox.backup.crypto import KeyFile
-from pillarbox.backup.prune import KeepRules, choose_kept, prune
-from pillarbox.backup.repository import Repository, Snapshot
+from pillarbox.backup.repository.backend_directory import DirectoryBackend
+from pillarbox.backup.repository.check import check_repository
+from pillarbox.backup.repository.crypto import KeyFile
+from pillarbox.backup.repository.prune import KeepRules, choose_kept, prune
+from pillarbox.backup.repository.repository import Repository, Snapshot
 from pillarbox.backup.restore import restore_to_directory
 from pillarbox.backup.snapshot import GroupSnapshot, SnapshotSource
-from pillarbox.store import folder, mailbox, message
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import SystemClock
-from pillarbox.store.database import Database
+from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.group_commit import Tuning
 from pillarbox.store.errors import RepositoryLocked
-from pillarbox.store.group_commit import Tuning
-from pillarbox.store.tables import DatabaseKind
+from pillarbox.store.mail import folders, mailboxes, messages
 
 ACTOR = Actor.task("test")
 KEY = KeyFile(bytes(range(32)))
@@ -61,8 +61,8 @@ def open_repository(directory: Path) -> Repository:
 
 def held(database: Database) -> list[bytes]:
     with database.read(ACTOR) as read:
-        inbox = mailbox.find(read, "anna").roles["inbox"]
-        return [message.content(read, item) for item in folder.messages(read, inbox)]
+        inbox = mailboxes.find(read, "anna").roles["inbox"]
+        return [messages.content(read, item) for item in folders.messages(read, inbox)]
 
 
 def back_up_for_ever(place: str, name: str, pruning: bool) -> None:
@@ -75,9 +75,9 @@ def back_up_for_ever(place: str, name: str, pruning: bool) -> None:
     count = len(held(database))
     while True:
         for _ in range(PER_SNAPSHOT):
-            prepared = message.prepare(database.files, raw_of(count))
+            prepared = messages.prepare(database.files, raw_of(count))
             with database.transaction(ACTOR) as txn:
-                message.append(txn, mailbox.find(txn, "anna").roles["inbox"], prepared)
+                messages.append(txn, mailboxes.find(txn, "anna").roles["inbox"], prepared)
             count += 1
         try:
             made = GroupSnapshot(source, repository, clock=CLOCK).run()
@@ -98,9 +98,9 @@ def deliver_for_ever(place: str) -> None:
         database.mount()
     for count in range(1_000_000):
         for database in databases:
-            prepared = message.prepare(database.files, raw_of(count))
+            prepared = messages.prepare(database.files, raw_of(count))
             with database.transaction(ACTOR) as txn:
-                message.append(txn, mailbox.find(txn, "anna").roles["inbox"], prepared)
+                messages.append(txn, mailboxes.find(txn, "anna").roles["inbox"], prepared)
         sys.stdout.write(f"{count} {count}\n")
         sys.stdout.flush()
 
@@ -120,7 +120,7 @@ def place(tmp_path: Path) -> Path:
         database.create()
         database.mount()
         with database.transaction(ACTOR) as txn:
-            mailbox.create(txn, "anna")
+            mailboxes.create(txn, "anna")
         database.dismount()
     return tmp_path
 

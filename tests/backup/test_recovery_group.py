@@ -15,18 +15,18 @@ from typing import NamedTuple
 import pytest
 
 from pillarbox.backup import recovery_group
-from pillarbox.backup.backend import FileKind
-from pillarbox.backup.backend_directory import DirectoryBackend
-from pillarbox.backup.backend_memory import MemoryBackend
 from pillarbox.backup.recovery_config import RECOVERY_FILE, HeldAs, RecoveryConfig, write_recovery
 from pillarbox.backup.recovery_group import RecoveryGroup, has_recovery_group, restore_to_server
-from pillarbox.backup.repository import Repository, Snapshot
+from pillarbox.backup.repository.backend import FileKind
+from pillarbox.backup.repository.backend_directory import DirectoryBackend
+from pillarbox.backup.repository.backend_memory import MemoryBackend
+from pillarbox.backup.repository.repository import Repository, Snapshot
 from pillarbox.backup.restore import Destination, RestoredDatabase
 from pillarbox.backup.snapshot import GroupSnapshot, SnapshotSource
-from pillarbox.store import folder, mailbox, message
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
-from pillarbox.store.database_limits import Edition
+from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.engine.database_limits import Edition
 from pillarbox.store.errors import (
     AccessDenied,
     AlreadyExists,
@@ -43,9 +43,9 @@ from pillarbox.store.errors import (
     WriterBusy,
 )
 from pillarbox.store.events import EventId
+from pillarbox.store.mail import folders, mailboxes, messages
 from pillarbox.store.server import FIRST_GROUP, Server
-from pillarbox.store.tables import DatabaseKind
-from pillarbox.store.time_of_day import DAY_MS
+from pillarbox.store.upkeep.time_of_day import DAY_MS
 
 ADMIN = Actor.administrator("root")
 STORE = "Mailbox Store"
@@ -74,10 +74,10 @@ def make_server(world, path: Path, raws: list[bytes]) -> Made:
 
 def deliver(server: Server, name: str, raws: list[bytes]) -> None:
     database, box = server.find_mailbox(name)
-    prepared = [message.prepare(database.files, raw) for raw in raws]
+    prepared = [messages.prepare(database.files, raw) for raw in raws]
     with database.transaction(ADMIN) as txn:
         for each in prepared:
-            message.append(txn, box.roles["inbox"], each)
+            messages.append(txn, box.roles["inbox"], each)
 
 
 def take(server: Server, repository: Repository, clock: VirtualClock, **source: str) -> Snapshot:
@@ -127,13 +127,13 @@ class Site:
     def recovered(self, store: str, name: str) -> list[bytes]:
         database = self.group.database(store, self.repository)
         with database.read(ADMIN) as read:
-            inbox = mailbox.find(read, name).roles["inbox"]
-            return [message.content(read, item) for item in folder.messages(read, inbox)]
+            inbox = mailboxes.find(read, name).roles["inbox"]
+            return [messages.content(read, item) for item in folders.messages(read, inbox)]
 
     def live(self, name: str) -> list[bytes]:
         database, box = self.server.find_mailbox(name)
         with database.read(ADMIN) as read:
-            return [message.content(read, item) for item in folder.messages(read, box.roles["inbox"])]
+            return [messages.content(read, item) for item in folders.messages(read, box.roles["inbox"])]
 
     def names(self) -> list[str]:
         return [entry.name for entry in self.group.entries()]
@@ -337,8 +337,8 @@ def test_nothing_changes_in_it_and_its_mailboxes_stay_disconnected(site, way):
     database = site.group.database(STORE, site.repository)
     assert not hasattr(database, "transaction")
     with database.read(ADMIN) as read:
-        assert [box.state for box in mailbox.all_of(read)] == [mailbox.DISCONNECTED]
-    assert site.server.find_mailbox("anna")[1].state != mailbox.DISCONNECTED
+        assert [box.state for box in mailboxes.all_of(read)] == [mailboxes.DISCONNECTED]
+    assert site.server.find_mailbox("anna")[1].state != mailboxes.DISCONNECTED
 
 
 def test_the_daily_size_check_does_not_come_to_it(site):

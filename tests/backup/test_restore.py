@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from pillarbox.backup import restore
-from pillarbox.backup.backend import FileKind
 from pillarbox.backup.capture import Capture
 from pillarbox.backup.database_snapshot import Progress
-from pillarbox.backup.repository import Snapshot
+from pillarbox.backup.repository.backend import FileKind
+from pillarbox.backup.repository.repository import Snapshot
 from pillarbox.backup.restore import (
     Destination,
     RestorableDatabase,
@@ -24,12 +24,11 @@ from pillarbox.backup.restore import (
     restore_to_directory,
 )
 from pillarbox.backup.snapshot import SnapshotSource, snapshot_databases
-from pillarbox.store import folder, mailbox
 from pillarbox.store.access import Actor
-from pillarbox.store.change_feed import changes
 from pillarbox.store.change_number import CNSet
-from pillarbox.store.check import check_database
-from pillarbox.store.database import Database
+from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.engine.change_feed import changes
+from pillarbox.store.engine.database import Database
 from pillarbox.store.errors import (
     AlreadyExists,
     Conflict,
@@ -43,7 +42,8 @@ from pillarbox.store.errors import (
     UnsupportedVersion,
     WriterBusy,
 )
-from pillarbox.store.tables import DatabaseKind
+from pillarbox.store.mail import folders, mailboxes
+from pillarbox.store.upkeep.check import check_database
 
 GUID = b"g" * 16
 DATABASE = RestorableDatabase(
@@ -120,8 +120,8 @@ def test_a_restore_in_place_gives_out_nothing_twice(group, is_lost):
     for letter in "ABC":
         group.deliver(database, [b"Subject: one\n\n%s\n" % (letter * 9).encode()])
         with database.read(Actor.task("test")) as read:
-            inbox = folder.get(read, mailbox.find(read, "anna").roles["inbox"])
-            (item,) = folder.messages(read, inbox.folder_id)
+            inbox = folders.get(read, mailboxes.find(read, "anna").roles["inbox"])
+            (item,) = folders.messages(read, inbox.folder_id)
         seen.append((inbox.uid_validity, item.message_id, item.arrived_cn))
         assert capture.capture() is not None
         if is_lost:

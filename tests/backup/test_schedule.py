@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pillarbox.backup.capture import Capture
-from pillarbox.backup.check_repository import check_repository
-from pillarbox.backup.prune import KeepRules
+from pillarbox.backup.repository.check import check_repository
+from pillarbox.backup.repository.prune import KeepRules
 from pillarbox.backup.schedule import EARLY_MS, Schedule, next_backup_ms, run_due
 from pillarbox.backup.snapshot import GroupSnapshot, SnapshotSource, snapshot_databases, split_by_group
 from pillarbox.store.errors import RepositoryLocked

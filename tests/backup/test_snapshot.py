@@ -7,18 +7,18 @@ from random import Random
 
 import pytest
 
-from pillarbox.backup.backend import FileKind
-from pillarbox.backup.backend_memory import MemoryBackend
-from pillarbox.backup.check_repository import check_repository
-from pillarbox.backup.repository import Snapshot
+from pillarbox.backup.repository.backend import FileKind
+from pillarbox.backup.repository.backend_memory import MemoryBackend
+from pillarbox.backup.repository.check import check_repository
+from pillarbox.backup.repository.repository import Snapshot, SnapshotKind
 from pillarbox.backup.restore import restore_to_directory
-from pillarbox.backup.snapshot import GroupSnapshot, SnapshotHook, SnapshotKind, SnapshotSource
-from pillarbox.store import folder, mailbox, message
+from pillarbox.backup.snapshot import GroupSnapshot, SnapshotHook, SnapshotSource
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
+from pillarbox.store.disk.tables import Table
 from pillarbox.store.errors import Corrupt, NotFound, Refused, Retryable
-from pillarbox.store.maintenance import compact
-from pillarbox.store.tables import Table
+from pillarbox.store.mail import folders, mailboxes, messages
+from pillarbox.store.upkeep.maintenance import compact
 
 
 class Hook(SnapshotHook):
@@ -116,12 +116,12 @@ def test_a_segment_that_compaction_removes_meanwhile_is_no_part_of_the_snapshot(
     group.deliver(database, [b"Subject: big\n\n" + noise.randbytes(60_000).hex().encode() for _ in range(40)])
     actor = Actor.task("test")
     with database.read(actor) as held:
-        inbox = mailbox.find(held, "anna").roles["inbox"]
-        items = list(folder.messages(held, inbox))
+        inbox = mailboxes.find(held, "anna").roles["inbox"]
+        items = list(folders.messages(held, inbox))
         with database.transaction(actor) as txn:
             for item in items:
                 if txn.record(Table.CONTENT, item.digest).segment == 2:
-                    message.delete(txn, item.message_id)
+                    messages.delete(txn, item.message_id)
         compact(database, actor)
         assert 2 in database.stream.segments(), "a read still looks at it"
     compacted = []

@@ -11,16 +11,18 @@ from random import Random
 
 import pytest
 
-from pillarbox.backup.backend import FileKind
 from pillarbox.backup.database_snapshot import read_stored_database, read_stored_segment
-from pillarbox.backup.index import Location
-from pillarbox.backup.pack import BlobKind, Child
-from pillarbox.backup.repository import Repository, Snapshot
+from pillarbox.backup.repository.backend import FileKind
+from pillarbox.backup.repository.index import Location
+from pillarbox.backup.repository.pack import BlobKind, Child
+from pillarbox.backup.repository.repository import Repository, Snapshot
 from pillarbox.backup.restore import restorable_databases, restore_records
 from pillarbox.backup.snapshot_mount import RecoveryDatabase, RepositoryFrames, open_snapshot_mount
-from pillarbox.store import content_store, folder, mailbox, message
 from pillarbox.store.access import Actor
-from pillarbox.store.content import digest_of
+from pillarbox.store.content.blocks import digest_of
+from pillarbox.store.disk.stream import Codec, FrameKind, build_frame
+from pillarbox.store.disk.tables import IDENTITY_KEY, DatabaseKind, DictionaryRecord, Table
+from pillarbox.store.engine import content_store
 from pillarbox.store.errors import (
     AccessDenied,
     Corrupt,
@@ -29,8 +31,7 @@ from pillarbox.store.errors import (
     PeerUnreachable,
     UnsupportedVersion,
 )
-from pillarbox.store.stream import Codec, FrameKind, build_frame
-from pillarbox.store.tables import IDENTITY_KEY, DatabaseKind, DictionaryRecord, Table
+from pillarbox.store.mail import folders, mailboxes, messages
 
 ADMIN = Actor.administrator("root")
 
@@ -77,8 +78,8 @@ def mounting(group, tmp_path_factory) -> Iterator[Mounting]:
 
 def inbox(database: RecoveryDatabase) -> list[bytes]:
     with database.read(ADMIN) as read:
-        found = mailbox.find(read, "anna").roles["inbox"]
-        return [message.content(read, item) for item in folder.messages(read, found)]
+        found = mailboxes.find(read, "anna").roles["inbox"]
+        return [messages.content(read, item) for item in folders.messages(read, found)]
 
 
 def large_message(seed: int, size: int = 1_500_000) -> bytes:
@@ -124,7 +125,7 @@ def test_mounting_and_listing_a_folder_fetches_records_and_no_content(group, mou
     monkeypatch.setattr(backend, "get", counted)
     database = mounting.mount(snapshot)
     with database.read(ADMIN) as read:
-        found = list(folder.messages(read, mailbox.find(read, "anna").roles["inbox"]))
+        found = list(folders.messages(read, mailboxes.find(read, "anna").roles["inbox"]))
     assert len(found) == len(group.corpus()) + 1
     for location in content:
         start, end = location.record.offset, location.record.offset + location.record.length
@@ -189,7 +190,7 @@ def test_content_packed_with_a_dictionary_comes_through_the_mount(group, mountin
     mounted = mounting.mount(group.snapshot())
     with mounted.read(ADMIN) as read:
         assert read.files.frames.fetched_chunks == 0
-        found = folder.messages(read, mailbox.find(read, "anna").roles["inbox"])
+        found = folders.messages(read, mailboxes.find(read, "anna").roles["inbox"])
         places = [content_store.content_record(read, item.digest) for item in found]
         frames = [read.files.frames.read(each.segment, each.offset, each.length) for each in places]
     assert {each.dictionary for each in frames} == {1}
@@ -208,9 +209,9 @@ def test_damaged_content_is_an_error_that_names_its_place_and_other_messages_go_
     database = mounting.mount(snapshot)
     found = []
     with database.read(ADMIN) as read:
-        for item in folder.messages(read, mailbox.find(read, "anna").roles["inbox"]):
+        for item in folders.messages(read, mailboxes.find(read, "anna").roles["inbox"]):
             try:
-                found.append(message.content(read, item))
+                found.append(messages.content(read, item))
             except Corrupt as error:
                 assert error.file == "Store 1/00000001.stm"
                 assert 0 <= error.offset < 600_000
@@ -270,9 +271,9 @@ def test_every_mailbox_is_disconnected(group, mounting):
 
 def disconnected(database) -> bool:
     with database.read(ADMIN) as read:
-        box = mailbox.find(read, "anna")
+        box = mailboxes.find(read, "anna")
         assert [box] == [record for _, record in read.records(Table.MAILBOX, b"", None)]
-        return box.state == mailbox.DISCONNECTED
+        return box.state == mailboxes.DISCONNECTED
 
 
 def test_after_closing_nothing_is_read_and_it_opens_again_without_its_records_coming_again(
@@ -290,7 +291,7 @@ def test_after_closing_nothing_is_read_and_it_opens_again_without_its_records_co
         backend.files.pop((FileKind.PACK, location.pack.name), None)
     again = mounting.open(snapshot)
     with again.read(ADMIN) as read:
-        assert mailbox.find(read, "anna").messages_count == len(group.corpus())
+        assert mailboxes.find(read, "anna").messages_count == len(group.corpus())
 
 
 def image_locations(repository: Repository, snapshot: Snapshot) -> list[Location]:

@@ -7,13 +7,13 @@ from random import Random
 import pytest
 
 from pillarbox.backup import database_snapshot, stored_contents
-from pillarbox.backup.backend import FileKind
 from pillarbox.backup.database_snapshot import read_stored_database
+from pillarbox.backup.repository.backend import FileKind
 from pillarbox.backup.stored_contents import StoredFolder, StoredMailbox, read_folders, read_mailboxes
-from pillarbox.store import folder, mailbox, message
 from pillarbox.store.access import Actor
-from pillarbox.store.database import Database
-from pillarbox.store.tables import Table
+from pillarbox.store.disk.tables import Table
+from pillarbox.store.engine.database import Database
+from pillarbox.store.mail import folders, mailboxes, messages
 
 ACTOR = Actor.task("test")
 
@@ -27,35 +27,35 @@ def in_tables(database: Database) -> tuple[list[StoredMailbox], list[StoredFolde
     with database.read(ACTOR) as read:
         boxes = [
             StoredMailbox(each.guid, each.name, each.state, each.messages_count, each.size, each.root_id)
-            for each in mailbox.all_of(read)
+            for each in mailboxes.all_of(read)
         ]
-        folders = [
+        rows = [
             StoredFolder(
                 each.folder_id, each.parent_id, each.mailbox, each.name, each.messages_count, each.size
             )
             for _, each in read.records(Table.FOLDER, b"", None)
         ]
-    return sorted(boxes, key=lambda each: (each.name, each.guid)), sorted(folders)
+    return sorted(boxes, key=lambda each: (each.name, each.guid)), sorted(rows)
 
 
 def change(database: Database, rng: Random, number: int) -> None:
     """Something that happens to a mailbox or folder."""
     with database.transaction(ACTOR) as txn:
-        boxes = list(mailbox.all_of(txn))
+        boxes = list(mailboxes.all_of(txn))
         box = rng.choice(boxes)
         made = [each for _, each in txn.records(Table.FOLDER, b"", None) if each.name.startswith("Made")]
         match rng.randrange(5):
             case 0:
-                mailbox.create(txn, f"user {number}")
+                mailboxes.create(txn, f"user {number}")
             case 1:
-                folder.create(txn, box.root_id, f"Made {number}")
+                folders.create(txn, box.root_id, f"Made {number}")
             case 2 if made:
-                folder.delete(txn, rng.choice(made).folder_id, with_contents=True)
+                folders.delete(txn, rng.choice(made).folder_id, with_contents=True)
             case 3:
-                mailbox.rename(txn, box.guid, f"renamed {number}")
+                mailboxes.rename(txn, box.guid, f"renamed {number}")
             case _:
-                prepared = message.prepare(database.files, b"Subject: %d\n\nhello\n" % number)
-                message.append(txn, box.roles["inbox"], prepared)
+                prepared = messages.prepare(database.files, b"Subject: %d\n\nhello\n" % number)
+                messages.append(txn, box.roles["inbox"], prepared)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -81,18 +81,18 @@ def test_a_message_more_costs_its_slices_and_not_those_of_every_folder(group, ba
     database = group.databases[0]
     with database.transaction(ACTOR) as txn:
         for number in range(200):
-            mailbox.create(txn, f"user {number}")
+            mailboxes.create(txn, f"user {number}")
     group.snapshot()
     before = dict(backend.files)
     group.deliver(database, [b"Subject: one\n\nmore\n"])
     snapshot = group.snapshot()
-    boxes, folders = told(group, snapshot)
+    boxes, rows = told(group, snapshot)
     assert len(boxes) == 201
-    assert len(folders) > 2000
+    assert len(rows) > 2000
     packs = [
         len(data) for key, data in backend.files.items() if key not in before and key[0] == FileKind.PACK
     ]
-    whole = sum(len(str(each)) for each in (*boxes, *folders))
+    whole = sum(len(str(each)) for each in (*boxes, *rows))
     assert sum(packs) < whole / 4
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from pillarbox.store import folder, mailbox, message
 from pillarbox.store.access import Actor
-from pillarbox.store.check import check_database
-from pillarbox.store.database import Database
+from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.group_commit import Tuning
 from pillarbox.store.errors import Dismounted, ReadOnly, WriterBusy
-from pillarbox.store.group_commit import Tuning
-from pillarbox.store.tables import DatabaseKind
+from pillarbox.store.mail import folders, mailboxes, messages
+from pillarbox.store.upkeep.check import check_database
 
 ACTOR = Actor.task("test")
 GUID = b"threads-of-tests"
@@ -38,7 +38,7 @@ def database(tmp_path: Path) -> Database:
 
 def inbox_of(database: Database) -> int:
     with database.transaction(ACTOR) as txn:
-        return mailbox.create(txn, "anna").roles["inbox"]
+        return mailboxes.create(txn, "anna").roles["inbox"]
 
 
 def raw_of(thread: int, number: int) -> bytes:
@@ -62,13 +62,13 @@ def test_sixteen_threads_deliver_at_once_and_readers_see_whole_states(database: 
     def deliver(thread: int) -> None:
         try:
             for number in range(EACH):
-                prepared = message.prepare(database.files, raw_of(thread, number))
+                prepared = messages.prepare(database.files, raw_of(thread, number))
                 with database.transaction(ACTOR) as txn:
-                    first = message.append(txn, inbox, prepared)
-                    message.append(txn, inbox, prepared)
+                    first = messages.append(txn, inbox, prepared)
+                    messages.append(txn, inbox, prepared)
                 acknowledged[first.message_id] = prepared.raw
                 with database.read(ACTOR) as read:
-                    assert message.content(read, message.get(read, first.message_id)) == prepared.raw
+                    assert messages.content(read, messages.get(read, first.message_id)) == prepared.raw
         except BaseException as error:
             failures.append(error)
 
@@ -77,8 +77,8 @@ def test_sixteen_threads_deliver_at_once_and_readers_see_whole_states(database: 
             before = 0
             while not done.is_set():
                 with database.read(ACTOR) as read:
-                    counted = folder.get(read, inbox).messages_count
-                    assert counted == len(list(folder.messages(read, inbox)))
+                    counted = folders.get(read, inbox).messages_count
+                    assert counted == len(list(folders.messages(read, inbox)))
                     assert counted % 2 == 0, "half a transaction was seen"
                     assert counted >= before
                     before = counted
@@ -97,9 +97,9 @@ def test_sixteen_threads_deliver_at_once_and_readers_see_whole_states(database: 
     database.dismount()
     database.mount()
     with database.read(ACTOR) as read:
-        items = list(folder.messages(read, inbox))
+        items = list(folders.messages(read, inbox))
         assert [item.uid for item in items] == list(range(1, 2 * THREADS * EACH + 1))
-        found = {item.message_id: message.content(read, item) for item in items}
+        found = {item.message_id: messages.content(read, item) for item in items}
     assert acknowledged.items() <= found.items()
     assert check_database(database, ACTOR).clean
     database.dismount()
@@ -114,9 +114,9 @@ def test_a_dismount_while_threads_deliver_loses_nothing_that_was_acknowledged(da
     def deliver(thread: int) -> None:
         try:
             for number in range(10_000):
-                prepared = message.prepare(database.files, raw_of(thread, number))
+                prepared = messages.prepare(database.files, raw_of(thread, number))
                 with database.transaction(ACTOR) as txn:
-                    item = message.append(txn, inbox, prepared)
+                    item = messages.append(txn, inbox, prepared)
                 acknowledged.add(item.message_id)
                 under_way.set()
         except Dismounted:
@@ -136,7 +136,7 @@ def test_a_dismount_while_threads_deliver_loses_nothing_that_was_acknowledged(da
         raise unexpected[0]
     database.mount()
     with database.read(ACTOR) as read:
-        assert acknowledged <= {item.message_id for item in folder.messages(read, inbox)}
+        assert acknowledged <= {item.message_id for item in folders.messages(read, inbox)}
     assert check_database(database, ACTOR).clean
     database.dismount()
 
@@ -148,7 +148,7 @@ import sys
 sys.path.insert(0, {here!r})
 from pathlib import Path
 from test_database_threads import ACTOR, new_database
-from pillarbox.store import folder, mailbox, message
+from pillarbox.store.mail import folders, mailboxes, messages
 from pillarbox.store.errors import PillarboxError
 
 database = new_database(Path(sys.argv[1]))
@@ -161,9 +161,9 @@ except PillarboxError as error:
 print("mounted", flush=True)
 for line in sys.stdin:
     with database.read(ACTOR) as read:
-        box = mailbox.find(read, "anna")
-        items = list(folder.messages(read, box.roles["inbox"]))
-        print(len(items), sum(len(message.content(read, item)) for item in items), flush=True)
+        box = mailboxes.find(read, "anna")
+        items = list(folders.messages(read, box.roles["inbox"]))
+        print(len(items), sum(len(messages.content(read, item)) for item in items), flush=True)
     if not read_only:
         break
 """
@@ -202,9 +202,9 @@ def test_a_reading_process_beside_the_writer_sees_each_acknowledged_state(databa
         total = 0
         for number in range(60):
             raw = raw_of(1, number)
-            prepared = message.prepare(database.files, raw)
+            prepared = messages.prepare(database.files, raw)
             with database.transaction(ACTOR) as txn:
-                message.append(txn, inbox, prepared)
+                messages.append(txn, inbox, prepared)
             total += len(raw)
             if number % 10 == 9:
                 other.stdin.write("look\n")
@@ -223,5 +223,5 @@ def test_a_process_that_reads_only_does_not_write(database: Database) -> None:
     with pytest.raises(ReadOnly), database.transaction(ACTOR):
         pytest.fail("a transaction was begun")
     with database.read(ACTOR) as read:
-        assert mailbox.find(read, "anna").name == "anna"
+        assert mailboxes.find(read, "anna").name == "anna"
     database.dismount()

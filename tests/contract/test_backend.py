@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from pillarbox.backup.backend import Backend, FileInfo, FileKind
-from pillarbox.backup.backend_directory import DirectoryBackend
-from pillarbox.backup.backend_memory import MemoryBackend
-from pillarbox.backup.backend_retry import RetryBackend
+from pillarbox.backup.repository.backend import Backend, FileInfo, FileKind
+from pillarbox.backup.repository.backend_directory import DirectoryBackend
+from pillarbox.backup.repository.backend_memory import MemoryBackend
+from pillarbox.backup.repository.backend_retry import RetryBackend
 from pillarbox.store.clock import VirtualClock
 from pillarbox.store.errors import AlreadyExists, Corrupt, InvalidName, NotFound
 
@@ -50,7 +50,7 @@ def s3_client(s3_url: str) -> Any:
 
 @pytest.fixture
 def s3_backend(s3_client: Any, tmp_path: Path) -> Backend:
-    from pillarbox.backup.backend_s3 import S3Backend
+    from pillarbox.backup.repository.backend_s3 import S3Backend
 
     return S3Backend(s3_client, BUCKET, f"/some/{tmp_path.name}/")
 
@@ -187,7 +187,7 @@ def test_remove_leftovers_leaves_what_was_put(backend: Backend) -> None:
 
 
 def test_an_s3_store_is_reached_by_its_address(s3_url: str, s3_client: Any) -> None:
-    from pillarbox.backup.backend_s3 import S3Backend
+    from pillarbox.backup.repository.backend_s3 import S3Backend
 
     backend = S3Backend.connect(BUCKET, "by address", endpoint_url=s3_url)
     backend.put(FileKind.PACK, A, b"x")
@@ -196,7 +196,7 @@ def test_an_s3_store_is_reached_by_its_address(s3_url: str, s3_client: Any) -> N
 
 
 def test_an_s3_bucket_that_is_not_there(s3_client: Any) -> None:
-    from pillarbox.backup.backend_s3 import S3Backend
+    from pillarbox.backup.repository.backend_s3 import S3Backend
 
     with pytest.raises(NotFound):
         list(S3Backend(s3_client, "no-such-bucket").list(FileKind.PACK))

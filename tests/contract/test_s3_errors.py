@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from pillarbox.backup.backend import Backend, FileKind
-from pillarbox.backup.backend_retry import RetryBackend
-from pillarbox.backup.check_repository import check_repository
-from pillarbox.backup.crypto import KeyFile
-from pillarbox.backup.pack import BlobKind, Child
-from pillarbox.backup.repository import Repository
+from pillarbox.backup.repository.backend import Backend, FileKind
+from pillarbox.backup.repository.backend_retry import RetryBackend
+from pillarbox.backup.repository.check import check_repository
+from pillarbox.backup.repository.crypto import KeyFile
+from pillarbox.backup.repository.pack import BlobKind, Child
+from pillarbox.backup.repository.repository import Repository
 from pillarbox.store.clock import VirtualClock
 from pillarbox.store.errors import AccessDenied, NotFound, PeerUnreachable, PillarboxError, Refused
 
@@ -27,7 +27,7 @@ from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 from botocore.exceptions import ConnectionClosedError
 
-from pillarbox.backup.backend_s3 import S3Backend
+from pillarbox.backup.repository.backend_s3 import S3Backend
 
 KEY = KeyFile(bytes(range(32)))
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from pillarbox.store import folder, mailbox, message
 from pillarbox.store.access import Actor
-from pillarbox.store.check import check_database
-from pillarbox.store.database import Database
-from pillarbox.store.group_commit import Tuning
-from pillarbox.store.tables import DatabaseKind
+from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.group_commit import Tuning
+from pillarbox.store.mail import folders, mailboxes, messages
+from pillarbox.store.upkeep.check import check_database
 
 ACTOR = Actor.task("test")
 GUID = b"kill-test-store."
@@ -31,30 +31,30 @@ CHILD = """
 import sys, threading, random
 sys.path.insert(0, {here!r})
 from test_kill import ACTOR, new_database, raw_of
-from pillarbox.store import mailbox, message
-from pillarbox.store.maintenance import compact
+from pillarbox.store.mail import mailboxes, messages
+from pillarbox.store.upkeep.maintenance import compact
 from pathlib import Path
 
 database = new_database(Path(sys.argv[1]))
 database.mount()
 with database.read(ACTOR) as read:
-    inbox = mailbox.find(read, "anna").roles["inbox"]
+    inbox = mailboxes.find(read, "anna").roles["inbox"]
 out = threading.Lock()
 
 def deliver(first):
     seed = first
     while True:
-        prepared = message.prepare(database.files, raw_of(seed))
+        prepared = messages.prepare(database.files, raw_of(seed))
         with database.transaction(ACTOR) as txn:
-            item = message.append(txn, inbox, prepared)
+            item = messages.append(txn, inbox, prepared)
         with out:
             sys.stdout.write(f"{{item.message_id}} {{seed}}\\n")
             sys.stdout.flush()
-        doomed = message.prepare(database.files, raw_of(-1 - seed))
+        doomed = messages.prepare(database.files, raw_of(-1 - seed))
         with database.transaction(ACTOR) as txn:
-            item = message.append(txn, inbox, doomed)
+            item = messages.append(txn, inbox, doomed)
         with database.transaction(ACTOR) as txn:
-            message.delete(txn, item.message_id)
+            messages.delete(txn, item.message_id)
         seed += 4
 
 def give_back():
@@ -101,7 +101,7 @@ def run_kills(path: Path, kills: int, seed: int) -> int:
     database.create()
     database.mount()
     with database.transaction(ACTOR) as txn:
-        inbox = mailbox.create(txn, "anna").roles["inbox"]
+        inbox = mailboxes.create(txn, "anna").roles["inbox"]
     database.dismount()
     acknowledged: dict[int, int] = {}
     for number in range(kills):
@@ -113,8 +113,8 @@ def run_kills(path: Path, kills: int, seed: int) -> int:
         database.mount()
         with database.read(ACTOR) as read:
             for message_id, raw_seed in acknowledged.items():
-                assert message.content(read, message.get(read, message_id)) == raw_of(raw_seed)
-            uids = [item.uid for item in folder.messages(read, inbox)]
+                assert messages.content(read, messages.get(read, message_id)) == raw_of(raw_seed)
+            uids = [item.uid for item in folders.messages(read, inbox)]
         assert len(uids) >= len(acknowledged)
         assert check_database(database, ACTOR).clean
         database.dismount()

@@ -18,18 +18,18 @@ from typing import Any
 
 import pytest
 
-from pillarbox.store import database as database_module
-from pillarbox.store import env as env_module
-from pillarbox.store import folder, mailbox, message
-from pillarbox.store import replay as replay_module
 from pillarbox.store.access import Actor
-from pillarbox.store.check import check_database
 from pillarbox.store.clock import VirtualClock
-from pillarbox.store.database import Database
-from pillarbox.store.group_commit import Tuning
-from pillarbox.store.maintenance import compact
-from pillarbox.store.repair import repair_database
-from pillarbox.store.tables import DatabaseKind, Table
+from pillarbox.store.disk import env as env_module
+from pillarbox.store.disk.tables import DatabaseKind, Table
+from pillarbox.store.engine import database as database_module
+from pillarbox.store.engine import replay as replay_module
+from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.group_commit import Tuning
+from pillarbox.store.mail import folders, mailboxes, messages
+from pillarbox.store.upkeep.check import check_database
+from pillarbox.store.upkeep.maintenance import compact
+from pillarbox.store.upkeep.repair import repair_database
 
 ACTOR = Actor.task("test")
 GUID = b"power-loss-store"
@@ -235,7 +235,7 @@ class Workload:
         self.in_doubt: dict[int, tuple[bytes, int] | None] = {}
         self.sequence = 0
         with database.transaction(ACTOR) as txn:
-            anna = mailbox.create(txn, "anna")
+            anna = mailboxes.create(txn, "anna")
             self.folders = [anna.roles[role] for role in ("inbox", "sent", "drafts")]
 
     def raw(self) -> bytes:
@@ -243,18 +243,20 @@ class Workload:
         return b"Subject: %d\r\n\r\n" % self.rng.randrange(10**6) + body
 
     def step(self) -> None:
-        prepared = [message.prepare(self.database.files, self.raw()) for _ in range(self.rng.randrange(1, 4))]
+        prepared = [
+            messages.prepare(self.database.files, self.raw()) for _ in range(self.rng.randrange(1, 4))
+        ]
         with self.database.transaction(ACTOR) as txn:
             changed: dict[int, tuple[bytes, int] | None] = {}
             for each in prepared:
-                item = message.append(txn, self.rng.choice(self.folders), each)
+                item = messages.append(txn, self.rng.choice(self.folders), each)
                 changed[item.message_id] = (each.raw, item.folder_id)
             for message_id in self.rng.sample(sorted(self.held), min(2, len(self.held))):
                 if self.rng.random() < 0.5:
-                    message.delete(txn, message_id)
+                    messages.delete(txn, message_id)
                     changed[message_id] = None
                 else:
-                    moved = message.move(txn, message_id, self.rng.choice(self.folders))
+                    moved = messages.move(txn, message_id, self.rng.choice(self.folders))
                     changed[message_id] = (self.held[message_id][0], moved.folder_id)
             self.in_doubt = changed
         self.settle()
@@ -286,16 +288,16 @@ def new_database(path: Path) -> Database:
     )
 
 
-def found_in(database: Database, folders: list[int]) -> dict[int, tuple[bytes, int]]:
+def found_in(database: Database, folder_ids: list[int]) -> dict[int, tuple[bytes, int]]:
     with database.read(ACTOR) as read:
-        items = [item for each in folders for item in folder.messages(read, each)]
+        items = [item for each in folder_ids for item in folders.messages(read, each)]
         for table in Table:
             list(
                 read.records(table, b"", None)
                 if table < Table.FOLDER_NAME
                 else read.indexes(table, b"", None)
             )
-        return {item.message_id: (message.content(read, item), item.folder_id) for item in items}
+        return {item.message_id: (messages.content(read, item), item.folder_id) for item in items}
 
 
 class PowerLoss:
@@ -341,7 +343,7 @@ class PowerLoss:
             assert found in self.workload.possible()
             assert check_database(database, ACTOR).clean
             with database.transaction(ACTOR) as txn:
-                mailbox.create(txn, "after the crash")
+                mailboxes.create(txn, "after the crash")
         finally:
             database.dismount()
 

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from pillarbox.store import folder, mailbox, message
 from pillarbox.store.access import Actor
-from pillarbox.store.check import check_database
-from pillarbox.store.database import Database, MountState
-from pillarbox.store.env import Env, MapFull
+from pillarbox.store.disk.env import Env, MapFull
+from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.engine.database import Database, MountState
+from pillarbox.store.engine.group_commit import Tuning
 from pillarbox.store.errors import Corrupt, DiskFull, Dismounted, PillarboxError, Retryable
-from pillarbox.store.group_commit import Tuning
-from pillarbox.store.tables import DatabaseKind
+from pillarbox.store.mail import folders, mailboxes, messages
+from pillarbox.store.upkeep.check import check_database
 
 ACTOR = Actor.task("test")
 GUID = b"fault-test-store"
@@ -39,22 +39,22 @@ class Deliveries:
         self.acknowledged: dict[int, bytes] = {}
         self.number = 0
         with database.transaction(ACTOR) as txn:
-            self.inbox = mailbox.create(txn, "anna").roles["inbox"]
+            self.inbox = mailboxes.create(txn, "anna").roles["inbox"]
 
     def deliver(self, body_bytes: int = 3000) -> int:
         self.number += 1
         raw = raw_of(self.number, body_bytes)
-        prepared = message.prepare(self.database.files, raw)
+        prepared = messages.prepare(self.database.files, raw)
         with self.database.transaction(ACTOR) as txn:
-            item = message.append(txn, self.inbox, prepared)
+            item = messages.append(txn, self.inbox, prepared)
         self.acknowledged[item.message_id] = raw
         return item.message_id
 
     def prove(self) -> None:
         """Exactly what was acknowledged is there, and the database is whole."""
         with self.database.read(ACTOR) as read:
-            items = list(folder.messages(read, self.inbox))
-            assert {item.message_id: message.content(read, item) for item in items} == self.acknowledged
+            items = list(folders.messages(read, self.inbox))
+            assert {item.message_id: messages.content(read, item) for item in items} == self.acknowledged
         report = check_database(self.database, ACTOR)
         assert report.clean, report
 
@@ -187,8 +187,8 @@ def test_a_group_that_the_tables_took_before_they_failed_is_there_after_a_mount(
             deliveries.deliver()
     deliveries.database.mount()
     with deliveries.database.read(ACTOR) as read:
-        items = list(folder.messages(read, deliveries.inbox))
-        found = {item.message_id: message.content(read, item) for item in items}
+        items = list(folders.messages(read, deliveries.inbox))
+        found = {item.message_id: messages.content(read, item) for item in items}
     assert before.items() < found.items() and len(found) == len(before) + 1
     assert check_database(deliveries.database, ACTOR).clean
 
@@ -270,8 +270,8 @@ def test_a_flipped_byte_of_a_message_is_found_when_it_is_read_and_others_go_on(
 ) -> None:
     good, bad = deliveries.deliver(), deliveries.deliver()
     with deliveries.database.read(ACTOR) as read:
-        item = message.get(read, bad)
-        record = message.content_store.content_record(read, item.digest)
+        item = messages.get(read, bad)
+        record = messages.content_store.content_record(read, item.digest)
     path = deliveries.database.stream.path(record.segment)
     deliveries.database.dismount()
     with path.open("r+b") as file:
@@ -281,9 +281,9 @@ def test_a_flipped_byte_of_a_message_is_found_when_it_is_read_and_others_go_on(
         file.write(bytes([byte ^ 1]))
     deliveries.database.mount()
     with deliveries.database.read(ACTOR) as read:
-        assert message.content(read, message.get(read, good)) == deliveries.acknowledged[good]
+        assert messages.content(read, messages.get(read, good)) == deliveries.acknowledged[good]
         with pytest.raises(Corrupt) as caught:
-            message.content(read, message.get(read, bad))
+            messages.content(read, messages.get(read, bad))
     assert str(path) in caught.value.file
     assert str(record.offset) in str(caught.value)
     assert not check_database(deliveries.database, ACTOR).clean
@@ -313,8 +313,8 @@ def damage_is_found(deliveries: Deliveries) -> bool:
     try:
         deliveries.database.mount()
         with deliveries.database.read(ACTOR) as read:
-            items = list(folder.messages(read, deliveries.inbox))
-            held = {item.message_id: message.content(read, item) for item in items}
+            items = list(folders.messages(read, deliveries.inbox))
+            held = {item.message_id: messages.content(read, item) for item in items}
     except Corrupt as error:
         assert error.table or error.file
         return True
@@ -412,6 +412,6 @@ def test_a_system_call_that_fails_in_the_kernel(tmp_path: Path, trace: str, expe
     database.mount()
     with database.read(ACTOR) as read:
         for number, message_id in enumerate(acknowledged, 1):
-            assert message.content(read, message.get(read, int(message_id))) == raw_of(number)
+            assert messages.content(read, messages.get(read, int(message_id))) == raw_of(number)
     assert check_database(database, ACTOR).clean
     database.dismount()

@@ -15,17 +15,18 @@ from typing import Any
 import lmdb
 import pytest
 
-from pillarbox.store import content_transfer, folder, mailbox, message
-from pillarbox.store import database as database_module
 from pillarbox.store.access import Actor
-from pillarbox.store.check import check_database
-from pillarbox.store.database import Database, MountState
-from pillarbox.store.delivery import deliver
-from pillarbox.store.env import Env
+from pillarbox.store.disk.env import Env
+from pillarbox.store.disk.tables import DatabaseKind, ItemRecord
+from pillarbox.store.engine import content_transfer
+from pillarbox.store.engine import database as database_module
+from pillarbox.store.engine.database import Database, MountState
+from pillarbox.store.engine.group_commit import GroupCommit
+from pillarbox.store.engine.transaction import Layer
 from pillarbox.store.errors import DiskFull, Dismounted, InvalidSetting, PillarboxError, Refused, Retryable
-from pillarbox.store.group_commit import GroupCommit
-from pillarbox.store.tables import DatabaseKind, ItemRecord
-from pillarbox.store.transaction import Layer
+from pillarbox.store.mail import folders, mailboxes, messages
+from pillarbox.store.mail.delivery import deliver
+from pillarbox.store.upkeep.check import check_database
 
 ACTOR = Actor.task("test")
 PAGE = 4096
@@ -47,7 +48,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 @pytest.fixture
 def anna(database: Database) -> bytes:
     with database.transaction(ACTOR) as txn:
-        return mailbox.create(txn, "anna").guid
+        return mailboxes.create(txn, "anna").guid
 
 
 def raw_of(number: int) -> bytes:
@@ -56,8 +57,8 @@ def raw_of(number: int) -> bytes:
 
 def messages_of(database: Database, guid: bytes) -> list[bytes]:
     with database.read(ACTOR) as read:
-        inbox = mailbox.get(read, guid).roles[mailbox.INBOX]
-        return [message.content(read, item) for item in folder.messages(read, inbox)]
+        inbox = mailboxes.get(read, guid).roles[mailboxes.INBOX]
+        return [messages.content(read, item) for item in folders.messages(read, inbox)]
 
 
 class SlowFlush:
@@ -171,7 +172,7 @@ def test_who_waits_for_a_leader_that_is_interrupted_is_not_told_that_it_is_durab
     database: Database, anna: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leading, go_on = threading.Event(), threading.Event()
-    prepare, enqueue, interrupted = message.prepare, GroupCommit._enqueue, threading.Event()
+    prepare, enqueue, interrupted = messages.prepare, GroupCommit._enqueue, threading.Event()
 
     def first_waits(files: Any, raw: bytes) -> Any:
         if raw == raw_of(0):
@@ -185,7 +186,7 @@ def test_who_waits_for_a_leader_that_is_interrupted_is_not_told_that_it_is_durab
             raise KeyboardInterrupt
         return enqueue(writer, txn)
 
-    monkeypatch.setattr(message, "prepare", first_waits)
+    monkeypatch.setattr(messages, "prepare", first_waits)
     monkeypatch.setattr(GroupCommit, "_enqueue", interrupts)
 
     def outcome(number: int) -> list[ItemRecord] | BaseException:
@@ -235,7 +236,7 @@ def test_a_dismount_waits_for_those_that_write_also_when_a_write_failed(
 ) -> None:
     with ThreadPoolExecutor(1) as pool:
         with pytest.raises(Dismounted), database.transaction(ACTOR) as txn:
-            mailbox.create(txn, "bert")
+            mailboxes.create(txn, "bert")
             assert database._writer is not None
             database._writer.broken = PillarboxError("a write failed elsewhere")
             dismounting = pool.submit(database.dismount)
@@ -266,7 +267,7 @@ def test_a_transaction_that_is_interrupted_as_it_joins_its_group_ends_all_writin
     with monkeypatch.context() as patch:
         patch.setattr(Layer, "take", interrupted)
         with pytest.raises(error), database.transaction(ACTOR) as txn:
-            message.deliver(txn, [anna], message.prepare(database.files, raw_of(2)))
+            messages.deliver(txn, [anna], messages.prepare(database.files, raw_of(2)))
     with pytest.raises(Dismounted):
         deliver(database, ACTOR, [anna], raw_of(3))
     database.mount()
@@ -284,7 +285,7 @@ def test_a_mount_that_fails_has_let_nobody_write(
     def full(path: Path, checkpoint: Any) -> None:
         try:
             with database.transaction(ACTOR) as txn:
-                mailbox.create(txn, "bert")
+                mailboxes.create(txn, "bert")
         except BaseException as error:
             tried.append(error)
         raise DiskFull("no space left")
@@ -318,7 +319,7 @@ def test_a_transaction_that_changes_nothing_is_as_durable_as_what_it_saw(
 
     def flag() -> str:
         with database.transaction(ACTOR) as txn:
-            message.set_flags(txn, item.message_id, add=["\\Seen"])
+            messages.set_flags(txn, item.message_id, add=["\\Seen"])
         return "acknowledged"
 
     with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
@@ -333,7 +334,7 @@ def test_a_transaction_that_changes_nothing_is_as_durable_as_what_it_saw(
         assert isinstance(second.result(20), PillarboxError)
     database.mount()
     with database.read(ACTOR) as read:
-        assert not message.flag_names(message.get(read, item.message_id))
+        assert not messages.flag_names(messages.get(read, item.message_id))
 
 
 def test_content_that_is_not_flushed_yet_is_read_in_a_transaction(
@@ -345,9 +346,9 @@ def test_content_that_is_not_flushed_yet_is_read_in_a_transaction(
         assert flush.entered.wait(20)
         try:
             with database.transaction(ACTOR) as txn:
-                message.deliver(txn, [anna], message.prepare(database.files, raw_of(2)))
-                inbox = mailbox.get(txn, anna).roles[mailbox.INBOX]
-                read = [message.content(txn, item) for item in folder.messages(txn, inbox)]
+                messages.deliver(txn, [anna], messages.prepare(database.files, raw_of(2)))
+                inbox = mailboxes.get(txn, anna).roles[mailboxes.INBOX]
+                read = [messages.content(txn, item) for item in folders.messages(txn, inbox)]
                 assert read == [raw_of(1), raw_of(2)]
                 flush.go_on.set()
         finally:
@@ -362,13 +363,13 @@ def test_content_that_was_freed_in_a_commit_that_waits_is_fetched_again(
     target.create()
     target.mount()
     with target.transaction(ACTOR) as txn:
-        bert = mailbox.create(txn, "bert").guid
+        bert = mailboxes.create(txn, "bert").guid
     (held,) = deliver(target, ACTOR, [bert], raw_of(1))
     deliver(database, ACTOR, [anna], raw_of(1))
 
     def delete() -> None:
         with target.transaction(ACTOR) as txn:
-            message.delete(txn, held.message_id)
+            messages.delete(txn, held.message_id)
 
     with database.read(ACTOR) as source, target.read(ACTOR) as before:
         fetched = content_transfer.fetch(source, before, held.digest, {})
@@ -379,7 +380,7 @@ def test_content_that_was_freed_in_a_commit_that_waits_is_fetched_again(
             try:
                 with target.transaction(ACTOR) as txn:
                     content_transfer.hold(txn, source, fetched)
-                    message.place(txn, folder.get(txn, held.folder_id), held._replace(uid=2, message_id=99))
+                    messages.place(txn, folders.get(txn, held.folder_id), held._replace(uid=2, message_id=99))
                     flush.go_on.set()
             finally:
                 flush.go_on.set()
@@ -416,24 +417,24 @@ def test_a_delivery_that_cannot_be_stored_costs_the_others_nothing(database: Dat
 def test_what_an_aborted_transaction_did_to_a_record_is_not_kept(database: Database, anna: bytes) -> None:
     deliver(database, ACTOR, [anna], raw_of(1))
     with pytest.raises(ZeroDivisionError), database.transaction(ACTOR) as txn:
-        mailbox.get(txn, anna).properties["note"] = "never committed"
+        mailboxes.get(txn, anna).properties["note"] = "never committed"
         raise ZeroDivisionError
     told = [1]
     with database.transaction(ACTOR) as txn:
-        mailbox.set_property(txn, anna, "told", told)
+        mailboxes.set_property(txn, anna, "told", told)
     told.append(2)
     deliver(database, ACTOR, [anna], raw_of(2))
     with database.read(ACTOR) as read:
-        assert mailbox.get(read, anna).properties == {"told": (1,)}
+        assert mailboxes.get(read, anna).properties == {"told": (1,)}
 
 
 def test_a_transaction_that_has_ended_takes_no_change(database: Database, anna: bytes) -> None:
     with database.transaction(ACTOR) as txn:
-        (item,) = message.deliver(txn, [anna], message.prepare(database.files, raw_of(1)))
+        (item,) = messages.deliver(txn, [anna], messages.prepare(database.files, raw_of(1)))
     for change in (
-        lambda: message.set_flags(txn, item.message_id, add=["\\Flagged"]),
-        lambda: message.delete(txn, item.message_id),
-        lambda: mailbox.create(txn, "bert"),
+        lambda: messages.set_flags(txn, item.message_id, add=["\\Flagged"]),
+        lambda: messages.delete(txn, item.message_id),
+        lambda: mailboxes.create(txn, "bert"),
     ):
         with pytest.raises(Refused, match="has ended"):
             change()
@@ -464,7 +465,7 @@ def test_a_full_disk_takes_a_delete_once_a_checkpoint_has_made_room(
 
     monkeypatch.setattr(Env, "apply", full_once)
     with database.transaction(ACTOR) as txn:
-        message.delete(txn, item.message_id)
+        messages.delete(txn, item.message_id)
     assert len(calls) == 2
     assert messages_of(database, anna) == []
 
@@ -489,7 +490,7 @@ def test_a_forked_process_has_nothing_of_its_parents_mounted(database: Database,
 def test_a_transaction_that_another_thread_ends_lets_the_next_begin(database: Database, anna: bytes) -> None:
     def opened() -> Iterator[None]:
         with database.transaction(ACTOR) as txn:
-            mailbox.create(txn, "bert")
+            mailboxes.create(txn, "bert")
             yield
 
     steps = opened()

@@ -15,17 +15,18 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pillarbox.store import change_feed, folder, mailbox, message, view
 from pillarbox.store.access import Actor
-from pillarbox.store.change_feed import ChangeKind
 from pillarbox.store.change_number import CNSet
-from pillarbox.store.check import check_database
 from pillarbox.store.clock import VirtualClock
-from pillarbox.store.database import Database
+from pillarbox.store.disk.tables import DatabaseKind, MailboxRecord, ObjectKind
+from pillarbox.store.engine import change_feed
+from pillarbox.store.engine.change_feed import ChangeKind
+from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.group_commit import Tuning
+from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import AlreadyExists, NotEmpty, Refused
-from pillarbox.store.group_commit import Tuning
-from pillarbox.store.tables import DatabaseKind, MailboxRecord, ObjectKind
-from pillarbox.store.transaction import Reader, WriteTransaction
+from pillarbox.store.mail import folders, mailboxes, messages, views
+from pillarbox.store.upkeep.check import check_database
 
 ACTOR = Actor.task("test")
 GUID = b"model-test-store"
@@ -66,19 +67,19 @@ class Model:
 def held_by(read: Reader) -> Model:
     """All that the database shows, in the model's form."""
     found = Model()
-    for box in mailbox.all_of(read):
+    for box in mailboxes.all_of(read):
         found.mailboxes[box.guid] = box.name
-        root = folder.get(read, box.root_id)
-        for record in (root, *(record for _, record in folder.walk(read, box.root_id))):
+        root = folders.get(read, box.root_id)
+        for record in (root, *(record for _, record in folders.walk(read, box.root_id))):
             found.folders[record.folder_id] = (record.parent_id, record.name)
-            items = list(folder.messages(read, record.folder_id))
+            items = list(folders.messages(read, record.folder_id))
             assert record.messages_count == len(items)
             assert record.size == sum(item.size for item in items)
-            assert record.unread_count == sum(not item.flags & message.SEEN_BIT for item in items)
+            assert record.unread_count == sum(not item.flags & messages.SEEN_BIT for item in items)
             assert all(item.uid < record.uid_next for item in items)
             for item in items:
-                flags = frozenset(message.flag_names(item))
-                body = message.content(read, item)
+                flags = frozenset(messages.flag_names(item))
+                body = messages.content(read, item)
                 found.messages[item.message_id] = (item.folder_id, item.uid, body, flags)
     return found
 
@@ -96,7 +97,7 @@ class Operations:
 
     def _box(self, rng: random.Random) -> MailboxRecord | None:
         guids = sorted(self.model.mailboxes)
-        return mailbox.get(self.txn, rng.choice(guids)) if guids else None
+        return mailboxes.get(self.txn, rng.choice(guids)) if guids else None
 
     def _folder(self, rng: random.Random) -> int | None:
         return rng.choice(sorted(self.model.folders)) if self.model.folders else None
@@ -105,25 +106,25 @@ class Operations:
         return rng.choice(sorted(self.model.messages)) if self.model.messages else None
 
     def _note_tree(self, folder_id: int) -> None:
-        record = folder.get(self.txn, folder_id)
-        for each in (record, *(inner for _, inner in folder.walk(self.txn, folder_id))):
+        record = folders.get(self.txn, folder_id)
+        for each in (record, *(inner for _, inner in folders.walk(self.txn, folder_id))):
             self.model.folders[each.folder_id] = (each.parent_id, each.name)
 
     def create_mailbox(self, rng: random.Random) -> None:
         if len(self.model.mailboxes) < 4:
             name = f"user {self.number()}"
-            box = mailbox.create(self.txn, name)
+            box = mailboxes.create(self.txn, name)
             assert box.guid not in self.model.mailboxes
             self.model.mailboxes[box.guid] = name
             self._note_tree(box.root_id)
 
     def rename_mailbox(self, rng: random.Random) -> None:
         if box := self._box(rng):
-            self.model.mailboxes[box.guid] = mailbox.rename(self.txn, box.guid, f"u {self.number()}").name
+            self.model.mailboxes[box.guid] = mailboxes.rename(self.txn, box.guid, f"u {self.number()}").name
 
     def purge_mailbox(self, rng: random.Random) -> None:
         if (box := self._box(rng)) and rng.random() < 0.3:
-            mailbox.purge(self.txn, box.guid)
+            mailboxes.purge(self.txn, box.guid)
             del self.model.mailboxes[box.guid]
             self.model.remove_folder(box.root_id)
 
@@ -133,7 +134,7 @@ class Operations:
             return
         taken = self._taken(parent, name)
         try:
-            made = folder.create(self.txn, parent, name)
+            made = folders.create(self.txn, parent, name)
         except AlreadyExists:
             assert taken
             return
@@ -147,7 +148,7 @@ class Operations:
         }
 
     def _standard(self, folder_id: int) -> bool:
-        box = mailbox.get(self.txn, folder.get(self.txn, folder_id).mailbox)
+        box = mailboxes.get(self.txn, folders.get(self.txn, folder_id).mailbox)
         return folder_id == box.root_id or folder_id in box.roles.values()
 
     def rename_folder(self, rng: random.Random) -> None:
@@ -158,7 +159,7 @@ class Operations:
         refused = self._standard(folder_id)
         refused = refused or (name.casefold() != old.casefold() and self._taken(parent, name))
         try:
-            folder.rename(self.txn, folder_id, name)
+            folders.rename(self.txn, folder_id, name)
         except (Refused, AlreadyExists):
             assert refused
             return
@@ -174,7 +175,7 @@ class Operations:
         there = self.model.folders[folder_id][0] == parent  # that changes nothing
         refused = self._standard(folder_id) or inside or (self._taken(parent, name) and not there)
         try:
-            folder.move(self.txn, folder_id, parent)
+            folders.move(self.txn, folder_id, parent)
         except (Refused, AlreadyExists):
             assert refused
             return
@@ -191,11 +192,11 @@ class Operations:
             rest: sorted(what[2] for what in self.model.messages.values() if what[0] == each)
             for each, rest in self._paths(folder_id).items()
         }
-        copied = message.copy_folder(self.txn, folder_id, parent, f"copy {self.number()}")
+        copied = messages.copy_folder(self.txn, folder_id, parent, f"copy {self.number()}")
         self._note_tree(copied.folder_id)
         for each, rest in self._paths(copied.folder_id).items():
-            items = list(folder.messages(self.txn, each))
-            assert sorted(message.content(self.txn, item) for item in items) == before[rest]
+            items = list(folders.messages(self.txn, each))
+            assert sorted(messages.content(self.txn, item) for item in items) == before[rest]
             for item in items:
                 assert item.message_id not in self.model.messages
                 self._note_copy(item, folder_id)
@@ -204,13 +205,14 @@ class Operations:
         source = next(
             what
             for each, what in self.model.messages.items()
-            if what[0] in self.model.inside(source_tree) and message.get(self.txn, each).digest == item.digest
+            if what[0] in self.model.inside(source_tree)
+            and messages.get(self.txn, each).digest == item.digest
         )
-        flags = frozenset(message.flag_names(item))
+        flags = frozenset(messages.flag_names(item))
         self.model.messages[item.message_id] = (item.folder_id, item.uid, source[2], flags)
 
     def _paths(self, folder_id: int) -> dict[int, tuple[str, ...]]:
-        return {folder_id: ()} | {each.folder_id: path for path, each in folder.walk(self.txn, folder_id)}
+        return {folder_id: ()} | {each.folder_id: path for path, each in folders.walk(self.txn, folder_id)}
 
     def delete_folder(self, rng: random.Random) -> None:
         if (folder_id := self._folder(rng)) is None:
@@ -220,7 +222,7 @@ class Operations:
         full = len(inner) > 1 or any(what[0] == folder_id for what in self.model.messages.values())
         refused = self._standard(folder_id) or (full and not with_contents)
         try:
-            folder.delete(self.txn, folder_id, with_contents=with_contents)
+            folders.delete(self.txn, folder_id, with_contents=with_contents)
         except (Refused, NotEmpty):
             assert refused
             return
@@ -232,8 +234,8 @@ class Operations:
             return
         raw = b"Subject: %d\r\n\r\n" % rng.randrange(3) + rng.choice(BODIES)
         flags = frozenset(rng.sample(FLAGS, rng.randrange(3)))
-        prepared = message.prepare(self.txn.files, raw)
-        self._note(message.append(self.txn, folder_id, prepared, flags=sorted(flags)), raw, flags)
+        prepared = messages.prepare(self.txn.files, raw)
+        self._note(messages.append(self.txn, folder_id, prepared, flags=sorted(flags)), raw, flags)
 
     def _note(self, item: Any, raw: bytes, flags: frozenset[str]) -> None:
         self.model.messages[item.message_id] = (item.folder_id, item.uid, raw, flags)
@@ -241,8 +243,8 @@ class Operations:
     def deliver(self, rng: random.Random) -> None:
         if guids := sorted(self.model.mailboxes):
             raw = b"Subject: all\r\n\r\n" + rng.choice(BODIES)
-            prepared = message.prepare(self.txn.files, raw)
-            for item in message.deliver(self.txn, guids, prepared):
+            prepared = messages.prepare(self.txn.files, raw)
+            for item in messages.deliver(self.txn, guids, prepared):
                 self._note(item, raw, frozenset())
 
     def set_flags(self, rng: random.Random) -> None:
@@ -250,7 +252,7 @@ class Operations:
             return
         add, remove = rng.sample(FLAGS, 2), rng.sample(FLAGS, 2)
         remove = [flag for flag in remove if flag not in add]
-        message.set_flags(self.txn, message_id, add=add, remove=remove)
+        messages.set_flags(self.txn, message_id, add=add, remove=remove)
         folder_id, uid, raw, flags = self.model.messages[message_id]
         self.model.messages[message_id] = (folder_id, uid, raw, flags - set(remove) | set(add))
 
@@ -258,19 +260,19 @@ class Operations:
         message_id, folder_id = self._message(rng), self._folder(rng)
         if message_id is not None and folder_id is not None:
             _, _, raw, flags = self.model.messages[message_id]
-            self._note(message.move(self.txn, message_id, folder_id), raw, flags)
+            self._note(messages.move(self.txn, message_id, folder_id), raw, flags)
 
     def copy(self, rng: random.Random) -> None:
         message_id, folder_id = self._message(rng), self._folder(rng)
         if message_id is not None and folder_id is not None:
             _, _, raw, flags = self.model.messages[message_id]
-            copied = message.copy(self.txn, message_id, folder_id)
+            copied = messages.copy(self.txn, message_id, folder_id)
             assert copied.message_id not in self.model.messages
             self._note(copied, raw, flags)
 
     def delete(self, rng: random.Random) -> None:
         if (message_id := self._message(rng)) is not None:
-            message.delete(self.txn, message_id)
+            messages.delete(self.txn, message_id)
             del self.model.messages[message_id]
 
 
@@ -398,7 +400,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.database = self._new(path)
         with pytest.MonkeyPatch.context() as patch:
             if new_boot:
-                patch.setattr("pillarbox.store.database.boot_identity", lambda: b"another boot....")
+                patch.setattr("pillarbox.store.engine.database.boot_identity", lambda: b"another boot....")
             self.database.mount()
             if new_boot:
                 self.database.dismount()
@@ -425,16 +427,18 @@ class EngineMachine(RuleBasedStateMachine):
             if follower.scope in (0, *self.model.folders):
                 assert follower.places == expected
                 for message_id in expected:
-                    assert follower.flags[message_id] == message.get(read, message_id).flags
+                    assert follower.flags[message_id] == messages.get(read, message_id).flags
 
     @precondition(lambda self: self.model.folders)
-    @rule(pick=PICK, sort=st.sampled_from(list(view.Sort)), limit=st.integers(1, 5), descending=st.booleans())
-    def page(self, pick: int, sort: view.Sort, limit: int, descending: bool) -> None:
+    @rule(
+        pick=PICK, sort=st.sampled_from(list(views.Sort)), limit=st.integers(1, 5), descending=st.booleans()
+    )
+    def page(self, pick: int, sort: views.Sort, limit: int, descending: bool) -> None:
         folder_id = sorted(self.model.folders)[pick % len(self.model.folders)]
         with self.database.read(ACTOR) as read:
             after, found = None, []
             while True:
-                page = view.page(read, folder_id, sort=sort, descending=descending, after=after, limit=limit)
+                page = views.page(read, folder_id, sort=sort, descending=descending, after=after, limit=limit)
                 found += [item.message_id for item in page.items]
                 if page.next is None:
                     break
@@ -449,7 +453,7 @@ class EngineMachine(RuleBasedStateMachine):
         with self.database.read(ACTOR) as read:
             found = held_by(read)
             for message_id, (folder_id, uid, _, _) in found.messages.items():
-                self.uids.add((folder.get(read, folder_id).uid_validity, uid, message_id))
+                self.uids.add((folders.get(read, folder_id).uid_validity, uid, message_id))
         assert found.mailboxes == self.model.mailboxes
         assert found.folders == self.model.folders
         assert found.messages == self.model.messages

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from pillarbox.store import folder, mailbox, message
 from pillarbox.store.access import Actor
 from pillarbox.store.aio import AsyncDatabase
 from pillarbox.store.clock import VirtualClock
+from pillarbox.store.engine.transaction import WriteTransaction
 from pillarbox.store.errors import NotFound, Refused
+from pillarbox.store.mail import folders, mailboxes, messages
 from pillarbox.store.server import Server
-from pillarbox.store.transaction import WriteTransaction
 
 ADMIN = Actor.administrator("root")
 RAW = b"Subject: hello\r\n\r\nworld\r\n"
@@ -36,7 +36,8 @@ def test_messages_delivered_at_the_same_time_are_all_there(server: Server) -> No
             return await store.read(
                 ADMIN,
                 lambda read: [
-                    message.content(read, item) for item in folder.messages(read, box.roles[mailbox.INBOX])
+                    messages.content(read, item)
+                    for item in folders.messages(read, box.roles[mailboxes.INBOX])
                 ],
             )
 
@@ -50,11 +51,11 @@ def test_an_exception_undoes_the_transaction_and_reaches_the_caller(server: Serv
         async with AsyncDatabase(database) as store:
             with pytest.raises(NotFound):
                 await store.transaction(
-                    ADMIN, lambda txn: (folder.create(txn, box.root_id, "new"), folder.get(txn, 0))
+                    ADMIN, lambda txn: (folders.create(txn, box.root_id, "new"), folders.get(txn, 0))
                 )
             with pytest.raises(NotFound):
                 await store.deliver(ADMIN, [b"\0" * 16], RAW)
-            await store.read(ADMIN, lambda read: folder.by_path(read, box.root_id, "new"))
+            await store.read(ADMIN, lambda read: folders.by_path(read, box.root_id, "new"))
 
     with pytest.raises(NotFound):
         asyncio.run(main())
@@ -73,7 +74,7 @@ def test_the_event_loop_goes_on_while_a_call_waits(server: Server) -> None:
         async with AsyncDatabase(database, threads_max=2) as store:
             waiting = asyncio.create_task(store.run(wait))
             await asyncio.to_thread(begun.wait, 10)
-            assert await store.read(ADMIN, lambda read: len(list(mailbox.all_of(read)))) == 1
+            assert await store.read(ADMIN, lambda read: len(list(mailboxes.all_of(read)))) == 1
             assert not waiting.done()
             may_end.set()
             return await waiting
@@ -95,7 +96,7 @@ def test_a_read_does_not_wait_for_those_that_write(server: Server) -> None:
             await asyncio.to_thread(begun.wait, 10)
             delivering = [asyncio.create_task(store.deliver(ADMIN, [box.guid], RAW)) for _ in range(3)]
             try:
-                await asyncio.wait_for(store.read(ADMIN, lambda read: list(mailbox.all_of(read))), 5)
+                await asyncio.wait_for(store.read(ADMIN, lambda read: list(mailboxes.all_of(read))), 5)
             finally:
                 may_end.set()
             await asyncio.gather(writing, *delivering)

@@ -10,13 +10,13 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 
-from pillarbox.store import folder, mailbox, message, public_folder
 from pillarbox.store.access import Actor
-from pillarbox.store.check import check_database
 from pillarbox.store.clock import VirtualClock
-from pillarbox.store.database import LOCK, PROPERTIES, Database
-from pillarbox.store.repair import repair_database
-from pillarbox.store.tables import DatabaseKind
+from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.engine.database import LOCK, PROPERTIES, Database
+from pillarbox.store.mail import folders, mailboxes, messages, public_folders
+from pillarbox.store.upkeep.check import check_database
+from pillarbox.store.upkeep.repair import repair_database
 
 GOLDEN = Path(__file__).with_name("golden_store_1.zip")
 ACTOR = Actor.task("test")
@@ -44,23 +44,23 @@ def write(directory: Path) -> None:
         made.create()
         made.mount()
     with mail.transaction(ACTOR) as txn:
-        anna, bert = mailbox.create(txn, "anna"), mailbox.create(txn, "bert")
-        lists = folder.create(txn, anna.root_id, "Lists")
+        anna, bert = mailboxes.create(txn, "anna"), mailboxes.create(txn, "bert")
+        lists = folders.create(txn, anna.root_id, "Lists")
     for raw in MAIL:
-        prepared = message.prepare(mail.files, raw)
+        prepared = messages.prepare(mail.files, raw)
         with mail.transaction(ACTOR) as txn:
-            item, _ = message.deliver(txn, [anna.guid, bert.guid], prepared)
-            message.set_flags(txn, item.message_id, add=["\\Seen", "work"])
-            message.set_categories(txn, item.message_id, ["red"])
-            message.move(txn, item.message_id, lists.folder_id)
+            item, _ = messages.deliver(txn, [anna.guid, bert.guid], prepared)
+            messages.set_flags(txn, item.message_id, add=["\\Seen", "work"])
+            messages.set_categories(txn, item.message_id, ["red"])
+            messages.move(txn, item.message_id, lists.folder_id)
     with mail.transaction(ACTOR) as txn:
-        message.delete(txn, next(folder.messages(txn, bert.roles["inbox"])).message_id)
-        mailbox.disconnect(txn, bert.guid)
+        messages.delete(txn, next(folders.messages(txn, bert.roles["inbox"])).message_id)
+        mailboxes.disconnect(txn, bert.guid)
     with public.transaction(Actor.user("anna")) as txn:
-        public_folder.create_tree(txn)
-        news = folder.create(txn, public_folder.root_id(txn), "News")
-        message.append(txn, news.folder_id, message.prepare(public.files, MAIL[1]))
-        public_folder.mark_read(txn, news.folder_id)
+        public_folders.create_tree(txn)
+        news = folders.create(txn, public_folders.root_id(txn), "News")
+        messages.append(txn, news.folder_id, messages.prepare(public.files, MAIL[1]))
+        public_folders.mark_read(txn, news.folder_id)
     for made in (mail, public):
         made.dismount()
 
@@ -81,17 +81,17 @@ def test_a_mailbox_store_of_version_1_is_read(version_1: Path) -> None:
     mail = database(version_1, "mail")
     mail.mount()
     with mail.read(ACTOR) as read:
-        anna, bert = mailbox.find(read, "anna"), mailbox.find(read, "bert")
-        assert (bert.state, bert.disconnected_ms) == (mailbox.DISCONNECTED, 1_000_000_000_000)
-        items = list(folder.messages(read, folder.by_path(read, anna.root_id, "Lists").folder_id))
-        assert [message.content(read, item) for item in items] == MAIL
-        assert {(message.flag_names(item), item.categories) for item in items} == {
+        anna, bert = mailboxes.find(read, "anna"), mailboxes.find(read, "bert")
+        assert (bert.state, bert.disconnected_ms) == (mailboxes.DISCONNECTED, 1_000_000_000_000)
+        items = list(folders.messages(read, folders.by_path(read, anna.root_id, "Lists").folder_id))
+        assert [messages.content(read, item) for item in items] == MAIL
+        assert {(messages.flag_names(item), item.categories) for item in items} == {
             (("\\Seen", "work"), ("red",))
         }
         assert (items[1].subject, items[1].sender) == ("Grüße", "Anna <anna@example.org>")
         assert items[1].date_ms == 1_009_875_600_000
-        kept = list(folder.messages(read, bert.roles["inbox"]))
-        assert [message.content(read, item) for item in kept] == MAIL[1:]
+        kept = list(folders.messages(read, bert.roles["inbox"]))
+        assert [messages.content(read, item) for item in kept] == MAIL[1:]
     assert check_database(mail, ACTOR).findings == ()
     mail.dismount()
 
@@ -101,10 +101,10 @@ def test_a_public_folder_store_of_version_1_is_read(version_1: Path) -> None:
     public.mount()
     for account in ("anna", "bert"):
         with public.read(Actor.user(account)) as read:
-            news = folder.by_path(read, public_folder.root_id(read), "News")
-            (item,) = folder.messages(read, news.folder_id)
-            assert message.content(read, item) == MAIL[1]
-            assert public_folder.is_read(read, item) == (account == "anna")
+            news = folders.by_path(read, public_folders.root_id(read), "News")
+            (item,) = folders.messages(read, news.folder_id)
+            assert messages.content(read, item) == MAIL[1]
+            assert public_folders.is_read(read, item) == (account == "anna")
     assert check_database(public, ACTOR).findings == ()
     public.dismount()
 

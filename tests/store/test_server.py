@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 
-from pillarbox.store import folder, mailbox, public_folder
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
-from pillarbox.store.database import Database, MountState
-from pillarbox.store.database_limits import GB, LIMIT_KEY, Edition
-from pillarbox.store.delivery import deliver
+from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.engine.database import Database, MountState
+from pillarbox.store.engine.database_limits import GB, LIMIT_KEY, Edition
 from pillarbox.store.errors import (
     AccessDenied,
     AlreadyExists,
@@ -34,10 +33,11 @@ from pillarbox.store.errors import (
     WriterBusy,
 )
 from pillarbox.store.events import Category, EventId, Level
+from pillarbox.store.mail import folders, mailboxes, public_folders
+from pillarbox.store.mail.delivery import deliver
 from pillarbox.store.server import FIRST_GROUP, Server
 from pillarbox.store.server_config import CONFIG_FILE
-from pillarbox.store.tables import DatabaseKind
-from pillarbox.store.time_of_day import DAY_MS
+from pillarbox.store.upkeep.time_of_day import DAY_MS
 
 ADMIN = Actor.administrator("root")
 MAILBOX_STORE = "Mailbox Store"
@@ -402,7 +402,7 @@ def test_below_the_floor_of_free_disk_delivery_is_refused_and_reading_goes_on(
         with pytest.raises(DiskFull, match="floor"):
             deliver(database, ADMIN, [box.guid], b"Subject: refused\r\n\r\n")
         with database.read(ADMIN) as read:
-            assert [each.message_id for each in folder.messages(read, box.roles[mailbox.INBOX])] == [
+            assert [each.message_id for each in folders.messages(read, box.roles[mailboxes.INBOX])] == [
                 item.message_id
             ]
 
@@ -418,7 +418,7 @@ def test_diagnostic_levels_are_kept(path: Path) -> None:
 
 def test_a_public_folder_store_has_its_tree_from_the_start(path: Path) -> None:
     with Server.open(path) as server, server.database("Public Folder Store").read(ADMIN) as read:
-        assert public_folder.root_id(read) != public_folder.root_id(read, public_folder.NON_IPM_SUBTREE)
+        assert public_folders.root_id(read) != public_folders.root_id(read, public_folders.NON_IPM_SUBTREE)
 
 
 def test_a_server_is_used_from_many_threads(big: Server) -> None:

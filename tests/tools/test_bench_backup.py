@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pillarbox.backup.crypto import KeyFile
+from pillarbox.backup.repository.crypto import KeyFile
 from pillarbox.tools.bench import backup
 from pillarbox.tools.bench.backup import run
 

@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("cryptography", reason="cryptography (the extra `backup`) is not installed")
 
 from pillarbox.store.access import Actor
-from pillarbox.store.delivery import deliver
+from pillarbox.store.mail.delivery import deliver
 from pillarbox.store.server import Server
 
 if TYPE_CHECKING:

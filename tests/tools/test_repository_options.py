@@ -53,7 +53,7 @@ def test_without_boto3_an_object_store_says_what_to_install(
     pillarbox: Pillarbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "boto3", None)
-    monkeypatch.delitem(sys.modules, "pillarbox.backup.backend_s3", raising=False)
+    monkeypatch.delitem(sys.modules, "pillarbox.backup.repository.backend_s3", raising=False)
     assert "extra `s3`" in pillarbox.refused(27, "backup", "list", "s3://mail/of/anna")
 
 

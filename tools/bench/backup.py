@@ -16,17 +16,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from pillarbox.backup.backend_directory import DirectoryBackend
 from pillarbox.backup.capture import Capture
-from pillarbox.backup.crypto import Credential, Passphrase
-from pillarbox.backup.repository import Repository
+from pillarbox.backup.repository.backend_directory import DirectoryBackend
+from pillarbox.backup.repository.crypto import Credential, Passphrase
+from pillarbox.backup.repository.repository import Repository
 from pillarbox.backup.restore import restorable_databases, restore_records, restore_to_directory
 from pillarbox.backup.snapshot import GroupSnapshot, SnapshotHook, SnapshotSource
 from pillarbox.backup.snapshot_mount import open_snapshot_mount
-from pillarbox.store import folder
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.errors import NotFound, PillarboxError
+from pillarbox.store.mail import folders
 from pillarbox.tools.bench.backup_peers import BackupTool, copy_seconds, installed_peers
 from pillarbox.tools.bench.pillarbox_side import Target, new_target
 from pillarbox.tools.bench.report import Verdict, at_least_one, disk_bytes
@@ -232,7 +232,7 @@ def _mount(root: Path, own: Pillarbox, target: Target) -> MountRun:
     restore_records(repository, stored, place)
     with open_snapshot_mount(repository, stored, place) as mounted:
         with mounted.read(Actor.task("bench")) as read:
-            listed = len(list(islice(folder.messages(read, target.folder_id), PAGE_ROWS)))
+            listed = len(list(islice(folders.messages(read, target.folder_id), PAGE_ROWS)))
         seconds = time.perf_counter() - start
     copy_s = copy_seconds(place, root / "records-copy", flush=True)
     if not listed:

@@ -17,7 +17,7 @@ from typing import Final
 
 import zstandard
 
-from pillarbox.store.tables import ItemRecord
+from pillarbox.store.disk.tables import ItemRecord
 from pillarbox.tools.bench.report import (
     DOVECOT_IMPORT,
     DOVECOT_LMTP,

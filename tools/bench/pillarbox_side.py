@@ -15,15 +15,16 @@ from typing import Final, TypeVar
 
 import zstandard
 
-from pillarbox.store import content_store, folder, mailbox, message
 from pillarbox.store.access import Actor
-from pillarbox.store.database import Database
-from pillarbox.store.delivery import deliver
+from pillarbox.store.disk.stream import FRAME_HEADER_BYTES, Codec, parse_frame
+from pillarbox.store.disk.tables import DatabaseKind, ItemRecord, MailboxRecord, Table
+from pillarbox.store.engine import content_store
+from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.transaction import Reader
+from pillarbox.store.files.prepare_processes import prepare_all
 from pillarbox.store.ids import new_guid
-from pillarbox.store.prepare_processes import prepare_all
-from pillarbox.store.stream import FRAME_HEADER_BYTES, Codec, parse_frame
-from pillarbox.store.tables import DatabaseKind, ItemRecord, MailboxRecord, Table
-from pillarbox.store.transaction import Reader
+from pillarbox.store.mail import folders, mailboxes, messages
+from pillarbox.store.mail.delivery import deliver
 from pillarbox.tools.bench.report import (
     BARE_READ,
     PILLARBOX_BULK,
@@ -52,19 +53,19 @@ class Target:
     def __init__(self, database: Database, box: MailboxRecord) -> None:
         self.database = database
         self.mailbox = box.guid
-        self.folder_id = box.roles[mailbox.INBOX]
+        self.folder_id = box.roles[mailboxes.INBOX]
 
     def deliver_one(self, raw: bytes) -> None:
         """Deliver a message and wait until it is durable."""
         deliver(self.database, _ACTOR, [self.mailbox], raw)
 
-    def deliver_all(self, messages: Iterable[bytes], processes: int | None = None) -> None:
+    def deliver_all(self, raws: Iterable[bytes], processes: int | None = None) -> None:
         """Deliver messages as one caller that has many: a thousand at a time."""
-        with closing(prepare_all(self.database.files, messages, lambda raw: raw, processes)) as ready:
+        with closing(prepare_all(self.database.files, raws, lambda raw: raw, processes)) as ready:
             for batch in _batches(ready):
                 with self.database.transaction(_ACTOR) as txn:
                     for _, prepared in batch:
-                        message.append(txn, self.folder_id, prepared)
+                        messages.append(txn, self.folder_id, prepared)
 
 
 def _batches(items: Iterable[ItemT]) -> Iterator[list[ItemT]]:
@@ -81,30 +82,30 @@ def new_target(path: Path) -> Iterator[Target]:
     database.mount()
     try:
         with database.transaction(_ACTOR) as txn:
-            box = mailbox.create(txn, "bench")
+            box = mailboxes.create(txn, "bench")
         yield Target(database, box)
     finally:
         database.dismount()
 
 
-def bulk(target: Target, messages: Sequence[bytes]) -> Figure:
+def bulk(target: Target, raws: Sequence[bytes]) -> Figure:
     """One caller that has them all. The disk is looked at while the database is mounted."""
     start = time.perf_counter()
-    target.deliver_all(messages)
+    target.deliver_all(raws)
     seconds = time.perf_counter() - start
-    return Figure(PILLARBOX_BULK, len(messages), seconds, _size(messages), disk_bytes(target.database.path))
+    return Figure(PILLARBOX_BULK, len(raws), seconds, _size(raws), disk_bytes(target.database.path))
 
 
-def single(root: Path, messages: Sequence[bytes]) -> Figure:
+def single(root: Path, raws: Sequence[bytes]) -> Figure:
     """One caller, each message durable before the next."""
     with new_target(root / "single") as target:
         start = time.perf_counter()
-        for raw in messages:
+        for raw in raws:
             target.deliver_one(raw)
-        return Figure(PILLARBOX_SINGLE, len(messages), time.perf_counter() - start, _size(messages))
+        return Figure(PILLARBOX_SINGLE, len(raws), time.perf_counter() - start, _size(raws))
 
 
-def threads(root: Path, messages: Sequence[bytes]) -> Figure:
+def threads(root: Path, raws: Sequence[bytes]) -> Figure:
     """Many callers, each waiting until its own message is durable."""
     with new_target(root / "threads") as target, ThreadPoolExecutor(THREADS) as pool:
         ready = threading.Barrier(THREADS + 1)
@@ -114,22 +115,22 @@ def threads(root: Path, messages: Sequence[bytes]) -> Figure:
             for raw in share:
                 target.deliver_one(raw)
 
-        running = [pool.submit(deliver_share, messages[first::THREADS]) for first in range(THREADS)]
+        running = [pool.submit(deliver_share, raws[first::THREADS]) for first in range(THREADS)]
         ready.wait()
         start = time.perf_counter()
         for each in running:
             each.result()
-        return Figure(PILLARBOX_THREADS, len(messages), time.perf_counter() - start, _size(messages))
+        return Figure(PILLARBOX_THREADS, len(raws), time.perf_counter() - start, _size(raws))
 
 
 def listing(target: Target, limit: int) -> tuple[Figure, list[ItemRecord]]:
     """The envelopes of up to `limit` messages of the folder, one after the other."""
     with target.database.read(_ACTOR) as read:
         start = time.perf_counter()
-        count = sum(1 for _ in islice(folder.messages(read, target.folder_id), limit))
+        count = sum(1 for _ in islice(folders.messages(read, target.folder_id), limit))
         seconds = time.perf_counter() - start
         return Figure(PILLARBOX_LIST, count, seconds), list(
-            islice(folder.messages(read, target.folder_id), limit)
+            islice(folders.messages(read, target.folder_id), limit)
         )
 
 
@@ -139,7 +140,7 @@ def random_reads(target: Target, items: Sequence[ItemRecord]) -> tuple[Figure, F
     with target.database.read(_ACTOR) as read:
         bare = _bare_reads(target.database, [_places(read, item) for item in order])
         start = time.perf_counter()
-        size = sum(len(message.content(read, item)) for item in order)
+        size = sum(len(messages.content(read, item)) for item in order)
         return Figure(PILLARBOX_READ, len(order), time.perf_counter() - start, size), bare
 
 
@@ -178,7 +179,7 @@ def _bare_reads(database: Database, reads: Sequence[Sequence[Place]]) -> Figure:
             os.close(file)
 
 
-def scale(root: Path, messages: Iterator[bytes], count: int) -> list[Figure]:
+def scale(root: Path, raws: Iterator[bytes], count: int) -> list[Figure]:
     """Deliver `count` messages into one folder: the first and the last window of them, timed apart.
 
     Making the messages is not timed, and no more than a batch of them is in memory. Where `count` is no more
@@ -187,16 +188,16 @@ def scale(root: Path, messages: Iterator[bytes], count: int) -> list[Figure]:
     figures: list[Figure] = []
     with new_target(root / "scale") as target:
         for at in range(0, count, WINDOW_COUNT):
-            window = islice(messages, min(WINDOW_COUNT, count - at))
+            window = islice(raws, min(WINDOW_COUNT, count - at))
             name = PILLARBOX_SCALE_FIRST if at == 0 else PILLARBOX_SCALE_LAST
             figures = [*figures[:1], _window(target, window, name)]
     return figures
 
 
-def _window(target: Target, messages: Iterable[bytes], name: str) -> Figure:
+def _window(target: Target, raws: Iterable[bytes], name: str) -> Figure:
     count = size = 0
     seconds = 0.0
-    for batch in _batches(messages):
+    for batch in _batches(raws):
         start = time.perf_counter()
         target.deliver_all(batch, processes=0)
         seconds += time.perf_counter() - start
@@ -213,5 +214,5 @@ def anonymous_memory_bytes() -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), 0)
 
 
-def _size(messages: Sequence[bytes]) -> int:
-    return sum(map(len, messages))
+def _size(raws: Sequence[bytes]) -> int:
+    return sum(map(len, raws))

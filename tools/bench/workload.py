@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from pillarbox.store.errors import NotFound
-from pillarbox.store.mbox import read_mbox
+from pillarbox.store.files.mbox import read_mbox
 
 CORPUS_DEFAULT: Final = Path(__file__).resolve().parents[2] / "tests" / "data"
 ATTACHED_SHARE: Final = 0.15

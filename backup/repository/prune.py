@@ -1,0 +1,351 @@
+"""Which snapshots to keep, and freeing the space of those that are gone.
+
+Choosing is a pure function. Freeing may be killed anywhere: blobs that stay are written to new packs, and
+these listed in a new index, before any old index file goes; packs go after every index file that lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+from itertools import groupby, islice
+from typing import Final
+
+from pillarbox.backup.repository.backend import FileKind
+from pillarbox.backup.repository.index import (
+    Index,
+    Location,
+    PackEntry,
+    find_absent_packs,
+    read_index,
+    write_index,
+)
+from pillarbox.backup.repository.lock import RepositoryLock
+from pillarbox.backup.repository.pack import PACK_BYTES, BlobId, BlobKind, PackBuilder
+from pillarbox.backup.repository.repository import Repository, Snapshot, SnapshotKind
+from pillarbox.store.errors import Corrupt, InvalidSetting, Refused
+
+UNUSED_SHARE_MAX: Final = 0.05
+CAPTURES_MS: Final = 48 * 3_600_000
+_SMALL_PACK_DIVISOR: Final = 4
+_SMALL_PACKS_MIN: Final = 4
+
+# --- choosing -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class KeepRules:
+    """How many snapshots to keep: the newest ones, the newest of each of so many hours, days, weeks (ISO),
+    months and years that have any, and all within `within_ms` of the newest. Zero is a rule that keeps none.
+
+    Captures (capture.py) don't count among them: all that were taken within `captures_ms` of the newest
+    snapshot or capture are kept, and no others but those within `within_ms`.
+    """
+
+    last: int = 0
+    hourly: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+    yearly: int = 0
+    within_ms: int = 0
+    captures_ms: int = CAPTURES_MS
+
+    def __post_init__(self) -> None:
+        counts = (self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly, self.within_ms)
+        if min(*counts, self.captures_ms) < 0 or not any(counts):
+            raise InvalidSetting("say how many snapshots to keep: at least one rule, none of them negative")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of a snapshot: it is kept when there is a reason."""
+
+    snapshot: Snapshot
+    reasons: tuple[str, ...]
+
+    @property
+    def is_kept(self) -> bool:
+        return bool(self.reasons)
+
+
+def _hour(at: datetime) -> tuple[object, ...]:
+    # With its offset from UTC: an hour that the end of summer time repeats is two.
+    return at.year, at.month, at.day, at.hour, at.utcoffset()
+
+
+_PERIODS: Final[tuple[tuple[str, Callable[[datetime], tuple[object, ...]]], ...]] = (
+    ("hourly", _hour),
+    ("daily", lambda at: (at.year, at.month, at.day)),
+    ("weekly", lambda at: at.isocalendar()[:2]),
+    ("monthly", lambda at: (at.year, at.month)),
+    ("yearly", lambda at: (at.year,)),
+)
+
+
+def choose_kept(snapshots: Sequence[Snapshot], rules: KeepRules, zone: tzinfo = UTC) -> list[Decision]:
+    """What `rules` say of each snapshot, newest first; hours, days and so on are those of `zone`.
+
+    Snapshots of different things are to be given one group at a time.
+    """
+    newest_first = sorted(snapshots, key=lambda each: (each.time_ms, each.id), reverse=True)
+    counted = [each for each in newest_first if not is_capture(each)]
+    reasons: dict[str, list[str]] = {each.id: [] for each in newest_first}
+    for snapshot in counted[: rules.last]:
+        reasons[snapshot.id].append("last")
+    for snapshot in newest_first:
+        age_ms = newest_first[0].time_ms - snapshot.time_ms
+        if rules.within_ms and age_ms <= rules.within_ms:
+            reasons[snapshot.id].append("within")
+        if rules.captures_ms and age_ms <= rules.captures_ms and is_capture(snapshot):
+            reasons[snapshot.id].append("capture")
+    for name, period_of in _PERIODS:
+        for snapshot in _newest_of_each(counted, period_of, zone, getattr(rules, name)):
+            reasons[snapshot.id].append(name)
+    return [Decision(snapshot, tuple(reasons[snapshot.id])) for snapshot in newest_first]
+
+
+def is_capture(snapshot: Snapshot) -> bool:
+    """Whether a snapshot is a moment between backups (capture.py)."""
+    return snapshot.manifest.get("kind") == SnapshotKind.CAPTURE
+
+
+def _newest_of_each(
+    newest_first: Sequence[Snapshot],
+    period_of: Callable[[datetime], tuple[object, ...]],
+    zone: tzinfo,
+    periods_count: int,
+) -> Iterator[Snapshot]:
+    """The newest snapshot of each of the last `periods_count` periods that have any."""
+    periods = groupby(
+        newest_first, lambda each: period_of(datetime.fromtimestamp(each.time_ms // 1000, zone))
+    )
+    for _, snapshots in islice(periods, periods_count):
+        yield next(snapshots)
+
+
+# --- freeing ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PackUse:
+    """How much of a pack is still needed. Of a blob with several copies only one counts as needed."""
+
+    pack: PackEntry
+    used_blobs: int
+    used_bytes: int
+    unused_bytes: int
+
+
+@dataclass(frozen=True)
+class PrunePlan:
+    """What becomes of each pack."""
+
+    keep: tuple[PackUse, ...]
+    repack: tuple[PackUse, ...]
+    delete: tuple[PackUse, ...]
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What a prune did, or in a dry run would do. Bytes are those of packs."""
+
+    packs_kept: int
+    packs_repacked: int
+    packs_deleted: int
+    packs_unlisted: int
+    bytes_before: int
+    bytes_after: int
+
+
+def plan_prune(uses: Sequence[PackUse], unused_share_max: float, pack_bytes: int) -> PrunePlan:
+    """Delete what nobody needs, then write anew the packs with the largest unused share, until what stays
+    unused is at most `unused_share_max` of what is used; and small packs, where several would become one.
+    """
+    needed = [use for use in uses if use.used_blobs]
+    unused_bytes_max = sum(use.used_bytes for use in needed) * unused_share_max
+    unused_bytes = sum(use.unused_bytes for use in needed)
+    repack = set()
+    for use in sorted(needed, key=lambda each: each.unused_bytes / each.pack.size_bytes, reverse=True):
+        if unused_bytes <= unused_bytes_max:
+            break
+        repack.add(use)
+        unused_bytes -= use.unused_bytes
+    small = [use for use in needed if use.pack.size_bytes < pack_bytes // _SMALL_PACK_DIVISOR]
+    if len(small) >= _SMALL_PACKS_MIN:
+        repack.update(small)
+    return PrunePlan(
+        keep=tuple(use for use in needed if use not in repack),
+        repack=tuple(use for use in needed if use in repack),
+        delete=tuple(use for use in uses if not use.used_blobs),
+    )
+
+
+def prune(
+    repository: Repository,
+    *,
+    unused_share_max: float = UNUSED_SHARE_MAX,
+    dry_run: bool = False,
+    as_if_forgotten: Collection[str] = (),
+    pack_bytes: int = PACK_BYTES,
+    wait_ms: int = 0,
+) -> PruneReport:
+    """Free what no snapshot needs any more, under an exclusive lock.
+
+    A dry run says what would be freed, with the snapshots of ids `as_if_forgotten` gone; it changes nothing.
+    Up to `unused_share_max` of the used bytes may stay unused, which spares writing packs anew. Damage that
+    touches a kept snapshot stops it before anything is removed. Holds about three packs of memory.
+    Raises: Refused when snapshots are lost, but not a dry run; RepositoryLocked, Corrupt, NotFound when a
+    snapshot's blob is missing.
+    """
+    with repository.lock(exclusive=not dry_run, purpose="prune", wait_ms=wait_ms) as lock:
+        if not dry_run:
+            refuse_lost(repository.lost_snapshot_ids())
+        repository.reload_index()
+        work = _Prune(repository, lock, pack_bytes, as_if_forgotten if dry_run else ())
+        plan = plan_prune(work.measure(), unused_share_max, pack_bytes)
+        return work.report(plan) if dry_run else work.run(plan)
+
+
+def refuse_lost(lost: Collection[str]) -> None:
+    """Raise Refused when snapshots are lost: without their blobs putting their files back is no help."""
+    if lost:
+        raise Refused(
+            f"snapshots are lost, and what only they need would be freed: {', '.join(lost)}",
+            hint="put their files back, or accept the loss with `backup prune --forget-lost`",
+        )
+
+
+class _Prune:
+    """One prune: what is there at its beginning, and the steps."""
+
+    def __init__(
+        self, repository: Repository, lock: RepositoryLock, pack_bytes: int, forgotten: Collection[str]
+    ) -> None:
+        self._repository = repository
+        self._backend = repository.backend
+        self._lock = lock
+        self._pack_bytes = pack_bytes
+        # An index of its own: positions in it must not move when the repository reads its index again.
+        self._index, self._index_names = read_index(self._backend, repository.sealer)
+        self._sizes = dict(self._backend.list(FileKind.PACK))
+        self._absent = find_absent_packs(self._backend, self._index)
+        self._needed = mark_needed(repository, self._index, forgotten)
+        self._new: list[tuple[PackEntry, bytes]] = []
+
+    def measure(self) -> list[PackUse]:
+        """The use of every pack that is there. Raises: Corrupt when a needed blob is in none of them."""
+        used_blobs = dict.fromkeys((pack.name for pack in self._index.packs), 0)
+        all_bytes, used_bytes = dict(used_blobs), dict(used_blobs)
+        for _, location in self._index.locations():
+            all_bytes[location.pack.name] += location.record.length
+        for location in self._needed_copies():
+            used_blobs[location.pack.name] += 1
+            used_bytes[location.pack.name] += location.record.length
+        return [
+            PackUse(pack, used_blobs[name], used_bytes[name], all_bytes[name] - used_bytes[name])
+            for pack in self._index.packs
+            if (name := pack.name) not in self._absent
+        ]
+
+    def _needed_copies(self) -> Iterator[Location]:
+        """For each needed blob the first copy whose pack is there. Raises: Corrupt when there is none."""
+        missing = bytearray(self._needed)
+        for position, location in self._index.locations():
+            if missing[position] and location.pack.name not in self._absent:
+                missing[position] = 0
+                yield location
+        if any(missing):
+            blob_id = self._index.id_at(missing.index(1))
+            raise Corrupt(f"blob {blob_id.hex()}, which a snapshot needs, is in no pack that is there")
+
+    def run(self, plan: PrunePlan) -> PruneReport:
+        """The steps, in the order in which each may be the last one."""
+        # First what needs no space: on a full disk nothing else can be begun.
+        self._backend.remove_leftovers()
+        listed = {pack.name for pack in self._index.packs}
+        self._delete(FileKind.PACK, set(self._sizes).difference(listed))
+        self._repack(plan)
+        if self._new or plan.delete or self._absent or len(self._index_names) > 1:
+            records = self._index.records_by_pack()
+            kept = [(use.pack, records[use.pack.name]) for use in plan.keep] + self._new
+            names = write_index(self._backend, self._repository.sealer, kept)
+            self._lock.renew()
+            self._delete(FileKind.INDEX, set(self._index_names).difference(names))
+        self._lock.renew()
+        # What was there at the beginning, so that a pack which came since is safe even from a lost lock.
+        gone = listed.intersection(self._sizes).difference(use.pack.name for use in plan.keep)
+        self._delete(FileKind.PACK, gone)
+        self._repository.mark_unmarked(self._lock)
+        self._repository.reload_index()
+        return self.report(plan)
+
+    def _delete(self, kind: FileKind, names: Iterable[str]) -> None:
+        for name in sorted(names):
+            self._lock.renew_if_due()
+            self._backend.delete(kind, name)
+
+    def _repack(self, plan: PrunePlan) -> None:
+        """Write the needed blobs of the packs to be repacked into new ones. Raises: Corrupt."""
+        names = {use.pack.name for use in plan.repack}
+        wanted: dict[str, list[Location]] = {}
+        for location in self._needed_copies():
+            if location.pack.name in names:
+                wanted.setdefault(location.pack.name, []).append(location)
+        builders: dict[BlobKind, PackBuilder] = {}
+        for name in names:
+            self._lock.renew_if_due()
+            data = self._backend.get(FileKind.PACK, name)
+            for location in sorted(wanted[name], key=lambda each: each.record.offset):
+                record = location.record
+                sealed = data[record.offset : record.offset + record.length]
+                stored, _ = self._repository.open_whole_at(location, sealed)
+                if record.kind not in builders:
+                    builders[record.kind] = PackBuilder(self._repository.sealer)
+                builders[record.kind].add(record.kind, record.blob_id, stored, record.content_bytes)
+                if builders[record.kind].size_bytes >= self._pack_bytes:
+                    self._store(builders.pop(record.kind))
+        for builder in builders.values():
+            self._store(builder)
+
+    def _store(self, builder: PackBuilder) -> None:
+        pack = builder.finish()
+        self._backend.put(FileKind.PACK, pack.name, pack.data)
+        self._new.append((PackEntry(pack.name, pack.header, len(pack.data)), pack.records))
+
+    def report(self, plan: PrunePlan) -> PruneReport:
+        """The figures of a prune that is done, or, for the size of new packs, those to be expected."""
+        new_bytes = [pack.size_bytes for pack, _ in self._new] or [use.used_bytes for use in plan.repack]
+        listed = {pack.name for pack in self._index.packs}
+        return PruneReport(
+            packs_kept=len(plan.keep),
+            packs_repacked=len(plan.repack),
+            packs_deleted=len(plan.delete),
+            packs_unlisted=len(set(self._sizes) - listed),
+            bytes_before=sum(self._sizes.values()),
+            bytes_after=sum(use.pack.size_bytes for use in plan.keep) + sum(new_bytes),
+        )
+
+
+def mark_needed(repository: Repository, index: Index, forgotten: Collection[str] = ()) -> bytearray:
+    """One byte for each position in `index`, 1 where a snapshot that is not `forgotten` needs the blob.
+
+    Raises: Corrupt when a snapshot or a tree cannot be read, or a blob is not listed.
+    """
+    needed = bytearray(len(index))
+
+    def mark(blob_id: BlobId) -> bool:
+        position = index.position(blob_id)
+        if position < 0:
+            raise Corrupt(f"blob {blob_id.hex()}, which a snapshot needs, is in no index file")
+        is_first = not needed[position]
+        needed[position] = 1
+        return is_first
+
+    kept = [each for each in repository.snapshots() if each.id not in forgotten]
+    stack = [root for snapshot in kept for root in snapshot.roots if mark(root)]
+    while stack:
+        children = repository.read_tree(stack.pop()).children
+        stack += [child.blob_id for child in children if mark(child.blob_id) and child.kind is BlobKind.TREE]
+    return needed

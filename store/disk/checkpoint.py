@@ -1,0 +1,129 @@
+"""The checkpoint file: where replay starts, and the LMDB meta pages of that moment.
+
+Written atomically (new file, flush, rename, flush of the directory); docs/format.md, "Checkpoint", has the
+bytes. `boot` says during which start of the machine the database was last mounted: after a mere kill the
+page cache still holds LMDB's later state, after a new boot only the checkpoint can be believed.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from xxhash import xxh3_128_digest
+
+from pillarbox.store.disk.records import pack, unpack
+from pillarbox.store.disk.stream import Position, disk_error, flush_directory, preallocate
+from pillarbox.store.errors import Corrupt, UnsupportedVersion
+
+CHECKPOINT_MAGIC: Final = b"PBCHECKP"
+CHECKPOINT_VERSION: Final = 1
+CHECKPOINT_FILE: Final = "checkpoint"
+_HEADER: Final = struct.Struct("<8sHxxI16s")
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Checkpoint(NamedTuple):
+    """A state that is wholly on disk."""
+
+    database: bytes
+    clean: bool
+    boot: bytes
+    sequence: int
+    position: Position
+    meta_pages: bytes
+
+
+def boot_identity() -> bytes:
+    """16 bytes that change with every start of the machine; random ones where the system does not tell."""
+    try:
+        return uuid.UUID(_BOOT_ID.read_text().strip()).bytes
+    except (OSError, ValueError):
+        return uuid.uuid4().bytes
+
+
+def write_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint in the place of the one before, which stays when this raises a disk error."""
+    body = pack(
+        (
+            checkpoint.database,
+            checkpoint.clean,
+            checkpoint.boot,
+            checkpoint.sequence,
+            tuple(checkpoint.position),
+            checkpoint.meta_pages,
+        )
+    )
+    data = _header_of(body) + body
+    write_atomically(directory / CHECKPOINT_FILE, data)
+    # On a full disk the next one still has its room: it lets the tables use again what only this one needs.
+    with suppress(OSError), _new_of(directory / CHECKPOINT_FILE).open("wb") as file:
+        preallocate(file.fileno(), 0, len(data))
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a small file by `data`, durably: after a crash the old or the new one is there, whole."""
+    new = _new_of(path)
+    try:
+        # One that is there already has its room on the disk.
+        with new.open("r+b" if new.exists() else "wb") as file:
+            file.write(data)
+            file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+        flush_directory(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
+        raise disk_error(error, str(path)) from error
+
+
+def _new_of(path: Path) -> Path:
+    return path.with_name(path.name + ".new")
+
+
+def read_checkpoint(directory: Path) -> Checkpoint:
+    """The checkpoint of a database. Raises Corrupt, UnsupportedVersion, or a disk error."""
+    path = directory / CHECKPOINT_FILE
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise Corrupt(f"{path} is missing", file=str(path)) from error
+    except OSError as error:
+        raise disk_error(error, str(path)) from error
+    if len(data) < _HEADER.size or data[:8] != CHECKPOINT_MAGIC:
+        raise Corrupt(f"{path}: not a checkpoint", file=str(path), offset=0)
+    version = _HEADER.unpack_from(data)[1]
+    if version != CHECKPOINT_VERSION:
+        raise UnsupportedVersion(
+            f"{path}: checkpoint format {version}; this program knows {CHECKPOINT_VERSION}"
+        )
+    body = data[_HEADER.size :]
+    if data[: _HEADER.size] != _header_of(body):
+        raise Corrupt(f"{path}: checksum does not hold", file=str(path), offset=0)
+    try:
+        return _checkpoint_in(body)
+    except (ValueError, TypeError) as error:
+        raise Corrupt(f"{path}: {error}", file=str(path), offset=_HEADER.size) from error
+
+
+def _header_of(body: bytes) -> bytes:
+    return _HEADER.pack(CHECKPOINT_MAGIC, CHECKPOINT_VERSION, len(body), xxh3_128_digest(body))
+
+
+def _checkpoint_in(body: bytes) -> Checkpoint:
+    database, clean, boot, sequence, position, meta_pages = unpack(body)
+    segment, offset = position
+    if (
+        not all(isinstance(each, bytes) for each in (database, boot, meta_pages))
+        or not isinstance(clean, bool)
+        or not all(isinstance(each, int) for each in (sequence, segment, offset))
+        or not (sequence >= 0 and segment >= 1 and offset >= 0)
+    ):
+        raise ValueError("a field is not what a checkpoint has there")
+    return Checkpoint(database, clean, boot, sequence, Position(segment, offset), meta_pages)

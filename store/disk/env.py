@@ -1,0 +1,462 @@
+"""The only module that talks to LMDB: opening, snapshot reads, applying groups, checkpoints, page statistics.
+
+LMDB commits here are never flushed; `redo` and `checkpoint` make them durable (docs/architecture.md,
+"Why a commit is one flush"). The invariant that rests on this module: between two checkpoints a read
+transaction pins every page of the last one, so putting its meta pages back gives exactly its data.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import lmdb
+
+from pillarbox.store.disk.stream import disk_error, preallocate
+from pillarbox.store.disk.tables import NAMES, Table
+from pillarbox.store.errors import (
+    AccessDenied,
+    Corrupt,
+    DiskFull,
+    Dismounted,
+    PillarboxError,
+    Refused,
+    Retryable,
+)
+
+PAGE_BYTES: Final = 4096
+META_BYTES: Final = 2 * PAGE_BYTES
+DATA_FILE: Final = "data.mdb"
+LOCK_FILE: Final = "lock.mdb"
+# LMDB maps its lock file and writes there: where the disk has no room for a page of it the process ends. With
+# as much for its head as for a reader the file is shorter than LMDB makes it, and has the same pages.
+_LOCK_BYTES_OF_A_READER: Final = 64
+_FULL_BELOW_BYTES: Final = 1 << 20
+# Address space, not memory or disk: the file grows page by page below it.
+MAP_BYTES_DEFAULT: Final = 1 << 40
+_READERS_MAX: Final = 1024
+_FLUSH_HINT: Final = "look at the disk: the system could not write what it had taken"
+_LAST_PAGE_AT: Final = 136  # in each of LMDB's two meta pages: mm_last_pg, behind the header and two trees
+_READER_LINE = re.compile(r"^\s*(\d+)\s+[0-9a-f]+\s+(\d+|-)", re.MULTILINE)
+
+Changes = Mapping[Table, Mapping[bytes, bytes | None]]
+
+# Keys that often come in ascending order: told of it, LMDB leaves full pages behind, not half full ones.
+_APPENDED: Final = frozenset({Table.ITEM, Table.LOCATION, Table.TOMBSTONE})
+
+# What LMDB also says when the disk took a part of what it wrote.
+_IO_ERROR: Final = os.strerror(errno.EIO)
+
+
+def _is_full(path: Path) -> bool:
+    return shutil.disk_usage(path).free < _FULL_BELOW_BYTES
+
+
+def _translate(error: lmdb.Error, path: Path) -> PillarboxError:
+    """The error of the project for one of LMDB's."""
+    if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.PanicError)):
+        return Corrupt(f"{path}: LMDB says {error}", file=str(path))
+    if "closed/deleted/dropped" in str(error):
+        return Dismounted(f"{path}: it was dismounted meanwhile", hint="mount the database again")
+    if "No space left" in str(error) or (_IO_ERROR in str(error) and _is_full(path)):
+        return DiskFull(f"{path}: no space left on the disk", hint="free some disk space and try again")
+    if "Permission denied" in str(error):
+        return AccessDenied(
+            f"{path}: permission denied",
+            hint="look at the owner and mode of the files and their directory",
+        )
+    if isinstance(error, lmdb.ReadersFullError):
+        return Retryable(
+            f"{path}: {_READERS_MAX} reads are open at once", hint="close snapshots that are no longer needed"
+        )
+    return PillarboxError(f"{path}: {error}")
+
+
+class Pin(NamedTuple):
+    """A state of the tables that stays readable: the read transaction that holds it, and its meta pages."""
+
+    transaction: Any
+    meta_pages: bytes
+
+
+class MapFull(Retryable):
+    """LMDB's address space is used up; it grows and the same changes are applied again."""
+
+
+def _ended() -> Refused:
+    return Refused("this transaction has ended", hint="begin another one")
+
+
+class _EndedTransaction:
+    """What a view that is closed has for its transaction."""
+
+    def get(self, *_: Any, **__: Any) -> Any:
+        raise _ended()
+
+    cursor = stat = id = get
+
+
+_ENDED: Final[Any] = _EndedTransaction()
+
+
+class ReadView:
+    """A snapshot of the tables. Never blocks, never changes; close it, or use it as a context."""
+
+    __slots__ = ("_env", "_txn")
+
+    def __init__(self, env: Env, txn: lmdb.Transaction) -> None:
+        self._env = env
+        self._txn = txn
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        """The stored value, still sealed, or None."""
+        try:
+            value: bytes | None = self._txn.get(key, db=self._env.handles[table])
+        except lmdb.Error as error:
+            raise self._error(error) from error
+        return value
+
+    def _error(self, error: lmdb.Error) -> PillarboxError:
+        return _ended() if self._txn is _ENDED else _translate(error, self._env.path)
+
+    def scan(
+        self, table: Table, start: bytes, stop: bytes | None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Rows with start <= key < stop in key order, or from the last to the first. No stop: to the end."""
+        try:
+            with self._txn.cursor(db=self._env.handles[table]) as cursor:
+                if reverse:
+                    yield from self._scan_reverse(cursor, start, stop)
+                elif cursor.set_range(start):
+                    if stop is None:
+                        yield from cursor.iternext()
+                        return
+                    for row in cursor.iternext():
+                        if row[0] >= stop:
+                            return
+                        yield row
+        except lmdb.Error as error:
+            raise self._error(error) from error
+
+    @staticmethod
+    def _scan_reverse(cursor: lmdb.Cursor, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        positioned = stop is not None and cursor.set_range(stop)
+        if not (cursor.prev() if positioned else cursor.last()):
+            return
+        for row in cursor.iterprev():
+            if row[0] < start:
+                return
+            yield row
+
+    def count(self, table: Table) -> int:
+        """How many rows the table has."""
+        try:
+            return int(self._txn.stat(self._env.handles[table])["entries"])
+        except lmdb.Error as error:
+            raise self._error(error) from error
+
+    def close(self) -> None:
+        """Let the snapshot's pages go. Closing twice is harmless."""
+        if self._txn is not _ENDED:
+            # LMDB's reader slot is given back only once nothing refers to the transaction any more.
+            txn, self._txn = self._txn, _ENDED
+            txn.abort()
+            self._env.view_closed()
+
+    @property
+    def transaction_id(self) -> int:
+        """LMDB's number of the state this view shows."""
+        return int(self._txn.id())
+
+    def __enter__(self) -> ReadView:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Env:
+    """One database's LMDB environment, opened at most once in a process."""
+
+    def __init__(
+        self, path: Path, *, create: bool = False, read_only: bool = False, map_bytes: int = 0
+    ) -> None:
+        self.path = path
+        self._data = path / DATA_FILE
+        if create:
+            path.mkdir(parents=True, exist_ok=True)
+        if not create or (self._data.exists() and self.file_bytes()):
+            _refuse_damaged(self._data)
+        if not read_only:
+            _reserve_lock_file(path / LOCK_FILE)
+        try:
+            self._env = lmdb.open(
+                str(path),
+                map_size=map_bytes or MAP_BYTES_DEFAULT,
+                max_dbs=len(Table) + 4,
+                max_readers=_READERS_MAX,
+                readonly=read_only,
+                sync=False,
+                metasync=False,
+                readahead=False,
+                create=create,
+                meminit=False,
+                max_spare_txns=32,
+            )
+            self._env.reader_check()
+            self.handles = {table: self._env.open_db(NAMES[table], create=create) for table in Table}
+        except lmdb.Error as error:
+            raise _translate(error, path) from error
+        self._views_open = 0
+        self._views = threading.Condition()
+        self._growing = False
+        self._checkpoint_pin: Pin | None = None
+        self.flush_failed = False
+
+    def view(self) -> ReadView:
+        """A snapshot of the last applied group. Raises Retryable when too many are open."""
+        with self._views:
+            while self._growing:
+                self._views.wait()
+            try:
+                txn = self._begin()
+            except lmdb.Error as error:
+                raise _translate(error, self.path) from error
+            self._views_open += 1
+        return ReadView(self, txn)
+
+    def _begin(self) -> lmdb.Transaction:
+        try:
+            return self._env.begin()
+        except lmdb.MapResizedError:
+            # The writing process has grown the map; this one may follow while nothing here looks at it.
+            if self._views_open:
+                raise
+            self._env.set_mapsize(0)
+            return self._env.begin()
+
+    def view_closed(self) -> None:
+        """Called by a view that ends."""
+        with self._views:
+            self._views_open -= 1
+            if self._growing:
+                self._views.notify_all()
+
+    def apply(self, changes: Changes, before_commit: Callable[[], None] | None = None) -> None:
+        """Put a group's changes into the tables, all or nothing, without flushing.
+
+        `before_commit` is called when all is put and nobody sees it yet; what it raises undoes it. Raises
+        MapFull when the map must grow first (`grow`, after a checkpoint).
+        """
+        try:
+            self._apply_once(changes, before_commit)
+        except lmdb.MapFullError as error:
+            raise MapFull(
+                f"{self.path}: the LMDB map of {self._env.info()['map_size']} bytes is full"
+            ) from error
+        except lmdb.Error as error:
+            raise _translate(error, self.path) from error
+
+    def _apply_once(self, changes: Changes, before_commit: Callable[[], None] | None) -> None:
+        with self._env.begin(write=True) as txn:
+            for table, rows in changes.items():
+                appends = table in _APPENDED
+                cursor = txn.cursor(self.handles[table])
+                put = cursor.put
+                for key, value in sorted(rows.items()):  # neighbours share their page's path
+                    if value is None:
+                        if cursor.set_key(key):
+                            cursor.delete()
+                    elif not appends or not put(key, value, append=True):
+                        put(key, value)
+            if before_commit is not None:
+                before_commit()
+
+    def grow(self, patience_s: float) -> None:
+        """Double the map. Reads that are open end first; new ones wait meanwhile.
+
+        The caller has just made a checkpoint: the pin on it is let go and taken again, and nothing is
+        written in between. Raises Retryable when a read stays open longer than `patience_s` seconds,
+        PillarboxError when the system gives no more room.
+        """
+        with self._views:
+            self._growing = True
+            try:
+                if not self._views.wait_for(lambda: self._views_open == 0, patience_s):
+                    raise Retryable(
+                        f"{self.path}: the map is full and {self._views_open} snapshots are held open",
+                        hint="close long snapshots, then mount the database again",
+                    )
+                if self._checkpoint_pin is not None:
+                    self._checkpoint_pin.transaction.abort()
+                self._env.set_mapsize(2 * self._env.info()["map_size"])
+                self._checkpoint_pin = self.pin()
+            except lmdb.Error as error:
+                raise _translate(error, self.path) from error
+            finally:
+                self._growing = False
+                self._views.notify_all()
+
+    def pin(self) -> Pin:
+        """Hold the state that is applied now; call it while nothing is being applied."""
+        try:
+            transaction = self._env.begin()
+            with self._data.open("rb") as file:
+                return Pin(transaction, file.read(META_BYTES))
+        except lmdb.Error as error:
+            raise _translate(error, self.path) from error
+
+    def sync(self) -> None:
+        """Make all that is applied so far durable. Others may apply more meanwhile.
+
+        Raises PillarboxError, never DiskFull: after a failed flush the system takes the pages for written, so
+        nothing of this environment is believed any more (`flush_failed`), and no flush is made again.
+        """
+        failed = f"{self._data}: flush failed"
+        if self.flush_failed:
+            raise PillarboxError(failed, hint=_FLUSH_HINT)
+        try:
+            self._env.sync(True)
+        except lmdb.Error as error:
+            translated = _translate(error, self.path)
+            if isinstance(translated, Dismounted):
+                raise translated from error
+            self.flush_failed = True
+            raise PillarboxError(f"{failed}: {error}", hint=_FLUSH_HINT) from error
+
+    def keep(self, pin: Pin) -> None:
+        """The checkpoint of `pin` is on disk: pages that only the one before needed may be used again.
+
+        So may those that only readers needed whose process was killed.
+        """
+        self._env.reader_check()
+        previous, self._checkpoint_pin = self._checkpoint_pin, pin
+        if previous is not None:
+            previous.transaction.abort()
+
+    def pages_used_and_total(self) -> tuple[int, int]:
+        """Pages that hold something, from the statistics of every tree, and pages in the file."""
+        used = 2
+        try:
+            with self._env.begin() as txn:
+                for stat in [*map(txn.stat, self.handles.values()), self._env.stat()]:
+                    used += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        except lmdb.Error as error:
+            raise _translate(error, self.path) from error
+        return used, self._data.stat().st_size // PAGE_BYTES
+
+    def file_bytes(self) -> int:
+        """Size of the file."""
+        return self._data.stat().st_size
+
+    def last_page(self) -> int:
+        """Number of the highest page ever used; it grows by what the pin on a checkpoint costs."""
+        try:
+            return int(self._env.info()["last_pgno"])
+        except lmdb.Error as error:
+            raise _translate(error, self.path) from error
+
+    def oldest_reader(self) -> int | None:
+        """The lowest LMDB transaction id any reader of any process still looks at."""
+        self._env.reader_check()  # a process that was killed looks at nothing any more
+        ids = [int(match[2]) for match in _READER_LINE.finditer(self._env.readers()) if match[2] != "-"]
+        return min(ids, default=None)
+
+    def copy_to(self, directory: Path, view: ReadView) -> None:
+        """Write a compacted image of exactly what `view` shows into an empty directory."""
+        try:
+            self._env.copy(str(directory), compact=True, txn=view._txn)
+        except lmdb.Error as error:
+            raise _translate(error, self.path) from error
+
+    def forget_inherited(self) -> None:
+        """Never close this in a process that was forked: LMDB would end the reads of the parent.
+
+        Python would close it as it ends, so it is given a reference that nobody lets go.
+        """
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
+
+    def close(self) -> None:
+        """Close the environment; views must be closed by now."""
+        if self._checkpoint_pin is not None:
+            self._checkpoint_pin.transaction.abort()
+            self._checkpoint_pin = None
+        self._env.close()
+
+
+def _reserve_lock_file(path: Path) -> None:
+    with _own_errors(path):
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            preallocate(file, 0, (_READERS_MAX + 1) * _LOCK_BYTES_OF_A_READER)
+        finally:
+            os.close(file)
+
+
+def _refuse_damaged(data: Path) -> None:
+    """Raise Corrupt when LMDB's file is not there, or lacks pages that it says it has.
+
+    LMDB would make an empty one, and to read a page that its mapped file does not have ends the process.
+    """
+    with _own_errors(data), data.open("rb") as file:
+        meta = file.read(META_BYTES)
+        size_bytes = file.seek(0, 2)
+    for page in (0, PAGE_BYTES):
+        last_page = int.from_bytes(meta[page + _LAST_PAGE_AT :][:8], "little")
+        if len(meta) < META_BYTES or (last_page + 1) * PAGE_BYTES > size_bytes:
+            raise Corrupt(f"{data}: the file is cut short", file=str(data), offset=size_bytes)
+
+
+def _refuse_other_processes(lock: Path) -> None:
+    """Raise Retryable when another process has the environment open: LMDB locks a byte while it has."""
+    if lock.exists():
+        with _own_errors(lock), lock.open("r+b") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+            except (BlockingIOError, PermissionError) as error:
+                raise Retryable(
+                    f"{lock.parent}: another process still reads the tables, which must be put back",
+                    hint="mount the database again once that process has ended",
+                ) from error
+
+
+def put_back_meta_pages(path: Path, pages: bytes) -> None:
+    """Rewind an environment that nobody has open to the checkpoint `pages` belong to.
+
+    Raises Retryable when a process has it open, Corrupt when its file is not there, or a disk error.
+    """
+    _refuse_other_processes(path / LOCK_FILE)
+    data = path / DATA_FILE
+    with _own_errors(data), data.open("r+b") as file:
+        if os.pwrite(file.fileno(), pages, 0) != len(pages):
+            raise DiskFull(f"{path}: the checkpoint's meta pages could not be written back")
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _own_errors(data: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise Corrupt(f"{data} is missing", file=str(data)) from error
+    except OSError as error:
+        raise disk_error(error, str(data)) from error
+
+
+@contextmanager
+def scratch_env(path: Path) -> Iterator[Env]:
+    """A new environment at `path`, for rebuilding."""
+    env = Env(path, create=True)
+    try:
+        yield env
+    finally:
+        env.close()

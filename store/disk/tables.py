@@ -1,0 +1,399 @@
+"""Every LMDB table: number, name, key layout and value record (docs/format.md, "Tables").
+
+Primary tables hold what is known; derived tables are indexes over them, computed by the functions below and
+by nothing else, so that replay and repair rebuild exactly what a transaction wrote. Integers in keys are
+big-endian: byte order is number order. Keys stay far below LMDB's 511 bytes; long text is hashed or cut.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from typing import Any, Final, NamedTuple
+
+from pillarbox.store.disk.records import open_record, seal
+from pillarbox.store.errors import Corrupt
+from pillarbox.store.names import name_key, sender_sort_key, subject_sort_key
+
+LAYOUT_VERSION: Final = 1
+
+
+class Table(IntEnum):
+    """Numbers are stored in redo records and checksums: never reuse one."""
+
+    META = 0
+    MAILBOX = 1
+    FOLDER = 2
+    ITEM = 3
+    TOMBSTONE = 4
+    CONTENT = 5
+    BLOCK = 6
+    SEGMENT = 7
+    SEEN = 8
+    DICTIONARY = 9
+    FOLDER_NAME = 16
+    MAILBOX_NAME = 17
+    LOCATION = 18
+    VIEW = 19
+    FEED = 20
+
+
+NAMES: Final = {table: table.name.lower().encode() for table in Table}
+_TEXT_NAMES: Final = {table: table.name.lower() for table in Table}
+DERIVED: Final = frozenset({Table.FOLDER_NAME, Table.MAILBOX_NAME, Table.LOCATION, Table.VIEW, Table.FEED})
+PRIMARY: Final = tuple(table for table in Table if table not in DERIVED)
+INDEXED: Final = frozenset({Table.MAILBOX, Table.FOLDER, Table.ITEM, Table.TOMBSTONE})  # have index rows
+
+DIGEST_BYTES: Final = 24
+# What ids and UIDs are below: no key holds more, and a range of keys ends with the id behind one.
+ID_END: Final = (1 << 64) - 1
+UID_END: Final = 1 << 32
+DATABASE_SCOPE: Final = 0  # the feed of the whole database; a folder's feed has the folder's id as scope
+
+_U64 = struct.Struct(">Q")
+_PAIR = struct.Struct(">QQ")
+_ITEM_KEY = struct.Struct(">QI")
+_FEED_VALUE = struct.Struct(">BQQI")
+_U32 = struct.Struct(">I")
+assert _ITEM_KEY.size == 12 and _FEED_VALUE.size == 21
+
+id_key = _U64.pack
+item_key = _ITEM_KEY.pack
+split_item_key = _ITEM_KEY.unpack
+pair_key = _PAIR.pack
+split_pair_key = _PAIR.unpack
+number_of = _U64.unpack
+segment_key = _U32.pack
+
+
+def is_id(number: int) -> bool:
+    """Whether a number can be the id of a folder or message. Nothing is found under one that cannot."""
+    return 0 <= number < ID_END
+
+
+class ObjectKind(IntEnum):
+    """What a change feed entry is about."""
+
+    MESSAGE = 1
+    FOLDER = 2
+    MAILBOX = 3
+    MESSAGE_GONE = 4
+    FOLDER_GONE = 5
+    MAILBOX_GONE = 6
+
+
+class MailboxRecord(NamedTuple):
+    """A mailbox, keyed by its GUID. `size` in bytes and `messages_count` cover every folder of it."""
+
+    guid: bytes
+    name: str
+    user: bytes
+    state: int
+    disconnected_ms: int
+    root_id: int
+    roles: dict[str, int]
+    size: int
+    messages_count: int
+    change_cn: int
+    properties: dict[str, Any]
+
+
+class FolderRecord(NamedTuple):
+    """A folder, keyed by its id. `mailbox` is empty for public folders. `size` in bytes, of its messages."""
+
+    folder_id: int
+    mailbox: bytes
+    parent_id: int
+    name: str
+    kind: int
+    uid_validity: int
+    uid_next: int
+    messages_count: int
+    unread_count: int
+    size: int
+    highest_cn: int
+    change_cn: int
+    created_ms: int
+    properties: dict[str, Any]
+
+
+class ItemRecord(NamedTuple):
+    """A message in a folder, keyed by (folder id, UID). `size` in bytes, times in ms UTC."""
+
+    folder_id: int
+    uid: int
+    message_id: int
+    digest: bytes
+    size: int
+    received_ms: int
+    flags: int
+    keywords: tuple[str, ...]
+    categories: tuple[str, ...]
+    arrived_cn: int
+    change_cn: int
+    read_cn: int
+    subject: str
+    sender: str
+    to: str
+    cc: str
+    date_ms: int | None
+    internet_message_id: str
+    in_reply_to: str
+    importance: int
+    has_attachment: bool
+    conversation: bytes
+    properties: dict[str, Any]
+
+    @property
+    def modseq(self) -> int:
+        """The change number of its last change of any kind: IMAP's MODSEQ (RFC 7162)."""
+        return max(self.arrived_cn, self.change_cn, self.read_cn)
+
+
+class TombstoneRecord(NamedTuple):
+    """Something that left a scope, keyed by (folder id, CN): deleted, or moved to another folder."""
+
+    kind: int
+    object_id: int
+    uid: int
+    deleted_ms: int
+    moved_to: int  # folder id, 0 when deleted
+
+
+class ContentRecord(NamedTuple):
+    """A message's bytes, keyed by their digest: where its skeleton lies and which blocks are set into it."""
+
+    references: int
+    size: int
+    segment: int
+    offset: int
+    length: int
+    # each (position in the skeleton, encoding, line width, line end, block digests)
+    parts: tuple[tuple[int, int, int, bytes, tuple[bytes, ...]], ...]
+
+
+class BlockRecord(NamedTuple):
+    """A content block shared by messages, keyed by the digest of its raw bytes."""
+
+    references: int
+    size: int
+    segment: int
+    offset: int
+    length: int
+
+
+class SegmentRecord(NamedTuple):
+    """Bytes of frames in one segment of the stream: all of its content frames, and those still referenced."""
+
+    content_bytes: int
+    live_bytes: int
+
+
+class SeenRecord(NamedTuple):
+    """What one user has read of a public folder, keyed by (folder id, digest of the user): UID intervals."""
+
+    user: str
+    intervals: tuple[tuple[int, int], ...]
+
+
+class DictionaryRecord(NamedTuple):
+    """A trained zstd dictionary, keyed by its number from 1: where its frame lies."""
+
+    segment: int
+    offset: int
+    length: int
+
+
+class IdentityRecord(NamedTuple):
+    """What a database is, under the key `IDENTITY_KEY` of META. `kind` is a `DatabaseKind`."""
+
+    layout_version: int
+    guid: bytes
+    kind: int
+    created_ms: int
+    roots: dict[str, int]
+
+
+class StateRecord(NamedTuple):
+    """What every transaction moves on, under the key `STATE_KEY` of META.
+
+    `counter` is the last change number given out; `content_bytes` and `live_bytes` are the sums of those of
+    all segments.
+    """
+
+    sequence: int
+    counter: int
+    content_bytes: int
+    live_bytes: int
+    checked_ms: int
+
+
+class LeftOutRecord(NamedTuple):
+    """Counters that were never given out, under the key `LEFT_OUT_KEY` of META: [first, last], ascending.
+
+    After a restore they are those that the replaced database may have given out since the backup.
+    """
+
+    intervals: tuple[tuple[int, int], ...]
+
+
+class DatabaseKind(IntEnum):
+    """The two kinds of databases (DOMAIN.md "Store")."""
+
+    MAILBOX_STORE = 1
+    PUBLIC_FOLDER_STORE = 2
+
+
+IDENTITY_KEY: Final = b"identity"
+STATE_KEY: Final = b"state"
+LEFT_OUT_KEY: Final = b"left out"
+
+Record = (
+    MailboxRecord
+    | FolderRecord
+    | ItemRecord
+    | TombstoneRecord
+    | ContentRecord
+    | BlockRecord
+    | SegmentRecord
+    | SeenRecord
+    | DictionaryRecord
+    | IdentityRecord
+    | StateRecord
+    | LeftOutRecord
+)
+RECORD_TYPES: Final[dict[Table, type[Record]]] = {
+    Table.MAILBOX: MailboxRecord,
+    Table.FOLDER: FolderRecord,
+    Table.ITEM: ItemRecord,
+    Table.TOMBSTONE: TombstoneRecord,
+    Table.CONTENT: ContentRecord,
+    Table.BLOCK: BlockRecord,
+    Table.SEGMENT: SegmentRecord,
+    Table.SEEN: SeenRecord,
+    Table.DICTIONARY: DictionaryRecord,
+}
+
+
+_META_TYPES: Final[dict[bytes, type[Record]]] = {IDENTITY_KEY: IdentityRecord, LEFT_OUT_KEY: LeftOutRecord}
+
+
+def record_type(table: Table, key: bytes) -> type[Record]:
+    """The type of the record under a key of a primary table. META holds one record a key."""
+    if table == Table.META:
+        return _META_TYPES.get(key, StateRecord)
+    return RECORD_TYPES[table]
+
+
+def decode_record(table: Table, key: bytes, value: bytes) -> Record:
+    """The record in a stored value. Raises Corrupt or UnsupportedVersion."""
+    name = _TEXT_NAMES[table]
+    fields = open_record(table, key, value, name)
+    kind = RECORD_TYPES.get(table) or record_type(table, key)
+    if len(fields) != len(kind._fields):
+        raise Corrupt(f"{name}[{key.hex()}] has {len(fields)} fields", table=name, key=key)
+    made: Record = tuple.__new__(kind, fields)  # `_make` takes three times as long
+    return made
+
+
+Entry = tuple[Table, bytes, bytes]
+
+# Python 3.11 takes four times as long to look up a member of an Enum.
+_LOCATION: Final = Table.LOCATION
+_VIEW: Final = Table.VIEW
+_FEED: Final = Table.FEED
+
+
+def view_key(folder_id: int, kind: bytes, sort: bytes, uid: int) -> bytes:
+    """Key of one row of a view: folder, kind of order, sort key, UID."""
+    return _U64.pack(folder_id) + kind + sort + _U32.pack(uid)
+
+
+def view_sorts(item: ItemRecord) -> tuple[tuple[bytes, bytes], ...]:
+    """The rows an item has in the views of its folder: (kind, sort key)."""
+    date_ms = item.received_ms if item.date_ms is None else item.date_ms
+    return (
+        (b"d", _U64.pack(date_ms + (1 << 63))),
+        (b"s", _U64.pack(item.size)),
+        (b"j", subject_sort_key(item.subject) + b"\0"),
+        (b"f", sender_sort_key(item.sender) + b"\0"),
+    )
+
+
+def feed_entry(scope: int, cn: int, kind: int, object_id: int, folder_id: int, uid: int) -> Entry:
+    """One row of the change feed."""
+    key = _PAIR.pack(scope, cn)
+    return Table.FEED, key, seal(Table.FEED, key, _FEED_VALUE.pack(kind, object_id, folder_id, uid))
+
+
+def split_feed_value(body: bytes) -> tuple[int, int, int, int]:
+    """(kind, object id, folder id, UID) of a feed row's body."""
+    return _FEED_VALUE.unpack(body)
+
+
+def _item_rows(item: ItemRecord) -> list[Entry]:
+    # Written out flat: every message that comes in has these seven rows.
+    place = _ITEM_KEY.pack(item.folder_id, item.uid)
+    folder_key, uid_key = place[:8], place[8:]
+    key = _U64.pack(item.message_id)
+    rows: list[Entry] = [(_LOCATION, key, seal(_LOCATION, key, place))]
+    for kind, sort in view_sorts(item):
+        key = folder_key + kind + sort + uid_key
+        rows.append((_VIEW, key, seal(_VIEW, key, b"")))
+    value = _FEED_VALUE.pack(ObjectKind.MESSAGE, item.message_id, item.folder_id, item.uid)
+    modseq = item.modseq
+    for scope in (DATABASE_SCOPE, item.folder_id):
+        key = _PAIR.pack(scope, modseq)
+        rows.append((_FEED, key, seal(_FEED, key, value)))
+    return rows
+
+
+def _folder_rows(folder: FolderRecord) -> Iterator[Entry]:
+    key = _U64.pack(folder.parent_id) + name_key(folder.name)
+    yield Table.FOLDER_NAME, key, seal(Table.FOLDER_NAME, key, _U64.pack(folder.folder_id))
+    folder_id = folder.folder_id
+    yield feed_entry(DATABASE_SCOPE, folder.change_cn, ObjectKind.FOLDER, folder_id, folder_id, 0)
+
+
+def _mailbox_rows(mailbox: MailboxRecord) -> Iterator[Entry]:
+    key = name_key(mailbox.name)
+    yield Table.MAILBOX_NAME, key, seal(Table.MAILBOX_NAME, key, mailbox.guid)
+    root_id = mailbox.root_id
+    yield feed_entry(DATABASE_SCOPE, mailbox.change_cn, ObjectKind.MAILBOX, root_id, root_id, 0)
+
+
+def _tombstone_rows(folder_id: int, cn: int, tombstone: TombstoneRecord) -> Iterator[Entry]:
+    """The feed rows of a deletion, or of a move away: to the database the object is then merely elsewhere."""
+    kind, object_id, uid = tombstone.kind, tombstone.object_id, tombstone.uid
+    if not tombstone.moved_to:
+        yield feed_entry(DATABASE_SCOPE, cn, kind, object_id, folder_id, uid)
+    yield feed_entry(folder_id, cn, kind, object_id, folder_id, uid)
+
+
+def index_rows(table: Table, key: bytes, record: Record | None) -> Iterable[Entry]:
+    """The index rows that a primary record brings with it; none for most tables, and for no record."""
+    if isinstance(record, ItemRecord):
+        return _item_rows(record)
+    if isinstance(record, FolderRecord):
+        return _folder_rows(record)
+    if isinstance(record, MailboxRecord):
+        return _mailbox_rows(record)
+    if isinstance(record, TombstoneRecord):
+        folder_id, cn = _PAIR.unpack(key)
+        return _tombstone_rows(folder_id, cn, record)
+    return ()
+
+
+def derived_entries(table: Table, key: bytes, record: Record | None) -> dict[tuple[Table, bytes], bytes]:
+    """`index_rows`, each by its table and key."""
+    return {(row[0], row[1]): row[2] for row in index_rows(table, key, record)}
+
+
+def same_entries(old: Record | None, new: Record | None) -> bool:
+    """Whether a folder or mailbox has the same index rows as before: only its counters moved, as a rule."""
+    if isinstance(old, FolderRecord) and isinstance(new, FolderRecord):
+        return old.change_cn == new.change_cn and old.parent_id == new.parent_id and old.name == new.name
+    if isinstance(old, MailboxRecord) and isinstance(new, MailboxRecord):
+        return old.change_cn == new.change_cn and old.root_id == new.root_id and old.name == new.name
+    return False

@@ -1,0 +1,235 @@
+"""The change feed: what is new, changed, moved, deleted or read since a CNSET; each once, its cost known.
+
+Every change takes a change number and each object stands in the feed under its last one, so the answer comes
+from the index alone (DOMAIN.md "Store", incremental change synchronisation). IMAP's MODSEQ and VANISHED,
+JMAP's states, backup and replication all read this feed; there is no second one.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from pillarbox.store.change_number import ChangeNumber, CNSet
+from pillarbox.store.disk.tables import (
+    DATABASE_SCOPE,
+    LEFT_OUT_KEY,
+    ItemRecord,
+    LeftOutRecord,
+    ObjectKind,
+    Table,
+    is_id,
+    item_key,
+    pair_key,
+    split_feed_value,
+    split_pair_key,
+)
+from pillarbox.store.engine.transaction import Reader
+from pillarbox.store.errors import Corrupt, InvalidSetting, Refused
+from pillarbox.store.ids import LOCAL_BASE, counter_of
+
+_BEGIN_ANEW: Final = "start again from an empty state"
+
+
+class ChangeKind(StrEnum):
+    """What happened to an object since."""
+
+    NEW = "new"
+    CHANGED = "changed"
+    MOVED = "moved"
+    DELETED = "deleted"
+    READ = "read"
+
+
+class Change(NamedTuple):
+    """One object's change. `item` is the message's record, None for other objects and what is gone."""
+
+    kind: ChangeKind
+    object_kind: ObjectKind
+    object_id: int
+    folder_id: int
+    uid: int
+    cn: int
+    item: ItemRecord | None
+
+
+class Cost(NamedTuple):
+    """What is to come: how many changes of each kind, and the bytes of the new messages.
+
+    Content never changes, so of all other changes there is nothing to fetch.
+    """
+
+    new: int = 0
+    changed: int = 0
+    moved: int = 0
+    deleted: int = 0
+    read: int = 0
+    content_bytes: int = 0
+
+    @property
+    def changes(self) -> int:
+        """How many changes there are."""
+        return self.new + self.changed + self.moved + self.deleted + self.read
+
+
+class ChangesPage(NamedTuple):
+    """Some changes, and where the next page begins: None at the end."""
+
+    changes: list[Change]
+    next: bytes | None
+
+
+_Row = tuple[int, int, int, int, int]
+
+
+class _Place(NamedTuple):
+    """The last CN told on a page, and the database's counter when the first page and this one were made."""
+
+    told: int
+    begun: int
+    made: int
+
+
+_START: Final = _Place(0, 0, 0)
+_PLACE: Final = struct.Struct(">QQQ")
+
+
+class Changes:
+    """The changes since a CNSET, as one read transaction sees them; iterate as often as needed.
+
+    A message that was moved may have changed otherwise too: look at all of it.
+    """
+
+    def __init__(self, reader: Reader, since: CNSet, folder_id: int) -> None:
+        self._reader = reader
+        self._since = since
+        self._scope = folder_id
+        self._origin = reader.files.guid
+        self._counter = reader.state().counter
+        everything = CNSet.full(self._origin, self._counter)
+        self._missing = everything - since
+        self.cnset = since | everything
+        """What has been seen once these changes are: give it back next time."""
+
+    def __iter__(self) -> Iterator[Change]:
+        """The changes in the order of their last change number. Raises Corrupt."""
+        for row in self._rows(_START):
+            change = self._change(row, _START)
+            if change is not None:
+                yield change
+
+    def page(self, limit: int, after: bytes | None = None) -> ChangesPage:
+        """The first `limit` changes, or those behind `after`, the `next` of another page since that CNSET.
+
+        This is JMAP's `maxChanges` (RFC 8620 section 5.2): the state in between is the CNSET that was given
+        with `next`, after the last page it is `cnset`. What changes again between two pages is told again, as
+        new if it was, and what goes then as deleted, whether it had been told or not. Raises InvalidSetting
+        for a limit below 1; Refused when the database was restored to before the other page; Corrupt.
+        """
+        if limit < 1:
+            raise InvalidSetting(f"a page of {limit} changes cannot be", hint="ask for at least 1")
+        place = _START if after is None else _unpacked(after)
+        _refuse_future(self._reader, place.made)
+        found: list[Change] = []
+        for row in self._rows(place):
+            change = self._change(row, place)
+            if change is not None:
+                if len(found) == limit:
+                    begun = place.begun or self._counter
+                    return ChangesPage(found, _PLACE.pack(found[-1].cn, begun, self._counter))
+                found.append(change)
+        return ChangesPage(found, None)
+
+    def _rows(self, place: _Place) -> Iterator[_Row]:
+        """(CN, kind, object id, folder id, UID) of what was not seen nor told, in the order of the CN."""
+        if not is_id(self._scope):
+            return
+        for first, last in self._missing.ranges(self._origin):
+            start = pair_key(self._scope, max(LOCAL_BASE | first, place.told + 1))
+            stop = pair_key(self._scope, (LOCAL_BASE | last) + 1)
+            for key, body in self._reader.indexes(Table.FEED, start, stop):
+                yield split_pair_key(key)[1], *split_feed_value(body)
+
+    def cost(self) -> Cost:
+        """How much is to come, before any of it is fetched. Raises Corrupt."""
+        counts = dict.fromkeys(ChangeKind, 0)
+        content_bytes = 0
+        for change in self:
+            counts[change.kind] += 1
+            if change.item is not None and change.kind is ChangeKind.NEW:
+                content_bytes += change.item.size
+        return Cost(**{kind.value: count for kind, count in counts.items()}, content_bytes=content_bytes)
+
+    def _seen(self, cn: int) -> bool:
+        return ChangeNumber(self._origin, counter_of(cn)) in self._since
+
+    def _change(self, row: _Row, place: _Place) -> Change | None:
+        cn, number, object_id, folder_id, uid = row
+        kind = ObjectKind(number)
+        if kind in (ObjectKind.MESSAGE_GONE, ObjectKind.FOLDER_GONE, ObjectKind.MAILBOX_GONE):
+            # What came and went since was never seen, unless an earlier page told of it before it went.
+            told = object_id <= place.told and counter_of(cn) > place.begun
+            if not told and not self._seen(object_id):
+                return None
+            return Change(ChangeKind.DELETED, kind, object_id, folder_id, uid, cn, None)
+        if kind is not ObjectKind.MESSAGE:
+            known = ChangeKind.CHANGED if self._seen(object_id) else ChangeKind.NEW
+            return Change(known, kind, object_id, folder_id, uid, cn, None)
+        item: ItemRecord | None = self._reader.record(Table.ITEM, item_key(folder_id, uid))
+        if item is None:
+            key = item_key(folder_id, uid)
+            raise Corrupt(f"item[{key.hex()}] is missing, the feed names it", table="item", key=key)
+        return Change(self._kind_of(item), kind, object_id, folder_id, uid, cn, item)
+
+    def _kind_of(self, item: ItemRecord) -> ChangeKind:
+        if not self._seen(item.arrived_cn):
+            moved = self._scope == DATABASE_SCOPE and self._seen(item.message_id)
+            return ChangeKind.MOVED if moved else ChangeKind.NEW
+        return ChangeKind.READ if self._seen(item.change_cn) else ChangeKind.CHANGED
+
+
+def _unpacked(after: bytes) -> _Place:
+    if len(after) == _PLACE.size and is_id((place := _Place(*_PLACE.unpack(after))).told):
+        return place
+    raise InvalidSetting("this is no place in the changes", hint="give `next` of another page")
+
+
+def _refuse_future(reader: Reader, counter: int) -> None:
+    """Raises Refused for a counter that the database came to after the backup that it was restored from."""
+    left_out: LeftOutRecord | None = reader.record(Table.META, LEFT_OUT_KEY)
+    intervals = left_out.intervals if left_out is not None else ()
+    if counter > reader.state().counter or any(first <= counter <= last for first, last in intervals):
+        raise Refused(
+            "this state is from the future of the database: it was restored from an earlier backup",
+            hint=_BEGIN_ANEW,
+        )
+
+
+def changes(reader: Reader, since: CNSet, folder_id: int = DATABASE_SCOPE) -> Changes:
+    """What changed since `since` in a folder, or in the whole database; nothing in one that never was.
+
+    Keep a CNSET for each database. Raises Refused when whoever asks must begin anew: `since` is of another
+    database, as after the mailbox was moved, or names changes that this one has not made, since it was
+    restored in place to before them.
+    """
+    origin = reader.files.guid
+    if since and not since.ranges(origin):
+        raise Refused("this state is of another database", hint=_BEGIN_ANEW)
+    _refuse_future(reader, since.highest(origin))
+    return Changes(reader, since, folder_id)
+
+
+def vanished(reader: Reader, folder_id: int, modseq: int) -> Iterator[int]:
+    """The UIDs that left a folder after a MODSEQ of it, deleted or moved away: IMAP's VANISHED (RFC 7162).
+
+    Also of messages that came only after it: a client may know them. Raises Corrupt.
+    """
+    if is_id(folder_id) and is_id(modseq) and folder_id != DATABASE_SCOPE:
+        for _, body in reader.indexes(
+            Table.FEED, pair_key(folder_id, modseq + 1), pair_key(folder_id + 1, 0)
+        ):
+            kind, _, _, uid = split_feed_value(body)
+            if kind == ObjectKind.MESSAGE_GONE:
+                yield uid

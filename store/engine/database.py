@@ -1,0 +1,559 @@
+"""A database: one mailbox store or public folder store; mount, dismount, and who may do what with its files.
+
+    <database>/properties/      LMDB: records and indexes
+    <database>/stream/          segments: content and redo records
+    <database>/checkpoint       where replay starts
+    <database>/lock             held by the process that writes
+
+One process mounts it for writing; any number read meanwhile (`read_only`). Mounting for writing after a crash
+replays the stream; nothing else needs to be done (docs/format.md, "Crash table").
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import threading
+import uuid
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final
+
+from pillarbox.store.access import Actor
+from pillarbox.store.clock import Clock, SystemClock
+from pillarbox.store.content.blocks import Dictionaries
+from pillarbox.store.disk.checkpoint import Checkpoint, boot_identity, read_checkpoint, write_checkpoint
+from pillarbox.store.disk.env import PAGE_BYTES, Env, Pin, put_back_meta_pages
+from pillarbox.store.disk.file_lock import FileLock, is_locked
+from pillarbox.store.disk.records import seal_record
+from pillarbox.store.disk.stream import SEGMENT_HEADER_BYTES, Position, Stream, disk_error, flush_directory
+from pillarbox.store.disk.tables import (
+    IDENTITY_KEY,
+    LAYOUT_VERSION,
+    STATE_KEY,
+    DatabaseKind,
+    IdentityRecord,
+    StateRecord,
+    Table,
+    segment_key,
+)
+from pillarbox.store.engine.database_limits import (
+    DatabaseLimits,
+    DiskState,
+    Edition,
+    assess_disk,
+    limits_from_settings,
+    refuse_below_floor,
+)
+from pillarbox.store.engine.delivery_queue import DeliveryQueue
+from pillarbox.store.engine.group_commit import FlushedState, GroupCommit, Tuning
+from pillarbox.store.engine.replay import Replayed, find_transaction, read_state, replay_stream
+from pillarbox.store.engine.transaction import DatabaseFiles, ReadTransaction, WriteTransaction
+from pillarbox.store.errors import (
+    AlreadyExists,
+    Corrupt,
+    Dismounted,
+    NotFound,
+    PillarboxError,
+    ReadOnly,
+    RecoveryNeeded,
+    UnsupportedVersion,
+)
+from pillarbox.store.events import EventId, Reporter, make_event
+from pillarbox.store.ids import guid_text
+
+PROPERTIES: Final = "properties"
+STREAM: Final = "stream"
+LOCK: Final = "lock"
+FIRST_POSITION: Final = Position(1, SEGMENT_HEADER_BYTES)
+_DISK_LOOK_INTERVAL_MS: Final = 1000
+
+
+class MountState(Enum):
+    """Whether and how a database is mounted."""
+
+    DISMOUNTED = "dismounted"
+    MOUNTED = "mounted"
+    READ_ONLY = "mounted read-only"
+
+
+class NoReporter:
+    """Takes no notice of events."""
+
+    def report(self, event: object) -> None:
+        """Do nothing."""
+
+
+def empty_tables(env: Env) -> None:
+    """Make new tables those of a database before its first transaction."""
+    value = seal_record(Table.META, STATE_KEY, StateRecord(0, 0, 0, 0, 0))
+    env.apply({Table.META: {STATE_KEY: value}})
+
+
+_DATABASES: Final[weakref.WeakSet[Database]] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    for database in list(_DATABASES):
+        database.forget_inherited()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
+class Database:
+    """One database of a server. Its methods may be called from any thread.
+
+    `label` is what people find it by and events call it: its name, or `Storage Group/Database` where another
+    group of its server has a database of that name.
+    A process that is forked has none of its parent's mounted: it mounts for itself, for reading as a rule.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        guid: bytes,
+        name: str,
+        kind: DatabaseKind,
+        *,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        reporter: Reporter | None = None,
+        limits: DatabaseLimits | None = None,
+        tuning: Tuning | None = None,
+    ) -> None:
+        """Nothing is opened before `mount`. Without `rng` GUIDs come from the system's random source."""
+        self.path = path
+        self.guid = guid
+        self.name = self.label = name
+        self.kind = kind
+        self.limits = limits or limits_from_settings({}, Edition.STANDARD).limits
+        self.clock: Clock = clock or SystemClock()
+        self.rng = rng or random.SystemRandom()
+        self.reporter: Reporter = reporter or NoReporter()
+        self.tuning = tuning or Tuning()
+        self.state = MountState.DISMOUNTED
+        self.dismount_reason = "it was not mounted"
+        self.checks_since_mount = 0
+        self.deliveries = DeliveryQueue()
+        self._mounting = threading.RLock()
+        self._lock: FileLock | None = None
+        self._stream = Stream(path / STREAM, guid)
+        self._files: DatabaseFiles | None = None
+        self._writer: GroupCommit | None = None
+        self._tables_doubted = False
+        self._disk_looked_ms = -_DISK_LOOK_INTERVAL_MS
+        self._disk_free_bytes = 0
+        _DATABASES.add(self)
+
+    def forget_inherited(self) -> None:
+        """Be dismounted in a process that was forked, and leave what is the parent's. Not for callers."""
+        if self.state is not MountState.DISMOUNTED:
+            self.dismount_reason = "the process that this one was forked from has it"
+        if self._files is not None:
+            self._files.env.forget_inherited()
+        if self._lock is not None:
+            self._lock.close()  # the parent's own stays
+        self.state = MountState.DISMOUNTED
+        self._files = self._writer = self._lock = None
+        self._mounting = threading.RLock()
+        self._stream = Stream(self.path / STREAM, self.guid)
+        self.deliveries = DeliveryQueue()
+
+    # -- creating
+
+    def create(self) -> None:
+        """Make the files of a new, empty database; complete or not at all. Raises AlreadyExists, DiskFull."""
+        if self.path.exists():
+            raise AlreadyExists(f"{self.path} exists already")
+        new = self.path.with_name(self.path.name + ".new")
+        try:
+            shutil.rmtree(new, ignore_errors=True)
+            (new / STREAM).mkdir(parents=True)
+        except OSError as error:
+            raise disk_error(error, str(new)) from error
+        env = Env(new / PROPERTIES, create=True)
+        try:
+            empty_tables(env)
+            pin = env.pin()
+            env.sync()
+            checkpoint = Checkpoint(self.guid, True, boot_identity(), 0, FIRST_POSITION, pin.meta_pages)
+            write_checkpoint(new, checkpoint)
+            pin.transaction.abort()
+        finally:
+            env.close()
+        try:
+            for directory in (new / PROPERTIES, new):
+                flush_directory(directory)
+            new.rename(self.path)
+            flush_directory(self.path.parent)
+        except OSError as error:
+            raise disk_error(error, str(self.path)) from error
+        self.mount()
+        self.dismount()
+
+    def _identify(self, writer: GroupCommit, files: DatabaseFiles) -> None:
+        """What `create` does last, and a mount after it was interrupted does for it."""
+        with ReadTransaction(files, files.env.view(), Actor.task("mount")) as read:
+            if read.record(Table.META, IDENTITY_KEY) is not None:
+                return
+        try:
+            txn = writer.begin(Actor.task("setup"))
+            identity = IdentityRecord(LAYOUT_VERSION, self.guid, self.kind, txn.now_ms, {})
+            txn.insert(Table.META, IDENTITY_KEY, identity)
+            writer.commit(txn)
+        finally:
+            writer.abort()
+
+    # -- mounting
+
+    def mount(self, *, read_only: bool = False, wait_ms: int = 0) -> None:
+        """Open the database; after a crash this replays what the tables lack. Mounted already: nothing.
+
+        `read_only` needs no lock and works beside a process that writes. Raises NotFound, WriterBusy,
+        RecoveryNeeded (read-only and the last writer crashed), Corrupt, UnsupportedVersion, DiskFull; and
+        PillarboxError for files that may not be read and other errors of the system.
+        """
+        with self._mounting:
+            if self.state is not MountState.DISMOUNTED:
+                return
+            recovered: int | None = None
+            try:
+                self._refuse_missing_files()
+                if read_only:
+                    self._mount_read_only()
+                else:
+                    recovered = self._mount_for_writing(wait_ms)
+            except OSError as error:
+                self._close()
+                raise disk_error(error, str(self.path)) from error
+            except BaseException:
+                self._close()
+                raise
+            self.checks_since_mount = 0
+            if not read_only:
+                if recovered is not None:
+                    self.report(EventId.RECOVERY_DONE, transactions=recovered)
+                self.report(EventId.DATABASE_MOUNTED)
+
+    def _refuse_missing_files(self) -> None:
+        if not (self.path / PROPERTIES).is_dir():
+            raise NotFound(
+                f"the files of database {self.name} are not at {self.path}",
+                hint="restore it from a backup, or remove it from the server",
+            )
+
+    def _mount_read_only(self) -> None:
+        checkpoint = self._read_checkpoint()
+        if not checkpoint.clean and (checkpoint.boot != boot_identity() or not is_locked(self.path / LOCK)):
+            raise RecoveryNeeded(
+                f"database {self.name} was not closed cleanly",
+                hint="mount it for writing once; any command that changes it does",
+            )
+        self._open_files(Env(self.path / PROPERTIES, read_only=True))
+        self.state = MountState.READ_ONLY
+
+    def _mount_for_writing(self, wait_ms: int) -> int | None:
+        """How many transactions were replayed after a crash, None when there was none."""
+        self._lock = FileLock(self.path / LOCK, f"database {self.name}", self.clock, wait_ms=wait_ms)
+        checkpoint = self._read_checkpoint()
+        env = self._open_tables(checkpoint)
+        try:
+            replayed = self._replay(env, checkpoint)
+            self._stream.truncate(replayed.end)
+            if not checkpoint.clean:
+                # What a killed process wrote may be in the system's memory only, its flush may have failed.
+                self._stream.rewrite(checkpoint.position)
+            files = self._open_files(env)
+            writer = GroupCommit(
+                files,
+                self._stream,
+                read_state(env),
+                replayed.end,
+                clock=self.clock,
+                tuning=self.tuning,
+                checkpoint=self._make_checkpoint,
+                checkpoint_failed=self._checkpoint_failed,
+            )
+            writer.checkpoint()
+            self._identify(writer, files)
+        except BaseException:
+            env.close()  # a process may open it only once
+            raise
+        # Only now: a mount that fails closes what no other thread may be writing to.
+        self._tables_doubted = False
+        self._writer = writer
+        self.state = MountState.MOUNTED
+        return None if checkpoint.clean else replayed.transactions
+
+    def _replay(self, env: Env, checkpoint: Checkpoint) -> Replayed:
+        """Replay behind a pin: a crash meanwhile needs the checkpoint's pages once more."""
+        pin = env.pin()
+        held = read_state(env).sequence
+        position = find_transaction(self._stream, checkpoint.position, checkpoint.sequence, held)
+        if held != checkpoint.sequence:
+            # The pin of the process that was killed is gone with it, so what it had applied is flushed first.
+            self._flush_tables(env)
+            pages = pin.meta_pages
+            write_checkpoint(self.path, Checkpoint(self.guid, False, boot_identity(), held, position, pages))
+        env.keep(pin)
+        return replay_stream(env, self._stream, position, held)
+
+    def _read_checkpoint(self) -> Checkpoint:
+        checkpoint = read_checkpoint(self.path)
+        if checkpoint.database != self.guid:
+            raise Corrupt(
+                f"{self.path} holds database {guid_text(checkpoint.database)}, not {guid_text(self.guid)}",
+                file=str(self.path / "checkpoint"),
+            )
+        return checkpoint
+
+    def _open_tables(self, checkpoint: Checkpoint) -> Env:
+        """The tables as the last writer left them, or as they were at the checkpoint."""
+        path = self.path / PROPERTIES
+        if self._tables_doubted or not (checkpoint.clean or checkpoint.boot == boot_identity()):
+            # After a new start of the machine only the checkpoint's pages are sure to be on disk.
+            put_back_meta_pages(path, checkpoint.meta_pages)
+        return Env(path)
+
+    def _open_files(self, env: Env) -> DatabaseFiles:
+        dictionaries = Dictionaries(find=self._find_dictionary)
+        files = self._files = DatabaseFiles(self.guid, env, self._stream, dictionaries, self.rng)
+        with ReadTransaction(files, env.view(), Actor.task("mount")) as read:
+            for key, record in read.records(Table.DICTIONARY, b"", None):
+                frame = self._stream.read(*record)
+                dictionaries.add(int.from_bytes(key, "big"), frame.payload)
+            identity = read.record(Table.META, IDENTITY_KEY)
+        if identity is not None and identity.layout_version != LAYOUT_VERSION:
+            raise UnsupportedVersion(
+                f"database {self.name} has table layout {identity.layout_version}",
+                hint=f"this program knows {LAYOUT_VERSION}; use a newer one",
+            )
+        return files
+
+    def _find_dictionary(self, number: int) -> bytes | None:
+        """One that the writing process has trained since this one mounted the database."""
+        with self.read(Actor.task("mount")) as read:
+            record = read.record(Table.DICTIONARY, segment_key(number))
+        return None if record is None else self._stream.read(*record).payload
+
+    def _make_checkpoint(self, pin: Pin, flushed: FlushedState, *, clean: bool = False) -> None:
+        files = self._mounted()
+        self._flush_tables(files.env)
+        checkpoint = Checkpoint(
+            self.guid, clean, boot_identity(), flushed.sequence, flushed.position, pin.meta_pages
+        )
+        write_checkpoint(self.path, checkpoint)
+        files.env.keep(pin)
+
+    def _flush_tables(self, env: Env) -> None:
+        """Flush the tables. When that fails the next mount goes back to the last checkpoint and replays.
+
+        The system may have dropped the pages and take them for written, so that a later flush of the same
+        pages would say that all is well (docs/format.md, "Checkpoint").
+        """
+        try:
+            env.sync()
+        except PillarboxError:
+            if env.flush_failed:
+                self._tables_doubted = True
+                doubted = self._read_checkpoint()._replace(clean=False, boot=uuid.uuid4().bytes)
+                write_checkpoint(self.path, doubted)
+            raise
+
+    def _checkpoint_failed(self, error: PillarboxError) -> None:
+        self.report(EventId.REQUEST_FAILED, request="checkpoint", error=str(error))
+        writer = self._writer
+        if writer is not None:
+            self._dismount_if_broken(writer)
+
+    def _dismount_if_broken(self, writer: GroupCommit) -> None:
+        """After a failed write nothing is read or written any more until a mount."""
+        if writer.broken is None:
+            return
+        with self._mounting:
+            if writer is self._writer:
+                self.report(EventId.WRITE_FAILURE_DISMOUNTED, error=str(writer.broken))
+                self.dismount(f"a write failed: {writer.broken}")
+
+    def dismount(self, reason: str = "it was dismounted") -> None:
+        """Close the database; those who wait for a transaction get Dismounted. Not mounted: nothing.
+
+        Waits for the transaction that is open; interrupted in that, the database stays mounted. Raises
+        Refused within a transaction of this thread's; DiskFull or PillarboxError when the tables could not be
+        left as they are: then it is dismounted nevertheless, and the next mount replays.
+        """
+        writer = self._writer
+        if writer is not None:
+            writer.refuse_within_transaction()  # another dismount may wait for that transaction already
+        with self._mounting:
+            was = self.state
+            if was is MountState.DISMOUNTED:
+                return
+            if self._writer is None:
+                self._end(reason)
+                return
+            dismounted = Dismounted(f"database {self.name} is dismounted: {reason}")
+            with self._writer.ended(dismounted) as flushed:
+                try:
+                    if flushed is not None:
+                        self._make_checkpoint(self._mounted().env.pin(), flushed, clean=True)
+                finally:
+                    self._end(reason)
+            self.report(EventId.DATABASE_DISMOUNTED)
+
+    def _end(self, reason: str) -> None:
+        self.dismount_reason = reason
+        self._close()
+
+    def _close(self) -> None:
+        """Close what is open. No thread may be writing."""
+        self.state = MountState.DISMOUNTED
+        if self._files is not None:
+            self._files.env.close()
+        self._files = None
+        self._writer = None
+        self._stream.close()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _mounted(self) -> DatabaseFiles:
+        files = self._files
+        if files is None:
+            raise self._not_mounted()
+        return files
+
+    def _not_mounted(self) -> Dismounted:
+        return Dismounted(f"database {self.name} is not mounted: {self.dismount_reason}", hint="mount it")
+
+    def _writing(self) -> GroupCommit:
+        writer = self._writer
+        if writer is None:
+            if self.state is MountState.READ_ONLY:
+                raise ReadOnly(f"database {self.name} is mounted for reading only")
+            raise self._not_mounted()
+        return writer
+
+    # -- transactions
+
+    def read(self, actor: Actor) -> ReadTransaction:
+        """A read of the database as it is now. Raises Dismounted; Retryable when too many are open.
+
+        Damage that ends its `with` block is reported as event 20003.
+        """
+        files = self._mounted()
+        return ReadTransaction(files, files.env.view(), actor, self._report_damage)
+
+    def _report_damage(self, error: Corrupt) -> None:
+        self.report(EventId.DAMAGE_FOUND, error=str(error))
+
+    @contextmanager
+    def transaction(self, actor: Actor) -> Iterator[WriteTransaction]:
+        """A transaction for a `with` block: durable and visible when the block has ended, all or nothing.
+
+        An exception in the block undoes it all; damage is reported as event 20003. Raises Dismounted,
+        ReadOnly, DiskFull, Refused within another transaction of the same thread.
+        """
+        writer = self._writing()
+        writer.refuse_within_transaction()  # whose transaction would else be taken for this one
+        txn: WriteTransaction | None = None
+        try:
+            txn = writer.begin(actor)
+            yield txn
+            writer.commit(txn)
+        except BaseException as error:
+            writer.abort(txn)
+            if isinstance(error, Corrupt):
+                self._report_damage(error)
+            self._dismount_if_broken(writer)
+            raise
+        for event_id, details in txn.events:
+            self.report(event_id, **details)
+
+    @contextmanager
+    def paused(self, timeout_ms: int | None = None) -> Iterator[FlushedState]:
+        """Hold all changes for a `with` block: the freeze of a snapshot. Reads go on.
+
+        Raises Dismounted; Retryable when a transaction stays open for longer than `timeout_ms`, if given.
+        """
+        with self._writing().paused(timeout_ms) as flushed:
+            yield flushed
+
+    def refuse_within_transaction(self) -> None:
+        """Call before this thread waits for what others change. Raises Refused, Dismounted, ReadOnly."""
+        self._writing().refuse_within_transaction()
+
+    def checkpoint(self) -> None:
+        """Make the next mount after a crash start from here."""
+        writer = self._writer
+        if writer is not None:
+            try:
+                writer.checkpoint()
+            except PillarboxError:
+                self._dismount_if_broken(writer)
+                raise
+
+    @property
+    def files(self) -> DatabaseFiles:
+        """The open files, for those who read content. Raises Dismounted."""
+        return self._mounted()
+
+    @property
+    def stream(self) -> Stream:
+        """The segments, for backup, check and compaction."""
+        return self._stream
+
+    # -- sizes and events
+
+    @property
+    def last_size_check_ms(self) -> int | None:
+        """When the size was last checked, ms UTC; None before the first check. Raises Dismounted."""
+        with self.read(Actor.task("size check")) as read:
+            return read.state().checked_ms or None
+
+    def record_size_check(self, checked_ms: int) -> None:
+        """Keep the time of a size check, durably, and count it. Raises as `transaction`."""
+        with self.transaction(Actor.task("size check")) as txn:
+            txn.set_checked_ms(checked_ms)
+        self.checks_since_mount += 1
+
+    def physical_size_bytes(self) -> int:
+        """Bytes of the property file and of the stream. Raises Dismounted."""
+        return self._mounted().env.file_bytes() + self._stream.total_bytes()
+
+    def logical_size_bytes(self) -> int:
+        """The physical size less the free space in the files, from counters alone. Raises Dismounted."""
+        files = self._mounted()
+        used, _ = files.env.pages_used_and_total()
+        with self.read(Actor.task("size check")) as read:
+            return min(used * PAGE_BYTES + read.state().live_bytes, self.physical_size_bytes())
+
+    def free_disk_bytes(self) -> int:
+        """What the disk has left for its files."""
+        found = os.statvfs(self.path)
+        return found.f_bavail * found.f_frsize
+
+    def refuse_below_disk_floor(self) -> None:
+        """Call before a delivery. Raises DiskFull when the disk has less left than the configured floor."""
+        now_ms = self.clock.monotonic_ms()
+        if now_ms - self._disk_looked_ms >= _DISK_LOOK_INTERVAL_MS:
+            self._disk_free_bytes, before = self.free_disk_bytes(), self._disk_free_bytes
+            first = self._disk_looked_ms < 0
+            self._disk_looked_ms = now_ms
+            self._report_disk_floor(before, first)
+        refuse_below_floor(self.limits, self._disk_free_bytes)
+
+    def _report_disk_floor(self, before_bytes: int, first: bool) -> None:
+        below = assess_disk(self.limits, self._disk_free_bytes) is DiskState.BELOW_FLOOR
+        was_below = not first and assess_disk(self.limits, before_bytes) is DiskState.BELOW_FLOOR
+        if below and not was_below:
+            self.report(EventId.DISK_FLOOR_REACHED, free_bytes=self._disk_free_bytes)
+
+    def report(self, event_id: int, **details: Any) -> None:
+        """Give an event of this database to the reporter."""
+        self.reporter.report(make_event(event_id, self.clock.now_ms(), self.label, **details))

@@ -1,0 +1,443 @@
+"""Transactions: what reads see, and what one transaction changes, before it is committed (`group_commit`).
+
+A read sees one state of the database, never blocks and is never blocked. A write sees that state, what others
+have committed since that is not applied yet, and its own changes. Records are put and deleted whole; the rows
+of index tables follow from them (`tables.index_rows`) and cannot be written otherwise.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Protocol, TypeVar, cast
+
+from pillarbox.store.access import Actor
+from pillarbox.store.content.blocks import Dictionaries
+from pillarbox.store.disk.env import Env, ReadView
+from pillarbox.store.disk.records import pack, seal_record, unpack, unseal
+from pillarbox.store.disk.stream import Frame, Position, parse_frame
+from pillarbox.store.disk.tables import (
+    INDEXED,
+    LEFT_OUT_KEY,
+    STATE_KEY,
+    LeftOutRecord,
+    Record,
+    StateRecord,
+    Table,
+    decode_record,
+    index_rows,
+    same_entries,
+)
+from pillarbox.store.errors import Corrupt, InvalidSetting, Refused
+from pillarbox.store.ids import LOCAL_BASE, new_guid
+
+Changes = dict[Table, dict[bytes, bytes | None]]
+Records = dict[Table, dict[bytes, Record | None]]
+RecordT = TypeVar("RecordT")
+RowT = TypeVar("RowT")
+_ABSENT: Final = object()
+
+
+class FrameSource(Protocol):
+    """Where content frames are read from: the stream's segments, or a snapshot in a backup repository."""
+
+    def read(self, segment: int, offset: int, length: int) -> Frame:
+        """The frame of `length` bytes at a place. Raises Corrupt when it is damaged or not there."""
+        ...
+
+
+class DatabaseFiles:
+    """What transactions read and write: the tables, the frames and the dictionaries of one database."""
+
+    def __init__(
+        self,
+        guid: bytes,
+        env: Env,
+        frames: FrameSource,
+        dictionaries: Dictionaries,
+        rng: random.Random,
+    ) -> None:
+        self.rng = rng
+        self.guid = guid
+        self.env = env
+        self.frames = frames
+        self.dictionaries = dictionaries
+
+
+class Reader:
+    """What reads of both kinds of transactions have in common. `actor` is who asks."""
+
+    def __init__(self, files: DatabaseFiles, view: ReadView, actor: Actor) -> None:
+        self.files = files
+        self.actor = actor
+        self.view = view
+
+    def record(self, table: Table, key: bytes) -> Any:
+        """The record under a key of a primary table, or None. Raises Corrupt."""
+        value = self.view.get(table, key)
+        return None if value is None else decode_record(table, key, value)
+
+    def index(self, table: Table, key: bytes) -> bytes | None:
+        """The body of an index row, or None. Raises Corrupt."""
+        value = self.view.get(table, key)
+        return None if value is None else unseal(table, key, value, table.name.lower())
+
+    def records(
+        self, table: Table, start: bytes, stop: bytes | None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, Any]]:
+        """(key, record) of a primary table with start <= key < stop, in key order or the reverse."""
+        for key, value in self.view.scan(table, start, stop, reverse=reverse):
+            yield key, decode_record(table, key, value)
+
+    def indexes(
+        self, table: Table, start: bytes, stop: bytes | None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """(key, body) of an index table with start <= key < stop, in key order or the reverse."""
+        name = table.name.lower()
+        for key, value in self.view.scan(table, start, stop, reverse=reverse):
+            yield key, unseal(table, key, value, name)
+
+    def frame(self, segment: int, offset: int, length: int) -> Frame:
+        """The frame of `length` bytes at a place of the stream. Raises Corrupt."""
+        return self.files.frames.read(segment, offset, length)
+
+    def state(self) -> StateRecord:
+        """Sequence and change number counters of the state that is read. Raises Corrupt when missing."""
+        found = self.record(Table.META, STATE_KEY)
+        if found is None:
+            raise Corrupt("meta[state] is missing", table="meta", key=STATE_KEY)
+        return cast(StateRecord, found)
+
+
+class ReadTransaction(Reader):
+    """A read of one state. Use it as a context, or close it; the longer it is open the more space it pins.
+
+    `damaged` is told of damage that ends the context.
+    """
+
+    def __init__(
+        self,
+        files: DatabaseFiles,
+        view: ReadView,
+        actor: Actor,
+        damaged: Callable[[Corrupt], None] | None = None,
+    ) -> None:
+        super().__init__(files, view, actor)
+        self._damaged = damaged
+
+    def close(self) -> None:
+        """Let the state go. Closing twice is harmless."""
+        self.view.close()
+
+    def __enter__(self) -> ReadTransaction:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+        if self._damaged is not None and isinstance(error, Corrupt):
+            self._damaged(error)
+
+
+class Layer:
+    """Committed changes that the tables do not have yet: index rows as stored, records decoded.
+
+    `placed` are their frames, which may not be in the stream yet, by their place.
+    """
+
+    def __init__(self) -> None:
+        self.changes: Changes = {}
+        self.records: Records = {}
+        self.placed: dict[Position, bytes] = {}
+
+    def take(self, records: Records, changes: Changes) -> None:
+        """Add a later transaction's changes, which are this layer's from now on."""
+        _update(self.records, records)
+        _update(self.changes, changes)
+
+
+def _update(tables: dict[Table, dict[bytes, RowT]], later: Mapping[Table, dict[bytes, RowT]]) -> None:
+    """Put rows in; the dictionaries of `later` belong to `tables` from now on."""
+    if not tables:
+        tables.update(later)
+        return
+    for table, rows in later.items():
+        if table in tables:
+            tables[table].update(rows)
+        else:
+            tables[table] = rows
+
+
+class WriteTransaction(Reader):
+    """The changes of one transaction in the making. One thread uses it, between `begin` and commit or abort.
+
+    `layers` are what is committed and not applied, the newest first; `state` is the database's after the last
+    of them; `position` is where this transaction's first frame will lie.
+    """
+
+    def __init__(
+        self,
+        files: DatabaseFiles,
+        actor: Actor,
+        layers: Sequence[Layer],
+        state: StateRecord,
+        position: Position,
+        now_ms: int,
+    ) -> None:
+        super().__init__(files, files.env.view(), actor)
+        self.now_ms = now_ms
+        self.placed: dict[Position, bytes] = {}
+        self.events: list[tuple[int, dict[str, Any]]] = []
+        self.counter = state.counter
+        self.content_bytes = state.content_bytes
+        self.live_bytes = state.live_bytes
+        self.checked_ms = state.checked_ms
+        self.position = position
+        self._sequence = state.sequence + 1
+        self._layers = layers
+        self._records: Records = {}
+        self._indexed: Records = {}  # of those changed since, the records that index rows were last made from
+        self._changes: Changes = {}
+
+    # -- changing
+
+    def next_cn(self) -> int:
+        """A change number that nobody had before; also the id of what is created with it."""
+        self.counter += 1
+        return LOCAL_BASE | self.counter
+
+    def leave_out_numbers(self, up_to: int) -> None:
+        """Give out only change numbers whose counter is above `up_to`. Call it before any is given out.
+
+        A state that ends among those left out is then not of this database (`change_feed.changes`).
+        """
+        if up_to > self.counter:
+            before: LeftOutRecord | None = self.record(Table.META, LEFT_OUT_KEY)
+            intervals = (*(before.intervals if before else ()), (self.counter + 1, up_to))
+            self.put(Table.META, LEFT_OUT_KEY, LeftOutRecord(intervals))
+            self.counter = up_to + 1  # not among them: a state of now is of this database
+
+    def put(self, table: Table, key: bytes, record: Record | None) -> None:
+        """Store a record of a primary table, in the place of the one that is there; None deletes it."""
+        rows = self._records.setdefault(table, {})
+        if table in INDEXED:
+            indexed = self._indexed.setdefault(table, {})
+            if key not in indexed:
+                indexed[key] = rows[key] if key in rows else self._committed(table, key)
+        rows[key] = record
+
+    def insert(self, table: Table, key: bytes, record: Record) -> None:
+        """`put` of a record under a key that was never used: nothing is looked up."""
+        self._records.setdefault(table, {})[key] = record
+        if table in INDEXED:
+            self._indexed.setdefault(table, {})[key] = None
+
+    def delete(self, table: Table, key: bytes) -> None:
+        """Delete a record of a primary table."""
+        self.put(table, key, None)
+
+    def set_checked_ms(self, checked_ms: int) -> None:
+        """Keep when the size was last checked, ms UTC."""
+        self.checked_ms = checked_ms
+        self.put(Table.META, STATE_KEY, self.state())
+
+    def new_guid(self) -> bytes:
+        """A GUID that nobody had before."""
+        return new_guid(self.files.rng)
+
+    def append_frame(self, frame: bytes) -> Position:
+        """Add a content frame that is written with this transaction; where it will lie."""
+        placed = self.position
+        self.placed[placed] = frame
+        self.position = Position(placed.segment, placed.offset + len(frame))
+        return placed
+
+    def report(self, event_id: int, **details: Any) -> None:
+        """Report an event once the transaction is durable."""
+        self.events.append((event_id, details))
+
+    # -- reading
+
+    def record(self, table: Table, key: bytes) -> Any:
+        rows = self._records.get(table)
+        if rows is not None and key in rows:
+            return rows[key]
+        return self._committed(table, key)
+
+    def _committed(self, table: Table, key: bytes) -> Any:
+        for layer in self._layers:
+            rows = layer.records.get(table)
+            if rows is not None and key in rows:
+                return rows[key]
+        return super().record(table, key)
+
+    def frame(self, segment: int, offset: int, length: int) -> Frame:
+        place = Position(segment, offset)
+        for placed in (self.placed, *(layer.placed for layer in self._layers)):
+            if place in placed:
+                return parse_frame(placed[place], 0, "what is not written yet", offset)
+        return super().frame(segment, offset, length)
+
+    def index(self, table: Table, key: bytes) -> bytes | None:
+        self._settle()
+        for changes in self._all_changes():
+            value: Any = changes.get(table, {}).get(key, _ABSENT)
+            if value is not _ABSENT:
+                return None if value is None else unseal(table, key, value, table.name.lower())
+        return super().index(table, key)
+
+    def records(
+        self, table: Table, start: bytes, stop: bytes | None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, Any]]:
+        changed = _in_range((layer.records for layer in self._layers), self._records, table, start, stop)
+        return _merged(super().records(table, start, stop, reverse=reverse), changed, reverse)
+
+    def indexes(
+        self, table: Table, start: bytes, stop: bytes | None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        self._settle()
+        sealed = _in_range((layer.changes for layer in self._layers), self._changes, table, start, stop)
+        name = table.name.lower()
+        changed = {
+            key: None if value is None else unseal(table, key, value, name) for key, value in sealed.items()
+        }
+        return _merged(super().indexes(table, start, stop, reverse=reverse), changed, reverse)
+
+    def state(self) -> StateRecord:
+        return StateRecord(self._sequence, self.counter, self.content_bytes, self.live_bytes, self.checked_ms)
+
+    def _all_changes(self) -> Iterator[Changes]:
+        yield self._changes
+        for layer in self._layers:
+            yield layer.changes
+
+    # -- committing
+
+    @property
+    def frames(self) -> list[bytes]:
+        """The content frames that are written with this transaction, in order."""
+        return list(self.placed.values())
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is anything to commit."""
+        return any(self._records.values())
+
+    def finish(self) -> tuple[list[tuple[int, bytes, bytes | None]], Records, Changes]:
+        """The rows of the redo record, the records, and all changes to the tables. For the group commit.
+
+        Raises InvalidSetting when a record holds what cannot be stored.
+        """
+        self.insert(Table.META, STATE_KEY, self.state())  # the one before is known, and has no index rows
+        self._settle()
+        rows: list[tuple[int, bytes, bytes | None]] = []
+        with _STORABLE:
+            for table, records in self._records.items():
+                number, values = int(table), self._changes.setdefault(table, {})
+                for key, record in records.items():
+                    value = values[key] = None if record is None else seal_record(table, key, record)
+                    rows.append((number, key, value))
+        return rows, self._records, self._changes
+
+    def _settle(self) -> None:
+        """Bring the index rows in line with the records."""
+        if self._indexed:
+            with _STORABLE:
+                derive(self._indexed, self._records, self._changes)
+            self._indexed = {}
+
+    def close(self) -> None:
+        """Let the state that was read go, and take no more changes. What it changed is the group's by now."""
+        self._records = _Ended()
+        self.view.close()
+
+
+class _Ended(Records):
+    """What a transaction that has ended has for its records."""
+
+    def get(self, *_: Any) -> Any:
+        raise Refused("this transaction has ended", hint="begin another one")
+
+    setdefault = get
+
+
+class _Storable:
+    """What a caller put into a record, such as a property of any type, may have no stored form."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, (TypeError, ValueError, OverflowError, struct.error)):
+            raise InvalidSetting(
+                f"a value of this transaction cannot be stored: {error}",
+                hint="numbers have 64 bits, text is Unicode; lists and dictionaries hold these and bytes",
+            ) from error
+
+
+_STORABLE: Final = _Storable()
+
+
+def as_stored(value: Any) -> Any:
+    """A value as it is read again, sharing nothing with it. Raises InvalidSetting for what has none."""
+    with _STORABLE:
+        return unpack(pack(value))
+
+
+def derive(before: Records, after: Records, changes: Changes) -> None:
+    """Put into `changes` the index rows that follow from the records `before` being those of `after` now.
+
+    All rows that go are taken out before any is put in: a moved message has one location.
+    """
+    gone: list[tuple[Table, bytes, bytes | None]] = []
+    come: list[tuple[Table, bytes, bytes | None]] = []
+    for table, records in before.items():
+        if table in INDEXED:
+            for key, old in records.items():
+                new = after[table][key]
+                if not same_entries(old, new):
+                    if old is not None:
+                        gone += [
+                            (where, index_key, None) for where, index_key, _ in index_rows(table, key, old)
+                        ]
+                    come += index_rows(table, key, new)
+    for index_table, index_key, value in (*gone, *come):
+        if index_table in changes:
+            changes[index_table][index_key] = value
+        else:
+            changes[index_table] = {index_key: value}
+
+
+def _in_range(
+    older: Iterator[Mapping[Table, Mapping[bytes, RowT | None]]],
+    own: Mapping[Table, Mapping[bytes, RowT | None]],
+    table: Table,
+    start: bytes,
+    stop: bytes | None,
+) -> dict[bytes, RowT | None]:
+    found: dict[bytes, RowT | None] = {}
+    for rows in (*reversed(list(older)), own):
+        found.update(
+            (key, row)
+            for key, row in rows.get(table, {}).items()
+            if key >= start and (stop is None or key < stop)
+        )
+    return found
+
+
+def _merged(
+    stored: Iterator[tuple[bytes, RowT]], changed: dict[bytes, RowT | None], reverse: bool
+) -> Iterator[tuple[bytes, RowT]]:
+    """The stored rows with the changed ones in their place."""
+    if not changed:
+        yield from stored
+        return
+    kept = ((key, row) for key, row in stored if key not in changed)
+    new = ((key, row) for key, row in sorted(changed.items(), reverse=reverse) if row is not None)
+    yield from heapq.merge(kept, new, key=lambda row: row[0], reverse=reverse)

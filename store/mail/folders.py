@@ -1,0 +1,335 @@
+"""Folders of mailboxes and of the public folder tree: create, find, walk, rename, move, copy, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from pillarbox.store.disk.tables import (
+    UID_END,
+    FolderRecord,
+    ItemRecord,
+    MailboxRecord,
+    ObjectKind,
+    Table,
+    TombstoneRecord,
+    id_key,
+    is_id,
+    item_key,
+    number_of,
+    pair_key,
+)
+from pillarbox.store.engine import content_store
+from pillarbox.store.engine.transaction import Reader, WriteTransaction, as_stored
+from pillarbox.store.errors import AlreadyExists, NotEmpty, NotFound, Refused
+from pillarbox.store.events import EventId
+from pillarbox.store.ids import counter_of, guid_text, id_text
+from pillarbox.store.names import check_name, name_key
+
+GENERIC: Final = 0
+DEPTH_MAX: Final = 64
+_UID_MAX: Final = (1 << 32) - 1
+
+
+def with_property(properties: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """Properties with one of them set, to a copy as it is read again, or removed by None.
+
+    Raises InvalidSetting for what cannot be stored.
+    """
+    kept = {name: held for name, held in properties.items() if name != key}
+    return kept if value is None else kept | {key: as_stored(value)}
+
+
+# -- finding
+
+
+def get(reader: Reader, folder_id: int) -> FolderRecord:
+    """The folder of that id. Raises NotFound."""
+    record: FolderRecord | None = None
+    if is_id(folder_id):
+        record = reader.record(Table.FOLDER, id_key(folder_id))
+    if record is None:
+        raise NotFound(f"there is no folder {id_text(folder_id)}")
+    return record
+
+
+def find(reader: Reader, parent_id: int, name: str) -> FolderRecord | None:
+    """The folder of that name, in any case, directly in another; None when there is none, or no other."""
+    if not is_id(parent_id):
+        return None
+    found = reader.index(Table.FOLDER_NAME, id_key(parent_id) + name_key(name))
+    return None if found is None else get(reader, number_of(found)[0])
+
+
+def children(reader: Reader, folder_id: int) -> Iterator[FolderRecord]:
+    """The folders directly in another, by name; none in a folder that does not exist."""
+    if not is_id(folder_id):
+        return
+    for _, found in reader.indexes(Table.FOLDER_NAME, id_key(folder_id), id_key(folder_id + 1)):
+        yield get(reader, number_of(found)[0])
+
+
+def walk(
+    reader: Reader, folder_id: int, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], FolderRecord]]:
+    """(path, folder) of each folder below another, each before those in it, by name; as `children`."""
+    for child in children(reader, folder_id):
+        inner = (*path, child.name)
+        yield inner, child
+        yield from walk(reader, child.folder_id, inner)
+
+
+def by_path(reader: Reader, root_id: int, path: str) -> FolderRecord:
+    """The folder at `A/B/C` below a root. Raises NotFound."""
+    at = get(reader, root_id)
+    for name in filter(None, path.split("/")):
+        found = find(reader, at.folder_id, name)
+        if found is None:
+            raise NotFound(f"there is no folder {path!r}", hint="list the folders to see their names")
+        at = found
+    return at
+
+
+def path_of(reader: Reader, folder_id: int) -> tuple[str, ...]:
+    """The names from below the root down to a folder; () of a root. Raises NotFound."""
+    names: list[str] = []
+    at = get(reader, folder_id)
+    while at.parent_id and len(names) <= DEPTH_MAX:
+        names.append(at.name)
+        at = get(reader, at.parent_id)
+    return tuple(reversed(names))
+
+
+def messages(reader: Reader, folder_id: int, after_uid: int = 0) -> Iterator[ItemRecord]:
+    """The messages of a folder by UID, those above `after_uid`; none of a folder that does not exist."""
+    first_uid = max(after_uid + 1, 0)
+    if not is_id(folder_id) or first_uid >= UID_END:
+        return
+    start, stop = item_key(folder_id, first_uid), id_key(folder_id + 1)
+    for _, item in reader.records(Table.ITEM, start, stop):
+        yield item
+
+
+# -- changing
+
+
+def insert(txn: WriteTransaction, mailbox: bytes, parent_id: int, name: str) -> FolderRecord:
+    """A new folder, whose name was checked and is free."""
+    folder_id = txn.next_cn()
+    # A later folder of the same name has another id, so clients see another UIDVALIDITY (RFC 9051, 2.3.1.1).
+    uid_validity = counter_of(folder_id) & _UID_MAX or 1
+    record = FolderRecord(
+        folder_id,
+        mailbox,
+        parent_id,
+        name,
+        GENERIC,
+        uid_validity,
+        1,
+        0,
+        0,
+        0,
+        folder_id,
+        folder_id,
+        txn.now_ms,
+        {},
+    )
+    txn.insert(Table.FOLDER, id_key(folder_id), record)
+    return record
+
+
+def create(txn: WriteTransaction, parent_id: int, name: str) -> FolderRecord:
+    """Make a folder in another. Raises NotFound, InvalidName, AlreadyExists; Refused when nested too deep."""
+    parent = get(txn, parent_id)
+    check_name(name)
+    _refuse_taken_name(txn, parent_id, name)
+    _refuse_too_deep(txn, parent_id, 1)
+    return insert(txn, parent.mailbox, parent_id, name)
+
+
+def ensure(txn: WriteTransaction, root_id: int, path: tuple[str, ...]) -> FolderRecord:
+    """The folder at a path below a root; what is missing of it is made. Raises as `create`."""
+    at = get(txn, root_id)
+    for name in path:
+        at = find(txn, at.folder_id, name) or create(txn, at.folder_id, name)
+    return at
+
+
+def rename(txn: WriteTransaction, folder_id: int, name: str) -> FolderRecord:
+    """Give a folder another name. Raises NotFound, InvalidName, AlreadyExists, Refused for standard ones."""
+    record = get(txn, folder_id)
+    _refuse_standard(txn, record)
+    check_name(name)
+    if name_key(name) != name_key(record.name):
+        _refuse_taken_name(txn, record.parent_id, name)
+    return _change(txn, record, name=name)
+
+
+def move(txn: WriteTransaction, folder_id: int, parent_id: int) -> FolderRecord:
+    """Put a folder, with all in it, into another. Its id and those of its messages stay.
+
+    Raises NotFound, AlreadyExists, and Refused for standard folders, into itself, or when nested too deep.
+    """
+    record = get(txn, folder_id)
+    _refuse_standard(txn, record)
+    parent = get(txn, parent_id)
+    if record.parent_id == parent_id:
+        return record
+    _refuse_inside(txn, folder_id, parent)
+    _refuse_taken_name(txn, parent_id, record.name)
+    _refuse_too_deep(txn, parent_id, 1 + max((len(path) for path, _ in walk(txn, folder_id)), default=0))
+    if (record.mailbox == b"") != (parent.mailbox == b""):
+        raise Refused("folders do not move between mailboxes and the public folder tree")
+    if parent.mailbox != record.mailbox:
+        for inner in [found for _, found in walk(txn, folder_id)]:
+            _change_mailbox(txn, inner, parent.mailbox)
+        record = _change_mailbox(txn, record, parent.mailbox)
+    return _change(txn, record, parent_id=parent_id)
+
+
+def _change_mailbox(txn: WriteTransaction, record: FolderRecord, mailbox: bytes) -> FolderRecord:
+    count_in_mailbox(txn, record.mailbox, -record.messages_count, -record.size)
+    count_in_mailbox(txn, mailbox, record.messages_count, record.size)
+    for item in list(messages(txn, record.folder_id)):
+        # Who follows a mailbox has seen none of them there.
+        arrived = item._replace(arrived_cn=txn.next_cn())
+        txn.put(Table.ITEM, item_key(record.folder_id, item.uid), arrived)
+        record = record._replace(highest_cn=arrived.arrived_cn)
+    return _change(txn, record, mailbox=mailbox)
+
+
+def set_property(txn: WriteTransaction, folder_id: int, key: str, value: Any) -> FolderRecord:
+    """Set one of a folder's properties, or remove it with None. Raises NotFound."""
+    record = get(txn, folder_id)
+    return _change(txn, record, properties=with_property(record.properties, key, value))
+
+
+def renew_uid_validity(txn: WriteTransaction, folder_id: int) -> FolderRecord:
+    """Let the UIDs that clients know of a folder mean nothing now (RFC 9051, 2.3.1.1). Raises NotFound."""
+    record = get(txn, folder_id)
+    return _change(txn, record, uid_validity=counter_of(txn.next_cn()) & _UID_MAX or 1)
+
+
+def delete(txn: WriteTransaction, folder_id: int, *, with_contents: bool = False) -> None:
+    """Delete a folder. Raises NotFound; NotEmpty unless `with_contents`; Refused for standard folders."""
+    record = get(txn, folder_id)
+    _refuse_standard(txn, record)
+    if not with_contents and (record.messages_count or any(True for _ in children(txn, folder_id))):
+        raise NotEmpty(
+            f"folder {record.name!r} is not empty", hint="delete what is in it first, or ask for all of it"
+        )
+    remove_tree(txn, record, tell_of_messages=True)
+
+
+def remove_tree(txn: WriteTransaction, record: FolderRecord, *, tell_of_messages: bool = False) -> None:
+    """Delete a folder and all in it, whatever it is.
+
+    Tombstones tell of the folders and of what was moved into them, with `tell_of_messages` of all in them.
+    """
+    for child in list(children(txn, record.folder_id)):
+        remove_tree(txn, child, tell_of_messages=tell_of_messages)
+    contained = list(messages(txn, record.folder_id))
+    for item in contained:
+        txn.delete(Table.ITEM, item_key(record.folder_id, item.uid))
+        content_store.release(txn, item.digest)
+    start, stop = id_key(record.folder_id), id_key(record.folder_id + 1)
+    for key, tombstone in list(txn.records(Table.TOMBSTONE, start, stop)):
+        # Who last saw a deleted message in another folder learns of its end from its own tombstone alone.
+        if tombstone.moved_to:
+            txn.delete(Table.TOMBSTONE, key)
+    for key, _ in list(txn.records(Table.SEEN, start, stop)):
+        txn.delete(Table.SEEN, key)
+    for item in contained:
+        # Who last saw it in another folder learns nothing from the end of this one.
+        if tell_of_messages or item.arrived_cn != item.message_id:
+            tombstone = TombstoneRecord(ObjectKind.MESSAGE_GONE, item.message_id, item.uid, txn.now_ms, 0)
+            txn.insert(Table.TOMBSTONE, pair_key(item.folder_id, txn.next_cn()), tombstone)
+    count_in_mailbox(txn, record.mailbox, -record.messages_count, -record.size)
+    txn.delete(Table.FOLDER, id_key(record.folder_id))
+    bury(txn, record.folder_id, ObjectKind.FOLDER_GONE)
+    if not record.mailbox:
+        txn.report(
+            EventId.FOLDER_DELETED,
+            folder=record.name,
+            folder_id=id_text(record.folder_id),
+            mailbox=txn.actor.mailbox or txn.actor.account,
+            account=txn.actor.account,
+        )
+
+
+def bury(txn: WriteTransaction, folder_id: int, kind: ObjectKind) -> None:
+    """Leave a tombstone of a folder, or of the mailbox that had it as its root."""
+    tombstone = TombstoneRecord(kind, folder_id, 0, txn.now_ms, 0)
+    txn.insert(Table.TOMBSTONE, pair_key(folder_id, txn.next_cn()), tombstone)
+
+
+# -- counting
+
+
+def count(
+    txn: WriteTransaction, record: FolderRecord, messages: int, unread: int, size: int, cn: int, uids: int = 0
+) -> FolderRecord:
+    """Count messages and bytes into a folder (out with negative numbers).
+
+    `cn` is that of the change; `uids` of its UIDs are used up by it.
+    """
+    changed = record._replace(
+        uid_next=record.uid_next + uids,
+        messages_count=record.messages_count + messages,
+        unread_count=record.unread_count + unread,
+        size=record.size + size,
+        highest_cn=max(record.highest_cn, cn),
+    )
+    txn.put(Table.FOLDER, id_key(record.folder_id), changed)
+    if messages or size:
+        count_in_mailbox(txn, record.mailbox, messages, size)
+    return changed
+
+
+def count_in_mailbox(txn: WriteTransaction, guid: bytes, messages: int, size: int) -> None:
+    """Count messages and bytes into a mailbox; public folders, which have none, count nowhere."""
+    if not guid:
+        return
+    record: MailboxRecord | None = txn.record(Table.MAILBOX, guid)
+    if record is None:
+        raise NotFound(f"there is no mailbox {guid_text(guid)}")
+    txn.put(
+        Table.MAILBOX,
+        guid,
+        record._replace(messages_count=record.messages_count + messages, size=record.size + size),
+    )
+
+
+def _change(txn: WriteTransaction, record: FolderRecord, **fields: Any) -> FolderRecord:
+    changed = record._replace(change_cn=txn.next_cn(), **fields)
+    txn.put(Table.FOLDER, id_key(record.folder_id), changed)
+    return changed
+
+
+def _refuse_taken_name(txn: WriteTransaction, parent_id: int, name: str) -> None:
+    if find(txn, parent_id, name) is not None:
+        raise AlreadyExists(f"there is a folder {name!r} already", hint="choose another name")
+
+
+def _refuse_too_deep(txn: WriteTransaction, parent_id: int, levels: int) -> None:
+    if len(path_of(txn, parent_id)) + levels > DEPTH_MAX:
+        raise Refused(f"folders are nested at most {DEPTH_MAX} deep", hint="put it into a folder further up")
+
+
+def _refuse_standard(txn: WriteTransaction, record: FolderRecord) -> None:
+    if not record.parent_id:
+        raise Refused("the root of a tree stays as it is")
+    if record.mailbox:
+        owner: MailboxRecord | None = txn.record(Table.MAILBOX, record.mailbox)
+        if owner is not None and record.folder_id in owner.roles.values():
+            raise Refused(f"{record.name!r} is a standard folder: it stays as it is")
+
+
+def _refuse_inside(txn: WriteTransaction, folder_id: int, parent: FolderRecord) -> None:
+    at = parent
+    while True:
+        if at.folder_id == folder_id:
+            raise Refused("a folder cannot be put into itself")
+        if not at.parent_id:
+            return
+        at = get(txn, at.parent_id)

@@ -1,0 +1,428 @@
+"""Messages: deliver, read, flag, move, copy, delete.
+
+A message's content never changes; what changes (flags, categories, folder) is in its record. It keeps its id
+for life; its UID is that of its place in a folder (DOMAIN.md "Store", RFC 9051 section 2.3.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from email import policy
+from email.errors import MessageError
+from email.message import Message
+from email.parser import BytesParser
+from email.utils import getaddresses
+from typing import Any, Final, NamedTuple
+
+from pillarbox.store.content.blocks import PreparedContent
+from pillarbox.store.content.envelope import Envelope, decode_words, header_end, parse_envelope
+from pillarbox.store.disk.tables import (
+    UID_END,
+    FolderRecord,
+    ItemRecord,
+    MailboxRecord,
+    ObjectKind,
+    Table,
+    TombstoneRecord,
+    id_key,
+    is_id,
+    item_key,
+    pair_key,
+    split_item_key,
+)
+from pillarbox.store.engine import content_store
+from pillarbox.store.engine.transaction import DatabaseFiles, Reader, WriteTransaction
+from pillarbox.store.errors import Corrupt, InvalidSetting, NotFound, Refused
+from pillarbox.store.ids import id_text
+from pillarbox.store.mail import folders
+from pillarbox.store.mail.flags import ANSWERED, DELETED, DRAFT, FLAGGED, KEYWORD_RULE, SEEN, keywords
+from pillarbox.store.mail.mailboxes import DISCONNECTED, INBOX
+from pillarbox.store.mail.mailboxes import get as get_mailbox
+
+FLAG_BITS: Final = {SEEN: 1, ANSWERED: 2, FLAGGED: 4, DELETED: 8, DRAFT: 16}
+SEEN_BIT: Final = FLAG_BITS[SEEN]
+_BITS: Final = {name.lower(): bit for name, bit in FLAG_BITS.items()}
+CATEGORIES_MAX: Final = 64
+FORMER_FOLDER: Final = "former_folder"
+
+
+class PreparedMessage(NamedTuple):
+    """A message ready to be delivered: its bytes, its content taken apart, its envelope read."""
+
+    raw: bytes
+    content: PreparedContent
+    envelope: Envelope
+
+
+def prepare(files: DatabaseFiles, raw: bytes) -> PreparedMessage:
+    """Make a message ready; this is most of the work, and needs no transaction and no lock.
+
+    Takes any bytes. Raises Dismounted.
+    """
+    header_bytes = header_end(raw)
+    content = content_store.prepare(files, raw, header_bytes)
+    return PreparedMessage(raw, content, parse_envelope(raw, header_bytes))
+
+
+def flag_names(item: ItemRecord) -> tuple[str, ...]:
+    """A message's IMAP flags (`\\Seen`) and keywords."""
+    return (*(name for name, bit in FLAG_BITS.items() if item.flags & bit), *item.keywords)
+
+
+def has_flag(item: ItemRecord, flag: str) -> bool:
+    """Whether a message has an IMAP flag or keyword, whatever its case."""
+    lower = flag.lower()
+    bit = _BITS.get(lower)
+    return bool(item.flags & bit) if bit else any(word.lower() == lower for word in item.keywords)
+
+
+# -- delivering
+
+
+def deliver(
+    txn: WriteTransaction, mailboxes: Iterable[bytes], prepared: PreparedMessage, *, received_ms: int = 0
+) -> list[ItemRecord]:
+    """Put a message into the Inbox of each mailbox (GUIDs): all or none. Its content is stored once.
+
+    `received_ms` is ms UTC, now when 0. Raises NotFound; Refused for a mailbox that is disconnected.
+    """
+    inboxes = [_inbox_of(get_mailbox(txn, guid)) for guid in mailboxes]
+    if not inboxes:
+        raise NotFound("a message is delivered to at least one mailbox")
+    content_store.hold(txn, prepared.raw, prepared.content, len(inboxes))
+    return [_insert(txn, folders.get(txn, each), prepared, received_ms=received_ms) for each in inboxes]
+
+
+def _inbox_of(record: MailboxRecord) -> int:
+    if record.state == DISCONNECTED:
+        raise Refused(
+            f"mailbox {record.name} is disconnected: nobody reads it", hint="reconnect it to a user first"
+        )
+    inbox = record.roles.get(INBOX)
+    if inbox is None:
+        raise NotFound(
+            f"mailbox {record.name} is not here yet: it is being moved", hint="find it and try again"
+        )
+    return inbox
+
+
+def append(
+    txn: WriteTransaction,
+    folder_id: int,
+    prepared: PreparedMessage,
+    *,
+    flags: Iterable[str] = (),
+    received_ms: int = 0,
+    properties: dict[str, Any] | None = None,
+) -> ItemRecord:
+    """Put a message into a folder, with IMAP flags and keywords. Raises NotFound, InvalidSetting."""
+    target = folders.get(txn, folder_id)
+    bits, words = parse_flags(flags)
+    content_store.hold(txn, prepared.raw, prepared.content)
+    return _insert(
+        txn, target, prepared, received_ms=received_ms, bits=bits, words=words, properties=properties
+    )
+
+
+def parse_flags(flags: Iterable[str]) -> tuple[int, tuple[str, ...]]:
+    """IMAP flags as bits, and keywords, each once: neither has its case (RFC 9051 section 9, note 1).
+
+    Of a keyword the first spelling counts. Raises InvalidSetting for what is neither.
+    """
+    bits = 0
+    words: dict[str, str] = {}
+    for flag in flags:
+        if bit := _BITS.get(flag.lower()):
+            bits |= bit
+        elif flag.startswith("\\") or not keywords([flag]):
+            raise InvalidSetting(
+                f"{flag[:80]!r} is no flag and cannot be a keyword",
+                hint=f"a flag is one of {', '.join(FLAG_BITS)}; a keyword is {KEYWORD_RULE}",
+            )
+        else:
+            words.setdefault(flag.lower(), flag)
+    return bits, tuple(words.values())
+
+
+def _by_lower(words: Iterable[str]) -> dict[str, str]:
+    return {word.lower(): word for word in words}
+
+
+def _insert(
+    txn: WriteTransaction,
+    target: FolderRecord,
+    prepared: PreparedMessage,
+    *,
+    received_ms: int = 0,
+    bits: int = 0,
+    words: tuple[str, ...] = (),
+    properties: dict[str, Any] | None = None,
+) -> ItemRecord:
+    envelope = prepared.envelope
+    cn = txn.next_cn()
+    item = ItemRecord(
+        target.folder_id,
+        target.uid_next,
+        cn,
+        prepared.content.digest,
+        prepared.content.size,
+        received_ms or txn.now_ms,
+        bits,
+        words,
+        (),
+        cn,
+        cn,
+        cn,
+        envelope.subject,
+        envelope.sender,
+        envelope.to,
+        envelope.cc,
+        envelope.date_ms or None,
+        envelope.message_id,
+        envelope.in_reply_to,
+        envelope.importance,
+        envelope.has_attachment,
+        envelope.conversation,
+        properties or {},
+    )
+    place(txn, target, item)
+    return item
+
+
+def place(txn: WriteTransaction, target: FolderRecord, item: ItemRecord) -> None:
+    """Store a message's record under the next UID of its folder, whose content is held already."""
+    txn.insert(Table.ITEM, item_key(item.folder_id, item.uid), item)
+    unread = 0 if item.flags & SEEN_BIT else 1
+    folders.count(txn, target, 1, unread, item.size, item.modseq, uids=1)
+
+
+def place_as_new(txn: WriteTransaction, target: FolderRecord, item: ItemRecord) -> ItemRecord:
+    """`place` what is said of a message of any folder or database under an id of its own; as it is there."""
+    cn = txn.next_cn()
+    placed = item._replace(
+        folder_id=target.folder_id,
+        uid=target.uid_next,
+        message_id=cn,
+        arrived_cn=cn,
+        change_cn=cn,
+        read_cn=cn,
+    )
+    place(txn, target, placed)
+    return placed
+
+
+# -- reading
+
+
+def get(reader: Reader, message_id: int) -> ItemRecord:
+    """The message of that id. Raises NotFound."""
+    found = reader.index(Table.LOCATION, id_key(message_id)) if is_id(message_id) else None
+    if found is None:
+        raise NotFound(f"there is no message {id_text(message_id)}")
+    return get_by_uid(reader, *split_item_key(found))
+
+
+def get_by_uid(reader: Reader, folder_id: int, uid: int) -> ItemRecord:
+    """The message of that UID in a folder. Raises NotFound."""
+    item: ItemRecord | None = None
+    if is_id(folder_id) and 0 <= uid < UID_END:
+        item = reader.record(Table.ITEM, item_key(folder_id, uid))
+    if item is None:
+        raise NotFound(f"folder {id_text(folder_id)} has no message of UID {uid}")
+    return item
+
+
+def content(reader: Reader, item: ItemRecord) -> bytes:
+    """A message's bytes, exactly as they came in.
+
+    Raises Corrupt, naming what is damaged; NotFound when the message is gone from what `reader` sees, which
+    may be later than what `item` was read from.
+    """
+    return _read(content_store.read, reader, item)
+
+
+def header(reader: Reader, item: ItemRecord) -> bytes:
+    """A message's header with the blank line behind it; large parts of its body are not read for it.
+
+    Raises as `content`.
+    """
+    return _read(content_store.read_header, reader, item)
+
+
+def _read(read: Callable[[Reader, bytes], bytes], reader: Reader, item: ItemRecord) -> bytes:
+    try:
+        return read(reader, item.digest)
+    except Corrupt:
+        # The content of a message that was deleted is missing, and nothing is damaged.
+        if reader.record(Table.ITEM, item_key(item.folder_id, item.uid)) is None:
+            get(reader, item.message_id)
+        raise
+
+
+class Attachment(NamedTuple):
+    """A part of a message that is meant to be kept apart from its text; its name decoded, "" for none."""
+
+    name: str
+    content_type: str
+
+
+def attachments(raw: bytes) -> list[Attachment]:
+    """The attachments in a message's bytes; none where it is made to break what reads it."""
+    try:
+        parts = BytesParser(policy=policy.compat32).parsebytes(raw).walk()
+        return [each for part in parts if (each := attachment(part))]
+    except (MessageError, RecursionError, ValueError, LookupError, TypeError, AttributeError):
+        return []  # nested past all sense, as a rule
+
+
+def attachment(part: Message) -> Attachment | None:
+    """The attachment that a part of a parsed message is; None for text, and for what only holds parts.
+
+    Raises whatever `email` does for a message that is made to break it.
+    """
+    name = part.get_filename() or ""
+    if part.is_multipart() or not (name or part.get_content_disposition() == "attachment"):
+        return None
+    return Attachment(decode_words(name), part.get_content_type())
+
+
+class Recipient(NamedTuple):
+    """Somebody a message's header names. `kind` is to, cc or bcc."""
+
+    kind: str
+    name: str
+    address: str
+
+
+def recipients(raw: bytes) -> list[Recipient]:
+    """Everybody the To, Cc and Bcc fields of a message's bytes name, in order."""
+    header = BytesParser(policy=policy.compat32).parsebytes(raw[: header_end(raw)], headersonly=True)
+    found = []
+    for kind in ("to", "cc", "bcc"):
+        fields = [str(value) for value in header.get_all(kind, [])]
+        with suppress(RecursionError):  # comments or groups nested past all sense
+            found += [Recipient(kind, name, address) for name, address in getaddresses(fields) if address]
+    return found
+
+
+# -- changing
+
+
+def set_flags(
+    txn: WriteTransaction, message_id: int, *, add: Iterable[str] = (), remove: Iterable[str] = ()
+) -> ItemRecord:
+    """Add and remove IMAP flags and keywords; a keyword that it has stays as it is spelled.
+
+    Raises NotFound; InvalidSetting for what is neither, and for one that is to be both added and removed.
+    """
+    item = get(txn, message_id)
+    add_bits, add_words = parse_flags(add)
+    remove_bits, remove_words = parse_flags(remove)
+    both = [flag for flag, bit in FLAG_BITS.items() if add_bits & remove_bits & bit]
+    adds, removes = _by_lower(add_words), _by_lower(remove_words)
+    both += [word for lower, word in adds.items() if lower in removes]
+    if both:
+        raise InvalidSetting(f"{', '.join(both)} cannot be both set and taken off", hint="say one of them")
+    bits = item.flags & ~remove_bits | add_bits
+    has = _by_lower(item.keywords)
+    held = has | adds | has
+    words = tuple(word for lower, word in held.items() if lower not in removes)
+    if bits == item.flags and words == item.keywords:
+        return item
+    cn = txn.next_cn()
+    read_changed = (bits ^ item.flags) & SEEN_BIT
+    other_changed = (bits ^ item.flags) & ~SEEN_BIT or words != item.keywords
+    changed = item._replace(
+        flags=bits,
+        keywords=words,
+        read_cn=cn if read_changed else item.read_cn,
+        change_cn=cn if other_changed else item.change_cn,
+    )
+    unread = 0
+    if read_changed:
+        unread = -1 if bits & SEEN_BIT else 1
+    return _store(txn, changed, unread, cn)
+
+
+def set_categories(txn: WriteTransaction, message_id: int, categories: Sequence[str]) -> ItemRecord:
+    """Put a message into categories, in the place of those it is in. Raises NotFound, InvalidSetting."""
+    names = tuple(dict.fromkeys(categories))
+    if len(names) > CATEGORIES_MAX or not all(0 < len(name) <= 255 for name in names):
+        raise InvalidSetting(
+            "these are no categories", hint=f"at most {CATEGORIES_MAX}, of 1 to 255 characters each"
+        )
+    item = get(txn, message_id)
+    if names == item.categories:
+        return item
+    cn = txn.next_cn()
+    return _store(txn, item._replace(categories=names, change_cn=cn), 0, cn)
+
+
+def set_property(txn: WriteTransaction, message_id: int, key: str, value: Any) -> ItemRecord:
+    """Set one of a message's properties, or remove it with None. Raises NotFound."""
+    item = get(txn, message_id)
+    cn = txn.next_cn()
+    properties = folders.with_property(item.properties, key, value)
+    return _store(txn, item._replace(properties=properties, change_cn=cn), 0, cn)
+
+
+def _store(txn: WriteTransaction, item: ItemRecord, unread: int, cn: int) -> ItemRecord:
+    txn.put(Table.ITEM, item_key(item.folder_id, item.uid), item)
+    folders.count(txn, folders.get(txn, item.folder_id), 0, unread, 0, cn)
+    return item
+
+
+def move(txn: WriteTransaction, message_id: int, folder_id: int) -> ItemRecord:
+    """Put a message into another folder: it keeps its id and gets a new UID. Raises NotFound."""
+    item = get(txn, message_id)
+    if item.folder_id == folder_id:
+        return item
+    target = folders.get(txn, folder_id)
+    _take_out(txn, item, moved_to=folder_id)
+    properties = {**item.properties, FORMER_FOLDER: id_text(item.folder_id)}
+    moved = item._replace(
+        folder_id=folder_id, uid=target.uid_next, arrived_cn=txn.next_cn(), properties=properties
+    )
+    place(txn, target, moved)
+    return moved
+
+
+def copy(txn: WriteTransaction, message_id: int, folder_id: int) -> ItemRecord:
+    """Put a copy of a message into a folder, with an id of its own. Raises NotFound."""
+    item = get(txn, message_id)
+    target = folders.get(txn, folder_id)
+    content_store.hold_again(txn, item.digest)
+    return place_as_new(txn, target, item)
+
+
+def copy_folder(txn: WriteTransaction, folder_id: int, parent_id: int, name: str = "") -> FolderRecord:
+    """Copy a folder with all in it into another, under `name` or its own. Raises as `folders.create`."""
+    source = folders.get(txn, folder_id)
+    inner = [(path, found.folder_id) for path, found in folders.walk(txn, folder_id)]
+    target = folders.create(txn, parent_id, name or source.name)
+    _copy_messages(txn, folder_id, target.folder_id)
+    for path, inner_id in inner:
+        _copy_messages(txn, inner_id, folders.ensure(txn, target.folder_id, path).folder_id)
+    return folders.get(txn, target.folder_id)
+
+
+def _copy_messages(txn: WriteTransaction, source_id: int, target_id: int) -> None:
+    for item in list(folders.messages(txn, source_id)):
+        copy(txn, item.message_id, target_id)
+
+
+def delete(txn: WriteTransaction, message_id: int) -> None:
+    """Delete a message for good; a tombstone tells those who follow the folder. Raises NotFound."""
+    item = get(txn, message_id)
+    _take_out(txn, item, moved_to=0)
+    content_store.release(txn, item.digest)
+
+
+def _take_out(txn: WriteTransaction, item: ItemRecord, moved_to: int) -> None:
+    txn.delete(Table.ITEM, item_key(item.folder_id, item.uid))
+    cn = txn.next_cn()
+    tombstone = TombstoneRecord(ObjectKind.MESSAGE_GONE, item.message_id, item.uid, txn.now_ms, moved_to)
+    txn.insert(Table.TOMBSTONE, pair_key(item.folder_id, cn), tombstone)
+    unread = 0 if item.flags & SEEN_BIT else -1
+    folders.count(txn, folders.get(txn, item.folder_id), -1, unread, -item.size, cn)

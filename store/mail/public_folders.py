@@ -1,0 +1,191 @@
+"""The public folder tree of a public folder store, and what each user has read in it (DOMAIN.md "Store").
+
+The tree has two roots: the IPM subtree, which users see, and the non-IPM subtree of system folders. A message
+there is read by one user and not by another, so read state is kept apart: for each folder and user, the UIDs
+that were read, as intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from blake3 import blake3
+
+from pillarbox.store.disk.tables import (
+    DIGEST_BYTES,
+    IDENTITY_KEY,
+    DatabaseKind,
+    FolderRecord,
+    IdentityRecord,
+    ItemRecord,
+    SeenRecord,
+    Table,
+    id_key,
+    is_id,
+    item_key,
+)
+from pillarbox.store.engine.transaction import Reader, WriteTransaction
+from pillarbox.store.errors import InvalidName, Refused
+from pillarbox.store.mail import folders
+from pillarbox.store.names import name_key
+
+IPM_SUBTREE: Final = "IPM_SUBTREE"
+NON_IPM_SUBTREE: Final = "NON_IPM_SUBTREE"
+Intervals = tuple[tuple[int, int], ...]
+
+
+# -- the tree
+
+
+def create_tree(txn: WriteTransaction) -> dict[str, int]:
+    """Make the two roots of the tree in a new public folder store; their ids. A tree that is there stays.
+
+    Raises Refused in a mailbox store.
+    """
+    identity = _identity(txn)
+    if identity.roots:
+        return identity.roots
+    roots = {name: folders.insert(txn, b"", 0, name).folder_id for name in (IPM_SUBTREE, NON_IPM_SUBTREE)}
+    txn.put(Table.META, IDENTITY_KEY, identity._replace(roots=roots))
+    return roots
+
+
+def root_id(reader: Reader, subtree: str = IPM_SUBTREE) -> int:
+    """The id of the root of a subtree. Raises Refused in a mailbox store, InvalidName for no subtree."""
+    roots = _identity(reader).roots
+    if subtree not in roots:
+        raise InvalidName(f"{subtree!r} is no subtree", hint=f"one of {IPM_SUBTREE}, {NON_IPM_SUBTREE}")
+    return roots[subtree]
+
+
+def _identity(reader: Reader) -> IdentityRecord:
+    identity: IdentityRecord | None = reader.record(Table.META, IDENTITY_KEY)
+    if identity is None or identity.kind != DatabaseKind.PUBLIC_FOLDER_STORE:
+        raise Refused("a mailbox store holds no public folders", hint="name a public folder store")
+    return identity
+
+
+def create(txn: WriteTransaction, path: str, *, subtree: str = IPM_SUBTREE) -> FolderRecord:
+    """Make the folder `A/B/C`, in a folder `A/B` that is there.
+
+    Raises NotFound, InvalidName, AlreadyExists; Refused when nested too deep or in a mailbox store.
+    """
+    parent_path, _, name = path.rpartition("/")
+    parent = folders.by_path(txn, root_id(txn, subtree), parent_path)
+    return folders.create(txn, parent.folder_id, name)
+
+
+def find(reader: Reader, path: str, *, subtree: str = IPM_SUBTREE) -> FolderRecord:
+    """The folder at `A/B/C`; the root of the subtree at "". Raises NotFound, Refused in a mailbox store."""
+    return folders.by_path(reader, root_id(reader, subtree), path)
+
+
+def walk(
+    reader: Reader, path: str = "", *, subtree: str = IPM_SUBTREE
+) -> Iterator[tuple[tuple[str, ...], FolderRecord]]:
+    """(path below it, folder) of each folder below one, each before those in it. Raises as `find`."""
+    return folders.walk(reader, find(reader, path, subtree=subtree).folder_id)
+
+
+# -- read state of one user, the one who asks: no change of a message, so the feed tells nothing of it
+
+
+def mark_read(txn: WriteTransaction, folder_id: int, first_uid: int = 1, last_uid: int | None = None) -> None:
+    """Make messages of these UIDs read for the account that asks; all there are when none are named.
+
+    Messages that come later are unread whatever `last_uid` is. Raises NotFound, Refused outside the tree.
+    """
+    newest_uid = _public(txn, folder_id).uid_next - 1
+    last_uid = newest_uid if last_uid is None else min(last_uid, newest_uid)
+    before = read_uids(txn, folder_id)
+    _keep(txn, folder_id, before, with_interval(before, max(first_uid, 1), last_uid))
+
+
+def mark_unread(txn: WriteTransaction, folder_id: int, first_uid: int, last_uid: int) -> None:
+    """Make messages of these UIDs unread for the account that asks. Raises NotFound, Refused."""
+    _public(txn, folder_id)
+    before = read_uids(txn, folder_id)
+    _keep(txn, folder_id, before, without_interval(before, first_uid, last_uid))
+
+
+def read_uids(reader: Reader, folder_id: int) -> Intervals:
+    """The UIDs that the account that asks has read, as intervals with both ends included, in order.
+
+    None of a folder that does not exist.
+    """
+    if not is_id(folder_id):
+        return ()
+    seen: SeenRecord | None = reader.record(Table.SEEN, _seen_key(reader, folder_id))
+    return () if seen is None else tuple((first, last) for first, last in seen.intervals)
+
+
+def is_read(reader: Reader, item: ItemRecord) -> bool:
+    """Whether the account that asks has read a message."""
+    return any(first <= item.uid <= last for first, last in read_uids(reader, item.folder_id))
+
+
+def unread(reader: Reader, folder_id: int) -> Iterator[ItemRecord]:
+    """The messages of a folder that the account that asks has not read, by UID; read ones cost nothing.
+
+    Raises NotFound, Refused outside the tree.
+    """
+    uid_next = _public(reader, folder_id).uid_next
+    for first, last in without_intervals(1, uid_next - 1, read_uids(reader, folder_id)):
+        start, stop = item_key(folder_id, first), item_key(folder_id, last + 1)
+        for _, item in reader.records(Table.ITEM, start, stop):
+            yield item
+
+
+def _public(reader: Reader, folder_id: int) -> FolderRecord:
+    record = folders.get(reader, folder_id)
+    if record.mailbox:
+        raise Refused(
+            f"folder {record.name!r} is in a mailbox, where read state is a flag of the message",
+            hint="set the flag \\Seen",
+        )
+    return record
+
+
+def _keep(txn: WriteTransaction, folder_id: int, before: Intervals, intervals: Intervals) -> None:
+    if intervals != before:
+        seen = SeenRecord(txn.actor.account, intervals) if intervals else None
+        txn.put(Table.SEEN, _seen_key(txn, folder_id), seen)
+
+
+def _seen_key(reader: Reader, folder_id: int) -> bytes:
+    digest = blake3(name_key(reader.actor.account)).digest(length=DIGEST_BYTES)
+    return id_key(folder_id) + digest
+
+
+# -- intervals, both ends included, in order, never touching each other
+
+
+def with_interval(intervals: Intervals, first: int, last: int) -> Intervals:
+    """`intervals` with first..last added; nothing is added when `last` is below `first`."""
+    if last < first:
+        return intervals
+    before = [each for each in intervals if each[1] < first - 1]
+    after = [each for each in intervals if each[0] > last + 1]
+    for low, high in intervals[len(before) : len(intervals) - len(after)]:
+        first, last = min(first, low), max(last, high)
+    return (*before, (first, last), *after)
+
+
+def without_interval(intervals: Intervals, first: int, last: int) -> Intervals:
+    """`intervals` with first..last taken out; nothing is taken out when `last` is below `first`."""
+    if last < first:
+        return intervals
+    kept: list[tuple[int, int]] = []
+    for low, high in intervals:
+        pieces = ((low, min(high, first - 1)), (max(low, last + 1), high))
+        kept += [piece for piece in pieces if piece[0] <= piece[1]]
+    return tuple(kept)
+
+
+def without_intervals(first: int, last: int, intervals: Intervals) -> Intervals:
+    """What of first..last is in none of `intervals`."""
+    left: Intervals = with_interval((), first, last)
+    for low, high in intervals:
+        left = without_interval(left, low, high)
+    return left

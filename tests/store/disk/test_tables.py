@@ -1,0 +1,381 @@
+"""Keys sort as what they stand for, and every index row follows from its record alone."""
+
+from __future__ import annotations
+
+import struct
+import unicodedata
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pillarbox.store.disk.records import CHECKSUM_BYTES, pack, seal, seal_record, unseal
+from pillarbox.store.disk.tables import (
+    DATABASE_SCOPE,
+    DERIVED,
+    IDENTITY_KEY,
+    NAMES,
+    PRIMARY,
+    RECORD_TYPES,
+    STATE_KEY,
+    FolderRecord,
+    IdentityRecord,
+    ItemRecord,
+    MailboxRecord,
+    ObjectKind,
+    Record,
+    StateRecord,
+    Table,
+    TombstoneRecord,
+    decode_record,
+    derived_entries,
+    feed_entry,
+    id_key,
+    item_key,
+    number_of,
+    pair_key,
+    record_type,
+    segment_key,
+    split_feed_value,
+    split_item_key,
+    split_pair_key,
+    view_key,
+    view_sorts,
+)
+from pillarbox.store.errors import Corrupt, UnsupportedVersion
+from pillarbox.store.names import name_key
+
+LMDB_KEY_BYTES_MAX = 511
+
+steady = settings(deadline=None, max_examples=60)
+ids = st.integers(0, (1 << 64) - 1)
+uids = st.integers(0, (1 << 32) - 1)
+times = st.integers(-(1 << 63), (1 << 63) - 1)
+names = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
+items = st.builds(
+    ItemRecord,
+    folder_id=ids.filter(bool),
+    uid=uids,
+    message_id=ids,
+    digest=st.binary(min_size=24, max_size=24),
+    size=ids,
+    received_ms=times,
+    flags=st.just(0),
+    keywords=st.just(()),
+    categories=st.just(()),
+    arrived_cn=ids,
+    change_cn=ids,
+    read_cn=ids,
+    subject=names,
+    sender=names,
+    to=names,
+    cc=names,
+    date_ms=st.none() | times,
+    internet_message_id=names,
+    in_reply_to=names,
+    importance=st.just(1),
+    has_attachment=st.booleans(),
+    conversation=st.binary(max_size=12),
+    properties=st.just({}),
+)
+folders = st.builds(
+    FolderRecord,
+    folder_id=ids.filter(bool),
+    mailbox=st.just(b"") | st.binary(min_size=16, max_size=16),
+    parent_id=ids,
+    name=names,
+    kind=uids,
+    uid_validity=uids,
+    uid_next=uids,
+    messages_count=uids,
+    unread_count=uids,
+    size=ids,
+    highest_cn=ids,
+    change_cn=ids,
+    created_ms=times,
+    properties=st.just({}),
+)
+mailboxes = st.builds(
+    MailboxRecord,
+    guid=st.binary(min_size=16, max_size=16),
+    name=names.filter(bool),
+    user=st.binary(max_size=16),
+    state=uids,
+    disconnected_ms=times,
+    root_id=ids,
+    roles=st.just({}),
+    size=ids,
+    messages_count=uids,
+    change_cn=ids,
+    properties=st.just({}),
+)
+tombstones = st.builds(
+    TombstoneRecord,
+    kind=st.sampled_from([ObjectKind.MESSAGE_GONE, ObjectKind.FOLDER_GONE, ObjectKind.MAILBOX_GONE]),
+    object_id=ids,
+    uid=uids,
+    deleted_ms=times,
+    moved_to=st.just(0) | ids,
+)
+
+
+def item(**fields: Any) -> ItemRecord:
+    texts = dict.fromkeys(("subject", "sender", "to", "cc", "internet_message_id", "in_reply_to"), "")
+    rest = dict.fromkeys(("flags", "arrived_cn", "change_cn", "read_cn", "importance"), 0)
+    known = {
+        "folder_id": 5,
+        "uid": 1,
+        "message_id": 9,
+        "digest": bytes(24),
+        "size": 0,
+        "received_ms": 0,
+        "keywords": (),
+        "categories": (),
+        "date_ms": None,
+        "has_attachment": False,
+        "conversation": b"",
+        "properties": {},
+    }
+    return ItemRecord(**{**texts, **rest, **known, **fields})
+
+
+# -- tables
+
+
+def test_every_table_is_primary_or_derived_and_has_a_name_and_records_of_its_own() -> None:
+    assert {*PRIMARY, *DERIVED} == set(Table) and not DERIVED & {*PRIMARY}
+    assert len({*NAMES.values()}) == len(Table)
+    assert {*RECORD_TYPES, Table.META} == {*PRIMARY}
+
+
+def test_meta_holds_one_kind_of_record_a_key() -> None:
+    assert record_type(Table.META, IDENTITY_KEY) is IdentityRecord
+    assert record_type(Table.META, STATE_KEY) is StateRecord
+
+
+@pytest.mark.parametrize("table", [table for table in PRIMARY if table != Table.META])
+def test_a_record_is_decoded_from_its_stored_value(table: Table) -> None:
+    kind = RECORD_TYPES[table]
+    record = kind._make(range(len(kind._fields)))
+    assert decode_record(table, b"key", seal_record(table, b"key", record)) == record
+    for fields in (record[:-1], (*record, 1), ()):
+        with pytest.raises(Corrupt, match="fields") as raised:
+            decode_record(table, b"key", seal_record(table, b"key", fields))
+        assert raised.value.table == table.name.lower()
+
+
+def test_a_record_of_a_later_version_is_not_guessed_at() -> None:
+    with pytest.raises(UnsupportedVersion):
+        decode_record(Table.SEGMENT, b"key", seal(Table.SEGMENT, b"key", b"\2" + pack((1, 2))))
+
+
+# -- keys
+
+
+def in_order(keys: list[bytes]) -> bool:
+    return all(before < after for before, after in pairwise(keys))
+
+
+@given(values=st.sets(ids, min_size=2))
+@steady
+def test_ids_sort_as_keys(values: set[int]) -> None:
+    assert in_order([id_key(value) for value in sorted(values)])
+    assert [number_of(id_key(value)) for value in values] == [(value,) for value in values]
+
+
+@given(values=st.sets(st.tuples(ids, uids), min_size=2))
+@steady
+def test_items_sort_by_folder_and_uid(values: set[tuple[int, int]]) -> None:
+    assert in_order([item_key(*value) for value in sorted(values)])
+    assert all(split_item_key(item_key(*value)) == value for value in values)
+    assert all(item_key(*value).startswith(id_key(value[0])) for value in values)
+
+
+@given(values=st.sets(st.tuples(ids, ids), min_size=2))
+@steady
+def test_the_feed_sorts_by_scope_and_change_number(values: set[tuple[int, int]]) -> None:
+    assert in_order([pair_key(*value) for value in sorted(values)])
+    assert all(split_pair_key(pair_key(*value)) == value for value in values)
+
+
+@given(values=st.sets(uids, min_size=2))
+@steady
+def test_segments_sort_by_number(values: set[int]) -> None:
+    assert in_order([segment_key(value) for value in sorted(values)])
+
+
+@pytest.mark.parametrize("value", [-1, 1 << 64])
+def test_a_number_that_no_key_can_hold_is_refused(value: int) -> None:
+    with pytest.raises(struct.error):
+        id_key(value)
+
+
+# -- names
+
+
+@given(name=names)
+@steady
+def test_a_name_is_the_same_however_its_letters_are_composed(name: str) -> None:
+    assert name_key(unicodedata.normalize("NFD", name)) == name_key(name)
+    assert name_key(unicodedata.normalize("NFC", name)) == name_key(name)
+    assert len(name_key(name)) <= 200
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("Inbox", "INBOX"), ("Straße", "STRASSE"), ("Ärger", "a\u0308rger"), ("ΣΑΣ", "σας")]
+)
+def test_names_are_compared_without_case(one: str, other: str) -> None:
+    assert name_key(one) == name_key(other)
+
+
+@given(one=names, other=names)
+@steady
+def test_names_that_differ_in_more_than_case_have_keys_of_their_own(one: str, other: str) -> None:
+    def folded(name: str) -> str:
+        return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+    assert (name_key(one) == name_key(other)) == (folded(one) == folded(other))
+
+
+def test_long_names_that_differ_only_at_the_end_have_keys_of_their_own() -> None:
+    assert name_key("x" * 250) != name_key("x" * 249 + "y")
+    assert name_key("X" * 250) == name_key("x" * 250)
+
+
+# -- views
+
+
+def sort_of(record: ItemRecord, kind: bytes) -> bytes:
+    return dict(view_sorts(record))[kind]
+
+
+def row(record: ItemRecord, kind: bytes) -> bytes:
+    return view_key(record.folder_id, kind, sort_of(record, kind), record.uid)
+
+
+@given(dates=st.sets(times, min_size=2), uid=uids)
+@steady
+def test_a_view_by_date_is_in_the_order_of_dates_before_1970_too(dates: set[int], uid: int) -> None:
+    assert in_order([row(item(uid=uid, date_ms=date), b"d") for date in sorted(dates)])
+
+
+def test_a_message_without_a_date_stands_where_it_was_received() -> None:
+    assert row(item(received_ms=77), b"d") == row(item(date_ms=77), b"d")
+
+
+@given(sizes=st.sets(ids, min_size=2), uid=uids)
+@steady
+def test_a_view_by_size_is_in_the_order_of_sizes(sizes: set[int], uid: int) -> None:
+    assert in_order([row(item(uid=uid, size=size), b"s") for size in sorted(sizes)])
+
+
+texts_with_nul = st.text(st.sampled_from("\0ab\x01éß "), max_size=30)
+
+
+@given(one=texts_with_nul, other=texts_with_nul, uid=uids, other_uid=uids)
+@steady
+def test_a_view_by_text_is_in_the_order_of_texts_then_of_uids(
+    one: str, other: str, uid: int, other_uid: int
+) -> None:
+    for kind, first, second in (
+        (b"j", item(uid=uid, subject=one), item(uid=other_uid, subject=other)),
+        (b"f", item(uid=uid, sender=one), item(uid=other_uid, sender=other)),
+    ):
+        in_words = (sort_of(first, kind), uid) < (sort_of(second, kind), other_uid)
+        assert (row(first, kind) < row(second, kind)) == in_words
+
+
+# -- index rows
+
+
+def test_modseq_is_the_number_of_the_last_change_of_any_kind() -> None:
+    assert item(arrived_cn=3, change_cn=2, read_cn=1).modseq == 3
+    assert item(arrived_cn=1, change_cn=5, read_cn=4).modseq == 5
+    assert item(arrived_cn=1, change_cn=5, read_cn=9).modseq == 9
+
+
+@given(record=items)
+@steady
+def test_a_message_is_found_by_id_in_four_views_and_in_two_feeds(record: ItemRecord) -> None:
+    rows = derived_entries(Table.ITEM, b"", record)
+    found = [table for table, _ in rows]
+    assert sorted(found) == [Table.LOCATION, *[Table.VIEW] * 4, *[Table.FEED] * 2]
+    location = rows[Table.LOCATION, id_key(record.message_id)]
+    body = unseal(Table.LOCATION, id_key(record.message_id), location, "location")
+    assert split_item_key(body) == (record.folder_id, record.uid)
+    for scope in (DATABASE_SCOPE, record.folder_id):
+        key = pair_key(scope, record.modseq)
+        entry = split_feed_value(unseal(Table.FEED, key, rows[Table.FEED, key], "feed"))
+        assert entry == (ObjectKind.MESSAGE, record.message_id, record.folder_id, record.uid)
+
+
+@given(record=folders)
+@steady
+def test_a_folder_is_found_by_name_under_its_parent_and_in_the_databases_feed(record: FolderRecord) -> None:
+    rows = derived_entries(Table.FOLDER, b"", record)
+    key = id_key(record.parent_id) + name_key(record.name)
+    body = unseal(Table.FOLDER_NAME, key, rows.pop((Table.FOLDER_NAME, key)), "folder_name")
+    assert number_of(body) == (record.folder_id,)
+    ((table, key),) = rows
+    assert (table, split_pair_key(key)) == (Table.FEED, (DATABASE_SCOPE, record.change_cn))
+
+
+@given(record=mailboxes)
+@steady
+def test_a_mailbox_is_found_by_name_and_in_the_databases_feed(record: MailboxRecord) -> None:
+    rows = derived_entries(Table.MAILBOX, b"", record)
+    key = name_key(record.name)
+    value = rows.pop((Table.MAILBOX_NAME, key))
+    assert unseal(Table.MAILBOX_NAME, key, value, "mailbox_name") == record.guid
+    ((table, key),) = rows
+    assert (table, split_pair_key(key)) == (Table.FEED, (DATABASE_SCOPE, record.change_cn))
+
+
+@given(record=tombstones, folder_id=ids.filter(bool), cn=ids)
+@steady
+def test_a_deletion_is_in_both_feeds_and_a_move_only_in_that_of_the_folder_it_left(
+    record: TombstoneRecord, folder_id: int, cn: int
+) -> None:
+    rows = derived_entries(Table.TOMBSTONE, pair_key(folder_id, cn), record)
+    scopes = [split_pair_key(key)[0] for _, key in rows]
+    assert scopes == ([folder_id] if record.moved_to else [DATABASE_SCOPE, folder_id])
+    for (table, key), value in rows.items():
+        found = split_feed_value(unseal(table, key, value, "feed"))
+        assert found == (record.kind, record.object_id, folder_id, record.uid)
+
+
+def key_of(record: Record) -> tuple[Table, bytes]:
+    if isinstance(record, ItemRecord):
+        return Table.ITEM, item_key(record.folder_id, record.uid)
+    if isinstance(record, FolderRecord):
+        return Table.FOLDER, id_key(record.folder_id)
+    if isinstance(record, MailboxRecord):
+        return Table.MAILBOX, record.guid
+    return Table.TOMBSTONE, pair_key(7, 8)
+
+
+@given(record=items | folders | mailboxes | tombstones)
+@steady
+def test_index_rows_follow_from_the_stored_record_and_fit_in_lmdb(record: Record) -> None:
+    table, key = key_of(record)
+    rows = derived_entries(table, key, record)
+    stored = decode_record(table, key, seal_record(table, key, record))
+    assert rows == derived_entries(table, key, stored) and rows
+    for (derived, derived_key), value in rows.items():
+        assert derived in DERIVED
+        assert 0 < len(derived_key) <= LMDB_KEY_BYTES_MAX
+        assert len(value) >= CHECKSUM_BYTES
+        unseal(derived, derived_key, value, "the row")
+
+
+def test_no_record_and_records_without_an_index_have_no_rows() -> None:
+    assert derived_entries(Table.ITEM, item_key(1, 2), None) == {}
+    assert derived_entries(Table.SEGMENT, segment_key(1), RECORD_TYPES[Table.SEGMENT]._make((1, 2))) == {}
+
+
+def test_a_feed_row_says_what_changed() -> None:
+    table, key, value = feed_entry(5, 6, ObjectKind.FOLDER, 7, 8, 9)
+    assert (table, split_pair_key(key)) == (Table.FEED, (5, 6))
+    assert split_feed_value(unseal(table, key, value, "feed")) == (ObjectKind.FOLDER, 7, 8, 9)

@@ -1,0 +1,190 @@
+"""What is promised of a database: made whole, mounted after anything, refused when it is another's."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pillarbox.store.access import Actor
+from pillarbox.store.disk.tables import IDENTITY_KEY, DatabaseKind, Table
+from pillarbox.store.engine import content_store
+from pillarbox.store.engine.database import Database, MountState
+from pillarbox.store.errors import AlreadyExists, Corrupt, Dismounted, NotFound, RecoveryNeeded
+from pillarbox.store.events import Event, EventId
+from pillarbox.store.mail import mailboxes, messages
+
+ACTOR = Actor.task("test")
+
+
+def names(database: Database) -> list[str]:
+    with database.read(ACTOR) as read:
+        return [box.name for box in mailboxes.all_of(read)]
+
+
+def create_mailbox(database: Database, name: str) -> None:
+    with database.transaction(ACTOR) as txn:
+        mailboxes.create(txn, name)
+
+
+def crashed_copy(database: Database, path: Path) -> Path:
+    """The files as a kill at this moment would leave them."""
+    shutil.copytree(database.path, path)
+    (path / "properties" / "lock.mdb").unlink()
+    return path
+
+
+def test_a_database_is_not_made_over_another(database: Database) -> None:
+    with pytest.raises(AlreadyExists):
+        database.create()
+
+
+def test_mounting_and_dismounting_twice_is_harmless(database: Database) -> None:
+    create_mailbox(database, "anna")
+    database.mount()
+    database.dismount()
+    database.dismount()
+    assert database.state is MountState.DISMOUNTED
+    with pytest.raises(Dismounted):
+        database.physical_size_bytes()
+    database.mount()
+    assert names(database) == ["anna"]
+
+
+def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
+    missing = Database(tmp_path / "missing", b"m" * 16, "DB", DatabaseKind.MAILBOX_STORE)
+    with pytest.raises(NotFound, match="missing"):
+        missing.mount()
+
+
+def test_another_database_in_its_place_is_refused(database: Database) -> None:
+    database.dismount()
+    other = Database(database.path, b"another database", "DB", DatabaseKind.MAILBOX_STORE)
+    with pytest.raises(Corrupt, match="holds database"):
+        other.mount()
+    database.mount()
+
+
+def test_reading_only_is_refused_after_a_crash_until_it_was_mounted_for_writing(
+    database: Database, tmp_path: Path
+) -> None:
+    create_mailbox(database, "anna")
+    path = crashed_copy(database, tmp_path / "crashed")
+    crashed = Database(path, database.guid, "DB", database.kind, rng=random.Random(2))
+    with pytest.raises(RecoveryNeeded):
+        crashed.mount(read_only=True)
+    crashed.mount()
+    crashed.dismount()
+    crashed.mount(read_only=True)
+    assert names(crashed) == ["anna"]
+    crashed.dismount()
+
+
+@pytest.mark.parametrize("new_boot", [False, True])
+def test_a_crash_is_replayed_and_change_numbers_are_not_given_out_again(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_boot: bool
+) -> None:
+    for number in range(5):
+        create_mailbox(database, f"user {number}")
+    with database.read(ACTOR) as read:
+        counter = read.state().counter
+    path = crashed_copy(database, tmp_path / "crashed")
+    if new_boot:
+        monkeypatch.setattr("pillarbox.store.engine.database.boot_identity", lambda: b"another boot....")
+    crashed = Database(path, database.guid, "DB", database.kind, rng=random.Random(2))
+    crashed.mount()
+    assert len(names(crashed)) == 5
+    with crashed.transaction(ACTOR) as txn:
+        assert mailboxes.create(txn, "after").change_cn & ((1 << 48) - 1) > counter
+    crashed.dismount()
+
+
+def test_a_failed_mount_can_be_tried_again_in_the_same_process(database: Database, tmp_path: Path) -> None:
+    create_mailbox(database, "anna")
+    path = crashed_copy(database, tmp_path / "crashed")
+    segment = path / "stream" / "00000001.stm"
+    whole = segment.read_bytes()
+    segment.write_bytes(whole[:41])
+    crashed = Database(path, database.guid, "DB", database.kind, rng=random.Random(2))
+    with pytest.raises(Corrupt):
+        crashed.mount()
+    segment.write_bytes(whole)
+    crashed.mount()
+    assert names(crashed) == ["anna"]
+    crashed.dismount()
+
+
+def test_the_logical_size_falls_when_mail_is_deleted(database: Database) -> None:
+    raw = b"Subject: x\r\n\r\n" + random.Random(1).randbytes(200_000)
+    prepared = messages.prepare(database.files, raw)
+    with database.transaction(ACTOR) as txn:
+        item = messages.append(txn, mailboxes.create(txn, "anna").roles["inbox"], prepared)
+    full = database.logical_size_bytes()
+    with database.transaction(ACTOR) as txn:
+        messages.delete(txn, item.message_id)
+    assert full - database.logical_size_bytes() > 190_000
+    assert database.physical_size_bytes() >= full
+
+
+def test_the_time_of_the_size_check_is_kept(database: Database) -> None:
+    assert database.last_size_check_ms is None
+    database.record_size_check(123)
+    database.dismount()
+    database.mount()
+    assert database.last_size_check_ms == 123
+
+
+def test_recovery_is_reported(database: Database, tmp_path: Path) -> None:
+    events: list[Any] = []
+
+    class Recorder:
+        def report(self, event: Any) -> None:
+            events.append(event)
+
+    create_mailbox(database, "anna")
+    path = crashed_copy(database, tmp_path / "crashed")
+    crashed = Database(path, database.guid, "DB", database.kind, reporter=Recorder())
+    crashed.mount()
+    crashed.dismount()
+    assert len(events) == 3, "recovered, mounted, dismounted"
+
+
+def test_a_database_whose_making_was_interrupted_is_finished_by_its_mount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Database(tmp_path / "made", b"i" * 16, "DB", DatabaseKind.PUBLIC_FOLDER_STORE)
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "mount", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            made.create()
+    made.mount()
+    with made.read(ACTOR) as read:
+        assert read.record(Table.META, IDENTITY_KEY).kind == DatabaseKind.PUBLIC_FOLDER_STORE
+    made.dismount()
+
+
+def test_damage_that_ends_a_read_or_a_transaction_is_reported_with_its_place(database: Database) -> None:
+    prepared = messages.prepare(database.files, b"Subject: a\n\n" + bytes(range(256)))
+    with database.transaction(ACTOR) as txn:
+        item = messages.append(txn, mailboxes.create(txn, "anna").roles[mailboxes.INBOX], prepared)
+        place = content_store.content_record(txn, item.digest)
+    path = database.stream.path(place.segment)
+    with path.open("r+b") as file:
+        file.seek(place.offset + place.length - 1)
+        file.write(bytes([prepared.raw[-1] ^ 1]))
+    events: list[Event] = []
+
+    class Recorder:
+        def report(self, event: Event) -> None:
+            events.append(event)
+
+    database.reporter = Recorder()
+    with pytest.raises(Corrupt), database.read(ACTOR) as read:
+        messages.content(read, item)
+    with pytest.raises(Corrupt), database.transaction(ACTOR) as txn:
+        messages.content(txn, item)
+    assert [event.event_id for event in events] == [EventId.DAMAGE_FOUND] * 2
+    assert all(path.name in event.text for event in events)

@@ -1,0 +1,438 @@
+"""What a commit promises: durable and visible when it returns, also when others wait for the same flush."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from pillarbox.store.access import Actor
+from pillarbox.store.clock import VirtualClock
+from pillarbox.store.disk import env as env_module
+from pillarbox.store.disk.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from pillarbox.store.disk.env import Env
+from pillarbox.store.disk.stream import Position, Stream
+from pillarbox.store.engine import database as database_module
+from pillarbox.store.engine.database import Database, MountState
+from pillarbox.store.engine.group_commit import Tuning, _CheckpointDue
+from pillarbox.store.errors import Dismounted, PillarboxError, Retryable
+from pillarbox.store.mail import mailboxes
+
+if TYPE_CHECKING:
+    from conftest import OpenDatabase
+
+ACTOR = Actor.task("test")
+BESIDE = Tuning(16 << 10, checkpoint_stream_bytes=24 << 10, checkpoint_pages=64)
+
+
+def create(database: Database, name: str) -> None:
+    with database.transaction(ACTOR) as txn:
+        mailboxes.create(txn, name)
+
+
+def names(database: Database) -> list[str]:
+    with database.read(ACTOR) as read:
+        return [found.name for found in mailboxes.all_of(read)]
+
+
+def in_threads(database: Database, count: int) -> list[BaseException]:
+    errors: list[BaseException] = []
+
+    def run(number: int) -> None:
+        try:
+            create(database, f"user {number}")
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    return errors
+
+
+def test_those_who_wait_while_one_flushes_share_the_next_flush(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushes = 0
+    first, go_on, flush = threading.Event(), threading.Event(), os.fdatasync
+
+    def slow(file: int) -> None:
+        nonlocal flushes
+        flushes += 1
+        first.set()
+        assert go_on.wait(10)
+        flush(file)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    leader = threading.Thread(target=create, args=(database, "leader"))
+    leader.start()
+    assert first.wait(10)
+    joined = [threading.Thread(target=create, args=(database, f"user {number}")) for number in range(3)]
+    for thread in joined:
+        thread.start()
+    # All three have committed to the pending group when the next transaction's turn sees their names.
+    for _ in range(2000):
+        with pytest.raises(ZeroDivisionError), database.transaction(ACTOR) as txn:
+            waiting = sum(1 for _ in mailboxes.all_of(txn))
+            raise ZeroDivisionError
+        if waiting == 4:
+            break
+    assert waiting == 4
+    assert names(database) == [], "nothing is seen before it is durable"
+    go_on.set()
+    for thread in (leader, *joined):
+        thread.join(10)
+    assert len(names(database)) == 4
+    assert flushes == 2
+
+
+def test_a_failed_flush_fails_all_of_its_group_and_ends_all_writing(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(database, "before")
+    with monkeypatch.context() as patch:
+
+        def fail(file: int) -> None:
+            raise OSError(5, "Input/output error")
+
+        patch.setattr(os, "fdatasync", fail)
+        errors = in_threads(database, 8)
+    assert len(errors) == 8
+    assert all(isinstance(error, PillarboxError) for error in errors)
+    assert database.state is MountState.DISMOUNTED
+    database.mount()
+    assert names(database) == ["before"]
+
+
+def test_a_mount_after_a_failed_flush_finds_nothing_left_to_be_cut_off(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread dismounts and mounts as soon as it can, while what failed is being cut off."""
+    create(database, "before")
+    truncate = Stream.truncate
+
+    def mount_and_create() -> None:
+        database.dismount()
+        database.mount()
+        create(database, "after")
+
+    other = threading.Thread(target=mount_and_create)
+
+    def cut_off(stream: Stream, position: Position) -> None:
+        patch.undo()
+        other.start()
+        other.join(0.5)  # long enough to be done, if it did not wait for this
+        truncate(stream, position)
+
+    def fail(file: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        patch.setattr(Stream, "truncate", cut_off)
+        with pytest.raises(PillarboxError):
+            create(database, "failed")
+        other.join(60)
+    assert names(database) == ["after", "before"]
+    database.dismount()
+    database.mount()
+    assert names(database) == ["after", "before"]
+
+
+def test_an_interrupted_write_is_acknowledged_to_nobody(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = threading.Event()
+    interrupt = threading.Event()
+
+    def stop(file: int) -> None:
+        started.set()
+        assert interrupt.wait(10)
+        raise KeyboardInterrupt
+
+    outcomes: list[str] = []
+
+    def run(name: str) -> None:
+        try:
+            create(database, name)
+            outcomes.append("acknowledged")
+        except (KeyboardInterrupt, Dismounted):  # the next mount tells whether it happened
+            outcomes.append("failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", stop)
+        threads = [threading.Thread(target=run, args=(f"user {number}",)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        assert started.wait(10)
+        interrupt.set()
+        for thread in threads:
+            thread.join(10)
+    assert outcomes == ["failed"] * 4
+    with pytest.raises(PillarboxError):
+        create(database, "after")
+    database.dismount()
+    database.mount()
+    create(database, "after")
+
+
+def test_a_transaction_begun_before_a_write_failed_writes_nothing(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush = os.fdatasync
+    flushing, go_on = threading.Event(), threading.Event()
+    calls: list[int] = []
+
+    def fail_first(file: int) -> None:
+        calls.append(file)
+        if len(calls) > 1:
+            return flush(file)
+        flushing.set()
+        assert go_on.wait(10)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", fail_first)
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            create(database, "lost")
+        except PillarboxError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert flushing.wait(10)
+    with pytest.raises(PillarboxError), database.transaction(ACTOR) as txn:
+        mailboxes.create(txn, "stands on what was lost")
+        go_on.set()
+    thread.join(10)
+    assert len(failed) == 1 and len(calls) == 1
+    database.dismount()
+    database.mount()
+    assert names(database) == []
+
+
+def test_pausing_holds_changes_but_no_reads(database: Database) -> None:
+    create(database, "anna")
+    thread = threading.Thread(target=create, args=(database, "berta"))
+    with database.paused() as flushed:
+        thread.start()
+        thread.join(0.05)
+        assert thread.is_alive()
+        assert names(database) == ["anna"]
+        with database.read(ACTOR) as read:
+            assert read.state().sequence == flushed.sequence
+    thread.join(10)
+    assert names(database) == ["anna", "berta"]
+
+
+def test_pausing_gives_up_on_a_transaction_that_stays_open_and_changes_go_on(database: Database) -> None:
+    refused: list[PillarboxError] = []
+
+    def pause() -> None:
+        try:
+            with database.paused(timeout_ms=20):
+                pass
+        except Retryable as error:
+            refused.append(error)
+
+    with database.transaction(ACTOR) as txn:
+        thread = threading.Thread(target=pause)
+        thread.start()
+        thread.join(10)
+        assert len(refused) == 1
+        mailboxes.create(txn, "anna")
+    create(database, "berta")
+    with database.paused(timeout_ms=10_000):
+        assert names(database) == ["anna", "berta"]
+
+
+def test_a_full_map_grows_while_threads_write_and_make_checkpoints(
+    tmp_path: Path, open_database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(env_module, "MAP_BYTES_DEFAULT", 128 << 10)
+    database = open_database(tmp_path / "small")
+    stop = threading.Event()
+
+    def make_checkpoints() -> None:
+        while not stop.is_set():
+            database.checkpoint()
+
+    thread = threading.Thread(target=make_checkpoints)
+    thread.start()
+    try:
+        errors = in_threads(database, 60)
+    finally:
+        stop.set()
+        thread.join(60)
+    assert not thread.is_alive()
+    assert errors == []
+    assert database.files.env.file_bytes() > 128 << 10
+    assert len(names(database)) == 60
+
+
+def test_a_transaction_many_times_as_large_as_the_map_is_applied(
+    tmp_path: Path, open_database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(env_module, "MAP_BYTES_DEFAULT", 128 << 10)
+    database = open_database(tmp_path / "small")
+    wanted = [f"user {number:03d}" for number in range(200)]
+    with database.transaction(ACTOR) as txn:
+        for name in wanted:
+            mailboxes.create(txn, name)
+    assert names(database) == wanted
+    assert database.files.env.file_bytes() > 4 * (128 << 10)
+
+
+def test_checkpoints_bound_what_a_mount_replays(database: Database) -> None:
+    for number in range(40):
+        create(database, f"user {number}")
+    with database.read(ACTOR) as read:
+        behind = read.state().sequence - read_checkpoint(database.path).sequence
+    assert 0 <= behind < 40
+
+
+def test_segments_roll_at_their_size(database: Database) -> None:
+    for number in range(60):
+        create(database, f"user {number}")
+    assert len(database.stream.segments()) > 1
+    database.dismount()
+    database.mount()
+    assert len(names(database)) == 60
+
+
+def test_changes_go_on_while_a_checkpoint_is_made_and_another_waits_for_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(path: Path, checkpoint: Checkpoint) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        write_checkpoint(path, checkpoint)
+
+    monkeypatch.setattr(database_module, "write_checkpoint", slow)
+    both = [threading.Thread(target=database.checkpoint) for _ in range(2)]
+    try:
+        both[0].start()
+        assert begun.wait(10)
+        both[1].start()
+        both[1].join(0.05)
+        assert both[1].is_alive()
+        assert in_threads(database, 20) == []
+    finally:
+        go_on.set()
+        for thread in both:
+            thread.join(60)
+    assert len(names(database)) == 20
+
+
+def test_commits_go_on_beside_a_checkpoint_that_came_due_and_a_dismount_waits_for_it(
+    open_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = open_database(tuning=BESIDE)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(path: Path, checkpoint: Checkpoint) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        write_checkpoint(path, checkpoint)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database_module, "write_checkpoint", slow)
+        before = read_checkpoint(database.path)
+        count = 0
+        while not begun.is_set():
+            create(database, f"user {count}")
+            count += 1
+        create(database, "beside")
+        assert read_checkpoint(database.path) == before
+        leaving = threading.Thread(target=database.dismount)
+        leaving.start()
+        leaving.join(0.05)
+        assert leaving.is_alive()
+        go_on.set()
+        leaving.join(60)
+    assert read_checkpoint(database.path).clean
+    database.mount()
+    assert len(names(database)) == count + 1
+
+
+class _Watched:
+    """A lock that tells when somebody waits for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.is_waited_for = threading.Event()
+
+    def acquire(self, blocking: bool = True) -> bool:
+        if blocking:
+            self.is_waited_for.set()
+        return self._lock.acquire(blocking)
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+
+def test_commits_wait_for_a_disk_that_falls_far_behind(
+    open_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = open_database(tuning=BESIDE)
+    wanted = _Watched()
+    monkeypatch.setattr(database._writer, "_checkpoint_wanted", wanted)
+
+    def slow(path: Path, checkpoint: Checkpoint) -> None:
+        wanted.is_waited_for.wait(60)
+        write_checkpoint(path, checkpoint)
+
+    monkeypatch.setattr(database_module, "write_checkpoint", slow)
+    count = 0
+    while not wanted.is_waited_for.is_set() and count < 2000:
+        create(database, f"user {count}")
+        count += 1
+    assert wanted.is_waited_for.is_set()
+    assert len(names(database)) == count
+
+
+class PagesOfTables:
+    """As much of `Env` as tells when a checkpoint is due."""
+
+    last = 10_000
+    used = 10_000
+
+    def last_page(self) -> int:
+        return self.last
+
+    def pages_used_and_total(self) -> tuple[int, int]:
+        return self.used, self.last
+
+
+@pytest.mark.parametrize(("used", "due_after"), [(10_000, 1250), (500, 1)], ids=["full", "much is free"])
+def test_writers_wait_for_a_checkpoint_only_when_the_file_grew_by_far_more(used: int, due_after: int) -> None:
+    tables = PagesOfTables()
+    tables.used = used
+    due = _CheckpointDue(Tuning(), cast(Env, tables), VirtualClock())
+    due.made(Position(1, 40))
+    far_behind = due_after + 3 * max(1024, used // 8)
+    for grown, is_due, is_behind in [
+        (due_after - 1, False, False),
+        (due_after, True, False),
+        (far_behind - 1, True, False),
+        (far_behind, True, True),
+    ]:
+        tables.last = 10_000 + grown
+        assert due.is_due(Position(1, 40), 1) is is_due
+        assert due.is_due(Position(1, 40), 4) is is_behind

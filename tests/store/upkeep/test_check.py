@@ -1,0 +1,321 @@
+"""A check finds each kind of damage, names what it hits, and says nothing of a whole database."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pillarbox.store.access import Actor
+from pillarbox.store.clock import VirtualClock
+from pillarbox.store.disk.records import seal_record
+from pillarbox.store.disk.tables import (
+    IDENTITY_KEY,
+    STATE_KEY,
+    DatabaseKind,
+    ItemRecord,
+    Table,
+    decode_record,
+    derived_entries,
+)
+from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.group_commit import Tuning
+from pillarbox.store.events import EventId
+from pillarbox.store.files.mbox import read_mbox
+from pillarbox.store.mail import folders, mailboxes, messages
+from pillarbox.store.upkeep.check import CheckReport, check_database
+
+DATA = Path(__file__).resolve().parents[2] / "data"
+ACTOR = Actor.task("test")
+
+
+class Events:
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+
+    def report(self, event: Any) -> None:
+        self.ids.append(event.event_id)
+
+
+def real_mail() -> list[bytes]:
+    lists = [item.raw for item in read_mbox(DATA / "lists.mbox")]
+    return lists + [path.read_bytes() for path in sorted((DATA / "spam").glob("*.eml"))]
+
+
+MAIL = real_mail()
+
+
+def fill(database: Database) -> None:
+    """Deliver, move, copy, flag and delete real mail, so that every table has rows."""
+    with database.transaction(ACTOR) as txn:
+        anna, bob = mailboxes.create(txn, "anna"), mailboxes.create(txn, "bob")
+        lists = folders.create(txn, anna.root_id, "Lists")
+        inner = folders.create(txn, lists.folder_id, "Python")
+    items = []
+    for raw in MAIL:
+        prepared = messages.prepare(database.files, raw)
+        with database.transaction(ACTOR) as txn:
+            items += messages.deliver(txn, [anna.guid, bob.guid], prepared)[:1]
+    with database.transaction(ACTOR) as txn:
+        for item in items[:6]:
+            messages.move(txn, item.message_id, lists.folder_id)
+        for item in items[6:9]:
+            messages.copy(txn, item.message_id, inner.folder_id)
+        for item in items[9:12]:
+            messages.delete(txn, item.message_id)
+        messages.set_flags(txn, items[12].message_id, add=["\\Seen", "work"])
+        gone = folders.create(txn, anna.root_id, "Gone")
+        messages.copy(txn, items[13].message_id, gone.folder_id)
+        folders.delete(txn, gone.folder_id, with_contents=True)
+
+
+@pytest.fixture
+def events() -> Events:
+    return Events()
+
+
+@pytest.fixture
+def database(tmp_path: Path, events: Events) -> Iterator[Database]:
+    made = Database(
+        tmp_path / "db",
+        b"x" * 16,
+        "Mail",
+        DatabaseKind.MAILBOX_STORE,
+        clock=VirtualClock(),
+        rng=random.Random(1),
+        reporter=events,
+        tuning=Tuning(segment_bytes=40_000),
+    )
+    made.create()
+    made.mount()
+    fill(made)
+    yield made
+    made.dismount()
+
+
+def check(database: Database) -> CheckReport:
+    return check_database(database, ACTOR)
+
+
+def rows(database: Database, table: Table) -> list[tuple[bytes, Any]]:
+    with database.read(ACTOR) as reader:
+        return list(reader.records(table, b"", None))
+
+
+def put(database: Database, table: Table, key: bytes, value: bytes | None) -> None:
+    """Write a row behind the engine's back."""
+    database.files.env.apply({table: {key: value}})
+
+
+def put_record(database: Database, table: Table, key: bytes, record: Any) -> None:
+    put(database, table, key, seal_record(table, key, record))
+
+
+def flip(path: Path, offset: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte[0] ^ 0x40]))
+
+
+def found(report: CheckReport, table: Table, key: bytes) -> str:
+    """What the report says of a row; fails when it says nothing."""
+    texts = [str(each) for each in report.findings if each.table == table.name.lower() and each.key == key]
+    assert texts, f"nothing was found at {table.name} {key.hex()} but {report.findings}"
+    return " ".join(texts)
+
+
+def test_a_database_after_moves_copies_and_deletes_is_clean(database: Database, events: Events) -> None:
+    seen: list[tuple[int, int]] = []
+    report = check_database(database, ACTOR, progress=lambda done, total: seen.append((done, total)))
+    assert report.findings == ()
+    with database.read(ACTOR) as read:
+        walked = [each for box in mailboxes.all_of(read) for _, each in folders.walk(read, box.root_id)]
+    assert report.messages == sum(each.messages_count for each in walked) and report.segments > 1
+    assert report.bytes_read == sum(map(len, set(MAIL)))
+    assert all(done <= total for done, total in seen)
+    assert EventId.CHECK_FINISHED in events.ids
+
+
+def test_it_is_clean_after_a_mount_and_read_only(database: Database) -> None:
+    database.dismount()
+    database.mount(read_only=True)
+    assert check(database).findings == ()
+
+
+def test_damage_is_reported_as_an_event(database: Database, events: Events) -> None:
+    key, _ = rows(database, Table.SEGMENT)[0]
+    put(database, Table.SEGMENT, key, None)
+    assert not check(database).clean
+    assert EventId.CHECK_FOUND_DAMAGE in events.ids
+
+
+@pytest.mark.parametrize("table", [each for each in Table if each not in (Table.SEEN, Table.DICTIONARY)])
+def test_a_flipped_bit_in_any_table_is_found(database: Database, table: Table) -> None:
+    with database.read(ACTOR) as reader:
+        key, value = list(reader.view.scan(table, b"", None))[-1]
+    put(database, table, key, value[:-1] + bytes([value[-1] ^ 1]))
+    found(check(database), table, key)
+
+
+@pytest.mark.parametrize(
+    "table", [Table.LOCATION, Table.VIEW, Table.FEED, Table.FOLDER_NAME, Table.MAILBOX_NAME]
+)
+def test_a_missing_index_row_is_named(database: Database, table: Table) -> None:
+    with database.read(ACTOR) as reader:
+        key, _ = next(reader.view.scan(table, b"", None))
+    put(database, table, key, None)
+    report = check(database)
+    assert "missing" in found(report, table, key)
+    assert len(report.findings) == 1
+
+
+def test_surplus_index_rows_are_named(database: Database) -> None:
+    key, item = rows(database, Table.ITEM)[0]
+    stranger: ItemRecord = item._replace(
+        uid=9999, message_id=item.message_id + 5000, arrived_cn=item.arrived_cn + 5000
+    )
+    entries = derived_entries(Table.ITEM, key, stranger)
+    for (table, row), value in entries.items():
+        put(database, table, row, value)
+    report = check(database)
+    assert {(each.table, each.key) for each in report.findings} == {
+        (table.name.lower(), row) for table, row in entries
+    }
+
+
+Change = Callable[[Any], Any]
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "text"),
+    [
+        (Table.FOLDER, lambda r: r._replace(messages_count=r.messages_count + 1), "messages_count"),
+        (Table.FOLDER, lambda r: r._replace(unread_count=r.unread_count + 1), "unread_count"),
+        (Table.FOLDER, lambda r: r._replace(size=r.size + 1), "size"),
+        (Table.FOLDER, lambda r: r._replace(uid_next=1), "uid_next"),
+        (Table.FOLDER, lambda r: r._replace(highest_cn=1), "highest_cn"),
+        (Table.FOLDER, lambda r: r._replace(parent_id=r.folder_id), "within itself"),
+        (Table.FOLDER, lambda r: r._replace(parent_id=77), "parent"),
+        (Table.FOLDER, lambda r: r._replace(mailbox=b"?" * 16), "mailbox"),
+        (Table.MAILBOX, lambda r: r._replace(messages_count=0), "messages_count"),
+        (Table.MAILBOX, lambda r: r._replace(size=0), "size"),
+        (Table.MAILBOX, lambda r: r._replace(root_id=5), "root"),
+        (Table.ITEM, lambda r: r._replace(digest=b"?" * 24), "content does not exist"),
+        (Table.ITEM, lambda r: r._replace(size=r.size + 1), "size"),
+        (Table.ITEM, lambda r: r._replace(uid=r.uid + 50), "another"),
+        (Table.CONTENT, lambda r: r._replace(references=r.references + 1), "references"),
+        (Table.CONTENT, lambda r: r._replace(offset=r.offset + 1), "no frame"),
+        (Table.CONTENT, lambda r: r._replace(segment=99), "missing"),
+        (Table.BLOCK, lambda r: r._replace(references=r.references + 1), "references"),
+        (Table.BLOCK, lambda r: r._replace(size=r.size + 1), "bytes"),
+        (Table.SEGMENT, lambda r: r._replace(live_bytes=r.live_bytes + 1), "live_bytes"),
+        (Table.SEGMENT, lambda r: r._replace(content_bytes=r.content_bytes + 1), "content_bytes"),
+    ],
+)
+def test_a_wrong_record_is_named(database: Database, table: Table, change: Change, text: str) -> None:
+    with_mail = [row for row in rows(database, table) if getattr(row[1], "messages_count", 1)]
+    key, record = with_mail[0]
+    put_record(database, table, key, change(record))
+    assert text in found(check(database), table, key)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda r: r._replace(counter=3), "counter"),
+        (lambda r: r._replace(content_bytes=3), "content_bytes"),
+        (lambda r: r._replace(live_bytes=3), "live_bytes"),
+    ],
+)
+def test_wrong_totals_are_named(database: Database, change: Change, text: str) -> None:
+    put_record(database, Table.META, STATE_KEY, change(dict(rows(database, Table.META))[STATE_KEY]))
+    assert text in found(check(database), Table.META, STATE_KEY)
+
+
+def test_the_identity_of_another_database_is_named(database: Database) -> None:
+    identity = dict(rows(database, Table.META))[IDENTITY_KEY]
+    put_record(database, Table.META, IDENTITY_KEY, identity._replace(guid=b"y" * 16))
+    assert "database" in found(check(database), Table.META, IDENTITY_KEY)
+
+
+def test_a_missing_block_is_named_with_its_messages(database: Database) -> None:
+    key, _ = rows(database, Table.BLOCK)[0]
+    put(database, Table.BLOCK, key, None)
+    report = check(database)
+    assert "missing" in found(report, Table.BLOCK, key)
+    assert any("mailbox anna" in each.hit for each in report.findings)
+
+
+def test_a_damaged_frame_names_file_offset_and_every_message_it_hits(database: Database) -> None:
+    key, record = rows(database, Table.CONTENT)[0]
+    path = database.stream.path(record.segment)
+    flip(path, record.offset + record.length - 1)
+    report = check(database)
+    assert str(path) in found(report, Table.CONTENT, key)
+    (content,) = [each for each in report.findings if each.table == "content"]
+    assert (content.file, content.offset) == (str(path), record.offset)
+    holders = [item for _, item in rows(database, Table.ITEM) if item.digest == key]
+    named = [each for each in report.findings if each.table == "item"]
+    assert len(named) == len(holders) > 0
+    assert all(repr(holders[0].subject) in each.hit and "mailbox" in each.hit for each in named)
+
+
+def test_a_damaged_redo_record_and_a_zeroed_page_are_found(database: Database) -> None:
+    path = database.stream.path(1)
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size - 20)
+        file.write(bytes(20))
+    flip(database.stream.path(2), 12)
+    report = check(database)
+    places = {(each.file, each.offset) for each in report.findings}
+    assert (str(database.stream.path(2)), 0) in places
+    assert any(each.file == str(path) and each.offset > 0 for each in report.findings)
+
+
+def test_a_missing_segment_is_named(database: Database) -> None:
+    database.dismount()
+    database.mount(read_only=True)
+    number = rows(database, Table.CONTENT)[0][1].segment
+    database.stream.path(number).unlink()
+    report = check(database)
+    assert "missing" in found(report, Table.SEGMENT, number.to_bytes(4, "big"))
+
+
+def test_a_segment_that_cannot_be_read_is_named_and_the_rest_checked(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, opened = database.stream.path(database.stream.segments()[0]), Path.open
+
+    def failing(path: Path, *words: Any, **named: Any) -> Any:
+        if path == bad:
+            raise OSError(5, "Input/output error", str(path))
+        return opened(path, *words, **named)
+
+    monkeypatch.setattr(Path, "open", failing)
+    report = check_database(database, ACTOR)
+    assert [finding.file for finding in report.findings] == [str(bad)]
+    assert "Input/output error" in report.findings[0].problem
+    assert report.bytes_read
+
+
+def test_a_damaged_checkpoint_is_named(database: Database) -> None:
+    flip(database.path / "checkpoint", 50)
+    (finding,) = check(database).findings
+    assert finding.file == str(database.path / "checkpoint")
+
+
+def test_several_damages_do_not_hide_one_another(database: Database) -> None:
+    items = rows(database, Table.ITEM)
+    with database.read(ACTOR) as reader:
+        for key, _ in items[:3]:
+            value = reader.view.get(Table.ITEM, key)
+            assert value is not None and decode_record(Table.ITEM, key, value)
+            put(database, Table.ITEM, key, value[:-1])
+    report = check(database)
+    for key, _ in items[:3]:
+        assert "message" in found(report, Table.ITEM, key)

@@ -1,0 +1,280 @@
+"""Backups from the command line: what comes back, what is told, what is refused."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+pytest.importorskip("cryptography", reason="cryptography (the extra `backup`) is not installed")
+
+from pillarbox.backup.repository.backend_directory import DirectoryBackend
+from pillarbox.tools.repository_options import PASSPHRASE
+
+if TYPE_CHECKING:
+    from conftest import Pillarbox
+
+DATA = Path(__file__).parents[2] / "data"
+STORE = "First Storage Group/Mailbox Store"
+
+
+@pytest.fixture
+def repo(pillarbox: Pillarbox, tmp_path: Path) -> Path:
+    """A repository that is not encrypted: what a passphrase costs is no part of most tests."""
+    path = tmp_path / "repo"
+    assert pillarbox.answer("backup", "init", path, "--no-encryption")["encrypted"] is False
+    return path
+
+
+def exported(pillarbox: Pillarbox, server: Path, out: Path) -> dict[str, bytes]:
+    pillarbox.answer("export", server, "anna", out, "--format", "eml")
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*.eml")}
+
+
+def test_a_snapshot_is_listed_shown_checked_and_verified(
+    pillarbox: Pillarbox, server: Path, repo: Path
+) -> None:
+    made = pillarbox.answer("backup", "create", server, repo)
+    (listed,) = pillarbox.answer("backup", "list", repo)
+    assert listed["snapshot"] == made["snapshot"] and listed["kind"] == "full"
+    shown = pillarbox.answer("backup", "show", repo, "latest")
+    contents = {each["database"]: each["contents"] for each in shown["databases"]}
+    boxes = {each["mailbox"]: each for each in contents["Mailbox Store"]}
+    assert {name: each["messages"] for name, each in boxes.items()} == {"anna": 30, "bert": 0}
+    folders = {each["folder"]: each["messages"] for each in boxes["anna"]["folders"]}
+    assert sum(folders.values()) == 30 and folders["Inbox"] == 0
+    assert pillarbox.answer("backup", "check", repo, "--read-data")["clean"]
+    assert len(pillarbox.answer("backup", "verify", repo, made["snapshot"][:8])["verified"]) == 2
+
+
+def test_a_database_that_is_left_out_is_told_of(pillarbox: Pillarbox, server: Path, repo: Path) -> None:
+    pillarbox.answer("dismount", server, "Public Folder Store")
+    made = pillarbox.run("backup", "create", server, repo, "--json")
+    assert made.exit_code == 0
+    assert "Public Folder Store is dismounted, and not backed up" in made.stderr
+    (listed,) = pillarbox.answer("backup", "list", repo)
+    assert [each["database"] for each in listed["databases"]] == ["Mailbox Store"]
+
+
+def test_what_is_restored_is_what_was_backed_up(
+    pillarbox: Pillarbox, server: Path, repo: Path, tmp_path: Path
+) -> None:
+    before = exported(pillarbox, server, tmp_path / "before")
+    pillarbox.answer("backup", "create", server, repo)
+    pillarbox.answer("mailbox", "disconnect", server, "anna")
+    pillarbox.answer("mailbox", "purge", server, "anna", "--yes")
+    restored = pillarbox.answer("backup", "restore", repo, "latest", "--server", server)
+    assert {each["database"] for each in restored["restored"]} == {"Mailbox Store", "Public Folder Store"}
+    assert exported(pillarbox, server, tmp_path / "after") == before
+    pillarbox.answer("backup", "restore", repo, "latest", "--to", tmp_path / "to", "--thorough")
+    assert (tmp_path / "to" / STORE / "stream").is_dir()
+    assert "exists already" in pillarbox.refused(
+        51, "backup", "restore", repo, "latest", "--to", tmp_path / "to"
+    )
+
+
+def test_a_diff_names_what_changed_and_nothing_else(pillarbox: Pillarbox, server: Path, repo: Path) -> None:
+    first = pillarbox.answer("backup", "create", server, repo)["snapshot"]
+    assert pillarbox.answer("backup", "diff", repo, first, "latest") == []
+    folders = {each["folder"]: each["messages"] for each in pillarbox.answer("list", server, "anna")}
+    source = max(folders, key=lambda name: folders[name])
+    moved, flagged, deleted = [each["id"] for each in pillarbox.answer("list", server, "anna", source)][:3]
+    pillarbox.answer("folder", "create", server, "anna", "Kept")
+    pillarbox.answer("message", "move", server, "anna", moved, "--to", "Kept")
+    pillarbox.answer("message", "flag", server, "anna", flagged, "--add", "\\Flagged")
+    pillarbox.answer("message", "delete", server, "anna", deleted, "--yes")
+    pillarbox.answer("folder", "rename", server, "anna", source, "Renamed")
+    pillarbox.answer("backup", "create", server, repo, "--kind", "incremental")
+    rows = {each["path"]: each for each in pillarbox.answer("backup", "diff", repo, first, "latest")}
+    assert rows.keys() == {"Kept", "Renamed"}
+    assert rows["Kept"]["is_new"] and rows["Kept"]["added_count"] == 1
+    assert rows["Renamed"]["path_before"] == source and not rows["Renamed"]["is_new"]
+    assert (rows["Renamed"]["removed_count"], rows["Renamed"]["changed_count"]) == (2, 1)
+    back = {each["path"]: each for each in pillarbox.answer("backup", "diff", repo, "latest", first)}
+    assert back["Kept"]["is_gone"] and back[source]["added_count"] == 2
+    assert "anna/Kept: new, +1 message" in pillarbox.run("backup", "diff", repo, first, "latest").stdout
+
+
+def test_prune_says_first_what_it_then_does(pillarbox: Pillarbox, server: Path, repo: Path) -> None:
+    first = pillarbox.answer("backup", "create", server, repo)["snapshot"]
+    second = pillarbox.answer("backup", "create", server, repo)["snapshot"]
+    tried = pillarbox.answer("backup", "prune", repo, "--keep-last", 1, "--dry-run")
+    assert {each["snapshot"]: each["kept"] for each in tried["snapshots"]} == {first: False, second: True}
+    assert len(pillarbox.answer("backup", "list", repo)) == 2
+    done = pillarbox.answer("backup", "prune", repo, "--keep-last", 1)
+    assert done["bytes_after"] == pytest.approx(tried["bytes_after"], rel=0.05)
+    assert [each["snapshot"] for each in pillarbox.answer("backup", "list", repo)] == [second]
+    assert "nothing is said to be kept" in pillarbox.refused(27, "backup", "prune", repo)
+
+
+def test_prune_changes_nothing_while_a_snapshot_is_lost_unless_the_loss_is_accepted(
+    pillarbox: Pillarbox, server: Path, repo: Path
+) -> None:
+    lost, middle, last = (pillarbox.answer("backup", "create", server, repo)["snapshot"] for _ in range(3))
+    (file,) = repo.rglob(f"snapshots/**/{lost}")
+    file.unlink()
+    words = ("backup", "prune", repo, "--keep-last", 1)
+    assert lost in pillarbox.refused(20, *words)
+    assert {each["snapshot"] for each in pillarbox.answer("backup", "list", repo)} == {middle, last}
+    assert pillarbox.answer(*words, "--dry-run")["lost"] == [lost]
+    pillarbox.answer(*words, "--forget-lost")
+    assert [each["snapshot"] for each in pillarbox.answer("backup", "list", repo)] == [last]
+    assert pillarbox.run("backup", "check", repo).exit_code == 0
+
+
+def test_a_backup_is_taken_only_when_it_is_due(pillarbox: Pillarbox, server: Path, repo: Path) -> None:
+    words = ("backup", "run-due", server, repo, "--every", "1d", "--keep-daily", 3)
+    taken = pillarbox.answer(*words)
+    assert taken["snapshot"] and taken["forgotten"] == []
+    again = pillarbox.answer(*words)
+    assert again["snapshot"] is None and again["next_ms"] == taken["next_ms"]
+    assert pillarbox.run("backup", "run-due", server, repo, "--every", "soon").exit_code == 2
+
+
+def test_copies_go_into_a_repository_with_a_key_of_its_own(
+    pillarbox: Pillarbox, server: Path, repo: Path, tmp_path: Path
+) -> None:
+    pillarbox.answer("backup", "create", server, repo)
+    other, key = tmp_path / "other", tmp_path / "other.key"
+    pillarbox.answer("backup", "init", other, "--key-file", key)
+    assert key.stat().st_mode & 0o777 == 0o600
+    for copied in (1, 0):
+        answer = pillarbox.answer("backup", "copy", repo, other, "--other-key-file", key)
+        assert answer["copied"] == copied
+    assert pillarbox.answer("backup", "check", other, "--read-data", "--key-file", key)["clean"]
+    assert "is encrypted" in pillarbox.refused(61, "backup", "list", other)
+
+
+def test_a_copy_goes_into_a_repository_that_is_not_encrypted_when_that_is_said(
+    pillarbox: Pillarbox, server: Path, repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sealed, key = tmp_path / "sealed", tmp_path / "sealed.key"
+    pillarbox.answer("backup", "init", sealed, "--key-file", key)
+    pillarbox.answer("backup", "create", server, sealed, "--key-file", key)
+    monkeypatch.setenv(PASSPHRASE, "of something else")
+    copy = ("backup", "copy", sealed, repo, "--key-file", key)
+    said = pillarbox.refused(61, *copy)
+    assert f"{repo}: the repository is not encrypted" in said and "--other-no-encryption" in said
+    said = pillarbox.refused(61, "backup", "copy", sealed, sealed, "--key-file", key, "--other-no-encryption")
+    assert "is encrypted" in said and "--other-key-file" in said
+    pillarbox.refused(2, *copy, "--other-no-encryption", "--other-key-file", key)
+    assert pillarbox.answer(*copy, "--other-no-encryption")["copied"] == 1
+    monkeypatch.delenv(PASSPHRASE)
+    assert pillarbox.answer("backup", "check", repo, "--read-data")["clean"]
+
+
+def test_an_encrypted_repository_opens_with_its_passphrase_alone(
+    pillarbox: Pillarbox, server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "no passphrase" in pillarbox.refused(27, "backup", "init", tmp_path / "repo")
+    monkeypatch.setenv(PASSPHRASE, "first")
+    assert pillarbox.answer("backup", "init", tmp_path / "repo")["encrypted"] is True
+    pillarbox.answer("backup", "create", server, tmp_path / "repo")
+    packs = b"".join(path.read_bytes() for path in (tmp_path / "repo").rglob("*") if path.is_file())
+    assert b"Received:" not in packs
+    (tmp_path / "passphrase").write_text("first\n")
+    monkeypatch.setenv(PASSPHRASE, "second")
+    assert "no key" in pillarbox.refused(61, "backup", "list", tmp_path / "repo")
+    file = ("--passphrase-file", tmp_path / "passphrase")
+    assert len(pillarbox.answer("backup", "list", tmp_path / "repo", *file)) == 1
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_where_nothing_can_be_written_a_repository_is_read_and_nothing_else(
+    pillarbox: Pillarbox,
+    server: Path,
+    repo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
+    made = pillarbox.answer("backup", "create", server, repo)["snapshot"]
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(DirectoryBackend, "_put_once", refuse)
+    monkeypatch.setattr(DirectoryBackend, "delete", refuse)
+    for words in (("check", repo, "--read-data"), ("prune", repo, "--keep-last", "1", "--dry-run")):
+        checked = pillarbox.run("backup", *words)
+        assert checked.exit_code == 0, checked.output
+        (said,) = checked.stderr.splitlines()
+        assert os.strerror(number) in said and "without a lock" in said
+    assert [each["snapshot"] for each in pillarbox.answer("backup", "list", repo)] == [made]
+    pillarbox.answer("backup", "show", repo, "latest")
+    pillarbox.answer("backup", "restore", repo, "latest", "--to", tmp_path / "to")
+    code = {errno.EROFS: 22, errno.EACCES: 24}[number]
+    for words in (("create", server, repo), ("prune", repo, "--keep-last", "1")):
+        assert os.strerror(number) in pillarbox.refused(code, "backup", *words)
+
+
+def test_damage_is_named_with_the_snapshot_it_hits_and_never_restored(
+    pillarbox: Pillarbox, server: Path, repo: Path, tmp_path: Path
+) -> None:
+    snapshot = pillarbox.answer("backup", "create", server, repo)["snapshot"]
+    pack = max(
+        (path for path in (repo / "packs").rglob("*") if path.is_file()), key=lambda p: p.stat().st_size
+    )
+    data = bytearray(pack.read_bytes())
+    data[len(data) // 2] ^= 1
+    pack.chmod(0o600)
+    pack.write_bytes(data)
+    result = pillarbox.run("backup", "check", repo, "--read-data")
+    assert result.exit_code == 1 and snapshot[:8] in result.stdout and pack.name in result.stdout
+    pillarbox.refused(30, "backup", "restore", repo, "latest", "--to", tmp_path / "to")
+    assert not (tmp_path / "to" / STORE).exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("list", "{repo}-missing"), 40),
+        (("list", "{server}/server.toml"), 40),
+        (("init", "{server}/server.toml", "--no-encryption"), 51),
+        (("init", "{server}", "--no-encryption"), 50),
+        (("init", "{repo}-new", "--key-file", "{repo}-missing/key"), 27),
+        (("show", "{repo}", "abcd"), 40),
+        (("show", "{repo}", "latest"), 40),
+        (("show", "{repo}", "@tomorrow"), 27),
+        (("create", "{server}", "{repo}", "--group", "none"), 40),
+        (("create", "{server}", "{repo}", "--kind", "incremental"), 20),
+        (("create", "{server}-missing", "{repo}"), 40),
+        (("init", "{repo}", "--no-encryption"), 51),
+        (("check", "{repo}", "--read-data=much"), 27),
+        (("restore", "{repo}", "latest"), 2),
+    ],
+)
+def test_a_mistake_gets_a_sentence(
+    pillarbox: Pillarbox, server: Path, repo: Path, words: tuple[str, ...], code: int
+) -> None:
+    result = pillarbox.run("backup", *(word.format(repo=repo, server=server) for word in words))
+    assert result.exit_code == code and "Traceback" not in result.output
+    said = result.stderr.splitlines()
+    assert code == 2 or (said[-2].startswith("pillarbox: ") and said[-1].startswith("  ")), "and what to do"
+
+
+def test_a_repository_is_made_where_nothing_else_is(
+    pillarbox: Pillarbox, server: Path, tmp_path: Path
+) -> None:
+    before = sorted(server.rglob("*"))
+    assert pillarbox.run("backup", "init", server, "--no-encryption").exit_code == 50
+    assert sorted(server.rglob("*")) == before
+    for left in ("keys", "tmp", "lost+found"):  # of an `init` that was interrupted, or of a new file system
+        (tmp_path / "disk" / left).mkdir(parents=True)
+    assert pillarbox.run("backup", "init", tmp_path / "disk", "--no-encryption").exit_code == 0
+
+
+def test_a_database_that_is_gone_fails_the_backup_and_comes_back_by_a_restore(
+    pillarbox: Pillarbox, server: Path, repo: Path, tmp_path: Path
+) -> None:
+    before = exported(pillarbox, server, tmp_path / "before")
+    pillarbox.answer("backup", "create", server, repo)
+    shutil.rmtree(server / STORE)
+    assert "Mailbox Store" in pillarbox.refused(40, "backup", "create", server, repo)
+    assert len(pillarbox.answer("backup", "list", repo)) == 1
+    pillarbox.answer("backup", "restore", repo, "latest", "--server", server, "--database", "Mailbox Store")
+    assert exported(pillarbox, server, tmp_path / "after") == before

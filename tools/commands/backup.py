@@ -1,0 +1,594 @@
+"""Backups: snapshots of storage groups, what is in them, restores, retention."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pillarbox.backup.database_snapshot import StoredDatabase, read_stored_database
+from pillarbox.backup.diff import FolderDiff, diff_database
+from pillarbox.backup.find_snapshot import find_snapshot
+from pillarbox.backup.recovery_group import restore_to_server
+from pillarbox.backup.repository.prune import (
+    Decision,
+    KeepRules,
+    PruneReport,
+    choose_kept,
+    is_capture,
+    prune,
+    refuse_lost,
+)
+from pillarbox.backup.repository.repository import Repository, Snapshot, SnapshotKind
+from pillarbox.backup.restore import (
+    restorable_databases,
+    restore_records,
+    restore_to_directory,
+)
+from pillarbox.backup.schedule import Schedule, ScheduledRun, run_due
+from pillarbox.backup.snapshot import GroupSnapshot, snapshot_databases, split_by_group
+from pillarbox.backup.snapshot_mount import open_snapshot_mount
+from pillarbox.backup.stored_contents import read_folders, read_mailboxes
+from pillarbox.store.clock import SystemClock
+from pillarbox.store.engine.transaction import Reader
+from pillarbox.store.errors import InvalidSetting
+from pillarbox.store.ids import guid_text
+from pillarbox.store.server import Server, machine_zone
+from pillarbox.tools.options import ACTOR, JSON, PATH, SERVER
+from pillarbox.tools.output import counted, counting, local_time, progress, show, size_text, warn
+from pillarbox.tools.parameters import complete_group, duration
+from pillarbox.tools.repository_options import (
+    GROUP,
+    REPOSITORY,
+    SNAPSHOT,
+    keys,
+    location_of,
+    open_repository,
+)
+from pillarbox.tools.snapshot_source import open_source
+
+DATABASES = click.option(
+    "--database", "names", multiple=True, help="Only this database of the snapshot; may be said again."
+)
+
+
+@click.group()
+def backup() -> None:
+    """Snapshots of storage groups in a repository, and restores.
+
+    REPO is a directory or s3://BUCKET/PREFIX. What it holds is encrypted unless it was made with
+    --no-encryption; the passphrase comes from PILLARBOX_PASSPHRASE, --passphrase-file, or --key-file.
+    SNAPSHOT is an id or how one begins, `latest`, or a moment: @2026-11-25T10:00:00Z.
+
+    \b
+    export PILLARBOX_PASSPHRASE='correct horse battery staple'
+    pillarbox backup init /backup/mail
+    pillarbox backup create /srv/mail /backup/mail
+    pillarbox backup list /backup/mail
+    """
+
+
+# -- snapshots
+
+
+@backup.command()
+@SERVER
+@REPOSITORY
+@click.option("--group", "group_name", shell_complete=complete_group, help="The storage group to back up.")
+@click.option(
+    "--kind",
+    type=click.Choice([each.value for each in SnapshotKind if each is not SnapshotKind.CAPTURE]),
+    default=SnapshotKind.FULL.value,
+    show_default=True,
+    help="How it is marked; each stores only what is new, and restores by itself.",
+)
+@keys
+@JSON
+def create(
+    server: Path,
+    repo: str,
+    group_name: str | None,
+    kind: str,
+    passphrase_file: Path | None,
+    key_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Take a snapshot of a storage group: all its databases at one moment, while other processes use them.
+
+    \b
+    pillarbox backup create /srv/mail /backup/mail
+    pillarbox backup create /srv/mail /backup/mail --group "First Storage Group" --kind incremental --json
+    """
+    repository = open_repository(repo, passphrase_file, key_file)
+    with open_source(server, group_name) as source, progress("backing up", as_json) as step:
+        total = sum(database.stream.total_bytes() for database in source.databases)
+        run = GroupSnapshot(
+            source,
+            repository,
+            clock=SystemClock(),
+            kind=SnapshotKind(kind),
+            progress=step and counting(step, total),
+        )
+        snapshot = run.run()
+    data = {**_snapshot_data(snapshot), "freeze_ms": run.freeze_ms}
+    show(
+        data, [f"Snapshot {snapshot.id} of {source.group} is in {repo}.", *_database_lines(snapshot)], as_json
+    )
+
+
+@backup.command("list")
+@REPOSITORY
+@click.option("--captures", is_flag=True, help="With the captured moments between snapshots.")
+@keys
+@JSON
+def list_(
+    repo: str, captures: bool, passphrase_file: Path | None, key_file: Path | None, as_json: bool
+) -> None:
+    """The snapshots in a repository, oldest first.
+
+    \b
+    pillarbox backup list /backup/mail
+    pillarbox backup list /backup/mail --captures --json
+    """
+    repository = open_repository(repo, passphrase_file, key_file)
+    found = [each for each in repository.snapshots() if captures or not is_capture(each)]
+    rows = [_snapshot_data(each) for each in found]
+    show(rows, [_snapshot_line(each) for each in found] or ["There is no snapshot yet."], as_json)
+
+
+def _snapshot_data(snapshot: Snapshot) -> dict[str, Any]:
+    manifest = snapshot.manifest
+    return {
+        "snapshot": snapshot.id,
+        "time_ms": snapshot.time_ms,
+        "kind": manifest.get("kind"),
+        "server": manifest.get("server"),
+        "group": manifest.get("group"),
+        "databases": [
+            {
+                "database": entry["name"],
+                "guid": guid_text(entry["guid"]),
+                "mailboxes": entry.get("mailboxes_count"),
+                "messages": entry.get("messages_count"),
+                "stream_bytes": entry.get("stream_bytes"),
+                "records_bytes": entry.get("records_bytes"),
+            }
+            for entry, _ in snapshot_databases(snapshot)
+        ],
+    }
+
+
+def _snapshot_line(snapshot: Snapshot) -> str:
+    data = _snapshot_data(snapshot)
+    size_bytes = sum((each["stream_bytes"] or 0) + (each["records_bytes"] or 0) for each in data["databases"])
+    messages = sum(each["messages"] or 0 for each in data["databases"])
+    return (
+        f"{snapshot.id[:12]}  {local_time(snapshot.time_ms)}  {data['kind']:12}  {size_text(size_bytes):>9}"
+        f"  {counted(messages, 'message')}  {data['server']}: {data['group']}"
+    )
+
+
+def _database_lines(snapshot: Snapshot) -> Iterator[str]:
+    for each in _snapshot_data(snapshot)["databases"]:
+        mailboxes, messages = each["mailboxes"] or 0, each["messages"] or 0
+        size_bytes = (each["stream_bytes"] or 0) + (each["records_bytes"] or 0)
+        what = f"{counted(mailboxes, 'mailbox')}, {counted(messages, 'message')}"
+        yield f"  {each['database']}: {what}, {size_text(size_bytes)}"
+
+
+@backup.command("show")
+@REPOSITORY
+@SNAPSHOT
+@GROUP
+@keys
+@JSON
+def show_(
+    repo: str,
+    snapshot: str,
+    group_name: str | None,
+    passphrase_file: Path | None,
+    key_file: Path | None,
+    as_json: bool,
+) -> None:
+    """What is in a snapshot: databases, mailboxes, folders, sizes.
+
+    \b
+    pillarbox backup show /backup/mail latest
+    pillarbox backup show /backup/mail @2026-11-25T10:00:00Z --json
+    """
+    repository = open_repository(repo, passphrase_file, key_file)
+    found = find_snapshot(repository, snapshot, group=group_name)
+    data = _snapshot_data(found)
+    lines = [_snapshot_line(found)]
+    for entry, (_, root) in zip(data["databases"], snapshot_databases(found), strict=True):
+        stored = read_stored_database(repository, root)
+        entry["contents"] = _contents(repository, stored)
+        lines.append(f"{entry['database']} ({size_text(entry['stream_bytes'] + entry['records_bytes'])})")
+        for box in entry["contents"]:
+            name = box["mailbox"] or "public folders"
+            lines.append(f"  {name}: {counted(box['messages'], 'message')}, {size_text(box['size_bytes'])}")
+            lines += [
+                f"    {each['messages']:>8}  {size_text(each['size_bytes']):>9}  {each['folder']}"
+                for each in box["folders"]
+            ]
+    show(data, lines, as_json)
+
+
+def _contents(repository: Repository, stored: StoredDatabase) -> list[dict[str, Any]]:
+    """Mailboxes with their folders, and public folders under no mailbox's name."""
+    folders = {each.folder_id: each for each in read_folders(repository, stored.contents)}
+    paths: dict[int, str] = {}
+
+    def path_of(folder_id: int, depth: int = 0) -> str:
+        each = folders.get(folder_id)
+        if each is None or each.parent_id not in folders or depth > len(folders):
+            return ""
+        if folder_id not in paths:
+            outer = path_of(each.parent_id, depth + 1)
+            paths[folder_id] = f"{outer}/{each.name}" if outer else each.name
+        return paths[folder_id]
+
+    boxes: list[dict[str, Any]] = [
+        {
+            "mailbox": each.name,
+            "guid": each.guid,
+            "messages": each.messages_count,
+            "size_bytes": each.size_bytes,
+        }
+        for each in read_mailboxes(repository, stored.contents)
+    ]
+    public = [each for each in folders.values() if not each.mailbox]
+    if public:
+        totals = {"messages": sum(each.messages_count for each in public)}
+        boxes.append(
+            {"mailbox": "", "guid": b"", **totals, "size_bytes": sum(each.size_bytes for each in public)}
+        )
+    for box in boxes:
+        inner = [each for each in folders.values() if each.mailbox == box["guid"] and path_of(each.folder_id)]
+        box["folders"] = [
+            {
+                "folder": path_of(each.folder_id),
+                "messages": each.messages_count,
+                "size_bytes": each.size_bytes,
+            }
+            for each in sorted(inner, key=lambda each: path_of(each.folder_id))
+        ]
+        box["guid"] = guid_text(box["guid"]) if box["guid"] else ""
+    return boxes
+
+
+@backup.command()
+@REPOSITORY
+@click.argument("before")
+@click.argument("after")
+@GROUP
+@keys
+@JSON
+def diff(
+    repo: str,
+    before: str,
+    after: str,
+    group_name: str | None,
+    passphrase_file: Path | None,
+    key_file: Path | None,
+    as_json: bool,
+) -> None:
+    """What changed from snapshot BEFORE to snapshot AFTER, folder by folder.
+
+    Their records are read, no content. A message that was moved is added in one folder, removed in another.
+
+    \b
+    pillarbox backup diff /backup/mail 3f2a latest
+    """
+    repository = open_repository(repo, passphrase_file, key_file)
+    rows = []
+    with ExitStack() as stack:
+        olds = _readers(stack, repository, find_snapshot(repository, before, group=group_name))
+        news = _readers(stack, repository, find_snapshot(repository, after, group=group_name))
+        for guid in {**olds, **news}:
+            name, old = olds.get(guid, ("", None))
+            new_name, new = news.get(guid, (name, None))
+            rows += [_diff_data(new_name, each) for each in diff_database(old, new)]
+    show(rows, [_diff_line(each) for each in rows] or ["Nothing changed."], as_json)
+
+
+def _readers(
+    stack: ExitStack, repository: Repository, snapshot: Snapshot
+) -> dict[bytes, tuple[str, Reader | None]]:
+    """Name and records of each database of a snapshot, by GUID, brought to a place that goes with `stack`."""
+    found: dict[bytes, tuple[str, Reader | None]] = {}
+    for each in restorable_databases(snapshot):
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pillarbox-diff-"))) / "database"
+        restore_records(repository, each, place)
+        opened = open_snapshot_mount(repository, each, place)
+        stack.callback(opened.close)
+        found[each.guid] = each.name, stack.enter_context(opened.read(ACTOR))
+    return found
+
+
+def _diff_data(database: str, each: FolderDiff) -> dict[str, Any]:
+    return {"database": database, **each._asdict()}
+
+
+def _diff_line(row: dict[str, Any]) -> str:
+    where = "/".join(filter(None, (row["mailbox"] or row["database"], row["path"])))
+    said = []
+    if row["is_gone"]:
+        said.append("gone")
+    elif row["is_new"]:
+        said.append("new")
+    elif row["path_before"] != row["path"]:
+        said.append(f"was {row['path_before']}")
+    for word, sign in (("added", "+"), ("removed", "-")):
+        if row[f"{word}_count"]:
+            size = size_text(row[f"{word}_bytes"])
+            said.append(f"{sign}{counted(row[f'{word}_count'], 'message')} ({size})")
+    if row["changed_count"]:
+        said.append(f"{row['changed_count']} changed")
+    return f"{where}: {', '.join(said)}"
+
+
+@backup.command()
+@REPOSITORY
+@SNAPSHOT
+@GROUP
+@DATABASES
+@keys
+@JSON
+def verify(
+    repo: str,
+    snapshot: str,
+    group_name: str | None,
+    names: tuple[str, ...],
+    passphrase_file: Path | None,
+    key_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Restore a snapshot to scratch and run the store's integrity check on it. Damage ends with 30.
+
+    Needs as much disk as the snapshot's databases, for as long as it runs, where temporary files go (TMPDIR).
+
+    \b
+    pillarbox backup verify /backup/mail latest
+    """
+    repository = open_repository(repo, passphrase_file, key_file)
+    found = find_snapshot(repository, snapshot, group=group_name)
+    with (
+        tempfile.TemporaryDirectory(prefix="pillarbox-verify-") as scratch,
+        progress("verifying", as_json) as step,
+    ):
+        restored = restore_to_directory(
+            repository,
+            found,
+            Path(scratch),
+            names=names,
+            clock=SystemClock(),
+            thorough=True,
+            progress=step and counting(step, _stream_bytes(found)),
+        )
+    data = {"snapshot": found.id, "verified": [each.name for each in restored]}
+    show(data, [f"{each.name}: whole" for each in restored], as_json)
+
+
+def _stream_bytes(snapshot: Snapshot) -> int:
+    return sum(int(entry.get("stream_bytes") or 0) for entry, _ in snapshot_databases(snapshot))
+
+
+@backup.command()
+@REPOSITORY
+@SNAPSHOT
+@click.option("--to", "directory", type=PATH, help="Restore into this directory.")
+@click.option("--server", type=PATH, help="Restore to this server.")
+@GROUP
+@DATABASES
+@click.option("--thorough", is_flag=True, help="With --to: run the store's integrity check as well.")
+@keys
+@JSON
+def restore(
+    repo: str,
+    snapshot: str,
+    directory: Path | None,
+    server: Path | None,
+    group_name: str | None,
+    names: tuple[str, ...],
+    thorough: bool,
+    passphrase_file: Path | None,
+    key_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Restore databases of a snapshot to a directory, or to a server.
+
+    With --to they are put into DIR/GROUP/DATABASE. With --server they replace the server's databases of the
+    same GUID, all or none, when all are restored and proven; while the server has a recovery storage group
+    they go there instead, unless its override is set. Every byte is proven against what was backed up.
+
+    \b
+    pillarbox backup restore /backup/mail latest --to /restored
+    pillarbox backup restore /backup/mail @2026-11-25T10:00:00Z --server /srv/mail --database "Mailbox Store"
+    """
+    if (directory is None) == (server is None):
+        raise click.UsageError("say where to restore to: either --to or --server")
+    repository = open_repository(repo, passphrase_file, key_file)
+    found = find_snapshot(repository, snapshot, group=group_name)
+    clock = SystemClock()
+    with progress("restoring", as_json) as step:
+        told = step and counting(step, _stream_bytes(found))
+        if directory is not None:
+            restored = restore_to_directory(
+                repository, found, directory, names=names, clock=clock, thorough=thorough, progress=told
+            )
+        else:
+            assert server is not None, "one of the two"
+            with Server.open(server) as opened:
+                restored = restore_to_server(
+                    repository, location_of(repo), found, opened, names=names, clock=clock, progress=told
+                )[1]
+    data = {
+        "snapshot": found.id,
+        "restored": [
+            {"database": each.name, "group": each.group, "path": str(each.path)} for each in restored
+        ],
+    }
+    show(data, [f"{each.name} is restored at {each.path}." for each in restored], as_json)
+
+
+# -- retention and schedule
+
+
+def keeping(command: Any) -> Any:
+    """The options that say which snapshots to keep."""
+    captures = click.option(
+        "--keep-captures",
+        callback=duration,
+        default="2d",
+        show_default=True,
+        metavar="TIME",
+        help="Keep captured moments this long before the newest.",
+    )
+    command = captures(command)
+    for period in ("yearly", "monthly", "weekly", "daily", "hourly", "last"):
+        what = "newest snapshots" if period == "last" else f"newest {period} snapshots"
+        option = click.option(
+            f"--keep-{period}", type=click.IntRange(0), default=0, help=f"Keep that many {what}."
+        )
+        command = option(command)
+    return command
+
+
+def _rules(options: dict[str, int]) -> KeepRules | None:
+    counts = {
+        name: options[f"keep_{name}"] for name in ("last", "hourly", "daily", "weekly", "monthly", "yearly")
+    }
+    return KeepRules(**counts, captures_ms=options["keep_captures"]) if any(counts.values()) else None
+
+
+@backup.command("prune")
+@REPOSITORY
+@keeping
+@click.option("--dry-run", is_flag=True, help="Say what would go, and keep everything.")
+@click.option("--forget-lost", is_flag=True, help="Accept the loss of snapshots that `backup check` names.")
+@keys
+@JSON
+def prune_(
+    repo: str,
+    dry_run: bool,
+    forget_lost: bool,
+    passphrase_file: Path | None,
+    key_file: Path | None,
+    as_json: bool,
+    **options: int,
+) -> None:
+    """Forget the snapshots that no --keep option keeps, and free what only they needed.
+
+    The rules count for each storage group by itself, in local time.
+
+    \b
+    pillarbox backup prune /backup/mail --keep-daily 7 --keep-weekly 4 --keep-monthly 12
+    pillarbox backup prune /backup/mail --keep-last 3 --dry-run
+    """
+    rules = _rules(options)
+    if rules is None:
+        raise InvalidSetting(
+            "nothing is said to be kept", hint="say at least one --keep option: --keep-daily 7"
+        )
+    repository = open_repository(repo, passphrase_file, key_file, only_reads=dry_run)
+    decisions = [
+        each
+        for group in split_by_group(repository.snapshots())
+        for each in choose_kept(group, rules, machine_zone())
+    ]
+    gone = [each.snapshot for each in decisions if not each.is_kept]
+    lost = repository.lost_snapshot_ids()
+    if not dry_run:
+        if not forget_lost:
+            refuse_lost(lost)
+        repository.forget([*(each.id for each in gone), *(lost if forget_lost else ())])
+    report = prune(repository, dry_run=dry_run, as_if_forgotten={each.id for each in gone})
+    data = {
+        "snapshots": [_decision_data(each) for each in decisions],
+        "lost": lost,
+        **_prune_data(report),
+        "dry_run": dry_run,
+    }
+    lines = [f"{_snapshot_line(each.snapshot)}  {', '.join(each.reasons) or 'goes'}" for each in decisions]
+    show(data, [*lines, *_prune_lines(report, len(gone), dry_run)], as_json)
+    if lost and not forget_lost:
+        warn([f"lost, and not forgotten, which keeps a prune from freeing anything: {each}" for each in lost])
+
+
+def _decision_data(decision: Decision) -> dict[str, Any]:
+    return {
+        "snapshot": decision.snapshot.id,
+        "time_ms": decision.snapshot.time_ms,
+        "kept": decision.is_kept,
+        "reasons": list(decision.reasons),
+    }
+
+
+def _prune_data(report: PruneReport) -> dict[str, Any]:
+    return {
+        "bytes_before": report.bytes_before,
+        "bytes_after": report.bytes_after,
+        "packs_deleted": report.packs_deleted,
+        "packs_repacked": report.packs_repacked,
+    }
+
+
+def _prune_lines(report: PruneReport, gone: int, dry_run: bool) -> Iterator[str]:
+    sizes = f"from {size_text(report.bytes_before)} to {size_text(report.bytes_after)}"
+    if dry_run:
+        yield f"{counted(gone, 'snapshot')} would be forgotten; the repository would go {sizes}."
+    else:
+        yield f"{counted(gone, 'snapshot')} forgotten; the repository went {sizes}."
+
+
+@backup.command("run-due")
+@SERVER
+@REPOSITORY
+@click.option(
+    "--every", callback=duration, required=True, metavar="TIME", help="Between backups: 1d, 6h, 30m."
+)
+@click.option("--group", "group_name", shell_complete=complete_group, help="The storage group to back up.")
+@keeping
+@keys
+@JSON
+def run_due_(
+    server: Path,
+    repo: str,
+    every: int,
+    group_name: str | None,
+    passphrase_file: Path | None,
+    key_file: Path | None,
+    as_json: bool,
+    **options: int,
+) -> None:
+    """Take a backup if one is due, and prune after it: for a timer that calls this often, or once a day.
+
+    The repository itself tells when the last one was taken. Without a --keep option nothing is ever removed.
+
+    \b
+    pillarbox backup run-due /srv/mail /backup/mail --every 1d --keep-daily 7 --keep-weekly 4
+    """
+    repository = open_repository(repo, passphrase_file, key_file)
+    schedule = Schedule(every, _rules(options))
+    with open_source(server, group_name) as source:
+        run = run_due(source, repository, schedule, clock=SystemClock(), zone=machine_zone())
+    data = {
+        "snapshot": run.snapshot and run.snapshot.id,
+        "forgotten": [each.id for each in run.forgotten],
+        "next_ms": run.next_ms,
+    }
+    show(data, _due_lines(run), as_json)
+
+
+def _due_lines(run: ScheduledRun) -> Iterator[str]:
+    if run.snapshot is None:
+        yield f"Nothing is due before {local_time(run.next_ms)}."
+        return
+    yield f"Snapshot {run.snapshot.id} was taken; the next is due {local_time(run.next_ms)}."
+    if run.pruned is not None:
+        yield from _prune_lines(run.pruned, len(run.forgotten), False)

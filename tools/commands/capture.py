@@ -1,0 +1,95 @@
+"""Point in time: captures of a storage group at an interval, between backups."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from pillarbox.backup.capture import Capture
+from pillarbox.backup.repository.repository import Repository, Snapshot
+from pillarbox.store.clock import SystemClock
+from pillarbox.store.errors import Retryable
+from pillarbox.tools.options import JSON, SERVER
+from pillarbox.tools.output import json_text, local_time, show, warn
+from pillarbox.tools.parameters import complete_group, duration
+from pillarbox.tools.repository_options import REPOSITORY, keys, open_repository
+from pillarbox.tools.snapshot_source import open_source
+from pillarbox.tools.stop_signals import stop_signals
+
+
+@click.command("capture")
+@SERVER
+@REPOSITORY
+@click.option(
+    "--every", callback=duration, default="60s", show_default=True, metavar="TIME", help="Between captures."
+)
+@click.option("--once", is_flag=True, help="Capture once, and end.")
+@click.option("--group", "group_name", shell_complete=complete_group, help="The storage group to capture.")
+@keys
+@JSON
+def capture_(
+    server: Path,
+    repo: str,
+    every: int,
+    once: bool,
+    group_name: str | None,
+    passphrase_file: Path | None,
+    key_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Capture a storage group again and again, to restore it as it stood at any of those moments.
+
+    A capture stores what changed since the backup or capture before it, and nothing when nothing did; each is
+    a snapshot to `restore` and `recovery mount`. Other processes read and write the databases meanwhile.
+    `prune` keeps captures for two days, or --keep-captures.
+
+    \b
+    pillarbox backup capture /srv/mail /backup/mail --every 5m
+    pillarbox backup capture /srv/mail /backup/mail --once
+    pillarbox backup restore /backup/mail @2026-11-25T10:00:00+01:00 --to /tmp/before
+    """
+    repository = open_repository(repo, passphrase_file, key_file)
+
+    def capture() -> Snapshot | None:
+        return capture_once(server, repository, group_name)
+
+    if once:
+        made = capture()
+        show(
+            {"snapshot": made and made.id, "time_ms": made and made.time_ms},
+            [_line(made) if made else "Nothing changed since the newest snapshot."],
+            as_json,
+        )
+        return
+    with stop_signals() as stop:
+        capture_until(capture, lambda: stop.came.wait(every / 1000), as_json)
+    if stop.number == signal.SIGINT:
+        raise KeyboardInterrupt
+
+
+def capture_once(server: Path, repository: Repository, group_name: str | None) -> Snapshot | None:
+    """Open the server, capture one storage group, and let it go again. Raises as `Capture.capture`."""
+    with open_source(server, group_name, quiet=True) as source:  # once a minute would be too often
+        return Capture(source, repository, clock=SystemClock()).capture()
+
+
+def capture_until(capture: Callable[[], Snapshot | None], ended: Callable[[], bool], as_json: bool) -> None:
+    """Capture until `ended`, which waits an interval, says so; of what another try may mend it only warns."""
+    while True:
+        try:
+            made = capture()
+        except Retryable as error:
+            warn([f"pillarbox: not captured: {error}"])
+        else:
+            if made is not None:
+                data = {"snapshot": made.id, "time_ms": made.time_ms}
+                click.echo(json_text(data) if as_json else _line(made))
+        if ended():
+            return
+
+
+def _line(made: Snapshot) -> str:
+    return f"{local_time(made.time_ms)}  captured as {made.id}"

@@ -1,0 +1,360 @@
+"""Size limits of databases: show, set, check, and `watch`, which enforces them each day."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from pillarbox.store.clock import SystemClock
+from pillarbox.store.engine.database import Database, MountState
+from pillarbox.store.engine.database_limits import (
+    BUFFER_KEY,
+    DISK_FLOOR_KEY,
+    DISK_WARNING_KEY,
+    HOUR_KEY,
+    LIMIT_KEY,
+    MINUTE_KEY,
+    DatabaseLimits,
+    assess,
+    assess_disk,
+)
+from pillarbox.store.errors import (
+    Dismounted,
+    InvalidSetting,
+    OverLimit,
+    PillarboxError,
+    Retryable,
+    WriterBusy,
+)
+from pillarbox.store.events import Event
+from pillarbox.store.server import Server, machine_zone
+from pillarbox.store.upkeep.time_of_day import next_time_of_day_ms
+from pillarbox.tools.options import JSON, SERVER, raise_not_mounted
+from pillarbox.tools.output import (
+    event_line,
+    events_to,
+    json_text,
+    local_time,
+    percent_text,
+    printable,
+    show,
+    size_text,
+    warn,
+)
+from pillarbox.tools.parameters import complete_database
+from pillarbox.tools.stop_signals import StopSignals, stop_signals
+
+LOOK_AGAIN_MS: Final = 60_000  # a watch sees changed settings, and a clock that jumped, within this
+_DEFAULT: Final = -1  # of a limit: let it be what it is without being set
+_DIGITS_MAX: Final = 12
+_OPTIONS: Final = {
+    LIMIT_KEY: "--limit-gb",
+    BUFFER_KEY: "--buffer-percent",
+    DISK_WARNING_KEY: "--disk-warning-mb",
+    DISK_FLOOR_KEY: "--disk-floor-mb",
+}
+Wait = Callable[[int], bool]
+
+ONE_OR_ALL = click.argument(
+    "database_name", metavar="[DATABASE]", default="", shell_complete=complete_database
+)
+
+
+@click.group("limits")
+def limits_() -> None:
+    """Size limits of databases, and their daily check."""
+
+
+def _databases(server: Server, name: str) -> list[Database]:
+    return [server.database(name)] if name else list(server.databases())
+
+
+# -- show, set
+
+
+def _data(database: Database, limits: DatabaseLimits) -> dict[str, Any]:
+    return {
+        "database": database.label,
+        "limit_bytes": limits.limit_bytes,
+        "threshold_bytes": limits.threshold_bytes,
+        "buffer_percent": limits.buffer_percent,
+        "check_time": f"{limits.check_time:%H:%M}",
+        "next_check_ms": next_time_of_day_ms(limits.check_time, SystemClock().now_ms(), machine_zone()),
+        "disk_warning_bytes": limits.disk_warning_bytes,
+        "disk_floor_bytes": limits.disk_floor_bytes,
+    }
+
+
+def _lines(data: dict[str, Any]) -> Iterator[str]:
+    yield f"{data['database']}:"
+    yield (
+        f"  limit {size_text(data['limit_bytes'])}, warning from {size_text(data['threshold_bytes'])} on"
+        f" ({data['buffer_percent']} % below)"
+    )
+    yield f"  checked daily at {data['check_time']}, next {local_time(data['next_check_ms'])}"
+    yield (
+        f"  free disk: warning below {size_text(data['disk_warning_bytes'])},"
+        f" deliveries refused below {size_text(data['disk_floor_bytes'])}"
+    )
+
+
+def _show(databases: list[Database], as_json: bool) -> None:
+    found = [_data(each, each.limits) for each in databases]
+    show(found, [line for each in found for line in _lines(each)], as_json)
+
+
+@limits_.command("show")
+@SERVER
+@ONE_OR_ALL
+@JSON
+def show_limits(server: Path, database_name: str, as_json: bool) -> None:
+    """The limits of DATABASE, or of all; `pillarbox limits check` compares sizes with them.
+
+    \b
+    pillarbox limits show /srv/mail
+    """
+    with Server.open(server, read_only=True, mount=False) as opened:
+        _show(_databases(opened, database_name), as_json)
+
+
+def _number(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    if value is None or value == "default":
+        return _DEFAULT if value else None
+    if not value.isdecimal() or len(value) > _DIGITS_MAX:
+        raise click.BadParameter(f"{value!r} is neither a whole number nor `default`")
+    return int(value)
+
+
+def _time_of_day(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None or value == "default":
+        return (_DEFAULT, _DEFAULT) if value else None
+    match = re.fullmatch(r"([0-9]{1,2}):([0-9]{2})", value)
+    if match is None or int(match[1]) > 23 or int(match[2]) > 59:
+        raise click.BadParameter(f"{value!r} is no time of day: say 05:00")
+    return int(match[1]), int(match[2])
+
+
+@limits_.command("set")
+@SERVER
+@ONE_OR_ALL
+@click.option(
+    "--limit-gb", callback=_number, metavar="GB", help="Size limit: 1 to 75 (standard) or 8000 (enterprise)."
+)
+@click.option(
+    "--buffer-percent",
+    callback=_number,
+    metavar="PERCENT",
+    help="Warn from this many percent below the limit on.",
+)
+@click.option("--check-time", callback=_time_of_day, metavar="HH:MM", help="When it is checked, local time.")
+@click.option("--disk-warning-mb", callback=_number, metavar="MB", help="Warn when less disk is free.")
+@click.option(
+    "--disk-floor-mb", callback=_number, metavar="MB", help="Refuse deliveries when less disk is free."
+)
+@JSON
+def set_limits(
+    server: Path,
+    database_name: str,
+    limit_gb: int | None,
+    buffer_percent: int | None,
+    check_time: tuple[int, int] | None,
+    disk_warning_mb: int | None,
+    disk_floor_mb: int | None,
+    as_json: bool,
+) -> None:
+    """Change limits of DATABASE, or of all; each may be `default`.
+
+    A running `pillarbox limits watch` follows within a minute, other processes when they next open the
+    server.
+
+    \b
+    pillarbox limits set /srv/mail --limit-gb 50
+    pillarbox limits set /srv/mail "Mailbox Store" --check-time 03:30 --buffer-percent 20
+    pillarbox limits set /srv/mail --limit-gb default
+    """
+    hour, minute = check_time or (None, None)
+    asked = {
+        LIMIT_KEY: limit_gb,
+        BUFFER_KEY: buffer_percent,
+        HOUR_KEY: hour,
+        MINUTE_KEY: minute,
+        DISK_WARNING_KEY: disk_warning_mb,
+        DISK_FLOOR_KEY: disk_floor_mb,
+    }
+    settings = {
+        key: None if value == _DEFAULT else value for key, value in asked.items() if value is not None
+    }
+    if not settings:
+        raise click.UsageError("say which limit to set; see --help")
+    with Server.open(server, mount=False) as opened:
+        databases = _databases(opened, database_name)
+        try:
+            for database in databases:
+                opened.set_limits(database.label, settings)
+        except InvalidSetting as error:
+            raise _said_of_options(error) from None
+        _show(databases, as_json)
+
+
+def _said_of_options(error: InvalidSetting) -> InvalidSetting:
+    """What the library says of its settings, said of the options that stand for them."""
+    text, hint = str(error), error.hint
+    for key, option in _OPTIONS.items():
+        text, hint = text.replace(key, option), hint.replace(key, option)
+    return InvalidSetting(text, hint=hint)
+
+
+# -- check
+
+
+@limits_.command("check")
+@SERVER
+@ONE_OR_ALL
+@JSON
+def check(server: Path, database_name: str, as_json: bool) -> None:
+    """Compare the size of DATABASE, or of all, with its limit.
+
+    It only looks: nothing is dismounted and no event is written; the daily check is `pillarbox limits watch`.
+    Ends with 23 when a database is above its limit, with 21 when one cannot be looked at because it is not
+    mounted.
+
+    \b
+    pillarbox limits check /srv/mail
+    """
+    with Server.open(server, read_only=True) as opened:
+        databases = _databases(opened, database_name)
+        found = [_assessed(each) for each in databases if each.state is not MountState.DISMOUNTED]
+        apart = [each.label for each in databases if each.state is MountState.DISMOUNTED]
+    show(found, [_assessed_line(each) for each in found], as_json)
+    warn(f"  not mounted: {label}" for label in apart)
+    above = [each["database"] for each in found if each["state"] == "above limit"]
+    if above:
+        raise OverLimit(
+            f"above the size limit: {', '.join(above)}",
+            hint="delete mail, or raise it: `pillarbox limits set`",
+        )
+    if apart:
+        raise Dismounted(f"not looked at: {', '.join(apart)}", hint="`pillarbox status` says why")
+
+
+def _assessed(database: Database) -> dict[str, Any]:
+    limits = database.limits
+    # As a first check after a mount, which never dismounts: this one is nobody's daily check.
+    found = assess(limits, 0, database.physical_size_bytes(), database.logical_size_bytes)
+    size_bytes = database.logical_size_bytes()
+    state = (
+        "above limit" if size_bytes > limits.limit_bytes else "near limit" if found.events else "within limit"
+    )
+    free_bytes = database.free_disk_bytes()
+    return {
+        "database": database.label,
+        "state": state,
+        "logical_size_bytes": size_bytes,
+        "physical_size_bytes": found.physical_size_bytes,
+        "limit_bytes": limits.limit_bytes,
+        "threshold_bytes": limits.threshold_bytes,
+        "free_disk_bytes": free_bytes,
+        "disk": assess_disk(limits, free_bytes).value,
+        "last_size_check_ms": database.last_size_check_ms,
+    }
+
+
+def _assessed_line(each: dict[str, Any]) -> str:
+    used, limit = each["logical_size_bytes"], each["limit_bytes"]
+    return (
+        f"{each['database']}: {each['state']}, {size_text(used)} of {size_text(limit)}"
+        f" ({percent_text(used, limit)}); free disk {size_text(each['free_disk_bytes'])}, {each['disk']}"
+    )
+
+
+# -- watch
+
+
+@limits_.command("watch")
+@SERVER
+@click.option("--once", is_flag=True, help="Make the first check, which only reports, and end.")
+@JSON
+def watch_limits(server: Path, once: bool, as_json: bool) -> None:
+    """Enforce the size limits each day, until interrupted: the smallest service there is.
+
+    Holds all databases mounted, and prints each event as it happens (one JSON object a line with --json).
+    A database above its limit is reported by the first check after its mount, and dismounted by the next
+    daily one. Other processes can read meanwhile; those that write find the databases in use. A database
+    that another process has is waited for; with --once it is not checked, and the command ends with 11.
+    Changed settings, mounts and dismounts are followed within a minute. Ends cleanly on SIGINT and SIGTERM.
+
+    \b
+    pillarbox limits watch /srv/mail
+    pillarbox limits watch /srv/mail --once
+    """
+
+    def show_event(event: Event) -> None:
+        data = event._asdict()
+        click.echo(json_text(data) if as_json else printable(event_line(data)))
+
+    with stop_signals() as stop, events_to(show_event), Server.open(server) as opened:
+        watch(opened, (lambda _: False) if once else wait_for(stop))
+    if stop.number == signal.SIGINT:
+        raise KeyboardInterrupt
+    if once:
+        raise_not_mounted(opened)
+        if opened.not_mounted:
+            raise WriterBusy(
+                f"not checked, another process has them: {', '.join(opened.not_mounted)}",
+                hint="that process may check them itself; if not, give the command again when it has ended",
+            )
+
+
+def watch(server: Server, wait: Wait) -> None:
+    """Check sizes when they are due until `wait`, which is given when that is (ms UTC), says no.
+
+    Mounts, dismounts and settings of other processes are followed each time.
+    """
+    while wait(server.check_sizes()):
+        follow_settings(server)
+
+
+def follow_settings(server: Server) -> None:
+    """Take over what another process changed: settings, and which databases are to be mounted."""
+    wanted_before = _wanted(server)
+    try:
+        server.reload()
+    except PillarboxError as error:
+        warn([f"pillarbox: {error}; the settings stay as they were"])
+        return
+    for database in server.databases():
+        label = database.label
+        wanted = server.mounts_at_startup(label)
+        changed = wanted != wanted_before.get(database.guid, False)
+        busy = isinstance(server.not_mounted.get(label), Retryable)
+        if wanted and (changed or busy):
+            _try_to_mount(server, label)
+        elif changed:
+            server.dismount(label)
+
+
+def _wanted(server: Server) -> dict[bytes, bool]:
+    return {each.guid: server.mounts_at_startup(each.label) for each in server.databases()}
+
+
+def _try_to_mount(server: Server, label: str) -> None:
+    try:
+        server.mount(label)
+    except PillarboxError:
+        return  # the event says why, and a busy one is tried again
+
+
+def wait_for(stop: StopSignals) -> Wait:
+    """A wait that is over at a time, after `LOOK_AGAIN_MS` at most, or with False when a signal has come."""
+    clock = SystemClock()
+
+    def wait(until_ms: int) -> bool:
+        left_ms = min(max(until_ms - clock.now_ms(), 0), LOOK_AGAIN_MS)
+        return not stop.came.wait(left_ms / 1000)
+
+    return wait

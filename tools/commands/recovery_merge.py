@@ -1,0 +1,370 @@
+"""`recovery merge`: recovered mail back into live mailboxes, or out to files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from pillarbox.backup.merge.filter import FolderPath, MergeFilter
+from pillarbox.backup.merge.merge_mailbox import (
+    MergeTarget,
+    MergeTask,
+    match_mailboxes,
+    merge_mailboxes,
+    refuse_unknown_folders,
+)
+from pillarbox.backup.merge.report import MailboxMerge, MergeMode, MergeOptions, MergeProgress
+from pillarbox.backup.merge.source import MergeSource
+from pillarbox.backup.merge.target import FileTarget, MailboxTarget
+from pillarbox.backup.recovery_group import RecoveryGroup
+from pillarbox.backup.restore import check_path_part
+from pillarbox.backup.snapshot_mount import RecoveryDatabase
+from pillarbox.store.clock import SystemClock
+from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.engine.database import Database, MountState
+from pillarbox.store.errors import Corrupt, Dismounted, NotFound, Refused
+from pillarbox.store.files.exporting import FORMATS, ExportFormat
+from pillarbox.store.ids import id_text
+from pillarbox.store.server import Server
+from pillarbox.tools.options import ACTOR, JSON, PATH, SERVER
+from pillarbox.tools.output import Step, counted, progress, show, size_text, warn
+from pillarbox.tools.parameters import complete_mailbox, moment
+from pillarbox.tools.recovery_sources import (
+    ONE_DATABASE,
+    Keys,
+    find_recovered,
+    mounted_databases,
+)
+from pillarbox.tools.repository_options import keys
+
+_FILTERS = (
+    click.option("--since", "since_ms", callback=moment, metavar="DATE", help="Received then or later."),
+    click.option("--before", "before_ms", callback=moment, metavar="DATE", help="Received before then."),
+    click.option("--folder", "folders", multiple=True, help="Only this folder and those in it."),
+    click.option(
+        "--exclude-folder", "folders_excluded", multiple=True, help="Leave out this folder and those in it."
+    ),
+    click.option("--subject", "subjects", multiple=True, help="The subject is this."),
+    click.option("--subject-contains", "subjects_containing", multiple=True, help="The subject holds this."),
+    click.option("--attachment", "attachments", multiple=True, help="An attachment has this name."),
+    click.option(
+        "--attachment-contains",
+        "attachments_containing",
+        multiple=True,
+        help="An attachment's name contains this.",
+    ),
+)
+
+
+def filters(command: Any) -> Any:
+    """The options that say which messages to merge; each may be said again, any of its values will do."""
+    for option in reversed(_FILTERS):
+        command = option(command)
+    return command
+
+
+def _filter(asked: dict[str, Any]) -> MergeFilter:
+    for name in ("folders", "folders_excluded"):
+        asked[name] = tuple(tuple(filter(None, path.split("/"))) for path in asked[name])
+    return MergeFilter(**asked)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Which mailboxes, from where, and where to."""
+
+    mailboxes: tuple[str, ...]
+    live: bool
+    database: str
+    to: str
+    out: Path | None
+    format: ExportFormat
+
+
+class _Job(NamedTuple):
+    """Mailboxes of one source: what is to be merged, and where to by name; what has no target, and why."""
+
+    source: MergeSource
+    tasks: list[MergeTask]
+    targets: list[str]
+    given_up: list[MailboxMerge]
+
+
+class _Done(NamedTuple):
+    """What became of a mailbox; `target` is a mailbox or directory, "" where there was none."""
+
+    report: MailboxMerge
+    target: str
+
+
+@click.command()
+@SERVER
+@click.argument("mailboxes", metavar="[MAILBOX...]", nargs=-1, shell_complete=complete_mailbox)
+@click.option("--all", "all_", is_flag=True, help="All mailboxes of the source.")
+@ONE_DATABASE
+@click.option(
+    "--mode",
+    type=click.Choice([each.value for each in MergeMode]),
+    default=MergeMode.MERGE.value,
+    show_default=True,
+    help="Into the folders they were in, or into a new folder `Recovered Data ...`.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would come, and change nothing.")
+@click.option("--to", default="", metavar="MAILBOX", help="Into this mailbox; made where it is missing.")
+@click.option("--to-files", "out", type=PATH, help="Into mail files in this directory.")
+@click.option("--format", "format_", type=click.Choice(FORMATS), default="eml", help="Of the mail files.")
+@click.option("--live", is_flag=True, help="From a live mailbox, not from the recovery storage group.")
+@click.option(
+    "--archive", is_flag=True, help="With --live: remove from there what has arrived and is proven."
+)
+@filters
+@keys
+@JSON
+def merge(
+    server: Path,
+    mailboxes: tuple[str, ...],
+    all_: bool,
+    database_name: str,
+    mode: str,
+    dry_run: bool,
+    to: str,
+    out: Path | None,
+    format_: ExportFormat,
+    live: bool,
+    archive: bool,
+    passphrase_file: Path | None,
+    key_file: Path | None,
+    as_json: bool,
+    **filtered: Any,
+) -> None:
+    """Merge recovered mailboxes into the live ones they were, without duplicates.
+
+    A mailbox goes into the live one of the same GUID, or else of the same name, or where --to or --to-files
+    says. Messages that are there already, wherever they were moved and whatever was changed in them, are not
+    added again; so the same merge may be run again, and goes on after an interruption. Permissions and rules
+    of folders are left as they are. What is damaged is listed, the rest merged, and the command ends with 30;
+    with 20 when a mailbox could not be merged at all.
+
+    \b
+    pillarbox recovery merge /srv/mail anna --dry-run
+    pillarbox recovery merge /srv/mail anna bert --mode copy
+    pillarbox recovery merge /srv/mail --all --since 2024-01-01 --exclude-folder "Deleted Items"
+    pillarbox recovery merge /srv/mail anna --to-files /tmp/anna --format mbox --folder Lists
+    """
+    asked = _Asked(mailboxes, live, database_name, to, out, format_)
+    _refuse_unclear(asked, all_, archive)
+    options = MergeOptions(MergeMode(mode), _filter(filtered), archive, dry_run)
+    only_reads = not archive and (dry_run or out is not None)
+    with Server.open(server, read_only=only_reads) as opened, ExitStack() as stack:
+        sources = _sources(opened, asked, Keys(passphrase_file, key_file), stack)
+        refuse_unknown_folders(sources, ACTOR, options.filter)
+        jobs = [_job(opened, source, names, asked, only_reads) for source, names in sources]
+        reports = _run(jobs, options, as_json)
+    show([_report_data(each) for each in reports], _report_lines(reports, dry_run), as_json)
+    _fail([each.report for each in reports])
+
+
+def _refuse_unclear(asked: _Asked, all_: bool, archive: bool) -> None:
+    if all_ == bool(asked.mailboxes):
+        raise click.UsageError("name the mailboxes to merge, or say --all")
+    if asked.to and asked.out:
+        raise click.UsageError("say --to or --to-files, not both")
+    if asked.to and len(asked.mailboxes) != 1:
+        raise click.UsageError("--to takes one mailbox at a time")
+    if asked.live and not asked.to and not asked.out:
+        raise click.UsageError("--live needs --to or --to-files: a mailbox is not merged into itself")
+    if archive and not asked.live:
+        raise click.UsageError("--archive is for live mailboxes: nothing is removed from a backup")
+    if asked.live and asked.database:
+        raise click.UsageError("--database is one of the recovery storage group; leave it out with --live")
+
+
+# -- from where to where
+
+
+def _sources(
+    server: Server, asked: _Asked, opened_by: Keys, stack: ExitStack
+) -> Sequence[tuple[Database | RecoveryDatabase, Sequence[str]]]:
+    """The databases to merge from, and the names of their mailboxes; none for all."""
+    if asked.live:
+        return _live(server, asked.mailboxes)
+    group = stack.enter_context(RecoveryGroup.open(server, clock=SystemClock()))
+    return _recovered(mounted_databases(group, asked.database, opened_by), asked.mailboxes)
+
+
+def _live(server: Server, names: Sequence[str]) -> list[tuple[Database, list[str]]]:
+    if not names:
+        mounted = [each for each in server.databases() if each.state is not MountState.DISMOUNTED]
+        return [(each, []) for each in mounted if each.kind is DatabaseKind.MAILBOX_STORE]
+    return [(database, [box.name]) for database, box in map(server.find_mailbox, names)]
+
+
+def _recovered(
+    databases: Sequence[RecoveryDatabase], names: Sequence[str]
+) -> list[tuple[RecoveryDatabase, list[str]]]:
+    if not names:
+        return [(each, []) for each in databases]
+    found: dict[bytes, tuple[RecoveryDatabase, list[str]]] = {}
+    for database, box in (find_recovered(databases, name) for name in names):
+        found.setdefault(database.guid, (database, []))[1].append(box.name)
+    return list(found.values())
+
+
+def _job(
+    server: Server,
+    source: Database | RecoveryDatabase,
+    names: Sequence[str],
+    asked: _Asked,
+    only_reads: bool,
+) -> _Job:
+    origin = next((each for each in server.databases() if each.guid == source.guid), None)
+    if not asked.to and not asked.out:
+        _refuse_dismounted(server, origin)
+    job = _Job(source, [], [], [])
+    for match in match_mailboxes(source, server.databases(), ACTOR, names):
+        target: MergeTarget | None = match.target
+        name = match.target_name
+        if asked.out is not None:
+            many = len(asked.mailboxes) != 1
+            out = asked.out / check_path_part(match.source.name) if many else asked.out
+            target, name = FileTarget(out, asked.format), str(out)
+        elif asked.to:
+            target, name = _find_or_create(server, asked.to, origin, only_reads), asked.to
+        if target is None:
+            job.given_up.append(MailboxMerge(match.source.name, error=_UNMATCHED[match.by]))
+        else:
+            job.tasks.append(MergeTask(match.source.guid, target))
+            job.targets.append(name)
+    return job
+
+
+_UNMATCHED = {
+    "none": "there is no live mailbox of its GUID or name; --to names one, and makes it where it is missing",
+    "several": "several live mailboxes have its name; --to names one of another name",
+}
+
+
+def _refuse_dismounted(server: Server, origin: Database | None) -> None:
+    """A mailbox whose own database is not mounted must not go to another one that has its name."""
+    if origin is not None and origin.state is MountState.DISMOUNTED:
+        label = origin.label
+        raise server.not_mounted.get(label) or Dismounted(
+            f"database {label}, to merge into, is dismounted", hint="mount it with `pillarbox mount`"
+        )
+
+
+def _find_or_create(server: Server, name: str, origin: Database | None, only_reads: bool) -> MailboxTarget:
+    try:
+        database, box = server.find_mailbox(name)
+    except NotFound:
+        if only_reads:
+            raise
+        is_there = origin is not None and origin.state is MountState.MOUNTED
+        where = origin.label if origin is not None and is_there else ""
+        database, box = server.create_mailbox(ACTOR, name, where)
+    return MailboxTarget(database, box.guid)
+
+
+# -- doing it, and telling of it
+
+
+def _run(jobs: Sequence[_Job], options: MergeOptions, as_json: bool) -> list[_Done]:
+    done: list[_Done] = []
+    try:
+        with progress("merging", as_json) as step:
+            for job in jobs:
+                told = step and _step(step)
+                reports = merge_mailboxes(job.source, job.tasks, ACTOR, options, progress=told)
+                done += map(_Done, reports, job.targets)
+                done += [_Done(each, "") for each in job.given_up]
+    except KeyboardInterrupt:
+        warn(["What is merged stays; the same merge goes on from there."])
+        raise
+    return done
+
+
+def _step(step: Step) -> Any:
+    def told(each: MergeProgress) -> None:
+        step(each.messages_count, each.messages_total, "/".join((each.mailbox, *each.folder)))
+
+    return told
+
+
+def _report_data(done: _Done) -> dict[str, Any]:
+    report = done.report
+    return {
+        "mailbox": report.mailbox,
+        "target": done.target or None,
+        "merged": report.merged_count,
+        "merged_bytes": report.merged_bytes,
+        "duplicates": report.duplicates_count,
+        "filtered": report.filtered_count,
+        "folders": [
+            {
+                "folder": _path(each.path),
+                "target": _path(each.target),
+                "merged": each.merged_count,
+                "merged_bytes": each.merged_bytes,
+                "duplicates": each.duplicates_count,
+                "filtered": each.filtered_count,
+                "damaged": each.damaged_count,
+            }
+            for each in report.folders
+        ],
+        "folders_made": [_path(each) for each in report.folders_made],
+        "damaged": [
+            {
+                "folder": _path(each.folder),
+                "id": id_text(each.message_id) if each.message_id else None,
+                "reason": each.reason,
+            }
+            for each in report.damaged
+        ],
+        "removed": report.removed_count,
+        "unproven": report.unproven_count,
+        "error": report.error or None,
+    }
+
+
+def _path(path: FolderPath) -> str:
+    return "/".join(path)
+
+
+def _report_lines(reports: Sequence[_Done], dry_run: bool) -> Iterator[str]:
+    did, made = ("would be merged", "would be made") if dry_run else ("merged", "made")
+    for each, target in reports:
+        if each.error:
+            yield f"{each.mailbox}: not merged: {each.error}"
+            continue
+        said = [
+            f"{counted(each.merged_count, 'message')} ({size_text(each.merged_bytes)}) {did} into {target}"
+        ]
+        said.append(f"{each.duplicates_count:,} were there already")
+        if each.filtered_count:
+            said.append(f"{each.filtered_count:,} left out")
+        if each.removed_count or each.unproven_count:
+            said.append(f"{each.removed_count:,} removed from the source, {each.unproven_count:,} not proven")
+        yield f"{each.mailbox}: {', '.join(said)}."
+        for path in each.folders_made:
+            yield f"  folder {_path(path)} {made}"
+        for one in each.folders:
+            if one.merged_count:
+                yield f"  {one.merged_count:>8}  {size_text(one.merged_bytes):>9}  {_path(one.target)}"
+
+
+def _fail(reports: Sequence[MailboxMerge]) -> None:
+    for each in reports:
+        warn(
+            f"  damaged, not merged: {each.mailbox}/{_path(one.folder)}: {one.reason}" for one in each.damaged
+        )
+    given_up = sum(1 for each in reports if each.error)
+    if given_up:
+        raise Refused(f"not merged: {counted(given_up, 'mailbox')}")
+    damaged = sum(each.damaged_count for each in reports)
+    if damaged:
+        raise Corrupt(f"damaged, and not merged: {counted(damaged, 'message')}; the rest is")
