@@ -9,7 +9,7 @@ import pytest
 
 from pillarbox.tools.bench.__main__ import run
 from pillarbox.tools.bench.report import (
-    BARE_READ,
+    CHANGES,
     MAILDIR,
     PILLARBOX_BULK,
     PILLARBOX_LIST,
@@ -20,9 +20,11 @@ from pillarbox.tools.bench.report import (
     PILLARBOX_THREADS,
     SQLITE_BULK,
     SQLITE_LIST,
+    SQLITE_READ,
     SQLITE_SINGLE,
     Figure,
     best_of,
+    change_name,
     verdicts,
 )
 from pillarbox.tools.bench.workload import CORPUS_DEFAULT, read_corpus, resample
@@ -57,11 +59,17 @@ def test_every_measure_and_its_peers_come_out_of_one_run(
             PILLARBOX_LIST,
             SQLITE_LIST,
             PILLARBOX_READ,
-            BARE_READ,
+            SQLITE_READ,
+            *(
+                f"{side}, {change_name(change, is_one_by_one=single)}"
+                for side in ("Pillarbox", "SQLite")
+                for change in CHANGES
+                for single in (False, True)
+            ),
         ],
         32,
     )
-    assert len(told["targets"]) == 7  # all but Dovecot's and those of scale
+    assert len(told["targets"]) == 13  # all but Dovecot's and those of scale
     assert not list(tmp_path.iterdir())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,15 @@ from pathlib import Path
 from typing import Final
 
 from pillarbox.store.errors import PillarboxError
-from pillarbox.tools.bench.peers import dovecot_import, dovecot_lmtp, maildir, sqlite, sqlite_list
+from pillarbox.tools.bench.changes import changes
+from pillarbox.tools.bench.peers import (
+    dovecot_import,
+    dovecot_lmtp,
+    maildir,
+    sqlite,
+    sqlite_list,
+    sqlite_read,
+)
 from pillarbox.tools.bench.pillarbox_side import (
     anonymous_memory_bytes,
     bulk,
@@ -26,8 +35,9 @@ from pillarbox.tools.bench.pillarbox_side import (
 from pillarbox.tools.bench.report import Figure, as_data, as_text, at_least_one, best_of, verdicts
 from pillarbox.tools.bench.workload import CORPUS_DEFAULT, read_corpus, resample
 
-MEASURES: Final = ("bulk", "single", "threads", "list", "read")
+MEASURES: Final = ("bulk", "single", "threads", "list", "read", "changes")
 _LIST_COUNT: Final = 20_000
+_CHANGES_COUNT_MAX: Final = 10_000
 
 
 def measure(root: Path, messages: Sequence[bytes], wanted: Sequence[str]) -> list[Figure]:
@@ -46,7 +56,11 @@ def measure(root: Path, messages: Sequence[bytes], wanted: Sequence[str]) -> lis
         if "list" in wanted:
             figures += [listed, sqlite_list(root, items)]
         if "read" in wanted:
-            figures += random_reads(target, items)
+            order = random.Random(2).sample(range(len(items)), len(items))
+            figures.append(random_reads(target, [items[at] for at in order]))
+            figures.append(sqlite_read(root, messages, order))
+    if "changes" in wanted:
+        figures += changes(root, min(len(messages), _CHANGES_COUNT_MAX))
     return [figure for figure in figures if figure is not None]
 
 

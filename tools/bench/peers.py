@@ -24,6 +24,7 @@ from pillarbox.tools.bench.report import (
     MAILDIR,
     SQLITE_BULK,
     SQLITE_LIST,
+    SQLITE_READ,
     SQLITE_SINGLE,
     Figure,
     disk_bytes,
@@ -117,6 +118,24 @@ def sqlite_list(root: Path, items: Sequence[ItemRecord]) -> Figure:
         start = time.perf_counter()
         count = sum(1 for _ in connection.execute("select * from item order by rowid"))
         return Figure(SQLITE_LIST, count, time.perf_counter() - start)
+
+
+def sqlite_read(root: Path, messages: Sequence[bytes], order: Sequence[int]) -> Figure:
+    """Messages by number, in the order of `order`, from a table that holds them compressed."""
+    compress = zstandard.ZstdCompressor(level=3).compress
+    inflate = zstandard.ZstdDecompressor().decompress
+    with closing(sqlite3.connect(root / "bodies")) as connection:
+        connection.execute("create table m(id integer primary key, body blob)")
+        with connection:
+            connection.executemany(
+                "insert into m values (?, ?)", ((at, compress(raw)) for at, raw in enumerate(messages))
+            )
+        start = time.perf_counter()
+        size = 0
+        for at in order:
+            (body,) = connection.execute("select body from m where id = ?", (at,)).fetchone()
+            size += len(inflate(body))
+        return Figure(SQLITE_READ, len(order), time.perf_counter() - start, size)
 
 
 def dovecot_import(root: Path, messages: Sequence[bytes]) -> Figure | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 import time
@@ -13,20 +12,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
 
-import zstandard
-
 from pillarbox.store.access import Actor
-from pillarbox.store.disk.stream import FRAME_HEADER_BYTES, Codec, parse_frame
-from pillarbox.store.disk.tables import DatabaseKind, ItemRecord, MailboxRecord, Table
-from pillarbox.store.engine import content_store
+from pillarbox.store.disk.tables import DatabaseKind, ItemRecord, MailboxRecord
 from pillarbox.store.engine.database import Database
-from pillarbox.store.engine.transaction import Reader
 from pillarbox.store.files.prepare_processes import prepare_all
 from pillarbox.store.ids import new_guid
 from pillarbox.store.mail import folders, mailboxes, messages
 from pillarbox.store.mail.delivery import deliver
 from pillarbox.tools.bench.report import (
-    BARE_READ,
     PILLARBOX_BULK,
     PILLARBOX_LIST,
     PILLARBOX_READ,
@@ -134,49 +127,12 @@ def listing(target: Target, limit: int) -> tuple[Figure, list[ItemRecord]]:
         )
 
 
-def random_reads(target: Target, items: Sequence[ItemRecord]) -> tuple[Figure, Figure]:
-    """Every message once, in a random order; and their blocks read and inflated without anything else."""
-    order = random.Random(2).sample(list(items), len(items))
+def random_reads(target: Target, order: Sequence[ItemRecord]) -> Figure:
+    """The messages of `order`, whole."""
     with target.database.read(_ACTOR) as read:
-        bare = _bare_reads(target.database, [_places(read, item) for item in order])
         start = time.perf_counter()
         size = sum(len(messages.content(read, item)) for item in order)
-        return Figure(PILLARBOX_READ, len(order), time.perf_counter() - start, size), bare
-
-
-Place = tuple[int, int, int]
-
-
-def _places(read: Reader, item: ItemRecord) -> list[Place]:
-    record = content_store.content_record(read, item.digest)
-    found = [(record.segment, record.offset, record.length)]
-    for part in record.parts:
-        found += [read.record(Table.BLOCK, digest)[2:5] for digest in part[4]]
-    return found
-
-
-def _bare_reads(database: Database, reads: Sequence[Sequence[Place]]) -> Figure:
-    segments = sorted({segment for places in reads for segment, _, _ in places})
-    files = {
-        segment: os.open(database.stream.path(segment), os.O_RDONLY | os.O_CLOEXEC) for segment in segments
-    }
-    codecs = {
-        place: parse_frame(os.pread(files[place[0]], place[2], place[1]), 0, "bench").codec
-        for places in reads
-        for place in places
-    }
-    inflate = zstandard.ZstdDecompressor().decompress
-    try:
-        start = time.perf_counter()
-        size = 0
-        for places in reads:
-            for place in places:
-                data = os.pread(files[place[0]], place[2], place[1])[FRAME_HEADER_BYTES:]
-                size += len(inflate(data) if codecs[place] == Codec.ZSTD else data)
-        return Figure(BARE_READ, len(reads), time.perf_counter() - start, size)
-    finally:
-        for file in files.values():
-            os.close(file)
+        return Figure(PILLARBOX_READ, len(order), time.perf_counter() - start, size)
 
 
 def scale(root: Path, raws: Iterator[bytes], count: int) -> list[Figure]:

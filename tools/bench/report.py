@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 PILLARBOX_BULK: Final = "Pillarbox, bulk, one caller"
 PILLARBOX_SINGLE: Final = "Pillarbox, one a transaction"
@@ -23,7 +23,15 @@ MAILDIR: Final = "mailbox.Maildir"
 SQLITE_BULK: Final = "SQLite WAL full, zstd, 64 a transaction"
 SQLITE_SINGLE: Final = "SQLite WAL full, zstd, one a transaction"
 SQLITE_LIST: Final = "SQLite SELECT of the same columns"
-BARE_READ: Final = "bare pread + zstd of the same blocks"
+SQLITE_READ: Final = "SQLite SELECT + zstd of the same messages"
+
+Change = Literal["flag", "move", "delete"]
+CHANGES: Final[tuple[Change, ...]] = get_args(Change)
+
+
+def change_name(change: Change, *, is_one_by_one: bool) -> str:
+    """The name of a figure of `changes`, without whose it is."""
+    return f"{change} one by one" if is_one_by_one else f"{change} in one transaction"
 
 
 @dataclass(frozen=True)
@@ -62,8 +70,14 @@ TARGETS: Final = (
     Target(PILLARBOX_SINGLE, SQLITE_SINGLE, 1.0),
     Target(PILLARBOX_THREADS, PILLARBOX_BULK, 0.7),
     Target(PILLARBOX_LIST, SQLITE_LIST, 1.0),
-    Target(PILLARBOX_READ, BARE_READ, 0.7),
+    Target(PILLARBOX_READ, SQLITE_READ, 1.2),
     Target(PILLARBOX_SCALE_LAST, PILLARBOX_SCALE_FIRST, 1 / 1.3),
+    *(
+        Target(f"Pillarbox, {name}", f"SQLite, {name}", 1 / times)
+        for change, times_in_one in zip(CHANGES, (8, 5, 6), strict=True)
+        for is_one_by_one, times in ((False, times_in_one), (True, 2.5))
+        for name in [change_name(change, is_one_by_one=is_one_by_one)]
+    ),
 )
 DISK_RATIO_AT_MOST: Final = 0.25
 MEMORY_BYTES_AT_MOST: Final = 200_000_000
