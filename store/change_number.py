@@ -1,8 +1,9 @@
 """Change numbers (CN) and sets of them (CNSET): who changed what, as intervals (DOMAIN.md "Store").
 
 A `CNSet` is a value: it never changes, equal sets compare and hash alike and encode to the same bytes.
-Every operation costs time in proportion to the number of intervals, never to how wide they are, so a set
-that claims every number there is costs no more than a set of one. There is no way to walk the numbers.
+Every operation costs time by the number of intervals, never by how wide they are, so a set that claims every
+number there is costs no more than a set of one; where one set has few intervals, by these and the logarithm
+of the other's. There is no way to walk the numbers.
 
 Encoding, version 1 (docs/format.md, "Change number sets"); a varint is unsigned LEB128:
 
@@ -22,8 +23,10 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
+from itertools import compress, pairwise
+from operator import gt, sub
 from typing import Final, NamedTuple
 
 from xxhash import xxh3_64_digest
@@ -42,8 +45,22 @@ _VARINT_BYTES_MAX: Final = 7  # 49 bits: a 48-bit counter always fits
 _TEXT: Final = re.compile(r"[A-Za-z0-9_-]+")
 _SHOWN_MAX: Final = 8
 
-_Interval = tuple[int, int]
-_Intervals = tuple[_Interval, ...]
+
+class _Runs(NamedTuple):
+    """The numbers of one origin: run `i` is `starts[i]` up to, not including, `ends[i]`.
+
+    Both ascend strictly and runs do not touch. Two tuples instead of one of pairs, so that sorting and
+    comparing whole sets is done by loops inside the interpreter: 2.4 ms where two sets of 10,000 runs
+    interleave, and next to nothing where one of them is small.
+    """
+
+    starts: tuple[int, ...]
+    ends: tuple[int, ...]
+
+
+_NONE: Final = _Runs((), ())
+_LIMIT: Final = COUNTER_MAX + 2  # above every end, so that what follows the last run is a run too
+_GALLOP: Final = 16  # a set with so many times fewer runs looks its runs up in the other one
 
 
 class ChangeNumber(NamedTuple):
@@ -59,12 +76,12 @@ class CNSet:
     `CNSet()` is empty. `|`, `-` and `&` are the set operations; `bool(cnset)` says whether it holds any.
     """
 
-    __slots__ = ("_intervals",)
+    __slots__ = ("_runs",)
 
-    _intervals: dict[bytes, _Intervals]
+    _runs: dict[bytes, _Runs]
 
     def __init__(self) -> None:
-        self._intervals = {}
+        self._runs = {}
 
     @classmethod
     def of_range(cls, origin: bytes, first: int, last: int) -> CNSet:
@@ -75,7 +92,7 @@ class CNSet:
         _check_origin(origin)
         if first < 1 or last > COUNTER_MAX or last < first - 1:
             raise ValueError(f"{first}..{last} is no range of change numbers")
-        return _made({origin: ((first, last),)} if first <= last else {})
+        return _made({origin: _Runs((first,), (last + 1,))} if first <= last else {})
 
     @classmethod
     def full(cls, origin: bytes, highest: int) -> CNSet:
@@ -85,11 +102,11 @@ class CNSet:
     @classmethod
     def of(cls, numbers: Iterable[ChangeNumber]) -> CNSet:
         """The set of these numbers, in any order, doubles allowed. Raises ValueError as `of_range`."""
-        singles: dict[bytes, list[_Interval]] = {}
+        singles: dict[bytes, set[int]] = {}
         for number in numbers:
             _check_number(number)
-            singles.setdefault(number.origin, []).append((number.counter, number.counter))
-        return _made({origin: _joined(sorted(intervals)) for origin, intervals in singles.items()})
+            singles.setdefault(number.origin, set()).add(number.counter)
+        return _made({origin: _runs_of(sorted(counters)) for origin, counters in singles.items()})
 
     def with_number(self, number: ChangeNumber) -> CNSet:
         """This set and one number more; cheap when it is the highest of its origin, as new changes are.
@@ -97,101 +114,115 @@ class CNSet:
         Raises ValueError when it is no change number.
         """
         _check_number(number)
-        held = self._intervals.get(number.origin, ())
-        if number in self:
-            return self
-        if held and number.counter == held[-1][1] + 1:
-            grown = (*held[:-1], (held[-1][0], number.counter))
-        elif not held or number.counter > held[-1][1]:
-            grown = (*held, (number.counter, number.counter))
+        starts, ends = self._runs.get(number.origin, _NONE)
+        single = _Runs((number.counter,), (number.counter + 1,))
+        if ends and number.counter == ends[-1]:
+            grown = _Runs(starts, (*ends[:-1], number.counter + 1))
         else:
-            grown = _joined(sorted((*held, (number.counter, number.counter))))
-        return _made({**self._intervals, number.origin: grown})
+            grown = _union(_Runs(starts, ends), single)
+        return _made({**self._runs, number.origin: grown})
 
     def __or__(self, other: CNSet) -> CNSet:
-        union = dict(self._intervals)
-        for origin, intervals in other._intervals.items():
+        union = dict(self._runs)
+        for origin, runs in other._runs.items():
             held = union.get(origin)
-            # Sorting two sorted runs put together only merges them.
-            union[origin] = _joined(sorted(held + intervals)) if held else intervals
+            union[origin] = _union(held, runs) if held else runs
         return _made(union)
 
     def __sub__(self, other: CNSet) -> CNSet:
         return _made(
             {
-                origin: _without(intervals, other._intervals.get(origin, ()))
-                for origin, intervals in self._intervals.items()
+                origin: _common(runs, _complement(other._runs[origin])) if origin in other._runs else runs
+                for origin, runs in self._runs.items()
             }
         )
 
     def __and__(self, other: CNSet) -> CNSet:
         return _made(
             {
-                origin: _common(intervals, other._intervals.get(origin, ()))
-                for origin, intervals in self._intervals.items()
+                origin: _common(runs, other._runs[origin])
+                for origin, runs in self._runs.items()
+                if origin in other._runs
             }
         )
 
     def __contains__(self, number: ChangeNumber) -> bool:
-        held = self._intervals.get(number.origin, ())
-        position = bisect_right(held, (number.counter, COUNTER_MAX))
-        return position > 0 and held[position - 1][1] >= number.counter
+        starts, ends = self._runs.get(number.origin, _NONE)
+        position = bisect_right(starts, number.counter)
+        return position > 0 and number.counter < ends[position - 1]
 
     def covers(self, other: CNSet) -> bool:
         """Whether every number of `other` is in this set."""
         return all(
-            not _without(intervals, self._intervals.get(origin, ()))
-            for origin, intervals in other._intervals.items()
+            _common(runs, self._runs.get(origin, _NONE)) == runs for origin, runs in other._runs.items()
         )
 
+    def count_common(self, other: CNSet) -> int:
+        """How many numbers are in both sets; their intersection is not built."""
+        return sum(
+            _count_common(runs, other._runs[origin])
+            for origin, runs in self._runs.items()
+            if origin in other._runs
+        )
+
+    def of_origin(self, origin: bytes) -> CNSet:
+        """The part of the set that `origin` gave out."""
+        return _made({origin: self._runs.get(origin, _NONE)})
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, CNSet) and self._intervals == other._intervals
+        return isinstance(other, CNSet) and self._runs == other._runs
 
     def __hash__(self) -> int:
-        return hash(frozenset(self._intervals.items()))
+        return hash(frozenset(self._runs.items()))
 
     def __bool__(self) -> bool:
-        return bool(self._intervals)
+        return bool(self._runs)
 
     def __repr__(self) -> str:
         return f"CNSet({'; '.join(self._shown(origin) for origin in self.origins()[:_SHOWN_MAX])})"
 
     def _shown(self, origin: bytes) -> str:
-        held = self._intervals[origin]
+        held = self.ranges(origin)
         texts = [str(first) if first == last else f"{first}-{last}" for first, last in held[:_SHOWN_MAX]]
         more = f" and {len(held) - _SHOWN_MAX} more intervals" if len(held) > _SHOWN_MAX else ""
         return f"{guid_text(origin)}: {' '.join(texts)}{more}"
 
     def count(self) -> int:
         """How many numbers are in the set."""
-        return sum(last - first + 1 for intervals in self._intervals.values() for first, last in intervals)
+        return sum(sum(ends) - sum(starts) for starts, ends in self._runs.values())
+
+    def intervals_count(self) -> int:
+        """How many intervals the set is made of."""
+        return sum(len(runs.starts) for runs in self._runs.values())
 
     def origins(self) -> tuple[bytes, ...]:
         """The GUIDs of which numbers are in the set, ascending."""
-        return tuple(sorted(self._intervals))
+        return tuple(sorted(self._runs))
 
     def ranges(self, origin: bytes) -> tuple[tuple[int, int], ...]:
         """The intervals of `origin`, ascending, both ends included; none touches the next."""
-        return self._intervals.get(origin, ())
+        starts, ends = self._runs.get(origin, _NONE)
+        return tuple((start, end - 1) for start, end in zip(starts, ends, strict=True))
 
     def highest(self, origin: bytes) -> int:
         """The highest number of `origin` in the set, 0 when there is none."""
-        held = self._intervals.get(origin)
-        return held[-1][1] if held else 0
+        ends = self._runs.get(origin, _NONE).ends
+        return ends[-1] - 1 if ends else 0
 
     def encode(self) -> bytes:
         """The set as bytes, the same for equal sets, for `decode`."""
         data = bytearray(CNSET_MAGIC)
         data.append(CNSET_VERSION)
-        _put_varint(data, len(self._intervals))
+        _put_varint(data, len(self._runs))
         for origin in self.origins():
             data += origin
-            _put_varint(data, len(self._intervals[origin]))
+            starts, ends = self._runs[origin]
+            _put_varint(data, len(starts))
             lowest = 1
-            for first, last in self._intervals[origin]:
-                _put_varint(data, first - lowest)
-                _put_varint(data, last - first)
-                lowest = last + 2
+            for start, end in zip(starts, ends, strict=True):
+                _put_varint(data, start - lowest)
+                _put_varint(data, end - start - 1)
+                lowest = end + 1
         return bytes(data) + xxh3_64_digest(data)
 
     @classmethod
@@ -240,38 +271,40 @@ class _Reader:
         self._position = position
         self._intervals_left = intervals_max
 
-    def origins(self) -> dict[bytes, _Intervals]:
-        """All intervals by origin; the body must end with them."""
-        read: dict[bytes, _Intervals] = {}
+    def origins(self) -> dict[bytes, _Runs]:
+        """All runs by origin; the body must end with them."""
+        read: dict[bytes, _Runs] = {}
         before = b""
         for _ in range(self._count(ORIGIN_BYTES + 3)):
             origin = self._body[self._position : self._position + ORIGIN_BYTES]
             self._position += ORIGIN_BYTES
             if origin <= before or len(origin) < ORIGIN_BYTES:
                 raise _invalid("its origins are out of order")
-            read[origin] = self._intervals()
+            read[origin] = self._runs()
             before = origin
         if self._position != len(self._body):
             raise _invalid("it goes on after its end")
         return read
 
-    def _intervals(self) -> _Intervals:
+    def _runs(self) -> _Runs:
         count = self._count(2)
         self._intervals_left -= count
         if self._intervals_left < 0:
             raise _invalid("it has more intervals than are accepted")
         if not count:
             raise _invalid("an origin has no intervals")
-        read: list[_Interval] = []
+        starts: list[int] = []
+        ends: list[int] = []
         lowest = 1
         for _ in range(count):
-            first = lowest + self._varint()
-            last = first + self._varint()
-            read.append((first, last))
-            lowest = last + 2
-        if read[-1][1] > COUNTER_MAX:
+            start = lowest + self._varint()
+            end = start + self._varint() + 1
+            starts.append(start)
+            ends.append(end)
+            lowest = end + 1
+        if ends[-1] > COUNTER_MAX + 1:
             raise _invalid("a change number is above 48 bits")
-        return tuple(read)
+        return _Runs(tuple(starts), tuple(ends))
 
     def _count(self, bytes_each: int) -> int:
         count = self._varint()
@@ -292,55 +325,78 @@ class _Reader:
         raise _invalid("a number has no end")
 
 
-def _made(intervals: dict[bytes, _Intervals]) -> CNSet:
-    """A set of these sorted, disjoint intervals that do not touch; origins without any are left out."""
+def _made(runs: dict[bytes, _Runs]) -> CNSet:
+    """The set of these runs; origins without any are left out."""
     cnset = CNSet()
-    cnset._intervals = {origin: held for origin, held in intervals.items() if held}
+    cnset._runs = {origin: held for origin, held in runs.items() if held.starts}
     return cnset
 
 
-def _joined(intervals: Iterable[_Interval]) -> _Intervals:
-    """Sorted intervals, with those that overlap or touch made one."""
-    joined: list[_Interval] = []
-    for first, last in intervals:
-        if joined and first <= joined[-1][1] + 1:
-            joined[-1] = (joined[-1][0], max(last, joined[-1][1]))
-        else:
-            joined.append((first, last))
-    return tuple(joined)
+def _runs_of(counters: list[int]) -> _Runs:
+    """The runs of counters that ascend strictly."""
+    starts, ends = counters[:1], []
+    for before, counter in pairwise(counters):
+        if counter != before + 1:
+            ends.append(before + 1)
+            starts.append(counter)
+    return _Runs(tuple(starts), (*ends, counters[-1] + 1))
 
 
-def _without(intervals: _Intervals, removed: _Intervals) -> _Intervals:
-    if not removed:
-        return intervals
-    left: list[_Interval] = []
-    position = 0
-    for first, last in intervals:
-        while position < len(removed) and removed[position][0] <= last:
-            removed_first, removed_last = removed[position]
-            if removed_first > first:
-                left.append((first, removed_first - 1))
-            first = max(first, removed_last + 1)
-            if removed_last > last:
-                break  # it may reach into the next interval too
-            position += 1
-        if first <= last:
-            left.append((first, last))
-    return tuple(left)
+def _complement(runs: _Runs) -> _Runs:
+    """What lies before, between and after the runs, from 0 to `_LIMIT`."""
+    return _Runs((0, *runs.ends), (*runs.starts, _LIMIT))
 
 
-def _common(some: _Intervals, others: _Intervals) -> _Intervals:
-    common: list[_Interval] = []
-    position = 0
-    for first, last in some:
-        while position < len(others) and others[position][0] <= last:
-            other_first, other_last = others[position]
-            if other_last >= first:
-                common.append((max(first, other_first), min(last, other_last)))
-            if other_last > last:
-                break
-            position += 1
-    return tuple(common)
+def _union(some: _Runs, others: _Runs) -> _Runs:
+    """All numbers of both: what is left between their complements' common runs."""
+    neither = _common(_complement(some), _complement(others))
+    return _Runs(neither.ends[:-1], neither.starts[1:])
+
+
+def _common(some: _Runs, others: _Runs) -> _Runs:
+    """The numbers in both."""
+    if len(some.starts) > len(others.starts):
+        some, others = others, some
+    if len(some.starts) * _GALLOP < len(others.starts):
+        return _looked_up(some, others)
+    # Of two sets, at most two runs overlap anywhere. So in the order of all starts and of all ends the next
+    # run begins before this one ends exactly where two overlap, and they do so from there to here.
+    ends, next_starts = _ends_and_next_starts(some, others)
+    is_common = list(map(gt, ends, next_starts))
+    return _Runs(tuple(compress(next_starts, is_common)), tuple(compress(ends, is_common)))
+
+
+def _looked_up(few: _Runs, many: _Runs) -> _Runs:
+    """The numbers in both, by looking each of the `few` runs up among the `many`."""
+    starts: list[int] = []
+    ends: list[int] = []
+    for start, end in zip(few.starts, few.ends, strict=True):
+        first, after = bisect_right(many.ends, start), bisect_left(many.starts, end)
+        if first < after:
+            starts += (max(start, many.starts[first]), *many.starts[first + 1 : after])
+            ends += (*many.ends[first : after - 1], min(end, many.ends[after - 1]))
+    return _Runs(tuple(starts), tuple(ends))
+
+
+def _count_common(some: _Runs, others: _Runs) -> int:
+    if len(some.starts) > len(others.starts):
+        some, others = others, some
+    if len(some.starts) * _GALLOP < len(others.starts):
+        found = _looked_up(some, others)
+        return sum(found.ends) - sum(found.starts)
+    ends, next_starts = _ends_and_next_starts(some, others)
+    # As in `_common`: the sum of all overlaps that are positive.
+    overlaps: list[int] = list(map(sub, ends, next_starts))
+    return (sum(overlaps) + sum(map(abs, overlaps))) // 2
+
+
+def _ends_and_next_starts(some: _Runs, others: _Runs) -> tuple[list[int], list[int]]:
+    """All ends in order, and all starts in order but the first; the last end has no partner."""
+    next_starts = sorted(some.starts + others.starts)
+    del next_starts[:1]
+    ends = sorted(some.ends + others.ends)
+    del ends[-1:]
+    return ends, next_starts
 
 
 def _check_origin(origin: bytes) -> None:

@@ -290,3 +290,48 @@ def test_absurdly_wide_sets_cost_no_more_than_narrow_ones() -> None:
     assert not left & holes
     assert everything.covers(left) and not left.covers(everything)
     assert len(left.encode()) < 4000
+
+
+@steady
+@given(number_sets, number_sets)
+def test_what_two_sets_share_is_counted_as_if_built(
+    some: frozenset[ChangeNumber], others: frozenset[ChangeNumber]
+) -> None:
+    left, right = CNSet.of(some), CNSet.of(others)
+    assert left.count_common(right) == len(some & others)
+    assert left.intervals_count() == sum(len(left.ranges(origin)) for origin in left.origins())
+    assert left.of_origin(A) == CNSet.of(number for number in some if number.origin == A)
+
+
+wide_runs = st.lists(st.integers(1, 4000), min_size=2, max_size=8)
+
+
+@steady
+@given(wide_runs, st.integers(0, 2), st.integers(2, 4))
+def test_a_few_intervals_against_many_give_what_sets_give(
+    bounds: list[int], offset: int, stride: int
+) -> None:
+    many = frozenset(range(1 + offset, 4001, stride))
+    few = frozenset(
+        counter
+        for first, last in zip(sorted(bounds)[::2], sorted(bounds)[1::2], strict=False)
+        for counter in range(first, last + 1)
+    )
+    left, right = (CNSet.of(ChangeNumber(A, counter) for counter in counters) for counters in (few, many))
+    assert {counter for _, counter in numbers_in(left & right)} == few & many
+    assert {counter for _, counter in numbers_in(right - left)} == many - few
+    assert {counter for _, counter in numbers_in(left - right)} == few - many
+    assert {counter for _, counter in numbers_in(left | right)} == few | many
+    assert left.count_common(right) == right.count_common(left) == len(few & many)
+    assert (left | right).covers(right) and left.covers(right) == (few >= many)
+
+
+def test_a_few_intervals_are_looked_up_and_the_many_are_not_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = CNSet.of(ChangeNumber(A, 3 * n + 1) for n in range(10_000))
+    few = CNSet.of_range(A, 4001, 4100)
+    monkeypatch.setattr("pillarbox.store.change_number._ends_and_next_starts", None)
+    assert few.count_common(many) == many.count_common(few) == 33
+    assert (few & many).count() == 33
+    assert (many - few).count() == 9_967
+    assert (many | few).count() == 10_067
+    assert many.with_number(ChangeNumber(A, 2)).count() == 10_001
