@@ -21,14 +21,15 @@ from pillarbox.store.disk import tables
 from pillarbox.store.events import EVENTS, EventId
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("pillarbox", "store", "backup", "tools")
+PACKAGES = ("pillarbox", "store", "backup", "replication", "tools")
 
 # What each package may import of the others.
 MAY_IMPORT = {
     "pillarbox": {"store"},
     "store": {"store"},
     "backup": {"backup", "store"},
-    "tools": {"tools", "backup", "store"},
+    "replication": {"replication", "store"},
+    "tools": {"tools", "backup", "replication", "store"},
 }
 
 # The rooms of each package from the ground up; a module imports from its own room or those below. A list of
@@ -39,6 +40,7 @@ FACE = "aio server server_config storage_group"
 ROOMS = {
     "store": (GROUND, "disk", "content", "engine", "mail", "upkeep", "files", FACE),
     "backup": ("repository", ".", "merge"),
+    "replication": ("ground", "wire", "organisation", "core", "simulation"),
     "tools": (".", "commands", "bench", "cli main"),
 }
 
@@ -209,7 +211,7 @@ def own_imports(module: Module) -> Iterator[tuple[int, str]]:
 def test_packages_import_only_downwards() -> None:
     assert_none(
         f"{module.file}:{line}: {module.package} must not import {name}: "
-        f"the order is tools -> backup -> store"
+        f"the order is tools -> backup and replication -> store"
         for module in MODULES
         for line, name in own_imports(module)
         if name.split(".")[1] not in MAY_IMPORT[module.package]
@@ -254,6 +256,17 @@ def test_modules_import_from_their_room_or_below() -> None:
                     )
 
     assert_none(wrong())
+
+
+def test_replication_knows_only_the_ground_of_the_store() -> None:
+    ground = {f"pillarbox.store.{name}" for name in GROUND.split()}
+    assert_none(
+        f"{module.file}:{line}: {name} is not of the store's ground: let the caller pass in what is needed"
+        for module in MODULES
+        if module.package == "replication"
+        for line, name in own_imports(module)
+        if name.startswith("pillarbox.store") and name not in ground
+    )
 
 
 def test_a_room_says_what_belongs_in_it_and_exports_nothing() -> None:

@@ -1,0 +1,121 @@
+"""What one replica knows of a folder: numbers that it holds, has expired, or may not have back.
+
+A message gives its receiver the numbers of what it carries, and gaps on condition only. A store keeps the
+last version of an object alone, so a number that a source does not carry is either another folder's or a
+version that was replaced since; a receiver that takes it for had, and never gets the object that replaced it,
+believes to be in sync and is not. So a source states a pair: the gaps, and the numbers of all its objects
+that the receiver lacks. Gaps are taken when these are held. The pair is kept for each origin, since an object
+that replaced a version of an origin is found by a later number of the same origin.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from pillarbox.store.change_number import ChangeNumber, CNSet
+
+NOTHING = CNSet()
+
+
+class Pair(NamedTuple):
+    """Gaps that may be taken as had once all of `required` is held."""
+
+    gaps: CNSet
+    required: CNSet
+
+    def __or__(self, other: object) -> Pair:
+        """Both pairs as one, which holds when both hold."""
+        if not isinstance(other, Pair):
+            return NotImplemented
+        return Pair(self.gaps | other.gaps, self.required | other.required)
+
+    def of_origin(self, origin: bytes) -> Pair:
+        """The part of the pair about one origin."""
+        return Pair(self.gaps.of_origin(origin), self.required.of_origin(origin))
+
+
+class Knowledge:
+    """The numbers of one folder at one replica.
+
+    `known` is what it holds or saw replaced, and offers to others; `expired` what it let go by its own age
+    limit, which counts as had here and is never offered; `purged` the numbers of tombstones that were purged:
+    a store that lacks one of them reconciles before it believes any gap.
+    """
+
+    def __init__(self, known: CNSet = NOTHING, expired: CNSet = NOTHING, purged: CNSet = NOTHING) -> None:
+        self.known = known
+        self.expired = expired
+        self.purged = purged
+        self._pairs: dict[tuple[bytes, bytes], Pair] = {}
+
+    def copy(self) -> Knowledge:
+        """A copy that does not change with this one."""
+        copied = Knowledge(self.known, self.expired, self.purged)
+        copied._pairs = dict(self._pairs)
+        return copied
+
+    @property
+    def had(self) -> CNSet:
+        """What a store need not be sent."""
+        return self.known | self.expired if self.expired else self.known
+
+    @property
+    def pairs_count(self) -> int:
+        """How many gaps, by source and origin, wait for what they require."""
+        return len(self._pairs)
+
+    def claim(self, numbers: CNSet) -> None:
+        """Take these numbers as known, whether they were expired or not."""
+        self.known |= numbers
+        if self.expired:
+            self.expired -= numbers
+
+    def claim_each(self, numbers: Iterable[ChangeNumber]) -> None:
+        """Take a few numbers as known; cheap when they are the highest of their origins."""
+        for number in numbers:
+            self.known = self.known.with_number(number)
+        if self.expired:
+            self.expired -= CNSet.of(numbers)
+
+    def expire(self, numbers: CNSet) -> None:
+        """Let these numbers go by age: had, and no longer offered."""
+        self.known -= numbers
+        self.expired |= numbers
+
+    def tell(self, source: bytes, pair: Pair, assumed: CNSet = NOTHING) -> None:
+        """Take the gaps of a pair that `source` stated, now or when what they require is held.
+
+        `assumed` are numbers that every living replica which had them states as expired.
+        """
+        for origin in pair.gaps.origins():
+            told, key = pair.of_origin(origin), (source, origin)
+            if not self._open(told, assumed):
+                waiting = self._pairs.get(key)
+                self._pairs[key] = waiting | told if waiting else told
+        self.settle(assumed)
+
+    def settle(self, assumed: CNSet = NOTHING) -> None:
+        """Take every gap whose condition holds by now. A gap that is taken may fulfil another's condition."""
+        opened = True
+        while opened:
+            opened = False
+            for key, pair in list(self._pairs.items()):
+                if self._open(pair, assumed):
+                    del self._pairs[key]
+                    opened = True
+
+    def _open(self, pair: Pair, assumed: CNSet) -> bool:
+        had = self.had
+        if had.covers(pair.gaps):
+            return True
+        if not (had | assumed).covers(pair.required):
+            return False
+        self.claim(pair.gaps - self.expired)
+        return True
+
+    def digest(self, folder: ChangeNumber) -> bytes:
+        """16 bytes that are equal where the known numbers of the folder are."""
+        name = folder.origin + folder.counter.to_bytes(8, "big")
+        return hashlib.blake2b(name + self.known.encode(), digest_size=16).digest()
