@@ -1,0 +1,93 @@
+"""Servers, sites and connectors, and the cheapest way between sites (DOMAIN.md "Transport cost")."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+COST_MIN: Final = 1
+COST_MAX: Final = 100
+
+
+class Server(NamedTuple):
+    """A public folder store of the tree: its database GUID, its site, and the version of the program it
+    runs."""
+
+    database: bytes
+    name: str
+    site: str
+    version: int
+    is_removed: bool = False
+
+
+class Connector(NamedTuple):
+    """A link between two sites, in both directions, with a cost of 1 to 100."""
+
+    name: str
+    sites: tuple[str, str]
+    cost: int
+
+
+class Way(NamedTuple):
+    """The cheapest way to a site: the sum of its connectors' costs, and whether all of them are up."""
+
+    cost: int
+    is_up: bool
+
+
+@dataclass(frozen=True)
+class Organisation:
+    """The servers of a tree and the connectors between their sites.
+
+    `preferred` names backfill sources that an operator set for a store; they are asked before all others.
+    """
+
+    servers: Mapping[bytes, Server]
+    connectors: tuple[Connector, ...] = ()
+    preferred: Mapping[bytes, tuple[bytes, ...]] = field(default_factory=dict)
+
+    def others(self, database: bytes) -> tuple[bytes, ...]:
+        """The stores of the tree but this one and those that were removed, in the order of their GUIDs."""
+        return tuple(
+            sorted(
+                other for other, server in self.servers.items() if other != database and not server.is_removed
+            )
+        )
+
+    def is_removed(self, database: bytes) -> bool:
+        """Whether a store was removed from the tree, or never was in it."""
+        server = self.servers.get(database)
+        return server is None or server.is_removed
+
+
+def ways_from(site: str, connectors: Collection[Connector], down: Collection[str] = ()) -> dict[str, Way]:
+    """The cheapest way from `site` to each site that connectors lead to; to itself it costs 0.
+
+    Connectors named in `down` are left out. Where no way is left without them they count as up, since the
+    mail waits for them: that way says that it is not up.
+    """
+    up = [connector for connector in connectors if connector.name not in down]
+    ways = {other: Way(cost, True) for other, cost in _cheapest(site, up).items()}
+    for other, cost in _cheapest(site, connectors).items():
+        ways.setdefault(other, Way(cost, False))
+    return ways
+
+
+def _cheapest(site: str, connectors: Collection[Connector]) -> dict[str, int]:
+    """The cost of the cheapest path to each site that can be reached (Dijkstra)."""
+    links: dict[str, list[tuple[str, int]]] = {}
+    for connector in connectors:
+        one, other = connector.sites
+        links.setdefault(one, []).append((other, connector.cost))
+        links.setdefault(other, []).append((one, connector.cost))
+    costs: dict[str, int] = {}
+    reached = [(0, site)]
+    while reached:
+        cost, nearest = heapq.heappop(reached)
+        if nearest not in costs:
+            costs[nearest] = cost
+            for neighbour, step in links.get(nearest, ()):
+                heapq.heappush(reached, (cost + step, neighbour))
+    return costs
