@@ -1,34 +1,72 @@
-"""The command `pillarbox`: its groups and commands by name. Exit codes are those of docs/operations.md."""
+"""The command `pillarbox`: its groups and commands by name. Exit codes are those of docs/operations.md.
+
+The module of a command is loaded when the command is called or its arguments are completed. The first
+sentence of its help stands here too, for listings of the commands.
+"""
 
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 import click
-from click.shell_completion import get_completion_class
 
 from pillarbox.store.events import Event, EventId
-from pillarbox.tools.commands import (
-    backup,
-    capture,
-    database,
-    events,
-    folder,
-    group,
-    limits,
-    mail,
-    mailbox,
-    message,
-    recovery,
-    repository,
-    server,
-)
+from pillarbox.tools.lazy import LazyCommand
 from pillarbox.tools.options import ErrorShowingGroup
 from pillarbox.tools.output import events_to, warn
 
 # What a command itself has to say, and says better.
 _SAID_ALREADY = frozenset(
     {EventId.CHECK_FOUND_DAMAGE, EventId.IMPORT_FINISHED_DAMAGED, EventId.REPAIR_FINISHED}
+)
+
+# Name, place below `pillarbox.tools.commands`, first sentence of the help.
+COMMANDS: Final = (
+    ("init", "server:init", "Make a new server in the directory SERVER, which must be new or empty."),
+    ("status", "server:status", "Databases, their sizes against their limits, and mailboxes."),
+    ("mount", "server:mount", "Prove that DATABASE can be mounted, and have it mounted from now on."),
+    ("dismount", "server:dismount", "Keep DATABASE dismounted until `pillarbox mount`."),
+    (
+        "check",
+        "upkeep:check",
+        "Prove every database whole: each record, index, reference, counter, and byte of mail.",
+    ),
+    (
+        "repair",
+        "upkeep:repair",
+        "Rebuild what `pillarbox check` finds wrong in DATABASE, from all that is whole; say what is lost.",
+    ),
+    (
+        "maintain",
+        "upkeep:maintain",
+        "Do now what a database needs each day: purge, train a dictionary, give space back to the disk.",
+    ),
+    (
+        "import",
+        "mail:import_",
+        "Import mbox files, Maildirs, EML files, and directories that hold any of these.",
+    ),
+    ("export", "mail:export", "Write a mailbox to files in the directory OUT, which must be new or empty."),
+    ("list", "message:list_", "The folders of a mailbox, or the messages of FOLDER."),
+    (
+        "show",
+        "message:show_",
+        "Print a message byte for byte as it came.",
+    ),
+    ("group", "group:group", "Storage groups: databases that are backed up together."),
+    ("database", "database:database", "Databases: mailbox stores and public folder stores."),
+    ("mailbox", "mailbox:mailbox_", "Mailboxes of a server."),
+    ("folder", "folder:folder_", "Folders of a mailbox."),
+    ("message", "message:message_", "Messages of a mailbox."),
+    ("limits", "limits:limits_", "Size limits of databases, and their daily check."),
+    ("events", "events:events", "The event log of a server (docs/operations.md lists all events)."),
+    ("backup", "backup:backup", "Snapshots of storage groups in a repository, and restores."),
+    (
+        "recovery",
+        "recovery:recovery",
+        "The recovery storage group: recovered databases beside the live ones, which no client reaches.",
+    ),
 )
 
 
@@ -64,34 +102,13 @@ def completion(shell: str) -> None:
     pillarbox completion zsh >> ~/.zshrc
     pillarbox completion fish > ~/.config/fish/completions/pillarbox.fish
     """
+    from click.shell_completion import get_completion_class
+
     found = get_completion_class(shell)
     assert found is not None
     click.echo(found(cli, {}, "pillarbox", "_PILLARBOX_COMPLETE").source())
 
 
-for command in (repository.init, repository.check, repository.copy, capture.capture_):
-    backup.backup.add_command(command)
-for command in (
-    server.init,
-    server.status,
-    mail.import_,
-    mail.export,
-    message.list_,
-    message.show_,
-    server.check,
-    server.repair,
-    server.maintain,
-    server.mount,
-    server.dismount,
-    group.group,
-    database.database,
-    mailbox.mailbox_,
-    folder.folder_,
-    message.message_,
-    limits.limits_,
-    events.events,
-    backup.backup,
-    recovery.recovery,
-    completion,
-):
-    cli.add_command(command)
+cli.add_command(completion)
+for name, place, help_text in COMMANDS:
+    cli.add_command(LazyCommand(name, f"pillarbox.tools.commands.{place}", help_text))

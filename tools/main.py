@@ -20,11 +20,14 @@ def run() -> None:
 def _run() -> None:
     try:
         from pillarbox.tools.cli import cli
-    except ModuleNotFoundError as error:
+
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(
+                    errors="backslashreplace"
+                )  # a letter that the locale lacks ends no listing
+        cli(prog_name="pillarbox")
+    except ModuleNotFoundError as error:  # rich is loaded by the commands that use it
         if (error.name or "").partition(".")[0] not in ("click", "rich"):
             raise
         sys.exit("pillarbox: the command line needs click and rich: install pillarbox with its extra `cli`")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a letter that the locale lacks ends no listing
-    cli(prog_name="pillarbox")

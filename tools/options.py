@@ -7,16 +7,18 @@ import os
 import pwd
 import sys
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 from click.shell_completion import CompletionItem
 
 from pillarbox.store.access import Actor
-from pillarbox.store.disk.stream import disk_error
 from pillarbox.store.errors import PillarboxError, WriterBusy
-from pillarbox.store.server import Server
+from pillarbox.tools.lazy import LazyGroup
 from pillarbox.tools.output import warn
+
+if TYPE_CHECKING:
+    from pillarbox.store.server import Server
 
 INTERRUPTED = 130  # as shells say of a command that SIGINT ended
 NOBODY_READS = 141  # and of one that SIGPIPE ended
@@ -50,7 +52,7 @@ SERVER = click.argument("server", type=PATH, shell_complete=_complete_directory)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-class ErrorShowingGroup(click.Group):
+class ErrorShowingGroup(LazyGroup):
     """Shows a person's mistakes as one line and a hint, with the exit code of their class."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -65,6 +67,8 @@ class ErrorShowingGroup(click.Group):
             sys.stdout = io.StringIO()  # Python flushes stdout once more at its end, and would complain
             sys.exit(NOBODY_READS)
         except OSError as error:
+            from pillarbox.store.disk.stream import disk_error  # here: it loads much, and seldom matters
+
             _end_with(disk_error(error, str(error.filename or "the system")))
 
 

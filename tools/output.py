@@ -63,6 +63,13 @@ def printable(line: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in line)
 
 
+def fitted(line: str, width: int) -> str:
+    """`line` cut or filled up with blanks to `width` cells of a terminal, in which some letters take two."""
+    from rich.cells import set_cell_size  # here: only listings need it
+
+    return set_cell_size(line, width)
+
+
 def size_text(size_bytes: int) -> str:
     """A size for a person: 512 B, 1.4 KB, 3.0 MB; a KB is 1024 bytes."""
     value, units = float(size_bytes), iter(_UNITS)

@@ -21,6 +21,7 @@ import click
 
 from pillarbox.store.server import Server
 from pillarbox.tools.cli import cli
+from pillarbox.tools.lazy import LazyCommand
 
 if TYPE_CHECKING:
     from conftest import Pillarbox
@@ -33,7 +34,8 @@ def commands(
     group: click.Group = cli, words: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     """Every command with the words that call it, groups left out."""
-    for name, command in group.commands.items():
+    for name, listed in group.commands.items():
+        command = listed.load() if isinstance(listed, LazyCommand) else listed
         if isinstance(command, click.Group):
             yield from commands(command, (*words, name))
         else:
@@ -237,6 +239,19 @@ def test_every_command_has_help_with_an_example_and_json(
     assert "--json" in text or words == ("completion",)
     for option in command.params:
         assert not isinstance(option, click.Option) or option.help, f"{option.name} has no help"
+
+
+LAZY = [command for command in cli.commands.values() if isinstance(command, LazyCommand)]
+
+
+@pytest.mark.parametrize("width", [20, 45, 200])
+def test_a_command_is_listed_with_the_first_sentence_of_its_help(width: int) -> None:
+    for lazy in LAZY:
+        command = lazy.load()
+        assert (lazy.name, lazy.get_short_help_str(width)) == (
+            command.name,
+            command.get_short_help_str(width),
+        )
 
 
 def test_it_tells_its_version(pillarbox: Pillarbox) -> None:

@@ -15,6 +15,7 @@ import click
 
 from pillarbox.store import errors
 from pillarbox.tools.cli import cli
+from pillarbox.tools.lazy import LazyCommand
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 # Until they are written about, their commands may be missing; what is written must be true all the same.
@@ -36,7 +37,8 @@ def argument_name(argument: click.Argument) -> str:
 
 
 def real(group: click.Group = cli, words: tuple[str, ...] = ()) -> Iterator[tuple[str, Synopsis]]:
-    for name, command in group.commands.items():
+    for name, listed in group.commands.items():
+        command = listed.load() if isinstance(listed, LazyCommand) else listed
         if isinstance(command, click.Group):
             yield from real(command, (*words, name))
             continue

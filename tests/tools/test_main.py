@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from conftest import Pillarbox
 
 
-@pytest.mark.parametrize("missing", ["click", "rich"])
-def test_without_its_extra_it_says_how_to_get_it(missing: str) -> None:
+@pytest.mark.parametrize(
+    ("missing", "words"), [("click", []), ("rich", ["list", "{server}", "anna", "spam"])]
+)
+def test_without_its_extra_it_says_how_to_get_it(missing: str, words: list[str], server: Path) -> None:
     program = f"import sys; sys.modules[{missing!r}] = None; from pillarbox.tools.main import run; run()"
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", program, *(word.format(server=server) for word in words)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 1 and ended.stderr.count("\n") == 1
     assert "extra `cli`" in ended.stderr
 
@@ -47,3 +50,41 @@ def test_a_locale_without_the_letters_of_a_mail_ends_no_listing(
         check=True,
     )
     assert rb"\u65e5\u672c" in listed.stdout and listed.stderr == b""
+
+
+LIGHT = {
+    "help": (["--help"], {}),
+    "a command's name completed": (
+        [],
+        {"_PILLARBOX_COMPLETE": "bash_complete", "COMP_WORDS": "pillarbox st", "COMP_CWORD": "1"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("words", "variables"), LIGHT.values(), ids=LIGHT)
+def test_listing_the_commands_loads_no_engine_and_no_command(
+    words: list[str], variables: dict[str, str]
+) -> None:
+    program = (
+        "import atexit, sys; from pillarbox.tools.main import run;"
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr)); run()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "status" in ended.stdout
+    heavy = {
+        "pillarbox.store.server",
+        "pillarbox.store.engine.database",
+        "lmdb",
+        "zstandard",
+        "blake3",
+        "rich",
+    }
+    loaded = set(ended.stderr.split())
+    assert "pillarbox.tools.cli" in loaded and not loaded & heavy
+    assert not [name for name in loaded if name.startswith("pillarbox.tools.commands.")]

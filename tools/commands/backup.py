@@ -38,6 +38,7 @@ from pillarbox.store.engine.transaction import Reader
 from pillarbox.store.errors import InvalidSetting
 from pillarbox.store.ids import guid_text
 from pillarbox.store.server import Server, machine_zone
+from pillarbox.tools.commands import capture, repository
 from pillarbox.tools.options import ACTOR, JSON, PATH, SERVER
 from pillarbox.tools.output import counted, counting, local_time, progress, show, size_text, warn
 from pillarbox.tools.parameters import complete_group, duration
@@ -73,6 +74,10 @@ def backup() -> None:
 
 
 # -- snapshots
+
+
+for part in (repository.init, repository.check, repository.copy, capture.capture_):
+    backup.add_command(part)
 
 
 @backup.command()

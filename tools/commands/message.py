@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich.cells import set_cell_size
 
 from pillarbox.store.disk.tables import ItemRecord
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
@@ -21,7 +20,16 @@ from pillarbox.store.mail.flags import FLAGGED, SEEN
 from pillarbox.store.server import Server
 from pillarbox.tools.commands.folder import TO, TO_MAILBOX, folder_line, folder_rows, target_tree
 from pillarbox.tools.options import ACTOR, JSON, SERVER
-from pillarbox.tools.output import confirm, counted, local_time, printable, show, show_each, size_text
+from pillarbox.tools.output import (
+    confirm,
+    counted,
+    fitted,
+    local_time,
+    printable,
+    show,
+    show_each,
+    size_text,
+)
 from pillarbox.tools.parameters import (
     COUNT,
     FOLDER,
@@ -79,7 +87,7 @@ def envelope_line(row: Row) -> str:
     marks = "".join(mark for flag, mark in _MARKS if flag in flags)
     shown = ("" if SEEN in flags else "N") + marks + ("@" if row["has_attachment"] else "")
     when = local_time(row["received_ms"] if row["date_ms"] is None else row["date_ms"])
-    sender = set_cell_size(printable(row["from"]), 30)
+    sender = fitted(printable(row["from"]), 30)
     place = f"  [{row['folder']}]" if "folder" in row else ""
     bulk = size_text(row["size_bytes"])
     return f"{row['id']:>8}  {when:22} {bulk:>10} {shown:4} {sender}  {row['subject']}{place}"

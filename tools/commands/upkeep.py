@@ -1,0 +1,151 @@
+"""The upkeep of databases: check, repair, maintain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pillarbox.store.engine.database import Database, MountState
+from pillarbox.store.errors import AccessDenied, PillarboxError, Retryable
+from pillarbox.store.server import Server
+from pillarbox.store.upkeep.check import CheckReport, check_database
+from pillarbox.store.upkeep.maintenance import run_maintenance
+from pillarbox.store.upkeep.repair import RepairReport, repair_database
+from pillarbox.tools.options import ACTOR, JSON, SERVER, raise_not_mounted
+from pillarbox.tools.output import confirm, counted, progress, show, size_text
+from pillarbox.tools.parameters import DATABASE, YES, complete_database
+
+
+@click.command()
+@SERVER
+@JSON
+@click.pass_context
+def check(ctx: click.Context, server: Path, as_json: bool) -> None:
+    """Prove every database whole: each record, index, reference, counter, and byte of mail.
+
+    Nothing is changed, and others may go on working. Databases that are dismounted are checked as well.
+    Ends with 0 when all is clean, with 1 when damage was found.
+
+    \b
+    pillarbox check /srv/mail
+    """
+    with Server.open(server, read_only=True, mount=False) as opened:
+        results = [_check_one(opened, each, as_json) for each in opened.databases()]
+    findings = [f"{each['database']}: {finding}" for each in results for finding in each["findings"]]
+    messages = sum(each.get("messages", 0) for each in results)
+    show(
+        {"clean": not findings, "findings": findings, "databases": results},
+        findings
+        or [f"No damage was found: {counted(len(results), 'database')}, {counted(messages, 'message')}."],
+        as_json,
+    )
+    ctx.exit(1 if findings else 0)
+
+
+def _check_one(server: Server, database: Database, as_json: bool) -> dict[str, Any]:
+    try:
+        server.mount(database.label)
+        with progress(f"checking {database.label}", as_json) as step:
+            report = check_database(
+                database, ACTOR, progress=step and (lambda done, total: step(done, total, ""))
+            )
+    except (Retryable, AccessDenied):  # which say nothing of what is there
+        raise
+    except PillarboxError as error:
+        return {"database": database.label, "findings": [str(error)]}
+    return {"database": database.label, **_check_data(report)}
+
+
+def _check_data(report: CheckReport) -> dict[str, Any]:
+    return {
+        "findings": [str(finding) for finding in report.findings],
+        "records": report.records,
+        "messages": report.messages,
+        "bytes_read": report.bytes_read,
+    }
+
+
+@click.command()
+@SERVER
+@DATABASE
+@YES
+@JSON
+def repair(server: Path, database_name: str, yes: bool, as_json: bool) -> None:
+    """Rebuild what `pillarbox check` finds wrong in DATABASE, from all that is whole; say what is lost.
+
+    No other process may have it mounted. Needs free disk of twice the size of the property file. A repaired
+    database needs a new full backup.
+
+    \b
+    pillarbox repair /srv/mail "Mailbox Store"
+    """
+    with Server.open(server, mount=False) as opened:
+        database = opened.database(database_name)
+        confirm(f"Rebuild the tables of {database.label}?", yes)
+        with progress(f"repairing {database.label}", as_json):
+            report = repair_database(database)
+    show({"database": database.label, **_repair_data(report)}, _repair_lines(report), as_json)
+
+
+@click.command()
+@SERVER
+@click.argument("database_name", metavar="[DATABASE]", default="", shell_complete=complete_database)
+@JSON
+def maintain(server: Path, database_name: str, as_json: bool) -> None:
+    """Do now what a database needs each day: purge, train a dictionary, give space back to the disk.
+
+    All databases that are mounted, or DATABASE. For a timer, at night; what is interrupted goes on next time.
+
+    \b
+    pillarbox maintain /srv/mail
+    """
+    rows = []
+    with Server.open(server) as opened:
+        for database in [opened.database(database_name)] if database_name else list(opened.databases()):
+            reason = opened.not_mounted.get(database.label)
+            if reason is not None and database_name:
+                raise reason
+            if database.state is MountState.DISMOUNTED and not database_name:
+                continue
+            with progress(f"maintaining {database.label}", as_json):
+                report = run_maintenance(database, ACTOR)
+            rows.append({"database": database.label, **report._asdict()})
+    show(rows, [_maintenance_line(each) for each in rows], as_json)
+    if not database_name:
+        raise_not_mounted(opened)
+
+
+def _maintenance_line(row: dict[str, Any]) -> str:
+    trained = ", a dictionary was trained" if row["dictionary"] else ""
+    return (
+        f"{row['database']}: {counted(row['purged_mailboxes'], 'mailbox')} purged{trained},"
+        f" {size_text(row['freed_bytes'])} given back, {size_text(row['free_bytes'])} free in its files"
+    )
+
+
+def _repair_data(report: RepairReport) -> dict[str, Any]:
+    return {
+        "kept": report.kept,
+        "lost": [each._asdict() for each in report.lost],
+        "from_stream": report.from_stream,
+        "dropped": list(report.dropped),
+        "restored": list(report.restored),
+        "unheld": report.unheld,
+        "damaged_stream": [str(finding) for finding in report.damaged_stream],
+    }
+
+
+def _repair_lines(report: RepairReport) -> Iterator[str]:
+    yield f"{counted(report.kept, 'message')} kept whole, {counted(len(report.lost), 'message')} lost."
+    if report.from_stream:
+        yield "The tables were of no use: all was rebuilt from the stream."
+    for each in report.lost:
+        yield f"  lost: {each.folder}, UID {each.uid}: {each.subject!r} from {each.sender} ({each.reason})"
+    yield from (f"  dropped: {each}" for each in report.dropped)
+    yield from (f"  made anew: {each}" for each in report.restored)
+    if report.unheld:
+        yield f"  {report.unheld} contents that no message holds were let go."
+    yield from (f"  damaged, and no longer used: {finding}" for finding in report.damaged_stream)
