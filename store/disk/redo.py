@@ -28,8 +28,8 @@ from pillarbox.store.disk.stream import (
     build_frame,
     parse_frame,
 )
-from pillarbox.store.disk.tables import PRIMARY, Table
-from pillarbox.store.errors import Corrupt
+from pillarbox.store.disk.tables import DERIVED, LAYOUT_VERSION, NAMES
+from pillarbox.store.errors import Corrupt, UnsupportedVersion
 
 _HEADER: Final = struct.Struct("<QQII")
 assert _HEADER.size == 24
@@ -72,16 +72,22 @@ def build_redo(rows: Sequence[Row], sequence: int, flush_first: int, content_fra
 
 
 def read_rows(frame: Frame, where: str) -> tuple[Row, ...]:
-    """The rows of a redo frame, bounded and of known shape. Raises Corrupt."""
+    """The rows of a redo frame, bounded and of known shape. Raises Corrupt, UnsupportedVersion."""
     try:
         rows: Any = unpack(_packed_rows(frame))
         for table, key, value in rows:
             if (
-                Table(table) not in PRIMARY
+                not isinstance(table, int)
+                or table in DERIVED
                 or not isinstance(key, bytes)
                 or not isinstance(value, (bytes, type(None)))
             ):
                 raise ValueError("a row that no transaction writes")
+            if table not in NAMES:
+                raise UnsupportedVersion(
+                    f"{where}: a redo record names table {table}",
+                    hint=f"table layout {LAYOUT_VERSION} has none of that number; use a newer program",
+                )
     except (ValueError, TypeError, zstandard.ZstdError) as error:
         raise Corrupt(f"{where}: redo record: {error}", file=where) from error
     return tuple(rows)
@@ -97,7 +103,7 @@ def _packed_rows(frame: Frame) -> bytes:
 
 
 def read_redo(frame: Frame, end: Position, where: str) -> Redo:
-    """A redo frame taken apart. Raises Corrupt."""
+    """A redo frame taken apart. Raises Corrupt, UnsupportedVersion."""
     sequence, flush_first, _, _ = _HEADER.unpack(frame.digest)
     return Redo(sequence, flush_first, read_rows(frame, where), end)
 

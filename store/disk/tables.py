@@ -3,6 +3,9 @@
 Primary tables hold what is known; derived tables are indexes over them, computed by the functions below and
 by nothing else, so that replay and repair rebuild exactly what a transaction wrote. Integers in keys are
 big-endian: byte order is number order. Keys stay far below LMDB's 511 bytes; long text is hashed or cut.
+
+A record type may gain fields, at its end and with a default each, and the database may gain tables
+(docs/format.md, "How the format evolves").
 """
 
 from __future__ import annotations
@@ -12,8 +15,8 @@ from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
-from pillarbox.store.disk.records import open_record, seal
-from pillarbox.store.errors import Corrupt
+from pillarbox.store.disk.records import open_record, seal, seal_record
+from pillarbox.store.errors import Corrupt, UnsupportedVersion
 from pillarbox.store.names import name_key, sender_sort_key, subject_sort_key
 
 LAYOUT_VERSION: Final = 1
@@ -276,25 +279,69 @@ RECORD_TYPES: Final[dict[Table, type[Record]]] = {
 }
 
 
-_META_TYPES: Final[dict[bytes, type[Record]]] = {IDENTITY_KEY: IdentityRecord, LEFT_OUT_KEY: LeftOutRecord}
+META_TYPES: Final[dict[bytes, type[Record]]] = {
+    IDENTITY_KEY: IdentityRecord,
+    STATE_KEY: StateRecord,
+    LEFT_OUT_KEY: LeftOutRecord,
+}
 
 
 def record_type(table: Table, key: bytes) -> type[Record]:
-    """The type of the record under a key of a primary table. META holds one record a key."""
-    if table == Table.META:
-        return _META_TYPES.get(key, StateRecord)
-    return RECORD_TYPES[table]
+    """The type of the record under a key of a primary table. META holds one record a key.
+
+    Raises UnsupportedVersion for a key of META that a later layout has.
+    """
+    if table != Table.META:
+        return RECORD_TYPES[table]
+    if key not in META_TYPES:
+        raise UnsupportedVersion(
+            f"meta[{key.hex()}] is no record of table layouts up to {LAYOUT_VERSION}",
+            hint="use a newer program",
+        )
+    return META_TYPES[key]
+
+
+def encode_record(table: Table, key: bytes, record: Record) -> bytes:
+    """The stored value of a record. Defaults at its end are left out, as in layouts without these fields."""
+    defaults = record._field_defaults
+    return seal_record(table, key, _cut(record, defaults) if defaults else record)
+
+
+def _cut(record: Record, defaults: dict[str, Any]) -> tuple[Any, ...]:
+    kept = len(record)
+    for default in reversed(defaults.values()):
+        if record[kept - 1] != default:
+            break
+        kept -= 1
+    return record[:kept]
 
 
 def decode_record(table: Table, key: bytes, value: bytes) -> Record:
-    """The record in a stored value. Raises Corrupt or UnsupportedVersion."""
+    """The record in a stored value; fields at its end that an earlier layout lacks have their defaults.
+
+    Raises Corrupt; UnsupportedVersion for a record with more fields than this program knows.
+    """
     name = _TEXT_NAMES[table]
     fields = open_record(table, key, value, name)
     kind = RECORD_TYPES.get(table) or record_type(table, key)
     if len(fields) != len(kind._fields):
-        raise Corrupt(f"{name}[{key.hex()}] has {len(fields)} fields", table=name, key=key)
+        fields += _missing_defaults(kind, len(fields), name, key)
     made: Record = tuple.__new__(kind, fields)  # `_make` takes three times as long
     return made
+
+
+def _missing_defaults(kind: type[Record], count: int, name: str, key: bytes) -> tuple[Any, ...]:
+    """The defaults behind the first `count` fields. Raises Corrupt, UnsupportedVersion."""
+    missing = len(kind._fields) - count
+    if missing < 0:
+        raise UnsupportedVersion(
+            f"{name}[{key.hex()}] has {count} fields",
+            hint=f"this program knows {len(kind._fields)} of table layout {LAYOUT_VERSION}; use a newer one",
+        )
+    defaults = tuple(kind._field_defaults.values())
+    if missing > len(defaults):
+        raise Corrupt(f"{name}[{key.hex()}] has {count} fields", table=name, key=key)
+    return defaults[len(defaults) - missing :]
 
 
 Entry = tuple[Table, bytes, bytes]

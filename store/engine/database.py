@@ -29,7 +29,6 @@ from pillarbox.store.content.blocks import Dictionaries
 from pillarbox.store.disk.checkpoint import Checkpoint, boot_identity, read_checkpoint, write_checkpoint
 from pillarbox.store.disk.env import PAGE_BYTES, Env, Pin, put_back_meta_pages
 from pillarbox.store.disk.file_lock import FileLock, is_locked
-from pillarbox.store.disk.records import seal_record
 from pillarbox.store.disk.stream import SEGMENT_HEADER_BYTES, Position, Stream, disk_error, flush_directory
 from pillarbox.store.disk.tables import (
     IDENTITY_KEY,
@@ -39,6 +38,7 @@ from pillarbox.store.disk.tables import (
     IdentityRecord,
     StateRecord,
     Table,
+    encode_record,
     segment_key,
 )
 from pillarbox.store.engine.database_limits import (
@@ -90,7 +90,7 @@ class NoReporter:
 
 def empty_tables(env: Env) -> None:
     """Make new tables those of a database before its first transaction."""
-    value = seal_record(Table.META, STATE_KEY, StateRecord(0, 0, 0, 0, 0))
+    value = encode_record(Table.META, STATE_KEY, StateRecord(0, 0, 0, 0, 0))
     env.apply({Table.META: {STATE_KEY: value}})
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, TypeVar, cast
 from pillarbox.store.access import Actor
 from pillarbox.store.content.blocks import Dictionaries
 from pillarbox.store.disk.env import Env, ReadView
-from pillarbox.store.disk.records import pack, seal_record, unpack, unseal
+from pillarbox.store.disk.records import pack, unpack, unseal
 from pillarbox.store.disk.stream import Frame, Position, parse_frame
 from pillarbox.store.disk.tables import (
     INDEXED,
@@ -28,6 +28,7 @@ from pillarbox.store.disk.tables import (
     StateRecord,
     Table,
     decode_record,
+    encode_record,
     index_rows,
     same_entries,
 )
@@ -339,7 +340,7 @@ class WriteTransaction(Reader):
             for table, records in self._records.items():
                 number, values = int(table), self._changes.setdefault(table, {})
                 for key, record in records.items():
-                    value = values[key] = None if record is None else seal_record(table, key, record)
+                    value = values[key] = None if record is None else encode_record(table, key, record)
                     rows.append((number, key, value))
         return rows, self._records, self._changes
 

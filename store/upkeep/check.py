@@ -59,7 +59,7 @@ from pillarbox.store.disk.tables import (
 from pillarbox.store.engine import content_store
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.transaction import Reader
-from pillarbox.store.errors import Corrupt, PillarboxError
+from pillarbox.store.errors import Corrupt, PillarboxError, UnsupportedVersion
 from pillarbox.store.events import EventId
 from pillarbox.store.ids import counter_of, guid_text, id_text
 from pillarbox.store.mail.folders import DEPTH_MAX, path_of
@@ -111,7 +111,8 @@ def check_database(
     """Prove a mounted database whole, at one moment; it may be mounted for reading only.
 
     `progress(done, total)` is called with counts of records. The result is reported as event 20030 or 20031.
-    Raises Dismounted, Retryable when too many reads are open; damage is returned, not raised.
+    Raises Dismounted; Retryable when too many reads are open; UnsupportedVersion for records of a newer
+    program. Damage is returned, not raised.
     """
     with database.read(actor) as reader:
         report = _Check(database, reader, progress).run()
@@ -319,6 +320,8 @@ class _Check:
         for key, value in self._rows(table):
             try:
                 record = decode_record(table, key, value)
+            except UnsupportedVersion:
+                raise  # a newer program's record is no damage
             except _SHAPE_ERRORS as error:
                 if naming:
                     self._found(table, key, error, self._key_text(table, key))
@@ -580,7 +583,7 @@ class _Check:
         path = str(self._stream.path(number))
         try:
             found = read_redo(frame, Position(number, offset + frame.length), path).sequence
-        except PillarboxError as error:
+        except Corrupt as error:
             self._found_in_file(path, offset, error)
             return -1
         if sequence >= 0 and found != sequence + 1:

@@ -15,7 +15,6 @@ import zstandard
 
 from pillarbox.store.access import Actor
 from pillarbox.store.content.blocks import Dictionaries, digest_of
-from pillarbox.store.disk.records import seal_record
 from pillarbox.store.disk.redo import Row, read_rows
 from pillarbox.store.disk.stream import Codec, Frame, FrameKind, build_frame
 from pillarbox.store.disk.tables import (
@@ -24,6 +23,7 @@ from pillarbox.store.disk.tables import (
     SegmentRecord,
     Table,
     decode_record,
+    encode_record,
     segment_key,
 )
 from pillarbox.store.engine import content_store
@@ -369,7 +369,7 @@ def _write_again(txn: WriteTransaction, number: int, needed: _Needed) -> None:
 
 
 def _sealed(table: Table, key: bytes, record: Any) -> bytes | None:
-    return None if record is None else seal_record(table, key, record)
+    return None if record is None else encode_record(table, key, record)
 
 
 def _move_frame(txn: WriteTransaction, number: int, offset: int, frame: Frame) -> None:

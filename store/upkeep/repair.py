@@ -30,7 +30,6 @@ from pillarbox.store.disk.checkpoint import (
 )
 from pillarbox.store.disk.env import DATA_FILE, Env, put_back_meta_pages, scratch_env
 from pillarbox.store.disk.file_lock import FileLock
-from pillarbox.store.disk.records import seal_record
 from pillarbox.store.disk.redo import read_redo
 from pillarbox.store.disk.stream import SEGMENT_HEADER_BYTES, FrameKind, Position
 from pillarbox.store.disk.tables import (
@@ -50,6 +49,7 @@ from pillarbox.store.disk.tables import (
     TombstoneRecord,
     decode_record,
     derived_entries,
+    encode_record,
     id_key,
     pair_key,
     segment_key,
@@ -58,7 +58,7 @@ from pillarbox.store.disk.tables import (
 from pillarbox.store.engine import content_store
 from pillarbox.store.engine.database import LOCK, PROPERTIES, STREAM, Database, MountState, empty_tables
 from pillarbox.store.engine.transaction import Changes, DatabaseFiles, ReadTransaction
-from pillarbox.store.errors import Corrupt, NotFound, PillarboxError, Refused
+from pillarbox.store.errors import Corrupt, NotFound, PillarboxError, Refused, UnsupportedVersion
 from pillarbox.store.events import EventId
 from pillarbox.store.ids import LOCAL_BASE, counter_of, guid_text, id_text
 from pillarbox.store.mail.folders import GENERIC
@@ -107,8 +107,8 @@ def repair_database(database: Database) -> RepairReport:
     """Rebuild the tables of a dismounted database; the old ones stay until the new ones are proved.
 
     Takes as much free disk space as the property file twice. Raises Refused when it is mounted, WriterBusy
-    when another process has it, DiskFull, and Corrupt when the new tables fail the check: then all is as it
-    was.
+    when another process has it, DiskFull, UnsupportedVersion for records of a newer program, and Corrupt when
+    the new tables fail the check: then all is as it was.
     """
     if database.state is not MountState.DISMOUNTED:
         raise Refused(f"database {database.name} is mounted", hint="dismount it first")
@@ -211,6 +211,8 @@ class _Repair:
                 with env.view() as view:
                     state: Any = decode_record(Table.META, STATE_KEY, view.get(Table.META, STATE_KEY) or b"")
                 self._replay(env, state.sequence, damaged)
+        except UnsupportedVersion:
+            raise  # tables of a newer program are no damage
         except (PillarboxError, OSError, ValueError) as error:
             self._unreadable = str(error)
             return False
@@ -392,7 +394,7 @@ class _Rebuild:
         self._flush()
 
     def _put(self, table: Table, key: bytes, record: Record | None) -> None:
-        value = None if record is None else seal_record(table, key, record)
+        value = None if record is None else encode_record(table, key, record)
         self._put_value(table, key, value)
 
     def _put_value(self, table: Table, key: bytes, value: bytes | None) -> None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import struct
 import unicodedata
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pillarbox.store.disk.records import CHECKSUM_BYTES, pack, seal, seal_record, unseal
+from pillarbox.store.disk.records import CHECKSUM_BYTES, open_record, pack, seal, seal_record, unseal
 from pillarbox.store.disk.tables import (
     DATABASE_SCOPE,
     DERIVED,
     IDENTITY_KEY,
+    META_TYPES,
     NAMES,
     PRIMARY,
     RECORD_TYPES,
@@ -31,6 +32,7 @@ from pillarbox.store.disk.tables import (
     TombstoneRecord,
     decode_record,
     derived_entries,
+    encode_record,
     feed_entry,
     id_key,
     item_key,
@@ -158,9 +160,10 @@ def test_meta_holds_one_kind_of_record_a_key() -> None:
 @pytest.mark.parametrize("table", [table for table in PRIMARY if table != Table.META])
 def test_a_record_is_decoded_from_its_stored_value(table: Table) -> None:
     kind = RECORD_TYPES[table]
-    record = kind._make(range(len(kind._fields)))
-    assert decode_record(table, b"key", seal_record(table, b"key", record)) == record
-    for fields in (record[:-1], (*record, 1), ()):
+    record = kind._make(range(7, 7 + len(kind._fields)))
+    assert decode_record(table, b"key", encode_record(table, b"key", record)) == record
+    required = len(kind._fields) - len(kind._field_defaults)
+    for fields in (record[: required - 1], ()):
         with pytest.raises(Corrupt, match="fields") as raised:
             decode_record(table, b"key", seal_record(table, b"key", fields))
         assert raised.value.table == table.name.lower()
@@ -169,6 +172,63 @@ def test_a_record_is_decoded_from_its_stored_value(table: Table) -> None:
 def test_a_record_of_a_later_version_is_not_guessed_at() -> None:
     with pytest.raises(UnsupportedVersion):
         decode_record(Table.SEGMENT, b"key", seal(Table.SEGMENT, b"key", b"\2" + pack((1, 2))))
+
+
+class WithThreeMore(NamedTuple):
+    """A record type that has gained fields."""
+
+    references: int
+    colour: str = "red"
+    weight: int | None = None
+    corners: tuple[int, ...] = ()
+
+
+@pytest.fixture
+def more_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECORD_TYPES, Table.BLOCK, WithThreeMore)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("more_fields")
+@pytest.mark.parametrize(
+    ("record", "stored"),
+    [
+        (WithThreeMore(1), (1,)),
+        (WithThreeMore(1, "blue"), (1, "blue")),
+        (WithThreeMore(1, weight=5), (1, "red", 5)),
+        (WithThreeMore(1, "blue", None, (3,)), (1, "blue", None, (3,))),
+    ],
+)
+def test_defaults_at_a_records_end_are_not_written_and_are_read_again(
+    record: Any, stored: tuple[Any, ...]
+) -> None:
+    value = encode_record(Table.BLOCK, b"key", record)
+    assert open_record(Table.BLOCK, b"key", value, "block") == stored
+    assert decode_record(Table.BLOCK, b"key", value) == record
+
+
+@pytest.mark.usefixtures("more_fields")
+def test_a_record_of_before_its_type_had_gained_a_field_has_the_default() -> None:
+    value = seal_record(Table.BLOCK, b"key", (1, "blue"))
+    assert decode_record(Table.BLOCK, b"key", value) == WithThreeMore(1, "blue", None, ())
+
+
+@pytest.mark.parametrize("table", [table for table in PRIMARY if table != Table.META])
+def test_a_record_with_a_field_more_is_of_a_newer_program_and_not_damaged(table: Table) -> None:
+    fields = (*range(len(RECORD_TYPES[table]._fields)), "new")
+    with pytest.raises(UnsupportedVersion, match=f"{len(fields)} fields") as raised:
+        decode_record(table, b"key", seal_record(table, b"key", fields))
+    assert "newer" in raised.value.hint
+
+
+def test_a_record_of_meta_that_is_not_known_is_of_a_newer_program() -> None:
+    with pytest.raises(UnsupportedVersion, match="meta"):
+        decode_record(Table.META, b"key", seal_record(Table.META, b"key", (1,)))
+
+
+def test_defaults_are_never_changed_in_place() -> None:
+    for kind in (*RECORD_TYPES.values(), *META_TYPES.values()):
+        for default in kind._field_defaults.values():
+            hash(default)
 
 
 # -- keys
