@@ -607,9 +607,13 @@ def exchange(pairs: Sequence[tuple[Database, Path]]) -> None:
         for target, restored in pairs:
             target.dismount("it is being restored")
             with _kept_from_others(target):
+                if target.mailbox_names is not None:
+                    target.mailbox_names.forget()  # those of the backup are others
                 _replace(target.path, restored)
             done.append((target, restored))
         _mount_as_before(pairs, states)
+        for target, _ in pairs:
+            _note_mailbox_names(target)
     except BaseException:
         for target, restored in done:
             target.dismount("its files are being put back")
@@ -618,6 +622,14 @@ def exchange(pairs: Sequence[tuple[Database, Path]]) -> None:
         raise
     for target, _ in pairs:
         shutil.rmtree(_replaced(target.path), ignore_errors=True)
+
+
+def _note_mailbox_names(database: Database) -> None:
+    """Write down the names of the mailboxes in a restored database, as each mount for writing does."""
+    if database.mailbox_names is not None and database.state is MountState.DISMOUNTED:
+        reason = database.dismount_reason
+        database.mount()
+        database.dismount(reason)
 
 
 def put_back_interrupted(databases: Iterable[Database]) -> None:

@@ -3,6 +3,7 @@
     <server>/server.toml            what it consists of (server_config)
     <server>/server.lock            held while server.toml is changed
     <server>/<group>/<database>/    files of a database
+    <server>/mailboxes/             the names of the mailboxes in each database (mailbox_directory)
     <server>/events/                the event log
     <server>/recovery/              the recovery storage group
 
@@ -25,14 +26,13 @@ from zoneinfo import ZoneInfo
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import Clock, SystemClock
 from pillarbox.store.disk.file_lock import FileLock
+from pillarbox.store.disk.mailbox_names import MailboxNames
 from pillarbox.store.disk.stream import disk_error
-from pillarbox.store.disk.tables import DatabaseKind, MailboxRecord, Table
+from pillarbox.store.disk.tables import DatabaseKind
 from pillarbox.store.engine.database import LOCK, Database, MountState
 from pillarbox.store.engine.database_limits import Edition, limits_from_settings, settings_of
 from pillarbox.store.errors import (
     AlreadyExists,
-    Conflict,
-    Dismounted,
     InvalidName,
     InvalidSetting,
     NotEmpty,
@@ -41,15 +41,16 @@ from pillarbox.store.errors import (
     ReadOnly,
     RecoveryNeeded,
     Refused,
-    Retryable,
 )
 from pillarbox.store.events import Diagnostics, EventId, EventLog, PythonLoggingSink, make_event, tee
 from pillarbox.store.ids import new_guid
-from pillarbox.store.mail import mailboxes, public_folders
+from pillarbox.store.mail import public_folders
+from pillarbox.store.mailbox_directory import MailboxDirectory
 from pillarbox.store.names import check_name, name_key, safe_name
 from pillarbox.store.server_config import (
     CONFIG_FILE,
     EVENTS,
+    MAILBOX_NAMES,
     RECOVERY,
     RESERVED_DIRECTORIES,
     DatabaseEntry,
@@ -61,7 +62,6 @@ from pillarbox.store.server_config import (
 from pillarbox.store.storage_group import StorageGroup, refuse_another_database, refuse_another_group
 from pillarbox.store.upkeep.daily_maintenance import DailyMaintenance
 from pillarbox.store.upkeep.daily_size_check import DailySizeCheck
-from pillarbox.store.upkeep.move_mailbox import MOVED_FROM, MailboxMove, Progress, finish_move, move_mailbox
 
 FIRST_GROUP: Final = "First Storage Group"
 FIRST_DATABASES: Final = {
@@ -88,7 +88,8 @@ class Server:
     """A server that is open in this process. Its methods may be called from any thread.
 
     `groups` are the regular storage groups by name; `not_mounted` says of each database that should be
-    mounted and is not, why; `events` is the log; `recovery_path` is where the recovery storage group lies.
+    mounted and is not, why; `mailboxes` finds, makes and moves mailboxes by name; `events` is the log;
+    `recovery_path` is where the recovery storage group lies.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class Server:
         self._clock: Clock = clock or SystemClock()
         self._rng = rng or random.SystemRandom()
         self._changing = threading.RLock()
+        self.mailboxes = MailboxDirectory(self, self._locked)
         self._checking = threading.Lock()
         self._maintaining = threading.Lock()
         self._diagnostics = Diagnostics()
@@ -245,133 +247,6 @@ class Server:
             raise NotFound(f"there is no database {name!r}", hint=f"the databases: {names}")
         return found[0]
 
-    def find_mailbox(self, name: str) -> tuple[Database, MailboxRecord]:
-        """The mailbox of that name, in any case, and the mounted database it is in.
-
-        Raises NotFound, InvalidName; Dismounted when it may be in a mailbox store that is not mounted;
-        Conflict when databases that were apart hold mailboxes of the same name.
-        """
-        found = list(self._mailboxes_called(name))
-        if len(found) != 1:
-            # A move may have ended after one database was looked at and before the other was.
-            found = list(self._mailboxes_called(name))
-        if len(found) > 1:
-            stores = ", ".join(database.label for database, _ in found)
-            raise Conflict(f"there are mailboxes {name!r} in {stores}", hint="rename all but one of them")
-        if not found:
-            self._refuse_unseen(name)
-            raise NotFound(
-                f"there is no mailbox {name!r}", hint="list those there are with `pillarbox mailbox list`"
-            )
-        return found[0]
-
-    def _refuse_unseen(self, name: str) -> None:
-        for database in self.databases():
-            if database.kind is DatabaseKind.MAILBOX_STORE and database.state is MountState.DISMOUNTED:
-                label = database.label
-                reason = self.not_mounted.get(label)
-                if isinstance(reason, Retryable):
-                    raise reason
-                raise Dismounted(
-                    f"mailbox {name!r} is in no mounted database, and {label} is not mounted: "
-                    f"{reason or database.dismount_reason}",
-                    hint=(reason.hint if reason else "") or f"mount {label} first",
-                )
-
-    def _mailboxes_called(self, name: str) -> Iterator[tuple[Database, MailboxRecord]]:
-        for database in self.databases():
-            if database.kind != DatabaseKind.MAILBOX_STORE or database.state is MountState.DISMOUNTED:
-                continue
-            with database.read(Actor.task("find mailbox")) as read:
-                try:
-                    found = mailboxes.find(read, name)
-                except NotFound:
-                    continue
-            if not self._has_its_source(found):
-                yield database, found
-
-    def _has_its_source(self, found: MailboxRecord) -> bool:
-        """Whether a mailbox is the copy of one that has not gone yet from where it is moved from."""
-        origin = found.properties.get(MOVED_FROM)
-        source = next((each for each in self.databases() if each.guid.hex() == origin), None)
-        if source is None:
-            return False
-        if source.state is MountState.DISMOUNTED:
-            return True  # it may have; whoever looks for the mailbox is told which store is missing
-        with source.read(Actor.task("find mailbox")) as read:
-            return read.record(Table.MAILBOX, found.guid) is not None
-
-    # -- mailboxes
-
-    def create_mailbox(
-        self, actor: Actor, name: str, database_name: str = ""
-    ) -> tuple[Database, MailboxRecord]:
-        """Make a mailbox, durably, in the database named, or in the server's only mailbox store.
-
-        Raises InvalidName, AlreadyExists, NotFound, ReadOnly; Dismounted also while another mailbox
-        store, which may have one of that name, is not mounted; Refused in a public folder store, or when none
-        is named and the server has several mailbox stores.
-        """
-        with self._locked():
-            database = self.database(database_name) if database_name else self._only_mailbox_store()
-            check_name(name)
-            for other, _ in self._mailboxes_called(name):
-                raise _mailbox_exists(name, other.label)
-            self._refuse_unseen(name)
-            with database.transaction(actor) as txn:
-                return database, mailboxes.create(txn, name)
-
-    def rename_mailbox(self, actor: Actor, name: str, new_name: str) -> tuple[Database, MailboxRecord]:
-        """Give a mailbox another name, durably, that no other mailbox of the server has.
-
-        Raises as `find_mailbox` and `create_mailbox`.
-        """
-        with self._locked():
-            database, box = self.find_mailbox(name)
-            check_name(new_name)
-            for other, found in self._mailboxes_called(new_name):
-                if found.guid != box.guid:
-                    raise _mailbox_exists(new_name, other.label)
-            self._refuse_unseen(new_name)
-            with database.transaction(actor) as txn:
-                return database, mailboxes.rename(txn, box.guid, new_name)
-
-    def move_mailbox(
-        self,
-        actor: Actor,
-        name: str,
-        database_name: str,
-        *,
-        skip_damaged_max: int = 0,
-        progress: Progress | None = None,
-    ) -> MailboxMove:
-        """Move a mailbox to another database, while it is used; durable when this returns.
-
-        A move that was interrupted is ended by making it again. Raises as `find_mailbox`, `database` and
-        `move_mailbox.move_mailbox`.
-        """
-        source, box = self.find_mailbox(name)
-        target = self.database(database_name)
-        if source is target and MOVED_FROM in box.properties:
-            return finish_move(target, box.guid, actor)
-        return move_mailbox(
-            source,
-            box.guid,
-            target,
-            actor,
-            skip_damaged_max=skip_damaged_max,
-            progress=progress,
-            elsewhere=[each for each in self._mounted() if each not in (source, target)],
-        )
-
-    def _only_mailbox_store(self) -> Database:
-        stores = [each for each in self.databases() if each.kind == DatabaseKind.MAILBOX_STORE]
-        if len(stores) != 1:
-            names = ", ".join(each.label for each in stores)
-            hint = f"name one of them: {names}" if names else "create one with `pillarbox database create`"
-            raise Refused(f"the server has {len(stores)} mailbox stores", hint=hint)
-        return stores[0]
-
     # -- mounting
 
     def mount(self, name: str) -> Database:
@@ -442,7 +317,7 @@ class Server:
             check_name(name)
             _refuse_taken(name, config.groups)
             refuse_another_group(config.edition, len(config.groups))
-            taken = RESERVED_DIRECTORIES | {entry.directory for entry in config.groups}
+            taken = RESERVED_DIRECTORIES | {MAILBOX_NAMES} | {entry.directory for entry in config.groups}
             config.groups.append(GroupEntry(name, _free_directory(self.path, name, taken)))
         return self.group(name)
 
@@ -527,6 +402,8 @@ class Server:
                 # First what says that it exists, then its files: what a crash leaves between is only space.
                 write_config(self.path, config)
                 shutil.rmtree(database.path, ignore_errors=True)
+                if database.mailbox_names is not None:
+                    database.mailbox_names.forget()
             self.not_mounted.pop(label, None)
 
     @contextmanager
@@ -641,6 +518,10 @@ class Server:
             path = group_path / entry.directory
             database = Database(path, entry.guid, entry.name, entry.kind, clock=self._clock, rng=self._rng)
             database.reporter = self._reporter
+            if entry.kind == DatabaseKind.MAILBOX_STORE:
+                database.mailbox_names = MailboxNames(
+                    self.path / MAILBOX_NAMES / entry.guid.hex(), entry.guid
+                )
         else:
             before = self._entry(database).settings
         database.name, database.label = entry.name, label
@@ -692,10 +573,6 @@ def _refuse_used_directory(path: Path) -> None:
             raise AlreadyExists(f"{path} is {what}", hint="name a directory that is new or empty")
     except OSError as error:
         raise disk_error(error, str(path)) from error
-
-
-def _mailbox_exists(name: str, store: str) -> AlreadyExists:
-    return AlreadyExists(f"there is a mailbox {name!r} already, in {store}", hint="choose another name")
 
 
 def _refuse_taken(name: str, entries: Collection[GroupEntry] | Collection[DatabaseEntry]) -> None:

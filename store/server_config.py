@@ -42,6 +42,7 @@ CONFIG_FORMAT: Final = "pillarbox-server"
 CONFIG_VERSION: Final = 1
 EVENTS: Final = "events"
 RECOVERY: Final = "recovery"
+MAILBOX_NAMES: Final = "mailboxes"
 RESERVED_DIRECTORIES: Final = frozenset({EVENTS, RECOVERY})  # beside the directories of the groups
 KIND_TEXTS: Final = {
     DatabaseKind.MAILBOX_STORE: "mailbox store",

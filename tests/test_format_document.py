@@ -24,6 +24,7 @@ from pillarbox.store.disk.checkpoint import (
     write_checkpoint,
 )
 from pillarbox.store.disk.env import DATA_FILE, META_BYTES
+from pillarbox.store.disk.mailbox_names import NAMES_MAGIC, NAMES_VERSION
 from pillarbox.store.disk.records import CHECKSUM_BYTES, RECORD_VERSION
 from pillarbox.store.disk.stream import (
     FRAME_HEADER_BYTES,
@@ -123,6 +124,7 @@ def test_every_format_has_the_magic_and_version_that_is_documented() -> None:
         "table layout": ("LMDB's", str(LAYOUT_VERSION)),
         "CNSET": (CNSET_MAGIC.decode(), str(CNSET_VERSION)),
         "event log": ("first line", str(LOG_VERSION)),
+        "mailbox names": (NAMES_MAGIC.decode(), str(NAMES_VERSION)),
     }
 
 

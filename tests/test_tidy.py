@@ -36,7 +36,7 @@ MAY_IMPORT = {
 # modules is a room without a folder of its own: what all others stand on, or the face above them; "." is
 # the rest of those.
 GROUND = "access batches change_number clock errors events ids names"
-FACE = "aio server server_config storage_group"
+FACE = "aio mailbox_directory server server_config storage_group"
 ROOMS = {
     "store": (GROUND, "disk", "content", "engine", "mail", "upkeep", "files", FACE),
     "backup": ("repository", ".", "merge"),
@@ -89,6 +89,7 @@ SEAMS = {
             "store/disk/env.py": "the property file",
             "store/disk/stream.py": "the segments",
             "store/disk/checkpoint.py": "small files replaced atomically",
+            "store/disk/mailbox_names.py": "the names of the mailboxes of each database",
             "store/engine/database.py": "the folder of a new database",
             "store/disk/file_lock.py": "lock files",
             "store/events.py": "the event log",
@@ -366,7 +367,7 @@ def outside_uses(tree: ast.Module) -> Iterator[tuple[int, str]]:
             yield node.lineno, "writes"
 
 
-_WRITING_METHODS = frozenset({"write_bytes", "write_text", "mkdir", "unlink", "rmdir", "rename", "touch"})
+_WRITING_METHODS = frozenset({"write_bytes", "write_text", "mkdir", "unlink", "rmdir", "touch"})
 
 
 def _writes_a_file(call: ast.Call, known: dict[str, str]) -> bool:
@@ -380,8 +381,8 @@ def _writes_a_file(call: ast.Call, known: dict[str, str]) -> bool:
         return False
     if call.func.attr == "open":
         return _is_writing_mode(call, 0)
-    # str.replace takes two arguments, datetime's and dataclasses' named ones: only a path's takes one.
-    renames = call.func.attr == "replace" and len(call.args) == 1 and not call.keywords
+    # A path's take one argument: str.replace takes two, datetime's named ones, who renames a mailbox says so.
+    renames = call.func.attr in ("rename", "replace") and len(call.args) == 1 and not call.keywords
     return renames or call.func.attr in _WRITING_METHODS
 
 

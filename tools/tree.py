@@ -53,9 +53,9 @@ def find_message(reader: Reader, mailbox: bytes, text: str) -> ItemRecord | None
 
 
 def find_tree(server: Server, name: str) -> Tree:
-    """The folders that `name` stands for. Raises as `Server.find_mailbox` and `Server.database`."""
+    """The folders that `name` stands for. Raises as `MailboxDirectory.find` and `Server.database`."""
     if not name.startswith("/"):
-        database, box = server.find_mailbox(name)
+        database, box = server.mailboxes.find(name)
         return Tree(f"mailbox {box.name}", database, box.root_id, box.guid)
     database = server.database(name[1:]) if name[1:] else _only_public_folder_store(server)
     with database.read(ACTOR) as read:

@@ -18,7 +18,7 @@ import threading
 import uuid
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +29,7 @@ from pillarbox.store.content.blocks import Dictionaries
 from pillarbox.store.disk.checkpoint import Checkpoint, boot_identity, read_checkpoint, write_checkpoint
 from pillarbox.store.disk.env import PAGE_BYTES, Env, Pin, put_back_meta_pages
 from pillarbox.store.disk.file_lock import FileLock, is_locked
+from pillarbox.store.disk.mailbox_names import MailboxNames
 from pillarbox.store.disk.stream import SEGMENT_HEADER_BYTES, Position, Stream, disk_error, flush_directory
 from pillarbox.store.disk.tables import (
     IDENTITY_KEY,
@@ -52,7 +53,12 @@ from pillarbox.store.engine.database_limits import (
 from pillarbox.store.engine.delivery_queue import DeliveryQueue
 from pillarbox.store.engine.group_commit import FlushedState, GroupCommit, Tuning
 from pillarbox.store.engine.replay import Replayed, find_transaction, read_state, replay_stream
-from pillarbox.store.engine.transaction import DatabaseFiles, ReadTransaction, WriteTransaction
+from pillarbox.store.engine.transaction import (
+    DatabaseFiles,
+    NamedMailboxes,
+    ReadTransaction,
+    WriteTransaction,
+)
 from pillarbox.store.errors import (
     AlreadyExists,
     Corrupt,
@@ -110,6 +116,7 @@ class Database:
 
     `label` is what people find it by and events call it: its name, or `Storage Group/Database` where another
     group of its server has a database of that name.
+    `mailbox_names` is where a server has the names of its mailboxes for the time when it is not mounted.
     A process that is forked has none of its parent's mounted: it mounts for itself, for reading as a rule.
     """
 
@@ -136,6 +143,7 @@ class Database:
         self.rng = rng or random.SystemRandom()
         self.reporter: Reporter = reporter or NoReporter()
         self.tuning = tuning or Tuning()
+        self.mailbox_names: MailboxNames | None = None
         self.state = MountState.DISMOUNTED
         self.dismount_reason = "it was not mounted"
         self.checks_since_mount = 0
@@ -281,6 +289,7 @@ class Database:
             )
             writer.checkpoint()
             self._identify(writer, files)
+            self._keep_mailbox_names(files)
         except BaseException:
             env.close()  # a process may open it only once
             raise
@@ -289,6 +298,25 @@ class Database:
         self._writer = writer
         self.state = MountState.MOUNTED
         return None if checkpoint.clean else replayed.transactions
+
+    def _keep_mailbox_names(self, files: DatabaseFiles) -> None:
+        """Make the file of mailbox names say what the tables do; a fault of the file fails no mount."""
+        names = self.mailbox_names
+        if names is None:
+            return
+        try:
+            with ReadTransaction(files, files.env.view(), Actor.task("mount")) as read:
+                held = dict(read.indexes(Table.MAILBOX_NAME, b"", None))
+        except Corrupt as error:
+            self._report_damage(error)  # the file keeps every name that was acknowledged
+            return
+        try:
+            names.replace(held)
+        except PillarboxError as error:
+            self.report(EventId.REQUEST_FAILED, request="mailbox names", error=str(error))
+            if not isinstance(error, UnsupportedVersion):
+                with suppress(PillarboxError):
+                    names.forget()
 
     def _replay(self, env: Env, checkpoint: Checkpoint) -> Replayed:
         """Replay behind a pin: a crash meanwhile needs the checkpoint's pages once more."""
@@ -462,9 +490,14 @@ class Database:
         writer = self._writing()
         writer.refuse_within_transaction()  # whose transaction would else be taken for this one
         txn: WriteTransaction | None = None
+        names, lost = self.mailbox_names, NamedMailboxes()
         try:
             txn = writer.begin(actor)
             yield txn
+            if names is not None:
+                come, lost = txn.named_mailboxes()
+                if come:
+                    names.add(come)
             writer.commit(txn)
         except BaseException as error:
             writer.abort(txn)
@@ -472,6 +505,9 @@ class Database:
                 self._report_damage(error)
             self._dismount_if_broken(writer)
             raise
+        if names is not None and lost:
+            with suppress(PillarboxError):  # a name too many, until the next mount
+                names.remove(lost)
         for event_id, details in txn.events:
             self.report(event_id, **details)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import random
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Protocol, TypeVar, cast
 
@@ -37,6 +37,8 @@ from pillarbox.store.ids import LOCAL_BASE, new_guid
 
 Changes = dict[Table, dict[bytes, bytes | None]]
 Records = dict[Table, dict[bytes, Record | None]]
+NamedMailboxes = list[tuple[bytes, bytes]]
+"""Mailboxes, each as (name key, GUID)."""
 RecordT = TypeVar("RecordT")
 RowT = TypeVar("RowT")
 _ABSENT: Final = object()
@@ -285,8 +287,11 @@ class WriteTransaction(Reader):
 
     def index(self, table: Table, key: bytes) -> bytes | None:
         self._settle()
-        for changes in self._all_changes():
-            value: Any = changes.get(table, {}).get(key, _ABSENT)
+        return self._index_in(self._all_changes(), table, key)
+
+    def _index_in(self, changes: Iterable[Changes], table: Table, key: bytes) -> bytes | None:
+        for each in changes:
+            value: Any = each.get(table, {}).get(key, _ABSENT)
             if value is not _ABSENT:
                 return None if value is None else unseal(table, key, value, table.name.lower())
         return super().index(table, key)
@@ -327,6 +332,20 @@ class WriteTransaction(Reader):
     def changed(self) -> bool:
         """Whether there is anything to commit."""
         return any(self._records.values())
+
+    def named_mailboxes(self) -> tuple[NamedMailboxes, NamedMailboxes]:
+        """The mailboxes that this transaction gives a name, if only the same one, and those that lose one."""
+        self._settle()
+        rows = self._changes.get(Table.MAILBOX_NAME, {})
+        name = Table.MAILBOX_NAME.name.lower()
+        come = [(key, unseal(Table.MAILBOX_NAME, key, value, name)) for key, value in rows.items() if value]
+        before = [layer.changes for layer in self._layers]
+        lost = [
+            (key, guid)
+            for key, value in rows.items()
+            if value is None and (guid := self._index_in(before, Table.MAILBOX_NAME, key)) is not None
+        ]
+        return come, lost
 
     def finish(self) -> tuple[list[tuple[int, bytes, bytes | None]], Records, Changes]:
         """The rows of the redo record, the records, and all changes to the tables. For the group commit.

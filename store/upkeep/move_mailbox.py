@@ -8,7 +8,7 @@ source. Two databases share no transaction, so the end takes three, each durable
     2. the source mailbox is purged, by the transaction in which the last changes were carried over
     3. the mark goes
 
-A marked mailbox counts only when that database does not have it (`Server.find_mailbox`): before 2 the old
+A marked mailbox counts only when that database does not have it (`MailboxDirectory.find`): before 2 the old
 one is found, after it the new one. Whatever is left by a move that was interrupted before 2 is thrown away
 when it is made again, since only the source was used meanwhile; after 2 only the mark is left to be removed.
 """

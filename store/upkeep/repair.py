@@ -158,6 +158,7 @@ class _Repair:
         self._dropped: list[str] = []
         self._sequence = 0
         self._unreadable = ""
+        self._mailbox_names: dict[bytes, bytes] = {}
 
     def run(self) -> RepairReport:
         headers = self._restore_headers()
@@ -320,6 +321,8 @@ class _Repair:
         proved.mount(read_only=True)
         try:
             findings = check_database(proved, Actor.task("repair")).findings
+            with proved.read(Actor.task("repair")) as read:
+                self._mailbox_names = dict(read.indexes(Table.MAILBOX_NAME, b"", None))
         finally:
             proved.dismount()
         for finding in findings:
@@ -330,7 +333,9 @@ class _Repair:
 
     def _replace(self) -> None:
         """Without a checkpoint nothing mounts, so that a crash in here never mixes old and new."""
-        path = self._database.path
+        path, names = self._database.path, self._database.mailbox_names
+        if names is not None:
+            names.forget()  # a mailbox that is found again may have any name
         for name in (CHECKPOINT_FILE, PROPERTIES):
             if (path / name).exists():
                 (path / name).rename(_before(path / name))
@@ -340,6 +345,8 @@ class _Repair:
         except BaseException:
             _undo_interrupted(path)
             raise
+        if names is not None:
+            names.replace(self._mailbox_names)
         _remove_old(path)
 
 

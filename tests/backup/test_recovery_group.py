@@ -64,8 +64,8 @@ def make_server(world, path: Path, raws: list[bytes]) -> Made:
     backend = MemoryBackend()
     with Server.create(path, Edition.ENTERPRISE, clock=world.clock, rng=Random(1), zone=UTC) as server:
         server.create_database(FIRST_GROUP, "Second Store", DatabaseKind.MAILBOX_STORE)
-        server.create_mailbox(ADMIN, "anna", STORE)
-        server.create_mailbox(ADMIN, "bert", "Second Store")
+        server.mailboxes.create(ADMIN, "anna", STORE)
+        server.mailboxes.create(ADMIN, "bert", "Second Store")
         deliver(server, "anna", raws[:6])
         deliver(server, "bert", raws[6:])
         take(server, world.create(backend), world.clock)
@@ -73,7 +73,7 @@ def make_server(world, path: Path, raws: list[bytes]) -> Made:
 
 
 def deliver(server: Server, name: str, raws: list[bytes]) -> None:
-    database, box = server.find_mailbox(name)
+    database, box = server.mailboxes.find(name)
     prepared = [messages.prepare(database.files, raw) for raw in raws]
     with database.transaction(ADMIN) as txn:
         for each in prepared:
@@ -131,7 +131,7 @@ class Site:
             return [messages.content(read, item) for item in folders.messages(read, inbox)]
 
     def live(self, name: str) -> list[bytes]:
-        database, box = self.server.find_mailbox(name)
+        database, box = self.server.mailboxes.find(name)
         with database.read(ADMIN) as read:
             return [messages.content(read, item) for item in folders.messages(read, box.roles["inbox"])]
 
@@ -311,11 +311,11 @@ def test_no_client_path_comes_to_it(site, way):
         "Public Folder Store",
     }
     assert all(site.group.path not in database.path.parents for database in reopened.databases())
-    database, _ = site.server.find_mailbox("anna")
+    database, _ = site.server.mailboxes.find("anna")
     assert database is site.server.database(STORE)
     site.server.dismount(STORE)
     with pytest.raises(Dismounted):
-        site.server.find_mailbox("anna")
+        site.server.mailboxes.find("anna")
     for name in ("recovery", f"recovery/{STORE}"):
         with pytest.raises(NotFound):
             site.server.group(name)
@@ -338,7 +338,7 @@ def test_nothing_changes_in_it_and_its_mailboxes_stay_disconnected(site, way):
     assert not hasattr(database, "transaction")
     with database.read(ADMIN) as read:
         assert [box.state for box in mailboxes.all_of(read)] == [mailboxes.DISCONNECTED]
-    assert site.server.find_mailbox("anna")[1].state != mailboxes.DISCONNECTED
+    assert site.server.mailboxes.find("anna")[1].state != mailboxes.DISCONNECTED
 
 
 def test_the_daily_size_check_does_not_come_to_it(site):

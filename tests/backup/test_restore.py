@@ -26,6 +26,7 @@ from pillarbox.backup.restore import (
 from pillarbox.backup.snapshot import SnapshotSource, snapshot_databases
 from pillarbox.store.access import Actor
 from pillarbox.store.change_number import CNSet
+from pillarbox.store.disk.mailbox_names import MailboxNames
 from pillarbox.store.disk.tables import DatabaseKind
 from pillarbox.store.engine.change_feed import changes
 from pillarbox.store.engine.database import Database
@@ -165,6 +166,22 @@ def test_a_restore_in_place_stops_for_a_recovery_group_and_changes_nothing(group
     with pytest.raises(Refused, match="recovery storage group"):
         restore_in_place(group.repository, snapshot, group.databases, server=server, clock=group.clock)
     assert group.contents(group.databases[0]) == group.corpus()[:3]
+
+
+def test_a_restore_in_place_puts_the_names_of_the_mailboxes_right(group, tmp_path):
+    database = group.databases[0]
+    database.dismount()
+    database.mailbox_names = MailboxNames(tmp_path / "names", database.guid)
+    database.mount()
+    snapshot = group.snapshot()
+    with database.transaction(Actor.task("test")) as txn:
+        mailboxes.rename(txn, mailboxes.find(txn, "anna").guid, "anne")
+    assert b"anna" not in database.mailbox_names.read()
+    database.dismount()
+    restore_in_place(
+        group.repository, snapshot, [database], server=server_of(group), names=["Store 1"], clock=group.clock
+    )
+    assert database.mailbox_names.read().keys() >= {b"anna"} and b"anne" not in database.mailbox_names.read()
 
 
 def test_one_database_of_two_is_restored_when_named(group):

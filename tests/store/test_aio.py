@@ -28,7 +28,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def test_messages_delivered_at_the_same_time_are_all_there(server: Server) -> None:
-    database, box = server.create_mailbox(ADMIN, "anna")
+    database, box = server.mailboxes.create(ADMIN, "anna")
 
     async def main() -> list[bytes]:
         async with AsyncDatabase(database) as store:
@@ -45,7 +45,7 @@ def test_messages_delivered_at_the_same_time_are_all_there(server: Server) -> No
 
 
 def test_an_exception_undoes_the_transaction_and_reaches_the_caller(server: Server) -> None:
-    database, box = server.create_mailbox(ADMIN, "anna")
+    database, box = server.mailboxes.create(ADMIN, "anna")
 
     async def main() -> None:
         async with AsyncDatabase(database) as store:
@@ -62,7 +62,7 @@ def test_an_exception_undoes_the_transaction_and_reaches_the_caller(server: Serv
 
 
 def test_the_event_loop_goes_on_while_a_call_waits(server: Server) -> None:
-    database = server.create_mailbox(ADMIN, "anna")[0]
+    database = server.mailboxes.create(ADMIN, "anna")[0]
     begun, may_end = threading.Event(), threading.Event()
 
     def wait() -> str:
@@ -83,7 +83,7 @@ def test_the_event_loop_goes_on_while_a_call_waits(server: Server) -> None:
 
 
 def test_a_read_does_not_wait_for_those_that_write(server: Server) -> None:
-    database, box = server.create_mailbox(ADMIN, "anna")
+    database, box = server.mailboxes.create(ADMIN, "anna")
     begun, may_end = threading.Event(), threading.Event()
 
     def wait(_: WriteTransaction) -> None:
@@ -105,7 +105,7 @@ def test_a_read_does_not_wait_for_those_that_write(server: Server) -> None:
 
 
 def test_closed_it_takes_no_more_calls_and_the_database_stays_mounted(server: Server) -> None:
-    database = server.create_mailbox(ADMIN, "anna")[0]
+    database = server.mailboxes.create(ADMIN, "anna")[0]
 
     async def main() -> None:
         store = AsyncDatabase(database)
@@ -115,4 +115,4 @@ def test_closed_it_takes_no_more_calls_and_the_database_stays_mounted(server: Se
 
     with pytest.raises(Refused, match="closed"):
         asyncio.run(main())
-    assert server.find_mailbox("anna")
+    assert server.mailboxes.find("anna")

@@ -22,7 +22,6 @@ from pillarbox.store.errors import (
     AccessDenied,
     AlreadyExists,
     DiskFull,
-    Dismounted,
     InvalidName,
     InvalidSetting,
     NotEmpty,
@@ -64,47 +63,11 @@ def reported(server: Server, event_id: int) -> int:
 
 def test_a_mailbox_is_found_again_after_the_server_was_closed(path: Path) -> None:
     with Server.open(path) as server:
-        created = server.create_mailbox(ADMIN, "anna")[1]
+        created = server.mailboxes.create(ADMIN, "anna")[1]
     with Server.open(path, read_only=True) as server:
-        assert server.find_mailbox("Anna")[1] == created
+        assert server.mailboxes.find("Anna")[1] == created
         with pytest.raises(NotFound):
-            server.find_mailbox("bert")
-
-
-def test_a_mailbox_that_may_be_in_a_database_that_is_not_mounted_is_not_said_to_be_missing(
-    big: Server,
-) -> None:
-    big.create_database(FIRST_GROUP, "Second", DatabaseKind.MAILBOX_STORE)
-    big.create_mailbox(ADMIN, "anna", "Second")
-    big.dismount("Second")
-    with pytest.raises(Dismounted, match="Second is not mounted"):
-        big.find_mailbox("anna")
-    with pytest.raises(Dismounted):
-        big.create_mailbox(ADMIN, "anna", MAILBOX_STORE)
-    big.mount("Second")
-    with pytest.raises(AlreadyExists, match="Second"):
-        big.create_mailbox(ADMIN, "ANNA", MAILBOX_STORE)
-
-
-def test_with_several_mailbox_stores_a_new_mailbox_needs_the_name_of_one(big: Server) -> None:
-    big.create_database(FIRST_GROUP, "Second", DatabaseKind.MAILBOX_STORE)
-    with pytest.raises(Refused, match="2 mailbox stores"):
-        big.create_mailbox(ADMIN, "anna")
-    with pytest.raises(Refused, match="no mailboxes"):
-        big.create_mailbox(ADMIN, "anna", "Public Folder Store")
-
-
-def test_a_mailbox_takes_no_name_that_one_in_another_store_has(big: Server) -> None:
-    big.create_database(FIRST_GROUP, "Second", DatabaseKind.MAILBOX_STORE)
-    anna = big.create_mailbox(ADMIN, "anna", "Second")[1]
-    big.create_mailbox(ADMIN, "bert", MAILBOX_STORE)
-    with pytest.raises(AlreadyExists, match=MAILBOX_STORE):
-        big.rename_mailbox(ADMIN, "anna", "BERT")
-    assert big.rename_mailbox(ADMIN, "anna", "Anna")[1].name == "Anna"
-    big.dismount(MAILBOX_STORE)
-    with pytest.raises(Dismounted):
-        big.rename_mailbox(ADMIN, "anna", "carl")
-    assert big.find_mailbox("anna")[1].guid == anna.guid
+            server.mailboxes.find("bert")
 
 
 def test_a_database_name_that_two_groups_have_needs_the_group(big: Server) -> None:
@@ -164,9 +127,9 @@ def test_a_directory_that_may_not_be_looked_into_takes_no_server(
 
 def test_databases_mount_and_dismount_one_by_one(path: Path) -> None:
     with Server.open(path) as server:
-        server.create_mailbox(ADMIN, "anna")
+        server.mailboxes.create(ADMIN, "anna")
         server.dismount("Public Folder Store")
-        assert server.find_mailbox("anna")
+        assert server.mailboxes.find("anna")
         assert server.mount("Public Folder Store").state is MountState.MOUNTED
         assert server.mount("Public Folder Store").state is MountState.MOUNTED
 
@@ -176,7 +139,7 @@ def test_a_server_without_a_mailbox_store_says_how_to_get_one(path: Path) -> Non
         server.dismount(MAILBOX_STORE)
         server.delete_database(MAILBOX_STORE)
         with pytest.raises(Refused) as refused:
-            server.create_mailbox(ADMIN, "anna")
+            server.mailboxes.create(ADMIN, "anna")
     assert "pillarbox database create" in refused.value.hint
 
 
@@ -214,15 +177,19 @@ def test_a_second_writer_is_refused_with_the_reason(path: Path) -> None:
     with Server.open(path) as server, Server.open(path) as other:
         assert all(isinstance(each, WriterBusy) for each in other.not_mounted.values())
         with pytest.raises(WriterBusy):
-            other.find_mailbox("anna")
-        assert server.create_mailbox(ADMIN, "anna")
+            other.mailboxes.create(ADMIN, "anna")
+        assert server.mailboxes.create(ADMIN, "anna")
+        with pytest.raises(WriterBusy):
+            other.mailboxes.find("anna")
+        with pytest.raises(NotFound):
+            other.mailboxes.find("bert")
 
 
 def test_a_server_that_is_open_for_reading_changes_nothing(path: Path) -> None:
     before = (path / CONFIG_FILE).read_bytes()
     with Server.open(path, read_only=True) as server:
         with pytest.raises(ReadOnly):
-            server.create_mailbox(ADMIN, "anna")
+            server.mailboxes.create(ADMIN, "anna")
         with pytest.raises(ReadOnly):
             server.rename_database(MAILBOX_STORE, "Sales")
     assert (path / CONFIG_FILE).read_bytes() == before
@@ -230,11 +197,11 @@ def test_a_server_that_is_open_for_reading_changes_nothing(path: Path) -> None:
 
 def test_a_server_read_after_a_crash_is_recovered_first(path: Path, tmp_path: Path) -> None:
     with Server.open(path) as server:
-        server.create_mailbox(ADMIN, "anna")
+        server.mailboxes.create(ADMIN, "anna")
         shutil.copytree(path, tmp_path / "crashed", ignore=shutil.ignore_patterns("lock.mdb"))
     with Server.open(tmp_path / "crashed", read_only=True) as server:
         assert not server.not_mounted
-        assert server.find_mailbox("anna")
+        assert server.mailboxes.find("anna")
 
 
 # -- making, renaming, deleting
@@ -256,13 +223,13 @@ def test_an_edition_caps_groups_and_databases(path: Path, big: Server) -> None:
 
 
 def test_renamed_groups_and_databases_keep_their_files_and_mail(big: Server) -> None:
-    created = big.create_mailbox(ADMIN, "anna")[1]
+    created = big.mailboxes.create(ADMIN, "anna")[1]
     big.rename_database(MAILBOX_STORE, "Sales")
     big.rename_group(FIRST_GROUP, "Berlin")
-    assert big.find_mailbox("anna")[0] is big.database("Berlin/Sales")
+    assert big.mailboxes.find("anna")[0] is big.database("Berlin/Sales")
     big.close()
     with Server.open(big.path) as server:
-        assert server.find_mailbox("anna")[1] == created
+        assert server.mailboxes.find("anna")[1] == created
         assert server.group("Berlin").databases.keys() == {"Sales", "Public Folder Store"}
 
 
@@ -395,7 +362,7 @@ def test_below_the_floor_of_free_disk_delivery_is_refused_and_reading_goes_on(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Server.open(path, clock=VirtualClock()) as server:
-        database, box = server.create_mailbox(ADMIN, "anna")
+        database, box = server.mailboxes.create(ADMIN, "anna")
         item = deliver(database, ADMIN, [box.guid], b"Subject: kept\r\n\r\n")[0]
         monkeypatch.setattr(Database, "free_disk_bytes", lambda _: 1)
         server._clock.sleep_ms(2000)
@@ -423,9 +390,9 @@ def test_a_public_folder_store_has_its_tree_from_the_start(path: Path) -> None:
 
 def test_a_server_is_used_from_many_threads(big: Server) -> None:
     def work(number: int) -> None:
-        big.create_mailbox(ADMIN, f"user {number}")
+        big.mailboxes.create(ADMIN, f"user {number}")
         big.create_database(FIRST_GROUP, f"Store {number}", DatabaseKind.PUBLIC_FOLDER_STORE)
-        big.find_mailbox(f"user {number}")
+        big.mailboxes.find(f"user {number}")
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
     for each in threads:
@@ -433,7 +400,7 @@ def test_a_server_is_used_from_many_threads(big: Server) -> None:
     for each in threads:
         each.join()
     assert len(big.group(FIRST_GROUP).databases) == 5
-    assert {big.find_mailbox(f"user {number}")[1].name for number in range(3)} == {
+    assert {big.mailboxes.find(f"user {number}")[1].name for number in range(3)} == {
         f"user {number}" for number in range(3)
     }
 

@@ -37,7 +37,7 @@ def back_up_while_mail_comes(server: Path, repository: Path, key: Path) -> Count
     words = ["backup", "create", str(server), str(repository), "--key-file", str(key)]
     delivered: Counter[tuple[str, bytes]] = Counter()
     with Server.open(server) as opened:
-        database, anna = opened.find_mailbox("anna")
+        database, anna = opened.mailboxes.find("anna")
         with subprocess.Popen(
             [*COMMAND, *words], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
         ) as backup:

@@ -134,7 +134,7 @@ def _find_or_create(server: Server, name: str, database_name: str) -> tuple[Data
     except NotFound:
         if name.startswith("/"):
             raise
-        database, box = server.create_mailbox(ACTOR, name, database_name)
+        database, box = server.mailboxes.create(ACTOR, name, database_name)
         return database, box.guid
     return tree.database, tree.mailbox
 

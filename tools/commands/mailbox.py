@@ -63,7 +63,7 @@ def create(server: Path, name: str, database_name: str, as_json: bool) -> None:
     pillarbox mailbox create /srv/mail bert --database "Mailbox Store 2"
     """
     with Server.open(server) as opened:
-        database, box = opened.create_mailbox(ACTOR, name, database_name)
+        database, box = opened.mailboxes.create(ACTOR, name, database_name)
     show(_data(database, box), [f"Mailbox {box.name} is there, in {database.label}."], as_json)
 
 
@@ -121,7 +121,7 @@ def show_mailbox(server: Path, mailbox_name: str, as_json: bool) -> None:
     pillarbox mailbox show /srv/mail anna
     """
     with Server.open(server, read_only=True) as opened:
-        database, box = opened.find_mailbox(mailbox_name)
+        database, box = opened.mailboxes.find(mailbox_name)
         with database.read(ACTOR) as read:
             shown: list[dict[str, Any]] = [
                 {"folder": "/".join(path), "messages": each.messages_count, "size_bytes": each.size}
@@ -152,7 +152,7 @@ def rename(server: Path, mailbox_name: str, name: str, as_json: bool) -> None:
     pillarbox mailbox rename /srv/mail anna anna.miller
     """
     with Server.open(server) as opened:
-        database, box = opened.rename_mailbox(ACTOR, mailbox_name, name)
+        database, box = opened.mailboxes.rename(ACTOR, mailbox_name, name)
     show(_data(database, box), [f"The mailbox is called {box.name}."], as_json)
 
 
@@ -184,7 +184,7 @@ def move(server: Path, mailbox_name: str, database_name: str, skip_damaged_max: 
             if step:
                 step(at.messages_count, at.messages_total, "")
 
-        moved = opened.move_mailbox(
+        moved = opened.mailboxes.move(
             ACTOR, mailbox_name, database_name, skip_damaged_max=skip_damaged_max, progress=tell
         )
         database = opened.database(database_name).label
@@ -216,7 +216,7 @@ def disconnect(server: Path, mailbox_name: str, as_json: bool) -> None:
     pillarbox mailbox disconnect /srv/mail anna
     """
     with Server.open(server) as opened:
-        database, box = opened.find_mailbox(mailbox_name)
+        database, box = opened.mailboxes.find(mailbox_name)
         with database.transaction(ACTOR) as txn:
             changed = mailboxes.disconnect(txn, box.guid)
     show(_data(database, changed), [f"Mailbox {box.name} is disconnected."], as_json)
@@ -239,7 +239,7 @@ def reconnect(server: Path, mailbox_name: str, user: str, as_json: bool) -> None
     except ValueError:
         raise click.BadParameter(f"{user!r} is no GUID", param_hint="--user") from None
     with Server.open(server) as opened:
-        database, box = opened.find_mailbox(mailbox_name)
+        database, box = opened.mailboxes.find(mailbox_name)
         with database.transaction(ACTOR) as txn:
             changed = mailboxes.reconnect(txn, box.guid, guid)
     show(_data(database, changed), [f"Mailbox {box.name} is connected."], as_json)
@@ -258,7 +258,7 @@ def purge(server: Path, mailbox_name: str, yes: bool, as_json: bool) -> None:
     pillarbox mailbox purge /srv/mail anna
     """
     with Server.open(server) as opened:
-        database, box = opened.find_mailbox(mailbox_name)
+        database, box = opened.mailboxes.find(mailbox_name)
         if box.state != mailboxes.DISCONNECTED:
             raise Refused(f"mailbox {box.name!r} is connected to a user", hint="disconnect it first")
         confirm(f"Delete mailbox {box.name} and its {counted(box.messages_count, 'message')}?", yes)

@@ -201,7 +201,7 @@ def _live(server: Server, names: Sequence[str]) -> list[tuple[Database, list[str
     if not names:
         mounted = [each for each in server.databases() if each.state is not MountState.DISMOUNTED]
         return [(each, []) for each in mounted if each.kind is DatabaseKind.MAILBOX_STORE]
-    return [(database, [box.name]) for database, box in map(server.find_mailbox, names)]
+    return [(database, [box.name]) for database, box in map(server.mailboxes.find, names)]
 
 
 def _recovered(
@@ -260,13 +260,13 @@ def _refuse_dismounted(server: Server, origin: Database | None) -> None:
 
 def _find_or_create(server: Server, name: str, origin: Database | None, only_reads: bool) -> MailboxTarget:
     try:
-        database, box = server.find_mailbox(name)
+        database, box = server.mailboxes.find(name)
     except NotFound:
         if only_reads:
             raise
         is_there = origin is not None and origin.state is MountState.MOUNTED
         where = origin.label if origin is not None and is_there else ""
-        database, box = server.create_mailbox(ACTOR, name, where)
+        database, box = server.mailboxes.create(ACTOR, name, where)
     return MailboxTarget(database, box.guid)
 
 

@@ -125,7 +125,7 @@ def assert_clean(server: Server) -> None:
 
 
 def move(server: Server, to: str, **options: Any) -> MailboxMove:
-    return server.move_mailbox(ACTOR, "anna", to, **options)
+    return server.mailboxes.move(ACTOR, "anna", to, **options)
 
 
 def test_no_number_of_the_mailbox_comes_to_mean_something_else(server: Server) -> None:
@@ -197,12 +197,12 @@ def test_a_mailbox_arrives_byte_for_byte_with_all_that_belongs_to_it(server: Ser
 
 def test_mail_goes_where_the_mailbox_is_now(server: Server) -> None:
     move(server, SECOND)
-    database, box = server.find_mailbox("ANNA")
+    database, box = server.mailboxes.find("ANNA")
     prepared = messages.prepare(database.files, b"Subject: later\n\nx")
     with database.transaction(ACTOR) as txn:
         (item,) = messages.deliver(txn, [box.guid], prepared)
     assert database.name == SECOND and item.folder_id == box.roles["inbox"]
-    assert server.rename_mailbox(ACTOR, "anna", "anne")[0] is database
+    assert server.mailboxes.rename(ACTOR, "anna", "anne")[0] is database
     assert_clean(server)
 
 
@@ -374,7 +374,7 @@ def test_mail_that_was_acknowledged_while_it_moved_there_and_back_is_there_once(
     def keep_delivering(mine: list[bytes], who: int) -> None:
         while len(mine) < 60:
             raw = b"Subject: %d-%d\n\n" % (who, len(mine)) + b"text " * 20 * len(mine)
-            database, box = server.find_mailbox("anna")
+            database, box = server.mailboxes.find("anna")
             prepared = messages.prepare(database.files, raw)
             try:
                 with database.transaction(ACTOR) as txn:
@@ -391,7 +391,7 @@ def test_mail_that_was_acknowledged_while_it_moved_there_and_back_is_there_once(
             moves += 1
         for writer in writers:
             writer.result()
-    listed = described(server.find_mailbox("anna")[0], "anna")["messages"]
+    listed = described(server.mailboxes.find("anna")[0], "anna")["messages"]
     found = Counter(raw for each in listed.values() for raw, _, _ in each)
     assert all(found[raw] == 1 for mine in delivered for raw in mine)
     assert sum(found.values()) == len(MAIL) + 1 + sum(map(len, delivered))
@@ -444,7 +444,7 @@ def test_killed_at_any_commit_one_whole_mailbox_is_found_and_the_next_move_ends_
             else:
                 assert number > len(commits) > 8
                 return
-        database, box = server.find_mailbox("anna")
+        database, box = server.mailboxes.find("anna")
         found = described(database, "anna")
         was_moved = database is target and found["mailbox"][5].pop(MOVED_FROM, None) is None
         assert found == before
@@ -455,7 +455,7 @@ def test_killed_at_any_commit_one_whole_mailbox_is_found_and_the_next_move_ends_
         else:  # by the library alone, which is told where it was
             again = move_mailbox.move_mailbox(source, box.guid, target, ACTOR)
             assert again.messages_count == before["sums"][1]
-        assert server.find_mailbox("anna")[0] is target
+        assert server.mailboxes.find("anna")[0] is target
         assert described(target, "anna") == before
         with source.read(ACTOR) as read:
             assert read.record(Table.MAILBOX, box.guid) is None
@@ -481,10 +481,10 @@ def test_mail_that_comes_between_two_tries_is_not_lost(server: Server) -> None:
         with pytest.raises(Named):
             move(server, SECOND)
     no_mailbox_but(server, SECOND, "Anna")
-    assert server.find_mailbox("anna")[0].name == FIRST
+    assert server.mailboxes.find("anna")[0].name == FIRST
     server.dismount(FIRST)
     with pytest.raises(Dismounted):
-        server.find_mailbox("anna")
+        server.mailboxes.find("anna")
     server.mount(FIRST)
     edit(server, deliver)
     before = described(server.database(FIRST), "anna")
@@ -503,7 +503,7 @@ def test_after_an_interruption_it_may_go_elsewhere_instead(server: Server) -> No
 
     with pytest.raises(Killed):
         move(server, SECOND, progress=die)
-    assert server.find_mailbox("anna")[0].name == FIRST
+    assert server.mailboxes.find("anna")[0].name == FIRST
     move(server, THIRD)
     assert described(server.database(THIRD), "anna") == before
     no_mailbox_but(server, SECOND)
@@ -559,7 +559,7 @@ def test_damaged_messages_are_left_behind_as_far_as_allowed_and_listed(server: S
         move(server, SECOND, skip_damaged_max=1)
     assert caught.value.file
     no_mailbox_but(server, SECOND)
-    assert server.find_mailbox("anna")[0].name == FIRST
+    assert server.mailboxes.find("anna")[0].name == FIRST
     moved = move(server, SECOND, skip_damaged_max=2)
     assert [each.message_id for each in moved.damaged] == ids
     assert {each.folder for each in moved.damaged} <= {"/".join(path) for path in before["messages"]}
@@ -585,7 +585,7 @@ def test_a_damaged_record_keeps_the_mailbox_where_it_is(server: Server) -> None:
         move(server, SECOND, skip_damaged_max=10)
     assert caught.value.table == "content"
     no_mailbox_but(server, SECOND)
-    assert server.find_mailbox("anna")[0] is source
+    assert server.mailboxes.find("anna")[0] is source
 
 
 def test_what_cannot_be_is_refused_and_nothing_changes(server: Server) -> None:
@@ -597,7 +597,7 @@ def test_what_cannot_be_is_refused_and_nothing_changes(server: Server) -> None:
     with pytest.raises(NotFound):
         move(server, "nowhere")
     with pytest.raises(NotFound):
-        server.move_mailbox(ACTOR, "nobody", SECOND)
+        server.mailboxes.move(ACTOR, "nobody", SECOND)
     with pytest.raises(Refused, match="being moved"):
         move(server, SECOND, progress=lambda _: move(server, SECOND) and None)
     with server.database(SECOND).transaction(ACTOR) as txn:

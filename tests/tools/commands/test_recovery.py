@@ -289,7 +289,7 @@ def test_damaged_mail_is_named_and_the_rest_is_merged(
     assert result.exit_code == 30, result.output
     assert "damaged, not merged: anna/" in result.stderr
     with Server.open(server, read_only=True) as opened:
-        _, box = opened.find_mailbox("anna")
+        _, box = opened.mailboxes.find("anna")
         assert box.messages_count == 29
 
 
