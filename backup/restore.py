@@ -476,6 +476,7 @@ def _close_cleanly(repository: Repository, stored: StoredDatabase, directory: Pa
 
 def _apply_redo(repository: Repository, stored: StoredDatabase, env: Env) -> None:
     """Bring tables from the moment of their image to that of the snapshot, durably."""
+    env.make_missing_tables()  # the database may have been taken over by a newer program in between
     tables = TableWriter(env)
     chunks = read_stored_chunks(repository, stored.redo)
     frames = b"".join(_not_more(chunks, stored.redo_bytes, "the redo of a database"))

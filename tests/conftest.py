@@ -6,14 +6,18 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
 from pillarbox.store.clock import VirtualClock
-from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.disk import tables
+from pillarbox.store.disk.tables import DatabaseKind, Table
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.group_commit import Tuning
+from pillarbox.store.upkeep import repair
 
 GUID = bytes(range(16))
 TINY = Tuning(16 << 10, checkpoint_stream_bytes=24 << 10, checkpoint_pages=64, checkpoint_beside=False)
@@ -66,3 +70,55 @@ def open_database(tmp_path: Path) -> Iterator[OpenDatabase]:
 def database(open_database: OpenDatabase) -> Database:
     """A new mailbox store, mounted."""
     return open_database()
+
+
+# -- a newer program
+
+NEW_TABLE: Final = 99
+
+
+def _with_a_field_more(kind: type[tables.Record]) -> type[tables.Record]:
+    """A record type that has gained the field `colour`; "red" where nothing else is said."""
+    fields = (*kind._fields, "colour")
+
+    def replaced(record: Any, **changes: Any) -> Any:
+        return type(record)(*[changes.get(name, value) for name, value in zip(fields, record, strict=True)])
+
+    def made(cls: Any, *values: Any, **named: Any) -> Any:
+        given = dict(zip(fields, values, strict=False)) | named
+        return tuple.__new__(cls, [given[name] if name in given else defaults[name] for name in fields])
+
+    defaults = {**kind._field_defaults, "colour": "red"}
+    body = {
+        "__new__": made,
+        "_fields": fields,
+        "_field_defaults": defaults,
+        "_replace": replaced,
+        "colour": property(lambda record: record[-1]),
+    }
+    evolved: type[tables.Record] = type(kind.__name__, (kind,), body)
+    return evolved
+
+
+@pytest.fixture
+def newer_program(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContextManager[Table]]:
+    """Within the context that it gives, every record has a field more, and there is a table more."""
+
+    @contextmanager
+    def evolved() -> Iterator[Table]:
+        with monkeypatch.context() as patch:
+            table = int.__new__(Table, NEW_TABLE)
+            table._name_, table._value_ = "COLOUR", NEW_TABLE
+            patch.setitem(Table._member_map_, "COLOUR", table)
+            patch.setitem(Table._value2member_map_, NEW_TABLE, table)
+            patch.setattr(Table, "_member_names_", [*Table._member_names_, "COLOUR"])
+            patch.setitem(tables.NAMES, table, b"colour")
+            patch.setitem(tables._TEXT_NAMES, table, "colour")
+            patch.setattr(repair, "PRIMARY", (*tables.PRIMARY, table))
+            patch.setitem(tables.RECORD_TYPES, table, tables.SegmentRecord)
+            for types in (tables.RECORD_TYPES, tables.META_TYPES):
+                for key, kind in types.items():
+                    patch.setitem(types, key, _with_a_field_more(kind))
+            yield table
+
+    return evolved

@@ -15,7 +15,7 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -111,16 +111,20 @@ _ENDED: Final[Any] = _EndedTransaction()
 class ReadView:
     """A snapshot of the tables. Never blocks, never changes; close it, or use it as a context."""
 
-    __slots__ = ("_env", "_txn")
+    __slots__ = ("_env", "_handles", "_txn")
 
-    def __init__(self, env: Env, txn: lmdb.Transaction) -> None:
+    def __init__(self, env: Env, txn: lmdb.Transaction, handles: Mapping[Table, Any]) -> None:
+        """`handles` has the tables that are there; one that an older program never made is empty."""
         self._env = env
         self._txn = txn
+        self._handles = handles
 
     def get(self, table: Table, key: bytes) -> bytes | None:
         """The stored value, still sealed, or None."""
         try:
-            value: bytes | None = self._txn.get(key, db=self._env.handles[table])
+            value: bytes | None = self._txn.get(key, db=self._handles[table])
+        except KeyError:
+            return None
         except lmdb.Error as error:
             raise self._error(error) from error
         return value
@@ -132,8 +136,11 @@ class ReadView:
         self, table: Table, start: bytes, stop: bytes | None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
         """Rows with start <= key < stop in key order, or from the last to the first. No stop: to the end."""
+        handle = self._handles.get(table)
+        if handle is None:
+            return
         try:
-            with self._txn.cursor(db=self._env.handles[table]) as cursor:
+            with self._txn.cursor(db=handle) as cursor:
                 if reverse:
                     yield from self._scan_reverse(cursor, start, stop)
                 elif cursor.set_range(start):
@@ -159,8 +166,11 @@ class ReadView:
 
     def count(self, table: Table) -> int:
         """How many rows the table has."""
+        handle = self._handles.get(table)
+        if handle is None:
+            return 0
         try:
-            return int(self._txn.stat(self._env.handles[table])["entries"])
+            return int(self._txn.stat(handle)["entries"])
         except lmdb.Error as error:
             raise self._error(error) from error
 
@@ -213,7 +223,9 @@ class Env:
                 max_spare_txns=32,
             )
             self._env.reader_check()
-            self.handles = {table: self._env.open_db(NAMES[table], create=create) for table in Table}
+            self._read_only = read_only
+            self._handles: Mapping[Table, Any] = {}
+            self._open_tables(create=create)
         except lmdb.Error as error:
             raise _translate(error, path) from error
         self._views_open = 0
@@ -222,17 +234,41 @@ class Env:
         self._checkpoint_pin: Pin | None = None
         self.flush_failed = False
 
+    def _open_tables(self, *, create: bool) -> None:
+        """Open the tables that are not open yet, those that are there or, with `create`, all.
+
+        Views keep the handles that they began with: LMDB knows a handle only in transactions begun later.
+        """
+        handles = dict(self._handles)
+        for table in Table:
+            if table not in handles:
+                with suppress(lmdb.NotFoundError):
+                    handles[table] = self._env.open_db(NAMES[table], create=create)
+        self._handles = handles
+
+    def make_missing_tables(self) -> None:
+        """Make the tables that the program which made the environment did not know.
+
+        Call it before anything is applied, and only once a pin holds the checkpoint's state.
+        """
+        try:
+            self._open_tables(create=True)
+        except lmdb.Error as error:
+            raise _translate(error, self.path) from error
+
     def view(self) -> ReadView:
         """A snapshot of the last applied group. Raises Retryable when too many are open."""
         with self._views:
             while self._growing:
                 self._views.wait()
             try:
+                if self._read_only and len(self._handles) < len(Table):
+                    self._open_tables(create=False)  # the process that writes may have made them since
                 txn = self._begin()
             except lmdb.Error as error:
                 raise _translate(error, self.path) from error
             self._views_open += 1
-        return ReadView(self, txn)
+        return ReadView(self, txn, self._handles)
 
     def _begin(self) -> lmdb.Transaction:
         try:
@@ -270,7 +306,7 @@ class Env:
         with self._env.begin(write=True) as txn:
             for table, rows in changes.items():
                 appends = table in _APPENDED
-                cursor = txn.cursor(self.handles[table])
+                cursor = txn.cursor(self._handles[table])
                 put = cursor.put
                 for key, value in sorted(rows.items()):  # neighbours share their page's path
                     if value is None:
@@ -348,7 +384,7 @@ class Env:
         used = 2
         try:
             with self._env.begin() as txn:
-                for stat in [*map(txn.stat, self.handles.values()), self._env.stat()]:
+                for stat in [*map(txn.stat, self._handles.values()), self._env.stat()]:
                     used += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
         except lmdb.Error as error:
             raise _translate(error, self.path) from error

@@ -329,6 +329,7 @@ class Database:
             pages = pin.meta_pages
             write_checkpoint(self.path, Checkpoint(self.guid, False, boot_identity(), held, position, pages))
         env.keep(pin)
+        env.make_missing_tables()
         return replay_stream(env, self._stream, position, held)
 
     def _read_checkpoint(self) -> Checkpoint:

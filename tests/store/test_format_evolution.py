@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from random import Random
 
@@ -9,20 +14,26 @@ import pytest
 
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
+from pillarbox.store.disk.checkpoint import read_checkpoint
+from pillarbox.store.disk.env import Env, put_back_meta_pages
 from pillarbox.store.disk.records import seal_record
 from pillarbox.store.disk.tables import (
     PRIMARY,
+    RECORD_TYPES,
     DatabaseKind,
+    ItemRecord,
     Record,
     Table,
+    item_key,
 )
-from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.database import PROPERTIES, Database
 from pillarbox.store.errors import UnsupportedVersion
 from pillarbox.store.mail import mailboxes, messages
 from pillarbox.store.upkeep.check import check_database
 from pillarbox.store.upkeep.repair import repair_database
 
 ACTOR = Actor.task("test")
+NewerProgram = Callable[[], AbstractContextManager[Table]]
 RAW = b"Subject: kept\r\n\r\nHello.\r\n" * 500
 
 
@@ -55,7 +66,120 @@ def files_of(directory: Path) -> dict[str, bytes]:
     }
 
 
-# -- a field more
+def state_of(database: Database) -> list[tuple[ItemRecord, bytes]]:
+    """Every message of a mounted database, with its bytes."""
+    with database.read(ACTOR) as read:
+        items = [item for _, item in read.records(Table.ITEM, b"", None)]
+        return [(item, messages.content(read, item)) for item in items]
+
+
+# -- a field and a table more
+
+
+def test_a_newer_program_reads_an_old_database_without_changing_it(
+    database: Database, newer_program: NewerProgram
+) -> None:
+    database.mount(read_only=True)
+    expected = state_of(database)
+    database.dismount()
+    before = files_of(database.path)
+    with newer_program() as table:
+        database.mount(read_only=True)
+        assert [(tuple(item)[:-1], raw) for item, raw in state_of(database)] == expected
+        assert {item[-1] for item, _ in state_of(database)} == {"red"}
+        with database.read(ACTOR) as read:
+            assert list(read.records(table, b"", None)) == []
+            assert list(read.records(table, b"", None, reverse=True)) == []
+            assert read.record(table, b"key") is None
+            assert read.view.count(table) == 0
+        assert check_database(database, ACTOR).clean
+        database.dismount()
+    assert files_of(database.path) == before
+
+
+@pytest.mark.parametrize("then", ["nothing", "repair of the tables", "repair from the stream"])
+def test_a_newer_program_writes_what_is_new_and_keeps_what_is_old(
+    database: Database, newer_program: NewerProgram, then: str
+) -> None:
+    with newer_program() as table:
+        database.mount()
+        old, untouched = [item for item, _ in state_of(database)]
+        with database.transaction(ACTOR) as txn:
+            key = item_key(old.folder_id, old.uid)
+            txn.put(Table.ITEM, key, old._replace(colour="blue"))
+            txn.put(table, b"key", RECORD_TYPES[table](1, 2, "green"))
+        database.dismount()
+        if then != "nothing":
+            if then == "repair from the stream":
+                shutil.rmtree(database.path / PROPERTIES)
+            assert repair_database(database).from_stream == (then == "repair from the stream")
+        database.mount()
+        found = state_of(database)
+        assert [(item[-1], raw) for item, raw in found] == [("blue", RAW), ("red", RAW)]
+        assert found[1][0] == untouched
+        with database.read(ACTOR) as read:
+            assert read.record(table, b"key") == (1, 2, "green")
+        assert check_database(database, ACTOR).clean
+        database.dismount()
+
+
+def test_tables_that_are_made_at_the_mount_leave_the_checkpoint_whole(
+    database: Database, newer_program: NewerProgram, tmp_path: Path
+) -> None:
+    """A power loss right after: the checkpoint's meta pages are put back, the file has pages of later."""
+    database.mount()
+    expected = state_of(database)
+    database.dismount()
+    meta_pages = read_checkpoint(database.path).meta_pages
+    env = Env(database.path / PROPERTIES)
+    env.keep(env.pin())
+    with newer_program():
+        env.make_missing_tables()
+        shutil.copytree(database.path, tmp_path / "crashed")
+    env.close()
+    crashed = make_database(tmp_path / "crashed")
+    (crashed.path / PROPERTIES / "lock.mdb").unlink()
+    put_back_meta_pages(crashed.path / PROPERTIES, meta_pages)
+    crashed.mount()
+    assert state_of(crashed) == expected
+    assert check_database(crashed, ACTOR).clean
+    crashed.dismount()
+
+
+READS_A_TABLE_THAT_COMES = """
+import sys
+from pathlib import Path
+from pillarbox.store.disk.env import Env
+from pillarbox.store.disk.tables import Table
+env = Env(Path(sys.argv[1]), read_only=True)
+with env.view() as view:
+    print(view.get(Table.SEEN, b"key"), view.count(Table.SEEN), flush=True)
+    sys.stdin.readline()
+    print(view.get(Table.SEEN, b"key"), flush=True)
+with env.view() as view:
+    print(view.get(Table.SEEN, b"key"), view.count(Table.SEEN), flush=True)
+"""
+
+
+def test_a_process_that_reads_sees_a_table_that_the_writing_one_makes_later(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "properties"
+    with monkeypatch.context() as patch:
+        patch.setattr(Table, "_member_names_", [name for name in Table._member_names_ if name != "SEEN"])
+        Env(path, create=True).close()
+    env = Env(path)
+    command = [sys.executable, "-c", READS_A_TABLE_THAT_COMES, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdin and reader.stdout
+        assert reader.stdout.readline() == "None 0\n"
+        env.make_missing_tables()
+        env.apply({Table.SEEN: {b"key": b"value"}})
+        reader.stdin.write("\n")
+        reader.stdin.flush()
+        assert reader.stdout.readline() == "None\n"
+        assert reader.stdout.readline() == "b'value' 1\n"
+    env.close()
 
 
 def lengthen(database: Database, table: Table) -> None:
