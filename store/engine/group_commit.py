@@ -307,10 +307,9 @@ class GroupCommit:
     def _remember(self, group: _Group) -> None:
         """Keep the records that the next transaction changes again: it need not decode them."""
         for table in _RECENT_TABLES:
-            recent = self._recent.records.setdefault(table, {})
-            if len(recent) > _RECENT_MAX:
-                recent.clear()
-            recent.update(group.records.get(table, {}))
+            if len(self._recent.records[table]) > _RECENT_MAX:
+                del self._recent.records[table]  # a transaction may be looking at these rows
+            self._recent.records[table].update(group.records.get(table, ()))
 
     @staticmethod
     def _state_of(group: _Group) -> StateRecord:

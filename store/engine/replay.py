@@ -8,6 +8,7 @@ from pillarbox.store.disk.env import Env
 from pillarbox.store.disk.redo import Redo, replay
 from pillarbox.store.disk.stream import Position, Stream
 from pillarbox.store.disk.tables import STATE_KEY, StateRecord, Table, decode_record
+from pillarbox.store.engine.changed_rows import ChangedTables
 from pillarbox.store.engine.transaction import Layer, Records, derive
 from pillarbox.store.errors import Corrupt
 
@@ -32,8 +33,8 @@ class TableWriter:
 
     def add(self, redo: Redo) -> None:
         """Take one more transaction; it is in the tables after the next `flush`. Raises Corrupt."""
-        before: Records = {}
-        records: Records = {}
+        before: Records = ChangedTables()
+        records: Records = ChangedTables()
         changes = self._layer.changes
         with self._env.view() as view:
             for number, key, value in redo.rows:
@@ -44,11 +45,11 @@ class TableWriter:
                     stored = view.get(table, key)
                     old = None if stored is None else decode_record(table, key, stored)
                 new = None if value is None else decode_record(table, key, value)
-                records.setdefault(table, {})[key] = new
-                changes.setdefault(table, {})[key] = value
-                before.setdefault(table, {})[key] = old
+                records[table][key] = new
+                changes[table][key] = value
+                before[table][key] = old
         derive(before, records, changes)
-        self._layer.take(records, {})
+        self._layer.take(records, ChangedTables())
         self._rows += len(redo.rows)
         if self._rows >= _ROWS_PER_APPLY:
             self.flush()

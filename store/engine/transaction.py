@@ -7,12 +7,11 @@ of index tables follow from them (`tables.index_rows`) and cannot be written oth
 
 from __future__ import annotations
 
-import heapq
 import random
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, Final, Protocol, cast
 
 from pillarbox.store.access import Actor
 from pillarbox.store.content.blocks import Dictionaries
@@ -32,16 +31,14 @@ from pillarbox.store.disk.tables import (
     index_rows,
     same_entries,
 )
+from pillarbox.store.engine.changed_rows import ChangedTables, changed_between, merged
 from pillarbox.store.errors import Corrupt, InvalidSetting, Refused
 from pillarbox.store.ids import LOCAL_BASE, new_guid
 
-Changes = dict[Table, dict[bytes, bytes | None]]
-Records = dict[Table, dict[bytes, Record | None]]
+Changes = ChangedTables[bytes]
+Records = ChangedTables[Record]
 NamedMailboxes = list[tuple[bytes, bytes]]
 """Mailboxes, each as (name key, GUID)."""
-RecordT = TypeVar("RecordT")
-RowT = TypeVar("RowT")
-_ABSENT: Final = object()
 
 
 class FrameSource(Protocol):
@@ -153,26 +150,14 @@ class Layer:
     """
 
     def __init__(self) -> None:
-        self.changes: Changes = {}
-        self.records: Records = {}
+        self.changes: Changes = ChangedTables()
+        self.records: Records = ChangedTables()
         self.placed: dict[Position, bytes] = {}
 
     def take(self, records: Records, changes: Changes) -> None:
         """Add a later transaction's changes, which are this layer's from now on."""
-        _update(self.records, records)
-        _update(self.changes, changes)
-
-
-def _update(tables: dict[Table, dict[bytes, RowT]], later: Mapping[Table, dict[bytes, RowT]]) -> None:
-    """Put rows in; the dictionaries of `later` belong to `tables` from now on."""
-    if not tables:
-        tables.update(later)
-        return
-    for table, rows in later.items():
-        if table in tables:
-            tables[table].update(rows)
-        else:
-            tables[table] = rows
+        self.records.take(records)
+        self.changes.take(changes)
 
 
 class WriteTransaction(Reader):
@@ -202,9 +187,10 @@ class WriteTransaction(Reader):
         self.position = position
         self._sequence = state.sequence + 1
         self._layers = layers
-        self._records: Records = {}
-        self._indexed: Records = {}  # of those changed since, the records that index rows were last made from
-        self._changes: Changes = {}
+        self._records: Records = ChangedTables()
+        # Of the records changed since: those that index rows were last made from.
+        self._indexed: Records = ChangedTables()
+        self._changes: Changes = ChangedTables()
 
     # -- changing
 
@@ -226,18 +212,18 @@ class WriteTransaction(Reader):
 
     def put(self, table: Table, key: bytes, record: Record | None) -> None:
         """Store a record of a primary table, in the place of the one that is there; None deletes it."""
-        rows = self._records.setdefault(table, {})
+        rows = self._records[table]
         if table in INDEXED:
-            indexed = self._indexed.setdefault(table, {})
+            indexed = self._indexed[table]
             if key not in indexed:
                 indexed[key] = rows[key] if key in rows else self._committed(table, key)
         rows[key] = record
 
     def insert(self, table: Table, key: bytes, record: Record) -> None:
         """`put` of a record under a key that was never used: nothing is looked up."""
-        self._records.setdefault(table, {})[key] = record
+        self._records[table][key] = record
         if table in INDEXED:
-            self._indexed.setdefault(table, {})[key] = None
+            self._indexed[table][key] = None
 
     def delete(self, table: Table, key: bytes) -> None:
         """Delete a record of a primary table."""
@@ -291,27 +277,30 @@ class WriteTransaction(Reader):
 
     def _index_in(self, changes: Iterable[Changes], table: Table, key: bytes) -> bytes | None:
         for each in changes:
-            value: Any = each.get(table, {}).get(key, _ABSENT)
-            if value is not _ABSENT:
+            rows = each.get(table)
+            if rows is not None and key in rows:
+                value = rows[key]
                 return None if value is None else unseal(table, key, value, table.name.lower())
         return super().index(table, key)
 
     def records(
         self, table: Table, start: bytes, stop: bytes | None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, Any]]:
-        changed = _in_range((layer.records for layer in self._layers), self._records, table, start, stop)
-        return _merged(super().records(table, start, stop, reverse=reverse), changed, reverse)
+        tables = (*(layer.records for layer in reversed(self._layers)), self._records)
+        changed = changed_between([rows.get(table) for rows in tables], start, stop)
+        return merged(super().records(table, start, stop, reverse=reverse), changed, reverse)
 
     def indexes(
         self, table: Table, start: bytes, stop: bytes | None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
         self._settle()
-        sealed = _in_range((layer.changes for layer in self._layers), self._changes, table, start, stop)
+        tables = (*(layer.changes for layer in reversed(self._layers)), self._changes)
+        sealed = changed_between([rows.get(table) for rows in tables], start, stop)
         name = table.name.lower()
         changed = {
             key: None if value is None else unseal(table, key, value, name) for key, value in sealed.items()
         }
-        return _merged(super().indexes(table, start, stop, reverse=reverse), changed, reverse)
+        return merged(super().indexes(table, start, stop, reverse=reverse), changed, reverse)
 
     def state(self) -> StateRecord:
         return StateRecord(self._sequence, self.counter, self.content_bytes, self.live_bytes, self.checked_ms)
@@ -336,7 +325,7 @@ class WriteTransaction(Reader):
     def named_mailboxes(self) -> tuple[NamedMailboxes, NamedMailboxes]:
         """The mailboxes that this transaction gives a name, if only the same one, and those that lose one."""
         self._settle()
-        rows = self._changes.get(Table.MAILBOX_NAME, {})
+        rows = self._changes[Table.MAILBOX_NAME]
         name = Table.MAILBOX_NAME.name.lower()
         come = [(key, unseal(Table.MAILBOX_NAME, key, value, name)) for key, value in rows.items() if value]
         before = [layer.changes for layer in self._layers]
@@ -357,7 +346,7 @@ class WriteTransaction(Reader):
         rows: list[tuple[int, bytes, bytes | None]] = []
         with _STORABLE:
             for table, records in self._records.items():
-                number, values = int(table), self._changes.setdefault(table, {})
+                number, values = int(table), self._changes[table]
                 for key, record in records.items():
                     value = values[key] = None if record is None else encode_record(table, key, record)
                     rows.append((number, key, value))
@@ -368,7 +357,7 @@ class WriteTransaction(Reader):
         if self._indexed:
             with _STORABLE:
                 derive(self._indexed, self._records, self._changes)
-            self._indexed = {}
+            self._indexed = ChangedTables()
 
     def close(self) -> None:
         """Let the state that was read go, and take no more changes. What it changed is the group's by now."""
@@ -382,7 +371,8 @@ class _Ended(Records):
     def get(self, *_: Any) -> Any:
         raise Refused("this transaction has ended", hint="begin another one")
 
-    setdefault = get
+    def __missing__(self, table: Table) -> Any:
+        self.get(table)
 
 
 class _Storable:
@@ -428,36 +418,4 @@ def derive(before: Records, after: Records, changes: Changes) -> None:
                         ]
                     come += index_rows(table, key, new)
     for index_table, index_key, value in (*gone, *come):
-        if index_table in changes:
-            changes[index_table][index_key] = value
-        else:
-            changes[index_table] = {index_key: value}
-
-
-def _in_range(
-    older: Iterator[Mapping[Table, Mapping[bytes, RowT | None]]],
-    own: Mapping[Table, Mapping[bytes, RowT | None]],
-    table: Table,
-    start: bytes,
-    stop: bytes | None,
-) -> dict[bytes, RowT | None]:
-    found: dict[bytes, RowT | None] = {}
-    for rows in (*reversed(list(older)), own):
-        found.update(
-            (key, row)
-            for key, row in rows.get(table, {}).items()
-            if key >= start and (stop is None or key < stop)
-        )
-    return found
-
-
-def _merged(
-    stored: Iterator[tuple[bytes, RowT]], changed: dict[bytes, RowT | None], reverse: bool
-) -> Iterator[tuple[bytes, RowT]]:
-    """The stored rows with the changed ones in their place."""
-    if not changed:
-        yield from stored
-        return
-    kept = ((key, row) for key, row in stored if key not in changed)
-    new = ((key, row) for key, row in sorted(changed.items(), reverse=reverse) if row is not None)
-    yield from heapq.merge(kept, new, key=lambda row: row[0], reverse=reverse)
+        changes[index_table][index_key] = value

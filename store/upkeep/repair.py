@@ -56,6 +56,7 @@ from pillarbox.store.disk.tables import (
     split_pair_key,
 )
 from pillarbox.store.engine import content_store
+from pillarbox.store.engine.changed_rows import ChangedTables
 from pillarbox.store.engine.database import LOCK, PROPERTIES, STREAM, Database, MountState, empty_tables
 from pillarbox.store.engine.transaction import Changes, DatabaseFiles, ReadTransaction
 from pillarbox.store.errors import Corrupt, NotFound, PillarboxError, Refused, UnsupportedVersion
@@ -252,7 +253,7 @@ class _Repair:
 
         A row is damaged in its value, or in its key, and then its value tells which one it was.
         """
-        changes: Changes = {}
+        changes: Changes = ChangedTables()
         waiting = dict(damaged or {})
         by_value = {(table, value): key for (table, key), value in waiting.items()}
         unknown = set(waiting)
@@ -263,7 +264,7 @@ class _Repair:
             for number, key, value in rows:
                 of_this_value = None if value is None else by_value.get((number, value))
                 if sequence > held or (number, key) in waiting or of_this_value is not None:
-                    changes.setdefault(Table(number), {})[key] = value
+                    changes[Table(number)][key] = value
                     if of_this_value is not None:
                         waiting.pop((number, of_this_value), None)
                         unknown.discard((number, of_this_value))
@@ -271,7 +272,7 @@ class _Repair:
                     rows_count += 1
             if rows_count >= _ROWS_PER_APPLY:
                 env.apply(changes)
-                changes, rows_count = {}, 0
+                changes, rows_count = ChangedTables(), 0
         env.apply(changes)
         self._name_unknown(env, unknown)
 
@@ -366,7 +367,7 @@ class _Rebuild:
         self._sequence = sequence
         self._now_ms = database.clock.now_ms()
         self._files = DatabaseFiles(database.guid, env, database.stream, Dictionaries(), database.rng)
-        self._changes: Changes = {}
+        self._changes: Changes = ChangedTables()
         self._rows = 0
         self._counter = 0
         self._whole: dict[bytes, int] = {}
@@ -405,7 +406,7 @@ class _Rebuild:
         self._put_value(table, key, value)
 
     def _put_value(self, table: Table, key: bytes, value: bytes | None) -> None:
-        self._changes.setdefault(table, {})[key] = value
+        self._changes[table][key] = value
         self._rows += 1
         if self._rows >= _ROWS_PER_APPLY:
             self._flush()
@@ -413,7 +414,7 @@ class _Rebuild:
     def _flush(self) -> None:
         if self._rows:
             self._env.apply(self._changes)
-            self._changes, self._rows = {}, 0
+            self._changes, self._rows = ChangedTables(), 0
 
     def _next_cn(self) -> int:
         self._counter += 1
