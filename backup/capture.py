@@ -11,11 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 from pillarbox.backup.database_snapshot import describe_state
 from pillarbox.backup.repository.repository import Repository, Snapshot, SnapshotKind
-from pillarbox.backup.snapshot import GroupSnapshot, SnapshotSource, is_of_group, snapshot_databases
+from pillarbox.backup.snapshot import (
+    GroupSnapshot,
+    LeftOut,
+    SnapshotSource,
+    is_of_group,
+    snapshot_databases,
+)
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import Clock
 from pillarbox.store.engine.database import Database, MountState
@@ -64,9 +71,8 @@ class Capture:
         mounted = [each for each in self._source.databases if each.state is not MountState.DISMOUNTED]
         if not self._changed(mounted):
             return None
-        source = SnapshotSource(
-            self._source.server, self._source.group, mounted, self._source.administrative_group
-        )
+        gone = [LeftOut(each, each.dismount_reason) for each in self._source.databases if each not in mounted]
+        source = replace(self._source, databases=mounted, left_out=[*self._source.left_out, *gone])
         return GroupSnapshot(source, self._repository, clock=self._clock, kind=SnapshotKind.CAPTURE).run()
 
     def _changed(self, databases: Sequence[Database]) -> bool:

@@ -7,32 +7,33 @@ from datetime import datetime
 from typing import Final
 
 from pillarbox.backup.repository.repository import LATEST, Repository, Snapshot
-from pillarbox.backup.snapshot import split_by_group
+from pillarbox.backup.snapshot_owner import choose_server, list_servers, split_by_server
 from pillarbox.store.errors import InvalidName, InvalidSetting, NotFound
+from pillarbox.store.names import name_key
 
 AT: Final = "@"
 
 
-def find_snapshot(repository: Repository, name: str, *, group: str | None = None) -> Snapshot:
+def find_snapshot(
+    repository: Repository, name: str, *, group: str | None = None, of: str | None = None
+) -> Snapshot:
     """The snapshot of that id, of an id that begins so, `latest`, or `@2026-11-25T10:00:00Z`: the state at
     that time, which is the newest snapshot or capture taken then or before.
 
-    `group` names the storage group where `latest` or a time is asked for. Raises NotFound, Corrupt,
-    InvalidSetting for what is no time; InvalidName when several ids begin so, or when it is not clear which
-    of the storage groups in the repository is meant: none is named, or several servers have one of the name.
+    `group` names the storage group and `of` the server, by name or id, where `latest` or a time is asked for.
+    Raises NotFound, Corrupt, InvalidSetting for a time that is none; InvalidName when several ids begin
+    so, or when the repository has several servers, or for a time several storage groups, and none is named.
     """
-    if name.startswith(AT):
-        time_ms = read_moment(name.removeprefix(AT))
-        return choose_moment(_of_one_group(repository.snapshots(), group), time_ms)
-    if name == LATEST and group is not None:
-        newest = _of_one_group(repository.snapshots(), group)[-1:]
-        if not newest:
-            raise NotFound(
-                f"the repository has no snapshot of storage group {group!r}",
-                hint="see which it has with `pillarbox backup list`",
-            )
-        return newest[0]
-    return repository.snapshot(name)
+    if not is_moment(name):
+        return repository.snapshot(name)
+    time_ms = None if name == LATEST else read_moment(name.removeprefix(AT))
+    found = _of_one_server(repository.snapshots(), group, of)
+    return found[-1] if time_ms is None else choose_moment(_of_one_group(found), time_ms)
+
+
+def is_moment(name: str) -> bool:
+    """Whether `name` means the newest snapshot, or that of a time, and not one of an id."""
+    return name == LATEST or name.startswith(AT)
 
 
 def read_moment(text: str) -> int:
@@ -58,18 +59,40 @@ def choose_moment(snapshots: Sequence[Snapshot], time_ms: int) -> Snapshot:
     return max(found, key=lambda each: (each.time_ms, each.id))
 
 
-def _of_one_group(snapshots: Sequence[Snapshot], group: str | None) -> list[Snapshot]:
-    """Those of storage group `group`; of the only one there is, when None."""
-    found = [each for each in snapshots if group is None or each.manifest.get("group") == group]
-    groups = split_by_group(found)
-    if len(groups) > 1:
-        names = {str(each[0].manifest.get("group")) for each in groups}
-        hint = "name the one that is meant with --group"
-        if len(names) < len(groups):
-            hint = "name a snapshot by its id, as `pillarbox backup list --captures` shows it"
-        raise InvalidName(
-            f"the repository holds {len(groups)} storage groups, {', '.join(sorted(names))}, "
-            "each with moments of its own",
-            hint=hint,
-        )
+def of_group(snapshots: Sequence[Snapshot], group: str | None) -> list[Snapshot]:
+    """The snapshots of the storage group of that name, in any case; all when None. Raises NotFound."""
+    found = [each for each in snapshots if group is None or _group_key(each) == name_key(group)]
+    if not found:
+        what = "the repository has no snapshots"
+        if group is not None:
+            what = f"the repository has no snapshot of storage group {group!r}"
+        raise NotFound(what, hint="see which it has with `pillarbox backup list --captures`")
     return found
+
+
+def _group_key(snapshot: Snapshot) -> bytes:
+    return name_key(str(snapshot.manifest.get("group") or ""))
+
+
+def _of_one_server(snapshots: Sequence[Snapshot], group: str | None, of: str | None) -> list[Snapshot]:
+    """The snapshots of a group of a server, oldest first; of the only server there is, when none is named."""
+    found = of_group(snapshots if of is None else choose_server(snapshots, of), group)
+    servers = split_by_server(found)
+    if len(servers) == 1:
+        return found
+    raise InvalidName(
+        f"the repository holds snapshots of {len(servers)} servers: {list_servers(servers)}",
+        hint="name the one that is meant with --of, by its name or id, or a snapshot by its id",
+    )
+
+
+def _of_one_group(snapshots: Sequence[Snapshot]) -> Sequence[Snapshot]:
+    """The snapshots themselves. Raises InvalidName when they are of several storage groups."""
+    names = {str(each.manifest.get("group") or "") for each in snapshots}
+    if len({name_key(name) for name in names}) > 1:
+        raise InvalidName(
+            f"the server has {len(names)} storage groups, {', '.join(sorted(names))}, "
+            "each with moments of its own",
+            hint="name the one that is meant with --group",
+        )
+    return snapshots

@@ -7,9 +7,15 @@ from dataclasses import dataclass
 from datetime import UTC, tzinfo
 from typing import Final, NamedTuple
 
-from pillarbox.backup.repository.prune import KeepRules, PruneReport, choose_kept, is_capture, prune
+from pillarbox.backup.repository.prune import PruneReport, prune
 from pillarbox.backup.repository.repository import Repository, Snapshot, SnapshotKind
-from pillarbox.backup.snapshot import GroupSnapshot, SnapshotHook, SnapshotSource, is_of_group, split_by_group
+from pillarbox.backup.retention import HeldDatabase, KeepRules, choose_kept, held_databases, is_capture
+from pillarbox.backup.snapshot import (
+    GroupSnapshot,
+    SnapshotHook,
+    SnapshotSource,
+    is_of_group,
+)
 from pillarbox.store.clock import Clock
 
 EARLY_MS: Final = 5 * 60_000
@@ -27,12 +33,16 @@ class Schedule:
 
 
 class ScheduledRun(NamedTuple):
-    """What one look at the schedule did: nothing when no backup was due. `next_ms` is when to look again."""
+    """What one look at the schedule did: nothing when no backup was due. `next_ms` is when to look again.
+
+    `gone` are the databases that the server no longer has, and of which something is kept.
+    """
 
     snapshot: Snapshot | None
     forgotten: tuple[Snapshot, ...]
     pruned: PruneReport | None
     next_ms: int
+    gone: tuple[HeldDatabase, ...] = ()
 
 
 def next_backup_ms(snapshots: Sequence[Snapshot], source: SnapshotSource, every_ms: int, now_ms: int) -> int:
@@ -64,13 +74,17 @@ def run_due(
     if now_ms + min(EARLY_MS, schedule.every_ms // 10) < due_ms:
         return ScheduledRun(None, (), None, due_ms)
     snapshot = GroupSnapshot(source, repository, clock=clock, kind=SnapshotKind.FULL, hooks=hooks).run()
-    forgotten: tuple[Snapshot, ...] = ()
-    pruned = None
-    if schedule.keep is not None:
-        groups = split_by_group(repository.snapshots())
-        of_group = next(each for each in groups if snapshot.id in (member.id for member in each))
-        decisions = choose_kept(of_group, schedule.keep, zone)
-        forgotten = tuple(each.snapshot for each in decisions if not each.is_kept)
-        repository.forget(each.id for each in forgotten)
-        pruned = prune(repository)
-    return ScheduledRun(snapshot, forgotten, pruned, snapshot.time_ms + schedule.every_ms)
+    next_ms = snapshot.time_ms + schedule.every_ms
+    if schedule.keep is None:
+        return ScheduledRun(snapshot, (), None, next_ms)
+    decisions = [
+        decision
+        for decision in choose_kept(repository.snapshots(), schedule.keep, zone)
+        if is_of_group(decision.snapshot, source)
+    ]
+    forgotten = tuple(decision.snapshot for decision in decisions if not decision.is_kept)
+    repository.forget(each.id for each in forgotten)
+    pruned = prune(repository)
+    kept = [decision.snapshot for decision in decisions if decision.is_kept]
+    gone = tuple(held for held in held_databases(kept) if held.is_gone)
+    return ScheduledRun(snapshot, forgotten, pruned, next_ms, gone)

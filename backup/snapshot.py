@@ -10,12 +10,12 @@ and taken again if one that was read first has moved on meanwhile, so that all r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from pillarbox.backup.database_snapshot import (
     FrozenDatabase,
@@ -35,6 +35,8 @@ from pillarbox.store.engine.replay import find_transaction
 from pillarbox.store.engine.transaction import ReadTransaction
 from pillarbox.store.errors import InvalidContent, NotFound, Refused, Retryable
 from pillarbox.store.events import EventId
+from pillarbox.store.server import Server
+from pillarbox.store.storage_group import StorageGroup
 
 FREEZE_TIMEOUT_MS: Final = 10_000
 _TAKES_MAX: Final = 1000
@@ -94,14 +96,47 @@ _ALLOWED: Final = {
 }
 
 
+class LeftOut(NamedTuple):
+    """A database of the storage group that takes no part in a snapshot, and why."""
+
+    database: Database
+    reason: str
+
+
 @dataclass(frozen=True)
 class SnapshotSource:
-    """A storage group to be backed up: its mounted databases, and where it belongs."""
+    """A storage group to be backed up: its mounted databases, those left out, and where it belongs.
+
+    `server` is the server's name, `server_guid` tells it from others of that name, and `config` is the text
+    of its `server.toml`; the last two are empty where a program has databases without a server.
+    """
 
     server: str
     group: str
     databases: Sequence[Database]
     administrative_group: str = FIRST_ADMINISTRATIVE_GROUP
+    server_guid: bytes = b""
+    config: str = ""
+    left_out: Sequence[LeftOut] = ()
+
+
+def source_of(server: Server, group: StorageGroup) -> SnapshotSource:
+    """A storage group of an open server as it is now: databases that are not mounted are left out."""
+    databases = list(group.databases.values())
+    mounted = [database for database in databases if database.state is not MountState.DISMOUNTED]
+    left_out = [
+        LeftOut(database, str(server.not_mounted.get(database.label) or "it is dismounted"))
+        for database in databases
+        if database not in mounted
+    ]
+    return SnapshotSource(
+        server.path.resolve().name,
+        group.name,
+        mounted,
+        server_guid=server.guid,
+        config=server.config_text(),
+        left_out=left_out,
+    )
 
 
 class GroupSnapshot:
@@ -241,9 +276,15 @@ class GroupSnapshot:
                 "kind": str(self._kind),
                 "based_on_ms": self._based_on_ms,
                 "server": self._source.server,
+                "server_guid": self._source.server_guid,
+                "config": self._source.config,
                 "administrative_group": self._source.administrative_group,
                 "group": self._source.group,
                 "databases": [describe_database(*each) for each in stored],
+                "left_out": [
+                    {"guid": each.guid, "name": each.name, "kind": int(each.kind)}
+                    for each, _ in self._source.left_out
+                ],
             }
             roots = tuple(each.root for _, each in stored)
             snapshot_id = writer.save_snapshot(manifest, roots, time_ms=self._taken_ms)
@@ -254,6 +295,8 @@ class GroupSnapshot:
         if self._kind is not SnapshotKind.CAPTURE:  # one a minute would hide every other event
             for database in self._databases:
                 database.report(EventId.SNAPSHOT_FINISHED, snapshot=snapshot.id)
+            for left_out in self._source.left_out:
+                left_out.database.report(EventId.SNAPSHOT_FAILED, error=left_out.reason)
         for hook in self._prepared:
             hook.complete()
 
@@ -379,34 +422,35 @@ def choose_base(snapshots: Sequence[Snapshot], source: SnapshotSource, kind: Sna
 def is_of_group(snapshot: Snapshot, source: SnapshotSource) -> bool:
     """Whether a snapshot is one of that storage group of that server.
 
-    Names alone would not do: servers of several machines mostly lie in directories of the same name.
+    Where one of the two has no GUID of the server, its name must be the same, and a database in common:
+    servers of several machines mostly lie in directories of the same name.
     """
-    guids = {database.guid for database in source.databases}
-    return _names(snapshot) == (source.server, source.group) and not guids.isdisjoint(_guids(snapshot))
+    guid = server_guid_of(snapshot)
+    if guid and source.server_guid:
+        return guid == source.server_guid and snapshot.manifest.get("group") == source.group
+    guids = {each.guid for each in (*source.databases, *(each.database for each in source.left_out))}
+    is_common = not guids.isdisjoint(database_guids(snapshot) | left_out_guids(snapshot))
+    return _names(snapshot) == (source.server, source.group) and is_common
 
 
-def split_by_group(snapshots: Iterable[Snapshot]) -> list[list[Snapshot]]:
-    """The snapshots of each storage group by itself.
+def server_guid_of(snapshot: Snapshot) -> bytes:
+    """The GUID of the server that a snapshot is of; empty where it was taken before servers had any."""
+    guid = snapshot.manifest.get("server_guid")
+    return guid if isinstance(guid, bytes) and len(guid) == _GUID_BYTES else b""
 
-    Those of one group have its names, and databases in common with others of it.
-    """
-    groups: list[tuple[set[bytes], list[Snapshot]]] = []
-    for snapshot in snapshots:
-        guids, members = _guids(snapshot), [snapshot]
-        for group in list(groups):
-            is_common = not guids.isdisjoint(group[0]) or guids == group[0]
-            if is_common and _names(group[1][0]) == _names(snapshot):
-                groups.remove(group)
-                guids, members = guids | group[0], group[1] + members
-        groups.append((guids, members))
-    return [members for _, members in groups]
+
+def left_out_guids(snapshot: Snapshot) -> set[bytes]:
+    """The GUIDs of the databases that the storage group had, and the snapshot has not."""
+    found = snapshot.manifest.get("left_out")
+    entries = [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+    return {entry["guid"] for entry in entries if isinstance(entry.get("guid"), bytes)}
 
 
 def _names(snapshot: Snapshot) -> tuple[Any, Any]:
     return snapshot.manifest.get("server"), snapshot.manifest.get("group")
 
 
-def _guids(snapshot: Snapshot) -> set[bytes]:
+def database_guids(snapshot: Snapshot) -> set[bytes]:
     """The GUIDs of a snapshot's databases; none where it is of another program or format."""
     try:
         return {entry["guid"] for entry, _ in snapshot_databases(snapshot)}

@@ -156,6 +156,12 @@ class NotEmpty(Conflict):
     exit_code = 52
 
 
+class Incomplete(PillarboxError):
+    """The call did all but what its message names."""
+
+    exit_code = 54
+
+
 class WrongKey(Refused):
     """No key of the backup repository opens with the passphrase or key file that was given."""
 

@@ -16,7 +16,7 @@ import random
 import shutil
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, tzinfo
 from pathlib import Path
 from types import TracebackType
@@ -56,6 +56,7 @@ from pillarbox.store.server_config import (
     DatabaseEntry,
     GroupEntry,
     ServerConfig,
+    format_config,
     read_config,
     write_config,
 )
@@ -151,7 +152,7 @@ class Server:
         try:
             for name, kind in FIRST_DATABASES.items():
                 group.databases.append(server._create_files(group, name, kind))
-            write_config(path, ServerConfig(edition, [group]))
+            write_config(path, ServerConfig(edition, [group], guid=new_guid(server._rng)))
         except BaseException:
             (path / CONFIG_FILE).unlink(missing_ok=True)  # first: what is left without it is no server
             shutil.rmtree(path / FIRST_GROUP, ignore_errors=True)
@@ -180,6 +181,8 @@ class Server:
         """
         config = read_config(path)
         server = cls(path, config, read_only=read_only, wait_ms=wait_ms, clock=clock, rng=rng, zone=zone)
+        if not read_only and not config.guid:
+            server._take_guid()
         if mount:
             try:
                 server._start()
@@ -187,6 +190,11 @@ class Server:
                 server.close()
                 raise
         return server
+
+    def _take_guid(self) -> None:
+        """Give a server made before there were GUIDs its own, or another time if it cannot be written."""
+        with suppress(PillarboxError), self._changed() as config:
+            config.guid = config.guid or new_guid(self._rng)
 
     def _start(self) -> None:
         for database in self.databases():
@@ -215,6 +223,15 @@ class Server:
         self.close()
 
     # -- finding
+
+    @property
+    def guid(self) -> bytes:
+        """Tells this server from all others; empty for one of before GUIDs that was not written since."""
+        return self._config.guid
+
+    def config_text(self) -> str:
+        """The configuration in force, as the text of a `server.toml`."""
+        return format_config(self._config)
 
     def group(self, name: str) -> StorageGroup:
         """The storage group of that name, in any case. Raises NotFound."""

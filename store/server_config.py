@@ -2,6 +2,7 @@
 
     format = "pillarbox-server"
     version = 1
+    guid = "..."
     edition = "standard"
 
     [[groups]]
@@ -51,7 +52,7 @@ KIND_TEXTS: Final = {
 _KINDS: Final = {text: kind for kind, text in KIND_TEXTS.items()}
 _DATABASE_KEYS: Final = ("name", "directory", "guid", "kind", "mount_at_startup", "settings")
 _GROUP_KEYS: Final = ("name", "directory", "databases")
-_SERVER_KEYS: Final = ("format", "version", "edition", "diagnostics", "groups")
+_SERVER_KEYS: Final = ("format", "version", "guid", "edition", "diagnostics", "groups")
 ValueT = TypeVar("ValueT")
 
 
@@ -80,12 +81,16 @@ class GroupEntry:
 
 @dataclass
 class ServerConfig:
-    """A whole `server.toml`. `diagnostics` gives the level of each category; `other` is what is not known."""
+    """A whole `server.toml`. `diagnostics` gives the level of each category; `other` is what is not known.
+
+    `guid` tells servers apart, whatever their directories are called; empty in a file older than GUIDs are.
+    """
 
     edition: Edition
     groups: list[GroupEntry] = field(default_factory=list)
     diagnostics: dict[str, Any] = field(default_factory=dict)
     other: dict[str, Any] = field(default_factory=dict)
+    guid: bytes = b""
 
     def group(self, name: str) -> GroupEntry:
         """The storage group of that name, in any case. Raises NotFound."""
@@ -146,6 +151,7 @@ def format_config(config: ServerConfig) -> str:
         {
             "format": CONFIG_FORMAT,
             "version": CONFIG_VERSION,
+            **({"guid": guid_text(config.guid)} if config.guid else {}),
             "edition": config.edition.value,
             **config.other,
             "diagnostics": config.diagnostics,
@@ -189,9 +195,10 @@ def parse_config(text: str, file: str = CONFIG_FILE) -> ServerConfig:
         if len(set(guids)) < len(guids):
             raise ValueError("two databases have the same guid")
         diagnostics = _value(table, "diagnostics", dict, {})
+        guid = parse_guid(_value(table, "guid", str)) if "guid" in table else b""
     except (ValueError, InvalidName) as error:
         raise _wrong(file, str(error)) from error
-    return ServerConfig(edition, groups, diagnostics, _rest(table, _SERVER_KEYS))
+    return ServerConfig(edition, groups, diagnostics, _rest(table, _SERVER_KEYS), guid)
 
 
 def _check_version(table: Mapping[str, Any], file: str) -> None:

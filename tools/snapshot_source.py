@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pillarbox.backup.snapshot import SnapshotSource
-from pillarbox.store.engine.database import MountState
-from pillarbox.store.errors import InvalidName
+from pillarbox.backup.snapshot import SnapshotSource, source_of
+from pillarbox.store.errors import Incomplete, InvalidName, PillarboxError
 from pillarbox.store.server import Server
+from pillarbox.store.server_config import read_config
 from pillarbox.store.storage_group import StorageGroup
-from pillarbox.tools.output import warn
 
 
 @contextmanager
-def open_source(server: Path, group_name: str | None, *, quiet: bool = False) -> Iterator[SnapshotSource]:
+def open_source(server: Path, group_name: str | None) -> Iterator[SnapshotSource]:
     """A storage group of a server with its mounted databases, for a `with` block; the only one when None.
 
-    Says on stderr which are left out since they are dismounted, unless `quiet`. Raises NotFound, InvalidName
-    when there are several, and why a database could not be mounted.
+    Raises NotFound, InvalidName when there are several; when no database can be mounted, the reason.
     """
+    with suppress(PillarboxError):  # one that cannot be written is backed up without a GUID
+        if not read_config(server).guid:
+            Server.open(server, mount=False).close()
     with Server.open(server, read_only=True) as opened:
         group = _group(opened, group_name)
-        for database in group.databases.values():
-            if database.state is MountState.DISMOUNTED and (reason := opened.not_mounted.get(database.label)):
-                raise reason
-        mounted = [each for each in group.databases.values() if each.state is not MountState.DISMOUNTED]
-        left_out = [each.name for each in group.databases.values() if each not in mounted]
-        if not quiet:
-            warn(f"pillarbox: {each} is dismounted, and not backed up" for each in left_out)
-        yield SnapshotSource(opened.path.resolve().name, group.name, mounted)
+        source = source_of(opened, group)
+        if not source.databases:
+            for left_out in source.left_out:
+                if reason := opened.not_mounted.get(left_out.database.label):
+                    raise reason
+        yield source
+
+
+def raise_left_out(source: SnapshotSource) -> None:
+    """Raises Incomplete, naming the databases that the backup left out and why."""
+    if source.left_out:
+        named = "; ".join(f"{left_out.database.name}: {left_out.reason}" for left_out in source.left_out)
+        raise Incomplete(
+            f"the backup is without {named}",
+            hint="mount what is dismounted, repair or restore what cannot be mounted, then back up again",
+        )
 
 
 def _group(server: Server, name: str | None) -> StorageGroup:

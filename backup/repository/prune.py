@@ -1,15 +1,13 @@
-"""Which snapshots to keep, and freeing the space of those that are gone.
+"""Freeing the space of snapshots that are forgotten; which ones, retention decides (retention.py).
 
-Choosing is a pure function. Freeing may be killed anywhere: blobs that stay are written to new packs, and
+It may be killed anywhere: blobs that stay are written to new packs, and
 these listed in a new index, before any old index file goes; packs go after every index file that lists them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, tzinfo
-from itertools import groupby, islice
 from typing import Final
 
 from pillarbox.backup.repository.backend import FileKind
@@ -23,109 +21,12 @@ from pillarbox.backup.repository.index import (
 )
 from pillarbox.backup.repository.lock import RepositoryLock
 from pillarbox.backup.repository.pack import PACK_BYTES, BlobId, BlobKind, PackBuilder
-from pillarbox.backup.repository.repository import Repository, Snapshot, SnapshotKind
-from pillarbox.store.errors import Corrupt, InvalidSetting, Refused
+from pillarbox.backup.repository.repository import Repository
+from pillarbox.store.errors import Corrupt, Refused
 
 UNUSED_SHARE_MAX: Final = 0.05
-CAPTURES_MS: Final = 48 * 3_600_000
 _SMALL_PACK_DIVISOR: Final = 4
 _SMALL_PACKS_MIN: Final = 4
-
-# --- choosing -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class KeepRules:
-    """How many snapshots to keep: the newest ones, the newest of each of so many hours, days, weeks (ISO),
-    months and years that have any, and all within `within_ms` of the newest. Zero is a rule that keeps none.
-
-    Captures (capture.py) don't count among them: all that were taken within `captures_ms` of the newest
-    snapshot or capture are kept, and no others but those within `within_ms`.
-    """
-
-    last: int = 0
-    hourly: int = 0
-    daily: int = 0
-    weekly: int = 0
-    monthly: int = 0
-    yearly: int = 0
-    within_ms: int = 0
-    captures_ms: int = CAPTURES_MS
-
-    def __post_init__(self) -> None:
-        counts = (self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly, self.within_ms)
-        if min(*counts, self.captures_ms) < 0 or not any(counts):
-            raise InvalidSetting("say how many snapshots to keep: at least one rule, none of them negative")
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What becomes of a snapshot: it is kept when there is a reason."""
-
-    snapshot: Snapshot
-    reasons: tuple[str, ...]
-
-    @property
-    def is_kept(self) -> bool:
-        return bool(self.reasons)
-
-
-def _hour(at: datetime) -> tuple[object, ...]:
-    # With its offset from UTC: an hour that the end of summer time repeats is two.
-    return at.year, at.month, at.day, at.hour, at.utcoffset()
-
-
-_PERIODS: Final[tuple[tuple[str, Callable[[datetime], tuple[object, ...]]], ...]] = (
-    ("hourly", _hour),
-    ("daily", lambda at: (at.year, at.month, at.day)),
-    ("weekly", lambda at: at.isocalendar()[:2]),
-    ("monthly", lambda at: (at.year, at.month)),
-    ("yearly", lambda at: (at.year,)),
-)
-
-
-def choose_kept(snapshots: Sequence[Snapshot], rules: KeepRules, zone: tzinfo = UTC) -> list[Decision]:
-    """What `rules` say of each snapshot, newest first; hours, days and so on are those of `zone`.
-
-    Snapshots of different things are to be given one group at a time.
-    """
-    newest_first = sorted(snapshots, key=lambda each: (each.time_ms, each.id), reverse=True)
-    counted = [each for each in newest_first if not is_capture(each)]
-    reasons: dict[str, list[str]] = {each.id: [] for each in newest_first}
-    for snapshot in counted[: rules.last]:
-        reasons[snapshot.id].append("last")
-    for snapshot in newest_first:
-        age_ms = newest_first[0].time_ms - snapshot.time_ms
-        if rules.within_ms and age_ms <= rules.within_ms:
-            reasons[snapshot.id].append("within")
-        if rules.captures_ms and age_ms <= rules.captures_ms and is_capture(snapshot):
-            reasons[snapshot.id].append("capture")
-    for name, period_of in _PERIODS:
-        for snapshot in _newest_of_each(counted, period_of, zone, getattr(rules, name)):
-            reasons[snapshot.id].append(name)
-    return [Decision(snapshot, tuple(reasons[snapshot.id])) for snapshot in newest_first]
-
-
-def is_capture(snapshot: Snapshot) -> bool:
-    """Whether a snapshot is a moment between backups (capture.py)."""
-    return snapshot.manifest.get("kind") == SnapshotKind.CAPTURE
-
-
-def _newest_of_each(
-    newest_first: Sequence[Snapshot],
-    period_of: Callable[[datetime], tuple[object, ...]],
-    zone: tzinfo,
-    periods_count: int,
-) -> Iterator[Snapshot]:
-    """The newest snapshot of each of the last `periods_count` periods that have any."""
-    periods = groupby(
-        newest_first, lambda each: period_of(datetime.fromtimestamp(each.time_ms // 1000, zone))
-    )
-    for _, snapshots in islice(periods, periods_count):
-        yield next(snapshots)
-
-
-# --- freeing ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -392,7 +392,15 @@ class Repository:
                     "the repository has no snapshots", hint="take one with `pillarbox backup create`"
                 )
             return newest[0]
-        found = [each for each in self.snapshot_ids() if name and each.startswith(name.lower())]
+        return self._read_snapshot(self.snapshot_id(name))
+
+    def snapshot_id(self, name: str) -> str:
+        """The whole id that begins so, of a snapshot that is there, damaged or not, or of a lost one.
+
+        Raises: NotFound, InvalidName when several ids begin so.
+        """
+        ids = {*self.snapshot_ids(), *self._made_ids()}
+        found = sorted(each for each in ids if name and each.startswith(name.lower()))
         if not found:
             raise NotFound(
                 f"the repository has no snapshot {name!r}",
@@ -400,7 +408,7 @@ class Repository:
             )
         if len(found) > 1:
             raise InvalidName(f"{len(found)} snapshots begin with {name!r}", hint="write more of the id")
-        return self._read_snapshot(found[0])
+        return found[0]
 
     def forget(self, snapshot_ids: Iterable[str]) -> None:
         """Remove snapshots by their full ids, lost ones too. Their blobs stay until `prune`."""

@@ -8,9 +8,10 @@ from pillarbox.backup.capture import Capture
 from pillarbox.backup.find_snapshot import choose_moment
 from pillarbox.backup.repository.backend import FileKind
 from pillarbox.backup.repository.check import check_repository
-from pillarbox.backup.repository.prune import KeepRules, choose_kept, prune
+from pillarbox.backup.repository.prune import prune
 from pillarbox.backup.repository.repository import Snapshot, SnapshotKind
 from pillarbox.backup.restore import restore_to_directory
+from pillarbox.backup.retention import KeepRules, choose_kept
 from pillarbox.backup.snapshot import SnapshotSource
 from pillarbox.store.errors import InvalidSetting, NotFound, RepositoryLocked
 

@@ -17,9 +17,10 @@ import pytest
 from pillarbox.backup.repository.backend_directory import DirectoryBackend
 from pillarbox.backup.repository.check import check_repository
 from pillarbox.backup.repository.crypto import KeyFile
-from pillarbox.backup.repository.prune import KeepRules, choose_kept, prune
+from pillarbox.backup.repository.prune import prune
 from pillarbox.backup.repository.repository import Repository, Snapshot
 from pillarbox.backup.restore import restore_to_directory
+from pillarbox.backup.retention import KeepRules, choose_kept
 from pillarbox.backup.snapshot import GroupSnapshot, SnapshotSource
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import SystemClock

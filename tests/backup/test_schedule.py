@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pillarbox.backup.capture import Capture
 from pillarbox.backup.repository.check import check_repository
-from pillarbox.backup.repository.prune import KeepRules
+from pillarbox.backup.retention import KeepRules
 from pillarbox.backup.schedule import EARLY_MS, Schedule, next_backup_ms, run_due
-from pillarbox.backup.snapshot import GroupSnapshot, SnapshotSource, snapshot_databases, split_by_group
+from pillarbox.backup.snapshot import GroupSnapshot, LeftOut, SnapshotSource, snapshot_databases
+from pillarbox.backup.snapshot_owner import split_by_server
 from pillarbox.store.errors import RepositoryLocked
 
 HOUR_MS = 3_600_000
@@ -122,10 +125,23 @@ def test_servers_of_the_same_name_have_backups_and_rules_of_their_own(group, sou
     assert sorted(left) == [[each.guid] for each in group.databases]
 
 
-def test_a_group_that_gets_another_database_stays_the_same_group(group):
+def test_a_server_that_gets_another_database_stays_the_same_server(group):
     first, second = group.databases[:2]
     takes = [[first], [first, second], [second]]
     for databases in takes:
         GroupSnapshot(SnapshotSource("mail", "First", databases), group.repository, clock=group.clock).run()
         group.clock.advance_ms(HOUR_MS)
-    assert [len(each) for each in split_by_group(group.repository.snapshots())] == [3]
+    assert [len(each.snapshots) for each in split_by_server(group.repository.snapshots())] == [3]
+
+
+def test_a_database_that_is_left_out_keeps_its_last_snapshot_through_every_prune(group, source):
+    first, second = group.databases
+    held = run_due(source, group.repository, Schedule(HOUR_MS, KeepRules(last=1)), clock=group.clock).snapshot
+    left_out = replace(source, databases=[second], left_out=[LeftOut(first, "it is dismounted")])
+    for _ in range(3):
+        group.clock.advance_ms(HOUR_MS)
+        run = run_due(left_out, group.repository, Schedule(HOUR_MS, KeepRules(last=1)), clock=group.clock)
+        assert run.snapshot is not None
+    kept = group.repository.snapshots()
+    assert [each.id for each in kept] == [held.id, run.snapshot.id]
+    assert group.restored(kept[0], "out")[0] == group.corpus()[:3]

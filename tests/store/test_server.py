@@ -35,7 +35,7 @@ from pillarbox.store.events import Category, EventId, Level
 from pillarbox.store.mail import folders, mailboxes, public_folders
 from pillarbox.store.mail.delivery import deliver
 from pillarbox.store.server import FIRST_GROUP, Server
-from pillarbox.store.server_config import CONFIG_FILE
+from pillarbox.store.server_config import CONFIG_FILE, read_config, write_config
 from pillarbox.store.upkeep.time_of_day import DAY_MS
 
 ADMIN = Actor.administrator("root")
@@ -157,6 +157,22 @@ def test_a_server_is_opened_without_its_databases(path: Path) -> None:
     with Server.open(path, mount=False) as server, Server.open(path) as other:
         assert {each.state for each in server.databases()} == {MountState.DISMOUNTED}
         assert {each.state for each in other.databases()} == {MountState.MOUNTED}
+
+
+def test_a_server_made_before_there_were_guids_gets_one_and_keeps_it(path: Path, tmp_path: Path) -> None:
+    with Server.open(path) as server:
+        made = server.guid
+    with Server.create(tmp_path / "other") as other:
+        assert len(made) == 16 and other.guid not in (b"", made)
+    config = read_config(path)
+    config.guid = b""
+    write_config(path, config)
+    with Server.open(path, read_only=True) as server:
+        assert server.guid == b"", "a reader writes nothing"
+    with Server.open(path, mount=False) as server:
+        given = server.guid
+    with Server.open(path, read_only=True) as server:
+        assert server.guid == given != made
 
 
 def test_what_another_process_changed_is_taken_over(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,34 +13,27 @@ from pillarbox.backup.database_snapshot import StoredDatabase, read_stored_datab
 from pillarbox.backup.diff import FolderDiff, diff_database
 from pillarbox.backup.find_snapshot import find_snapshot
 from pillarbox.backup.recovery_group import restore_to_server
-from pillarbox.backup.repository.prune import (
-    Decision,
-    KeepRules,
-    PruneReport,
-    choose_kept,
-    is_capture,
-    prune,
-    refuse_lost,
-)
 from pillarbox.backup.repository.repository import Repository, Snapshot, SnapshotKind
 from pillarbox.backup.restore import (
     restorable_databases,
     restore_records,
     restore_to_directory,
 )
-from pillarbox.backup.schedule import Schedule, ScheduledRun, run_due
-from pillarbox.backup.snapshot import GroupSnapshot, snapshot_databases, split_by_group
+from pillarbox.backup.retention import is_capture
+from pillarbox.backup.snapshot import (
+    GroupSnapshot,
+    snapshot_databases,
+)
 from pillarbox.backup.snapshot_mount import open_snapshot_mount
 from pillarbox.backup.stored_contents import read_folders, read_mailboxes
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.engine.transaction import Reader
-from pillarbox.store.errors import InvalidSetting
 from pillarbox.store.ids import guid_text
-from pillarbox.store.server import Server, machine_zone
-from pillarbox.tools.commands import capture, repository
+from pillarbox.store.server import Server
+from pillarbox.tools.commands import capture, repository, retention
 from pillarbox.tools.options import ACTOR, JSON, PATH, SERVER
-from pillarbox.tools.output import counted, counting, local_time, progress, show, size_text, warn
-from pillarbox.tools.parameters import complete_group, duration
+from pillarbox.tools.output import counted, counting, progress, show, size_text
+from pillarbox.tools.parameters import complete_group
 from pillarbox.tools.repository_options import (
     GROUP,
     REPOSITORY,
@@ -50,7 +42,8 @@ from pillarbox.tools.repository_options import (
     location_of,
     open_repository,
 )
-from pillarbox.tools.snapshot_source import open_source
+from pillarbox.tools.snapshot_rows import database_lines, snapshot_data, snapshot_line
+from pillarbox.tools.snapshot_source import open_source, raise_left_out
 
 DATABASES = click.option(
     "--database", "names", multiple=True, help="Only this database of the snapshot; may be said again."
@@ -76,7 +69,15 @@ def backup() -> None:
 # -- snapshots
 
 
-for part in (repository.init, repository.check, repository.copy, capture.capture_):
+for part in (
+    repository.init,
+    repository.check,
+    repository.copy,
+    capture.capture_,
+    retention.run_due_,
+    retention.prune_,
+    retention.forget,
+):
     backup.add_command(part)
 
 
@@ -104,6 +105,8 @@ def create(
 ) -> None:
     """Take a snapshot of a storage group: all its databases at one moment, while other processes use them.
 
+    A database that is not mounted is left out: the others are backed up, and the command ends with 54.
+
     \b
     pillarbox backup create /srv/mail /backup/mail
     pillarbox backup create /srv/mail /backup/mail --group "First Storage Group" --kind incremental --json
@@ -119,10 +122,11 @@ def create(
             progress=step and counting(step, total),
         )
         snapshot = run.run()
-    data = {**_snapshot_data(snapshot), "freeze_ms": run.freeze_ms}
+    data = {**snapshot_data(snapshot), "freeze_ms": run.freeze_ms}
     show(
-        data, [f"Snapshot {snapshot.id} of {source.group} is in {repo}.", *_database_lines(snapshot)], as_json
+        data, [f"Snapshot {snapshot.id} of {source.group} is in {repo}.", *database_lines(snapshot)], as_json
     )
+    raise_left_out(source)
 
 
 @backup.command("list")
@@ -141,48 +145,8 @@ def list_(
     """
     repository = open_repository(repo, passphrase_file, key_file)
     found = [each for each in repository.snapshots() if captures or not is_capture(each)]
-    rows = [_snapshot_data(each) for each in found]
-    show(rows, [_snapshot_line(each) for each in found] or ["There is no snapshot yet."], as_json)
-
-
-def _snapshot_data(snapshot: Snapshot) -> dict[str, Any]:
-    manifest = snapshot.manifest
-    return {
-        "snapshot": snapshot.id,
-        "time_ms": snapshot.time_ms,
-        "kind": manifest.get("kind"),
-        "server": manifest.get("server"),
-        "group": manifest.get("group"),
-        "databases": [
-            {
-                "database": entry["name"],
-                "guid": guid_text(entry["guid"]),
-                "mailboxes": entry.get("mailboxes_count"),
-                "messages": entry.get("messages_count"),
-                "stream_bytes": entry.get("stream_bytes"),
-                "records_bytes": entry.get("records_bytes"),
-            }
-            for entry, _ in snapshot_databases(snapshot)
-        ],
-    }
-
-
-def _snapshot_line(snapshot: Snapshot) -> str:
-    data = _snapshot_data(snapshot)
-    size_bytes = sum((each["stream_bytes"] or 0) + (each["records_bytes"] or 0) for each in data["databases"])
-    messages = sum(each["messages"] or 0 for each in data["databases"])
-    return (
-        f"{snapshot.id[:12]}  {local_time(snapshot.time_ms)}  {data['kind']:12}  {size_text(size_bytes):>9}"
-        f"  {counted(messages, 'message')}  {data['server']}: {data['group']}"
-    )
-
-
-def _database_lines(snapshot: Snapshot) -> Iterator[str]:
-    for each in _snapshot_data(snapshot)["databases"]:
-        mailboxes, messages = each["mailboxes"] or 0, each["messages"] or 0
-        size_bytes = (each["stream_bytes"] or 0) + (each["records_bytes"] or 0)
-        what = f"{counted(mailboxes, 'mailbox')}, {counted(messages, 'message')}"
-        yield f"  {each['database']}: {what}, {size_text(size_bytes)}"
+    rows = [snapshot_data(each) for each in found]
+    show(rows, [snapshot_line(each) for each in found] or ["There is no snapshot yet."], as_json)
 
 
 @backup.command("show")
@@ -207,8 +171,8 @@ def show_(
     """
     repository = open_repository(repo, passphrase_file, key_file)
     found = find_snapshot(repository, snapshot, group=group_name)
-    data = _snapshot_data(found)
-    lines = [_snapshot_line(found)]
+    data = snapshot_data(found)
+    lines = [snapshot_line(found)]
     for entry, (_, root) in zip(data["databases"], snapshot_databases(found), strict=True):
         stored = read_stored_database(repository, root)
         entry["contents"] = _contents(repository, stored)
@@ -439,161 +403,3 @@ def restore(
         ],
     }
     show(data, [f"{each.name} is restored at {each.path}." for each in restored], as_json)
-
-
-# -- retention and schedule
-
-
-def keeping(command: Any) -> Any:
-    """The options that say which snapshots to keep."""
-    captures = click.option(
-        "--keep-captures",
-        callback=duration,
-        default="2d",
-        show_default=True,
-        metavar="TIME",
-        help="Keep captured moments this long before the newest.",
-    )
-    command = captures(command)
-    for period in ("yearly", "monthly", "weekly", "daily", "hourly", "last"):
-        what = "newest snapshots" if period == "last" else f"newest {period} snapshots"
-        option = click.option(
-            f"--keep-{period}", type=click.IntRange(0), default=0, help=f"Keep that many {what}."
-        )
-        command = option(command)
-    return command
-
-
-def _rules(options: dict[str, int]) -> KeepRules | None:
-    counts = {
-        name: options[f"keep_{name}"] for name in ("last", "hourly", "daily", "weekly", "monthly", "yearly")
-    }
-    return KeepRules(**counts, captures_ms=options["keep_captures"]) if any(counts.values()) else None
-
-
-@backup.command("prune")
-@REPOSITORY
-@keeping
-@click.option("--dry-run", is_flag=True, help="Say what would go, and keep everything.")
-@click.option("--forget-lost", is_flag=True, help="Accept the loss of snapshots that `backup check` names.")
-@keys
-@JSON
-def prune_(
-    repo: str,
-    dry_run: bool,
-    forget_lost: bool,
-    passphrase_file: Path | None,
-    key_file: Path | None,
-    as_json: bool,
-    **options: int,
-) -> None:
-    """Forget the snapshots that no --keep option keeps, and free what only they needed.
-
-    The rules count for each storage group by itself, in local time.
-
-    \b
-    pillarbox backup prune /backup/mail --keep-daily 7 --keep-weekly 4 --keep-monthly 12
-    pillarbox backup prune /backup/mail --keep-last 3 --dry-run
-    """
-    rules = _rules(options)
-    if rules is None:
-        raise InvalidSetting(
-            "nothing is said to be kept", hint="say at least one --keep option: --keep-daily 7"
-        )
-    repository = open_repository(repo, passphrase_file, key_file, only_reads=dry_run)
-    decisions = [
-        each
-        for group in split_by_group(repository.snapshots())
-        for each in choose_kept(group, rules, machine_zone())
-    ]
-    gone = [each.snapshot for each in decisions if not each.is_kept]
-    lost = repository.lost_snapshot_ids()
-    if not dry_run:
-        if not forget_lost:
-            refuse_lost(lost)
-        repository.forget([*(each.id for each in gone), *(lost if forget_lost else ())])
-    report = prune(repository, dry_run=dry_run, as_if_forgotten={each.id for each in gone})
-    data = {
-        "snapshots": [_decision_data(each) for each in decisions],
-        "lost": lost,
-        **_prune_data(report),
-        "dry_run": dry_run,
-    }
-    lines = [f"{_snapshot_line(each.snapshot)}  {', '.join(each.reasons) or 'goes'}" for each in decisions]
-    show(data, [*lines, *_prune_lines(report, len(gone), dry_run)], as_json)
-    if lost and not forget_lost:
-        warn([f"lost, and not forgotten, which keeps a prune from freeing anything: {each}" for each in lost])
-
-
-def _decision_data(decision: Decision) -> dict[str, Any]:
-    return {
-        "snapshot": decision.snapshot.id,
-        "time_ms": decision.snapshot.time_ms,
-        "kept": decision.is_kept,
-        "reasons": list(decision.reasons),
-    }
-
-
-def _prune_data(report: PruneReport) -> dict[str, Any]:
-    return {
-        "bytes_before": report.bytes_before,
-        "bytes_after": report.bytes_after,
-        "packs_deleted": report.packs_deleted,
-        "packs_repacked": report.packs_repacked,
-    }
-
-
-def _prune_lines(report: PruneReport, gone: int, dry_run: bool) -> Iterator[str]:
-    sizes = f"from {size_text(report.bytes_before)} to {size_text(report.bytes_after)}"
-    if dry_run:
-        yield f"{counted(gone, 'snapshot')} would be forgotten; the repository would go {sizes}."
-    else:
-        yield f"{counted(gone, 'snapshot')} forgotten; the repository went {sizes}."
-
-
-@backup.command("run-due")
-@SERVER
-@REPOSITORY
-@click.option(
-    "--every", callback=duration, required=True, metavar="TIME", help="Between backups: 1d, 6h, 30m."
-)
-@click.option("--group", "group_name", shell_complete=complete_group, help="The storage group to back up.")
-@keeping
-@keys
-@JSON
-def run_due_(
-    server: Path,
-    repo: str,
-    every: int,
-    group_name: str | None,
-    passphrase_file: Path | None,
-    key_file: Path | None,
-    as_json: bool,
-    **options: int,
-) -> None:
-    """Take a backup if one is due, and prune after it: for a timer that calls this often, or once a day.
-
-    The repository itself tells when the last one was taken. Without a --keep option nothing is ever removed.
-
-    \b
-    pillarbox backup run-due /srv/mail /backup/mail --every 1d --keep-daily 7 --keep-weekly 4
-    """
-    repository = open_repository(repo, passphrase_file, key_file)
-    schedule = Schedule(every, _rules(options))
-    with open_source(server, group_name) as source:
-        run = run_due(source, repository, schedule, clock=SystemClock(), zone=machine_zone())
-    data = {
-        "snapshot": run.snapshot and run.snapshot.id,
-        "forgotten": [each.id for each in run.forgotten],
-        "next_ms": run.next_ms,
-    }
-    show(data, _due_lines(run), as_json)
-
-
-def _due_lines(run: ScheduledRun) -> Iterator[str]:
-    if run.snapshot is None:
-        yield f"Nothing is due before {local_time(run.next_ms)}."
-        return
-    yield f"Snapshot {run.snapshot.id} was taken; the next is due {local_time(run.next_ms)}."
-    if run.pruned is not None:
-        yield from _prune_lines(run.pruned, len(run.forgotten), False)

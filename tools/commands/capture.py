@@ -10,13 +10,14 @@ import click
 
 from pillarbox.backup.capture import Capture
 from pillarbox.backup.repository.repository import Repository, Snapshot
+from pillarbox.backup.snapshot import SnapshotSource
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.errors import Retryable
 from pillarbox.tools.options import JSON, SERVER
 from pillarbox.tools.output import json_text, local_time, show, warn
 from pillarbox.tools.parameters import complete_group, duration
 from pillarbox.tools.repository_options import REPOSITORY, keys, open_repository
-from pillarbox.tools.snapshot_source import open_source
+from pillarbox.tools.snapshot_source import open_source, raise_left_out
 from pillarbox.tools.stop_signals import stop_signals
 
 
@@ -52,28 +53,45 @@ def capture_(
     pillarbox backup restore /backup/mail @2026-11-25T10:00:00+01:00 --to /tmp/before
     """
     repository = open_repository(repo, passphrase_file, key_file)
-
-    def capture() -> Snapshot | None:
-        return capture_once(server, repository, group_name)
-
     if once:
-        made = capture()
+        made, source = capture_once(server, repository, group_name)
         show(
             {"snapshot": made and made.id, "time_ms": made and made.time_ms},
             [_line(made) if made else "Nothing changed since the newest snapshot."],
             as_json,
         )
+        raise_left_out(source)
         return
+    told: set[str] = set()
+
+    def capture() -> Snapshot | None:
+        made, source = capture_once(server, repository, group_name)
+        warn_left_out(source, told)
+        return made
+
     with stop_signals() as stop:
         capture_until(capture, lambda: stop.came.wait(every / 1000), as_json)
     if stop.number == signal.SIGINT:
         raise KeyboardInterrupt
 
 
-def capture_once(server: Path, repository: Repository, group_name: str | None) -> Snapshot | None:
-    """Open the server, capture one storage group, and let it go again. Raises as `Capture.capture`."""
-    with open_source(server, group_name, quiet=True) as source:  # once a minute would be too often
-        return Capture(source, repository, clock=SystemClock()).capture()
+def capture_once(
+    server: Path, repository: Repository, group_name: str | None
+) -> tuple[Snapshot | None, SnapshotSource]:
+    """Open the server, capture one storage group, and let it go again; the capture, and what it is of.
+
+    Raises as `open_source` and `Capture.capture`.
+    """
+    with open_source(server, group_name) as source:
+        return Capture(source, repository, clock=SystemClock()).capture(), source
+
+
+def warn_left_out(source: SnapshotSource, told: set[str]) -> None:
+    """Say on stderr which databases are left out, but for those in `told`, which then has all that are."""
+    left_out = {f"{each.database.name} is not captured: {each.reason}" for each in source.left_out}
+    warn(f"pillarbox: {line}" for line in sorted(left_out - told))
+    told.clear()
+    told.update(left_out)
 
 
 def capture_until(capture: Callable[[], Snapshot | None], ended: Callable[[], bool], as_json: bool) -> None:

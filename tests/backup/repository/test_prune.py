@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
@@ -15,104 +14,11 @@ from pillarbox.backup.repository.backend import FileKind
 from pillarbox.backup.repository.backend_memory import MemoryBackend
 from pillarbox.backup.repository.check import check_repository
 from pillarbox.backup.repository.index import PackEntry
-from pillarbox.backup.repository.prune import KeepRules, PackUse, choose_kept, plan_prune, prune
-from pillarbox.backup.repository.repository import Snapshot
-from pillarbox.store.errors import Corrupt, DiskFull, InvalidSetting, NotFound, Refused, RepositoryLocked
+from pillarbox.backup.repository.prune import PackUse, plan_prune, prune
+from pillarbox.store.errors import Corrupt, DiskFull, NotFound, Refused, RepositoryLocked
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
-
-
-def snapshots(*times: datetime) -> list[Snapshot]:
-    return [
-        Snapshot(f"{number:04x}", int(time.timestamp() * 1000), (), {}) for number, time in enumerate(times)
-    ]
-
-
-def kept(found: list[Snapshot], rules: KeepRules, zone: Any = UTC) -> dict[str, tuple[str, ...]]:
-    return {each.snapshot.id: each.reasons for each in choose_kept(found, rules, zone) if each.is_kept}
-
-
-def at(text: str) -> datetime:
-    return datetime.fromisoformat(text).replace(tzinfo=UTC)
-
-
-# --- choosing -----------------------------------------------------------------------------------------------
-
-
-def test_the_last_ones() -> None:
-    found = snapshots(*(at("2024-03-01") + number * HOUR for number in range(5)))
-    assert kept(found, KeepRules(last=2)) == {"0004": ("last",), "0003": ("last",)}
-    assert len(kept(found, KeepRules(last=99))) == 5
-
-
-def test_the_newest_of_each_day_that_has_any() -> None:
-    found = snapshots(
-        at("2024-03-01T08:00"), at("2024-03-01T20:00"), at("2024-03-05T08:00"), at("2024-03-09T23:59:59")
-    )
-    assert list(kept(found, KeepRules(daily=2))) == ["0003", "0002"]
-    assert list(kept(found, KeepRules(daily=9))) == ["0003", "0002", "0001"]
-
-
-def test_weeks_are_iso_weeks() -> None:
-    found = snapshots(at("2024-12-29T12:00"), at("2024-12-30T12:00"), at("2025-01-05T12:00"))
-    assert list(kept(found, KeepRules(weekly=9))) == ["0002", "0000"]
-    assert list(kept(found, KeepRules(yearly=9))) == ["0002", "0001"]
-
-
-def test_months_and_hours() -> None:
-    found = snapshots(at("2024-01-31T23:10"), at("2024-01-31T23:50"), at("2024-02-01T00:10"))
-    assert list(kept(found, KeepRules(hourly=9))) == ["0002", "0001"]
-    assert list(kept(found, KeepRules(monthly=1))) == ["0002"]
-
-
-def test_within_is_measured_from_the_newest_snapshot() -> None:
-    found = snapshots(*(at("2024-03-01") + number * DAY for number in range(10)))
-    day_ms = 86_400_000
-    assert list(kept(found, KeepRules(within_ms=2 * day_ms))) == ["0009", "0008", "0007"]
-
-
-def test_a_snapshot_says_every_reason() -> None:
-    found = snapshots(at("2024-03-01"))
-    reasons = kept(found, KeepRules(1, 1, 1, 1, 1, 1, 1))["0000"]
-    assert reasons == ("last", "within", "hourly", "daily", "weekly", "monthly", "yearly")
-
-
-def test_days_are_those_of_the_zone() -> None:
-    found = snapshots(at("2024-03-01T22:30"), at("2024-03-01T23:30"))
-    assert len(kept(found, KeepRules(daily=9), UTC)) == 1
-    assert len(kept(found, KeepRules(daily=9), ZoneInfo("Europe/Stockholm"))) == 2
-
-
-def test_the_hour_that_comes_twice_is_two_hours() -> None:
-    found = snapshots(at("2024-10-27T00:30"), at("2024-10-27T01:30"))
-    assert len(kept(found, KeepRules(hourly=9), ZoneInfo("Europe/Stockholm"))) == 2
-
-
-@pytest.mark.parametrize("arguments", [{}, {"last": -1}, {"last": 1, "daily": -1}])
-def test_rules_that_keep_nothing_are_refused(arguments: dict[str, int]) -> None:
-    with pytest.raises(InvalidSetting):
-        KeepRules(**arguments)
-
-
-counts = st.integers(0, 4)
-
-
-@given(
-    st.lists(st.integers(0, 4 * 366 * 24), max_size=40),
-    st.builds(KeepRules, st.integers(1, 4), counts, counts, counts, counts, counts, st.integers(0, 10**11)),
-)
-@settings(deadline=None)
-def test_properties_of_the_choice(hours: list[int], rules: KeepRules) -> None:
-    found = snapshots(*(at("2020-01-01") + number * HOUR for number in hours))
-    decisions = choose_kept(found, rules)
-    assert sorted(each.snapshot.id for each in decisions) == sorted(each.id for each in found)
-    for reason in ("last", "hourly", "daily", "weekly", "monthly", "yearly"):
-        assert sum(reason in each.reasons for each in decisions) <= getattr(rules, reason)
-    assert sum("last" in each.reasons for each in decisions) == min(rules.last, len(found))
-    # Choosing again among the kept keeps them all: a prune that is run twice is as one.
-    survivors = [each.snapshot for each in decisions if each.is_kept]
-    assert all(each.is_kept for each in choose_kept(survivors, rules))
 
 
 # --- planning -----------------------------------------------------------------------------------------------

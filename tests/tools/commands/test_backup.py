@@ -13,6 +13,8 @@ import pytest
 pytest.importorskip("cryptography", reason="cryptography (the extra `backup`) is not installed")
 
 from pillarbox.backup.repository.backend_directory import DirectoryBackend
+from pillarbox.store.clock import SystemClock, VirtualClock
+from pillarbox.tools.commands import retention
 from pillarbox.tools.repository_options import PASSPHRASE
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 DATA = Path(__file__).parents[2] / "data"
 STORE = "First Storage Group/Mailbox Store"
+DAY_MS = 86_400_000
 
 
 @pytest.fixture
@@ -28,6 +31,14 @@ def repo(pillarbox: Pillarbox, tmp_path: Path) -> Path:
     path = tmp_path / "repo"
     assert pillarbox.answer("backup", "init", path, "--no-encryption")["encrypted"] is False
     return path
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> VirtualClock:
+    """The clock of `run-due`: that of the machine, until it is moved."""
+    found = VirtualClock(SystemClock().now_ms())
+    monkeypatch.setattr(retention, "SystemClock", lambda: found)
+    return found
 
 
 def exported(pillarbox: Pillarbox, server: Path, out: Path) -> dict[str, bytes]:
@@ -51,13 +62,80 @@ def test_a_snapshot_is_listed_shown_checked_and_verified(
     assert len(pillarbox.answer("backup", "verify", repo, made["snapshot"][:8])["verified"]) == 2
 
 
-def test_a_database_that_is_left_out_is_told_of(pillarbox: Pillarbox, server: Path, repo: Path) -> None:
+def test_a_backup_that_leaves_a_database_out_backs_up_the_others_and_says_so(
+    pillarbox: Pillarbox, server: Path, repo: Path
+) -> None:
     pillarbox.answer("dismount", server, "Public Folder Store")
-    made = pillarbox.run("backup", "create", server, repo, "--json")
-    assert made.exit_code == 0
-    assert "Public Folder Store is dismounted, and not backed up" in made.stderr
-    (listed,) = pillarbox.answer("backup", "list", repo)
-    assert [each["database"] for each in listed["databases"]] == ["Mailbox Store"]
+    for words in (("run-due", "--every", "1d"), ("create",), ("capture", "--once")):
+        made = pillarbox.run("backup", words[0], server, repo, *words[1:], "--json")
+        assert made.exit_code == 54
+        assert "Public Folder Store: it is dismounted" in made.stderr
+    for listed in pillarbox.answer("backup", "list", repo):
+        assert [each["database"] for each in listed["databases"]] == ["Mailbox Store"]
+        assert listed["left_out"] == ["Public Folder Store"]
+    assert "without Public Folder Store" in pillarbox.run("backup", "list", repo).stdout
+    pillarbox.answer("dismount", server, "Mailbox Store")
+    assert "no mounted database" in pillarbox.refused(40, "backup", "create", server, repo)
+
+
+def test_a_dismounted_database_keeps_its_one_snapshot_whatever_prunes(
+    pillarbox: Pillarbox, server: Path, repo: Path, tmp_path: Path, clock: VirtualClock
+) -> None:
+    before = exported(pillarbox, server, tmp_path / "before")
+    first = pillarbox.answer("backup", "create", server, repo)["snapshot"]
+    pillarbox.answer("dismount", server, "Mailbox Store")
+    for _ in range(3):
+        clock.advance_ms(DAY_MS)
+        pillarbox.refused(54, "backup", "run-due", server, repo, "--every", "1d", "--keep-last", 1)
+    pillarbox.answer("backup", "prune", repo, "--keep-last", 1, "--keep-gone", "1s")
+    listed = pillarbox.answer("backup", "list", repo)
+    assert [each["snapshot"] for each in listed[:1]] == [first] and len(listed) == 2
+    pillarbox.answer("backup", "restore", repo, first, "--to", tmp_path / "to", "--thorough")
+    pillarbox.answer("mount", server, "Mailbox Store")
+    assert exported(pillarbox, server, tmp_path / "after") == before
+
+
+def test_a_deleted_database_stays_in_the_repository_until_a_time_is_said(
+    pillarbox: Pillarbox, server: Path, repo: Path, clock: VirtualClock
+) -> None:
+    first = pillarbox.answer("backup", "create", server, repo)["snapshot"]
+    pillarbox.answer("dismount", server, "Public Folder Store")
+    pillarbox.answer("database", "delete", server, "Public Folder Store", "--yes")
+    second = pillarbox.answer("backup", "create", server, repo)["snapshot"]
+    prune = ("backup", "prune", repo, "--keep-last", 1)
+    (gone,) = pillarbox.answer(*prune)["gone"]
+    assert (gone["database"], gone["snapshot"]) == ("Public Folder Store", first)
+    assert "stays in" in (said := pillarbox.run(*prune).stdout) and "--keep-gone TIME" in said
+    clock.advance_ms(DAY_MS)
+    run = pillarbox.run("backup", "run-due", server, repo, "--every", "1d", "--keep-last", 1)
+    assert "no longer has, stays in" in run.stdout
+    assert pillarbox.answer(*prune, "--keep-gone", "1h")["gone"] == []
+    listed = [each["snapshot"] for each in pillarbox.answer("backup", "list", repo)]
+    assert first not in listed and second not in listed and len(listed) == 1
+
+
+def test_snapshots_are_forgotten_by_name_once_that_is_confirmed(
+    pillarbox: Pillarbox, server: Path, repo: Path
+) -> None:
+    first, second = (pillarbox.answer("backup", "create", server, repo)["snapshot"] for _ in range(2))
+    said = pillarbox.refused(20, "backup", "forget", repo, first[:12], second[:12], input="")
+    assert "No other snapshot holds database Mailbox Store" in said and "Forget 2 snapshots?" in said
+    assert len(pillarbox.answer("backup", "list", repo)) == 2
+    pillarbox.refused(40, "backup", "forget", repo, first, "zzzz", "--yes")
+    assert pillarbox.run("backup", "forget", repo, first[:12], input="y\n").exit_code == 0
+    done = pillarbox.answer("backup", "forget", repo, "latest", "--yes")
+    assert done["forgotten"] == [second] and len(done["last_of"]) == 2
+    assert pillarbox.answer("backup", "list", repo) == []
+    assert pillarbox.answer("backup", "check", repo)["clean"]
+
+
+def test_a_damaged_or_lost_snapshot_is_forgotten_by_name(
+    pillarbox: Pillarbox, server: Path, repo: Path
+) -> None:
+    lost = pillarbox.answer("backup", "create", server, repo)["snapshot"]
+    (repo / "snapshots" / lost).unlink()
+    assert pillarbox.answer("backup", "forget", repo, lost[:8], "--yes")["forgotten"] == [lost]
+    assert pillarbox.answer("backup", "check", repo)["clean"]
 
 
 def test_what_is_restored_is_what_was_backed_up(
@@ -268,13 +346,13 @@ def test_a_repository_is_made_where_nothing_else_is(
     assert pillarbox.run("backup", "init", tmp_path / "disk", "--no-encryption").exit_code == 0
 
 
-def test_a_database_that_is_gone_fails_the_backup_and_comes_back_by_a_restore(
+def test_a_database_whose_files_are_gone_is_left_out_and_comes_back_by_a_restore(
     pillarbox: Pillarbox, server: Path, repo: Path, tmp_path: Path
 ) -> None:
     before = exported(pillarbox, server, tmp_path / "before")
-    pillarbox.answer("backup", "create", server, repo)
+    whole = pillarbox.answer("backup", "create", server, repo)["snapshot"]
     shutil.rmtree(server / STORE)
-    assert "Mailbox Store" in pillarbox.refused(40, "backup", "create", server, repo)
-    assert len(pillarbox.answer("backup", "list", repo)) == 1
-    pillarbox.answer("backup", "restore", repo, "latest", "--server", server, "--database", "Mailbox Store")
+    assert "Mailbox Store" in pillarbox.refused(54, "backup", "create", server, repo)
+    assert len(pillarbox.answer("backup", "list", repo)) == 2
+    pillarbox.answer("backup", "restore", repo, whole, "--server", server, "--database", "Mailbox Store")
     assert exported(pillarbox, server, tmp_path / "after") == before
