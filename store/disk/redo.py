@@ -14,10 +14,9 @@ from typing import Any, Final, NamedTuple
 
 import zstandard
 
+from pillarbox.store.disk.frame_scan import scan_frames
 from pillarbox.store.disk.records import pack, unpack
 from pillarbox.store.disk.stream import (
-    FRAME_HEADER_BYTES,
-    FRAME_MAGIC,
     PAYLOAD_BYTES_MAX,
     SEGMENT_HEADER_BYTES,
     Codec,
@@ -26,7 +25,6 @@ from pillarbox.store.disk.stream import (
     Position,
     Stream,
     build_frame,
-    parse_frame,
 )
 from pillarbox.store.disk.tables import DERIVED, LAYOUT_VERSION, NAMES
 from pillarbox.store.errors import Corrupt, UnsupportedVersion
@@ -197,34 +195,8 @@ def _later_transactions(stream: Stream, position: Position) -> Iterator[tuple[in
     for number in stream.segments():
         if number < position.segment:
             continue
-        data = stream.path(number).read_bytes()
-        offset = position.offset if number == position.segment else SEGMENT_HEADER_BYTES
-        while offset >= 0:
-            frame = _whole_frame(data, offset)
-            if frame is None:
-                offset = _behind_damage(data, offset)
-                continue
-            if frame.kind == FrameKind.REDO:
+        start = position.offset if number == position.segment else SEGMENT_HEADER_BYTES
+        for _, _, frame in scan_frames(stream, number, start):
+            if frame is not None and frame.kind == FrameKind.REDO:
                 found, flush_first, _, _ = _HEADER.unpack(frame.digest)
                 yield flush_first, found
-            offset += frame.length
-
-
-def _whole_frame(data: bytes, offset: int) -> Frame | None:
-    try:
-        return parse_frame(data, offset, "")
-    except Corrupt:
-        return None
-
-
-def _behind_damage(data: bytes, offset: int) -> int:
-    """Where a frame may begin behind a damaged one, -1 for nowhere.
-
-    The damaged one's own length is believed first, and whole frames are never looked into: a payload is
-    somebody's mail, in which a frame could have been planted.
-    """
-    head = data[offset : offset + FRAME_HEADER_BYTES]
-    behind = offset + FRAME_HEADER_BYTES + int.from_bytes(head[8:12], "little")
-    if head[:2] == FRAME_MAGIC and _whole_frame(data, behind) is not None:
-        return behind
-    return data.find(FRAME_MAGIC, offset + 1)

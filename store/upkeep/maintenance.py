@@ -15,6 +15,7 @@ import zstandard
 
 from pillarbox.store.access import Actor
 from pillarbox.store.content.blocks import Dictionaries, digest_of
+from pillarbox.store.disk.frame_scan import scan_frames
 from pillarbox.store.disk.redo import Row, read_rows
 from pillarbox.store.disk.stream import Codec, Frame, FrameKind, build_frame
 from pillarbox.store.disk.tables import (
@@ -32,7 +33,6 @@ from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import Corrupt
 from pillarbox.store.events import EventId
 from pillarbox.store.mail import mailboxes
-from pillarbox.store.upkeep.check import scan_frames
 
 MAILBOX_RETENTION_MS: Final = 30 * 24 * 3600 * 1000
 DICTIONARY_BYTES: Final = 112 << 10

@@ -30,6 +30,7 @@ from pillarbox.store.disk.checkpoint import (
 )
 from pillarbox.store.disk.env import DATA_FILE, Env, put_back_meta_pages, scratch_env
 from pillarbox.store.disk.file_lock import FileLock
+from pillarbox.store.disk.frame_scan import scan_frames
 from pillarbox.store.disk.redo import read_redo
 from pillarbox.store.disk.stream import SEGMENT_HEADER_BYTES, FrameKind, Position
 from pillarbox.store.disk.tables import (
@@ -66,7 +67,8 @@ from pillarbox.store.mail.folders import GENERIC
 from pillarbox.store.mail.mailboxes import CONNECTED, STANDARD_FOLDERS
 from pillarbox.store.mail.messages import SEEN_BIT
 from pillarbox.store.names import name_key
-from pillarbox.store.upkeep.check import Finding, check_database, scan_frames
+from pillarbox.store.upkeep.check import check_database
+from pillarbox.store.upkeep.check_findings import Finding
 
 WORK: Final = "repair.new"
 BEFORE: Final = ".before-repair"

@@ -1,0 +1,173 @@
+"""The check of records and counters: what each record says of itself, and what belongs to it."""
+
+from __future__ import annotations
+
+from pillarbox.store.disk.tables import (
+    FolderRecord,
+    ItemRecord,
+    MailboxRecord,
+    SeenRecord,
+    Table,
+    TombstoneRecord,
+    id_key,
+    item_key,
+    split_pair_key,
+)
+from pillarbox.store.engine import content_store
+from pillarbox.store.errors import PillarboxError
+from pillarbox.store.ids import counter_of, id_text
+from pillarbox.store.mail.folders import DEPTH_MAX
+from pillarbox.store.mail.messages import SEEN_BIT
+from pillarbox.store.upkeep.check_findings import SHAPE_ERRORS, CheckedState
+
+
+class _Sums:
+    """What the messages of one folder, or of one mailbox, come to."""
+
+    def __init__(self) -> None:
+        self.messages = self.unread = self.size = self.uid = self.cn = 0
+
+
+class RecordsCheck:
+    """Goes through items before folders, and folders before mailboxes: each sums up what the next one counts.
+
+    `highest_cn` is the highest counter in use; `damaged_content` says why content cannot be told the size of.
+    """
+
+    def __init__(self, checked: CheckedState) -> None:
+        self._checked = checked
+        self._folders: dict[int, _Sums] = {}
+        self._mailboxes: dict[bytes, _Sums] = {}
+        self.highest_cn = 0
+        self.damaged_content: dict[bytes, str] = {}
+
+    def _sums(self, folder_id: int) -> _Sums:
+        return self._folders.setdefault(folder_id, _Sums())
+
+    def _note_cn(self, cn: int) -> None:
+        self.highest_cn = max(self.highest_cn, counter_of(cn))
+
+    def check_item(self, key: bytes, item: ItemRecord) -> None:
+        """Look at a message: its place, its folder, its content and its size."""
+        if key != item_key(item.folder_id, item.uid):
+            self._checked.found(
+                Table.ITEM, key, "stands under the key of another message", self._checked.message_text(item)
+            )
+            return
+        sums = self._sums(item.folder_id)
+        sums.messages += 1
+        sums.unread += not item.flags & SEEN_BIT
+        sums.size += item.size
+        sums.uid = max(sums.uid, item.uid)
+        sums.cn = max(sums.cn, item.modseq)
+        self._note_cn(item.modseq)
+        self._note_cn(item.message_id)
+        if not self._checked.exists(Table.FOLDER, id_key(item.folder_id)):
+            self._checked.found(
+                Table.ITEM, key, "its folder does not exist", self._checked.message_text(item)
+            )
+        content = self._checked.view.get(Table.CONTENT, item.digest)
+        if content is None:
+            self._checked.found(
+                Table.ITEM, key, "its content does not exist", self._checked.message_text(item)
+            )
+            return
+        try:
+            size = content_store.content_record(self._checked.reader, item.digest).size
+        except SHAPE_ERRORS as error:
+            self.damaged_content[item.digest] = str(error)
+        else:
+            if size != item.size:
+                self._checked.found(
+                    Table.ITEM,
+                    key,
+                    f"has size {item.size}, its content {size}",
+                    self._checked.message_text(item),
+                )
+
+    def check_tombstone(self, key: bytes, _: TombstoneRecord) -> None:
+        """Take note of the change number of a deletion."""
+        folder_id, cn = split_pair_key(key)
+        self._note_cn(cn)
+        self._sums(folder_id).cn = max(self._sums(folder_id).cn, cn)
+
+    def check_seen(self, key: bytes, _: SeenRecord) -> None:
+        """Look for the folder of read state."""
+        if not self._checked.exists(Table.FOLDER, key[:8]):
+            self._checked.found(Table.SEEN, key, "read state of a folder that does not exist")
+
+    def check_folder(self, key: bytes, record: FolderRecord) -> None:
+        """Compare what a folder counts with its messages, and look at its place in the tree."""
+        text = self._checked.folder_text(record.folder_id)
+        if key != id_key(record.folder_id):
+            self._checked.found(Table.FOLDER, key, "stands under the key of another folder", text)
+            return
+        self._check_folder_place(key, record, text)
+        sums = self._sums(record.folder_id)
+        for name, counted, stored in (
+            ("messages_count", sums.messages, record.messages_count),
+            ("unread_count", sums.unread, record.unread_count),
+            ("size", sums.size, record.size),
+        ):
+            if counted != stored:
+                self._checked.found(Table.FOLDER, key, f"{name} is {stored} where {counted} are there", text)
+        if record.uid_next <= sums.uid:
+            self._checked.found(
+                Table.FOLDER, key, f"uid_next is {record.uid_next} with UID {sums.uid} in use", text
+            )
+        if record.highest_cn < sums.cn:
+            self._checked.found(
+                Table.FOLDER,
+                key,
+                f"highest_cn is {id_text(record.highest_cn)}, below {id_text(sums.cn)}",
+                text,
+            )
+        self._note_cn(max(record.highest_cn, record.change_cn, record.folder_id))
+        mailbox = self._mailboxes.setdefault(record.mailbox, _Sums())
+        mailbox.messages += sums.messages
+        mailbox.size += sums.size
+
+    def _check_folder_place(self, key: bytes, record: FolderRecord, text: str) -> None:
+        if record.mailbox and not self._checked.exists(Table.MAILBOX, record.mailbox):
+            self._checked.found(Table.FOLDER, key, "its mailbox does not exist", text)
+        at, depth = record, 0
+        while at.parent_id:
+            try:
+                parent: FolderRecord | None = self._checked.reader.record(Table.FOLDER, id_key(at.parent_id))
+            except PillarboxError:
+                return  # that folder is named by itself
+            if parent is None:
+                if at is record:
+                    self._checked.found(
+                        Table.FOLDER, key, f"its parent {id_text(at.parent_id)} does not exist", text
+                    )
+                return
+            if at is record and parent.mailbox != record.mailbox:
+                self._checked.found(Table.FOLDER, key, "its parent is of another mailbox", text)
+            at, depth = parent, depth + 1
+            if depth > 2 * DEPTH_MAX:
+                self._checked.found(Table.FOLDER, key, "it lies within itself", text)
+                return
+
+    def check_mailbox(self, key: bytes, record: MailboxRecord) -> None:
+        """Compare what a mailbox counts with its folders, and look for those that it names."""
+        text = self._checked.mailbox_text(record.guid)
+        if key != record.guid:
+            self._checked.found(Table.MAILBOX, key, "stands under the key of another mailbox", text)
+            return
+        sums = self._mailboxes.get(key, _Sums())
+        if record.messages_count != sums.messages:
+            self._checked.found(
+                Table.MAILBOX,
+                key,
+                f"messages_count is {record.messages_count} where {sums.messages} are there",
+                text,
+            )
+        if record.size != sums.size:
+            self._checked.found(
+                Table.MAILBOX, key, f"size is {record.size} where {sums.size} are there", text
+            )
+        for role, folder_id in (("root", record.root_id), *record.roles.items()):
+            if not self._checked.exists(Table.FOLDER, id_key(folder_id)):
+                self._checked.found(Table.MAILBOX, key, f"its folder {role!r} does not exist", text)
+        self._note_cn(record.change_cn)

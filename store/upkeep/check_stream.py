@@ -1,0 +1,171 @@
+"""The check of the files: checkpoint, segments, redo records, and what the segment records say of them."""
+
+from __future__ import annotations
+
+from pillarbox.store.disk.checkpoint import CHECKPOINT_FILE, read_checkpoint
+from pillarbox.store.disk.frame_scan import scan_frames
+from pillarbox.store.disk.redo import read_redo
+from pillarbox.store.disk.stream import SEGMENT_HEADER_BYTES, Frame, FrameKind, Position, disk_error
+from pillarbox.store.disk.tables import (
+    IDENTITY_KEY,
+    STATE_KEY,
+    IdentityRecord,
+    SegmentRecord,
+    StateRecord,
+    Table,
+    id_key,
+    segment_key,
+)
+from pillarbox.store.errors import Corrupt, PillarboxError
+from pillarbox.store.ids import guid_text
+from pillarbox.store.upkeep.check_content import ContentCheck
+from pillarbox.store.upkeep.check_findings import CheckedState
+
+
+class StreamCheck:
+    """Reads every frame of the stream up to the state that is checked."""
+
+    def __init__(self, checked: CheckedState, content: ContentCheck) -> None:
+        self._checked = checked
+        self._content = content
+        self._state: StateRecord | None = None
+        self._counted_content = self._counted_live = 0
+        self.segments_count = 0
+
+    def check_checkpoint(self) -> None:
+        """Read the checkpoint."""
+        try:
+            read_checkpoint(self._checked.database.path)
+        except PillarboxError as error:
+            self._checked.found_in_file(self._checked.database.path / CHECKPOINT_FILE, 0, error)
+
+    def check_segments(self) -> None:
+        """Every frame up to the state that is checked; whoever writes may be ahead of it."""
+        numbers = self._checked.stream.segments()
+        before, sequence, past = 0, -1, False
+        for number in numbers:
+            if past:
+                break
+            if number != before + 1:
+                sequence = -1
+            try:
+                sequence, past = self._check_segment(number, sequence)
+            except FileNotFoundError:
+                sequence = -1  # compaction has removed it meanwhile, unless a record names it: see below
+                numbers = [each for each in numbers if each != number]
+            except OSError as error:
+                sequence = -1
+                path = self._checked.stream.path(number)
+                self._checked.found_in_file(
+                    path, 0, disk_error(error, str(path)), "what cannot be read of it"
+                )
+            before = number
+        self._check_segment_records(set(numbers))
+        self.segments_count = len(numbers)
+
+    def _check_segment(self, number: int, sequence: int) -> tuple[int, bool]:
+        path = self._checked.stream.path(number)
+        try:
+            self._checked.stream.read_bytes(number, 0, SEGMENT_HEADER_BYTES)
+        except PillarboxError as error:
+            if path.exists():
+                self._checked.found_in_file(path, 0, error, "everything in this segment")
+        content_bytes, whole, last = 0, True, False
+        for offset, length, frame in scan_frames(self._checked.stream, number):
+            if frame is None:
+                whole, sequence = False, -1
+                if not any(
+                    (number, at) in self._content.damaged_places for at in range(offset, offset + length)
+                ):
+                    self._checked.found_in_file(path, offset, f"{length} bytes are no whole frame")
+            elif frame.kind != FrameKind.REDO:
+                content_bytes += length
+            else:
+                sequence = self._check_redo(number, offset, frame, sequence)
+                last = self._state is not None and sequence >= self._state.sequence
+                if last:
+                    break
+        if whole:
+            self._check_content_bytes(number, content_bytes)
+        return sequence, last
+
+    def _check_redo(self, number: int, offset: int, frame: Frame, sequence: int) -> int:
+        path = str(self._checked.stream.path(number))
+        try:
+            found = read_redo(frame, Position(number, offset + frame.length), path).sequence
+        except Corrupt as error:
+            self._checked.found_in_file(path, offset, error)
+            return -1
+        if sequence >= 0 and found != sequence + 1:
+            self._checked.found_in_file(path, offset, f"transaction {found} follows {sequence}")
+        return found
+
+    def _check_content_bytes(self, number: int, counted: int) -> None:
+        """A segment without a record is one that compaction has emptied and not yet removed."""
+        key = segment_key(number)
+        try:
+            record: SegmentRecord | None = self._checked.reader.record(Table.SEGMENT, key)
+        except PillarboxError:
+            return  # named with its table
+        if record is not None and record.content_bytes != counted:
+            problem = f"content_bytes is {record.content_bytes} where {counted} are there"
+            self._checked.found(Table.SEGMENT, key, problem, str(self._checked.stream.path(number)))
+
+    def sum_segment(self, _: bytes, record: SegmentRecord) -> None:
+        """Add what a segment record counts."""
+        self._counted_content += record.content_bytes
+
+    def _check_segment_records(self, numbers: set[int]) -> None:
+        for key, record in self._checked.decoded(Table.SEGMENT):
+            number = int.from_bytes(key, "big")
+            live = self._content.live_bytes.pop(number, 0)
+            self._counted_live += live
+            path = str(self._checked.stream.path(number))
+            if number not in numbers:
+                self._checked.found(Table.SEGMENT, key, "the segment's file is missing", path)
+            if record.live_bytes != live:
+                self._checked.found(
+                    Table.SEGMENT, key, f"live_bytes is {record.live_bytes} where {live} are in use", path
+                )
+        for number, live in self._content.live_bytes.items():
+            self._checked.found(
+                Table.SEGMENT, segment_key(number), f"is missing; {live} of its bytes are in use"
+            )
+            self._counted_live += live
+
+    def check_meta(self) -> None:
+        """Look for identity and state, and at what the identity names."""
+        found = dict(self._checked.decoded(Table.META, naming=True))
+        state, identity = found.get(STATE_KEY), found.get(IDENTITY_KEY)
+        self._state = state if isinstance(state, StateRecord) else None
+        for key in (STATE_KEY, IDENTITY_KEY):
+            if key not in found and not self._checked.exists(Table.META, key):
+                self._checked.found(Table.META, key, "is missing")
+        if isinstance(identity, IdentityRecord):
+            if identity.guid != self._checked.database.guid:
+                self._checked.found(Table.META, IDENTITY_KEY, f"is of database {guid_text(identity.guid)}")
+            for role, folder_id in identity.roots.items():
+                if not self._checked.exists(Table.FOLDER, id_key(folder_id)):
+                    self._checked.found(Table.META, IDENTITY_KEY, f"its folder {role!r} does not exist")
+
+    def check_state(self, highest_cn: int) -> None:
+        """Compare the state's counters with what was found; `highest_cn` is the highest counter in use."""
+        state = self._state
+        if state is None:
+            return
+        if state.counter < highest_cn:
+            self._checked.found(
+                Table.META, STATE_KEY, f"counter is {state.counter} with number {highest_cn} in use"
+            )
+        if state.content_bytes != self._counted_content:
+            self._checked.found(
+                Table.META,
+                STATE_KEY,
+                f"content_bytes is {state.content_bytes} where the segments have {self._counted_content}",
+            )
+        if state.live_bytes != self._counted_live:
+            self._checked.found(
+                Table.META,
+                STATE_KEY,
+                f"live_bytes is {state.live_bytes} where {self._counted_live} are in use",
+            )
