@@ -7,6 +7,7 @@
     [source]
     server = "server"
     group = "First Storage Group"
+    server_guid = "..."
 
     [[databases]]
     name = "Mailbox Store"
@@ -31,6 +32,7 @@ from typing import Any, Final, TypeVar
 
 import tomli_w
 
+from pillarbox.backup.restore import RecoverySource
 from pillarbox.store.disk.checkpoint import write_atomically
 from pillarbox.store.disk.stream import disk_error
 from pillarbox.store.disk.tables import DatabaseKind
@@ -69,9 +71,9 @@ class RecoveryEntry:
 
 @dataclass
 class RecoveryConfig:
-    """A whole `recovery.toml`. `source` is the (server, group) its databases come from, None without any."""
+    """A whole `recovery.toml`. `source` is the storage group its databases come from, None without any."""
 
-    source: tuple[str, str] | None = None
+    source: RecoverySource | None = None
     databases: list[RecoveryEntry] = field(default_factory=list)
     override: bool = False
 
@@ -111,7 +113,9 @@ def write_recovery(directory: Path, config: RecoveryConfig) -> None:
         "recovery_sg_override": config.override,
     }
     if config.source is not None:
-        table["source"] = dict(zip(("server", "group"), config.source, strict=True))
+        table["source"] = {"server": config.source.server, "group": config.source.group}
+        if config.source.server_guid:
+            table["source"]["server_guid"] = guid_text(config.source.server_guid)
     table["databases"] = [
         {
             "name": entry.name,
@@ -135,7 +139,8 @@ def _parse(table: dict[str, Any]) -> RecoveryConfig:
     source = None
     if databases:
         held = _value(table, "source", dict)
-        source = _value(held, "server", str), _value(held, "group", str)
+        guid = parse_guid(_value(held, "server_guid", str)) if "server_guid" in held else b""
+        source = RecoverySource(_value(held, "server", str), _value(held, "group", str), guid)
     # There it is a number, 0 or 1; `true` and `false` are what this program writes.
     return RecoveryConfig(source, databases, bool(_value(table, "recovery_sg_override", int, 0)))
 

@@ -28,6 +28,7 @@ from pillarbox.backup.recovery_config import (
 from pillarbox.backup.repository.repository import Repository, Snapshot
 from pillarbox.backup.restore import (
     Destination,
+    RecoverySource,
     RestorableDatabase,
     RestoredDatabase,
     ServerState,
@@ -42,6 +43,7 @@ from pillarbox.backup.restore import (
 )
 from pillarbox.backup.snapshot import FIRST_ADMINISTRATIVE_GROUP
 from pillarbox.backup.snapshot_mount import RecoveryDatabase, open_snapshot_mount
+from pillarbox.backup.snapshot_owner import foreign_snapshot, is_of_server, mark_of
 from pillarbox.store.clock import Clock
 from pillarbox.store.disk.file_lock import FileLock
 from pillarbox.store.disk.stream import Stream, disk_error, flush_directory
@@ -72,6 +74,11 @@ Fill = Callable[[RestorableDatabase, Path], None]
 def has_recovery_group(server: Server) -> bool:
     """Whether the server has a recovery storage group."""
     return (server.recovery_path / RECOVERY_FILE).is_file()
+
+
+def goes_to_recovery_group(server: Server) -> bool:
+    """Whether a restore to the server goes to its recovery storage group, not over its databases."""
+    return has_recovery_group(server) and not read_recovery(server.recovery_path).override
 
 
 class RecoveryGroup:
@@ -164,8 +171,8 @@ class RecoveryGroup:
         return self._place(self._config(), entry.name)
 
     @property
-    def source(self) -> tuple[str, str] | None:
-        """The (server, storage group) that its databases come from; None while it is empty."""
+    def source(self) -> RecoverySource | None:
+        """The storage group that its databases come from; None while it is empty."""
         return self._config().source
 
     @property
@@ -192,7 +199,7 @@ class RecoveryGroup:
     def _place(self, config: RecoveryConfig, name: str) -> Path:
         if config.source is None:
             raise NotFound("the recovery storage group is empty")
-        return self.path / check_path_part(config.source[1]) / check_path_part(name)
+        return self.path / check_path_part(config.source.group) / check_path_part(name)
 
     # -- databases that come and go
 
@@ -203,15 +210,19 @@ class RecoveryGroup:
         snapshot: Snapshot,
         *,
         names: Collection[str] = (),
+        foreign: bool = False,
         progress: Progress | None = None,
     ) -> list[RecoveryEntry]:
         """Mount mailbox stores of a snapshot, all of them or those of the given names, all or none.
 
         Only their records are brought over; content is fetched from the repository as it is touched.
         `location` is kept, for who opens them later; `progress` is told bytes of records as they come (their
-        sum is `records_bytes` of the manifest). Raises Refused by the rules of the group; AlreadyExists,
-        NotFound, Corrupt, DiskFull, ReadOnly, WriterBusy; event 20001 tells of it.
+        sum is `records_bytes` of the manifest). `foreign` takes a snapshot of another server too: a merge
+        would put its mail into mailboxes of the same names here. Raises Refused without it, and by the rules
+        of the group; AlreadyExists, NotFound, Corrupt, DiskFull, ReadOnly, WriterBusy; event 20001 tells it.
         """
+        if not foreign:
+            self._refuse_foreign(snapshot)
 
         def fill(database: RestorableDatabase, place: Path) -> None:
             restore_records(repository, database, place, progress=progress)
@@ -236,14 +247,17 @@ class RecoveryGroup:
         snapshot: Snapshot,
         *,
         names: Collection[str] = (),
+        foreign: bool = False,
         thorough: bool = False,
         progress: Progress | None = None,
     ) -> list[RecoveryEntry]:
         """Restore mailbox stores of a snapshot with all their files, all of them or those of the given names.
 
-        They are not mounted (`mount`). All or none. `thorough` and `progress` are those of
-        `restore_to_directory`. Raises as `mount_snapshot`.
+        They are not mounted (`mount`). All or none. `foreign` is that of `mount_snapshot`, `thorough` and
+        `progress` are those of `restore_to_directory`. Raises as `mount_snapshot`.
         """
+        if not foreign:
+            self._refuse_foreign(snapshot)
 
         def fill(database: RestorableDatabase, place: Path) -> None:
             restore_files(
@@ -256,6 +270,10 @@ class RecoveryGroup:
             self._report(EventId.RESTORE_FINISHED, entry.name, snapshot=snapshot.id)
         return taken
 
+    def _refuse_foreign(self, snapshot: Snapshot) -> None:
+        if not is_of_server(snapshot, mark_of(self._server)):
+            raise foreign_snapshot(snapshot)
+
     def _take(
         self, chosen: Sequence[RestorableDatabase], held: RecoveryEntry, fill: Fill
     ) -> list[RecoveryEntry]:
@@ -264,7 +282,7 @@ class RecoveryGroup:
             state = ServerState((), self._administrative_group, recovery_source=config.source)
             refuse_for_recovery(chosen, state)
             _refuse_taken(chosen, config)
-            config.source = (chosen[0].server, chosen[0].group)
+            config.source = config.source or chosen[0].source
             self._clear_leftovers(config)
             places = [self._place(config, each.name) for each in chosen]
             with unfinished_all(places) as unfinished:
@@ -505,12 +523,13 @@ def restore_to_server(
     server: Server,
     *,
     names: Collection[str] = (),
+    foreign: bool = False,
     clock: Clock,
     administrative_group: str = FIRST_ADMINISTRATIVE_GROUP,
     progress: Progress | None = None,
 ) -> tuple[Destination, list[RestoredDatabase]]:
     """Restore databases of a snapshot to a server: into its recovery storage group when it has one whose
-    override is not set, else over those of the same GUID.
+    override is not set, else over those of the same GUID. `foreign` is that of `mount_snapshot`.
 
     Databases in their original place are mounted after when they were before. Raises as
     `RecoveryGroup.restore` and `restore_in_place`.
@@ -523,7 +542,9 @@ def restore_to_server(
         group = RecoveryGroup.open(server, clock=clock, administrative_group=administrative_group)
         state = group.server_state()
         if not state.recovery_override:
-            entries = group.restore(repository, location, snapshot, names=names, progress=progress)
+            entries = group.restore(
+                repository, location, snapshot, names=names, foreign=foreign, progress=progress
+            )
             places = [group.place(each) for each in entries]
             return Destination.RECOVERY_GROUP, [
                 RestoredDatabase(each.guid, each.name, place.parent.name, place)

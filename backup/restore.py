@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pillarbox.backup.database_snapshot import (
     SEGMENT_CHUNK_BYTES,
@@ -31,7 +31,7 @@ from pillarbox.backup.database_snapshot import (
 )
 from pillarbox.backup.repository.pack import BlobId
 from pillarbox.backup.repository.repository import Repository, Snapshot
-from pillarbox.backup.snapshot import FIRST_ADMINISTRATIVE_GROUP, snapshot_databases
+from pillarbox.backup.snapshot import FIRST_ADMINISTRATIVE_GROUP, server_guid_of, snapshot_databases
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import Clock
 from pillarbox.store.disk.checkpoint import Checkpoint, boot_identity, write_checkpoint
@@ -71,7 +71,10 @@ _REPLACED: Final = ".replaced"
 
 @dataclass(frozen=True)
 class RestorableDatabase:
-    """A database in a snapshot: what the manifest says of it, and its root tree."""
+    """A database in a snapshot: what the manifest says of it, and its root tree.
+
+    `server_guid` is empty where the snapshot was taken before servers had GUIDs.
+    """
 
     guid: bytes
     name: str
@@ -81,6 +84,26 @@ class RestorableDatabase:
     administrative_group: str
     layout: int
     root: BlobId
+    server_guid: bytes = b""
+
+    @property
+    def source(self) -> RecoverySource:
+        """The storage group that it comes from."""
+        return RecoverySource(self.server, self.group, self.server_guid)
+
+
+class RecoverySource(NamedTuple):
+    """A storage group of a server; `server_guid` is empty where it is not known."""
+
+    server: str
+    group: str
+    server_guid: bytes = b""
+
+    def is_same(self, other: RecoverySource) -> bool:
+        """Whether both are one storage group: by the servers' GUIDs or, where one has none, their names."""
+        if self.server_guid and other.server_guid:
+            return (self.server_guid, self.group) == (other.server_guid, other.group)
+        return (self.server, self.group) == (other.server, other.group)
 
 
 @dataclass(frozen=True)
@@ -98,8 +121,7 @@ def restorable_databases(snapshot: Snapshot, names: Collection[str] = ()) -> lis
 
     Raises NotFound, InvalidContent.
     """
-    manifest = snapshot.manifest
-    found = [_restorable(manifest, entry, root) for entry, root in snapshot_databases(snapshot)]
+    found = [_restorable(snapshot, entry, root) for entry, root in snapshot_databases(snapshot)]
     wanted = {name_key(name): name for name in names}
     missing = wanted.keys() - {name_key(each.name) for each in found}
     if missing:
@@ -110,7 +132,8 @@ def restorable_databases(snapshot: Snapshot, names: Collection[str] = ()) -> lis
     return [each for each in found if not names or name_key(each.name) in wanted]
 
 
-def _restorable(manifest: Mapping[str, Any], entry: Mapping[str, Any], root: BlobId) -> RestorableDatabase:
+def _restorable(snapshot: Snapshot, entry: Mapping[str, Any], root: BlobId) -> RestorableDatabase:
+    manifest = snapshot.manifest
     try:
         return RestorableDatabase(
             entry["guid"],
@@ -121,6 +144,7 @@ def _restorable(manifest: Mapping[str, Any], entry: Mapping[str, Any], root: Blo
             str(manifest["administrative_group"]),
             int(manifest["layout"]),
             root,
+            server_guid_of(snapshot),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise InvalidContent(
@@ -152,14 +176,14 @@ class Destination(Enum):
 class ServerState:
     """What the rules ask of the server: the GUIDs of its databases, its recovery group and override.
 
-    `recovery_source` is the (server, group) that the databases in the recovery group come from.
+    `recovery_source` is the storage group that the databases in the recovery group come from.
     """
 
     database_guids: Collection[bytes]
     administrative_group: str = FIRST_ADMINISTRATIVE_GROUP
     has_recovery_group: bool = False
     recovery_override: bool = False
-    recovery_source: tuple[str, str] | None = None
+    recovery_source: RecoverySource | None = None
 
 
 def choose_destination(databases: Sequence[RestorableDatabase], server: ServerState) -> Destination:
@@ -191,10 +215,10 @@ def refuse_for_recovery(databases: Sequence[RestorableDatabase], server: ServerS
                 f"{database.name!r} comes from administrative group {database.administrative_group!r}, "
                 f"the server belongs to {server.administrative_group!r}"
             )
-    sources = {(each.server, each.group) for each in databases}
+    sources = [database.source for database in databases]
     if server.recovery_source is not None:
-        sources.add(server.recovery_source)
-    if len(sources) > 1:
+        sources.append(server.recovery_source)
+    if not all(source.is_same(sources[0]) for source in sources[1:]):
         raise Refused(
             "the recovery storage group holds databases of one storage group at a time",
             hint="remove those that are there with `pillarbox recovery dismount` first",

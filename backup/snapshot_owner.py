@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from pillarbox.backup.repository.repository import Snapshot
 from pillarbox.backup.snapshot import database_guids, server_guid_of
-from pillarbox.store.errors import InvalidName, InvalidSetting, NotFound, UnsupportedVersion
+from pillarbox.store.errors import InvalidName, InvalidSetting, NotFound, Refused, UnsupportedVersion
 from pillarbox.store.ids import guid_text
 from pillarbox.store.names import name_key
 from pillarbox.store.server import Server
@@ -53,6 +53,15 @@ def is_of_server(snapshot: Snapshot, mark: ServerMark) -> bool:
     """Whether a snapshot is of that server: it has its GUID, or a database in common with it."""
     has_its_guid = bool(mark.guid) and server_guid_of(snapshot) == mark.guid
     return has_its_guid or not database_guids(snapshot).isdisjoint(mark.database_guids)
+
+
+def foreign_snapshot(snapshot: Snapshot) -> Refused:
+    """The refusal of a snapshot of another server."""
+    name = _server_name(snapshot)
+    return Refused(
+        f"snapshot {snapshot.id[:12]} is one of another server, {name!r}",
+        hint=f"say --of {name!r} if that server's mail is meant; `pillarbox backup list` has all snapshots",
+    )
 
 
 def split_by_server(snapshots: Iterable[Snapshot]) -> list[ServerSnapshots]:

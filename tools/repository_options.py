@@ -27,6 +27,12 @@ _FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
 REPOSITORY = click.argument("repo")
 SNAPSHOT = click.argument("snapshot")
 GROUP = click.option("--group", "group_name", help="The storage group that is meant, when there are several.")
+OF = click.option(
+    "--of", metavar="NAME|ID", help="The server that is meant, when the repository holds several."
+)
+OF_ANOTHER = click.option(
+    "--of", metavar="NAME|ID", help="Of that other server: its mail is meant to come to this one."
+)
 
 
 def keys(command: _FunctionT) -> _FunctionT:

@@ -148,6 +148,7 @@ class Group:
     """A storage group with a repository, and what tests do with its databases."""
 
     corpus = staticmethod(corpus)
+    make_database = staticmethod(make_database)
     deliver = staticmethod(deliver)
     contents = staticmethod(contents)
     open_restored = staticmethod(open_restored)

@@ -21,7 +21,7 @@ from pillarbox.backup.repository.backend import FileKind
 from pillarbox.backup.repository.backend_directory import DirectoryBackend
 from pillarbox.backup.repository.backend_memory import MemoryBackend
 from pillarbox.backup.repository.repository import Repository, Snapshot
-from pillarbox.backup.restore import Destination, RestoredDatabase
+from pillarbox.backup.restore import Destination, RecoverySource, RestoredDatabase
 from pillarbox.backup.snapshot import GroupSnapshot, SnapshotSource
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
@@ -226,14 +226,25 @@ def test_its_databases_come_from_one_storage_group_at_a_time(site):
     site.server.create_database("Other", "Third Store", DatabaseKind.MAILBOX_STORE)
     other = site.take("Other")
     site.mount(None, STORE)
-    assert site.group.source == ("server", FIRST_GROUP)
+    assert site.group.source == RecoverySource("server", FIRST_GROUP)
     with pytest.raises(Refused, match="one storage group at a time"):
         site.mount(other)
     site.mount(None, "Second Store")
     site.group.delete(STORE)
     site.group.delete("Second Store")
     site.mount(other)
-    assert (site.names(), site.group.source) == (["Third Store"], ("server", "Other"))
+    assert (site.names(), site.group.source) == (["Third Store"], RecoverySource("server", "Other"))
+
+
+def test_it_takes_nothing_of_another_server_unless_that_is_said(site, world, tmp_path):
+    with Server.create(tmp_path / "other", clock=world.clock, rng=Random(7), zone=UTC) as other:
+        foreign = take(other, site.repository, site.clock)
+    for way in (site.group.mount_snapshot, site.group.restore):
+        with pytest.raises(Refused, match="another server"):
+            way(site.repository, HERE, foreign)
+        assert site.names() == []
+        assert [entry.name for entry in way(site.repository, HERE, foreign, foreign=True)] == [STORE]
+        site.group.delete(STORE)
 
 
 def test_its_databases_come_from_a_server_of_the_same_administrative_group(site):

@@ -15,6 +15,7 @@ from pillarbox.backup.repository.backend import FileKind
 from pillarbox.backup.repository.repository import Snapshot
 from pillarbox.backup.restore import (
     Destination,
+    RecoverySource,
     RestorableDatabase,
     ServerState,
     choose_destination,
@@ -86,7 +87,7 @@ def test_with_a_recovery_group_a_restore_goes_there_unless_overridden():
         ([replace(DATABASE, kind=DatabaseKind.PUBLIC_FOLDER_STORE)], RECOVERY, Refused),
         ([replace(DATABASE, administrative_group="Elsewhere")], RECOVERY, Refused),
         ([DATABASE, replace(DATABASE, group="Second")], RECOVERY, Refused),
-        ([DATABASE], replace(RECOVERY, recovery_source=("server", "Second")), Refused),
+        ([DATABASE], replace(RECOVERY, recovery_source=RecoverySource("server", "Second")), Refused),
         ([replace(DATABASE, layout=0)], RECOVERY, UnsupportedVersion),
         ([replace(DATABASE, layout=2)], SERVER, UnsupportedVersion),
     ],

@@ -11,10 +11,11 @@ import click
 
 from pillarbox.backup.database_snapshot import StoredDatabase, read_stored_database
 from pillarbox.backup.diff import FolderDiff, diff_database
-from pillarbox.backup.find_snapshot import find_snapshot
-from pillarbox.backup.recovery_group import restore_to_server
+from pillarbox.backup.find_snapshot import find_for_server, find_snapshot, mailbox_stores
+from pillarbox.backup.recovery_group import goes_to_recovery_group, restore_to_server
 from pillarbox.backup.repository.repository import Repository, Snapshot, SnapshotKind
 from pillarbox.backup.restore import (
+    RestoredDatabase,
     restorable_databases,
     restore_records,
     restore_to_directory,
@@ -25,6 +26,7 @@ from pillarbox.backup.snapshot import (
     snapshot_databases,
 )
 from pillarbox.backup.snapshot_mount import open_snapshot_mount
+from pillarbox.backup.snapshot_owner import mark_of
 from pillarbox.backup.stored_contents import read_folders, read_mailboxes
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.engine.transaction import Reader
@@ -32,10 +34,11 @@ from pillarbox.store.ids import guid_text
 from pillarbox.store.server import Server
 from pillarbox.tools.commands import capture, repository, retention
 from pillarbox.tools.options import ACTOR, JSON, PATH, SERVER
-from pillarbox.tools.output import counted, counting, progress, show, size_text
+from pillarbox.tools.output import Step, counted, counting, progress, show, size_text
 from pillarbox.tools.parameters import complete_group
 from pillarbox.tools.repository_options import (
     GROUP,
+    OF,
     REPOSITORY,
     SNAPSHOT,
     keys,
@@ -56,7 +59,8 @@ def backup() -> None:
 
     REPO is a directory or s3://BUCKET/PREFIX. What it holds is encrypted unless it was made with
     --no-encryption; the passphrase comes from PILLARBOX_PASSPHRASE, --passphrase-file, or --key-file.
-    SNAPSHOT is an id or how one begins, `latest`, or a moment: @2026-11-25T10:00:00Z.
+    SNAPSHOT is an id or how one begins, `latest`, or a moment: @2026-11-25T10:00:00Z. Where REPO holds
+    several servers, `latest` and a moment need --of NAME or --of ID, but in commands that name a SERVER.
 
     \b
     export PILLARBOX_PASSPHRASE='correct horse battery staple'
@@ -153,12 +157,14 @@ def list_(
 @REPOSITORY
 @SNAPSHOT
 @GROUP
+@OF
 @keys
 @JSON
 def show_(
     repo: str,
     snapshot: str,
     group_name: str | None,
+    of: str | None,
     passphrase_file: Path | None,
     key_file: Path | None,
     as_json: bool,
@@ -170,7 +176,7 @@ def show_(
     pillarbox backup show /backup/mail @2026-11-25T10:00:00Z --json
     """
     repository = open_repository(repo, passphrase_file, key_file)
-    found = find_snapshot(repository, snapshot, group=group_name)
+    found = find_snapshot(repository, snapshot, group=group_name, of=of)
     data = snapshot_data(found)
     lines = [snapshot_line(found)]
     for entry, (_, root) in zip(data["databases"], snapshot_databases(found), strict=True):
@@ -235,6 +241,7 @@ def _contents(repository: Repository, stored: StoredDatabase) -> list[dict[str, 
 @click.argument("before")
 @click.argument("after")
 @GROUP
+@OF
 @keys
 @JSON
 def diff(
@@ -242,6 +249,7 @@ def diff(
     before: str,
     after: str,
     group_name: str | None,
+    of: str | None,
     passphrase_file: Path | None,
     key_file: Path | None,
     as_json: bool,
@@ -256,8 +264,8 @@ def diff(
     repository = open_repository(repo, passphrase_file, key_file)
     rows = []
     with ExitStack() as stack:
-        olds = _readers(stack, repository, find_snapshot(repository, before, group=group_name))
-        news = _readers(stack, repository, find_snapshot(repository, after, group=group_name))
+        olds = _readers(stack, repository, find_snapshot(repository, before, group=group_name, of=of))
+        news = _readers(stack, repository, find_snapshot(repository, after, group=group_name, of=of))
         for guid in {**olds, **news}:
             name, old = olds.get(guid, ("", None))
             new_name, new = news.get(guid, (name, None))
@@ -305,6 +313,7 @@ def _diff_line(row: dict[str, Any]) -> str:
 @REPOSITORY
 @SNAPSHOT
 @GROUP
+@OF
 @DATABASES
 @keys
 @JSON
@@ -312,6 +321,7 @@ def verify(
     repo: str,
     snapshot: str,
     group_name: str | None,
+    of: str | None,
     names: tuple[str, ...],
     passphrase_file: Path | None,
     key_file: Path | None,
@@ -325,7 +335,7 @@ def verify(
     pillarbox backup verify /backup/mail latest
     """
     repository = open_repository(repo, passphrase_file, key_file)
-    found = find_snapshot(repository, snapshot, group=group_name)
+    found = find_snapshot(repository, snapshot, group=group_name, of=of)
     with (
         tempfile.TemporaryDirectory(prefix="pillarbox-verify-") as scratch,
         progress("verifying", as_json) as step,
@@ -353,6 +363,7 @@ def _stream_bytes(snapshot: Snapshot) -> int:
 @click.option("--to", "directory", type=PATH, help="Restore into this directory.")
 @click.option("--server", type=PATH, help="Restore to this server.")
 @GROUP
+@OF
 @DATABASES
 @click.option("--thorough", is_flag=True, help="With --to: run the store's integrity check as well.")
 @keys
@@ -363,6 +374,7 @@ def restore(
     directory: Path | None,
     server: Path | None,
     group_name: str | None,
+    of: str | None,
     names: tuple[str, ...],
     thorough: bool,
     passphrase_file: Path | None,
@@ -382,24 +394,59 @@ def restore(
     if (directory is None) == (server is None):
         raise click.UsageError("say where to restore to: either --to or --server")
     repository = open_repository(repo, passphrase_file, key_file)
-    found = find_snapshot(repository, snapshot, group=group_name)
-    clock = SystemClock()
     with progress("restoring", as_json) as step:
-        told = step and counting(step, _stream_bytes(found))
         if directory is not None:
+            found = find_snapshot(repository, snapshot, group=group_name, of=of)
+            told = step and counting(step, _stream_bytes(found))
             restored = restore_to_directory(
-                repository, found, directory, names=names, clock=clock, thorough=thorough, progress=told
+                repository,
+                found,
+                directory,
+                names=names,
+                clock=SystemClock(),
+                thorough=thorough,
+                progress=told,
             )
+            done = [(found, each) for each in restored]
         else:
             assert server is not None, "one of the two"
-            with Server.open(server) as opened:
-                restored = restore_to_server(
-                    repository, location_of(repo), found, opened, names=names, clock=clock, progress=told
-                )[1]
+            done = _restore_to_server(repository, repo, snapshot, server, group_name, of, names, step)
     data = {
-        "snapshot": found.id,
+        "snapshot": done[0][0].id if done else None,
         "restored": [
-            {"database": each.name, "group": each.group, "path": str(each.path)} for each in restored
+            {"database": each.name, "group": each.group, "path": str(each.path), "snapshot": found.id}
+            for found, each in done
         ],
     }
-    show(data, [f"{each.name} is restored at {each.path}." for each in restored], as_json)
+    show(data, [f"{each.name} is restored at {each.path}." for _, each in done], as_json)
+
+
+def _restore_to_server(
+    repository: Repository,
+    repo: str,
+    snapshot: str,
+    server: Path,
+    group_name: str | None,
+    of: str | None,
+    names: tuple[str, ...],
+    step: Step | None,
+) -> list[tuple[Snapshot, RestoredDatabase]]:
+    done = []
+    with Server.open(server) as opened:
+        found = find_for_server(repository, snapshot, mark_of(opened), of=of, group=group_name, names=names)
+        if not names and goes_to_recovery_group(opened):
+            found = mailbox_stores(found)
+        told = step and counting(step, sum(_stream_bytes(each.snapshot) for each in found))
+        for each in found:
+            _, restored = restore_to_server(
+                repository,
+                location_of(repo),
+                each.snapshot,
+                opened,
+                names=each.names,
+                foreign=of is not None,
+                clock=SystemClock(),
+                progress=told,
+            )
+            done += [(each.snapshot, database) for database in restored]
+    return done

@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from pillarbox.backup.find_snapshot import find_snapshot
+from pillarbox.backup.find_snapshot import FoundDatabases, find_for_server, mailbox_stores
 from pillarbox.backup.merge.merge_mailbox import MailboxMatch, match_mailboxes
 from pillarbox.backup.recovery_config import HeldAs, RecoveryEntry
-from pillarbox.backup.recovery_group import RecoveryGroup, choose_mailbox_stores, has_recovery_group
-from pillarbox.backup.repository.repository import Snapshot
+from pillarbox.backup.recovery_group import RecoveryGroup, has_recovery_group
 from pillarbox.backup.snapshot import snapshot_databases
+from pillarbox.backup.snapshot_owner import mark_of
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.errors import NotFound
 from pillarbox.store.mail import folders, messages
@@ -30,7 +30,7 @@ from pillarbox.tools.recovery_sources import (
     find_recovered,
     mounted_databases,
 )
-from pillarbox.tools.repository_options import GROUP, keys, location_of, open_repository
+from pillarbox.tools.repository_options import GROUP, OF_ANOTHER, keys, location_of, open_repository
 from pillarbox.tools.tree import find_message
 
 DATABASES = click.option("--database", "names", multiple=True, help="Only this database; may be said again.")
@@ -74,12 +74,12 @@ def list_(server: Path, as_json: bool) -> None:
     ):
         entries, source, override = group.entries(), group.source, group.override
     data = {
-        "source_server": source and source[0],
-        "source_group": source and source[1],
+        "source_server": source and source.server,
+        "source_group": source and source.group,
         "override": override,
         "databases": [_entry_data(each) for each in entries],
     }
-    lines = [f"Databases of {source[1]} of server {source[0]}:"] if source else ["It is empty."]
+    lines = [f"Databases of {source.group} of server {source.server}:"] if source else ["It is empty."]
     lines += [_entry_line(each) for each in entries]
     if override:
         lines.append("Restores go to the original place all the same: the override is set.")
@@ -142,6 +142,7 @@ def override(server: Path, state: str, as_json: bool) -> None:
 @click.argument("repo", default="")
 @click.argument("snapshot", default="")
 @GROUP
+@OF_ANOTHER
 @DATABASES
 @keys
 @JSON
@@ -150,6 +151,7 @@ def mount(
     repo: str,
     snapshot: str,
     group_name: str | None,
+    of: str | None,
     names: tuple[str, ...],
     passphrase_file: Path | None,
     key_file: Path | None,
@@ -157,7 +159,9 @@ def mount(
 ) -> None:
     """Mount the mailbox stores of SNAPSHOT in the recovery storage group, straight from the repository.
 
-    The group is made where it is missing. Without REPO and SNAPSHOT, databases that were restored into the
+    `latest` and a moment mean the newest that this server's databases are in. A snapshot of another server is
+    mounted only with --of, which names that server: a merge from it puts mail into mailboxes of this one. The
+    group is made where it is missing. Without REPO and SNAPSHOT, databases that were restored into the
     group are mounted. All come from one storage group; public folder stores are left out.
 
     \b
@@ -168,7 +172,7 @@ def mount(
         raise click.UsageError("say which snapshot of the repository: `latest`, or an id of `backup list`")
     if repo:
         mounted = _mount_snapshot(
-            server, repo, snapshot, group_name, names, Keys(passphrase_file, key_file), as_json
+            server, repo, snapshot, (group_name, of), names, Keys(passphrase_file, key_file), as_json
         )
     else:
         mounted = _mount_restored(server, names)
@@ -180,26 +184,39 @@ def _mount_snapshot(
     server: Path,
     repo: str,
     snapshot: str,
-    group_name: str | None,
+    told_apart: tuple[str | None, str | None],
     names: tuple[str, ...],
     opened_by: Keys,
     as_json: bool,
 ) -> list[RecoveryEntry]:
+    group_name, of = told_apart
     with Server.open(server, mount=False) as opened:
         repository = open_repository(repo, *opened_by)
-        found = find_snapshot(repository, snapshot, group=group_name)
+        found = find_for_server(repository, snapshot, mark_of(opened), of=of, group=group_name, names=names)
+        chosen = found if names else mailbox_stores(found)
         with (
             RecoveryGroup.open_or_begin(opened, clock=SystemClock()) as group,
             progress("mounting", as_json) as step,
         ):
-            told = step and counting(step, _records_bytes(found, names))
-            return group.mount_snapshot(repository, location_of(repo), found, names=names, progress=told)
+            told = step and counting(step, sum(map(_records_bytes, chosen)))
+            return [
+                entry
+                for each in chosen
+                for entry in group.mount_snapshot(
+                    repository,
+                    location_of(repo),
+                    each.snapshot,
+                    names=each.names,
+                    foreign=of is not None,
+                    progress=told,
+                )
+            ]
 
 
-def _records_bytes(snapshot: Snapshot, names: tuple[str, ...]) -> int:
-    guids = {each.guid for each in choose_mailbox_stores(snapshot, names)}
-    found = [entry for entry, _ in snapshot_databases(snapshot) if entry["guid"] in guids]
-    return sum(int(entry.get("records_bytes") or 0) for entry in found)
+def _records_bytes(found: FoundDatabases) -> int:
+    guids = {database.guid for database in found.databases}
+    entries = [entry for entry, _ in snapshot_databases(found.snapshot) if entry["guid"] in guids]
+    return sum(int(entry.get("records_bytes") or 0) for entry in entries)
 
 
 def _mount_restored(server: Path, names: tuple[str, ...]) -> list[RecoveryEntry]:

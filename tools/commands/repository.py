@@ -9,16 +9,19 @@ from random import Random
 
 import click
 
-from pillarbox.backup.find_snapshot import find_snapshot
+from pillarbox.backup.find_snapshot import find_snapshot, in_group
 from pillarbox.backup.repository.backend import FileKind
 from pillarbox.backup.repository.check import check_repository
 from pillarbox.backup.repository.crypto import Credential, KeyFile, Unencrypted
 from pillarbox.backup.repository.repository import Repository, copy_snapshots
+from pillarbox.backup.snapshot_owner import choose_server
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.errors import Conflict, InvalidSetting, WrongKey
 from pillarbox.tools.options import JSON, PATH
 from pillarbox.tools.output import counted, show
 from pillarbox.tools.repository_options import (
+    GROUP,
+    OF,
     PASSPHRASE,
     REPOSITORY,
     connect,
@@ -165,6 +168,8 @@ def _share(text: str) -> float:
 @REPOSITORY
 @click.argument("other")
 @click.argument("snapshot", default="")
+@GROUP
+@OF
 @keys
 @click.option("--other-passphrase-file", type=PATH, help="The file with OTHER's passphrase.")
 @click.option("--other-key-file", type=PATH, help="The key file that opens OTHER.")
@@ -176,6 +181,8 @@ def copy(
     repo: str,
     other: str,
     snapshot: str,
+    group_name: str | None,
+    of: str | None,
     passphrase_file: Path | None,
     key_file: Path | None,
     other_passphrase_file: Path | None,
@@ -184,6 +191,8 @@ def copy(
     as_json: bool,
 ) -> None:
     """Copy snapshots into another repository, encrypted anew with its own key; all of them without SNAPSHOT.
+
+    --of and --group choose among all: those of a server, of a storage group.
 
     What is there already is not copied again. OTHER is opened as REPO is, when nothing else is said.
 
@@ -197,7 +206,11 @@ def copy(
     source = open_repository(repo, passphrase_file, key_file)
     opened_by = (other_passphrase_file, other_key_file) if apart else (passphrase_file, key_file)
     target = _open_other(other, *opened_by, other_no_encryption)
-    chosen = [find_snapshot(source, snapshot)] if snapshot else source.snapshots()
+    if snapshot:
+        chosen = [find_snapshot(source, snapshot, group=group_name, of=of)]
+    else:
+        chosen = source.snapshots() if of is None else choose_server(source.snapshots(), of)
+        chosen = chosen if group_name is None else in_group(chosen, group_name)
     before = set(target.snapshot_ids())
     copies = copy_snapshots(source, target, chosen)
     new = [each for each in copies.values() if each not in before]

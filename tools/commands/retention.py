@@ -20,7 +20,7 @@ from pillarbox.store.server import machine_zone
 from pillarbox.tools.options import JSON, SERVER
 from pillarbox.tools.output import confirm, counted, local_time, show, size_text, warn
 from pillarbox.tools.parameters import YES, complete_group, duration
-from pillarbox.tools.repository_options import GROUP, REPOSITORY, keys, open_repository
+from pillarbox.tools.repository_options import GROUP, OF, REPOSITORY, keys, open_repository
 from pillarbox.tools.snapshot_rows import snapshot_line
 from pillarbox.tools.snapshot_source import open_source, raise_left_out
 
@@ -31,6 +31,7 @@ from pillarbox.tools.snapshot_source import open_source, raise_left_out
 @REPOSITORY
 @click.argument("snapshots", metavar="SNAPSHOT...", nargs=-1, required=True)
 @GROUP
+@OF
 @YES
 @keys
 @JSON
@@ -38,6 +39,7 @@ def forget(
     repo: str,
     snapshots: tuple[str, ...],
     group_name: str | None,
+    of: str | None,
     yes: bool,
     passphrase_file: Path | None,
     key_file: Path | None,
@@ -49,7 +51,7 @@ def forget(
     pillarbox backup forget /backup/mail 3f2a 77c0
     """
     repository = open_repository(repo, passphrase_file, key_file)
-    chosen = list(dict.fromkeys(_id_of(repository, name, group_name) for name in snapshots))
+    chosen = list(dict.fromkeys(_id_of(repository, name, group_name, of) for name in snapshots))
     found = repository.snapshots()
     gone = [snapshot for snapshot in found if snapshot.id in chosen]
     last = _lost_with(found, gone)
@@ -62,9 +64,9 @@ def forget(
     show(data, [f"{counted(len(chosen), 'snapshot')} forgotten; the next prune frees their space."], as_json)
 
 
-def _id_of(repository: Repository, name: str, group_name: str | None) -> str:
+def _id_of(repository: Repository, name: str, group_name: str | None, of: str | None) -> str:
     if is_moment(name):
-        return find_snapshot(repository, name, group=group_name).id
+        return find_snapshot(repository, name, group=group_name, of=of).id
     return repository.snapshot_id(name)
 
 
