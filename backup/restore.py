@@ -39,7 +39,7 @@ from pillarbox.store.disk.env import DATA_FILE, Env
 from pillarbox.store.disk.file_lock import FileLock
 from pillarbox.store.disk.redo import read_redo
 from pillarbox.store.disk.stream import Position, disk_error, flush_directory, parse_frame, segment_name
-from pillarbox.store.disk.tables import LAYOUT_VERSION, DatabaseKind, Table
+from pillarbox.store.disk.tables import DatabaseKind, Table, refuse_unknown_layout
 from pillarbox.store.engine.database import LOCK, PROPERTIES, STREAM, Database, MountState
 from pillarbox.store.engine.replay import TableWriter, read_state
 from pillarbox.store.errors import (
@@ -52,7 +52,6 @@ from pillarbox.store.errors import (
     NotFound,
     PillarboxError,
     Refused,
-    UnsupportedVersion,
     WriterBusy,
 )
 from pillarbox.store.events import EventId
@@ -61,7 +60,6 @@ from pillarbox.store.mail import folders
 from pillarbox.store.names import name_key
 from pillarbox.store.upkeep.check import check_database
 
-LAYOUT_VERSION_MIN: Final = 1
 _UNFINISHED: Final = ".restoring"
 _THREADS: Final = 2
 # More than a database gives out between its last backup or capture and its loss.
@@ -226,12 +224,8 @@ def refuse_for_recovery(databases: Sequence[RestorableDatabase], server: ServerS
 
 
 def refuse_layout(database: RestorableDatabase) -> None:
-    """Raises UnsupportedVersion for a database of an older or newer program than this one can mount."""
-    if not LAYOUT_VERSION_MIN <= database.layout <= LAYOUT_VERSION:
-        raise UnsupportedVersion(
-            f"database {database.name!r} has table layout {database.layout}; this program knows "
-            f"{LAYOUT_VERSION_MIN} to {LAYOUT_VERSION}"
-        )
+    """Raise UnsupportedVersion for a database of an older or newer program than this one can mount."""
+    refuse_unknown_layout(database.layout, database.name)
 
 
 # --- to a directory -----------------------------------------------------------------------------------------

@@ -30,11 +30,11 @@ from pillarbox.store.disk.env import DATA_FILE, Env
 from pillarbox.store.disk.stream import Frame, parse_frame, segment_name
 from pillarbox.store.disk.tables import (
     IDENTITY_KEY,
-    LAYOUT_VERSION,
     DatabaseKind,
     IdentityRecord,
     MailboxRecord,
     Table,
+    refuse_unknown_layout,
 )
 from pillarbox.store.engine.database import PROPERTIES
 from pillarbox.store.engine.transaction import DatabaseFiles, FrameSource, ReadTransaction
@@ -44,7 +44,6 @@ from pillarbox.store.errors import (
     Dismounted,
     InvalidContent,
     NotFound,
-    UnsupportedVersion,
 )
 from pillarbox.store.ids import guid_text
 from pillarbox.store.mail.mailboxes import DISCONNECTED
@@ -214,11 +213,7 @@ class RecoveryDatabase:
             }
         if identity is None or identity.guid != self.guid:
             raise Corrupt(f"the tables of database {self.name} are not those of {guid_text(self.guid)}")
-        if identity.layout_version != LAYOUT_VERSION:
-            raise UnsupportedVersion(
-                f"database {self.name} has table layout {identity.layout_version}",
-                hint=f"this program knows {LAYOUT_VERSION}; use a newer one",
-            )
+        refuse_unknown_layout(identity.layout_version, self.name)
         return _FetchedDictionaries(frames, places)
 
     def read(self, actor: Actor) -> ReadTransaction:

@@ -15,6 +15,7 @@ import pytest
 from pillarbox.store.clock import VirtualClock
 from pillarbox.store.disk import tables
 from pillarbox.store.disk.tables import DatabaseKind, Table
+from pillarbox.store.engine import upgrade
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.group_commit import Tuning
 from pillarbox.store.upkeep import repair
@@ -102,7 +103,7 @@ def _with_a_field_more(kind: type[tables.Record]) -> type[tables.Record]:
 
 @pytest.fixture
 def newer_program(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContextManager[Table]]:
-    """Within the context that it gives, every record has a field more, and there is a table more."""
+    """Within its context there is a layout more: a field in every record, a table, and an upgrade step."""
 
     @contextmanager
     def evolved() -> Iterator[Table]:
@@ -114,6 +115,10 @@ def newer_program(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractConte
             patch.setattr(Table, "_member_names_", [*Table._member_names_, "COLOUR"])
             patch.setitem(tables.NAMES, table, b"colour")
             patch.setitem(tables._TEXT_NAMES, table, "colour")
+            layout = tables.LAYOUT_VERSION + 1
+            for module in ("disk.tables", "disk.checkpoint", "engine.database"):
+                patch.setattr(f"pillarbox.store.{module}.LAYOUT_VERSION", layout)
+            patch.setitem(upgrade.STEPS, layout, lambda txn: True)
             patch.setattr(repair, "PRIMARY", (*tables.PRIMARY, table))
             patch.setitem(tables.RECORD_TYPES, table, tables.SegmentRecord)
             for types in (tables.RECORD_TYPES, tables.META_TYPES):

@@ -208,8 +208,8 @@ def test_a_checkpoint_is_read_by_the_document(tmp_path: Path) -> None:
         "bytes@12": len(body),
         "XXH3-128": xxh3_128_digest(body),
     }
-    assert msgpack.unpackb(body, use_list=False) == tuple(checkpoint)
-    assert [row[1] for row in body_fields] == list(Checkpoint._fields)
+    assert msgpack.unpackb(body, use_list=False) == (*checkpoint, LAYOUT_VERSION)
+    assert [row[1] for row in body_fields] == [*Checkpoint._fields, "layout"]
     assert body_fields[5][2] == f"{META_BYTES} bytes"
 
 

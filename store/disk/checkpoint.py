@@ -10,18 +10,21 @@ from __future__ import annotations
 import os
 import struct
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from xxhash import xxh3_128_digest
 
 from pillarbox.store.disk.records import pack, unpack
 from pillarbox.store.disk.stream import Position, disk_error, flush_directory, preallocate
+from pillarbox.store.disk.tables import LAYOUT_VERSION, refuse_unknown_layout
 from pillarbox.store.errors import Corrupt, UnsupportedVersion
 
 CHECKPOINT_MAGIC: Final = b"PBCHECKP"
-CHECKPOINT_VERSION: Final = 1
+CHECKPOINT_VERSION: Final = 2
+_VERSION_WITHOUT_LAYOUT: Final = 1
 CHECKPOINT_FILE: Final = "checkpoint"
 _HEADER: Final = struct.Struct("<8sHxxI16s")
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -47,7 +50,10 @@ def boot_identity() -> bytes:
 
 
 def write_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint in the place of the one before, which stays when this raises a disk error."""
+    """Put a checkpoint in the place of the one before, which stays when this raises a disk error.
+
+    From now on the database may hold what only this program's table layout knows: the checkpoint says so.
+    """
     body = pack(
         (
             checkpoint.database,
@@ -56,9 +62,10 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
             checkpoint.sequence,
             tuple(checkpoint.position),
             checkpoint.meta_pages,
+            LAYOUT_VERSION,
         )
     )
-    data = _header_of(body) + body
+    data = _header_of(CHECKPOINT_VERSION, body) + body
     write_atomically(directory / CHECKPOINT_FILE, data)
     # On a full disk the next one still has its room: it lets the tables use again what only this one needs.
     with suppress(OSError), _new_of(directory / CHECKPOINT_FILE).open("wb") as file:
@@ -88,7 +95,10 @@ def _new_of(path: Path) -> Path:
 
 
 def read_checkpoint(directory: Path) -> Checkpoint:
-    """The checkpoint of a database. Raises Corrupt, UnsupportedVersion, or a disk error."""
+    """The checkpoint of a database.
+
+    Raises Corrupt; UnsupportedVersion when a newer program has had the database; or a disk error.
+    """
     path = directory / CHECKPOINT_FILE
     try:
         data = path.read_bytes()
@@ -99,25 +109,39 @@ def read_checkpoint(directory: Path) -> Checkpoint:
     if len(data) < _HEADER.size or data[:8] != CHECKPOINT_MAGIC:
         raise Corrupt(f"{path}: not a checkpoint", file=str(path), offset=0)
     version = _HEADER.unpack_from(data)[1]
-    if version != CHECKPOINT_VERSION:
+    if not _VERSION_WITHOUT_LAYOUT <= version <= CHECKPOINT_VERSION:
         raise UnsupportedVersion(
-            f"{path}: checkpoint format {version}; this program knows {CHECKPOINT_VERSION}"
+            f"{path}: checkpoint format {version}",
+            hint=f"this program knows {_VERSION_WITHOUT_LAYOUT} to {CHECKPOINT_VERSION}; use a newer one",
         )
     body = data[_HEADER.size :]
-    if data[: _HEADER.size] != _header_of(body):
+    if data[: _HEADER.size] != _header_of(version, body):
         raise Corrupt(f"{path}: checksum does not hold", file=str(path), offset=0)
     try:
-        return _checkpoint_in(body)
+        fields = unpack(body)
+        if version != _VERSION_WITHOUT_LAYOUT:
+            *fields, layout = fields
+            refuse_unknown_layout(layout, str(path.parent))
+        return _checkpoint_in(fields)
     except (ValueError, TypeError) as error:
         raise Corrupt(f"{path}: {error}", file=str(path), offset=_HEADER.size) from error
 
 
-def _header_of(body: bytes) -> bytes:
-    return _HEADER.pack(CHECKPOINT_MAGIC, CHECKPOINT_VERSION, len(body), xxh3_128_digest(body))
+def refuse_newer_program(directory: Path) -> None:
+    """Raise UnsupportedVersion when a newer program has had a database; call it before anything is touched.
+
+    Damage is for later, when nobody else can be writing. Raises a disk error.
+    """
+    with suppress(Corrupt):
+        read_checkpoint(directory)
 
 
-def _checkpoint_in(body: bytes) -> Checkpoint:
-    database, clean, boot, sequence, position, meta_pages = unpack(body)
+def _header_of(version: int, body: bytes) -> bytes:
+    return _HEADER.pack(CHECKPOINT_MAGIC, version, len(body), xxh3_128_digest(body))
+
+
+def _checkpoint_in(fields: Sequence[Any]) -> Checkpoint:
+    database, clean, boot, sequence, position, meta_pages = fields
     segment, offset = position
     if (
         not all(isinstance(each, bytes) for each in (database, boot, meta_pages))

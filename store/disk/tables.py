@@ -19,7 +19,18 @@ from pillarbox.store.disk.records import open_record, seal, seal_record
 from pillarbox.store.errors import Corrupt, UnsupportedVersion
 from pillarbox.store.names import name_key, sender_sort_key, subject_sort_key
 
-LAYOUT_VERSION: Final = 1
+LAYOUT_VERSION: Final = 2
+LAYOUT_VERSION_MIN: Final = 1
+
+
+def refuse_unknown_layout(layout: int, database: str) -> None:
+    """Raise UnsupportedVersion for tables of a layout that this program cannot read, by its number."""
+    if not LAYOUT_VERSION_MIN <= layout <= LAYOUT_VERSION:
+        raise UnsupportedVersion(
+            f"database {database} has table layout {layout}",
+            hint=f"this program knows {LAYOUT_VERSION_MIN} to {LAYOUT_VERSION}; use "
+            + ("a newer one" if layout > LAYOUT_VERSION else "an older one to upgrade it"),
+        )
 
 
 class Table(IntEnum):
@@ -222,7 +233,8 @@ class StateRecord(NamedTuple):
     """What every transaction moves on, under the key `STATE_KEY` of META.
 
     `counter` is the last change number given out; `content_bytes` and `live_bytes` are the sums of those of
-    all segments.
+    all segments. `restored` says that the database has gone back in time, and that nobody who numbers its
+    changes for others has seen it yet.
     """
 
     sequence: int
@@ -230,6 +242,7 @@ class StateRecord(NamedTuple):
     content_bytes: int
     live_bytes: int
     checked_ms: int
+    restored: bool = False
 
 
 class LeftOutRecord(NamedTuple):

@@ -26,7 +26,13 @@ from typing import Any, Final
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import Clock, SystemClock
 from pillarbox.store.content.blocks import Dictionaries
-from pillarbox.store.disk.checkpoint import Checkpoint, boot_identity, read_checkpoint, write_checkpoint
+from pillarbox.store.disk.checkpoint import (
+    Checkpoint,
+    boot_identity,
+    read_checkpoint,
+    refuse_newer_program,
+    write_checkpoint,
+)
 from pillarbox.store.disk.env import PAGE_BYTES, Env, Pin, put_back_meta_pages
 from pillarbox.store.disk.file_lock import FileLock, is_locked
 from pillarbox.store.disk.mailbox_names import MailboxNames
@@ -40,6 +46,7 @@ from pillarbox.store.disk.tables import (
     StateRecord,
     Table,
     encode_record,
+    refuse_unknown_layout,
     segment_key,
 )
 from pillarbox.store.engine.database_limits import (
@@ -59,6 +66,7 @@ from pillarbox.store.engine.transaction import (
     ReadTransaction,
     WriteTransaction,
 )
+from pillarbox.store.engine.upgrade import upgrade
 from pillarbox.store.errors import (
     AlreadyExists,
     Corrupt,
@@ -96,7 +104,8 @@ class NoReporter:
 
 def empty_tables(env: Env) -> None:
     """Make new tables those of a database before its first transaction."""
-    value = encode_record(Table.META, STATE_KEY, StateRecord(0, 0, 0, 0, 0))
+    state = StateRecord(sequence=0, counter=0, content_bytes=0, live_bytes=0, checked_ms=0)
+    value = encode_record(Table.META, STATE_KEY, state)
     env.apply({Table.META: {STATE_KEY: value}})
 
 
@@ -109,6 +118,17 @@ def _forget_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
+
+
+@contextmanager
+def _transaction_of_mount(writer: GroupCommit) -> Iterator[WriteTransaction]:
+    """A transaction while the database is not mounted yet; durable when the block has ended."""
+    try:
+        txn = writer.begin(Actor.task("mount"))
+        yield txn
+        writer.commit(txn)
+    finally:
+        writer.abort()
 
 
 class Database:
@@ -209,13 +229,15 @@ class Database:
         with ReadTransaction(files, files.env.view(), Actor.task("mount")) as read:
             if read.record(Table.META, IDENTITY_KEY) is not None:
                 return
-        try:
-            txn = writer.begin(Actor.task("setup"))
-            identity = IdentityRecord(LAYOUT_VERSION, self.guid, self.kind, txn.now_ms, {})
+        with _transaction_of_mount(writer) as txn:
+            identity = IdentityRecord(
+                layout_version=LAYOUT_VERSION,
+                guid=self.guid,
+                kind=self.kind,
+                created_ms=txn.now_ms,
+                roots={},
+            )
             txn.insert(Table.META, IDENTITY_KEY, identity)
-            writer.commit(txn)
-        finally:
-            writer.abort()
 
     # -- mounting
 
@@ -267,6 +289,7 @@ class Database:
 
     def _mount_for_writing(self, wait_ms: int) -> int | None:
         """How many transactions were replayed after a crash, None when there was none."""
+        refuse_newer_program(self.path)
         self._lock = FileLock(self.path / LOCK, f"database {self.name}", self.clock, wait_ms=wait_ms)
         checkpoint = self._read_checkpoint()
         env = self._open_tables(checkpoint)
@@ -289,6 +312,7 @@ class Database:
             )
             writer.checkpoint()
             self._identify(writer, files)
+            upgrade(lambda: _transaction_of_mount(writer))
             self._keep_mailbox_names(files)
         except BaseException:
             env.close()  # a process may open it only once
@@ -357,11 +381,8 @@ class Database:
                 frame = self._stream.read(*record)
                 dictionaries.add(int.from_bytes(key, "big"), frame.payload)
             identity = read.record(Table.META, IDENTITY_KEY)
-        if identity is not None and identity.layout_version != LAYOUT_VERSION:
-            raise UnsupportedVersion(
-                f"database {self.name} has table layout {identity.layout_version}",
-                hint=f"this program knows {LAYOUT_VERSION}; use a newer one",
-            )
+        if identity is not None:
+            refuse_unknown_layout(identity.layout_version, self.name)
         return files
 
     def _find_dictionary(self, number: int) -> bytes | None:

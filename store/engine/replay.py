@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 from pillarbox.store.disk.env import Env
 from pillarbox.store.disk.redo import Redo, replay
 from pillarbox.store.disk.stream import Position, Stream
-from pillarbox.store.disk.tables import STATE_KEY, StateRecord, Table, decode_record
+from pillarbox.store.disk.tables import STATE_KEY, StateRecord, Table, decode_record, encode_record
 from pillarbox.store.engine.changed_rows import ChangedTables
 from pillarbox.store.engine.transaction import Layer, Records, derive
 from pillarbox.store.errors import Corrupt
@@ -70,6 +70,15 @@ def read_state(env: Env) -> StateRecord:
         record = decode_record(Table.META, STATE_KEY, value)
     assert isinstance(record, StateRecord)
     return record
+
+
+def mark_restored(env: Env) -> None:
+    """Note in the tables of an environment that the database has gone back in time; flushed by the caller.
+
+    Every transaction from now on carries the mark on. Raises Corrupt as `read_state`.
+    """
+    state = read_state(env)._replace(restored=True)
+    env.apply({Table.META: {STATE_KEY: encode_record(Table.META, STATE_KEY, state)}})
 
 
 def find_transaction(stream: Stream, start: Position, after_sequence: int, sequence: int) -> Position:

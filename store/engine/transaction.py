@@ -184,6 +184,7 @@ class WriteTransaction(Reader):
         self.content_bytes = state.content_bytes
         self.live_bytes = state.live_bytes
         self.checked_ms = state.checked_ms
+        self.restored = state.restored
         self.position = position
         self._sequence = state.sequence + 1
         self._layers = layers
@@ -303,7 +304,14 @@ class WriteTransaction(Reader):
         return merged(super().indexes(table, start, stop, reverse=reverse), changed, reverse)
 
     def state(self) -> StateRecord:
-        return StateRecord(self._sequence, self.counter, self.content_bytes, self.live_bytes, self.checked_ms)
+        return StateRecord(
+            sequence=self._sequence,
+            counter=self.counter,
+            content_bytes=self.content_bytes,
+            live_bytes=self.live_bytes,
+            checked_ms=self.checked_ms,
+            restored=self.restored,
+        )
 
     def _all_changes(self) -> Iterator[Changes]:
         yield self._changes

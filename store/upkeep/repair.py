@@ -26,6 +26,7 @@ from pillarbox.store.disk.checkpoint import (
     Checkpoint,
     boot_identity,
     read_checkpoint,
+    refuse_newer_program,
     write_checkpoint,
 )
 from pillarbox.store.disk.env import DATA_FILE, Env, put_back_meta_pages, scratch_env
@@ -35,7 +36,7 @@ from pillarbox.store.disk.redo import read_redo
 from pillarbox.store.disk.stream import SEGMENT_HEADER_BYTES, FrameKind, Position
 from pillarbox.store.disk.tables import (
     IDENTITY_KEY,
-    LAYOUT_VERSION,
+    LAYOUT_VERSION_MIN,
     PRIMARY,
     STATE_KEY,
     FolderRecord,
@@ -117,6 +118,7 @@ def repair_database(database: Database) -> RepairReport:
         raise Refused(f"database {database.name} is mounted", hint="dismount it first")
     if not (database.path / STREAM).is_dir():
         raise NotFound(f"there is no database at {database.path}", hint="restore it from a backup")
+    refuse_newer_program(database.path)
     lock = FileLock(database.path / LOCK, f"database {database.name}", database.clock)
     try:
         _undo_interrupted(database.path)
@@ -302,7 +304,7 @@ class _Repair:
     # -- rebuilding and replacing
 
     def _rebuild(self, env: Env) -> _Rebuild:
-        rebuild = _Rebuild(self._database, env, self._sequence)
+        rebuild = _Rebuild(self._database, env, self._sequence, records_lost=bool(self._dropped))
         rebuild.run()
         env.sync()
         pin = env.pin()
@@ -363,7 +365,8 @@ class _Sums:
 class _Rebuild:
     """Makes the tables agree with one another and with the stream, from the records that are there."""
 
-    def __init__(self, database: Database, env: Env, sequence: int) -> None:
+    def __init__(self, database: Database, env: Env, sequence: int, *, records_lost: bool) -> None:
+        self._records_lost = records_lost
         self._database = database
         self._env = env
         self._sequence = sequence
@@ -441,7 +444,11 @@ class _Rebuild:
         with self._reading() as reader:
             if reader.record(Table.META, IDENTITY_KEY) is None:
                 made = IdentityRecord(
-                    LAYOUT_VERSION, self._database.guid, self._database.kind, self._now_ms, {}
+                    layout_version=LAYOUT_VERSION_MIN,  # every upgrade step is taken at the next mount
+                    guid=self._database.guid,
+                    kind=self._database.kind,
+                    created_ms=self._now_ms,
+                    roots={},
                 )
                 self._put(Table.META, IDENTITY_KEY, made)
                 self.restored.append("the identity of the database")
@@ -655,8 +662,14 @@ class _Rebuild:
     def _write_state(self) -> None:
         with self._reading() as reader:
             old: StateRecord | None = reader.record(Table.META, STATE_KEY)
-            checked_ms = old.checked_ms if old else 0
-            state = StateRecord(self._sequence, self._counter, self._totals[0], self._totals[1], checked_ms)
+            state = StateRecord(
+                sequence=self._sequence,
+                counter=self._counter,
+                content_bytes=self._totals[0],
+                live_bytes=self._totals[1],
+                checked_ms=old.checked_ms if old else 0,
+                restored=self._records_lost or bool(self.lost) or old is None or old.restored,
+            )
             self._put(Table.META, STATE_KEY, state)
 
     def _derive(self) -> None:

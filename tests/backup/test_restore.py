@@ -28,7 +28,7 @@ from pillarbox.backup.snapshot import SnapshotSource, snapshot_databases
 from pillarbox.store.access import Actor
 from pillarbox.store.change_number import CNSet
 from pillarbox.store.disk.mailbox_names import MailboxNames
-from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.disk.tables import LAYOUT_VERSION, DatabaseKind
 from pillarbox.store.engine.change_feed import changes
 from pillarbox.store.engine.database import Database
 from pillarbox.store.errors import (
@@ -89,7 +89,7 @@ def test_with_a_recovery_group_a_restore_goes_there_unless_overridden():
         ([DATABASE, replace(DATABASE, group="Second")], RECOVERY, Refused),
         ([DATABASE], replace(RECOVERY, recovery_source=RecoverySource("server", "Second")), Refused),
         ([replace(DATABASE, layout=0)], RECOVERY, UnsupportedVersion),
-        ([replace(DATABASE, layout=2)], SERVER, UnsupportedVersion),
+        ([replace(DATABASE, layout=LAYOUT_VERSION + 1)], SERVER, UnsupportedVersion),
     ],
     ids=["public", "administrative group", "two groups", "another group there", "too old", "too new"],
 )

@@ -14,10 +14,14 @@ import pytest
 
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
-from pillarbox.store.disk.checkpoint import read_checkpoint
+from pillarbox.store.disk.checkpoint import read_checkpoint, write_checkpoint
 from pillarbox.store.disk.env import Env, put_back_meta_pages
 from pillarbox.store.disk.records import seal_record
 from pillarbox.store.disk.tables import (
+    IDENTITY_KEY,
+    LAYOUT_VERSION,
+    LAYOUT_VERSION_MIN,
+    META_TYPES,
     PRIMARY,
     RECORD_TYPES,
     DatabaseKind,
@@ -26,7 +30,10 @@ from pillarbox.store.disk.tables import (
     Table,
     item_key,
 )
+from pillarbox.store.engine import upgrade
 from pillarbox.store.engine.database import PROPERTIES, Database
+from pillarbox.store.engine.replay import mark_restored
+from pillarbox.store.engine.transaction import WriteTransaction
 from pillarbox.store.errors import UnsupportedVersion
 from pillarbox.store.mail import mailboxes, messages
 from pillarbox.store.upkeep.check import check_database
@@ -71,6 +78,205 @@ def state_of(database: Database) -> list[tuple[ItemRecord, bytes]]:
     with database.read(ACTOR) as read:
         items = [item for _, item in read.records(Table.ITEM, b"", None)]
         return [(item, messages.content(read, item)) for item in items]
+
+
+# -- layouts
+
+LAYOUTS: dict[int, dict[str, tuple[str, ...]]] = {
+    1: {
+        "MailboxRecord": (
+            *("guid", "name", "user", "state", "disconnected_ms", "root_id", "roles", "size"),
+            *("messages_count", "change_cn", "properties"),
+        ),
+        "FolderRecord": (
+            *("folder_id", "mailbox", "parent_id", "name", "kind", "uid_validity", "uid_next"),
+            *(
+                "messages_count",
+                "unread_count",
+                "size",
+                "highest_cn",
+                "change_cn",
+                "created_ms",
+                "properties",
+            ),
+        ),
+        "ItemRecord": (
+            *("folder_id", "uid", "message_id", "digest", "size", "received_ms", "flags", "keywords"),
+            *("categories", "arrived_cn", "change_cn", "read_cn", "subject", "sender", "to", "cc", "date_ms"),
+            *("internet_message_id", "in_reply_to", "importance", "has_attachment", "conversation"),
+            "properties",
+        ),
+        "TombstoneRecord": ("kind", "object_id", "uid", "deleted_ms", "moved_to"),
+        "ContentRecord": ("references", "size", "segment", "offset", "length", "parts"),
+        "BlockRecord": ("references", "size", "segment", "offset", "length"),
+        "SegmentRecord": ("content_bytes", "live_bytes"),
+        "SeenRecord": ("user", "intervals"),
+        "DictionaryRecord": ("segment", "offset", "length"),
+        "IdentityRecord": ("layout_version", "guid", "kind", "created_ms", "roots"),
+        "StateRecord": ("sequence", "counter", "content_bytes", "live_bytes", "checked_ms"),
+        "LeftOutRecord": ("intervals",),
+    },
+    2: {"StateRecord": ("restored",)},
+}
+"""The fields that each layout added. What a layout that was released has here is never changed."""
+
+TABLES: dict[int, dict[int, str]] = {
+    1: {
+        0: "META",
+        1: "MAILBOX",
+        2: "FOLDER",
+        3: "ITEM",
+        4: "TOMBSTONE",
+        5: "CONTENT",
+        6: "BLOCK",
+        7: "SEGMENT",
+        8: "SEEN",
+        9: "DICTIONARY",
+        16: "FOLDER_NAME",
+        17: "MAILBOX_NAME",
+        18: "LOCATION",
+        19: "VIEW",
+        20: "FEED",
+    },
+}
+"""The tables that each layout added, by number."""
+
+RECORDS = {kind.__name__: kind for kind in (*RECORD_TYPES.values(), *META_TYPES.values())}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_fields_are_added_at_the_end_alone_and_with_defaults(name: str) -> None:
+    kind = RECORDS[name]
+    assert max(LAYOUTS) == LAYOUT_VERSION
+    fields = [field for layout in sorted(LAYOUTS) for field in LAYOUTS[layout].get(name, ())]
+    assert list(kind._fields) == fields, (
+        "a new field goes to the end, and into the newest layout of this list"
+    )
+    first = min(layout for layout in LAYOUTS if name in LAYOUTS[layout])
+    assert list(kind._field_defaults) == fields[len(LAYOUTS[first][name]) :]
+
+
+def test_numbers_of_tables_are_kept() -> None:
+    assert {int(table): table.name for table in Table} == {
+        number: name for layout in TABLES.values() for number, name in layout.items()
+    }
+
+
+def test_there_is_a_step_to_every_layout_but_the_lowest() -> None:
+    assert sorted(upgrade.STEPS) == list(range(LAYOUT_VERSION_MIN + 1, LAYOUT_VERSION + 1))
+
+
+def layout_of(database: Database) -> int:
+    with database.read(ACTOR) as read:
+        return int(read.record(Table.META, IDENTITY_KEY).layout_version)
+
+
+class Crash(Exception):
+    """The process ends here."""
+
+
+class WorkOfStep:
+    """A step to the next layout that marks one message a transaction, and ends the process at a batch."""
+
+    def __init__(self, crash_at: int) -> None:
+        self.batches = 0
+        self._crash_at = crash_at
+
+    def __call__(self, txn: WriteTransaction) -> bool:
+        unmarked = [(key, item) for key, item in txn.records(Table.ITEM, b"", None) if item[-1] == "red"]
+        for key, item in unmarked[:1]:
+            txn.put(Table.ITEM, key, item._replace(colour="blue"))
+        self.batches += 1
+        if self.batches == self._crash_at:
+            raise Crash
+        return len(unmarked) <= 1
+
+
+@pytest.mark.parametrize("crash_at", [1, 2, 0])
+def test_an_upgrade_goes_on_where_a_crash_ended_it(
+    database: Database, newer_program: NewerProgram, crash_at: int
+) -> None:
+    with newer_program():
+        step = WorkOfStep(crash_at)
+        upgrade.STEPS[LAYOUT_VERSION + 1] = step
+        if crash_at:
+            with pytest.raises(Crash):
+                database.mount()
+            database = make_database(database.path)
+        database.mount()
+        assert layout_of(database) == LAYOUT_VERSION + 1
+        assert {item[-1] for item, _ in state_of(database)} == {"blue"}
+        assert step.batches == 2 + bool(crash_at)
+        database.dismount()
+        database.mount()
+        assert step.batches == 2 + bool(crash_at)
+        assert check_database(database, ACTOR).clean
+        database.dismount()
+
+
+def test_a_database_of_the_lowest_layout_is_read_without_an_upgrade(
+    database: Database, newer_program: NewerProgram
+) -> None:
+    with newer_program():
+        upgrade.STEPS[LAYOUT_VERSION + 1] = WorkOfStep(1)
+        database.mount(read_only=True)
+        assert layout_of(database) == LAYOUT_VERSION
+        assert [raw for _, raw in state_of(database)] == [RAW, RAW]
+        database.dismount()
+
+
+def everything_of(directory: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file below a directory with its bytes and when it was changed."""
+    return {
+        str(path.relative_to(directory)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_a_newer_database_is_refused_by_number_and_nothing_is_touched(
+    database: Database, newer_program: NewerProgram, clean: bool
+) -> None:
+    with newer_program():
+        database.mount()
+        if clean:
+            database.dismount()
+        else:
+            killed = shutil.copytree(database.path, database.path.with_name("killed"))
+            database.dismount()
+            database = make_database(killed)
+    before = everything_of(database.path)
+    for refused in (
+        database.mount,
+        lambda: database.mount(read_only=True),
+        lambda: repair_database(database),
+    ):
+        with pytest.raises(UnsupportedVersion, match=f"layout {LAYOUT_VERSION + 1}") as raised:
+            refused()
+        assert f"{LAYOUT_VERSION_MIN} to {LAYOUT_VERSION}" in raised.value.hint
+        assert everything_of(database.path) == before
+
+
+def test_a_database_that_went_back_in_time_says_so_from_then_on(database: Database) -> None:
+    env = Env(database.path / PROPERTIES)
+    mark_restored(env)
+    env.sync()
+    write_checkpoint(database.path, read_checkpoint(database.path)._replace(meta_pages=env.pin().meta_pages))
+    env.close()
+    for _ in range(2):
+        database.mount()
+        with database.transaction(ACTOR) as txn:
+            txn.set_checked_ms(5)
+        with database.read(ACTOR) as read:
+            assert read.state().restored
+        database.dismount()
+    shutil.rmtree(database.path / PROPERTIES)
+    repair_database(database)
+    database.mount()
+    with database.read(ACTOR) as read:
+        assert read.state().restored
+    database.dismount()
 
 
 # -- a field and a table more

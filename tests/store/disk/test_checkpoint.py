@@ -19,11 +19,13 @@ from pillarbox.store.disk.checkpoint import (
     Checkpoint,
     boot_identity,
     read_checkpoint,
+    refuse_newer_program,
     write_atomically,
     write_checkpoint,
 )
 from pillarbox.store.disk.records import pack
 from pillarbox.store.disk.stream import Position
+from pillarbox.store.disk.tables import LAYOUT_VERSION, LAYOUT_VERSION_MIN
 from pillarbox.store.errors import Corrupt, DiskFull, PillarboxError, UnsupportedVersion
 
 ONE = Checkpoint(bytes(range(16)), False, bytes(16), 7, Position(3, 4096), bytes(range(256)) * 32)
@@ -41,7 +43,7 @@ checkpoints = st.builds(
 steady = settings(deadline=None, max_examples=40)
 
 
-def sealed(body: bytes, version: int = 1) -> bytes:
+def sealed(body: bytes, version: int) -> bytes:
     return struct.pack("<8sHxxI16s", b"PBCHECKP", version, len(body), xxh3_128_digest(body)) + body
 
 
@@ -106,7 +108,7 @@ def test_a_missing_checkpoint_is_damage_that_names_the_file(tmp_path: Path) -> N
     assert raised.value.file == str(tmp_path / CHECKPOINT_FILE)
 
 
-@pytest.mark.parametrize("version", [0, 2, 65535])
+@pytest.mark.parametrize("version", [0, 3, 65535])
 def test_another_version_is_refused_and_not_guessed_at(tmp_path: Path, version: int) -> None:
     (tmp_path / CHECKPOINT_FILE).write_bytes(sealed(pack("what the future brings"), version))
     with pytest.raises(UnsupportedVersion, match=f"format {version}"):
@@ -114,6 +116,26 @@ def test_another_version_is_refused_and_not_guessed_at(tmp_path: Path, version: 
 
 
 FIELDS = (bytes(16), False, bytes(16), 7, (1, 40), bytes(8192))
+
+
+def test_a_checkpoint_of_version_1_is_read(tmp_path: Path) -> None:
+    (tmp_path / CHECKPOINT_FILE).write_bytes(sealed(pack(FIELDS), 1))
+    assert read_checkpoint(tmp_path) == FIELDS
+
+
+@pytest.mark.parametrize("layout", [LAYOUT_VERSION_MIN - 1, LAYOUT_VERSION + 1, 1 << 40])
+def test_a_layout_that_is_not_known_is_refused_by_number(tmp_path: Path, layout: int) -> None:
+    (tmp_path / CHECKPOINT_FILE).write_bytes(sealed(pack((*FIELDS, layout)), 2))
+    with pytest.raises(UnsupportedVersion, match=f"layout {layout}"):
+        read_checkpoint(tmp_path)
+    with pytest.raises(UnsupportedVersion, match=f"layout {layout}"):
+        refuse_newer_program(tmp_path)
+
+
+def test_damage_does_not_look_like_a_newer_program(tmp_path: Path) -> None:
+    refuse_newer_program(tmp_path)
+    (tmp_path / CHECKPOINT_FILE).write_bytes(b"damage")
+    refuse_newer_program(tmp_path)
 
 
 def with_field(n: int, value: Any) -> tuple[Any, ...]:
@@ -143,8 +165,12 @@ def with_field(n: int, value: Any) -> tuple[Any, ...]:
         with_field(5, None),
     ],
 )
-def test_a_body_that_no_checkpoint_has_is_damage(tmp_path: Path, fields: Any) -> None:
-    (tmp_path / CHECKPOINT_FILE).write_bytes(sealed(pack(fields)))
+@pytest.mark.parametrize("layout", [(), (LAYOUT_VERSION,)], ids=["version 1", "version 2"])
+def test_a_body_that_no_checkpoint_has_is_damage(
+    tmp_path: Path, fields: Any, layout: tuple[int, ...]
+) -> None:
+    body = (*fields, *layout) if isinstance(fields, tuple) else fields
+    (tmp_path / CHECKPOINT_FILE).write_bytes(sealed(pack(body), 1 + len(layout)))
     with pytest.raises(Corrupt):
         read_checkpoint(tmp_path)
 

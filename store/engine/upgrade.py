@@ -1,0 +1,42 @@
+"""Upgrades: steps that bring the tables of an earlier layout to the one that is written.
+
+A mount for writing takes them, one layout after the other; a mount for reading reads every layout without
+them. What new fields with defaults and new tables can say needs no work in a step (docs/format.md, "How the
+format evolves").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Final
+
+from pillarbox.store.disk.tables import IDENTITY_KEY, IdentityRecord, Table
+from pillarbox.store.engine.transaction import WriteTransaction
+
+Step = Callable[[WriteTransaction], bool]
+"""Do a batch of a step's work in a transaction; True when nothing is left to do.
+
+A step is called again until it returns True, after a crash by the next mount. It finds what is left from the
+tables alone, and is idempotent: on tables that have all of it a step changes nothing.
+"""
+
+
+def _to_layout_2(_: WriteTransaction) -> bool:
+    return True
+
+
+STEPS: Final[dict[int, Step]] = {2: _to_layout_2}
+"""The steps by the layout that the tables have once they are done."""
+
+
+def upgrade(transaction: Callable[[], AbstractContextManager[WriteTransaction]]) -> None:
+    """Take every step that the tables have not seen; `transaction` begins a transaction for each batch."""
+    while True:
+        with transaction() as txn:
+            identity: IdentityRecord = txn.record(Table.META, IDENTITY_KEY)
+            layout = identity.layout_version + 1
+            if layout not in STEPS:
+                return
+            if STEPS[layout](txn):
+                txn.put(Table.META, IDENTITY_KEY, identity._replace(layout_version=layout))
