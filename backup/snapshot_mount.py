@@ -208,7 +208,7 @@ class RecoveryDatabase:
         with ReadTransaction(files, files.env.view(), Actor.task("mount")) as read:
             identity: IdentityRecord | None = read.record(Table.META, IDENTITY_KEY)
             places = {
-                int.from_bytes(key, "big"): tuple(record)
+                int.from_bytes(key, "big"): (record.segment, record.offset, record.length)
                 for key, record in read.records(Table.DICTIONARY, b"", None)
             }
         if identity is None or identity.guid != self.guid:

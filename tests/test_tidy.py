@@ -470,6 +470,20 @@ def test_what_is_no_outside_use_is_left_alone(code: str) -> None:
 # --- names --------------------------------------------------------------------------------------------------
 
 
+RECORD_NAMES = {kind.__name__ for kind in (*tables.RECORD_TYPES.values(), *tables.META_TYPES.values())}
+
+
+def test_records_are_built_by_the_names_of_their_fields() -> None:
+    """A record may gain fields, so that a place among them says nothing to who reads the code later."""
+    assert_none(
+        f"{module.file}:{node.lineno}: give every field of {node.func.id} by its name"
+        for module in MODULES
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        if node.func.id in RECORD_NAMES and node.args
+    )
+
+
 def defined_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -623,12 +637,12 @@ def test_every_table_is_documented() -> None:
     )
 
 
-RECORDS = [*tables.RECORD_TYPES.values(), tables.IdentityRecord, tables.StateRecord]
+RECORDS = [*tables.RECORD_TYPES.values(), *tables.META_TYPES.values()]
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__)
 def test_every_field_of_a_record_is_documented(record: type[tables.Record]) -> None:
-    section = record.__name__.replace("Record", " record")
+    section = re.sub(r"(?<!^)(?=[A-Z])", " ", record.__name__).capitalize()
     documented = [row[1] for row in rows("format.md", section) if row[0].isdigit()]
     assert documented == list(record._fields), f"docs/format.md, {section}, is to list these fields"
 

@@ -42,7 +42,14 @@ def hold(txn: WriteTransaction, message: bytes, prepared: PreparedContent, holde
         prepared = prepare_content(message, txn.files.dictionaries, lambda digest, is_message: False)
     parts = tuple([(*part[:4], _hold_blocks(txn, part.blocks)) for part in prepared.parts])
     segment, offset, length = _append(txn, prepared.skeleton)
-    record = ContentRecord(holders, prepared.size, segment, offset, length, parts)
+    record = ContentRecord(
+        references=holders,
+        size=prepared.size,
+        segment=segment,
+        offset=offset,
+        length=length,
+        parts=parts,
+    )
     txn.insert(Table.CONTENT, prepared.digest, record)
 
 
@@ -60,8 +67,10 @@ def _hold_blocks(txn: WriteTransaction, blocks: tuple[PreparedBlock, ...]) -> tu
         found: BlockRecord | None = txn.record(Table.BLOCK, block.digest)
         if found is not None:
             txn.put(Table.BLOCK, block.digest, found._replace(references=found.references + 1))
-        else:
-            txn.insert(Table.BLOCK, block.digest, BlockRecord(1, block.size, *_append(txn, block)))
+            continue
+        segment, offset, length = _append(txn, block)
+        made = BlockRecord(references=1, size=block.size, segment=segment, offset=offset, length=length)
+        txn.insert(Table.BLOCK, block.digest, made)
     return tuple(block.digest for block in blocks)
 
 
@@ -75,8 +84,11 @@ def _append(txn: WriteTransaction, block: PreparedBlock) -> tuple[int, int, int]
 def count_bytes(txn: WriteTransaction, segment: int, content_bytes: int, live_bytes: int) -> None:
     """Count frames in or out: of a segment, and of the whole database."""
     key = segment_key(segment)
-    held: SegmentRecord = txn.record(Table.SEGMENT, key) or SegmentRecord(0, 0)
-    counted = SegmentRecord(held.content_bytes + content_bytes, held.live_bytes + live_bytes)
+    held: SegmentRecord | None = txn.record(Table.SEGMENT, key)
+    counted = SegmentRecord(
+        content_bytes=(held.content_bytes if held else 0) + content_bytes,
+        live_bytes=(held.live_bytes if held else 0) + live_bytes,
+    )
     txn.put(Table.SEGMENT, key, counted)
     txn.content_bytes += content_bytes
     txn.live_bytes += live_bytes

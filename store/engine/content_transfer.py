@@ -114,8 +114,16 @@ def hold(txn: WriteTransaction, source: Reader, fetched: FetchedContent) -> None
             _hold_block(txn, source, digest, fetched.blocks.get(digest))
     skeleton = fetched.skeleton
     assert skeleton is not None, "what the transaction lacks was fetched"
-    place = _append(txn, skeleton.frame)
-    txn.insert(Table.CONTENT, fetched.digest, ContentRecord(1, fetched.size, *place, fetched.parts))
+    segment, offset, length = _append(txn, skeleton.frame)
+    record = ContentRecord(
+        references=1,
+        size=fetched.size,
+        segment=segment,
+        offset=offset,
+        length=length,
+        parts=fetched.parts,
+    )
+    txn.insert(Table.CONTENT, fetched.digest, record)
 
 
 def _hold_block(txn: WriteTransaction, source: Reader, digest: bytes, fetched: FetchedFrame | None) -> None:
@@ -124,7 +132,9 @@ def _hold_block(txn: WriteTransaction, source: Reader, digest: bytes, fetched: F
         txn.put(Table.BLOCK, digest, found._replace(references=found.references + 1))
         return
     block = fetched or _fetch_block(source, txn.files, digest, {})
-    txn.insert(Table.BLOCK, digest, BlockRecord(1, block.raw_bytes, *_append(txn, block.frame)))
+    segment, offset, length = _append(txn, block.frame)
+    record = BlockRecord(references=1, size=block.raw_bytes, segment=segment, offset=offset, length=length)
+    txn.insert(Table.BLOCK, digest, record)
 
 
 def _append(txn: WriteTransaction, frame: bytes) -> tuple[int, int, int]:

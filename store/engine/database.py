@@ -378,7 +378,7 @@ class Database:
         files = self._files = DatabaseFiles(self.guid, env, self._stream, dictionaries, self.rng)
         with ReadTransaction(files, env.view(), Actor.task("mount")) as read:
             for key, record in read.records(Table.DICTIONARY, b"", None):
-                frame = self._stream.read(*record)
+                frame = self._stream.read(record.segment, record.offset, record.length)
                 dictionaries.add(int.from_bytes(key, "big"), frame.payload)
             identity = read.record(Table.META, IDENTITY_KEY)
         if identity is not None:
@@ -389,7 +389,9 @@ class Database:
         """One that the writing process has trained since this one mounted the database."""
         with self.read(Actor.task("mount")) as read:
             record = read.record(Table.DICTIONARY, segment_key(number))
-        return None if record is None else self._stream.read(*record).payload
+        if record is None:
+            return None
+        return self._stream.read(record.segment, record.offset, record.length).payload
 
     def _make_checkpoint(self, pin: Pin, flushed: FlushedState, *, clean: bool = False) -> None:
         files = self._mounted()

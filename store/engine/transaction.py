@@ -208,7 +208,7 @@ class WriteTransaction(Reader):
         if up_to > self.counter:
             before: LeftOutRecord | None = self.record(Table.META, LEFT_OUT_KEY)
             intervals = (*(before.intervals if before else ()), (self.counter + 1, up_to))
-            self.put(Table.META, LEFT_OUT_KEY, LeftOutRecord(intervals))
+            self.put(Table.META, LEFT_OUT_KEY, LeftOutRecord(intervals=intervals))
             self.counter = up_to + 1  # not among them: a state of now is of this database
 
     def put(self, table: Table, key: bytes, record: Record | None) -> None:

@@ -119,20 +119,20 @@ def insert(txn: WriteTransaction, mailbox: bytes, parent_id: int, name: str) -> 
     # A later folder of the same name has another id, so clients see another UIDVALIDITY (RFC 9051, 2.3.1.1).
     uid_validity = counter_of(folder_id) & _UID_MAX or 1
     record = FolderRecord(
-        folder_id,
-        mailbox,
-        parent_id,
-        name,
-        GENERIC,
-        uid_validity,
-        1,
-        0,
-        0,
-        0,
-        folder_id,
-        folder_id,
-        txn.now_ms,
-        {},
+        folder_id=folder_id,
+        mailbox=mailbox,
+        parent_id=parent_id,
+        name=name,
+        kind=GENERIC,
+        uid_validity=uid_validity,
+        uid_next=1,
+        messages_count=0,
+        unread_count=0,
+        size=0,
+        highest_cn=folder_id,
+        change_cn=folder_id,
+        created_ms=txn.now_ms,
+        properties={},
     )
     txn.insert(Table.FOLDER, id_key(folder_id), record)
     return record
@@ -242,7 +242,13 @@ def remove_tree(txn: WriteTransaction, record: FolderRecord, *, tell_of_messages
     for item in contained:
         # Who last saw it in another folder learns nothing from the end of this one.
         if tell_of_messages or item.arrived_cn != item.message_id:
-            tombstone = TombstoneRecord(ObjectKind.MESSAGE_GONE, item.message_id, item.uid, txn.now_ms, 0)
+            tombstone = TombstoneRecord(
+                kind=ObjectKind.MESSAGE_GONE,
+                object_id=item.message_id,
+                uid=item.uid,
+                deleted_ms=txn.now_ms,
+                moved_to=0,
+            )
             txn.insert(Table.TOMBSTONE, pair_key(item.folder_id, txn.next_cn()), tombstone)
     count_in_mailbox(txn, record.mailbox, -record.messages_count, -record.size)
     txn.delete(Table.FOLDER, id_key(record.folder_id))
@@ -259,7 +265,7 @@ def remove_tree(txn: WriteTransaction, record: FolderRecord, *, tell_of_messages
 
 def bury(txn: WriteTransaction, folder_id: int, kind: ObjectKind) -> None:
     """Leave a tombstone of a folder, or of the mailbox that had it as its root."""
-    tombstone = TombstoneRecord(kind, folder_id, 0, txn.now_ms, 0)
+    tombstone = TombstoneRecord(kind=kind, object_id=folder_id, uid=0, deleted_ms=txn.now_ms, moved_to=0)
     txn.insert(Table.TOMBSTONE, pair_key(folder_id, txn.next_cn()), tombstone)
 
 

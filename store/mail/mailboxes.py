@@ -57,7 +57,19 @@ def create(txn: WriteTransaction, name: str, *, guid: bytes = b"", user: bytes =
         role: folders.insert(txn, guid, root.folder_id, title).folder_id
         for role, title in STANDARD_FOLDERS.items()
     }
-    record = MailboxRecord(guid, name, user, CONNECTED, 0, root.folder_id, roles, 0, 0, txn.next_cn(), {})
+    record = MailboxRecord(
+        guid=guid,
+        name=name,
+        user=user,
+        state=CONNECTED,
+        disconnected_ms=0,
+        root_id=root.folder_id,
+        roles=roles,
+        size=0,
+        messages_count=0,
+        change_cn=txn.next_cn(),
+        properties={},
+    )
     txn.insert(Table.MAILBOX, guid, record)
     return record
 

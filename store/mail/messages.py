@@ -162,29 +162,29 @@ def _insert(
     envelope = prepared.envelope
     cn = txn.next_cn()
     item = ItemRecord(
-        target.folder_id,
-        target.uid_next,
-        cn,
-        prepared.content.digest,
-        prepared.content.size,
-        received_ms or txn.now_ms,
-        bits,
-        words,
-        (),
-        cn,
-        cn,
-        cn,
-        envelope.subject,
-        envelope.sender,
-        envelope.to,
-        envelope.cc,
-        envelope.date_ms or None,
-        envelope.message_id,
-        envelope.in_reply_to,
-        envelope.importance,
-        envelope.has_attachment,
-        envelope.conversation,
-        properties or {},
+        folder_id=target.folder_id,
+        uid=target.uid_next,
+        message_id=cn,
+        digest=prepared.content.digest,
+        size=prepared.content.size,
+        received_ms=received_ms or txn.now_ms,
+        flags=bits,
+        keywords=words,
+        categories=(),
+        arrived_cn=cn,
+        change_cn=cn,
+        read_cn=cn,
+        subject=envelope.subject,
+        sender=envelope.sender,
+        to=envelope.to,
+        cc=envelope.cc,
+        date_ms=envelope.date_ms or None,
+        internet_message_id=envelope.message_id,
+        in_reply_to=envelope.in_reply_to,
+        importance=envelope.importance,
+        has_attachment=envelope.has_attachment,
+        conversation=envelope.conversation,
+        properties=properties or {},
     )
     place(txn, target, item)
     return item
@@ -422,7 +422,13 @@ def delete(txn: WriteTransaction, message_id: int) -> None:
 def _take_out(txn: WriteTransaction, item: ItemRecord, moved_to: int) -> None:
     txn.delete(Table.ITEM, item_key(item.folder_id, item.uid))
     cn = txn.next_cn()
-    tombstone = TombstoneRecord(ObjectKind.MESSAGE_GONE, item.message_id, item.uid, txn.now_ms, moved_to)
+    tombstone = TombstoneRecord(
+        kind=ObjectKind.MESSAGE_GONE,
+        object_id=item.message_id,
+        uid=item.uid,
+        deleted_ms=txn.now_ms,
+        moved_to=moved_to,
+    )
     txn.insert(Table.TOMBSTONE, pair_key(item.folder_id, cn), tombstone)
     unread = 0 if item.flags & SEEN_BIT else -1
     folders.count(txn, folders.get(txn, item.folder_id), -1, unread, -item.size, cn)

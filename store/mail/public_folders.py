@@ -149,7 +149,7 @@ def _public(reader: Reader, folder_id: int) -> FolderRecord:
 
 def _keep(txn: WriteTransaction, folder_id: int, before: Intervals, intervals: Intervals) -> None:
     if intervals != before:
-        seen = SeenRecord(txn.actor.account, intervals) if intervals else None
+        seen = SeenRecord(user=txn.actor.account, intervals=intervals) if intervals else None
         txn.put(Table.SEEN, _seen_key(txn, folder_id), seen)
 
 

@@ -47,7 +47,7 @@ class ContentCheck:
 
     def check_dictionary(self, key: bytes, record: DictionaryRecord) -> None:
         """Read a dictionary's frame. Raises Corrupt."""
-        self._frame(FrameKind.DICTIONARY, b"", *record)
+        self._frame(FrameKind.DICTIONARY, b"", record.segment, record.offset, record.length)
 
     def check_block(self, key: bytes, record: BlockRecord) -> None:
         """Read a block. Raises Corrupt."""

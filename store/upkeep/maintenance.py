@@ -151,7 +151,7 @@ def _add_dictionary(database: Database, actor: Actor, data: bytes) -> int:
         number = max(keys, default=0) + 1
         position = txn.append_frame(frame)
         content_store.count_bytes(txn, position.segment, len(frame), len(frame))
-        record = DictionaryRecord(position.segment, position.offset, len(frame))
+        record = DictionaryRecord(segment=position.segment, offset=position.offset, length=len(frame))
         txn.insert(Table.DICTIONARY, segment_key(number), record)
     # Only now may anything be packed with it: what is in the stream must find its dictionary there too.
     database.files.dictionaries.add(number, data)

@@ -264,7 +264,19 @@ class _Move:
             txn.leave_out_numbers(counter + _NUMBERS_MEANWHILE)
             root = folders.insert(txn, guid, 0, guid_text(guid))
             name, cn = _hidden_name(guid), txn.next_cn()
-            copy = MailboxRecord(guid, name, b"", mailboxes.CONNECTED, 0, root.folder_id, {}, 0, 0, cn, mark)
+            copy = MailboxRecord(
+                guid=guid,
+                name=name,
+                user=b"",
+                state=mailboxes.CONNECTED,
+                disconnected_ms=0,
+                root_id=root.folder_id,
+                roles={},
+                size=0,
+                messages_count=0,
+                change_cn=cn,
+                properties=mark,
+            )
             txn.insert(Table.MAILBOX, guid, copy)
         self._folders[self._box.root_id] = root.folder_id
 

@@ -459,7 +459,7 @@ class _Rebuild:
         with self._reading() as reader:
             for key, record in reader.records(Table.DICTIONARY, b"", None):
                 try:
-                    frame = self._database.stream.read(*record)
+                    frame = self._database.stream.read(record.segment, record.offset, record.length)
                     self._files.dictionaries.add(int.from_bytes(key, "big"), frame.payload)
                 except PillarboxError as error:
                     self.restored.append(f"dictionary {int.from_bytes(key, 'big')} is lost: {error}")
@@ -500,7 +500,13 @@ class _Rebuild:
         )
         self._put(Table.ITEM, key, None)
         cn = self._next_cn()
-        gone = TombstoneRecord(ObjectKind.MESSAGE_GONE, item.message_id, item.uid, self._now_ms, 0)
+        gone = TombstoneRecord(
+            kind=ObjectKind.MESSAGE_GONE,
+            object_id=item.message_id,
+            uid=item.uid,
+            deleted_ms=self._now_ms,
+            moved_to=0,
+        )
         self._put(Table.TOMBSTONE, pair_key(item.folder_id, cn), gone)
         sums = self._folders.setdefault(item.folder_id, _Sums())
         sums.uid, sums.cn = max(sums.uid, item.uid), max(sums.cn, cn)
@@ -510,9 +516,21 @@ class _Rebuild:
     def _folder(self, folder_id: int, mailbox: bytes, parent_id: int, name: str) -> FolderRecord:
         validity = counter_of(folder_id) & 0xFFFFFFFF or 1
         record = FolderRecord(
-            folder_id, mailbox, parent_id, name, GENERIC, validity, 1, 0, 0, 0, folder_id, self._next_cn(),
-            self._now_ms, {},
-        )  # fmt: skip
+            folder_id=folder_id,
+            mailbox=mailbox,
+            parent_id=parent_id,
+            name=name,
+            kind=GENERIC,
+            uid_validity=validity,
+            uid_next=1,
+            messages_count=0,
+            unread_count=0,
+            size=0,
+            highest_cn=folder_id,
+            change_cn=self._next_cn(),
+            created_ms=self._now_ms,
+            properties={},
+        )
         self._put(Table.FOLDER, id_key(folder_id), record)
         return record
 
@@ -593,7 +611,17 @@ class _Rebuild:
                 folders[made.folder_id] = made
         name = f"{RECOVERED} {guid_text(guid)}"
         record = MailboxRecord(
-            guid, name, b"", CONNECTED, 0, root.folder_id, roles, 0, 0, self._next_cn(), {}
+            guid=guid,
+            name=name,
+            user=b"",
+            state=CONNECTED,
+            disconnected_ms=0,
+            root_id=root.folder_id,
+            roles=roles,
+            size=0,
+            messages_count=0,
+            change_cn=self._next_cn(),
+            properties={},
         )
         self._put(Table.MAILBOX, guid, record)
         self.restored.append(f"mailbox {name}")
@@ -654,7 +682,7 @@ class _Rebuild:
                 if frame is not None and frame.kind != FrameKind.REDO
             )
             if content_bytes or live[number]:
-                record = SegmentRecord(content_bytes, live[number])
+                record = SegmentRecord(content_bytes=content_bytes, live_bytes=live[number])
                 self._put(Table.SEGMENT, segment_key(number), record)
             self._totals[0] += content_bytes
             self._totals[1] += live[number]
