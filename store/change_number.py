@@ -126,7 +126,7 @@ class CNSet:
         union = dict(self._runs)
         for origin, runs in other._runs.items():
             held = union.get(origin)
-            union[origin] = _union(held, runs) if held else runs
+            union[origin] = _union(held, runs) if held and held != runs else runs
         return _made(union)
 
     def __sub__(self, other: CNSet) -> CNSet:
@@ -134,6 +134,7 @@ class CNSet:
             {
                 origin: _common(runs, _complement(other._runs[origin])) if origin in other._runs else runs
                 for origin, runs in self._runs.items()
+                if runs != other._runs.get(origin)
             }
         )
 
@@ -355,6 +356,8 @@ def _union(some: _Runs, others: _Runs) -> _Runs:
 
 def _common(some: _Runs, others: _Runs) -> _Runs:
     """The numbers in both."""
+    if some == others:
+        return some
     if len(some.starts) > len(others.starts):
         some, others = others, some
     if len(some.starts) * _GALLOP < len(others.starts):
