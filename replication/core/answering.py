@@ -1,0 +1,43 @@
+"""Answers to backfill requests, a page at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pillarbox.replication.core.broadcasting import packs, required
+from pillarbox.replication.core.effects import Answer
+from pillarbox.replication.core.replica import Replica
+from pillarbox.replication.ground.knowledge import Pair
+from pillarbox.replication.ground.records import ObjectId
+from pillarbox.replication.wire.messages import AnswerTo, BackfillRequest, Changes, Life, Message
+from pillarbox.store.change_number import CNSet
+
+
+def begin(replica: Replica, folder: ObjectId, asker: bytes, life: Life, request: BackfillRequest) -> None:
+    """Take a request on: the node asks for its pages as the link takes them."""
+    needed = request.needed & replica.state(folder).knowledge.known
+    replica.effects.append(Answer(asker, folder, life, needed, request.had, needed))
+
+
+def next_page(replica: Replica, answer: Answer) -> tuple[Message, Answer | None]:
+    """The next message of an answer, and what is left of it.
+
+    Each page states what is true when it is made, so changes made meanwhile do no harm. The condition is over
+    all that the asker lacks, not over what the answer carries: other sources may carry the rest.
+    """
+    folder, knowledge = answer.folder, replica.state(answer.folder).knowledge
+    found = replica.objects.found(folder, answer.left)
+    objects = next(packs(replica, folder, found))
+    is_last = len(objects) == len(found)
+    gaps = (answer.needed & knowledge.known) - answer.had
+    pair = Pair(gaps, conditions(replica, answer))
+    lacks_purged = not answer.had.covers(knowledge.purged)
+    changes = Changes(objects, pair, AnswerTo(answer.life, lacks_purged, is_last))
+    sent = CNSet.of(number for _, versions in objects for number in versions.entries())
+    left = None if is_last else replace(answer, left=answer.left - sent)
+    return replica.message(answer.asker, folder, changes), left
+
+
+def conditions(replica: Replica, answer: Answer) -> CNSet:
+    """What the asker must hold before it takes the gaps of an answer."""
+    return required(replica, answer.folder) - answer.had

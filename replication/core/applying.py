@@ -1,0 +1,81 @@
+"""Objects that arrive: merged with what is held, and counted as had."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pillarbox.replication.core.replica import Replica
+from pillarbox.replication.core.state import NEVER_MS, FolderState
+from pillarbox.replication.ground.knowledge import Pair
+from pillarbox.replication.ground.records import ObjectId
+from pillarbox.replication.ground.versions import Versions
+from pillarbox.replication.wire.messages import Objects
+from pillarbox.store.change_number import CNSet
+
+
+def take_all(replica: Replica, folder: ObjectId, objects: Objects) -> None:
+    """Apply objects that arrived; idempotent, in any order."""
+    for object_id, versions in objects:
+        take(replica, folder, object_id, versions)
+
+
+def take(replica: Replica, folder: ObjectId, object_id: ObjectId, arrived: Versions[Any]) -> None:
+    """Merge one object and claim the numbers that it carries.
+
+    A version that was had and is gone here is refused, and an expired one that is refused stays expired.
+    """
+    state, mine = replica.state(folder), replica.objects.get(folder, object_id)
+    had = state.knowledge.had
+    result = received(arrived, had) if mine is None else mine.merged(arrived, had)
+    claimed = [
+        number
+        for number in arrived.entries()
+        if not stays_expired(state, number in arrived.siblings and number not in result.siblings, number)
+    ]
+    state.knowledge.claim_each(claimed)
+    replica.fired["sibling"] += len(result.live()) > 1
+    state.applied += 1
+    store_or_bury(replica, folder, object_id, result)
+    note_news(replica, state)
+    for version in arrived.siblings.values():
+        replica.witness(folder, version.stamps())
+
+
+def received(arrived: Versions[Any], had: CNSet) -> Versions[Any]:
+    """An object that is absent here, as it is stored."""
+    return arrived.received(had)
+
+
+def stays_expired(state: FolderState, is_refused: bool, number: Any) -> bool:
+    """Whether a number that is carried is not claimed, since it was let go by age here and is refused."""
+    return is_refused and number in state.knowledge.expired
+
+
+def store_or_bury(replica: Replica, folder: ObjectId, object_id: ObjectId, versions: Versions[Any]) -> None:
+    """Store an object's new state; one without versions goes, unless its context has a hole.
+
+    Until the hole is filled its bare context stays, since it tells a late version from a new object.
+    """
+    if versions.siblings or is_bare_kept(replica, folder, versions):
+        replica.objects.put(folder, object_id, versions)
+    else:
+        replica.objects.remove(folder, object_id)
+
+
+def is_bare_kept(replica: Replica, folder: ObjectId, versions: Versions[Any]) -> bool:
+    """Whether an object without versions is kept for its context."""
+    return bool(versions.holes(replica.state(folder).knowledge.had))
+
+
+def note_news(replica: Replica, state: FolderState) -> None:
+    """Something was applied or made: a status is due some time after the last of it."""
+    state.news_ms = replica.now_ms
+    if state.unstated_since_ms == NEVER_MS:
+        state.unstated_since_ms = replica.now_ms
+
+
+def tell_gaps(replica: Replica, folder: ObjectId, source: bytes, pair: Pair) -> None:
+    """Take the gaps that a source gave on condition, now or later."""
+    knowledge = replica.state(folder).knowledge
+    knowledge.tell(source, pair, replica.assumed(folder))
+    replica.fired["gaps_waited"] += knowledge.pairs_count > 0

@@ -1,0 +1,182 @@
+"""Deletes stay deleted by knowledge: when a tombstone may go, and what a store does that missed it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pillarbox.replication.core import hierarchy, writing
+from pillarbox.replication.core.applying import note_news, store_or_bury, take_all
+from pillarbox.replication.core.effects import Notice
+from pillarbox.replication.core.replica import Replica
+from pillarbox.replication.core.state import FolderState, Row
+from pillarbox.replication.ground.records import ObjectId
+from pillarbox.replication.ground.versions import Sight, Versions
+from pillarbox.replication.wire.messages import ReconcileAnswer, ReconcileQuestion
+from pillarbox.store.change_number import ChangeNumber, CNSet
+
+
+def purge(replica: Replica, folder: ObjectId) -> int:
+    """Purge the tombstones that no living replica needs any more; how many.
+
+    All other replicas of the list hold the tombstone's numbers, or were silent for long, and no number below
+    its context is missing here. Their numbers are kept as purged: a store that lacks one reconciles.
+    """
+    state, purged_count = replica.state(folder), 0
+    for object_id in replica.objects.ids(folder):
+        versions = replica.objects.get(folder, object_id)
+        if versions is None or versions.live() or not is_known_to_all(replica, state, versions):
+            continue
+        holes = versions.holes(state.knowledge.had)
+        closed = closed_holes(replica, state, holes) if holes else holes
+        if not closed.covers(holes):
+            continue
+        if closed:
+            state.knowledge.claim(closed)
+            replica.report(Notice.HOLE_CLOSED, folder, closed)
+        state.knowledge.purged |= CNSet.of(versions.entries())
+        replica.objects.remove(folder, object_id)
+        if folder == replica.tree.hierarchy:
+            hierarchy.match_rows(replica, object_id)
+        replica.fired["purge"] += 1
+        purged_count += 1
+    return purged_count
+
+
+def is_known_to_all(replica: Replica, state: FolderState, versions: Versions[Any]) -> bool:
+    """Whether every other replica that is not silent for long said that it holds the tombstone's numbers."""
+    numbers = CNSet.of(versions.siblings or versions.entries())
+    return all(row.known.covers(numbers) or is_silent(replica, row) for row in state.rows.values())
+
+
+def is_silent(replica: Replica, row: Row) -> bool:
+    """Whether a replica was not heard for so long that tombstones no longer wait for it."""
+    return replica.wall_ms - row.heard_ms >= replica.preset.silent_ms_max
+
+
+def closed_holes(replica: Replica, state: FolderState, holes: CNSet) -> CNSet:
+    """The holes that nobody will fill: no row has them, and their owner left them out or numbers anew."""
+    held = CNSet()
+    for row in state.rows.values():
+        held |= row.had
+    open_holes = holes - held
+    closed = open_holes & replica.record.left_out
+    for origin in open_holes.origins():
+        if _is_closed(replica, state, origin):
+            closed |= open_holes.of_origin(origin)
+    return closed
+
+
+def _is_closed(replica: Replica, state: FolderState, origin: bytes) -> bool:
+    """Whether an origin gives no more numbers: its store was removed, or said something in a later
+    incarnation."""
+    owner = replica.record.owners.get(origin)
+    if owner is None:
+        return False
+    database, incarnation = owner
+    if replica.organisation.is_removed(database):
+        return True
+    if database == replica.me.database:
+        return incarnation < replica.me.incarnation
+    row = state.rows.get(database)
+    return row is not None and incarnation < row.life.incarnation
+
+
+def ask_to_reconcile(replica: Replica, folder: ObjectId, source: bytes) -> None:
+    """Ask a store that purged what this one lacks which of the versions held here are deleted.
+
+    A question is repeated only after the first retry's delay: each part of an answer would ask it again.
+    """
+    state = replica.state(folder)
+    if replica.now_ms < state.reconciling.get(source, 0):
+        return
+    state.reconciling[source] = replica.now_ms + replica.preset.first_retry.same_site_ms
+    held = {
+        object_id: Sight.of(versions)
+        for object_id in replica.objects.ids(folder)
+        if (versions := replica.objects.get(folder, object_id))
+    }
+    replica.send(source, folder, ReconcileQuestion(held, state.applied))
+
+
+def answer_reconcile(
+    replica: Replica, folder: ObjectId, asker: bytes, life: Any, question: ReconcileQuestion
+) -> None:
+    """Tell an asker which of its versions are gone: held by it, known here, and not among the versions here.
+
+    An object that lives here in another version goes with the answer: dropped first and fetched later it
+    could be lost. What was expired here is not gone.
+    """
+    state, gone, objects = replica.state(folder), {}, []
+    for object_id, sight in question.held.items():
+        mine = replica.objects.get(folder, object_id)
+        numbers = frozenset(
+            number for number in sight.numbers if is_gone(state, mine.siblings if mine else {}, number)
+        )
+        if numbers:
+            gone[object_id] = numbers
+            if mine is not None:
+                objects.append((object_id, mine))
+    answer = ReconcileAnswer(life, gone, tuple(objects), state.knowledge.purged, question.applied)
+    replica.send(asker, folder, answer)
+
+
+def is_gone(state: FolderState, siblings: Any, number: ChangeNumber) -> bool:
+    """Whether a version that somebody holds is deleted here."""
+    return number in state.knowledge.known and number not in siblings
+
+
+def apply_reconcile(replica: Replica, folder: ObjectId, source: bytes, answer: ReconcileAnswer) -> None:
+    """Apply an answer whole, if it is for this life and nothing was applied since the question; else ask
+    again."""
+    state = replica.state(folder)
+    if answer.life != replica.life(folder):
+        return
+    state.reconciling.pop(source, None)
+    if not is_still_true(state, answer):
+        replica.fired["reconcile_again"] += 1
+        ask_to_reconcile(replica, folder, source)
+        return
+    replica.fired["reconcile"] += 1
+    take_all(replica, folder, answer.objects)
+    for object_id, numbers in answer.gone.items():
+        versions = replica.objects.get(folder, object_id)
+        if versions is not None:
+            if folder == replica.tree.hierarchy and frozenset(versions.siblings) <= numbers:
+                keep_unseen_content(replica, object_id)
+                versions = replica.objects.get(folder, object_id) or versions
+            store_or_bury(replica, folder, object_id, versions.without(CNSet.of(numbers)))
+            state.applied += 1
+    state.knowledge.claim(answer.purged)
+    take_over_purged(state, answer.purged)
+    state.knowledge.settle(replica.assumed(folder))
+    note_news(replica, state)
+
+
+def is_still_true(state: FolderState, answer: ReconcileAnswer) -> bool:
+    """Whether the answer is about what is held now."""
+    return answer.applied == state.applied
+
+
+def take_over_purged(state: FolderState, purged: CNSet) -> None:
+    """The numbers that a source purged count as purged here too: others may ask this store next."""
+    state.knowledge.purged |= purged
+
+
+def keep_unseen_content(replica: Replica, folder: ObjectId) -> None:
+    """A folder that goes by reconciling, while no other replica is known to have some of its content,
+    stays."""
+    state = replica.held(folder)
+    if state is None:
+        return
+    seen = CNSet()
+    for row in state.rows.values():
+        seen |= row.had
+    for object_id in replica.objects.ids(folder):
+        versions = replica.objects.get(folder, object_id)
+        if versions and any(
+            number not in seen and not version.gone for number, version in versions.siblings.items()
+        ):
+            replica.fired["unseen_content"] += 1
+            writing.change_folder(replica, folder, hierarchy.ACTOR, parent=replica.tree.lost_and_found)
+            replica.report(Notice.FOLDER_CAME_BACK, folder)
+            return

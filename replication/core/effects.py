@@ -1,0 +1,58 @@
+"""What the core wants done. Nothing of it may leave the node before the call's transaction is durable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+from pillarbox.replication.ground.knowledge import NOTHING
+from pillarbox.replication.ground.records import ObjectId
+from pillarbox.replication.wire.messages import Life, Message
+from pillarbox.store.change_number import CNSet
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a message."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Answer a backfill request, a page at a time: `Replicator.answer_page` makes the next one.
+
+    `left` are the numbers for which no page was made yet. A newer request of the same store for the same
+    folder replaces what is left of this one.
+    """
+
+    asker: bytes
+    folder: ObjectId
+    life: Life
+    needed: CNSet
+    had: CNSet
+    left: CNSet
+
+
+class Notice(StrEnum):
+    """What deserves an administrator's attention."""
+
+    FOLDER_CAME_BACK = "a deleted folder came back with content that the deletion had not seen"
+    REPLICA_DROPPED = "a leaving replica let its content go"
+    REPLICA_BACK_TO_LEAVING = "a store that no list names holds content, and leaves by the rules"
+    STAMP_AHEAD = "a change is stamped more than a day ahead and decides nothing"
+    HOLE_CLOSED = "numbers that no replica holds any more were given up"
+    EXPIRED_LOST = "content goes that every other replica has expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Tell the administrator; `numbers` are those that the notice is about, where it is about numbers."""
+
+    notice: Notice
+    folder: ObjectId
+    numbers: CNSet = NOTHING
+
+
+Effect: TypeAlias = Send | Answer | Report

@@ -1,0 +1,71 @@
+"""Why a folder is not in sync, as data: for the command line, the status page and tests alike."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pillarbox.replication.core import backfill
+from pillarbox.replication.core.replica import Replica
+from pillarbox.replication.ground.records import ObjectId
+from pillarbox.replication.organisation.sources import Reason
+from pillarbox.store.change_number import CNSet
+
+
+class Holder(NamedTuple):
+    """Another replica: which missing numbers it is known to have, which of ours it lacks, and since when."""
+
+    database: bytes
+    has: CNSet
+    lacks: CNSet
+    heard_ms: int
+    is_silent: bool
+
+
+class Wanted(NamedTuple):
+    """Numbers that are missing, how often they were asked for, and when they are asked for next."""
+
+    numbers: CNSet
+    tries: int
+    due_ms: int
+
+
+class Explanation(NamedTuple):
+    """All about a folder's state of knowledge at one store.
+
+    `plan` says whom the store would ask now for all that is missing, and why.
+    """
+
+    folder: ObjectId
+    is_held: bool
+    is_in_sync: bool
+    missing: CNSet
+    holders: tuple[Holder, ...]
+    wanted: tuple[Wanted, ...]
+    plan: tuple[Reason, ...]
+
+
+def explain(replica: Replica, folder: ObjectId) -> Explanation:
+    """Explain one folder. It changes nothing."""
+    state = replica.record.folders.get(folder)
+    if state is None or not state.is_held:
+        return Explanation(folder, False, False, CNSet(), (), (), ())
+    missing = backfill.missing(replica, folder)
+    holders = tuple(
+        Holder(
+            database,
+            row.known & missing,
+            state.knowledge.known - row.had,
+            row.heard_ms,
+            database in state.silent,
+        )
+        for database, row in sorted(state.rows.items())
+    )
+    return Explanation(
+        folder=folder,
+        is_held=True,
+        is_in_sync=not missing and not any(holder.lacks for holder in holders),
+        missing=missing,
+        holders=holders,
+        wanted=tuple(Wanted(entry.missing, entry.tries, entry.due_ms) for entry in state.entries),
+        plan=backfill.plan_requests(replica, folder, missing).reasons,
+    )

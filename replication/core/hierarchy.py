@@ -1,0 +1,199 @@
+"""The hierarchy: which replicas this store begins and ends to hold, and where each folder stands in the
+tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pillarbox.replication.core import writing
+from pillarbox.replication.core.applying import store_or_bury
+from pillarbox.replication.core.effects import Notice
+from pillarbox.replication.core.replica import Replica
+from pillarbox.replication.core.state import FolderState, Row
+from pillarbox.replication.ground.records import Folder, MessageVersion, ObjectId, ReplicaState
+from pillarbox.store.change_number import CNSet
+
+ACTOR = "replication"
+
+
+def even_out(replica: Replica, folders: Iterable[ObjectId]) -> None:
+    """Bring this store in line with the hierarchy, for folders that changed in it.
+
+    Deletions clear content, content that a deletion had not seen brings its folder back, replicas that the
+    list adds begin, and rows are exactly those of the list.
+    """
+    for folder in sorted(folders):
+        read = replica.folder(folder)
+        if read is not None:
+            _clear(replica, folder, read.cleared)
+            _bring_back(replica, folder, read)
+            _follow_list(replica, folder)
+        match_rows(replica, folder)
+
+
+def _clear(replica: Replica, folder: ObjectId, cleared: CNSet) -> None:
+    """Drop all content that a deletion of the folder saw, whatever sibling of the folder lives."""
+    if not cleared:
+        return
+    state = replica.state(folder)
+    for object_id in replica.objects.found(folder, cleared):
+        versions = replica.objects.get(folder, object_id)
+        if versions is not None and (left := versions.without(cleared)) is not versions:
+            store_or_bury(replica, folder, object_id, left)
+    if state.is_held:
+        state.knowledge.claim(cleared)
+        state.knowledge.purged |= cleared
+
+
+def _bring_back(replica: Replica, folder: ObjectId, read: Folder) -> None:
+    """A deleted folder with content that its deletion had not seen comes back in Lost and Found."""
+    if read.is_live or not replica.held(folder) or not has_content(replica, folder):
+        return
+    writing.change_folder(replica, folder, ACTOR, parent=replica.tree.lost_and_found)
+    replica.report(Notice.FOLDER_CAME_BACK, folder)
+
+
+def has_content(replica: Replica, folder: ObjectId) -> bool:
+    """Whether any message of the folder lives here."""
+    return any(
+        versions.live()
+        for object_id in replica.objects.ids(folder)
+        if (versions := replica.objects.get(folder, object_id))
+    )
+
+
+def _follow_list(replica: Replica, folder: ObjectId) -> None:
+    read = replica.folder(folder)
+    if read is None or not read.is_live:
+        return
+    mine, is_held = replica.my_state(folder, read), replica.held(folder) is not None
+    if mine is not ReplicaState.REMOVED and not is_held:
+        begin(replica, folder)
+    if mine is ReplicaState.REMOVED and is_held:
+        # Restored from before it left, or the list lost the race: it leaves by the rules, not by accident.
+        pending = {replica.me.database: ReplicaState.DELETE_PENDING}
+        writing.change_folder(replica, folder, ACTOR, replicas=pending)
+        replica.report(Notice.REPLICA_BACK_TO_LEAVING, folder)
+
+
+def begin(replica: Replica, folder: ObjectId) -> None:
+    """Begin to hold a replica: it knows only what the folder's deletions cleared, and asks all others."""
+    before, read = replica.state(folder), replica.folder(folder)
+    state = FolderState(
+        is_held=True,
+        life=before.life + 1,
+        own_last=before.own_last,
+        broadcast_to=replica.record.counter,
+        leaving=before.leaving,
+        rows=before.rows,
+        asks_at_once=True,
+        purge_due_ms=replica.now_ms + replica.preset.purge_interval_ms,
+    )
+    replica.record.folders[folder] = state
+    if read and read.cleared:
+        state.knowledge.claim(read.cleared)
+        state.knowledge.purged |= read.cleared
+    match_rows(replica, folder)
+    ask_all(replica, folder)
+
+
+def ask_all(replica: Replica, folder: ObjectId) -> None:
+    """Ask all other replicas for their status, until each has answered."""
+    state = replica.state(folder)
+    state.awaited = frozenset(replica.peers(folder))
+    state.await_due_ms = replica.now_ms
+
+
+def drop(replica: Replica, folder: ObjectId) -> None:
+    """Let the content go, and say so in the replica list, in one transaction."""
+    before = replica.state(folder)
+    replica.objects.clear(folder)
+    replica.record.folders[folder] = FolderState(
+        life=before.life,
+        own_last=before.own_last,
+        broadcast_to=replica.record.counter,
+        leaving=before.leaving,
+        rows=before.rows,
+    )
+    writing.change_folder(replica, folder, ACTOR, replicas={replica.me.database: ReplicaState.REMOVED})
+    replica.report(Notice.REPLICA_DROPPED, folder)
+
+
+def match_rows(replica: Replica, folder: ObjectId) -> None:
+    """Keep a row for each other replica of the list and for no store else."""
+    state = replica.record.folders.get(folder)
+    if state is None or not state.is_held:
+        return
+    peers = replica.peers(folder)
+    if peers.keys() != state.rows.keys():
+        state.rows = {database: state.rows.get(database, Row()) for database in peers}
+        state.awaited &= peers.keys()
+        replica.touched.add(folder)
+
+
+def places(replica: Replica) -> dict[ObjectId, ObjectId]:
+    """The parent of each folder as all stores show it.
+
+    A folder whose parent is gone or unknown stands in Lost and Found, and so does of each circle the folder
+    with the latest parent entry. It is computed: written, it would cost numbers at each store that notices.
+    """
+    tree = replica.tree
+    parents = {
+        folder: read.parent
+        for folder in replica.objects.ids(tree.hierarchy)
+        if (read := replica.folder(folder)) and read.is_live
+    }
+    fixed = (tree.root, tree.system_root, tree.lost_and_found)
+    shown = {
+        folder: parent.value if parent.value in fixed or parent.value in parents else tree.lost_and_found
+        for folder, parent in parents.items()
+    }
+    for folder in sorted(shown):
+        path = [folder]
+        while (above := shown.get(path[-1])) is not None and above not in path:
+            path.append(above)
+        if above is not None:
+            ring = path[path.index(above) :]
+            last = max(ring, key=lambda member: parents[member].stamp.weight(replica.wall_ms))
+            shown[last] = tree.lost_and_found
+    return shown
+
+
+def delete_folder(replica: Replica, folder: ObjectId, actor: str) -> None:
+    """Delete a folder with those below it that this store holds.
+
+    The folder's record takes with it the numbers of all its content, so that only that content goes
+    elsewhere. Raises Refused where this store holds no replica of the folder: it does not know what it would
+    delete.
+    """
+    writing.require_active(replica, folder)
+    for below, parent in places(replica).items():
+        if parent == folder and below != folder and may_delete(replica, below):
+            delete_folder(replica, below, actor)
+    left_out = _delete_with_holes(replica, folder, actor)
+    cleared = replica.state(folder).knowledge.had - left_out
+    writing.change_folder(replica, folder, actor, cleared=cleared)
+    replica.fired["folder_deleted"] += 1
+    even_out(replica, [folder])
+
+
+def may_delete(replica: Replica, folder: ObjectId) -> bool:
+    """Whether this store holds what a deletion of the folder would delete."""
+    return replica.held(folder) is not None and replica.my_state(folder) is ReplicaState.ACTIVE
+
+
+def _delete_with_holes(replica: Replica, folder: ObjectId, actor: str) -> CNSet:
+    """Delete one by one the messages below whose contexts numbers are missing; all numbers of theirs."""
+    had, numbers = replica.state(folder).knowledge.had, CNSet()
+    for object_id in replica.objects.ids(folder):
+        versions = replica.objects.get(folder, object_id)
+        if versions is None or not versions.holes(had):
+            continue
+        # What the tombstone replaces stays out too: cleared alone, it would leave an older version alive.
+        numbers |= CNSet.of(versions.entries())
+        if versions.live():
+            tombstone = MessageVersion(replica.stamp(), actor, gone=True)
+            writing.write(replica, folder, object_id, tombstone)
+            versions = replica.objects.get(folder, object_id) or versions
+        numbers |= CNSet.of(versions.entries())
+    return numbers

@@ -1,0 +1,84 @@
+"""A replica that leaves: its content goes only when another one has acknowledged all of it."""
+
+from __future__ import annotations
+
+from pillarbox.replication.core import hierarchy, status
+from pillarbox.replication.core.effects import Notice
+from pillarbox.replication.core.replica import Replica
+from pillarbox.replication.core.state import NEVER_MS, FolderState
+from pillarbox.replication.ground.records import ObjectId, ReplicaState
+from pillarbox.replication.wire.messages import Acknowledgement, Message, Statement, StatusRequest
+from pillarbox.store.change_number import CNSet
+
+
+def due_ms(replica: Replica, folder: ObjectId, state: FolderState) -> int:
+    """When a leaving replica states what it has (again)."""
+    return state.leaving.due_ms if is_leaving(replica, folder, state) else NEVER_MS
+
+
+def is_leaving(replica: Replica, folder: ObjectId, state: FolderState) -> bool:
+    """Whether this store's replica is delete pending."""
+    if folder == replica.tree.hierarchy or not state.is_held:
+        return False
+    read = replica.folder(folder)
+    return read is not None and read.is_live and replica.my_state(folder, read) is not ReplicaState.ACTIVE
+
+
+def state_all(replica: Replica, folder: ObjectId) -> None:
+    """State what this replica has to all active ones, under a new number when that has changed."""
+    state = replica.state(folder)
+    leaving = state.leaving
+    if leaving.stated != state.knowledge.known:
+        leaving.number += 1
+        leaving.stated, leaving.acknowledged = state.knowledge.known, {}
+    leaving.due_ms = replica.now_ms + replica.preset.first_retry.same_site_ms
+    for peer, listed in replica.peers(folder).items():
+        if listed is ReplicaState.ACTIVE:
+            replica.send(peer, folder, StatusRequest(leaving.number))
+
+
+def answer(replica: Replica, folder: ObjectId, message: Message, statement_number: int) -> None:
+    """Acknowledge a leaving replica's statement if this store is active and has all of it; else backfill
+    first."""
+    states = replica.replica_states(folder)
+    leaver = states.get(message.sender.database, ReplicaState.REMOVED)
+    if states.get(replica.me.database) is not ReplicaState.ACTIVE or leaver is ReplicaState.ACTIVE:
+        return
+    if replica.state(folder).knowledge.had.covers(message.statement.known):
+        acknowledgement = Acknowledgement(message.sender.incarnation, statement_number)
+        status.tell(replica, folder, message.sender.database, acknowledgement)
+
+
+def acknowledged(
+    replica: Replica, folder: ObjectId, source: bytes, given: Acknowledgement, statement: Statement
+) -> None:
+    """Take an acknowledgement: the content goes if it covers all that is held at this moment."""
+    state = replica.state(folder)
+    states = replica.replica_states(folder)
+    is_for_us = given == Acknowledgement(replica.me.incarnation, state.leaving.number)
+    if (
+        not is_leaving(replica, folder, state)
+        or not is_for_us
+        or states.get(source) is not ReplicaState.ACTIVE
+    ):
+        return
+    state.leaving.acknowledged[source] = (statement.known, statement.expired)
+    rest = to_cover(state) - statement.known
+    active = [peer for peer, listed in replica.peers(folder).items() if listed is ReplicaState.ACTIVE]
+    if rest and not _is_expired_by_all(state, rest, active):
+        return
+    if rest:
+        replica.report(Notice.EXPIRED_LOST, folder, rest)
+    hierarchy.drop(replica, folder)
+
+
+def to_cover(state: FolderState) -> CNSet:
+    """What an acknowledgement must cover: all that is held at the moment of dropping, not what was stated."""
+    return state.knowledge.known
+
+
+def _is_expired_by_all(state: FolderState, numbers: CNSet, active: list[bytes]) -> bool:
+    return all(
+        peer in state.leaving.acknowledged and state.leaving.acknowledged[peer][1].covers(numbers)
+        for peer in active
+    )

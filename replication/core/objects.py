@@ -1,0 +1,40 @@
+"""What the core asks of a store: the objects of each folder, within the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from pillarbox.replication.ground.records import ObjectId
+from pillarbox.replication.ground.versions import Versions
+from pillarbox.store.change_number import CNSet
+
+
+class ObjectStore(Protocol):
+    """Objects by folder and id. The hierarchy is a folder whose objects are folders.
+
+    All calls of one call of the replicator, and its state, belong to one transaction: knowledge that survives
+    a crash without the objects it speaks of would lose them for ever.
+    """
+
+    def get(self, folder: ObjectId, object_id: ObjectId) -> Versions[Any] | None:
+        """The object, or None."""
+
+    def put(self, folder: ObjectId, object_id: ObjectId, versions: Versions[Any]) -> None:
+        """Store the object's new state."""
+
+    def remove(self, folder: ObjectId, object_id: ObjectId) -> None:
+        """Forget the object; the call is idempotent."""
+
+    def ids(self, folder: ObjectId) -> Iterable[ObjectId]:
+        """The ids of all objects of the folder, tombstones too, ascending; a copy that may be changed
+        under."""
+
+    def entries(self, folder: ObjectId) -> CNSet:
+        """All numbers by which objects of the folder are found: those of their contexts and siblings."""
+
+    def found(self, folder: ObjectId, numbers: CNSet) -> list[ObjectId]:
+        """The objects that are found by any of these numbers, in the order of the lowest such number."""
+
+    def clear(self, folder: ObjectId) -> None:
+        """Forget all objects of the folder."""

@@ -1,0 +1,189 @@
+"""One store of the tree: its numbering, its clock, its state table, and the effects of the call under way."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from pillarbox.replication.core.effects import Effect, Notice, Report, Send
+from pillarbox.replication.core.objects import ObjectStore
+from pillarbox.replication.core.preset import Preset
+from pillarbox.replication.core.state import NEVER_MS, FolderState, expired_by_all
+from pillarbox.replication.ground.hybrid_clock import HybridClock, Stamp
+from pillarbox.replication.ground.knowledge import NOTHING
+from pillarbox.replication.ground.records import Folder, ObjectId, ReplicaState, Tree
+from pillarbox.replication.organisation.topology import Organisation
+from pillarbox.replication.wire.messages import Body, Life, Message, Numberings, Sender, Statement
+from pillarbox.store.change_number import ChangeNumber, CNSet
+
+
+class Moment(NamedTuple):
+    """Now, by two clocks: one that never jumps and may begin anew with each start, and the wall clock.
+
+    Waiting is by the first, so that a wrong wall clock that is put right leaves nothing due in 2099.
+    """
+
+    steady_ms: int
+    wall_ms: int
+
+
+@dataclass
+class ReplicaRecord:
+    """What a store keeps of itself, beside its folders: all of it changes in the call's transaction.
+
+    `counter` is the last number given. `owners` and `left_out` are what is known of all stores' numberings.
+    """
+
+    sender: Sender
+    counter: int = 0
+    clock: HybridClock = field(default_factory=HybridClock)
+    owners: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
+    left_out: CNSet = field(default_factory=CNSet)
+    folders: dict[ObjectId, FolderState] = field(default_factory=dict)
+
+    def copy(self) -> ReplicaRecord:
+        """A copy that does not change with this one."""
+        return replace(
+            self,
+            owners=dict(self.owners),
+            folders={folder: state.copy() for folder, state in self.folders.items()},
+        )
+
+
+class Replica:
+    """A store in the middle of a call: what all modules of the core work on."""
+
+    def __init__(
+        self,
+        record: ReplicaRecord,
+        tree: Tree,
+        organisation: Organisation,
+        preset: Preset,
+        objects: ObjectStore,
+    ) -> None:
+        self.record = record
+        self.tree = tree
+        self.organisation = organisation
+        self.preset = preset
+        self.objects = objects
+        self.now_ms = 0
+        self.wall_ms = 0
+        self.effects: list[Effect] = []
+        self.touched: set[ObjectId] = set()
+        self.fired: Counter[str] = Counter()
+        record.owners[self.me.origin] = (self.me.database, self.me.incarnation)
+
+    @property
+    def me(self) -> Sender:
+        """This store as it signs its messages."""
+        return self.record.sender
+
+    def state(self, folder: ObjectId) -> FolderState:
+        """The state of a folder, made when there is none. Its due times are looked at again after this
+        call."""
+        self.touched.add(folder)
+        return self.record.folders.setdefault(folder, FolderState())
+
+    def held(self, folder: ObjectId) -> FolderState | None:
+        """The state of a folder of which this store holds a replica."""
+        state = self.record.folders.get(folder)
+        return self.state(folder) if state and state.is_held else None
+
+    def life(self, folder: ObjectId) -> Life:
+        """The life of this store's replica of a folder."""
+        return Life(self.me.incarnation, self.state(folder).life)
+
+    def number(self, folder: ObjectId) -> ChangeNumber:
+        """Give the next number to a change in `folder`; the numbers of other folders before it are gaps
+        here."""
+        self.record.counter += 1
+        state, number = self.state(folder), ChangeNumber(self.me.origin, self.record.counter)
+        given = CNSet.of_range(self.me.origin, state.own_last + 1, number.counter)
+        state.knowledge.claim(given - self.record.left_out)
+        state.own_last = number.counter
+        if state.unsent_since_ms == NEVER_MS:
+            state.unsent_since_ms = self.now_ms
+        state.changed_ms = self.now_ms
+        return number
+
+    def stamp(self) -> Stamp:
+        """The stamp of a write of this store, later than all that it has seen."""
+        self.record.clock = self.record.clock.next(self.wall_ms)
+        return self.record.clock.stamp(self.me.origin)
+
+    def witness(self, folder: ObjectId, stamps: Sequence[Stamp]) -> None:
+        """See the stamps of a write that arrived."""
+        for stamp in stamps:
+            self.record.clock = self.record.clock.witnessed(stamp, self.wall_ms)
+        if any(stamp.is_ahead(self.wall_ms) for stamp in stamps):
+            self.report(Notice.STAMP_AHEAD, folder)
+
+    def folder(self, folder: ObjectId) -> Folder | None:
+        """The folder as it is read from the hierarchy; None when it is unknown or no version of it is
+        left."""
+        versions = self.objects.get(self.tree.hierarchy, folder)
+        return Folder.read(versions, self.wall_ms) if versions and versions.siblings else None
+
+    def replica_states(self, folder: ObjectId, read: Folder | None = None) -> dict[bytes, ReplicaState]:
+        """What the replica list says of each store that was not removed from the tree.
+
+        Where it names no active store, the one with the highest database GUID among those that are delete
+        pending is active again: alike everywhere, so it is computed and never written.
+        """
+        if folder == self.tree.hierarchy:
+            stores = (self.me.database, *self.organisation.others(self.me.database))
+            return dict.fromkeys(stores, ReplicaState.ACTIVE)
+        read = read or self.folder(folder)
+        listed = {
+            database: entry.value
+            for database, entry in (read.replicas if read else {}).items()
+            if not self.organisation.is_removed(database)
+        }
+        if listed and ReplicaState.ACTIVE not in listed.values():
+            pending = [store for store, state in listed.items() if state is ReplicaState.DELETE_PENDING]
+            listed[max(pending or listed)] = ReplicaState.ACTIVE
+        return listed
+
+    def peers(self, folder: ObjectId) -> dict[bytes, ReplicaState]:
+        """The other stores that hold a replica of the folder, delete pending ones too, by GUID."""
+        states = self.replica_states(folder)
+        return {
+            database: states[database]
+            for database in sorted(states)
+            if database != self.me.database and states[database] is not ReplicaState.REMOVED
+        }
+
+    def my_state(self, folder: ObjectId, read: Folder | None = None) -> ReplicaState:
+        """What the replica list says of this store."""
+        return self.replica_states(folder, read).get(self.me.database, ReplicaState.REMOVED)
+
+    def assumed(self, folder: ObjectId) -> CNSet:
+        """Numbers that every other replica which had them states as expired: nobody can give them."""
+        state = self.state(folder)
+        return expired_by_all(state.rows) - state.knowledge.had
+
+    def send(self, to: bytes, folder: ObjectId, body: Body) -> None:
+        """Send a message about a folder, with what this store has of it."""
+        self.effects.append(Send(self.message(to, folder, body)))
+
+    def message(self, to: bytes, folder: ObjectId, body: Body) -> Message:
+        """A message about a folder, with what this store has of it."""
+        knowledge = self.state(folder).knowledge
+        statement = Statement(self.life(folder), knowledge.known, knowledge.expired)
+        return Message(self.me, to, folder, statement, body)
+
+    def report(self, notice: Notice, folder: ObjectId, numbers: CNSet = NOTHING) -> None:
+        """Tell the administrator."""
+        self.fired[notice.name.lower()] += 1
+        self.effects.append(Report(notice, folder, numbers))
+
+    def numberings(self) -> Numberings:
+        """What this store knows of all stores' numberings."""
+        return Numberings(dict(self.record.owners), self.record.left_out)
+
+    def learn_numberings(self, numberings: Numberings) -> None:
+        """Add what another store knows of numberings."""
+        self.record.owners = {**numberings.owners, **self.record.owners}
+        self.record.left_out |= numberings.left_out

@@ -1,0 +1,253 @@
+"""The replicator of one store: takes messages, time and local changes, and gives back effects.
+
+It owns no socket, clock, thread or randomness. Each call is one transaction of the store: the objects it
+changed and its record become durable together, and only then may its effects leave the node.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable
+from typing import TypeVar
+
+from pillarbox.replication.core import (
+    answering,
+    applying,
+    backfill,
+    broadcasting,
+    deletion,
+    hierarchy,
+    leaving,
+    status,
+)
+from pillarbox.replication.core.effects import Answer, Effect
+from pillarbox.replication.core.explanation import Explanation, explain
+from pillarbox.replication.core.objects import ObjectStore
+from pillarbox.replication.core.preset import Preset
+from pillarbox.replication.core.replica import Moment, Replica, ReplicaRecord
+from pillarbox.replication.core.state import NEVER_MS, FolderState
+from pillarbox.replication.ground.records import ObjectId, Tree
+from pillarbox.replication.organisation.topology import Organisation
+from pillarbox.replication.wire.messages import (
+    BackfillRequest,
+    Changes,
+    Message,
+    ReconcileAnswer,
+    ReconcileQuestion,
+    Status,
+    StatusRequest,
+)
+
+R = TypeVar("R")
+
+
+class Replicator:
+    """One store's replicator, over the record and the objects that the store keeps for it."""
+
+    def __init__(
+        self,
+        record: ReplicaRecord,
+        tree: Tree,
+        organisation: Organisation,
+        preset: Preset,
+        objects: ObjectStore,
+    ) -> None:
+        self.replica = Replica(record, tree, organisation, preset, objects)
+        self._agenda: list[tuple[int, ObjectId]] = []
+        self._due: dict[ObjectId, int] = {}
+
+    @property
+    def fired(self) -> Counter[str]:
+        """How often each rule acted, since this object was made."""
+        return self.replica.fired
+
+    def start(self, now: Moment) -> list[Effect]:
+        """Begin, or go on after a restart: all is planned anew, and all other stores are asked what they
+        have."""
+        return self._call(now, self._start)
+
+    def _start(self) -> None:
+        replica = self.replica
+        state = replica.state(replica.tree.hierarchy)
+        if not state.is_held:
+            hierarchy.begin(replica, replica.tree.hierarchy)
+        hierarchy.even_out(replica, replica.objects.ids(replica.tree.hierarchy))
+        for folder, held in list(replica.record.folders.items()):
+            if held.is_held:
+                held.restart(replica.now_ms, replica.preset.purge_interval_ms)
+                hierarchy.match_rows(replica, folder)
+                hierarchy.ask_all(replica, folder)
+                replica.touched.add(folder)
+
+    def receive(self, message: Message, now: Moment) -> list[Effect]:
+        """Apply a message; one that arrives twice, late or out of order changes nothing that is wrong."""
+        return self._call(now, lambda: self._receive(message))
+
+    def _receive(self, message: Message) -> None:
+        replica, folder = self.replica, message.folder
+        source, body = message.sender.database, message.body
+        if replica.organisation.is_removed(source) or message.to != replica.me.database:
+            return
+        replica.record.owners.setdefault(message.sender.origin, (source, message.sender.incarnation))
+        state = replica.held(folder)
+        if state is None:  # folders never wait for content: what comes too early is asked for later
+            return
+        if source in state.rows:
+            state.rows[source] = state.rows[source].told(message.statement, replica.wall_ms)
+        backfill.heard(replica, folder, source)
+        self._take(message)
+        if folder == replica.tree.hierarchy and isinstance(body, Changes):
+            hierarchy.even_out(replica, [object_id for object_id, _ in body.objects])
+        elif folder == replica.tree.hierarchy and isinstance(body, ReconcileAnswer):
+            hierarchy.even_out(replica, {*body.gone, *(object_id for object_id, _ in body.objects)})
+        elif isinstance(body, Changes | ReconcileAnswer):
+            hierarchy.even_out(replica, [folder])
+
+    def _take(self, message: Message) -> None:
+        replica, folder, source = self.replica, message.folder, message.sender.database
+        match message.body:
+            case Changes() as changes:
+                self._take_changes(message, changes)
+            case BackfillRequest() as request:
+                answering.begin(replica, folder, source, message.statement.life, request)
+            case ReconcileQuestion() as question:
+                deletion.answer_reconcile(replica, folder, source, message.statement.life, question)
+            case ReconcileAnswer() as answer:
+                deletion.apply_reconcile(replica, folder, source, answer)
+            case StatusRequest(leaving=None):
+                status.tell(replica, folder, source)
+            case StatusRequest(leaving=int(number)):
+                leaving.answer(replica, folder, message, number)
+            case Status() as told:
+                if told.numberings:
+                    replica.learn_numberings(told.numberings)
+                if told.acknowledgement:
+                    leaving.acknowledged(replica, folder, source, told.acknowledgement, message.statement)
+
+    def _take_changes(self, message: Message, changes: Changes) -> None:
+        replica, folder, source = self.replica, message.folder, message.sender.database
+        applying.take_all(replica, folder, changes.objects)
+        answer = changes.answer
+        if answer is None or is_for_this_life(replica, folder, answer.life):
+            applying.tell_gaps(replica, folder, source, changes.pair)
+        if answer is not None:
+            backfill.part_came(replica, folder)
+            if answer.lacks_purged and answer.is_last:
+                deletion.ask_to_reconcile(replica, folder, source)
+
+    def tick(self, now: Moment) -> list[Effect]:
+        """Do all that is due by now."""
+        return self._call(now, self._tick)
+
+    def _tick(self) -> None:
+        while self._agenda and self._agenda[0][0] <= self.replica.now_ms:
+            due_ms, folder = heapq.heappop(self._agenda)
+            if self._due.get(folder) == due_ms:
+                del self._due[folder]
+                self._work(folder)
+
+    def _work(self, folder: ObjectId) -> None:
+        """Do what is due in one folder."""
+        replica, now_ms = self.replica, self.replica.now_ms
+        state = replica.held(folder)
+        if state is None:
+            return
+        state.knowledge.settle(replica.assumed(folder))
+        if broadcasting.due_ms(replica, folder, state) <= now_ms:
+            broadcasting.broadcast(replica, folder)
+        if state.await_due_ms <= now_ms:
+            status.ask_awaited(replica, folder)
+        if status.due_ms(replica, state) <= now_ms:
+            status.tell_all(replica, folder)
+        if backfill.due_ms(state) <= now_ms:
+            backfill.note_missing(replica, folder)
+            backfill.ask(replica, folder)
+        if leaving.due_ms(replica, folder, state) <= now_ms:
+            leaving.state_all(replica, folder)
+        if state.purge_due_ms <= now_ms:
+            state.purge_due_ms = now_ms + replica.preset.purge_interval_ms
+            deletion.purge(replica, folder)
+
+    def local_changes(self, change: Callable[[Replica], R], now: Moment) -> tuple[R, list[Effect]]:
+        """Make changes of this store by functions of `writing`, `hierarchy` and `expiry`; what the call gave
+        back."""
+        given: list[R] = []
+
+        def make() -> None:
+            given.append(change(self.replica))
+            touched = self.replica.touched
+            if self.replica.tree.hierarchy in touched:
+                hierarchy.even_out(self.replica, self.replica.objects.ids(self.replica.tree.hierarchy))
+
+        effects = self._call(now, make)
+        return given[0], effects
+
+    def organisation_changed(self, organisation: Organisation, now: Moment) -> list[Effect]:
+        """Servers, sites or connectors changed: rows, lists and costs follow."""
+
+        def change() -> None:
+            self.replica.organisation = organisation
+            hierarchy.even_out(self.replica, self.replica.objects.ids(self.replica.tree.hierarchy))
+            hierarchy.match_rows(self.replica, self.replica.tree.hierarchy)
+            self.replica.touched.update(self.replica.record.folders)
+
+        return self._call(now, change)
+
+    def answer_page(self, answer: Answer, now: Moment) -> tuple[Message, Answer | None]:
+        """The next page of an answer and what is left of it; to be made when the link has taken the last
+        one."""
+        self._set_now(now)
+        return answering.next_page(self.replica, answer)
+
+    def next_due_ms(self) -> int | None:
+        """When `tick` has something to do next; None when never."""
+        while self._agenda and self._due.get(self._agenda[0][1]) != self._agenda[0][0]:
+            heapq.heappop(self._agenda)
+        return self._agenda[0][0] if self._agenda else None
+
+    def explain(self, folder: ObjectId, now: Moment) -> Explanation:
+        """What is missing of a folder, who has it, who is asked for what and why, and when next."""
+        self._set_now(now)
+        return explain(self.replica, folder)
+
+    def _call(self, now: Moment, work: Callable[[], None]) -> list[Effect]:
+        replica = self.replica
+        self._set_now(now)
+        replica.effects = []
+        replica.touched.clear()
+        work()
+        for folder in sorted(replica.touched):
+            self._plan(folder)
+        return replica.effects
+
+    def _set_now(self, now: Moment) -> None:
+        self.replica.now_ms, self.replica.wall_ms = now
+
+    def _plan(self, folder: ObjectId) -> None:
+        """Note when something is due next in a folder that this call touched."""
+        state = self.replica.record.folders.get(folder)
+        if state is None or not state.is_held:
+            self._due.pop(folder, None)
+            return
+        backfill.note_missing(self.replica, folder)
+        due_ms = self._due_ms(folder, state)
+        if due_ms < NEVER_MS and self._due.get(folder) != due_ms:
+            self._due[folder] = due_ms
+            heapq.heappush(self._agenda, (due_ms, folder))
+
+    def _due_ms(self, folder: ObjectId, state: FolderState) -> int:
+        return min(
+            broadcasting.due_ms(self.replica, folder, state),
+            status.due_ms(self.replica, state),
+            backfill.due_ms(state),
+            leaving.due_ms(self.replica, folder, state),
+            state.await_due_ms,
+            state.purge_due_ms,
+        )
+
+
+def is_for_this_life(replica: Replica, folder: ObjectId, life: object) -> bool:
+    """Whether an answer was made for this replica as it is: gaps stated to an earlier one say nothing of
+    it."""
+    return life == replica.life(folder)

@@ -1,0 +1,138 @@
+"""The replication state table: what a store keeps of each folder, beside the folder's objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from pillarbox.replication.ground.knowledge import NOTHING, Knowledge
+from pillarbox.replication.wire.messages import Life, Statement
+from pillarbox.store.change_number import CNSet
+
+NEVER_MS: Final = 1 << 62
+UNHEARD: Final = Life(-1, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What another replica of the folder last said that it has."""
+
+    life: Life = UNHEARD
+    known: CNSet = NOTHING
+    expired: CNSet = NOTHING
+    heard_ms: int = 0
+
+    @property
+    def had(self) -> CNSet:
+        """What the other replica need not be sent."""
+        return self.known | self.expired
+
+    def told(self, statement: Statement, now_ms: int) -> Row:
+        """The row after a statement; one of an earlier life changes nothing.
+
+        Statements of one life are united, since they arrive in any order; a later life replaces the row.
+        """
+        if statement.life < self.life:
+            return self
+        before = self if statement.life == self.life else Row()
+        expired = (before.expired | statement.expired) - statement.known
+        return Row(statement.life, (before.known | statement.known) - statement.expired, expired, now_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillEntry:
+    """Numbers that are missing, when they are asked for (again), and how often they were."""
+
+    missing: CNSet
+    due_ms: int
+    tries: int = 0
+
+
+@dataclass
+class Leaving:
+    """A replica that is delete pending: its statement by number, and who acknowledged it with what."""
+
+    number: int = 0
+    stated: CNSet | None = None
+    acknowledged: dict[bytes, tuple[CNSet, CNSet]] = field(default_factory=dict)
+    due_ms: int = 0
+
+
+@dataclass
+class FolderState:
+    """One folder at one store. `is_held` says whether the store holds a replica at all.
+
+    `life` counts how often it began to hold one. `own_last` is the last number of its own up to which it
+    knows all of its numbers in this folder; `broadcast_to` the last one that it broadcast. `applied` counts
+    what arrived and was applied.
+    """
+
+    is_held: bool = False
+    life: int = 0
+    knowledge: Knowledge = field(default_factory=Knowledge)
+    own_last: int = 0
+    broadcast_to: int = 0
+    applied: int = 0
+    rows: dict[bytes, Row] = field(default_factory=dict)
+    leaving: Leaving = field(default_factory=Leaving)
+
+    entries: tuple[BackfillEntry, ...] = ()
+    asked: dict[bytes, int] = field(default_factory=dict)
+    silent: frozenset[bytes] = frozenset()
+    asks_at_once: bool = False
+    reconciling: dict[bytes, int] = field(default_factory=dict)
+
+    unsent_since_ms: int = NEVER_MS
+    changed_ms: int = 0
+    burst_since_ms: int = 0
+    broadcast_ms: int = 0
+    unstated_since_ms: int = NEVER_MS
+    news_ms: int = 0
+    stated_ms: int = 0
+    awaited: frozenset[bytes] = frozenset()
+    await_due_ms: int = NEVER_MS
+    purge_due_ms: int = NEVER_MS
+
+    def restart(self, now_ms: int, purge_interval_ms: int) -> None:
+        """Plan all that is due anew: times of before the restart mean nothing now."""
+        self.entries, self.silent = (), frozenset()
+        self.asked.clear()
+        self.reconciling.clear()
+        self.leaving.due_ms = now_ms
+        self.unsent_since_ms = now_ms if self.own_last > self.broadcast_to else NEVER_MS
+        self.changed_ms = self.burst_since_ms = self.broadcast_ms = now_ms
+        self.unstated_since_ms = self.news_ms = self.stated_ms = now_ms
+        self.purge_due_ms = now_ms + purge_interval_ms
+
+    def copy(self) -> FolderState:
+        """A copy that does not change with this one."""
+        leaving = replace(self.leaving, acknowledged=dict(self.leaving.acknowledged))
+        return replace(
+            self,
+            knowledge=self.knowledge.copy(),
+            rows=dict(self.rows),
+            leaving=leaving,
+            asked=dict(self.asked),
+            reconciling=dict(self.reconciling),
+        )
+
+
+def known_to_any(rows: Mapping[bytes, Row]) -> CNSet:
+    """All numbers that other replicas said they hold."""
+    union = CNSet()
+    for row in rows.values():
+        union |= row.known
+    return union
+
+
+def expired_by_all(rows: Mapping[bytes, Row]) -> CNSet:
+    """Numbers that were expired elsewhere and are held by no other replica any more.
+
+    Computed each time it is needed: written down, it would keep a number expired that some replica holds
+    again.
+    """
+    union = CNSet()
+    for row in rows.values():
+        union |= row.expired
+    return union - known_to_any(rows) if union else union

@@ -1,0 +1,122 @@
+"""A store made of dicts: objects by folder and id, with the index that a real store derives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pillarbox.replication.ground.records import ObjectId
+from pillarbox.replication.ground.versions import Versions
+from pillarbox.store.change_number import ChangeNumber, CNSet
+
+_FEW = 64  # numbers that are looked up one by one; more are found by walking the index
+
+Witness = Callable[[ObjectId, ObjectId, Versions[Any]], None]
+
+
+@dataclass
+class FolderObjects:
+    """The objects of one folder, and each number by which one of them is found."""
+
+    objects: dict[ObjectId, Versions[Any]] = field(default_factory=dict)
+    index: dict[ChangeNumber, ObjectId] = field(default_factory=dict)
+    entries: CNSet = field(default_factory=CNSet)
+
+    def copy(self) -> FolderObjects:
+        """A copy that does not change with this one."""
+        return FolderObjects(dict(self.objects), dict(self.index), self.entries)
+
+
+class DictObjects:
+    """Implements `ObjectStore`. `snapshot` costs one step a folder; a folder is copied when it next changes.
+
+    `witness` is told of every state that is stored.
+    """
+
+    def __init__(self, folders: dict[ObjectId, FolderObjects] | None = None) -> None:
+        self._folders = dict(folders or {})
+        self._shared = set(self._folders)
+        self.witness: Witness | None = None
+        self.changes: dict[ObjectId, int] = {}
+
+    def snapshot(self) -> dict[ObjectId, FolderObjects]:
+        """All objects as they are now; pass it to a new `DictObjects` to go back to them."""
+        self._shared = set(self._folders)
+        return dict(self._folders)
+
+    def _own(self, folder: ObjectId) -> FolderObjects:
+        held = self._folders.get(folder)
+        if held is None:
+            held = self._folders[folder] = FolderObjects()
+        elif folder in self._shared:
+            held = self._folders[folder] = held.copy()
+        self._shared.discard(folder)
+        self.changes[folder] = self.changes.get(folder, 0) + 1
+        return held
+
+    def get(self, folder: ObjectId, object_id: ObjectId) -> Versions[Any] | None:
+        """The object, or None."""
+        held = self._folders.get(folder)
+        return held.objects.get(object_id) if held else None
+
+    def put(self, folder: ObjectId, object_id: ObjectId, versions: Versions[Any]) -> None:
+        """Store the object's new state."""
+        held = self._own(folder)
+        self._unindex(held, object_id)
+        held.objects[object_id] = versions
+        for number in versions.entries():
+            held.index[number] = object_id
+            held.entries = held.entries.with_number(number)
+        if self.witness:
+            self.witness(folder, object_id, versions)
+
+    def remove(self, folder: ObjectId, object_id: ObjectId) -> None:
+        """Forget the object."""
+        held = self._own(folder)
+        self._unindex(held, object_id)
+        held.objects.pop(object_id, None)
+
+    def _unindex(self, held: FolderObjects, object_id: ObjectId) -> None:
+        before = held.objects.get(object_id)
+        if before is not None:
+            numbers = before.entries()
+            for number in numbers:
+                held.index.pop(number, None)
+            held.entries -= CNSet.of(numbers)
+
+    def ids(self, folder: ObjectId) -> list[ObjectId]:
+        """The ids of all objects of the folder, ascending."""
+        held = self._folders.get(folder)
+        return sorted(held.objects) if held else []
+
+    def entries(self, folder: ObjectId) -> CNSet:
+        """All numbers by which objects of the folder are found."""
+        held = self._folders.get(folder)
+        return held.entries if held else CNSet()
+
+    def found(self, folder: ObjectId, numbers: CNSet) -> list[ObjectId]:
+        """The objects that are found by any of these numbers, in the order of the lowest such number."""
+        held = self._folders.get(folder)
+        if held is None:
+            return []
+        common = held.entries & numbers
+        if common.count() <= _FEW:
+            hits = [
+                ChangeNumber(origin, counter)
+                for origin in common.origins()
+                for first, last in common.ranges(origin)
+                for counter in range(first, last + 1)
+            ]
+        else:
+            hits = sorted(number for number in held.index if number in common)
+        return list(dict.fromkeys(held.index[number] for number in hits))
+
+    def clear(self, folder: ObjectId) -> None:
+        """Forget all objects of the folder."""
+        self._own(folder)
+        self._folders[folder] = FolderObjects()
+
+    def folder_objects(self, folder: ObjectId) -> FolderObjects:
+        """The objects of a folder, to look at."""
+        return self._folders.get(folder) or FolderObjects()

@@ -1,0 +1,142 @@
+"""The messages between stores, decoded (DOMAIN.md "Public folder replication", "Messages between stores").
+
+Every message carries what its sender has of the folder, so a lost status is made up for by whatever comes
+next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, NamedTuple, TypeAlias
+
+from pillarbox.replication.ground.knowledge import Pair
+from pillarbox.replication.ground.records import ObjectId
+from pillarbox.replication.ground.versions import Sight, Versions
+from pillarbox.store.change_number import ChangeNumber, CNSet
+
+
+class MessageType(IntEnum):
+    """The types of DOMAIN.md."""
+
+    HIERARCHY = 0x2
+    CONTENT = 0x4
+    BACKFILL_REQUEST = 0x8
+    STATUS = 0x10
+    STATUS_REQUEST = 0x20
+
+
+class Sender(NamedTuple):
+    """A store, the incarnation of it that speaks, and the replica GUID under which that numbers its
+    changes."""
+
+    database: bytes
+    incarnation: int
+    origin: bytes
+
+
+class Life(NamedTuple):
+    """Which replica it is that says something: a later one replaces what an earlier one said of itself."""
+
+    incarnation: int
+    life: int
+
+
+class Statement(NamedTuple):
+    """What the sender has of a folder: held, and expired by its own age limit."""
+
+    life: Life
+    known: CNSet
+    expired: CNSet
+
+
+class Numberings(NamedTuple):
+    """Whose each origin is, as (database, incarnation), and numbers that their owners left out for ever."""
+
+    owners: Mapping[bytes, tuple[bytes, int]]
+    left_out: CNSet
+
+
+class AnswerTo(NamedTuple):
+    """For which replica an answer was made; whether the asker lacks purged numbers; whether it is
+    complete."""
+
+    life: Life
+    lacks_purged: bool
+    is_last: bool
+
+
+Objects: TypeAlias = tuple[tuple[ObjectId, Versions[Any]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Changed objects and the gaps that come with them: a broadcast, or a part of an answer to a request."""
+
+    objects: Objects
+    pair: Pair
+    answer: AnswerTo | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillRequest:
+    """Asks for the needed numbers; `had` is all that the asker has."""
+
+    needed: CNSet
+    had: CNSet
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileQuestion:
+    """Asks which of these versions are deleted. `applied` counts what the asker had applied before."""
+
+    held: Mapping[ObjectId, Sight]
+    applied: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileAnswer:
+    """The versions that are gone, objects that live in other versions instead, and all purged numbers."""
+
+    life: Life
+    gone: Mapping[ObjectId, frozenset[ChangeNumber]]
+    objects: Objects
+    purged: CNSet
+    applied: int
+
+
+class Acknowledgement(NamedTuple):
+    """Says that the sender has all that a leaving replica stated under this number in this incarnation."""
+
+    incarnation: int
+    statement: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What the sender has; to a leaving replica with an acknowledgement, in the hierarchy with numberings."""
+
+    acknowledgement: Acknowledgement | None = None
+    numberings: Numberings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRequest:
+    """Asks for a status; of a leaving replica, for an acknowledgement of its statement of this number."""
+
+    leaving: int | None = None
+
+
+Body: TypeAlias = Changes | BackfillRequest | ReconcileQuestion | ReconcileAnswer | Status | StatusRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message about one folder, or about the hierarchy, from one store to another."""
+
+    sender: Sender
+    to: bytes
+    folder: ObjectId
+    statement: Statement
+    body: Body

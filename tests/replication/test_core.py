@@ -1,0 +1,399 @@
+"""The core, by a few stores that are driven by hand: what is sent, asked, and explained, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pillarbox.replication.core import hierarchy, writing
+from pillarbox.replication.core.effects import Answer, Effect, Send
+from pillarbox.replication.core.preset import CLASSIC, HOUR_MS, MINUTE_MS, PROMPT, Preset
+from pillarbox.replication.core.replica import Moment, Replica, ReplicaRecord
+from pillarbox.replication.core.replicator import Replicator
+from pillarbox.replication.ground.records import MessageView, ObjectId, ReplicaState, Tree
+from pillarbox.replication.organisation.topology import Connector, Organisation, Server
+from pillarbox.replication.simulation.objects import DictObjects
+from pillarbox.replication.wire.messages import BackfillRequest, Changes, Message, Sender, StatusRequest
+from pillarbox.store.errors import NotFound, Refused
+
+TREE = Tree(b"t" * 16)
+ACTOR = "anna"
+
+
+class Post:
+    """Stores that are joined by a table on which messages lie until they are taken or lost."""
+
+    def __init__(self, sites: str = "aa", preset: Preset = PROMPT) -> None:
+        self.now_ms = 1_800_000_000_000
+        stores = [name.encode() * 16 for name in "123456789"[: len(sites)]]
+        servers = {
+            store: Server(store, store.decode()[0], site, 6)
+            for store, site in zip(stores, sites, strict=True)
+        }
+        self.organisation = Organisation(servers, (Connector("ab", ("a", "b"), 10),))
+        self.table: list[Message] = []
+        self.sent: list[Message] = []
+        self.stores = [
+            Replicator(
+                ReplicaRecord(Sender(store, 1, bytes([65 + k]) * 16)),
+                TREE,
+                self.organisation,
+                preset,
+                DictObjects(),
+            )
+            for k, store in enumerate(stores)
+        ]
+        for store in self.stores:
+            self.put(store, store.start(self.now))
+
+    @property
+    def now(self) -> Moment:
+        return Moment(self.now_ms, self.now_ms)
+
+    def put(self, store: Replicator, effects: list[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Send):
+                self.table.append(effect.message)
+            elif isinstance(effect, Answer):
+                left: Answer | None = effect
+                while left:
+                    message, left = store.answer_page(left, self.now)
+                    self.table.append(message)
+
+    def do(self, store: int, change: Callable[[Replica], Any]) -> Any:
+        result, effects = self.stores[store].local_changes(change, self.now)
+        self.put(self.stores[store], effects)
+        return result
+
+    def carry(self, is_lost: Callable[[Message], bool] = lambda message: False) -> None:
+        """Deliver all that lies on the table and what follows from it."""
+        while self.table:
+            message = self.table.pop(0)
+            self.sent.append(message)
+            if not is_lost(message):
+                store = next(each for each in self.stores if each.replica.me.database == message.to)
+                self.put(store, store.receive(message, self.now))
+
+    def wait(self, duration_ms: int, is_lost: Callable[[Message], bool] = lambda message: False) -> None:
+        """Let time pass: each store ticks when it is due."""
+        until_ms = self.now_ms + duration_ms
+        self.carry(is_lost)
+        while True:
+            planned = [(each.next_due_ms(), k) for k, each in enumerate(self.stores)]
+            due = [(due_ms, k) for due_ms, k in planned if due_ms is not None]
+            if not due or min(due)[0] > until_ms:
+                break
+            due_ms, store = min(due)
+            self.now_ms = max(self.now_ms, due_ms)
+            self.put(self.stores[store], self.stores[store].tick(self.now))
+            self.carry(is_lost)
+        self.now_ms = until_ms
+
+    def replica(self, store: int) -> Replica:
+        return self.stores[store].replica
+
+    def messages(self, store: int, folder: ObjectId) -> list[MessageView]:
+        objects = self.replica(store).objects
+        found = (objects.get(folder, message) for message in objects.ids(folder))
+        return [MessageView.read(each, self.now_ms) for each in found if each and each.live()]
+
+    def folder(self, replicas: str = "12", at: int = 0) -> ObjectId:
+        """A folder with these replicas, known to all stores."""
+        lists = {name.encode() * 16: ReplicaState.ACTIVE for name in replicas}
+        made: ObjectId = self.do(
+            at, lambda replica: writing.create_folder(replica, TREE.root, "News", lists, ACTOR)
+        )
+        self.wait(10_000)
+        self.sent.clear()
+        return made
+
+    def post(self, store: int, folder: ObjectId, content: bytes = b"c", size_bytes: int = 1000) -> ObjectId:
+        made: ObjectId = self.do(
+            store, lambda replica: writing.post(replica, folder, content, size_bytes, ACTOR)
+        )
+        return made
+
+
+def is_changes(message: Message) -> bool:
+    return isinstance(message.body, Changes)
+
+
+def requests(post: Post) -> list[Message]:
+    return [message for message in post.sent if isinstance(message.body, BackfillRequest)]
+
+
+def test_a_post_reaches_all_replicas_within_a_second() -> None:
+    post = Post()
+    folder = post.folder()
+    post.post(0, folder)
+    post.wait(1_000)
+    assert [view.contents for view in post.messages(1, folder)] == [(b"c",)]
+    assert not requests(post)
+
+
+def test_a_store_that_the_list_does_not_name_holds_the_folder_and_no_content() -> None:
+    post = Post("aaa")
+    folder = post.folder("12")
+    post.post(0, folder)
+    post.wait(HOUR_MS)
+    assert post.replica(2).folder(folder) is not None
+    assert not post.replica(2).held(folder) and not post.messages(2, folder)
+
+
+def test_changes_are_sent_once_they_rest_and_at_most_every_five_seconds_while_they_go_on() -> None:
+    post = Post()
+    folder = post.folder()
+    broadcasts = []
+    for _ in range(300):  # half a minute of posts
+        post.post(0, folder)
+        post.wait(100)
+        broadcasts += [message for message in post.sent if is_changes(message)]
+        post.sent.clear()
+    assert 6 <= len(broadcasts) <= 14
+    post.wait(6_000)
+    assert len(post.messages(1, folder)) == 300
+
+
+@pytest.mark.parametrize(("sites", "after_ms"), [("aa", 1 * MINUTE_MS), ("ab", 2 * MINUTE_MS)])
+def test_what_is_lost_is_asked_for_after_the_first_delay_and_again_after_the_retry(
+    sites: str, after_ms: int
+) -> None:
+    post = Post(sites)
+    folder = post.folder()
+    post.post(0, folder)
+    post.wait(2_000, is_lost=is_changes)
+    post.wait(5 * MINUTE_MS)  # the status after the change tells what is missing
+    post.sent.clear()
+    post.wait(after_ms - 4_000, is_lost=is_changes)
+    assert not requests(post)
+    post.wait(4_000, is_lost=is_changes)
+    assert len(requests(post)) == 1
+    post.wait(2 * after_ms - 4_000, is_lost=is_changes)
+    assert len(requests(post)) == 1
+    post.wait(4_000)
+    assert len(requests(post)) == 2
+    assert post.messages(1, folder)
+
+
+def test_the_classic_preset_asks_after_six_hours() -> None:
+    post = Post("aa", CLASSIC)
+    folder = post.folder()
+    post.wait(HOUR_MS)
+    post.post(0, folder)
+    post.wait(HOUR_MS, is_lost=is_changes)
+    post.sent.clear()
+    post.wait(4 * HOUR_MS)
+    assert not requests(post)
+    post.wait(2 * HOUR_MS)
+    assert requests(post) and post.messages(1, folder)
+
+
+def test_a_new_replica_asks_at_once_and_a_silent_source_is_passed_over() -> None:
+    post = Post("aaab")
+    folder = post.folder("12")
+    post.post(0, folder)
+    post.wait(HOUR_MS)
+    post.sent.clear()
+    added = {b"4" * 16: ReplicaState.ACTIVE}
+    post.do(0, lambda replica: writing.change_folder(replica, folder, ACTOR, replicas=added))
+
+    def is_silent(message: Message) -> bool:
+        first = next((each.to for each in requests(post)), None)
+        return message.sender.database == first and message.folder == folder
+
+    post.wait(10_000, is_lost=is_silent)
+    assert len(requests(post)) == 1 and not post.messages(3, folder)
+    post.wait(5 * MINUTE_MS, is_lost=is_silent)
+    assert len({message.to for message in requests(post)}) == 2
+    assert post.messages(3, folder)
+
+
+def test_a_status_request_is_repeated_until_it_is_answered() -> None:
+    post = Post()
+    folder = post.folder("1")
+    post.post(0, folder)
+    post.wait(HOUR_MS)
+    post.sent.clear()
+    added = {b"2" * 16: ReplicaState.ACTIVE}
+
+    def is_request(message: Message) -> bool:
+        is_answer = message.to == b"2" * 16 and message.folder == folder
+        return is_answer or isinstance(message.body, StatusRequest)
+
+    post.do(0, lambda replica: writing.change_folder(replica, folder, ACTOR, replicas=added))
+    post.wait(9 * MINUTE_MS, is_lost=is_request)
+    asked = [message for message in post.sent if isinstance(message.body, StatusRequest)]
+    assert len(asked) >= 4
+    post.wait(3 * MINUTE_MS)
+    assert post.messages(1, folder)
+    post.sent.clear()
+    post.wait(MINUTE_MS)
+    assert not any(isinstance(message.body, StatusRequest) for message in post.sent)
+
+
+def test_an_answer_comes_in_messages_of_a_limited_size_and_a_cut_one_is_continued() -> None:
+    post = Post()
+    folder = post.folder("1")
+    for _ in range(10):
+        post.post(0, folder, size_bytes=100_000)
+    post.wait(HOUR_MS)
+    added = {b"2" * 16: ReplicaState.ACTIVE}
+    post.do(0, lambda replica: writing.change_folder(replica, folder, ACTOR, replicas=added))
+    post.sent.clear()
+    answers = 0
+
+    def is_second_answer(message: Message) -> bool:
+        nonlocal answers
+        answers += is_changes(message) and message.folder == folder
+        return answers == 2 and is_changes(message) and message.folder == folder
+
+    post.wait(10_000, is_lost=is_second_answer)
+    assert answers == 4 and len(post.messages(1, folder)) == 7
+    post.sent.clear()
+    post.wait(10 * MINUTE_MS)
+    assert len(post.messages(1, folder)) == 10
+    carried = [len(m.body.objects) for m in post.sent if isinstance(m.body, Changes) and m.folder == folder]
+    assert sum(carried) == 3, "only what was lost is sent again"
+
+
+def test_messages_that_come_twice_or_late_change_nothing() -> None:
+    post = Post()
+    folder = post.folder()
+    message = post.post(0, folder)
+    post.wait(2_000)
+    old = [each for each in post.sent if is_changes(each)]
+    post.do(0, lambda replica: writing.delete(replica, folder, message, ACTOR))
+    post.wait(HOUR_MS)
+    known = post.replica(1).state(folder).knowledge.known
+    for _ in range(3):
+        post.table += old
+        post.carry()
+    assert not post.messages(1, folder)
+    assert post.replica(1).state(folder).knowledge.known == known
+
+
+def test_two_edits_that_knew_nothing_of_each_other_both_live_until_one_write_saw_both() -> None:
+    post = Post()
+    folder = post.folder()
+    message = post.post(0, folder)
+    post.wait(2_000)
+    for store, content in ((0, b"mine"), (1, b"theirs")):
+        post.do(
+            store,
+            lambda replica, content=content: writing.edit(replica, folder, message, ACTOR, content=content),
+        )
+    post.wait(HOUR_MS)
+    views = [post.messages(store, folder)[0] for store in (0, 1)]
+    assert views[0] == views[1] and set(views[0].contents) == {b"mine", b"theirs"}
+    post.do(1, lambda replica: writing.edit(replica, folder, message, ACTOR, content=b"settled"))
+    post.wait(HOUR_MS)
+    assert [post.messages(store, folder)[0].contents for store in (0, 1)] == [(b"settled",)] * 2
+
+
+def test_properties_that_were_set_in_two_places_merge_and_are_no_conflict() -> None:
+    post = Post()
+    folder = post.folder()
+    message = post.post(0, folder)
+    post.wait(2_000)
+    for store, name in ((0, "flagged"), (1, "category")):
+        post.do(
+            store,
+            lambda replica, name=name: writing.edit(
+                replica, folder, message, ACTOR, properties={name: "yes"}
+            ),
+        )
+    post.wait(HOUR_MS)
+    for store in (0, 1):
+        view = post.messages(store, folder)[0]
+        assert view.contents == (b"c",) and view.properties.keys() == {"flagged", "category"}
+
+
+def test_of_a_circle_of_moves_one_folder_stands_in_lost_and_found_everywhere() -> None:
+    post = Post()
+    one, other = post.folder(), post.folder()
+    post.do(0, lambda replica: writing.change_folder(replica, one, ACTOR, parent=other))
+    post.do(1, lambda replica: writing.change_folder(replica, other, ACTOR, parent=one))
+    post.wait(HOUR_MS)
+    shown = hierarchy.places(post.replica(0))
+    assert shown == hierarchy.places(post.replica(1))
+    assert sorted(shown.values()) == sorted([TREE.lost_and_found, one if shown[other] == one else other])
+
+
+def test_a_deleted_folder_with_unseen_content_comes_back_in_lost_and_found_with_that_content() -> None:
+    post = Post()
+    folder = post.folder()
+    post.post(0, folder, b"seen")
+    post.wait(HOUR_MS)
+    post.do(0, lambda replica: hierarchy.delete_folder(replica, folder, ACTOR))
+    post.post(1, folder, b"unseen")
+    post.wait(HOUR_MS)
+    for store in (0, 1):
+        assert hierarchy.places(post.replica(store)) == {folder: TREE.lost_and_found}
+        assert [view.contents for view in post.messages(store, folder)] == [(b"unseen",)]
+
+
+def test_tombstones_go_when_all_replicas_have_seen_them() -> None:
+    post = Post()
+    folder = post.folder()
+    message = post.post(0, folder)
+    post.wait(2_000)
+    post.do(0, lambda replica: writing.delete(replica, folder, message, ACTOR))
+    post.wait(2_000)
+    assert post.replica(1).objects.get(folder, message) is not None
+    post.wait(2 * HOUR_MS)
+    assert not [store for store in (0, 1) if post.replica(store).objects.get(folder, message)]
+
+
+def test_a_leaving_replica_goes_only_when_another_has_all_of_it() -> None:
+    post = Post()
+    folder = post.folder()
+    post.wait(HOUR_MS)
+    post.post(1, folder)  # not broadcast yet
+    leaving = {b"2" * 16: ReplicaState.DELETE_PENDING}
+    post.do(0, lambda replica: writing.change_folder(replica, folder, ACTOR, replicas=leaving))
+    post.wait(MINUTE_MS, is_lost=lambda each: is_changes(each) and each.folder == folder)
+    assert post.replica(1).held(folder), "store 1 has not all of it"
+    post.wait(HOUR_MS)
+    assert post.messages(0, folder) and not post.replica(1).held(folder)
+
+
+def test_a_change_where_no_active_replica_is_is_refused() -> None:
+    post = Post("aaa")
+    folder = post.folder("12")
+    with pytest.raises(Refused, match="no active replica"):
+        post.post(2, folder)
+    message = post.post(0, folder)
+    post.do(0, lambda replica: writing.delete(replica, folder, message, ACTOR))
+    with pytest.raises(NotFound):
+        post.do(0, lambda replica: writing.delete(replica, folder, message, ACTOR))
+
+
+def test_a_wrong_clock_that_is_put_right_leaves_nothing_due_in_its_future() -> None:
+    post = Post()
+    folder = post.folder()
+    ahead = Moment(post.now_ms, 4_070_908_800_000)
+    store = post.stores[0]
+    _, effects = store.local_changes(lambda replica: writing.post(replica, folder, b"c", 1, ACTOR), ahead)
+    post.put(store, effects)
+    post.wait(2_000)
+    assert post.messages(1, folder)
+
+
+def test_explain_says_what_is_missing_who_has_it_and_when_it_is_asked_for() -> None:
+    post = Post("ab")
+    folder = post.folder()
+    post.post(0, folder)
+    post.wait(2_000, is_lost=is_changes)
+    post.wait(5 * MINUTE_MS)
+    told = post.stores[1].explain(folder, post.now)
+    assert not told.is_in_sync and told.missing.count() == 2, (
+        "the post, and the folder's own number before it"
+    )
+    assert told.holders[0].database == b"1" * 16 and told.holders[0].has == told.missing
+    assert told.wanted[0].numbers == told.missing and told.wanted[0].due_ms > post.now_ms
+    assert [(reason.source, reason.cost, reason.asked_count) for reason in told.plan] == [(b"1" * 16, 10, 2)]
+    post.wait(HOUR_MS)
+    assert post.stores[1].explain(folder, post.now).is_in_sync
+    assert not post.stores[1].explain(ObjectId(b"x" * 16, 1), post.now).is_held
