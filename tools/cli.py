@@ -67,6 +67,7 @@ COMMANDS: Final = (
         "recovery:recovery",
         "The recovery storage group: recovered databases beside the live ones, which no client reaches.",
     ),
+    ("replication", "replication:replication", "Public folder replication."),
 )
 
 

@@ -1,0 +1,126 @@
+"""Many seeds in a row, and what they show together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
+
+from pillarbox.replication.simulation.scenario import Figures, Scenario, Settings
+
+MESSAGES: Final = frozenset(
+    {
+        "Answer",
+        "BackfillRequest",
+        "Broadcast",
+        "ReconcileAnswer",
+        "ReconcileQuestion",
+        "Status",
+        "StatusRequest",
+    }
+)
+FAULTS: Final = frozenset(
+    {
+        "clock in 2099",
+        "clock skew",
+        "copy",
+        "crash",
+        "cut",
+        "cut both ways",
+        "cut one way",
+        "doubled",
+        "expiry",
+        "loss",
+        "lost for good",
+        "maintenance",
+        "not there",
+        "reordered",
+        "restart",
+        "restore",
+        "slow",
+        "store added",
+    }
+)
+RULES: Final = frozenset(
+    {
+        "backfill_request",
+        "expire",
+        "expired_lost",
+        "folder_came_back",
+        "folder_deleted",
+        "gaps_waited",
+        "hole_closed",
+        "purge",
+        "reconcile",
+        "reconcile_again",
+        "replica_added",
+        "replica_back_to_leaving",
+        "replica_dropped",
+        "replica_removed",
+        "sibling",
+        "stamp_ahead",
+        "unseen_content",
+    }
+)
+
+
+class Summary(NamedTuple):
+    """The figures of many seeds. `violations` are (seed, what was violated)."""
+
+    seeds: int
+    violations: tuple[tuple[int, str], ...]
+    converged_ms_mean: int
+    converged_ms_max: int
+    writes: int
+    messages: dict[str, int]
+    faults: dict[str, int]
+    rules: dict[str, int]
+    link_bytes: dict[str, int]
+    link_bytes_distinct: dict[str, int]
+
+    def never_happened(self) -> list[str]:
+        """The faults, message types and rules that no seed met: a campaign that misses one proves little."""
+        met = {*self.messages, *self.faults, *self.rules}
+        return sorted((MESSAGES | FAULTS | RULES) - met)
+
+
+def run_seeds(seeds: Iterable[int], settings: Settings) -> Iterator[Figures]:
+    """Run seeds one after the other; each gives its figures as soon as it ends."""
+    for seed in seeds:
+        yield Scenario(seed, settings).run()
+
+
+def trace_of(seed: int, settings: Settings) -> list[str]:
+    """All that happens in a seed, a line each: the same for the same seed and settings."""
+    lines: list[str] = []
+    Scenario(seed, settings, lines.append).run()
+    return lines
+
+
+def summarise(figures: Iterable[Figures]) -> Summary:
+    """Add the figures of seeds up."""
+    seeds, writes, violations, converged = 0, 0, [], []
+    totals: tuple[Counter[str], ...] = (Counter(), Counter(), Counter(), Counter(), Counter())
+    for figure in figures:
+        seeds += 1
+        writes += figure.writes
+        if figure.violation:
+            violations.append((figure.seed, figure.violation))
+        else:
+            converged.append(figure.converged_ms)
+        counts = (figure.messages, figure.faults, figure.rules, figure.link_bytes, figure.link_bytes_distinct)
+        for total, count in zip(totals, counts, strict=True):
+            total.update(count)
+    messages, faults, rules, link_bytes, distinct = (dict(sorted(total.items())) for total in totals)
+    return Summary(
+        seeds,
+        tuple(violations),
+        sum(converged) // max(1, len(converged)),
+        max(converged, default=0),
+        writes,
+        messages,
+        faults,
+        rules,
+        link_bytes,
+        distinct,
+    )

@@ -1,0 +1,173 @@
+"""One seed: an organisation at work under faults, then left in peace until its stores are equal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, MINUTE_MS, PROMPT, Preset
+from pillarbox.replication.core.replica import Replica
+from pillarbox.replication.simulation.faults import FAULTS, Fault, Faults, remove_lost
+from pillarbox.replication.simulation.invariants import Violation
+from pillarbox.replication.simulation.machine import Machine
+from pillarbox.replication.simulation.operations import OPERATIONS, Weighted, some_operation
+from pillarbox.replication.simulation.world import Trace, World
+
+GAPS_MS = (50, 2_000, 30_000, 5 * MINUTE_MS)
+CONVERGED_MS_MAX = 10 * DAY_MS
+QUIET_MS = 3 * HOUR_MS
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The size of a seed and what happens in it: four in five steps are changes, the others faults."""
+
+    stores: int = 4
+    sites: int = 2
+    steps: int = 150
+    preset: Preset = PROMPT
+    operations: tuple[Weighted, ...] = OPERATIONS
+    faults: tuple[Fault, ...] = FAULTS
+
+
+class Figures(NamedTuple):
+    """What a seed shows. `violation` is "" when nothing was violated."""
+
+    seed: int
+    violation: str
+    converged_ms: int
+    messages: dict[str, int]
+    faults: dict[str, int]
+    rules: dict[str, int]
+    link_bytes: dict[str, int]
+    link_bytes_distinct: dict[str, int]
+    writes: int
+
+
+class Scenario:
+    """Runs one seed."""
+
+    def __init__(self, seed: int, settings: Settings, trace: Trace | None = None) -> None:
+        self.seed, self.settings = seed, settings
+        self.world = World(seed, settings.sites, settings.preset, trace)
+        self.rng = self.world.rng
+        self.faults = Faults(self.world, settings.stores + 2)
+        self.converged_ms = 0
+
+    def run(self) -> Figures:
+        """Run the seed to its end, or to the first violation."""
+        violation = ""
+        try:
+            self._build()
+            for _ in range(self.settings.steps):
+                self.world.run_until(self.world.now_ms + self.rng.randint(1, self.rng.choice(GAPS_MS)))
+                self._step()
+            self._calm()
+            self._converge()
+        except Violation as error:
+            violation = str(error)
+            self.world.say(f"VIOLATED: {violation}")
+        return self._figures(violation)
+
+    def _figures(self, violation: str) -> Figures:
+        world = self.world
+        links = {
+            f"{one}-{other}": link
+            for (one, other), link in sorted(world.network.links.items())
+            if one != other
+        }
+        return Figures(
+            self.seed,
+            violation,
+            self.converged_ms,
+            dict(sorted(world.messages.items())),
+            dict(sorted((self.faults.counts + world.network.faults).items())),
+            dict(sorted(world.fired.items())),
+            {name: link.content_bytes for name, link in links.items()},
+            {name: link.distinct_bytes for name, link in links.items()},
+            len(world.invariants.writes),
+        )
+
+    def _build(self) -> None:
+        sites = self.world.sites
+        for number in range(self.settings.stores):
+            machine = self.world.add_store(sites[number % len(sites)], self.rng.choice((6, 6, 7)))
+            if self.rng.random() < 0.25:
+                machine.age_limit_ms = self.rng.choice((MINUTE_MS, 20 * MINUTE_MS))
+
+    def _step(self) -> None:
+        running = self.world.running()
+        if not running:
+            return
+        machine = self.rng.choice(running)
+        if self.rng.random() < 0.8:
+            self._change(machine)
+        else:
+            self.rng.choice(self.settings.faults)(self.faults, machine)
+
+    def _change(self, machine: Machine) -> None:
+        is_acknowledged = self.rng.random() < 0.7
+        said = self.world.local(
+            machine,
+            lambda replica: some_operation(replica, self.rng, self.settings.operations),
+            is_acknowledged,
+        )
+        if said:
+            self.world.say(f"{self.world.name(machine.database)} {said}")
+
+    # --- the end --------------------------------------------------------------------------------------------
+
+    def _calm(self) -> None:
+        """No more faults: the network works, clocks are right, who is down starts, who is lost is removed."""
+        world = self.world
+        world.say("calm")
+        world.network.calm()
+        for machine in world.machines.values():
+            machine.skew_ms = 0
+        for database in sorted(world.down):
+            world.down.discard(database)
+            world.do(world.machines[database], world.machines[database].start(world.now_ms))
+        remove_lost(world)
+
+    def _converge(self) -> None:
+        """Run until all stores are equal and nothing is asked for, and see that it stays so."""
+        world, began_ms = self.world, self.world.now_ms
+        found: list[str] = []
+        while world.now_ms - began_ms < CONVERGED_MS_MAX:
+            world.run_until(world.now_ms + HOUR_MS)
+            found = self._differences()
+            if not found:
+                break
+        else:
+            raise Violation(f"not equal after {CONVERGED_MS_MAX // DAY_MS} days: {'; '.join(found[:4])}")
+        self.converged_ms = world.now_ms - began_ms
+        world.invariants.check_nothing_lost(self._replicas())
+        world.run_until(world.now_ms + HOUR_MS)
+        asked, counters = world.requests, self._counters()
+        world.run_until(world.now_ms + QUIET_MS)
+        if world.requests != asked or any(self._wanted()):
+            raise Violation("something is asked for although nothing changes any more")
+        if self._counters() != counters:
+            raise Violation("numbers are given although nothing changes any more")
+        if found := self._differences():
+            raise Violation(f"equal and then no longer: {'; '.join(found[:4])}")
+
+    def _wanted(self) -> list[bool]:
+        """Of each folder at each store whether anything is asked for, now or later."""
+        return [
+            bool(state.entries or state.awaited)
+            for machine in self.world.running()
+            for state in machine.record.folders.values()
+            if state.is_held
+        ]
+
+    def _counters(self) -> list[int]:
+        return [machine.record.counter for machine in self.world.running()]
+
+    def _replicas(self) -> list[Replica]:
+        for machine in self.world.running():
+            machine.replicator.replica.now_ms = machine.replicator.replica.wall_ms = self.world.now_ms
+        return [machine.replicator.replica for machine in self.world.running()]
+
+    def _differences(self) -> list[str]:
+        return list(self.world.invariants.differences(self._replicas()))

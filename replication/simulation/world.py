@@ -1,0 +1,191 @@
+"""An organisation in virtual time: machines, their network, and the queue of what happens next."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from pillarbox.replication.core.effects import Answer, Effect, Notice, Report, Send
+from pillarbox.replication.core.preset import PROMPT, Preset
+from pillarbox.replication.core.replica import Replica
+from pillarbox.replication.ground.records import ObjectId, Tree
+from pillarbox.replication.organisation.topology import Connector, Organisation, Server
+from pillarbox.replication.simulation.invariants import Invariants
+from pillarbox.replication.simulation.machine import Machine
+from pillarbox.replication.simulation.network import Network
+from pillarbox.replication.wire.messages import Changes, Message, Sender
+from pillarbox.store.ids import guid_text, new_guid
+
+START_MS = 1_800_000_000_000
+Trace = Callable[[str], None]
+
+
+class World:
+    """Everything that exists in one run. What happens follows from the seed alone."""
+
+    def __init__(self, seed: int, sites: int, preset: Preset = PROMPT, trace: Trace | None = None) -> None:
+        self.rng = random.Random(seed)
+        self.preset, self.trace = preset, trace
+        self.now_ms = START_MS
+        self.tree = Tree(new_guid(self.rng))
+        self.sites = tuple(f"site{k}" for k in range(sites))
+        # A chain, so that some ways lead over two connectors.
+        self.organisation = Organisation(
+            {},
+            tuple(
+                Connector(f"{one}-{other}", (one, other), self.rng.choice((1, 10, 50)))
+                for one, other in zip(self.sites, self.sites[1:], strict=False)
+            ),
+        )
+        self.network = Network(random.Random(self.rng.random()))
+        self.machines: dict[bytes, Machine] = {}
+        self.down: set[bytes] = set()
+        self.incarnations: Counter[bytes] = Counter()
+        self.invariants = Invariants(self.tree)
+        self.messages: Counter[str] = Counter()
+        self.fired: Counter[str] = Counter()
+        self.requests = 0
+        self._queue: list[tuple[int, int, Callable[[], None]]] = []
+        self._order = 0
+        self._ticks: dict[bytes, int] = {}
+
+    # --- machines -------------------------------------------------------------------------------------------
+
+    def add_store(self, site: str, version: int) -> Machine:
+        """Add a store to the tree and start it."""
+        database, number = new_guid(self.rng), len(self.organisation.servers)
+        server = Server(database, f"store{number}", site, version)
+        self.set_organisation(
+            replace(self.organisation, servers={**self.organisation.servers, database: server})
+        )
+        witness = self.invariants.witness
+        machine = Machine(self.new_sender(database), self.tree, self.organisation, self.preset, witness)
+        self.machines[database] = machine
+        self.do(machine, machine.start(self.now_ms))
+        return machine
+
+    def new_sender(self, database: bytes) -> Sender:
+        """The next incarnation of a store, with a new replica GUID."""
+        self.incarnations[database] += 1
+        return Sender(database, self.incarnations[database], new_guid(self.rng))
+
+    def name(self, database: bytes) -> str:
+        """The name of a store."""
+        server = self.organisation.servers.get(database)
+        return server.name if server else guid_text(database)
+
+    def running(self) -> list[Machine]:
+        """The machines that are up, in the order in which they were added."""
+        return [machine for database, machine in self.machines.items() if database not in self.down]
+
+    def set_organisation(self, organisation: Organisation) -> None:
+        """Change servers or connectors; every machine that is up learns it at once."""
+        self.organisation = organisation
+        for machine in self.machines.values():
+            machine.organisation = organisation
+        for machine in self.running():
+            self.do(machine, machine.organisation_changed(self.now_ms))
+
+    def local(self, machine: Machine, change: Callable[[Replica], Any], is_acknowledged: bool = True) -> Any:
+        """Make a local change; one that is acknowledged is durable."""
+        result, effects = machine.local(change, self.now_ms)
+        if is_acknowledged:
+            machine.commit()
+        self.do(machine, effects)
+        return result
+
+    # --- what happens ---------------------------------------------------------------------------------------
+
+    def say(self, text: str) -> None:
+        """Write a line of the trace."""
+        if self.trace:
+            self.trace(f"{(self.now_ms - START_MS) / 1000:11.3f} {text}")
+
+    def at(self, time_ms: int, action: Callable[[], None]) -> None:
+        """Do something at a time."""
+        self._order += 1
+        heapq.heappush(self._queue, (max(time_ms, self.now_ms), self._order, action))
+
+    def run_until(self, time_ms: int) -> None:
+        """Let everything happen up to a time."""
+        while self._queue and self._queue[0][0] <= time_ms:
+            self.now_ms, _, action = heapq.heappop(self._queue)
+            action()
+        self.now_ms = time_ms
+
+    def do(self, machine: Machine, effects: list[Effect]) -> None:
+        """Do what a machine's call wants done, look at what it changed, and plan its next tick."""
+        for effect in effects:
+            if isinstance(effect, Send):
+                self.send(effect.message)
+            elif isinstance(effect, Answer):
+                key = (effect.asker, effect.folder)
+                is_new = key not in machine.answers
+                machine.answers[key] = effect
+                if is_new:
+                    self._plan_page(machine, key)
+            elif isinstance(effect, Report):
+                self._note(machine, effect)
+        self.fired.update(machine.replicator.fired)
+        machine.replicator.fired.clear()
+        self.invariants.look_at(machine, self.machines)
+        self._plan_tick(machine)
+
+    def _note(self, machine: Machine, report: Report) -> None:
+        if report.notice is Notice.HOLE_CLOSED:
+            self.invariants.given_up |= report.numbers
+        if report.notice is Notice.FOLDER_CAME_BACK:
+            self.invariants.folder_came_back(machine, report.folder)
+        self.say(f"{self.name(machine.database)}: {report.notice.name} {report.folder.counter}")
+
+    def _plan_tick(self, machine: Machine) -> None:
+        due_ms = machine.replicator.next_due_ms()
+        if due_ms is None:
+            return
+        due_ms = max(due_ms, self.now_ms + 1)
+        if self._ticks.get(machine.database, due_ms + 1) > due_ms:
+            self._ticks[machine.database] = due_ms
+            self.at(due_ms, lambda: self._tick(machine, due_ms))
+
+    def _tick(self, machine: Machine, planned_ms: int) -> None:
+        if self._ticks.get(machine.database) == planned_ms:
+            del self._ticks[machine.database]
+        if machine is self.machines.get(machine.database) and machine.database not in self.down:
+            now = machine.moment(self.now_ms)
+            self.do(machine, machine.call(lambda replicator: replicator.tick(now)))
+
+    def send(self, message: Message) -> None:
+        """Give a message to the network."""
+        kind = type(message.body).__name__
+        if isinstance(message.body, Changes):
+            kind = "Broadcast" if message.body.answer is None else "Answer"
+        self.messages[kind] += 1
+        self.requests += kind in ("BackfillRequest", "ReconcileQuestion")
+        servers = self.organisation.servers
+        sites = (servers[message.sender.database].site, servers[message.to].site)
+        for time_ms in self.network.arrivals(message, sites, self.now_ms):
+            self.at(time_ms, lambda: self._deliver(message))
+
+    def _deliver(self, message: Message) -> None:
+        machine = self.machines.get(message.to)
+        if machine is None or message.to in self.down:
+            self.network.faults["not there"] += 1
+            return
+        now = machine.moment(self.now_ms)
+        self.do(machine, machine.call(lambda replicator: replicator.receive(message, now)))
+
+    def _plan_page(self, machine: Machine, key: tuple[bytes, ObjectId]) -> None:
+        self.at(self.now_ms + 5, lambda: self._page(machine, key))
+
+    def _page(self, machine: Machine, key: tuple[bytes, ObjectId]) -> None:
+        if machine is not self.machines.get(machine.database) or machine.database in self.down:
+            return
+        message = machine.page(key, self.now_ms)
+        if message is not None:
+            self.send(message)
+            if key in machine.answers:
+                self._plan_page(machine, key)

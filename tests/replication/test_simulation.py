@@ -1,0 +1,62 @@
+"""Organisations under faults keep what they promise, and become equal when the faults stop."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pillarbox.replication.simulation import campaign
+from pillarbox.replication.simulation.scenario import Settings
+
+SMALL, LARGE = Settings(), Settings(stores=9, sites=3, steps=500)
+
+
+@pytest.mark.parametrize("first", range(0, 6, 3))
+def test_small_organisations_become_equal(first: int) -> None:
+    summary = campaign.summarise(campaign.run_seeds(range(first, first + 3), SMALL))
+    assert not summary.violations
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(1000, 3000, 100))
+def test_campaign_of_small_organisations(first: int) -> None:
+    summary = campaign.summarise(campaign.run_seeds(range(first, first + 100), SMALL))
+    assert not summary.violations
+    assert summary.never_happened() in ([], ["unseen_content"], ["expired_lost"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, 100, 10))
+def test_campaign_of_large_organisations(first: int) -> None:
+    summary = campaign.summarise(campaign.run_seeds(range(first, first + 10), LARGE))
+    assert not summary.violations
+
+
+def test_a_seed_replays_exactly_whatever_the_hash_seed() -> None:
+    code = (
+        "import json; from pillarbox.replication.simulation import campaign; "
+        "from pillarbox.replication.simulation.scenario import Settings; "
+        "s = Settings(steps=60); print(json.dumps([campaign.trace_of(5, s), "
+        "campaign.summarise(campaign.run_seeds([5], s))]))"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for hash_seed in ("1", "2")
+    }
+    assert len(outputs) == 1
+    trace, figures = json.loads(outputs.pop())
+    assert len(trace) > 30 and figures[0] == 1
+
+
+def test_what_never_happened_is_named() -> None:
+    summary = campaign.summarise(campaign.run_seeds([1], Settings(steps=1)))
+    assert "clock in 2099" in summary.never_happened()
+    assert "Status" not in summary.never_happened()
