@@ -31,8 +31,8 @@ def next_page(replica: Replica, answer: Answer) -> tuple[Message, Answer | None]
     is_last = len(objects) == len(found)
     gaps = (answer.needed & knowledge.known) - answer.had
     pair = Pair(gaps, conditions(replica, answer))
-    lacks_purged = not answer.had.covers(knowledge.purged)
-    changes = Changes(objects, pair, AnswerTo(answer.life, lacks_purged, is_last))
+    purged = knowledge.purged - answer.had
+    changes = Changes(objects, pair, AnswerTo(answer.life, purged, is_last))
     sent = CNSet.of(number for _, versions in objects for number in versions.entries())
     left = None if is_last else replace(answer, left=answer.left - sent)
     return replica.message(answer.asker, folder, changes), left

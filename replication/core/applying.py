@@ -10,7 +10,7 @@ from pillarbox.replication.ground.knowledge import Pair
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.ground.versions import Versions
 from pillarbox.replication.wire.messages import Objects
-from pillarbox.store.change_number import CNSet
+from pillarbox.store.change_number import ChangeNumber, CNSet
 
 
 def take_all(replica: Replica, folder: ObjectId, objects: Objects) -> None:
@@ -32,7 +32,7 @@ def take(replica: Replica, folder: ObjectId, object_id: ObjectId, arrived: Versi
         for number in arrived.entries()
         if not stays_expired(state, number in arrived.siblings and number not in result.siblings, number)
     ]
-    state.knowledge.claim_each(claimed)
+    state.knowledge.claim_each([*claimed, *no_longer_expired(state, object_id, arrived, result)])
     replica.fired["sibling"] += len(result.live()) > 1
     state.applied += 1
     store_or_bury(replica, folder, object_id, result)
@@ -46,9 +46,27 @@ def received(arrived: Versions[Any], had: CNSet) -> Versions[Any]:
     return arrived.received(had)
 
 
-def stays_expired(state: FolderState, is_refused: bool, number: Any) -> bool:
+def stays_expired(state: FolderState, is_refused: bool, number: ChangeNumber) -> bool:
     """Whether a number that is carried is not claimed, since it was let go by age here and is refused."""
     return is_refused and number in state.knowledge.expired
+
+
+def no_longer_expired(
+    state: FolderState, object_id: ObjectId, arrived: Versions[Any], result: Versions[Any]
+) -> list[ChangeNumber]:
+    """The expired numbers of an object that is held again in a state that replaced them.
+
+    Left among the expired, a version that was replaced would be no deleted one where somebody reconciles.
+    """
+    expired = state.expired_objects.get(object_id, frozenset())
+    replaced = [
+        number
+        for number in sorted(expired)
+        if result.siblings and result.has_seen(number) and number not in arrived.siblings
+    ]
+    if replaced:
+        state.expired_objects[object_id] = expired.difference(replaced)
+    return replaced
 
 
 def store_or_bury(replica: Replica, folder: ObjectId, object_id: ObjectId, versions: Versions[Any]) -> None:

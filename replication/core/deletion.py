@@ -11,7 +11,7 @@ from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import FolderState, Row
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.ground.versions import Sight, Versions
-from pillarbox.replication.wire.messages import ReconcileAnswer, ReconcileQuestion
+from pillarbox.replication.wire.messages import ReconcileAnswer, ReconcileQuestion, Statement
 from pillarbox.store.change_number import ChangeNumber, CNSet
 
 
@@ -81,11 +81,21 @@ def _is_closed(replica: Replica, state: FolderState, origin: bytes) -> bool:
     return row is not None and incarnation < row.life.incarnation
 
 
-def ask_to_reconcile(replica: Replica, folder: ObjectId, source: bytes) -> None:
-    """Ask a store that purged what this one lacks which of the versions held here are deleted.
+def ask_to_reconcile(replica: Replica, folder: ObjectId) -> None:
+    """Ask each store that purged what this one lacks which of the versions held here are deleted.
 
-    A question is repeated only after the first retry's delay: each part of an answer would ask it again.
+    First all of the store's objects must have come: the answer makes all that the store knows known here, and
+    so keeps away versions that arrive later from a store which missed the delete too.
     """
+    state = replica.state(folder)
+    for source, first in list(state.reconciles.items()):
+        if (state.knowledge.had | replica.assumed(folder)).covers(first):
+            del state.reconciles[source]
+            _ask(replica, folder, source)
+
+
+def _ask(replica: Replica, folder: ObjectId, source: bytes) -> None:
+    """Ask, but not again before the first retry's delay: each answer to a backfill request would."""
     state = replica.state(folder)
     if replica.now_ms < state.reconciling.get(source, 0):
         return
@@ -116,7 +126,9 @@ def answer_reconcile(
             gone[object_id] = numbers
             if mine is not None:
                 objects.append((object_id, mine))
-    answer = ReconcileAnswer(life, gone, tuple(objects), state.knowledge.purged, question.applied)
+    knowledge = state.knowledge
+    required = replica.objects.entries(folder) | knowledge.expired
+    answer = ReconcileAnswer(life, gone, tuple(objects), knowledge.purged, required, question.applied)
     replica.send(asker, folder, answer)
 
 
@@ -125,16 +137,17 @@ def is_gone(state: FolderState, siblings: Any, number: ChangeNumber) -> bool:
     return number in state.knowledge.known and number not in siblings
 
 
-def apply_reconcile(replica: Replica, folder: ObjectId, source: bytes, answer: ReconcileAnswer) -> None:
-    """Apply an answer whole, if it is for this life and nothing was applied since the question; else ask
-    again."""
+def apply_reconcile(
+    replica: Replica, folder: ObjectId, source: bytes, statement: Statement, answer: ReconcileAnswer
+) -> None:
+    """Apply an answer whole, if it is for this life and still true; else ask again."""
     state = replica.state(folder)
     if answer.life != replica.life(folder):
         return
     state.reconciling.pop(source, None)
-    if not is_still_true(state, answer):
+    if not is_still_true(replica, folder, answer):
         replica.fired["reconcile_again"] += 1
-        ask_to_reconcile(replica, folder, source)
+        state.reconciles[source] = answer.required
         return
     replica.fired["reconcile"] += 1
     take_all(replica, folder, answer.objects)
@@ -146,15 +159,25 @@ def apply_reconcile(replica: Replica, folder: ObjectId, source: bytes, answer: R
                 versions = replica.objects.get(folder, object_id) or versions
             store_or_bury(replica, folder, object_id, versions.without(CNSet.of(numbers)))
             state.applied += 1
-    state.knowledge.claim(answer.purged)
     take_over_purged(state, answer.purged)
+    state.knowledge.claim(gaps_of(state, statement) | answer.purged)
     state.knowledge.settle(replica.assumed(folder))
     note_news(replica, state)
 
 
-def is_still_true(state: FolderState, answer: ReconcileAnswer) -> bool:
-    """Whether the answer is about what is held now."""
-    return answer.applied == state.applied
+def gaps_of(state: FolderState, statement: Statement) -> CNSet:
+    """What the source of an answer knows: once its objects are held, the rest is gaps and what is gone."""
+    return statement.known - state.knowledge.expired
+
+
+def is_still_true(replica: Replica, folder: ObjectId, answer: ReconcileAnswer) -> bool:
+    """Whether nothing was applied since the question, and all objects of the source are held, or come with
+    it.
+    """
+    state = replica.state(folder)
+    carried = CNSet.of(number for _, versions in answer.objects for number in versions.entries())
+    had = state.knowledge.had | carried | replica.assumed(folder)
+    return answer.applied == state.applied and had.covers(answer.required)
 
 
 def take_over_purged(state: FolderState, purged: CNSet) -> None:

@@ -16,7 +16,9 @@ def expire(replica: Replica, folder: ObjectId, before_ms: int) -> int:
     for object_id in replica.objects.ids(folder):
         versions = replica.objects.get(folder, object_id)
         if versions and is_old(versions, before_ms) and may_expire(replica, folder, versions):
-            replica.state(folder).knowledge.expire(CNSet.of(versions.entries()))
+            state, numbers = replica.state(folder), versions.entries()
+            state.knowledge.expire(CNSet.of(numbers))
+            state.expired_objects[object_id] = state.expired_objects.get(object_id, frozenset()) | numbers
             replica.objects.remove(folder, object_id)
             replica.fired["expire"] += 1
             expired_count += 1

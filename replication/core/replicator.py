@@ -97,6 +97,7 @@ class Replicator:
             state.rows[source] = state.rows[source].told(message.statement, replica.wall_ms)
         backfill.heard(replica, folder, source)
         self._take(message)
+        deletion.ask_to_reconcile(replica, folder)
         if folder == replica.tree.hierarchy and isinstance(body, Changes):
             hierarchy.even_out(replica, [object_id for object_id, _ in body.objects])
         elif folder == replica.tree.hierarchy and isinstance(body, ReconcileAnswer):
@@ -114,7 +115,7 @@ class Replicator:
             case ReconcileQuestion() as question:
                 deletion.answer_reconcile(replica, folder, source, message.statement.life, question)
             case ReconcileAnswer() as answer:
-                deletion.apply_reconcile(replica, folder, source, answer)
+                deletion.apply_reconcile(replica, folder, source, message.statement, answer)
             case StatusRequest(leaving=None):
                 status.tell(replica, folder, source)
             case StatusRequest(leaving=int(number)):
@@ -133,8 +134,9 @@ class Replicator:
             applying.tell_gaps(replica, folder, source, changes.pair)
         if answer is not None:
             backfill.part_came(replica, folder)
-            if answer.lacks_purged and answer.is_last:
-                deletion.ask_to_reconcile(replica, folder, source)
+            if answer.purged and answer.is_last:
+                first = changes.pair.required - answer.purged
+                replica.state(folder).reconciles[source] = first
 
     def tick(self, now: Moment) -> list[Effect]:
         """Do all that is due by now."""

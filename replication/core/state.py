@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pillarbox.replication.ground.knowledge import NOTHING, Knowledge
+from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.wire.messages import Life, Statement
-from pillarbox.store.change_number import CNSet
+from pillarbox.store.change_number import ChangeNumber, CNSet
 
 NEVER_MS: Final = 1 << 62
 UNHEARD: Final = Life(-1, -1)
@@ -65,7 +66,7 @@ class FolderState:
 
     `life` counts how often it began to hold one. `own_last` is the last number of its own up to which it
     knows all of its numbers in this folder; `broadcast_to` the last one that it broadcast. `applied` counts
-    what arrived and was applied.
+    what arrived and was applied. `expired_objects` says for each object that was expired under which numbers.
     """
 
     is_held: bool = False
@@ -76,11 +77,13 @@ class FolderState:
     applied: int = 0
     rows: dict[bytes, Row] = field(default_factory=dict)
     leaving: Leaving = field(default_factory=Leaving)
+    expired_objects: dict[ObjectId, frozenset[ChangeNumber]] = field(default_factory=dict)
 
     entries: tuple[BackfillEntry, ...] = ()
     asked: dict[bytes, int] = field(default_factory=dict)
     silent: frozenset[bytes] = frozenset()
     asks_at_once: bool = False
+    reconciles: dict[bytes, CNSet] = field(default_factory=dict)
     reconciling: dict[bytes, int] = field(default_factory=dict)
 
     unsent_since_ms: int = NEVER_MS
@@ -98,6 +101,7 @@ class FolderState:
         """Plan all that is due anew: times of before the restart mean nothing now."""
         self.entries, self.silent = (), frozenset()
         self.asked.clear()
+        self.reconciles.clear()
         self.reconciling.clear()
         self.leaving.due_ms = now_ms
         self.unsent_since_ms = now_ms if self.own_last > self.broadcast_to else NEVER_MS
@@ -113,7 +117,9 @@ class FolderState:
             knowledge=self.knowledge.copy(),
             rows=dict(self.rows),
             leaving=leaving,
+            expired_objects=dict(self.expired_objects),
             asked=dict(self.asked),
+            reconciles=dict(self.reconciles),
             reconciling=dict(self.reconciling),
         )
 

@@ -219,6 +219,8 @@ class Invariants:
             excused = number in cleared or number in self.given_up or number in self.ever_expired
             if number in live and any(later not in self.given_up for later in replaced):
                 raise Violation(f"{number.counter} of folder {folder.counter} was replaced and is back")
+            if any(later in self.ever_expired for later in self.covering(number)):
+                continue  # expired by all that had it: nobody can give it, and what it replaced is gone
             is_due = not self.writes[number].version.gone and not replaced and not excused
             if is_due and number not in live:
                 raise Violation(f"{number.counter} of folder {folder.counter} is lost")

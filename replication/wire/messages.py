@@ -59,11 +59,10 @@ class Numberings(NamedTuple):
 
 
 class AnswerTo(NamedTuple):
-    """For which replica an answer was made; whether the asker lacks purged numbers; whether it is
-    complete."""
+    """For which replica an answer was made, purged numbers that the asker lacks, whether it is complete."""
 
     life: Life
-    lacks_purged: bool
+    purged: CNSet
     is_last: bool
 
 
@@ -97,12 +96,17 @@ class ReconcileQuestion:
 
 @dataclass(frozen=True, slots=True)
 class ReconcileAnswer:
-    """The versions that are gone, objects that live in other versions instead, and all purged numbers."""
+    """The versions that are gone, objects that live in other versions instead, and all purged numbers.
+
+    `required` are the numbers of all objects of the source, and those that it expired. The asker may take all
+    that the source knows for had if it holds them.
+    """
 
     life: Life
     gone: Mapping[ObjectId, frozenset[ChangeNumber]]
     objects: Objects
     purged: CNSet
+    required: CNSet
     applied: int
 
 
