@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator
-from email import policy
 from email.errors import MessageError
 from email.message import Message
 from email.parser import BytesParser
@@ -28,7 +27,7 @@ class Readable(NamedTuple):
 def readable(raw: bytes) -> Readable:
     """The text of a message: its plain parts, or those in HTML without their marks. Takes any bytes."""
     try:
-        parts = list(_parts(BytesParser(policy=policy.compat32).parsebytes(raw)))
+        parts = list(_parts(BytesParser().parsebytes(raw)))
         plain = [_text(part) for part in parts if _is_text(part, "text/plain")]
         if not plain:
             plain = [_without_marks(_text(part)) for part in parts if _is_text(part, "text/html")]

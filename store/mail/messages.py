@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from email import policy
 from email.errors import MessageError
 from email.message import Message
 from email.parser import BytesParser
@@ -270,7 +269,7 @@ class Attachment(NamedTuple):
 def attachments(raw: bytes) -> list[Attachment]:
     """The attachments in a message's bytes; none where it is made to break what reads it."""
     try:
-        parts = BytesParser(policy=policy.compat32).parsebytes(raw).walk()
+        parts = BytesParser().parsebytes(raw).walk()
         return [each for part in parts if (each := attachment(part))]
     except (MessageError, RecursionError, ValueError, LookupError, TypeError, AttributeError):
         return []  # nested past all sense, as a rule
@@ -297,7 +296,7 @@ class Recipient(NamedTuple):
 
 def recipients(raw: bytes) -> list[Recipient]:
     """Everybody the To, Cc and Bcc fields of a message's bytes name, in order."""
-    header = BytesParser(policy=policy.compat32).parsebytes(raw[: header_end(raw)], headersonly=True)
+    header = BytesParser().parsebytes(raw[: header_end(raw)], headersonly=True)
     found = []
     for kind in ("to", "cc", "bcc"):
         fields = [str(value) for value in header.get_all(kind, [])]

@@ -17,7 +17,6 @@ from pillarbox.store.clock import Clock
 from pillarbox.store.disk.checkpoint import write_atomically
 from pillarbox.store.engine.database import Database, MountState
 from pillarbox.store.upkeep.daily_run import run_each
-from pillarbox.store.upkeep.maintenance import run_maintenance
 from pillarbox.store.upkeep.time_of_day import is_due, next_time_of_day_ms
 
 WINDOW_START: Final = time(1, 0)
@@ -73,6 +72,9 @@ class DailyMaintenance:
         """Maintain one database if it is due; when it is due next, ms UTC."""
         last_ms = last_maintenance_ms(database)
         if last_ms is None or is_due(self._start, last_ms, began_ms, self._zone):
+            # Loaded here: every server has a window, and few programs stay open until it begins.
+            from pillarbox.store.upkeep.maintenance import run_maintenance
+
             run_maintenance(database, Actor.task("maintenance"), until_ms=began_ms + self._window_ms)
             record = json.dumps(_FORMAT | {"began_ms": began_ms})
             write_atomically(database.path / MAINTAINED_FILE, record.encode())

@@ -16,7 +16,7 @@ from pillarbox.store.disk.tables import DatabaseKind
 from pillarbox.store.engine.database import Database
 from pillarbox.store.errors import DiskFull
 from pillarbox.store.events import EventId
-from pillarbox.store.upkeep import daily_maintenance
+from pillarbox.store.upkeep import maintenance
 from pillarbox.store.upkeep.daily_maintenance import MAINTAINED_FILE, DailyMaintenance, last_maintenance_ms
 from pillarbox.store.upkeep.time_of_day import DAY_MS, RETRY_MS
 
@@ -119,7 +119,7 @@ def test_a_start_of_the_server_within_the_same_day_maintains_nothing(
 def test_a_database_that_fails_is_tried_again_and_the_others_have_their_run(
     databases: list[Database], clock: VirtualClock, events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_maintenance = daily_maintenance.run_maintenance
+    run_maintenance = maintenance.run_maintenance
     full = [databases[0]]
 
     def run(database: Database, *args: Any, **options: Any) -> Any:
@@ -127,7 +127,7 @@ def test_a_database_that_fails_is_tried_again_and_the_others_have_their_run(
             raise DiskFull("no space left on the disk")
         return run_maintenance(database, *args, **options)
 
-    monkeypatch.setattr(daily_maintenance, "run_maintenance", run)
+    monkeypatch.setattr(maintenance, "run_maintenance", run)
     it = daily(databases, clock)
     assert it.run_due() == clock.now_ms() + RETRY_MS
     assert events.runs() == ["b"] and ("a", EventId.REQUEST_FAILED) in events.seen
