@@ -73,7 +73,7 @@ class OverLimit(Refused):
 
 
 class AccessDenied(Refused):
-    """Who asks has no right to do this."""
+    """The actor has no right to do this."""
 
     exit_code = 24
 
@@ -160,6 +160,12 @@ class Incomplete(PillarboxError):
     """The call did all but what its message names."""
 
     exit_code = 54
+
+
+class NoPermission(Refused):
+    """The system forbids this process a file, or an object store its objects."""
+
+    exit_code = 56
 
 
 class WrongKey(Refused):

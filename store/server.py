@@ -143,7 +143,7 @@ class Server:
         folder store, and open it for writing.
 
         A server is there once its `server.toml` is; what was made is removed when that fails. Raises
-        AlreadyExists, InvalidName, DiskFull, AccessDenied, PillarboxError.
+        AlreadyExists, InvalidName, DiskFull, NoPermission, PillarboxError.
         """
         _refuse_path_without_text(path)
         _refuse_used_directory(path)

@@ -64,7 +64,7 @@ def check_range(kind: FileKind, name: str, data: bytes, offset: int, length: int
 class Backend(Protocol):
     """Storage of one repository. All methods may be called from several threads at once.
 
-    Every method raises Retryable (mostly PeerUnreachable) when the same call may succeed later, AccessDenied
+    Every method raises Retryable (mostly PeerUnreachable) when the same call may succeed later, NoPermission
     when the storage forbids it, and InvalidName for a name that `check_name` refuses.
     """
 

@@ -18,9 +18,9 @@ from pillarbox.backup.repository.backend import FileInfo, FileKind, check_name, 
 from pillarbox.backup.repository.crypto import Entropy, secure_entropy
 from pillarbox.store.disk.stream import flush_directory
 from pillarbox.store.errors import (
-    AccessDenied,
     AlreadyExists,
     DiskFull,
+    NoPermission,
     NotFound,
     PillarboxError,
     ReadOnly,
@@ -37,11 +37,11 @@ _ERRORS: Final[dict[int, tuple[type[PillarboxError], str]]] = {
     errno.ENOSPC: (DiskFull, "free some disk space and run it again: what the repository holds stays whole"),
     errno.EDQUOT: (DiskFull, "free some disk space and run it again: what the repository holds stays whole"),
     errno.EACCES: (
-        AccessDenied,
+        NoPermission,
         "look at the owner and mode of the repository's files, and at who runs this",
     ),
-    errno.EPERM: (AccessDenied, "look at the owner and mode of the repository's files, and at who runs this"),
-    errno.ELOOP: (AccessDenied, "a repository has no links in it: put files and folders there, or remove it"),
+    errno.EPERM: (NoPermission, "look at the owner and mode of the repository's files, and at who runs this"),
+    errno.ELOOP: (NoPermission, "a repository has no links in it: put files and folders there, or remove it"),
     errno.EROFS: (ReadOnly, "mount the repository's file system for writing"),
 }
 _UNKNOWN: Final = (Retryable, "look at the disk: the system reported an error; run it again afterwards")

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 from pillarbox.backup.repository.backend import FileInfo, FileKind, check_name, check_range, is_name
 from pillarbox.store.errors import (
-    AccessDenied,
     AlreadyExists,
     Corrupt,
     InvalidSetting,
+    NoPermission,
     NotFound,
     PeerUnreachable,
     PillarboxError,
@@ -33,14 +33,14 @@ except ImportError as error:
 
 _TIMEOUT_S: Final = 60
 _HINTS: Final[dict[type[PillarboxError], str]] = {
-    AccessDenied: "look at the credentials and at what the bucket allows them",
+    NoPermission: "look at the credentials and at what the bucket allows them",
     NotFound: "look at the name of the bucket; it must be there already",
     PeerUnreachable: "look at the network, AWS_ENDPOINT_URL and the service, and run it again",
     Refused: "look at the bucket's settings, region and AWS_ENDPOINT_URL",
 }
 _ERRORS: Final[dict[int, type[PillarboxError]]] = {
-    401: AccessDenied,
-    403: AccessDenied,
+    401: NoPermission,
+    403: NoPermission,
     404: NotFound,
     409: PeerUnreachable,  # two conditional writes at once: the service asks for another try
     412: AlreadyExists,
@@ -63,7 +63,7 @@ def _translated(what: str) -> Iterator[None]:
         kind = _ERRORS.get(status, default)
         raise kind(f"{what}: {error}", hint=_HINTS.get(kind, "")) from error
     except NoCredentialsError as error:
-        raise AccessDenied(
+        raise NoPermission(
             f"{what}: {error}", hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         ) from error
     except (BotoCoreError, OSError) as error:

@@ -23,7 +23,7 @@ import msgpack
 from pillarbox.backup.repository.backend import Backend, FileKind
 from pillarbox.backup.repository.crypto import Entropy, Sealer
 from pillarbox.store.clock import Clock
-from pillarbox.store.errors import AccessDenied, Corrupt, NotFound, PillarboxError, ReadOnly, RepositoryLocked
+from pillarbox.store.errors import Corrupt, NoPermission, NotFound, PillarboxError, ReadOnly, RepositoryLocked
 
 EXPIRE_MS: Final = 30 * 60 * 1000
 RENEW_MS: Final = 5 * 60 * 1000
@@ -119,7 +119,7 @@ class RepositoryLock:
 
     def renew(self) -> None:
         """Show that the holder lives. Raises: RepositoryLocked when the lock was taken away meanwhile;
-        ReadOnly, AccessDenied for who works without one, before they make others rely on it.
+        ReadOnly, NoPermission for who works without one, before they make others rely on it.
 
         The new file is stored before the old one is looked for. Whoever takes a lock away deletes it and then
         lists again, so either they see the new file or we miss the old one.
@@ -146,7 +146,7 @@ class RepositoryLock:
         """Take the lock. Raises: RepositoryLocked, naming who holds one that stands against it."""
         try:
             self._name = self._write()
-        except (ReadOnly, AccessDenied) as error:
+        except (ReadOnly, NoPermission) as error:
             self._go_on_without(error)
             return
         try:
@@ -240,7 +240,7 @@ def hold_lock(
 ) -> Iterator[RepositoryLock]:
     """Hold a lock while the block runs; wait for it for up to `wait_ms`. `purpose` is told to who must wait.
 
-    Raises: RepositoryLocked; ReadOnly and AccessDenied where no lock can be written (`LockContext`).
+    Raises: RepositoryLocked; ReadOnly and NoPermission where no lock can be written (`LockContext`).
     """
     lock = RepositoryLock(backend, sealer, context, exclusive, purpose)
     deadline_ms = context.clock.monotonic_ms() + wait_ms

@@ -24,10 +24,10 @@ import lmdb
 from pillarbox.store.disk.stream import disk_error, preallocate
 from pillarbox.store.disk.tables import NAMES, Table
 from pillarbox.store.errors import (
-    AccessDenied,
     Corrupt,
     DiskFull,
     Dismounted,
+    NoPermission,
     PillarboxError,
     Refused,
     Retryable,
@@ -70,7 +70,7 @@ def _translate(error: lmdb.Error, path: Path) -> PillarboxError:
     if "No space left" in str(error) or (_IO_ERROR in str(error) and _is_full(path)):
         return DiskFull(f"{path}: no space left on the disk", hint="free some disk space and try again")
     if "Permission denied" in str(error):
-        return AccessDenied(
+        return NoPermission(
             f"{path}: permission denied",
             hint="look at the owner and mode of the files and their directory",
         )

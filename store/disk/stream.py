@@ -20,9 +20,9 @@ from typing import Final, NamedTuple
 from xxhash import xxh3_64_intdigest
 
 from pillarbox.store.errors import (
-    AccessDenied,
     Corrupt,
     DiskFull,
+    NoPermission,
     OverLimit,
     PillarboxError,
     UnsupportedVersion,
@@ -177,7 +177,7 @@ def disk_error(error: OSError, what: str) -> PillarboxError:
     if error.errno in _DISK_FULL:
         return DiskFull(f"{what}: no space left on the disk", hint="free some disk space and try again")
     if error.errno in _DENIED:
-        return AccessDenied(
+        return NoPermission(
             f"{what}: {error.strerror}", hint="look at the owner and mode of the file and of its directory"
         )
     return PillarboxError(f"{what}: {error.strerror}", hint="look at the disk: the system reported an error")

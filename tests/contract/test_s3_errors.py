@@ -19,7 +19,7 @@ from pillarbox.backup.repository.crypto import KeyFile
 from pillarbox.backup.repository.pack import BlobKind, Child
 from pillarbox.backup.repository.repository import Repository
 from pillarbox.store.clock import VirtualClock
-from pillarbox.store.errors import AccessDenied, NotFound, PeerUnreachable, PillarboxError, Refused
+from pillarbox.store.errors import NoPermission, NotFound, PeerUnreachable, PillarboxError, Refused
 
 pytest.importorskip("boto3", reason="boto3 (the extra `s3`) is not installed")
 import boto3
@@ -72,7 +72,7 @@ def backend_that(respond: Callable[..., Any]) -> S3Backend:
         (400, "RequestTimeout", PeerUnreachable),
         (400, "ThrottlingException", PeerUnreachable),
         (409, "ConditionalRequestConflict", PeerUnreachable),
-        (403, "AccessDenied", AccessDenied),
+        (403, "AccessDenied", NoPermission),
         (404, "NoSuchBucket", NotFound),
         (400, "InvalidArgument", Refused),
     ],

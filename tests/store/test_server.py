@@ -19,11 +19,11 @@ from pillarbox.store.disk.tables import DatabaseKind
 from pillarbox.store.engine.database import Database, MountState
 from pillarbox.store.engine.database_limits import GB, LIMIT_KEY, Edition
 from pillarbox.store.errors import (
-    AccessDenied,
     AlreadyExists,
     DiskFull,
     InvalidName,
     InvalidSetting,
+    NoPermission,
     NotEmpty,
     NotFound,
     ReadOnly,
@@ -121,7 +121,7 @@ def test_a_directory_that_may_not_be_looked_into_takes_no_server(
         return stat(at, **asked)
 
     monkeypatch.setattr(os, "stat", guarded)
-    with pytest.raises(AccessDenied, match="Permission denied"):
+    with pytest.raises(NoPermission, match="Permission denied"):
         Server.create(tmp_path / "server")
 
 

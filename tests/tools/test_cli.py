@@ -121,7 +121,7 @@ def test_an_error_cannot_steer_the_terminal(pillarbox: Pillarbox, server: Path) 
     [
         (errno.EIO, "disk", 9, "disk: Input/output error"),
         (errno.EIO, None, 9, "the system: Input/output error"),
-        (errno.EACCES, "closed", 24, "closed: Permission denied"),
+        (errno.EACCES, "closed", 56, "closed: Permission denied"),
         (errno.ENOSPC, "disk", 12, "disk: no space left on the disk"),
     ],
 )
@@ -155,7 +155,7 @@ def test_a_directory_that_may_not_be_read_is_no_wrong_call(
     monkeypatch.setattr(os, "access", lambda path, *_: Path(path) != tmp_path)
     monkeypatch.setattr(os, "scandir", lambda path: refuse(path) if path == tmp_path else scandir(path))
     monkeypatch.setattr(os, "listdir", lambda path: refuse(path) if path == tmp_path else listdir(path))
-    assert f"{tmp_path}: Permission denied" in pillarbox.refused(24, "init", tmp_path)
+    assert f"{tmp_path}: Permission denied" in pillarbox.refused(56, "init", tmp_path)
 
 
 def test_an_interruption_ends_with_130(

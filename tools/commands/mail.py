@@ -84,7 +84,7 @@ def import_(
 
 
 def _refuse_missing_or_closed(path: Path) -> None:
-    """Raises NotFound, or AccessDenied for what may not be read. What else is wrong the import lists."""
+    """Raises NotFound, or NoPermission for what may not be read. What else is wrong the import lists."""
     if not path.exists():
         raise NotFound(f"{path_text(path)}: no such file or folder", hint="look at the path's spelling")
     try:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from pillarbox.store.engine.database import Database, MountState
-from pillarbox.store.errors import AccessDenied, PillarboxError, Retryable
+from pillarbox.store.errors import NoPermission, PillarboxError, Retryable
 from pillarbox.store.server import Server
 from pillarbox.store.upkeep.check import CheckReport, check_database
 from pillarbox.store.upkeep.maintenance import run_maintenance
@@ -52,7 +52,7 @@ def _check_one(server: Server, database: Database, as_json: bool) -> dict[str, A
             report = check_database(
                 database, ACTOR, progress=step and (lambda done, total: step(done, total, ""))
             )
-    except (Retryable, AccessDenied):  # which say nothing of what is there
+    except (Retryable, NoPermission):  # which say nothing of what is there
         raise
     except PillarboxError as error:
         return {"database": database.label, "findings": [str(error)]}

@@ -11,7 +11,7 @@ import pytest
 
 from pillarbox.backup.repository.backend import FileKind
 from pillarbox.backup.repository.backend_directory import DirectoryBackend
-from pillarbox.store.errors import AccessDenied, DiskFull, Retryable
+from pillarbox.store.errors import DiskFull, NoPermission, Retryable
 
 
 def files_below(path: Path) -> set[str]:
@@ -41,7 +41,7 @@ def test_only_the_owner_may_read(backend: DirectoryBackend, tmp_path: Path) -> N
         (errno.ENOSPC, DiskFull),
         (errno.EDQUOT, DiskFull),
         (errno.EIO, Retryable),
-        (errno.EACCES, AccessDenied),
+        (errno.EACCES, NoPermission),
     ],
 )
 @pytest.mark.parametrize("call", ["write", "fsync", "replace"])
@@ -114,7 +114,7 @@ def test_a_link_that_leads_out_is_not_followed(backend: DirectoryBackend, tmp_pa
     backend.put(FileKind.SNAPSHOT, "abcd", b"x")
     (tmp_path / "snapshots" / "linked").symlink_to(secret)
     assert [each.name for each in backend.list(FileKind.SNAPSHOT)] == ["abcd"]
-    with pytest.raises(AccessDenied):
+    with pytest.raises(NoPermission):
         backend.get(FileKind.SNAPSHOT, "linked")
 
 
@@ -175,7 +175,7 @@ def test_a_folder_that_a_link_leads_out_of_the_repository_is_neither_filled_nor_
         place,
         [lambda: list(backend.list(FileKind.PACK)), lambda: backend.put(FileKind.PACK, "aa22", b"new")],
     ):
-        with pytest.raises(AccessDenied) as refused:
+        with pytest.raises(NoPermission) as refused:
             work()
         assert "links" in refused.value.hint
     assert {each.name: each.read_bytes() for each in outside.iterdir()} == {"aa11": b"not ours"}

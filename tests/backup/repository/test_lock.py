@@ -26,7 +26,7 @@ from pillarbox.backup.repository.lock import (
     this_process,
 )
 from pillarbox.store.clock import VirtualClock
-from pillarbox.store.errors import AccessDenied, PillarboxError, ReadOnly, RepositoryLocked
+from pillarbox.store.errors import NoPermission, PillarboxError, ReadOnly, RepositoryLocked
 
 RANDOM = Random(1)
 SEALER = Sealer(Config(bytes(16), Encryption.AES_256_GCM), Secrets(b"f" * 32, b"i" * 32), RANDOM.randbytes)
@@ -211,7 +211,7 @@ def test_a_lock_ends_with_its_block_whatever_happens(site: Site) -> None:
     assert site.count() == 0
 
 
-NOTHING_MAY_BE_WRITTEN = pytest.mark.parametrize("error", [ReadOnly, AccessDenied])
+NOTHING_MAY_BE_WRITTEN = pytest.mark.parametrize("error", [ReadOnly, NoPermission])
 
 
 def read_only(site: Site, error: type[PillarboxError]) -> None:

@@ -30,9 +30,9 @@ from pillarbox.store.disk.stream import (
     segment_name,
 )
 from pillarbox.store.errors import (
-    AccessDenied,
     Corrupt,
     DiskFull,
+    NoPermission,
     OverLimit,
     PillarboxError,
     UnsupportedVersion,
@@ -436,7 +436,7 @@ def test_disk_errors_tell_a_full_disk_from_others() -> None:
     assert "the file: broken" in str(other)
     for number in (errno.EACCES, errno.EPERM, errno.EROFS):
         denied = disk_error(OSError(number, "not allowed"), "the file")
-        assert isinstance(denied, AccessDenied) and denied.hint
+        assert isinstance(denied, NoPermission) and denied.hint
 
 
 def test_a_disk_without_room_ahead_is_full_before_it_is(

@@ -285,7 +285,7 @@ def test_where_nothing_can_be_written_a_repository_is_read_and_nothing_else(
     assert [each["snapshot"] for each in pillarbox.answer("backup", "list", repo)] == [made]
     pillarbox.answer("backup", "show", repo, "latest")
     pillarbox.answer("backup", "restore", repo, "latest", "--to", tmp_path / "to")
-    code = {errno.EROFS: 22, errno.EACCES: 24}[number]
+    code = {errno.EROFS: 22, errno.EACCES: 56}[number]
     for words in (("create", server, repo), ("prune", repo, "--keep-last", "1")):
         assert os.strerror(number) in pillarbox.refused(code, "backup", *words)
 

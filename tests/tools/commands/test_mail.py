@@ -86,7 +86,7 @@ def test_a_path_that_may_not_be_read_imports_nothing(
 
     monkeypatch.setattr(os, "access", lambda path, *asked: Path(path) != closed and access(path, *asked))
     monkeypatch.setattr(os, "open", guarded)
-    stderr = pillarbox.refused(24, "import", server, "carl", DATA / "lists.mbox", closed)
+    stderr = pillarbox.refused(56, "import", server, "carl", DATA / "lists.mbox", closed)
     assert f"{closed}: Permission denied" in stderr and "owner and mode" in stderr
     assert pillarbox.run("list", server, "carl").exit_code == 40
 
