@@ -162,6 +162,16 @@ class Incomplete(PillarboxError):
     exit_code = 54
 
 
+class InvalidArgument(Refused):
+    """A call of the library was given a value that its parameter cannot have; `argument` is its name."""
+
+    exit_code = 55
+
+    def __init__(self, message: str, *, argument: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.argument = argument
+
+
 class NoPermission(Refused):
     """The system forbids this process a file, or an object store its objects."""
 

@@ -124,6 +124,31 @@ SEAMS = {
     ),
 }
 
+# Public functions of store/mail that ask no right, each with the reason; keep it short.
+_LOOKUP = "a lookup of one record: the operation on it asks"
+_PART = "a part of operations that asked"
+NO_RIGHT_ASKED = {
+    "folders.get": _LOOKUP,
+    "folders.find": _LOOKUP,
+    "folders.by_path": _LOOKUP,
+    "folders.path_of": _LOOKUP,
+    "mailboxes.get": _LOOKUP,
+    "mailboxes.find": _LOOKUP,
+    "mailboxes.root": _LOOKUP,
+    "public_folders.root_id": _LOOKUP,
+    "public_folders.find": _LOOKUP,
+    "public_folders.create": "asks by `folders.create`",
+    "public_folders.walk": "asks by `folders.walk`",
+    "folders.insert": _PART,
+    "folders.remove_tree": _PART,
+    "folders.bury": _PART,
+    "folders.count": _PART,
+    "folders.count_in_mailbox": _PART,
+    "mailboxes.remove": _PART,
+    "messages.place": _PART,
+    "messages.place_as_new": _PART,
+}
+
 # Words that name nothing of the field; what is meant has a name of its own (CONTRIBUTING.md, "Rules").
 # fmt: off
 BANNED_WORDS = {
@@ -465,6 +490,80 @@ def test_what_a_seam_is_for_is_found(code: str, seam: str) -> None:
 def test_what_is_no_outside_use_is_left_alone(code: str) -> None:
     uses = "|".join(f"({seam.uses})" for seam in SEAMS.values())
     assert not [name for _, name in outside_uses(ast.parse(code)) if re.fullmatch(uses, name)]
+
+
+# --- rights -------------------------------------------------------------------------------------------------
+
+
+def operations(module: Module) -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Each public function of a module that takes a transaction first, as `module.function`."""
+    for node in module.tree.body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and node.args.args:
+            kind = node.args.args[0].annotation
+            if kind is not None and ast.unparse(kind) in ("Reader", "ReadTransaction", "WriteTransaction"):
+                yield f"{module.name.rpartition('.')[2]}.{node.name}", node
+
+
+def asks_first(function: ast.FunctionDef) -> bool:
+    """Whether the first call that is given the transaction, or is a method of it, is one of `rights`."""
+    transaction = function.args.args[0]
+    needed = (
+        "require_change"
+        if ast.unparse(transaction.annotation or function) == "WriteTransaction"
+        else "require"
+    )
+    calls = [
+        node
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call)
+        and any(
+            isinstance(given, ast.Name) and given.id == transaction.arg
+            for given in (*node.args, node.func.value if isinstance(node.func, ast.Attribute) else node.func)
+        )
+    ]
+    first = min(calls, key=lambda call: (call.lineno, call.col_offset), default=None)
+    return first is not None and ast.unparse(first.func) == needed
+
+
+OPERATIONS = {
+    name: (module, node)
+    for module in MODULES
+    if module.file.startswith("store/mail/") and not module.file.endswith("/rights.py")
+    for name, node in operations(module)
+}
+
+
+def test_every_operation_on_mail_asks_for_a_right_first() -> None:
+    assert_none(
+        f"{module.file}:{node.lineno}: {name} is to begin with `require`, or `require_change` where it "
+        "changes something (store/mail/rights.py)"
+        for name, (module, node) in OPERATIONS.items()
+        if name not in NO_RIGHT_ASKED and not asks_first(node)
+    )
+
+
+def test_no_operation_is_let_off_that_asks_or_is_gone() -> None:
+    assert_none(
+        f"{name} no longer needs its place in NO_RIGHT_ASKED of tests/test_tidy.py"
+        for name in NO_RIGHT_ASKED
+        if name not in OPERATIONS or asks_first(OPERATIONS[name][1])
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "asks"),
+    [
+        ("require_change(txn, Right.EDIT_ALL, message_id)\n    txn.next_cn()", True),
+        ("for guid in guids:\n        require_change(txn, Right.EDIT_ALL, guid)", True),
+        ("txn.next_cn()\n    require_change(txn, Right.EDIT_ALL, message_id)", False),
+        ("get(txn, message_id)\n    require_change(txn, Right.EDIT_ALL, message_id)", False),
+        ("require(txn, Right.EDIT_ALL, message_id)", False),
+        ("pass", False),
+    ],
+)
+def test_an_operation_that_does_not_ask_first_is_found(body: str, asks: bool) -> None:
+    function = ast.parse(f"def delete(txn: WriteTransaction) -> None:\n    {body}").body[0]
+    assert isinstance(function, ast.FunctionDef) and asks_first(function) is asks
 
 
 # --- names --------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from pillarbox.store.engine.transaction import Reader, WriteTransaction, as_stor
 from pillarbox.store.errors import AlreadyExists, NotEmpty, NotFound, Refused
 from pillarbox.store.events import EventId
 from pillarbox.store.ids import counter_of, guid_text, id_text
+from pillarbox.store.mail.rights import Right, require, require_change
 from pillarbox.store.names import check_name, name_key
 
 GENERIC: Final = 0
@@ -63,6 +64,11 @@ def find(reader: Reader, parent_id: int, name: str) -> FolderRecord | None:
 
 def children(reader: Reader, folder_id: int) -> Iterator[FolderRecord]:
     """The folders directly in another, by name; none in a folder that does not exist."""
+    require(reader, Right.FOLDER_VISIBLE, folder_id)
+    return _children(reader, folder_id)
+
+
+def _children(reader: Reader, folder_id: int) -> Iterator[FolderRecord]:
     if not is_id(folder_id):
         return
     for _, found in reader.indexes(Table.FOLDER_NAME, id_key(folder_id), id_key(folder_id + 1)):
@@ -73,10 +79,17 @@ def walk(
     reader: Reader, folder_id: int, path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], FolderRecord]]:
     """(path, folder) of each folder below another, each before those in it, by name; as `children`."""
-    for child in children(reader, folder_id):
+    require(reader, Right.FOLDER_VISIBLE, folder_id)
+    return _walk(reader, folder_id, path)
+
+
+def _walk(
+    reader: Reader, folder_id: int, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], FolderRecord]]:
+    for child in _children(reader, folder_id):
         inner = (*path, child.name)
         yield inner, child
-        yield from walk(reader, child.folder_id, inner)
+        yield from _walk(reader, child.folder_id, inner)
 
 
 def by_path(reader: Reader, root_id: int, path: str) -> FolderRecord:
@@ -102,12 +115,12 @@ def path_of(reader: Reader, folder_id: int) -> tuple[str, ...]:
 
 def messages(reader: Reader, folder_id: int, after_uid: int = 0) -> Iterator[ItemRecord]:
     """The messages of a folder by UID, those above `after_uid`; none of a folder that does not exist."""
+    require(reader, Right.READ_ITEMS, folder_id)
     first_uid = max(after_uid + 1, 0)
     if not is_id(folder_id) or first_uid >= UID_END:
-        return
+        return iter(())
     start, stop = item_key(folder_id, first_uid), id_key(folder_id + 1)
-    for _, item in reader.records(Table.ITEM, start, stop):
-        yield item
+    return (item for _, item in reader.records(Table.ITEM, start, stop))
 
 
 # -- changing
@@ -140,6 +153,7 @@ def insert(txn: WriteTransaction, mailbox: bytes, parent_id: int, name: str) -> 
 
 def create(txn: WriteTransaction, parent_id: int, name: str) -> FolderRecord:
     """Make a folder in another. Raises NotFound, InvalidName, AlreadyExists; Refused when nested too deep."""
+    require_change(txn, Right.CREATE_SUBFOLDERS, parent_id)
     parent = get(txn, parent_id)
     check_name(name)
     _refuse_taken_name(txn, parent_id, name)
@@ -149,6 +163,7 @@ def create(txn: WriteTransaction, parent_id: int, name: str) -> FolderRecord:
 
 def ensure(txn: WriteTransaction, root_id: int, path: tuple[str, ...]) -> FolderRecord:
     """The folder at a path below a root; what is missing of it is made. Raises as `create`."""
+    require_change(txn, Right.CREATE_SUBFOLDERS, root_id)
     at = get(txn, root_id)
     for name in path:
         at = find(txn, at.folder_id, name) or create(txn, at.folder_id, name)
@@ -157,6 +172,7 @@ def ensure(txn: WriteTransaction, root_id: int, path: tuple[str, ...]) -> Folder
 
 def rename(txn: WriteTransaction, folder_id: int, name: str) -> FolderRecord:
     """Give a folder another name. Raises NotFound, InvalidName, AlreadyExists, Refused for standard ones."""
+    require_change(txn, Right.FOLDER_OWNER, folder_id)
     record = get(txn, folder_id)
     _refuse_standard(txn, record)
     check_name(name)
@@ -170,6 +186,8 @@ def move(txn: WriteTransaction, folder_id: int, parent_id: int) -> FolderRecord:
 
     Raises NotFound, AlreadyExists, and Refused for standard folders, into itself, or when nested too deep.
     """
+    require_change(txn, Right.FOLDER_OWNER, folder_id)
+    require_change(txn, Right.CREATE_SUBFOLDERS, parent_id)
     record = get(txn, folder_id)
     _refuse_standard(txn, record)
     parent = get(txn, parent_id)
@@ -200,18 +218,21 @@ def _change_mailbox(txn: WriteTransaction, record: FolderRecord, mailbox: bytes)
 
 def set_property(txn: WriteTransaction, folder_id: int, key: str, value: Any) -> FolderRecord:
     """Set one of a folder's properties, or remove it with None. Raises NotFound."""
+    require_change(txn, Right.FOLDER_OWNER, folder_id)
     record = get(txn, folder_id)
     return _change(txn, record, properties=with_property(record.properties, key, value))
 
 
 def renew_uid_validity(txn: WriteTransaction, folder_id: int) -> FolderRecord:
     """Let the UIDs that clients know of a folder mean nothing now (RFC 9051, 2.3.1.1). Raises NotFound."""
+    require_change(txn, Right.FOLDER_OWNER, folder_id)
     record = get(txn, folder_id)
     return _change(txn, record, uid_validity=counter_of(txn.next_cn()) & _UID_MAX or 1)
 
 
 def delete(txn: WriteTransaction, folder_id: int, *, with_contents: bool = False) -> None:
     """Delete a folder. Raises NotFound; NotEmpty unless `with_contents`; Refused for standard folders."""
+    require_change(txn, Right.FOLDER_OWNER, folder_id)
     record = get(txn, folder_id)
     _refuse_standard(txn, record)
     if not with_contents and (record.messages_count or any(True for _ in children(txn, folder_id))):

@@ -18,6 +18,7 @@ from pillarbox.store.errors import AlreadyExists, InvalidName, NotFound, Refused
 from pillarbox.store.events import EventId
 from pillarbox.store.ids import GUID_BYTES, guid_text
 from pillarbox.store.mail import folders
+from pillarbox.store.mail.rights import STORE, Right, require, require_change
 from pillarbox.store.names import NAME_CHARS_MAX, check_name, name_key
 
 CONNECTED: Final = 0
@@ -44,6 +45,7 @@ def create(txn: WriteTransaction, name: str, *, guid: bytes = b"", user: bytes =
 
     Without `guid` it gets a new one. Raises InvalidName, AlreadyExists, and Refused in a public folder store.
     """
+    require_change(txn, Right.MANAGE_STORE, STORE)
     check_name(name)
     identity = txn.record(Table.META, IDENTITY_KEY)
     if identity is not None and identity.kind != DatabaseKind.MAILBOX_STORE:
@@ -101,12 +103,13 @@ def find(reader: Reader, name: str) -> MailboxRecord:
 
 def all_of(reader: Reader) -> Iterator[MailboxRecord]:
     """Every mailbox, by name."""
-    for _, guid in reader.indexes(Table.MAILBOX_NAME, b"", None):
-        yield get(reader, guid)
+    require(reader, Right.MANAGE_STORE, STORE)
+    return (get(reader, guid) for _, guid in reader.indexes(Table.MAILBOX_NAME, b"", None))
 
 
 def rename(txn: WriteTransaction, guid: bytes, name: str) -> MailboxRecord:
     """Give a mailbox another name. Raises NotFound, InvalidName, AlreadyExists."""
+    require_change(txn, Right.MANAGE_STORE, guid)
     check_name(name)
     record = get(txn, guid)
     if name_key(name) != name_key(record.name):
@@ -116,6 +119,7 @@ def rename(txn: WriteTransaction, guid: bytes, name: str) -> MailboxRecord:
 
 def set_property(txn: WriteTransaction, guid: bytes, key: str, value: Any) -> MailboxRecord:
     """Set one of a mailbox's properties, or remove it with None. Raises NotFound."""
+    require_change(txn, Right.MANAGE_STORE, guid)
     record = get(txn, guid)
     return _change(txn, record, properties=folders.with_property(record.properties, key, value))
 
@@ -125,6 +129,7 @@ def disconnect(txn: WriteTransaction, guid: bytes) -> MailboxRecord:
 
     Raises NotFound.
     """
+    require_change(txn, Right.MANAGE_STORE, guid)
     record = get(txn, guid)
     if record.state == DISCONNECTED:
         return record
@@ -137,6 +142,7 @@ def disconnect(txn: WriteTransaction, guid: bytes) -> MailboxRecord:
 
 def reconnect(txn: WriteTransaction, guid: bytes, user: bytes = b"") -> MailboxRecord:
     """Give a disconnected mailbox to a user. Raises NotFound; Refused when it is connected."""
+    require_change(txn, Right.MANAGE_STORE, guid)
     record = get(txn, guid)
     if record.state != DISCONNECTED:
         raise Refused(f"mailbox {record.name!r} is connected to a user", hint="disconnect it first")
@@ -145,6 +151,7 @@ def reconnect(txn: WriteTransaction, guid: bytes, user: bytes = b"") -> MailboxR
 
 def purge(txn: WriteTransaction, guid: bytes) -> None:
     """Delete a mailbox with all that is in it, for good; event 20009 tells who did. Raises NotFound."""
+    require_change(txn, Right.MANAGE_STORE, guid)
     record = get(txn, guid)
     txn.report(EventId.MAILBOX_DELETED, mailbox=record.name, account=txn.actor.account)
     remove(txn, record)

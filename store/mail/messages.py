@@ -38,6 +38,7 @@ from pillarbox.store.mail import folders
 from pillarbox.store.mail.flags import ANSWERED, DELETED, DRAFT, FLAGGED, KEYWORD_RULE, SEEN, keywords
 from pillarbox.store.mail.mailboxes import DISCONNECTED, INBOX
 from pillarbox.store.mail.mailboxes import get as get_mailbox
+from pillarbox.store.mail.rights import Right, require, require_change
 
 FLAG_BITS: Final = {SEEN: 1, ANSWERED: 2, FLAGGED: 4, DELETED: 8, DRAFT: 16}
 SEEN_BIT: Final = FLAG_BITS[SEEN]
@@ -86,7 +87,10 @@ def deliver(
 
     `received_ms` is ms UTC, now when 0. Raises NotFound; Refused for a mailbox that is disconnected.
     """
-    inboxes = [_inbox_of(get_mailbox(txn, guid)) for guid in mailboxes]
+    guids = list(mailboxes)
+    for guid in guids:
+        require_change(txn, Right.CREATE_ITEMS, guid)
+    inboxes = [_inbox_of(get_mailbox(txn, guid)) for guid in guids]
     if not inboxes:
         raise NotFound("a message is delivered to at least one mailbox")
     content_store.hold(txn, prepared.raw, prepared.content, len(inboxes))
@@ -116,6 +120,7 @@ def append(
     properties: dict[str, Any] | None = None,
 ) -> ItemRecord:
     """Put a message into a folder, with IMAP flags and keywords. Raises NotFound, InvalidSetting."""
+    require_change(txn, Right.CREATE_ITEMS, folder_id)
     target = folders.get(txn, folder_id)
     bits, words = parse_flags(flags)
     content_store.hold(txn, prepared.raw, prepared.content)
@@ -216,14 +221,24 @@ def place_as_new(txn: WriteTransaction, target: FolderRecord, item: ItemRecord) 
 
 def get(reader: Reader, message_id: int) -> ItemRecord:
     """The message of that id. Raises NotFound."""
+    require(reader, Right.READ_ITEMS, message_id)
+    return _get(reader, message_id)
+
+
+def _get(reader: Reader, message_id: int) -> ItemRecord:
     found = reader.index(Table.LOCATION, id_key(message_id)) if is_id(message_id) else None
     if found is None:
         raise NotFound(f"there is no message {id_text(message_id)}")
-    return get_by_uid(reader, *split_item_key(found))
+    return _get_by_uid(reader, *split_item_key(found))
 
 
 def get_by_uid(reader: Reader, folder_id: int, uid: int) -> ItemRecord:
     """The message of that UID in a folder. Raises NotFound."""
+    require(reader, Right.READ_ITEMS, folder_id)
+    return _get_by_uid(reader, folder_id, uid)
+
+
+def _get_by_uid(reader: Reader, folder_id: int, uid: int) -> ItemRecord:
     item: ItemRecord | None = None
     if is_id(folder_id) and 0 <= uid < UID_END:
         item = reader.record(Table.ITEM, item_key(folder_id, uid))
@@ -238,6 +253,7 @@ def content(reader: Reader, item: ItemRecord) -> bytes:
     Raises Corrupt, naming what is damaged; NotFound when the message is gone from what `reader` sees, which
     may be later than what `item` was read from.
     """
+    require(reader, Right.READ_ITEMS, item.folder_id)
     return _read(content_store.read, reader, item)
 
 
@@ -246,6 +262,7 @@ def header(reader: Reader, item: ItemRecord) -> bytes:
 
     Raises as `content`.
     """
+    require(reader, Right.READ_ITEMS, item.folder_id)
     return _read(content_store.read_header, reader, item)
 
 
@@ -255,7 +272,7 @@ def _read(read: Callable[[Reader, bytes], bytes], reader: Reader, item: ItemReco
     except Corrupt:
         # The content of a message that was deleted is missing, and nothing is damaged.
         if reader.record(Table.ITEM, item_key(item.folder_id, item.uid)) is None:
-            get(reader, item.message_id)
+            _get(reader, item.message_id)
         raise
 
 
@@ -315,7 +332,8 @@ def set_flags(
 
     Raises NotFound; InvalidSetting for what is neither, and for one that is to be both added and removed.
     """
-    item = get(txn, message_id)
+    require_change(txn, Right.EDIT_ALL, message_id)
+    item = _get(txn, message_id)
     add_bits, add_words = parse_flags(add)
     remove_bits, remove_words = parse_flags(remove)
     both = [flag for flag, bit in FLAG_BITS.items() if add_bits & remove_bits & bit]
@@ -346,12 +364,13 @@ def set_flags(
 
 def set_categories(txn: WriteTransaction, message_id: int, categories: Sequence[str]) -> ItemRecord:
     """Put a message into categories, in the place of those it is in. Raises NotFound, InvalidSetting."""
+    require_change(txn, Right.EDIT_ALL, message_id)
     names = tuple(dict.fromkeys(categories))
     if len(names) > CATEGORIES_MAX or not all(0 < len(name) <= 255 for name in names):
         raise InvalidSetting(
             "these are no categories", hint=f"at most {CATEGORIES_MAX}, of 1 to 255 characters each"
         )
-    item = get(txn, message_id)
+    item = _get(txn, message_id)
     if names == item.categories:
         return item
     cn = txn.next_cn()
@@ -360,7 +379,8 @@ def set_categories(txn: WriteTransaction, message_id: int, categories: Sequence[
 
 def set_property(txn: WriteTransaction, message_id: int, key: str, value: Any) -> ItemRecord:
     """Set one of a message's properties, or remove it with None. Raises NotFound."""
-    item = get(txn, message_id)
+    require_change(txn, Right.EDIT_ALL, message_id)
+    item = _get(txn, message_id)
     cn = txn.next_cn()
     properties = folders.with_property(item.properties, key, value)
     return _store(txn, item._replace(properties=properties, change_cn=cn), 0, cn)
@@ -374,7 +394,9 @@ def _store(txn: WriteTransaction, item: ItemRecord, unread: int, cn: int) -> Ite
 
 def move(txn: WriteTransaction, message_id: int, folder_id: int) -> ItemRecord:
     """Put a message into another folder: it keeps its id and gets a new UID. Raises NotFound."""
-    item = get(txn, message_id)
+    require_change(txn, Right.DELETE_ALL, message_id)
+    require_change(txn, Right.CREATE_ITEMS, folder_id)
+    item = _get(txn, message_id)
     if item.folder_id == folder_id:
         return item
     target = folders.get(txn, folder_id)
@@ -389,7 +411,9 @@ def move(txn: WriteTransaction, message_id: int, folder_id: int) -> ItemRecord:
 
 def copy(txn: WriteTransaction, message_id: int, folder_id: int) -> ItemRecord:
     """Put a copy of a message into a folder, with an id of its own. Raises NotFound."""
-    item = get(txn, message_id)
+    require_change(txn, Right.CREATE_ITEMS, folder_id)
+    require(txn, Right.READ_ITEMS, message_id)
+    item = _get(txn, message_id)
     target = folders.get(txn, folder_id)
     content_store.hold_again(txn, item.digest)
     return place_as_new(txn, target, item)
@@ -397,6 +421,8 @@ def copy(txn: WriteTransaction, message_id: int, folder_id: int) -> ItemRecord:
 
 def copy_folder(txn: WriteTransaction, folder_id: int, parent_id: int, name: str = "") -> FolderRecord:
     """Copy a folder with all in it into another, under `name` or its own. Raises as `folders.create`."""
+    require_change(txn, Right.CREATE_SUBFOLDERS, parent_id)
+    require(txn, Right.READ_ITEMS, folder_id)
     source = folders.get(txn, folder_id)
     inner = [(path, found.folder_id) for path, found in folders.walk(txn, folder_id)]
     target = folders.create(txn, parent_id, name or source.name)
@@ -413,7 +439,8 @@ def _copy_messages(txn: WriteTransaction, source_id: int, target_id: int) -> Non
 
 def delete(txn: WriteTransaction, message_id: int) -> None:
     """Delete a message for good; a tombstone tells those who follow the folder. Raises NotFound."""
-    item = get(txn, message_id)
+    require_change(txn, Right.DELETE_ALL, message_id)
+    item = _get(txn, message_id)
     _take_out(txn, item, moved_to=0)
     content_store.release(txn, item.digest)
 

@@ -28,6 +28,7 @@ from pillarbox.store.disk.tables import (
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import InvalidName, Refused
 from pillarbox.store.mail import folders
+from pillarbox.store.mail.rights import STORE, Right, require, require_change
 from pillarbox.store.names import name_key
 
 IPM_SUBTREE: Final = "IPM_SUBTREE"
@@ -43,6 +44,7 @@ def create_tree(txn: WriteTransaction) -> dict[str, int]:
 
     Raises Refused in a mailbox store.
     """
+    require_change(txn, Right.MANAGE_STORE, STORE)
     identity = _identity(txn)
     if identity.roots:
         return identity.roots
@@ -96,6 +98,7 @@ def mark_read(txn: WriteTransaction, folder_id: int, first_uid: int = 1, last_ui
 
     Messages that come later are unread whatever `last_uid` is. Raises NotFound, Refused outside the tree.
     """
+    require_change(txn, Right.READ_ITEMS, folder_id)
     newest_uid = _public(txn, folder_id).uid_next - 1
     last_uid = newest_uid if last_uid is None else min(last_uid, newest_uid)
     before = read_uids(txn, folder_id)
@@ -104,6 +107,7 @@ def mark_read(txn: WriteTransaction, folder_id: int, first_uid: int = 1, last_ui
 
 def mark_unread(txn: WriteTransaction, folder_id: int, first_uid: int, last_uid: int) -> None:
     """Make messages of these UIDs unread for the account that asks. Raises NotFound, Refused."""
+    require_change(txn, Right.READ_ITEMS, folder_id)
     _public(txn, folder_id)
     before = read_uids(txn, folder_id)
     _keep(txn, folder_id, before, without_interval(before, first_uid, last_uid))
@@ -114,6 +118,7 @@ def read_uids(reader: Reader, folder_id: int) -> Intervals:
 
     None of a folder that does not exist.
     """
+    require(reader, Right.READ_ITEMS, folder_id)
     if not is_id(folder_id):
         return ()
     seen: SeenRecord | None = reader.record(Table.SEEN, _seen_key(reader, folder_id))
@@ -122,6 +127,7 @@ def read_uids(reader: Reader, folder_id: int) -> Intervals:
 
 def is_read(reader: Reader, item: ItemRecord) -> bool:
     """Whether the account that asks has read a message."""
+    require(reader, Right.READ_ITEMS, item.folder_id)
     return any(first <= item.uid <= last for first, last in read_uids(reader, item.folder_id))
 
 
@@ -130,7 +136,11 @@ def unread(reader: Reader, folder_id: int) -> Iterator[ItemRecord]:
 
     Raises NotFound, Refused outside the tree.
     """
-    uid_next = _public(reader, folder_id).uid_next
+    require(reader, Right.READ_ITEMS, folder_id)
+    return _unread(reader, folder_id, _public(reader, folder_id).uid_next)
+
+
+def _unread(reader: Reader, folder_id: int, uid_next: int) -> Iterator[ItemRecord]:
     for first, last in without_intervals(1, uid_next - 1, read_uids(reader, folder_id)):
         start, stop = item_key(folder_id, first), item_key(folder_id, last + 1)
         for _, item in reader.records(Table.ITEM, start, stop):

@@ -12,6 +12,7 @@ from pillarbox.store.engine.transaction import Reader
 from pillarbox.store.errors import InvalidSetting
 from pillarbox.store.mail import folders
 from pillarbox.store.mail.messages import get_by_uid, has_flag
+from pillarbox.store.mail.rights import Right, require
 
 
 class Sort(Enum):
@@ -47,6 +48,7 @@ def page(
     A message that was changed meanwhile may be met again or not at all. Raises NotFound, InvalidSetting for a
     limit below 1.
     """
+    require(reader, Right.READ_ITEMS, folder_id)
     if limit < 1:
         raise InvalidSetting(f"a page of {limit} messages cannot be", hint="a limit is 1 or more")
     folders.get(reader, folder_id)
@@ -119,5 +121,6 @@ def _holds(text: str, wanted: str) -> bool:
 
 def search(reader: Reader, folder_id: int, query: Query) -> Iterator[ItemRecord]:
     """The messages of a folder that a query matches, by UID. Raises NotFound."""
+    require(reader, Right.READ_ITEMS, folder_id)
     folders.get(reader, folder_id)
     return filter(query.matches, folders.messages(reader, folder_id))
