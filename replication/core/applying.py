@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pillarbox.replication.core import identity
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import NEVER_MS, FolderState
 from pillarbox.replication.ground.knowledge import Pair
@@ -25,6 +26,8 @@ def take(replica: Replica, folder: ObjectId, object_id: ObjectId, arrived: Versi
     A version that was had and is gone here is refused, and an expired one that is refused stays expired.
     """
     state, mine = replica.state(folder), replica.objects.get(folder, object_id)
+    if mine is not None and not identity.check_numbers(replica, folder, mine, arrived):
+        return
     had = state.knowledge.had
     result = received(arrived, had) if mine is None else mine.merged(arrived, had)
     claimed = [

@@ -89,7 +89,7 @@ def candidates(replica: Replica, folder: ObjectId) -> list[Candidate]:
 def ways_of(replica: Replica) -> Mapping[str, Way]:
     """The cheapest ways from this store's site."""
     site = replica.organisation.servers[replica.me.database].site
-    return ways_from(site, replica.organisation.connectors)
+    return ways_from(site, replica.organisation.connectors, replica.down)
 
 
 def heard(replica: Replica, folder: ObjectId, source: bytes) -> None:

@@ -43,6 +43,7 @@ class Notice(StrEnum):
     REPLICA_BACK_TO_LEAVING = "a store that no list names holds content, and leaves by the rules"
     STAMP_AHEAD = "a change is stamped more than a day ahead and decides nothing"
     HOLE_CLOSED = "numbers that no replica holds any more were given up"
+    NUMBER_GIVEN_TWICE = "two changes came under one number: its store was copied, and is quarantined"
     EXPIRED_LOST = "content goes that every other replica has expired"
 
 

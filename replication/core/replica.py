@@ -33,7 +33,8 @@ class Moment(NamedTuple):
 class ReplicaRecord:
     """What a store keeps of itself, beside its folders: all of it changes in the call's transaction.
 
-    `counter` is the last number given. `owners` and `left_out` are what is known of all stores' numberings.
+    `counter` is the last number given. `owners` and `left_out` are what is known of all stores' numberings,
+    `quarantined` the replica GUIDs under which numbers were given twice.
     """
 
     sender: Sender
@@ -41,6 +42,7 @@ class ReplicaRecord:
     clock: HybridClock = field(default_factory=HybridClock)
     owners: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
     left_out: CNSet = field(default_factory=CNSet)
+    quarantined: frozenset[bytes] = frozenset()
     folders: dict[ObjectId, FolderState] = field(default_factory=dict)
 
     def copy(self) -> ReplicaRecord:
@@ -73,6 +75,7 @@ class Replica:
         self.effects: list[Effect] = []
         self.touched: set[ObjectId] = set()
         self.fired: Counter[str] = Counter()
+        self.down: frozenset[str] = frozenset()
         record.owners[self.me.origin] = (self.me.database, self.me.incarnation)
 
     @property

@@ -87,7 +87,8 @@ class Replicator:
     def _receive(self, message: Message) -> None:
         replica, folder = self.replica, message.folder
         source, body = message.sender.database, message.body
-        if replica.organisation.is_removed(source) or message.to != replica.me.database:
+        is_known = not replica.organisation.is_removed(source) and message.to == replica.me.database
+        if not is_known or message.sender.origin in replica.record.quarantined:
             return
         replica.record.owners.setdefault(message.sender.origin, (source, message.sender.incarnation))
         state = replica.held(folder)
@@ -193,6 +194,15 @@ class Replicator:
             hierarchy.even_out(self.replica, self.replica.objects.ids(self.replica.tree.hierarchy))
             hierarchy.match_rows(self.replica, self.replica.tree.hierarchy)
             self.replica.touched.update(self.replica.record.folders)
+
+        return self._call(now, change)
+
+    def link_changed(self, connector: str, is_up: bool, now: Moment) -> list[Effect]:
+        """A connector went down or came up: costs are by the ways that are left."""
+
+        def change() -> None:
+            down = self.replica.down
+            self.replica.down = down - {connector} if is_up else down | {connector}
 
         return self._call(now, change)
 

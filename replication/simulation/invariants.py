@@ -31,8 +31,8 @@ class Write(NamedTuple):
 class Invariants:
     """Remembers every write of a run and holds the stores against it.
 
-    `given_up` are numbers that a purge closed, `cleared` those of content that deletions of a folder saw,
-    `expired` those that any store let go by age.
+    `given_up` are numbers that a purge closed, `deleted` those of content that deletions of a folder saw,
+    `cleared` the same and those that may have gone with a folder, `expired` those that a store let go by age.
     """
 
     def __init__(self, tree: Tree) -> None:
@@ -41,6 +41,7 @@ class Invariants:
         self.of_object: dict[tuple[ObjectId, ObjectId], list[ChangeNumber]] = {}
         self.of_folder: dict[ObjectId, list[ChangeNumber]] = {}
         self.cleared: dict[ObjectId, CNSet] = {}
+        self.deleted: dict[ObjectId, CNSet] = {}
         self.expired: dict[bytes, CNSet] = {}
         self.ever_expired = CNSet()
         self.given_up = CNSet()
@@ -57,6 +58,7 @@ class Invariants:
             self.of_folder.setdefault(folder, []).append(number)
             if folder == self.tree.hierarchy and version.cleared:
                 self.cleared[object_id] = self.cleared.get(object_id, CNSet()) | version.cleared
+                self.deleted[object_id] = self.deleted.get(object_id, CNSet()) | version.cleared
 
     def lost(self, numbers: CNSet) -> None:
         """Forget writes that a crash lost before they were acknowledged."""
@@ -214,6 +216,10 @@ class Invariants:
         for number in self.of_folder.get(folder, ()):
             if number not in had:
                 continue
+            if number in live and number in self.deleted.get(folder, CNSet()):
+                raise Violation(
+                    f"{number.counter} of folder {folder.counter} went with the folder and is back"
+                )
             # A number that was given up somewhere may be claimed without its write ever having come.
             replaced = [later for later in self.covering(number) if later in had]
             excused = number in cleared or number in self.given_up or number in self.ever_expired

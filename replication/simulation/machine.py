@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from pillarbox.replication.core import identity
 from pillarbox.replication.core.effects import Answer, Effect
 from pillarbox.replication.core.preset import Preset
 from pillarbox.replication.core.replica import Moment, Replica, ReplicaRecord
@@ -17,7 +18,6 @@ from pillarbox.replication.wire.messages import Message, Sender
 from pillarbox.store.change_number import CNSet
 
 R = TypeVar("R")
-LEFT_OUT_AFTER_CRASH = 1 << 16  # numbers; those that a crash may have lost are among them
 
 
 @dataclass(frozen=True)
@@ -92,28 +92,16 @@ class Machine:
         )
 
     def crash(self) -> CNSet:
-        """Lose all that was not committed; numbering goes on behind what may be lost. Own numbers that are
-        gone.
-        """
-        given = self.record.counter
+        """Lose all that was not committed. The numbers left out, those of what was lost among them."""
         self._go_back_to(self.disk)
-        sender, kept = self.record.sender, self.record.counter
-        left_out = CNSet.of_range(sender.origin, kept + 1, max(given, kept) + LEFT_OUT_AFTER_CRASH)
-        self.record.left_out |= left_out
-        self.record.counter = left_out.highest(sender.origin)
+        left_out = identity.leave_out_after_unclean_end(self.record)
         self.disk = Copy(self.record.copy(), self.objects.snapshot())
         return left_out
 
     def restore(self, copy: Copy, sender: Sender) -> None:
-        """Go back to an old copy. It numbers its changes under a new origin, since the old one went on
-        without it.
-        """
+        """Go back to an old copy, and number changes anew, since the old numbering went on without it."""
         self._go_back_to(copy)
-        self.record.sender = sender
-        self.record.owners[sender.origin] = (sender.database, sender.incarnation)
-        self.record.counter = 0
-        for state in self.record.folders.values():
-            state.own_last = state.broadcast_to = 0
+        identity.begin_incarnation(self.record, sender)
         self.disk = Copy(self.record.copy(), self.objects.snapshot())
 
     def _go_back_to(self, copy: Copy) -> None:

@@ -381,6 +381,42 @@ def test_a_wrong_clock_that_is_put_right_leaves_nothing_due_in_its_future() -> N
     assert post.messages(1, folder)
 
 
+def test_a_store_whose_copy_gives_the_same_numbers_is_quarantined() -> None:
+    post = Post("aaa")
+    folder = post.folder("123")
+    post.wait(HOUR_MS)
+    copied = post.stores[0].replica
+    twin = Replicator(
+        copied.record.copy(),
+        TREE,
+        post.organisation,
+        PROMPT,
+        DictObjects(copied.objects.snapshot()),  # type: ignore[attr-defined]
+    )
+    made, _ = twin.local_changes(
+        lambda replica: writing.post(replica, folder, b"twin", 1, ACTOR), post.now
+    )
+    post.post(0, folder, b"mine")
+    post.wait(2_000)
+    post.put(twin, twin.tick(Moment(post.now_ms + 2_000, post.now_ms)))
+    post.wait(2_000)
+    assert made.origin in post.replica(1).record.quarantined
+    post.post(0, folder, b"more")
+    post.wait(2_000)
+    assert [view.contents for view in post.messages(1, folder)] == [(b"mine",)]
+
+
+def test_a_link_that_is_down_makes_its_sources_late() -> None:
+    post = Post("ab")
+    folder = post.folder()
+    post.post(0, folder)
+    post.wait(6 * MINUTE_MS, is_lost=is_changes)
+    post.stores[1].link_changed("ab", False, post.now)
+    assert post.stores[1].explain(folder, post.now).plan[0].late == "down"
+    post.stores[1].link_changed("ab", True, post.now)
+    assert post.stores[1].explain(folder, post.now).plan[0].late == ""
+
+
 def test_explain_says_what_is_missing_who_has_it_and_when_it_is_asked_for() -> None:
     post = Post("ab")
     folder = post.folder()
