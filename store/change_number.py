@@ -123,6 +123,8 @@ class CNSet:
         return _made({**self._runs, number.origin: grown})
 
     def __or__(self, other: CNSet) -> CNSet:
+        if not other._runs or self._runs == other._runs:
+            return self
         union = dict(self._runs)
         for origin, runs in other._runs.items():
             held = union.get(origin)

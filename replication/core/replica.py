@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pillarbox.replication.core.effects import Effect, Notice, Report, Send
 from pillarbox.replication.core.objects import ObjectStore
@@ -14,6 +14,7 @@ from pillarbox.replication.core.state import NEVER_MS, FolderState, expired_by_a
 from pillarbox.replication.ground.hybrid_clock import HybridClock, Stamp
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import Folder, ObjectId, ReplicaState, Tree
+from pillarbox.replication.ground.versions import Versions
 from pillarbox.replication.organisation.topology import Organisation
 from pillarbox.replication.wire.messages import Body, Life, Message, Numberings, Sender, Statement
 from pillarbox.store.change_number import ChangeNumber, CNSet
@@ -76,6 +77,7 @@ class Replica:
         self.touched: set[ObjectId] = set()
         self.fired: Counter[str] = Counter()
         self.down: frozenset[str] = frozenset()
+        self._read: dict[ObjectId, tuple[Versions[Any], Stamp, Folder]] = {}
         record.owners[self.me.origin] = (self.me.database, self.me.incarnation)
 
     @property
@@ -127,7 +129,16 @@ class Replica:
         """The folder as it is read from the hierarchy; None when it is unknown or no version of it is
         left."""
         versions = self.objects.get(self.tree.hierarchy, folder)
-        return Folder.read(versions, self.wall_ms) if versions and versions.siblings else None
+        if versions is None or not versions.siblings:
+            return None
+        before = self._read.get(folder)
+        if before and before[0] is versions and not before[1].is_ahead(self.wall_ms):
+            return before[2]
+        read = Folder.read(versions, self.wall_ms)
+        latest = max(stamp for version in versions.siblings.values() for stamp in version.stamps())
+        if not latest.is_ahead(self.wall_ms):  # else what wins depends on the time
+            self._read[folder] = versions, latest, read
+        return read
 
     def replica_states(self, folder: ObjectId, read: Folder | None = None) -> dict[bytes, ReplicaState]:
         """What the replica list says of each store that was not removed from the tree.
