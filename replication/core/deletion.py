@@ -9,7 +9,7 @@ from pillarbox.replication.core.applying import note_news, store_or_bury, take_a
 from pillarbox.replication.core.effects import Notice
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import FolderState, Row
-from pillarbox.replication.ground.records import ObjectId
+from pillarbox.replication.ground.records import FolderVersion, ObjectId
 from pillarbox.replication.ground.versions import Sight, Versions
 from pillarbox.replication.wire.messages import ReconcileAnswer, ReconcileQuestion, Statement
 from pillarbox.store.change_number import ChangeNumber, CNSet
@@ -24,7 +24,9 @@ def purge(replica: Replica, folder: ObjectId) -> int:
     state, purged_count = replica.state(folder), 0
     for object_id in replica.objects.ids(folder):
         versions = replica.objects.get(folder, object_id)
-        if versions is None or versions.live() or not is_known_to_all(replica, state, versions):
+        if versions is None or versions.live() or is_kept_for_ever(versions):
+            continue
+        if not is_known_to_all(replica, state, versions):
             continue
         holes = versions.holes(state.knowledge.had)
         closed = closed_holes(replica, state, holes) if holes else holes
@@ -40,6 +42,16 @@ def purge(replica: Replica, folder: ObjectId) -> int:
         replica.fired["purge"] += 1
         purged_count += 1
     return purged_count
+
+
+def is_kept_for_ever(versions: Versions[Any]) -> bool:
+    """Whether a tombstone is a folder's that took content with it.
+
+    An unseen rename, from a copy that was restored, may bring the folder back at any time. Without the
+    tombstone nobody would know then which content is deleted, and any store that holds some would give it to
+    all others.
+    """
+    return any(isinstance(each, FolderVersion) and each.cleared for each in versions.siblings.values())
 
 
 def is_known_to_all(replica: Replica, state: FolderState, versions: Versions[Any]) -> bool:

@@ -100,8 +100,14 @@ def begin(replica: Replica, folder: ObjectId) -> None:
 def ask_all(replica: Replica, folder: ObjectId) -> None:
     """Ask all other replicas for their status, until each has answered."""
     state = replica.state(folder)
-    state.awaited = frozenset(replica.peers(folder))
+    state.awaited = frozenset(replica.peers(folder)) if is_live(replica, folder) else frozenset()
     state.await_due_ms = replica.now_ms
+
+
+def is_live(replica: Replica, folder: ObjectId) -> bool:
+    """Whether the folder is not deleted. Of one that is, not all stores of the list need ever have begun."""
+    read = replica.folder(folder)
+    return folder == replica.tree.hierarchy or (read is not None and read.is_live)
 
 
 def drop(replica: Replica, folder: ObjectId) -> None:
@@ -127,8 +133,8 @@ def match_rows(replica: Replica, folder: ObjectId) -> None:
     peers = replica.peers(folder)
     if peers.keys() != state.rows.keys():
         state.rows = {database: state.rows.get(database, Row()) for database in peers}
-        state.awaited &= peers.keys()
         replica.touched.add(folder)
+    state.awaited &= peers.keys() if is_live(replica, folder) else frozenset()
 
 
 def places(replica: Replica) -> dict[ObjectId, ObjectId]:

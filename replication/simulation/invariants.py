@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from pillarbox.replication.core import hierarchy
@@ -31,8 +30,8 @@ class Write(NamedTuple):
 class Invariants:
     """Remembers every write of a run and holds the stores against it.
 
-    `given_up` are numbers that a purge closed, `deleted` those of content that deletions of a folder saw,
-    `cleared` the same and those that may have gone with a folder, `expired` those that a store let go by age.
+    `given_up` are numbers that a purge closed, `cleared` those of content that may have gone with its folder,
+    `deletions` the writes that cleared some of it, `expired` numbers that a store let go by age.
     """
 
     def __init__(self, tree: Tree) -> None:
@@ -41,7 +40,7 @@ class Invariants:
         self.of_object: dict[tuple[ObjectId, ObjectId], list[ChangeNumber]] = {}
         self.of_folder: dict[ObjectId, list[ChangeNumber]] = {}
         self.cleared: dict[ObjectId, CNSet] = {}
-        self.deleted: dict[ObjectId, CNSet] = {}
+        self.deletions: dict[ObjectId, list[tuple[ChangeNumber, CNSet]]] = {}
         self.expired: dict[bytes, CNSet] = {}
         self.ever_expired = CNSet()
         self.given_up = CNSet()
@@ -58,7 +57,7 @@ class Invariants:
             self.of_folder.setdefault(folder, []).append(number)
             if folder == self.tree.hierarchy and version.cleared:
                 self.cleared[object_id] = self.cleared.get(object_id, CNSet()) | version.cleared
-                self.deleted[object_id] = self.deleted.get(object_id, CNSet()) | version.cleared
+                self.deletions.setdefault(object_id, []).append((number, version.cleared))
 
     def lost(self, numbers: CNSet) -> None:
         """Forget writes that a crash lost before they were acknowledged."""
@@ -150,10 +149,8 @@ class Invariants:
             yield from self._folder_differences(folder, replicas)
 
     def _records(self, replica: Replica) -> dict[ObjectId, Any]:
-        # What was cleared is left out: a tombstone that was purged takes it along, where an unseen change of
-        # the folder arrives only then.
         return {
-            folder: replace(read, cleared=CNSet())
+            folder: read
             for folder in replica.objects.ids(self.tree.hierarchy)
             if (read := replica.folder(folder)) and read.is_live
         }
@@ -206,17 +203,25 @@ class Invariants:
             if holders:
                 self._check_folder(folder, holders)
 
+    def _deleted(self, folder: ObjectId, replica: Replica) -> CNSet:
+        """The content that went with the folder by deletions that the replica knows of."""
+        known, deleted = replica.state(self.tree.hierarchy).knowledge.known, CNSet()
+        for number, cleared in self.deletions.get(folder, ()):
+            if number in known and number not in self.given_up:
+                deleted |= cleared
+        return deleted
+
     def _check_folder(self, folder: ObjectId, holders: list[Replica]) -> None:
         had = CNSet()
         live: set[ChangeNumber] = set()
         for replica in holders:
             had |= replica.state(folder).knowledge.had
             live |= self._content(replica, folder).keys()
-        cleared = self.cleared.get(folder, CNSet())
+        cleared, deleted = self.cleared.get(folder, CNSet()), self._deleted(folder, holders[0])
         for number in self.of_folder.get(folder, ()):
             if number not in had:
                 continue
-            if number in live and number in self.deleted.get(folder, CNSet()):
+            if number in live and number in deleted:
                 raise Violation(
                     f"{number.counter} of folder {folder.counter} went with the folder and is back"
                 )

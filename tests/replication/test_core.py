@@ -393,9 +393,7 @@ def test_a_store_whose_copy_gives_the_same_numbers_is_quarantined() -> None:
         PROMPT,
         DictObjects(copied.objects.snapshot()),  # type: ignore[attr-defined]
     )
-    made, _ = twin.local_changes(
-        lambda replica: writing.post(replica, folder, b"twin", 1, ACTOR), post.now
-    )
+    made, _ = twin.local_changes(lambda replica: writing.post(replica, folder, b"twin", 1, ACTOR), post.now)
     post.post(0, folder, b"mine")
     post.wait(2_000)
     post.put(twin, twin.tick(Moment(post.now_ms + 2_000, post.now_ms)))
