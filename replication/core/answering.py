@@ -39,5 +39,5 @@ def next_page(replica: Replica, answer: Answer) -> tuple[Message, Answer | None]
 
 
 def conditions(replica: Replica, answer: Answer) -> CNSet:
-    """What the asker must hold before it takes the gaps of an answer."""
+    """The numbers that the asker must hold before it takes the gaps of an answer."""
     return required(replica, answer.folder) - answer.had

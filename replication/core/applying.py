@@ -50,7 +50,7 @@ def received(arrived: Versions[Any], had: CNSet) -> Versions[Any]:
 
 
 def stays_expired(state: FolderState, is_refused: bool, number: ChangeNumber) -> bool:
-    """Whether a number that is carried is not claimed, since it was let go by age here and is refused."""
+    """True when a number that is carried is not claimed, since it was let go by age here and is refused."""
     return is_refused and number in state.knowledge.expired
 
 
@@ -84,7 +84,7 @@ def store_or_bury(replica: Replica, folder: ObjectId, object_id: ObjectId, versi
 
 
 def is_bare_kept(replica: Replica, folder: ObjectId, versions: Versions[Any]) -> bool:
-    """Whether an object without versions is kept for its context."""
+    """True when an object without versions is kept for its context."""
     return bool(versions.holes(replica.state(folder).knowledge.had))
 
 

@@ -1,4 +1,4 @@
-"""What is missing and when it is asked for (DOMAIN.md "Backfill array")."""
+"""Missing numbers, and the times at which they are asked for (DOMAIN.md "Backfill array")."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pillarbox.store.change_number import CNSet
 
 
 def missing(replica: Replica, folder: ObjectId) -> CNSet:
-    """What other replicas said they hold and this one has not."""
+    """The numbers that other replicas said they hold and this one has not."""
     state = replica.state(folder)
     return known_to_any(state.rows) - state.knowledge.had
 
@@ -43,7 +43,7 @@ def note_missing(replica: Replica, folder: ObjectId) -> None:
 
 
 def due_ms(state: FolderState) -> int:
-    """When the next entry is asked for."""
+    """The time at which the next entry is asked for."""
     return min((entry.due_ms for entry in state.entries), default=NEVER_MS)
 
 
@@ -67,7 +67,7 @@ def ask(replica: Replica, folder: ObjectId) -> None:
 
 
 def plan_requests(replica: Replica, folder: ObjectId, needed: CNSet) -> Plan:
-    """Whom to ask for what, with the reasons."""
+    """Choose the sources of needed numbers, with the reasons."""
     preferred = replica.organisation.preferred.get(replica.me.database, ())
     return choose_sources(replica.me.database, needed, candidates(replica, folder), preferred)
 

@@ -19,7 +19,7 @@ OBJECT_BYTES = 200  # what a change takes beside its content, about
 
 
 def due_ms(replica: Replica, folder: ObjectId, state: FolderState) -> int:
-    """When the changes made here since the last broadcast are sent; `NEVER_MS` when there are none."""
+    """The time at which changes made here are sent; `NEVER_MS` when there are none."""
     if state.unsent_since_ms == NEVER_MS:
         return NEVER_MS
     preset = replica.preset

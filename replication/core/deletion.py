@@ -45,7 +45,7 @@ def purge(replica: Replica, folder: ObjectId) -> int:
 
 
 def is_kept_for_ever(versions: Versions[Any]) -> bool:
-    """Whether a tombstone is a folder's that took content with it.
+    """True when a tombstone is a folder's that took content with it.
 
     An unseen rename, from a copy that was restored, may bring the folder back at any time. Without the
     tombstone nobody would know then which content is deleted, and any store that holds some would give it to
@@ -55,13 +55,13 @@ def is_kept_for_ever(versions: Versions[Any]) -> bool:
 
 
 def is_known_to_all(replica: Replica, state: FolderState, versions: Versions[Any]) -> bool:
-    """Whether every other replica that is not silent for long said that it holds the tombstone's numbers."""
+    """True when every other replica that is not silent for long holds the tombstone's numbers."""
     numbers = CNSet.of(versions.siblings or versions.entries())
     return all(row.known.covers(numbers) or is_silent(replica, row) for row in state.rows.values())
 
 
 def is_silent(replica: Replica, row: Row) -> bool:
-    """Whether a replica was not heard for so long that tombstones no longer wait for it."""
+    """True when a replica was not heard for so long that tombstones no longer wait for it."""
     return replica.wall_ms - row.heard_ms >= replica.preset.silent_ms_max
 
 
@@ -79,7 +79,7 @@ def closed_holes(replica: Replica, state: FolderState, holes: CNSet) -> CNSet:
 
 
 def _is_closed(replica: Replica, state: FolderState, origin: bytes) -> bool:
-    """Whether an origin gives no more numbers: its store was removed, or said something in a later
+    """True when an origin gives no more numbers: its store was removed, or said something in a later
     incarnation."""
     owner = replica.record.owners.get(origin)
     if owner is None:
@@ -145,7 +145,7 @@ def answer_reconcile(
 
 
 def is_gone(state: FolderState, siblings: Any, number: ChangeNumber) -> bool:
-    """Whether a version that somebody holds is deleted here."""
+    """True when a version that somebody holds is deleted here."""
     return number in state.knowledge.known and number not in siblings
 
 
@@ -178,12 +178,12 @@ def apply_reconcile(
 
 
 def gaps_of(state: FolderState, statement: Statement) -> CNSet:
-    """What the source of an answer knows: once its objects are held, the rest is gaps and what is gone."""
+    """The numbers that a source knows: once its objects are held, all others are gaps, or gone."""
     return statement.known - state.knowledge.expired
 
 
 def is_still_true(replica: Replica, folder: ObjectId, answer: ReconcileAnswer) -> bool:
-    """Whether nothing was applied since the question, and all objects of the source are held, or come with
+    """True when nothing was applied since the question, and all objects of the source are held, or come with
     it.
     """
     state = replica.state(folder)

@@ -1,4 +1,4 @@
-"""What the core wants done. Nothing of it may leave the node before the call's transaction is durable."""
+"""Effects: work for the node. Nothing of it may leave before the call's transaction is durable."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Answer:
 
 
 class Notice(StrEnum):
-    """What deserves an administrator's attention."""
+    """Notices for the administrator."""
 
     FOLDER_CAME_BACK = "a deleted folder came back with content that the deletion had not seen"
     REPLICA_DROPPED = "a leaving replica let its content go"

@@ -26,13 +26,13 @@ def expire(replica: Replica, folder: ObjectId, before_ms: int) -> int:
 
 
 def is_old(versions: Versions[Any], before_ms: int) -> bool:
-    """Whether all live versions of a message were changed before that time."""
+    """True when all live versions of a message were changed before that time."""
     live = versions.live()
     return bool(live) and all(version.changed.time_ms < before_ms for version in live)
 
 
 def may_expire(replica: Replica, folder: ObjectId, versions: Versions[Any]) -> bool:
-    """Whether another replica holds the versions, or there is none, and no number below the context lacks."""
+    """True when another replica (if any) holds the versions, and no number below the context is missing."""
     state = replica.state(folder)
     numbers = CNSet.of(versions.siblings)
     is_elsewhere = not state.rows or any(row.known.covers(numbers) for row in state.rows.values())

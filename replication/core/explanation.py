@@ -1,4 +1,4 @@
-"""Why a folder is not in sync, as data: for the command line, the status page and tests alike."""
+"""Explanations of folders that are not in sync, as data: for commands, the status page and tests."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def _bring_back(replica: Replica, folder: ObjectId, read: Folder) -> None:
 
 
 def has_content(replica: Replica, folder: ObjectId) -> bool:
-    """Whether any message of the folder lives here."""
+    """True when any message of the folder lives here."""
     return any(
         versions.live()
         for object_id in replica.objects.ids(folder)
@@ -105,7 +105,7 @@ def ask_all(replica: Replica, folder: ObjectId) -> None:
 
 
 def is_live(replica: Replica, folder: ObjectId) -> bool:
-    """Whether the folder is not deleted. Of one that is, not all stores of the list need ever have begun."""
+    """True when the folder is not deleted. Of one that is, stores of the list may never have begun."""
     read = replica.folder(folder)
     return folder == replica.tree.hierarchy or (read is not None and read.is_live)
 
@@ -184,7 +184,7 @@ def delete_folder(replica: Replica, folder: ObjectId, actor: str) -> None:
 
 
 def may_delete(replica: Replica, folder: ObjectId) -> bool:
-    """Whether this store holds what a deletion of the folder would delete."""
+    """True when this store holds what a deletion of the folder would delete."""
     return replica.held(folder) is not None and replica.my_state(folder) is ReplicaState.ACTIVE
 
 

@@ -1,4 +1,4 @@
-"""Who numbers a change: no number may ever be given twice, and a copy that went back in time would do just
+"""Identity: no number may ever be given twice, and a copy that went back in time would do just
 that.
 """
 
@@ -37,7 +37,7 @@ def begin_incarnation(record: ReplicaRecord, sender: Sender) -> None:
 
 
 def check_numbers(replica: Replica, folder: ObjectId, mine: Versions[Any], arrived: Versions[Any]) -> bool:
-    """Whether all numbers that both states hold are of the same changes.
+    """True when all numbers that both states hold are of the same changes.
 
     If not, two copies of one store gave them: its incarnation is quarantined here, and what it says is
     refused until an operator has decided which copy goes on under a new one.

@@ -12,12 +12,12 @@ from pillarbox.store.change_number import CNSet
 
 
 def due_ms(replica: Replica, folder: ObjectId, state: FolderState) -> int:
-    """When a leaving replica states what it has (again)."""
+    """The time at which a leaving replica states its numbers (again)."""
     return state.leaving.due_ms if is_leaving(replica, folder, state) else NEVER_MS
 
 
 def is_leaving(replica: Replica, folder: ObjectId, state: FolderState) -> bool:
-    """Whether this store's replica is delete pending."""
+    """True when this store's replica is delete pending."""
     if folder == replica.tree.hierarchy or not state.is_held:
         return False
     read = replica.folder(folder)
@@ -73,7 +73,7 @@ def acknowledged(
 
 
 def to_cover(state: FolderState) -> CNSet:
-    """What an acknowledgement must cover: all that is held at the moment of dropping, not what was stated."""
+    """The numbers that an acknowledgement must cover: all held at this moment, not those stated."""
     return state.knowledge.known
 
 

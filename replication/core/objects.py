@@ -1,4 +1,4 @@
-"""What the core asks of a store: the objects of each folder, within the caller's transaction."""
+"""The store as the core uses it: the objects of each folder, within the caller's transaction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long the replicator waits (DOMAIN.md "Backfill array"; REPLICATION.md, presets)."""
+"""Delays of the replicator (DOMAIN.md "Backfill array"; REPLICATION.md, presets)."""
 
 from __future__ import annotations
 

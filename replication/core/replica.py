@@ -32,7 +32,7 @@ class Moment(NamedTuple):
 
 @dataclass
 class ReplicaRecord:
-    """What a store keeps of itself, beside its folders: all of it changes in the call's transaction.
+    """The record of a store, beside its objects: all of it changes in the call's transaction.
 
     `counter` is the last number given. `owners` and `left_out` are what is known of all stores' numberings,
     `quarantined` the replica GUIDs under which numbers were given twice.
@@ -141,7 +141,7 @@ class Replica:
         return read
 
     def replica_states(self, folder: ObjectId, read: Folder | None = None) -> dict[bytes, ReplicaState]:
-        """What the replica list says of each store that was not removed from the tree.
+        """Read the replica list: the state of each store that was not removed from the tree.
 
         Where it names no active store, the one with the highest database GUID among those that are delete
         pending is active again: alike everywhere, so it is computed and never written.
@@ -170,7 +170,7 @@ class Replica:
         }
 
     def my_state(self, folder: ObjectId, read: Folder | None = None) -> ReplicaState:
-        """What the replica list says of this store."""
+        """The state of this store in the replica list."""
         return self.replica_states(folder, read).get(self.me.database, ReplicaState.REMOVED)
 
     def assumed(self, folder: ObjectId) -> CNSet:
@@ -194,7 +194,7 @@ class Replica:
         self.effects.append(Report(notice, folder, numbers))
 
     def numberings(self) -> Numberings:
-        """What this store knows of all stores' numberings."""
+        """All stores' numberings, as far as this store knows them."""
         return Numberings(dict(self.record.owners), self.record.left_out)
 
     def learn_numberings(self, numberings: Numberings) -> None:

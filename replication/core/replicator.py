@@ -59,7 +59,7 @@ class Replicator:
 
     @property
     def fired(self) -> Counter[str]:
-        """How often each rule acted, since this object was made."""
+        """Counts of each rule's actions since this object was made."""
         return self.replica.fired
 
     def start(self, now: Moment) -> list[Effect]:
@@ -213,13 +213,15 @@ class Replicator:
         return answering.next_page(self.replica, answer)
 
     def next_due_ms(self) -> int | None:
-        """When `tick` has something to do next; None when never."""
+        """The next time at which `tick` has something to do; None when never."""
         while self._agenda and self._due.get(self._agenda[0][1]) != self._agenda[0][0]:
             heapq.heappop(self._agenda)
         return self._agenda[0][0] if self._agenda else None
 
     def explain(self, folder: ObjectId, now: Moment) -> Explanation:
-        """What is missing of a folder, who has it, who is asked for what and why, and when next."""
+        """Explain a folder: missing numbers, their holders, the sources that are asked and why, and the next
+        time.
+        """
         self._set_now(now)
         return explain(self.replica, folder)
 
@@ -260,6 +262,6 @@ class Replicator:
 
 
 def is_for_this_life(replica: Replica, folder: ObjectId, life: object) -> bool:
-    """Whether an answer was made for this replica as it is: gaps stated to an earlier one say nothing of
+    """True when an answer was made for this replica as it is: gaps stated to an earlier one say nothing of
     it."""
     return life == replica.life(folder)

@@ -17,7 +17,7 @@ UNHEARD: Final = Life(-1, -1)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What another replica of the folder last said that it has."""
+    """The last statement of another replica of the folder."""
 
     life: Life = UNHEARD
     known: CNSet = NOTHING
@@ -26,7 +26,7 @@ class Row:
 
     @property
     def had(self) -> CNSet:
-        """What the other replica need not be sent."""
+        """The numbers that the other replica need not be sent."""
         return self.known | self.expired
 
     def told(self, statement: Statement, now_ms: int) -> Row:

@@ -9,7 +9,7 @@ from pillarbox.replication.wire.messages import Acknowledgement, Status, StatusR
 
 
 def due_ms(replica: Replica, state: FolderState) -> int:
-    """When this store tells all other replicas of a folder what it has."""
+    """The time of the next status to all other replicas of a folder."""
     preset = replica.preset
     at_rest_ms = state.stated_ms + preset.status_rest_ms
     if state.unstated_since_ms == NEVER_MS:

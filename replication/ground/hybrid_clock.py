@@ -14,14 +14,14 @@ AHEAD_MS_MAX: Final = 24 * 3600 * 1000
 
 
 class Stamp(NamedTuple):
-    """When something was written: ms UTC, a counter within them, and the replica GUID, in this order."""
+    """The time of a write: ms UTC, a counter within them, and the replica GUID, in this order."""
 
     time_ms: int
     counter: int
     origin: bytes
 
     def is_ahead(self, now_ms: int) -> bool:
-        """Whether this stamp lies too far in the future of `now_ms` to be believed."""
+        """True when this stamp lies too far in the future of `now_ms` to be believed."""
         return self.time_ms > now_ms + AHEAD_MS_MAX
 
     def weight(self, now_ms: int) -> tuple[bool, Stamp]:

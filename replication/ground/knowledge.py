@@ -1,4 +1,4 @@
-"""What one replica knows of a folder: numbers that it holds, has expired, or may not have back.
+"""The knowledge of one replica of a folder: numbers that it holds, has expired, or may not have back.
 
 A message gives its receiver the numbers of what it carries, and gaps on condition only. A store keeps the
 last version of an object alone, so a number that a source does not carry is either another folder's or a
@@ -58,12 +58,12 @@ class Knowledge:
 
     @property
     def had(self) -> CNSet:
-        """What a store need not be sent."""
+        """The numbers that this replica need not be sent."""
         return self.known | self.expired if self.expired else self.known
 
     @property
     def pairs_count(self) -> int:
-        """How many gaps, by source and origin, wait for what they require."""
+        """Count the pairs, by source and origin, that wait for required numbers."""
         return len(self._pairs)
 
     def claim(self, numbers: CNSet) -> None:

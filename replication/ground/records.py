@@ -1,4 +1,4 @@
-"""What replicates: versions of messages and of folders, and how concurrent ones are read as one.
+"""Versions of messages and folders, and how concurrent ones are read as one.
 
 Flags and other properties, names, parents, replica lists and permissions are *entries* with a stamp each; of
 two entries the later stamp wins, so two stores that change different things of one object do not disturb each
@@ -29,7 +29,7 @@ class Entry(NamedTuple, Generic[T]):
 
 
 class ReplicaState(IntEnum):
-    """What a replica list says of a store."""
+    """The state of a store in a replica list."""
 
     REMOVED = 0
     DELETE_PENDING = 1

@@ -19,11 +19,11 @@ Context = Mapping[bytes, int]
 
 
 class Version(Protocol):
-    """What the versions of an object have in common."""
+    """The face of every version of an object."""
 
     @property
     def gone(self) -> bool:
-        """Whether this version is a tombstone."""
+        """True when this version is a tombstone."""
 
 
 V = TypeVar("V", bound=Version)
@@ -55,7 +55,7 @@ class Versions(Generic[V]):
         return tuple(self.siblings[number] for number in shown if not self.siblings[number].gone)
 
     def has_seen(self, number: ChangeNumber) -> bool:
-        """Whether the context covers `number`."""
+        """True when the context covers `number`."""
         return self.context.get(number.origin, 0) >= number.counter
 
     def received(self, had: CNSet) -> Versions[V]:
@@ -98,7 +98,7 @@ class Versions(Generic[V]):
 
 
 class Sight(NamedTuple):
-    """What a store tells of an object it holds, without the object: for reconciling."""
+    """An object as a store that reconciles names it: without its versions' content."""
 
     context: Context
     numbers: frozenset[ChangeNumber]

@@ -1,4 +1,4 @@
-"""Whom to ask for what is missing (DOMAIN.md "Backfill source selection"), with the reasons.
+"""Choice of backfill sources (DOMAIN.md "Backfill source selection"), with the reasons.
 
 All stores that have some of the needed changes are sorted once: the cheapest to reach first, of equal cost
 the newest version, of equal version the one with most of the needed changes. In this order each is asked for
@@ -17,7 +17,7 @@ from pillarbox.store.change_number import CNSet
 
 
 class Late(StrEnum):
-    """Why a store comes after the others of its cost."""
+    """The reason for which a store comes after the others of its cost."""
 
     NO = ""
     DOWN = "down"
@@ -44,7 +44,7 @@ class Request(NamedTuple):
 
 
 class Reason(NamedTuple):
-    """Where a store stands in the order and why: it has `needed_count` of the needed changes and is asked for
+    """The place of a store in the order: it has `needed_count` of the needed changes and is asked for
     `asked_count` of them."""
 
     source: bytes

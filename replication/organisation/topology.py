@@ -57,7 +57,7 @@ class Organisation:
         )
 
     def is_removed(self, database: bytes) -> bool:
-        """Whether a store was removed from the tree, or never was in it."""
+        """True when a store was removed from the tree, or never was in it."""
         server = self.servers.get(database)
         return server is None or server.is_removed
 

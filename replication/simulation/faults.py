@@ -1,4 +1,4 @@
-"""What goes wrong: each function does one thing to one machine, at random."""
+"""Faults: each function does one thing to one machine, at random."""
 
 from __future__ import annotations
 

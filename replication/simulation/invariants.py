@@ -1,4 +1,4 @@
-"""What must be true at every moment, under any faults; and at the end, when the faults have stopped."""
+"""Invariants: true at every moment, under any faults; and true at the end, when the faults have stopped."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class Invariants:
     # --- at the end -----------------------------------------------------------------------------------------
 
     def differences(self, replicas: list[Replica]) -> Iterator[str]:
-        """What keeps the stores from being equal; nothing when they have converged."""
+        """Differences between the stores; none when they have converged."""
         first = replicas[0]
         shown, records = hierarchy.places(first), self._records(first)
         for replica in replicas[1:]:

@@ -93,7 +93,7 @@ def carried(message: Message) -> list[ChangeNumber]:
 
 
 def content_of(message: Message) -> int:
-    """How many bytes of changed objects a message carries."""
+    """Count the bytes of changed objects in a message."""
     body = message.body
     if isinstance(body, Changes | ReconcileAnswer):
         return sum(bytes_of(versions) for _, versions in body.objects)

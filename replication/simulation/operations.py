@@ -1,4 +1,4 @@
-"""What users and administrators do at a store, at random."""
+"""Operations of users and administrators at a store, at random."""
 
 from __future__ import annotations
 

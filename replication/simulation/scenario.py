@@ -31,7 +31,7 @@ class Settings:
 
 
 class Figures(NamedTuple):
-    """What a seed shows. `violation` is "" when nothing was violated."""
+    """The figures of one seed. `violation` is "" when nothing was violated."""
 
     seed: int
     violation: str

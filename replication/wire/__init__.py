@@ -1,1 +1,1 @@
-"""What stores say to each other."""
+"""Messages between stores: their types, their bytes, and their seal."""

@@ -158,7 +158,7 @@ def _entry(entry: Entry[Any]) -> list[Any]:
 def decode_body(
     data: bytes, kind: MessageType, flags: Flag, is_hierarchy: bool
 ) -> tuple[Statement, Body, tuple[bytes, ...]]:
-    """What `encode_body` wrote. Raises InvalidContent."""
+    """Read the body that `encode_body` wrote. Raises InvalidContent."""
     try:
         read = msgpack.unpackb(data, use_list=True, raw=False, strict_map_key=True)
     except (ValueError, msgpack.exceptions.UnpackException) as error:

@@ -29,7 +29,7 @@ assert HEADER_BYTES == 160
 
 
 class Flag(IntFlag):
-    """What is special about a message."""
+    """The flags of a message."""
 
     NONE = 0
     BACKFILL = 1
@@ -39,7 +39,7 @@ class Flag(IntFlag):
 
 
 class Header(NamedTuple):
-    """What stands before the body. `number` is the sender's own count of its messages."""
+    """The header of a message. `number` is the sender's own count of its messages."""
 
     kind: MessageType
     flags: Flag
@@ -114,7 +114,7 @@ class Header(NamedTuple):
 
 
 def signed_part(header: Header, data: bytes) -> bytes:
-    """What the signature of a message is over: header, with the signature's length as 0, and packed body.
+    """The bytes that are signed: the header, with the signature's length as 0, and the packed body.
 
     The length is not known before signing (an ECDSA signature has 70 to 72 bytes).
     """

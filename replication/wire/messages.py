@@ -44,7 +44,7 @@ class Life(NamedTuple):
 
 
 class Statement(NamedTuple):
-    """What the sender has of a folder: held, and expired by its own age limit."""
+    """The sender's numbers of a folder: held, and expired by its own age limit."""
 
     life: Life
     known: CNSet
@@ -52,7 +52,7 @@ class Statement(NamedTuple):
 
 
 class Numberings(NamedTuple):
-    """Whose each origin is, as (database, incarnation), and numbers that their owners left out for ever."""
+    """The owner of each origin, as (database, incarnation), and numbers that owners left out for ever."""
 
     owners: Mapping[bytes, tuple[bytes, int]]
     left_out: CNSet
@@ -119,7 +119,7 @@ class Acknowledgement(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What the sender has; to a leaving replica with an acknowledgement, in the hierarchy with numberings."""
+    """A statement alone; to a leaving replica with an acknowledgement, in the hierarchy with numberings."""
 
     acknowledgement: Acknowledgement | None = None
     numberings: Numberings | None = None

@@ -30,7 +30,7 @@ class Signer(NamedTuple):
 
 
 class Peer(NamedTuple):
-    """Whose certificate a fingerprint is of, and the public key in it."""
+    """The owner of a certificate, and the public key in it."""
 
     database: bytes
     key: ec.EllipticCurvePublicKey
