@@ -16,8 +16,8 @@ from pillarbox.store.clock import VirtualClock
 from pillarbox.store.disk import tables
 from pillarbox.store.disk.tables import DatabaseKind, Table
 from pillarbox.store.engine import upgrade
+from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
-from pillarbox.store.engine.group_commit import Tuning
 from pillarbox.store.upkeep import repair
 
 GUID = bytes(range(16))

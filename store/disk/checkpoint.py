@@ -72,6 +72,14 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
         preallocate(file.fileno(), 0, len(data))
 
 
+def doubt_tables(directory: Path) -> None:
+    """Have the next mount put back the checkpoint's meta pages, as after a new start of the machine.
+
+    Raises as `read_checkpoint` and `write_checkpoint`.
+    """
+    write_checkpoint(directory, read_checkpoint(directory)._replace(clean=False, boot=uuid.uuid4().bytes))
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace a small file by `data`, durably: after a crash the old or the new one is there, whole."""
     new = _new_of(path)

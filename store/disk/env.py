@@ -14,9 +14,11 @@ import os
 import re
 import shutil
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Final, NamedTuple
 
 import lmdb
@@ -44,6 +46,7 @@ _FULL_BELOW_BYTES: Final = 1 << 20
 # Address space, not memory or disk: the file grows page by page below it.
 MAP_BYTES_DEFAULT: Final = 1 << 40
 _READERS_MAX: Final = 1024
+_LOOK_AGAIN_S: Final = 0.05
 _FLUSH_HINT: Final = "look at the disk: the system could not write what it had taken"
 _LAST_PAGE_AT: Final = 136  # in each of LMDB's two meta pages: mm_last_pg, behind the header and two trees
 _READER_LINE = re.compile(r"^\s*(\d+)\s+[0-9a-f]+\s+(\d+|-)", re.MULTILINE)
@@ -111,7 +114,7 @@ _ENDED: Final[Any] = _EndedTransaction()
 class ReadView:
     """A snapshot of the tables. Never blocks, never changes; close it, or use it as a context."""
 
-    __slots__ = ("_env", "_handles", "_txn")
+    __slots__ = ("__weakref__", "_env", "_handles", "_txn")
 
     def __init__(self, env: Env, txn: lmdb.Transaction, handles: Mapping[Table, Any]) -> None:
         """`handles` has the tables that are there; one that an older program never made is empty."""
@@ -183,6 +186,11 @@ class ReadView:
             self._env.view_closed()
 
     @property
+    def is_open(self) -> bool:
+        """Whether it still shows its snapshot."""
+        return self._txn is not _ENDED
+
+    @property
     def transaction_id(self) -> int:
         """LMDB's number of the state this view shows."""
         return int(self._txn.id())
@@ -228,9 +236,11 @@ class Env:
             self._open_tables(create=create)
         except lmdb.Error as error:
             raise _translate(error, path) from error
-        self._views_open = 0
-        self._views = threading.Condition()
+        # Counted by looking at them: a count would be wrong for ever once a thread is interrupted between.
+        self._views: weakref.WeakSet[ReadView] = weakref.WeakSet()
+        self._opening = threading.Lock()
         self._growing = False
+        self._closed: SimpleQueue[None] = SimpleQueue()
         self._checkpoint_pin: Pin | None = None
         self.flush_failed = False
 
@@ -258,34 +268,33 @@ class Env:
 
     def view(self) -> ReadView:
         """A snapshot of the last applied group. Raises Retryable when too many are open."""
-        with self._views:
-            while self._growing:
-                self._views.wait()
+        with self._opening:
             try:
                 if self._read_only and len(self._handles) < len(Table):
                     self._open_tables(create=False)  # the process that writes may have made them since
-                txn = self._begin()
+                view = ReadView(self, self._begin(), self._handles)
             except lmdb.Error as error:
                 raise _translate(error, self.path) from error
-            self._views_open += 1
-        return ReadView(self, txn, self._handles)
+            self._views.add(view)
+        return view
 
     def _begin(self) -> lmdb.Transaction:
         try:
             return self._env.begin()
         except lmdb.MapResizedError:
             # The writing process has grown the map; this one may follow while nothing here looks at it.
-            if self._views_open:
+            if self._views_open():
                 raise
             self._env.set_mapsize(0)
             return self._env.begin()
 
+    def _views_open(self) -> int:
+        return sum(view.is_open for view in list(self._views))
+
     def view_closed(self) -> None:
         """Called by a view that ends."""
-        with self._views:
-            self._views_open -= 1
-            if self._growing:
-                self._views.notify_all()
+        if self._growing:
+            self._closed.put(None)
 
     def apply(self, changes: Changes, before_commit: Callable[[], None] | None = None) -> None:
         """Put a group's changes into the tables, all or nothing, without flushing.
@@ -324,14 +333,10 @@ class Env:
         written in between. Raises Retryable when a read stays open longer than `patience_s` seconds,
         PillarboxError when the system gives no more room.
         """
-        with self._views:
+        with self._opening:
             self._growing = True
             try:
-                if not self._views.wait_for(lambda: self._views_open == 0, patience_s):
-                    raise Retryable(
-                        f"{self.path}: the map is full and {self._views_open} snapshots are held open",
-                        hint="close long snapshots, then mount the database again",
-                    )
+                self._wait_for_views(patience_s)
                 if self._checkpoint_pin is not None:
                     self._checkpoint_pin.transaction.abort()
                 self._env.set_mapsize(2 * self._env.info()["map_size"])
@@ -340,7 +345,18 @@ class Env:
                 raise _translate(error, self.path) from error
             finally:
                 self._growing = False
-                self._views.notify_all()
+
+    def _wait_for_views(self, patience_s: float) -> None:
+        while held_open := self._views_open():
+            if patience_s <= 0:
+                raise Retryable(
+                    f"{self.path}: the map is full and {held_open} snapshots are held open",
+                    hint="close long snapshots, then mount the database again",
+                )
+            try:
+                self._closed.get(timeout=_LOOK_AGAIN_S)
+            except Empty:
+                patience_s -= _LOOK_AGAIN_S  # looked at again: one that was dropped does not tell
 
     def pin(self) -> Pin:
         """Hold the state that is applied now; call it while nothing is being applied."""

@@ -1,8 +1,8 @@
 """Redo records: what one transaction changed, as a frame of the stream, and how the stream is replayed.
 
 Only rows of primary tables are logged; the index rows that belong to them are derived again on replay.
-A frame's 24-byte digest field holds the redo header: the transaction's sequence number, the number of the
-first transaction of the same flush, and how many content frames go with it.
+A frame's 24-byte digest field holds the redo header: the transaction's sequence number, a number up to which
+all transactions before were flushed before this one was written, and how many content frames go with it.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ PREALLOCATE_BYTES: Final = 1 << 20
 _KEPT_FOR_DELETES_BYTES: Final = 512 << 10
 _ZERO_AHEAD_BYTES: Final = 256 << 10
 _SMALL_APPEND_BYTES: Final = 64 << 10
+_JOINED_BYTES_MAX: Final = 256 << 10
 PAYLOAD_BYTES_MAX: Final = 1 << 30
 _FILES_OPEN_MAX: Final = 64
 _DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
@@ -474,14 +475,28 @@ def preallocate(file: int, offset: int, length: int) -> None:
 
 
 def _write_all(file: int, chunks: list[bytes], offset: int) -> None:
-    data = b"".join(chunks)
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(file, view, offset)
-        if written == 0:
-            raise OSError(errno.ENOSPC, "nothing more could be written")
-        view = view[written:]
-        offset += written
+    """Write chunks one after the other at `offset`. Raises OSError."""
+    for data in _writes(chunks):
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(file, view, offset)
+            if written == 0:
+                raise OSError(errno.ENOSPC, "nothing more could be written")
+            view = view[written:]
+            offset += written
+
+
+def _writes(chunks: list[bytes]) -> Iterator[bytes]:
+    """The chunks as what is written by one call each: small ones joined, large ones without a copy."""
+    small: list[bytes] = []
+    length = 0
+    for chunk in chunks:
+        if length and length + len(chunk) > _JOINED_BYTES_MAX:
+            yield b"".join(small)
+            small, length = [], 0
+        small.append(chunk)
+        length += len(chunk)
+    yield b"".join(small)
 
 
 # Python has no name for it. Nothing depends on it: where it is missing the flush does all the work, and

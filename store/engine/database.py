@@ -11,17 +11,17 @@ replays the stream; nothing else needs to be done (docs/format.md, "Crash table"
 
 from __future__ import annotations
 
+import atexit
 import os
 import random
 import shutil
 import threading
-import uuid
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import Clock, SystemClock
@@ -33,7 +33,7 @@ from pillarbox.store.disk.checkpoint import (
     refuse_newer_program,
     write_checkpoint,
 )
-from pillarbox.store.disk.env import PAGE_BYTES, Env, Pin, put_back_meta_pages
+from pillarbox.store.disk.env import PAGE_BYTES, Env, put_back_meta_pages
 from pillarbox.store.disk.file_lock import FileLock, is_locked
 from pillarbox.store.disk.mailbox_names import MailboxNames
 from pillarbox.store.disk.stream import SEGMENT_HEADER_BYTES, Position, Stream, disk_error, flush_directory
@@ -49,6 +49,7 @@ from pillarbox.store.disk.tables import (
     refuse_unknown_layout,
     segment_key,
 )
+from pillarbox.store.engine.checkpointer import Checkpointer, FlushedState, Tuning, flush_tables
 from pillarbox.store.engine.database_limits import (
     DatabaseLimits,
     DiskState,
@@ -57,8 +58,6 @@ from pillarbox.store.engine.database_limits import (
     limits_from_settings,
     refuse_below_floor,
 )
-from pillarbox.store.engine.delivery_queue import DeliveryQueue
-from pillarbox.store.engine.group_commit import FlushedState, GroupCommit, Tuning
 from pillarbox.store.engine.replay import Replayed, find_transaction, read_state, replay_stream
 from pillarbox.store.engine.transaction import (
     DatabaseFiles,
@@ -66,7 +65,10 @@ from pillarbox.store.engine.transaction import (
     ReadTransaction,
     WriteTransaction,
 )
+from pillarbox.store.engine.transaction_blocks import PauseBlock, PreparingBlock, TransactionBlock
+from pillarbox.store.engine.uninterrupted import uninterrupted
 from pillarbox.store.engine.upgrade import upgrade
+from pillarbox.store.engine.writer import Change, Writer
 from pillarbox.store.errors import (
     AlreadyExists,
     Corrupt,
@@ -85,6 +87,10 @@ STREAM: Final = "stream"
 LOCK: Final = "lock"
 FIRST_POSITION: Final = Position(1, SEGMENT_HEADER_BYTES)
 _DISK_LOOK_INTERVAL_MS: Final = 1000
+# Many of this size at once take less memory than the threads that bring them.
+_LARGE_BYTES: Final = 1 << 20
+
+ResultT = TypeVar("ResultT")
 
 
 class MountState(Enum):
@@ -120,15 +126,11 @@ def _forget_in_child() -> None:
 os.register_at_fork(after_in_child=_forget_in_child)
 
 
-@contextmanager
-def _transaction_of_mount(writer: GroupCommit) -> Iterator[WriteTransaction]:
-    """A transaction while the database is not mounted yet; durable when the block has ended."""
-    try:
-        txn = writer.begin(Actor.task("mount"))
-        yield txn
-        writer.commit(txn)
-    finally:
-        writer.abort()
+@atexit.register
+def _end_writers() -> None:
+    """The interpreter stops threads wherever they are: let none be inside LMDB or half through a write."""
+    for database in list(_DATABASES):
+        database.end_at_exit()
 
 
 class Database:
@@ -167,12 +169,11 @@ class Database:
         self.state = MountState.DISMOUNTED
         self.dismount_reason = "it was not mounted"
         self.checks_since_mount = 0
-        self.deliveries = DeliveryQueue()
         self._mounting = threading.RLock()
         self._lock: FileLock | None = None
         self._stream = Stream(path / STREAM, guid)
         self._files: DatabaseFiles | None = None
-        self._writer: GroupCommit | None = None
+        self._writer: Writer | None = None
         self._tables_doubted = False
         self._disk_looked_ms = -_DISK_LOOK_INTERVAL_MS
         self._disk_free_bytes = 0
@@ -182,6 +183,8 @@ class Database:
         """Be dismounted in a process that was forked, and leave what is the parent's. Not for callers."""
         if self.state is not MountState.DISMOUNTED:
             self.dismount_reason = "the process that this one was forked from has it"
+        if self._writer is not None:
+            self._writer.forget_inherited(self._not_mounted())
         if self._files is not None:
             self._files.env.forget_inherited()
         if self._lock is not None:
@@ -190,12 +193,14 @@ class Database:
         self._files = self._writer = self._lock = None
         self._mounting = threading.RLock()
         self._stream = Stream(self.path / STREAM, self.guid)
-        self.deliveries = DeliveryQueue()
 
     # -- creating
 
     def create(self) -> None:
         """Make the files of a new, empty database; complete or not at all. Raises AlreadyExists, DiskFull."""
+        uninterrupted(self._create)
+
+    def _create(self) -> None:
         if self.path.exists():
             raise AlreadyExists(f"{self.path} exists already")
         new = self.path.with_name(self.path.name + ".new")
@@ -224,12 +229,12 @@ class Database:
         self.mount()
         self.dismount()
 
-    def _identify(self, writer: GroupCommit, files: DatabaseFiles) -> None:
+    def _identify(self, writer: Writer, files: DatabaseFiles) -> None:
         """What `create` does last, and a mount after it was interrupted does for it."""
         with ReadTransaction(files, files.env.view(), Actor.task("mount")) as read:
             if read.record(Table.META, IDENTITY_KEY) is not None:
                 return
-        with _transaction_of_mount(writer) as txn:
+        with TransactionBlock(writer, Actor.task("setup"), self) as txn:
             identity = IdentityRecord(
                 layout_version=LAYOUT_VERSION,
                 guid=self.guid,
@@ -246,8 +251,11 @@ class Database:
 
         `read_only` needs no lock and works beside a process that writes. Raises NotFound, WriterBusy,
         RecoveryNeeded (read-only and the last writer crashed), Corrupt, UnsupportedVersion, DiskFull; and
-        PillarboxError for files that may not be read and other errors of the system.
+        PillarboxError for files that may not be read and other errors of the system. Interrupted, it goes on.
         """
+        uninterrupted(lambda: self._mount(read_only, wait_ms))
+
+    def _mount(self, read_only: bool, wait_ms: int) -> None:
         with self._mounting:
             if self.state is not MountState.DISMOUNTED:
                 return
@@ -300,22 +308,9 @@ class Database:
                 # What a killed process wrote may be in the system's memory only, its flush may have failed.
                 self._stream.rewrite(checkpoint.position)
             files = self._open_files(env)
-            writer = GroupCommit(
-                files,
-                self._stream,
-                read_state(env),
-                replayed.end,
-                clock=self.clock,
-                tuning=self.tuning,
-                checkpoint=self._make_checkpoint,
-                checkpoint_failed=self._checkpoint_failed,
-            )
-            writer.checkpoint()
-            self._identify(writer, files)
-            upgrade(lambda: _transaction_of_mount(writer))
-            self._keep_mailbox_names(files)
+            writer = self._start_writer(files, replayed.end)
         except BaseException:
-            env.close()  # a process may open it only once
+            self._close_env(env)  # a process may open it only once
             raise
         # Only now: a mount that fails closes what no other thread may be writing to.
         self._tables_doubted = False
@@ -342,6 +337,32 @@ class Database:
                 with suppress(PillarboxError):
                     names.forget()
 
+    def _start_writer(self, files: DatabaseFiles, end: Position) -> Writer:
+        state = read_state(files.env)
+        checkpointer = Checkpointer(
+            self.path, self.guid, files.env, end, clock=self.clock, tuning=self.tuning
+        )
+        checkpointer.make(FlushedState(state.sequence, end))
+        writer = Writer(
+            files,
+            self._stream,
+            state,
+            end,
+            checkpointer,
+            clock=self.clock,
+            tuning=self.tuning,
+            checkpoint_failed=self._checkpoint_failed,
+            broke=self._dismount_if_broken,
+        )
+        try:
+            self._identify(writer, files)
+            upgrade(lambda: TransactionBlock(writer, Actor.task("mount"), self))
+            self._keep_mailbox_names(files)
+        except BaseException:
+            writer.end(self._not_mounted(), clean=False)
+            raise
+        return writer
+
     def _replay(self, env: Env, checkpoint: Checkpoint) -> Replayed:
         """Replay behind a pin: a crash meanwhile needs the checkpoint's pages once more."""
         pin = env.pin()
@@ -349,7 +370,7 @@ class Database:
         position = find_transaction(self._stream, checkpoint.position, checkpoint.sequence, held)
         if held != checkpoint.sequence:
             # The pin of the process that was killed is gone with it, so what it had applied is flushed first.
-            self._flush_tables(env)
+            flush_tables(self.path, env)
             pages = pin.meta_pages
             write_checkpoint(self.path, Checkpoint(self.guid, False, boot_identity(), held, position, pages))
         env.keep(pin)
@@ -393,70 +414,51 @@ class Database:
             return None
         return self._stream.read(record.segment, record.offset, record.length).payload
 
-    def _make_checkpoint(self, pin: Pin, flushed: FlushedState, *, clean: bool = False) -> None:
-        files = self._mounted()
-        self._flush_tables(files.env)
-        checkpoint = Checkpoint(
-            self.guid, clean, boot_identity(), flushed.sequence, flushed.position, pin.meta_pages
-        )
-        write_checkpoint(self.path, checkpoint)
-        files.env.keep(pin)
-
-    def _flush_tables(self, env: Env) -> None:
-        """Flush the tables. When that fails the next mount goes back to the last checkpoint and replays.
-
-        The system may have dropped the pages and take them for written, so that a later flush of the same
-        pages would say that all is well (docs/format.md, "Checkpoint").
-        """
-        try:
-            env.sync()
-        except PillarboxError:
-            if env.flush_failed:
-                self._tables_doubted = True
-                doubted = self._read_checkpoint()._replace(clean=False, boot=uuid.uuid4().bytes)
-                write_checkpoint(self.path, doubted)
-            raise
-
     def _checkpoint_failed(self, error: PillarboxError) -> None:
         self.report(EventId.REQUEST_FAILED, request="checkpoint", error=str(error))
-        writer = self._writer
-        if writer is not None:
-            self._dismount_if_broken(writer)
 
-    def _dismount_if_broken(self, writer: GroupCommit) -> None:
+    def _dismount_if_broken(self, writer: Writer) -> None:
         """After a failed write nothing is read or written any more until a mount."""
-        if writer.broken is None:
-            return
+        if writer.broken is not None:
+            uninterrupted(lambda: self._dismount_broken(writer))
+
+    def _dismount_broken(self, writer: Writer) -> None:
         with self._mounting:
             if writer is self._writer:
                 self.report(EventId.WRITE_FAILURE_DISMOUNTED, error=str(writer.broken))
-                self.dismount(f"a write failed: {writer.broken}")
+                self._dismount(f"a write failed: {writer.broken}")
 
     def dismount(self, reason: str = "it was dismounted") -> None:
         """Close the database; those who wait for a transaction get Dismounted. Not mounted: nothing.
 
-        Waits for the transaction that is open; interrupted in that, the database stays mounted. Raises
-        Refused within a transaction of this thread's; DiskFull or PillarboxError when the tables could not be
-        left as they are: then it is dismounted nevertheless, and the next mount replays.
+        Waits for the transaction that is open; interrupted, it goes on beside the caller. Raises Refused
+        within a transaction of this thread's; DiskFull or PillarboxError when the tables could not be left as
+        they are: then it is dismounted nevertheless, and the next mount replays.
         """
         writer = self._writer
         if writer is not None:
             writer.refuse_within_transaction()  # another dismount may wait for that transaction already
+        uninterrupted(lambda: self._dismount(reason))
+
+    def _dismount(self, reason: str) -> None:
         with self._mounting:
-            was = self.state
-            if was is MountState.DISMOUNTED:
+            if self.state is MountState.DISMOUNTED:
                 return
-            if self._writer is None:
+            writer = self._writer
+            if writer is None:
                 self._end(reason)
                 return
-            dismounted = Dismounted(f"database {self.name} is dismounted: {reason}")
-            with self._writer.ended(dismounted) as flushed:
-                try:
-                    if flushed is not None:
-                        self._make_checkpoint(self._mounted().env.pin(), flushed, clean=True)
-                finally:
-                    self._end(reason)
+            try:
+                writer.end(Dismounted(f"database {self.name} is dismounted: {reason}"))
+            finally:
+                self._end(reason)
             self.report(EventId.DATABASE_DISMOUNTED)
+
+    def end_at_exit(self) -> None:
+        """Stop writing as the interpreter ends; what was acknowledged the next mount has. Not for callers."""
+        writer = self._writer
+        if writer is not None:
+            writer.end_at_exit()
 
     def _end(self, reason: str) -> None:
         self.dismount_reason = reason
@@ -466,13 +468,17 @@ class Database:
         """Close what is open. No thread may be writing."""
         self.state = MountState.DISMOUNTED
         if self._files is not None:
-            self._files.env.close()
+            self._close_env(self._files.env)
         self._files = None
         self._writer = None
         self._stream.close()
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def _close_env(self, env: Env) -> None:
+        self._tables_doubted = self._tables_doubted or env.flush_failed
+        env.close()
 
     def _mounted(self) -> DatabaseFiles:
         files = self._files
@@ -483,7 +489,7 @@ class Database:
     def _not_mounted(self) -> Dismounted:
         return Dismounted(f"database {self.name} is not mounted: {self.dismount_reason}", hint="mount it")
 
-    def _writing(self) -> GroupCommit:
+    def _writing(self) -> Writer:
         writer = self._writer
         if writer is None:
             if self.state is MountState.READ_ONLY:
@@ -504,45 +510,66 @@ class Database:
     def _report_damage(self, error: Corrupt) -> None:
         self.report(EventId.DAMAGE_FOUND, error=str(error))
 
-    @contextmanager
-    def transaction(self, actor: Actor) -> Iterator[WriteTransaction]:
+    def transaction(self, actor: Actor) -> AbstractContextManager[WriteTransaction]:
         """A transaction for a `with` block: durable and visible when the block has ended, all or nothing.
 
         An exception in the block undoes it all; damage is reported as event 20003. Raises Dismounted,
-        ReadOnly, DiskFull, Refused within another transaction of the same thread.
+        ReadOnly, DiskFull, Refused within another transaction of the same thread. An interrupt undoes it,
+        too, unless it was handed to the writer already: then it is made.
         """
-        writer = self._writing()
-        writer.refuse_within_transaction()  # whose transaction would else be taken for this one
-        txn: WriteTransaction | None = None
-        names, lost = self.mailbox_names, NamedMailboxes()
-        try:
-            txn = writer.begin(actor)
-            yield txn
-            if names is not None:
-                come, lost = txn.named_mailboxes()
-                if come:
-                    names.add(come)
-            writer.commit(txn)
-        except BaseException as error:
-            writer.abort(txn)
-            if isinstance(error, Corrupt):
-                self._report_damage(error)
-            self._dismount_if_broken(writer)
-            raise
-        if names is not None and lost:
+        return TransactionBlock(self._writing(), actor, self)
+
+    def before_commit(self, txn: WriteTransaction) -> NamedMailboxes:
+        """The mailboxes that lose their name, once those that get one are written down. Not for callers."""
+        if self.mailbox_names is None:
+            return []
+        come, lost = txn.named_mailboxes()
+        if come:
+            self.mailbox_names.add(come)
+        return lost
+
+    def committed(self, txn: WriteTransaction, lost: NamedMailboxes) -> None:
+        """Say what a transaction that is durable has changed. Not for callers."""
+        if self.mailbox_names is not None and lost:
             with suppress(PillarboxError):  # a name too many, until the next mount
-                names.remove(lost)
+                self.mailbox_names.remove(lost)
         for event_id, details in txn.events:
             self.report(event_id, **details)
 
-    @contextmanager
-    def paused(self, timeout_ms: int | None = None) -> Iterator[FlushedState]:
+    def failed(self, writer: Writer, error: BaseException) -> None:
+        """Look at what undid a transaction. Not for callers."""
+        if isinstance(error, Corrupt):
+            self._report_damage(error)
+        self._dismount_if_broken(writer)
+
+    def change(self, actor: Actor, make: Callable[[WriteTransaction], ResultT], length: int) -> ResultT:
+        """What `make` returns, with all it changed durable and visible; or what it raises, with nothing done.
+
+        The writer calls it, in one transaction with others that wait, and again where another one fails.
+        `length` is how many bytes it is about to add. `make` names no mailbox. Raises as `transaction`;
+        interrupted, it may be made.
+        """
+        writer = self._writing()
+        writer.refuse_within_transaction()  # which the writer would wait for
+        made = writer.change(Change(actor, make, length))
+        if made.error is not None:
+            self.failed(writer, made.error)
+            raise made.error
+        for event_id, details in made.events:
+            self.report(event_id, **details)
+        result: ResultT = made.result
+        return result
+
+    def preparing(self, length: int) -> AbstractContextManager[object]:
+        """For preparing and delivering `length` bytes in a `with` block: what is large takes turns."""
+        return PreparingBlock(self._writing(), length) if length >= _LARGE_BYTES else nullcontext()
+
+    def paused(self, timeout_ms: int | None = None) -> AbstractContextManager[FlushedState]:
         """Hold all changes for a `with` block: the freeze of a snapshot. Reads go on.
 
         Raises Dismounted; Retryable when a transaction stays open for longer than `timeout_ms`, if given.
         """
-        with self._writing().paused(timeout_ms) as flushed:
-            yield flushed
+        return PauseBlock(self._writing(), timeout_ms)
 
     def refuse_within_transaction(self) -> None:
         """Call before this thread waits for what others change. Raises Refused, Dismounted, ReadOnly."""
@@ -552,6 +579,7 @@ class Database:
         """Make the next mount after a crash start from here."""
         writer = self._writer
         if writer is not None:
+            writer.refuse_within_transaction()
             try:
                 writer.checkpoint()
             except PillarboxError:

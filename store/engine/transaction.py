@@ -1,4 +1,4 @@
-"""Transactions: what reads see, and what one transaction changes, before it is committed (`group_commit`).
+"""Transactions: what reads see, and what one transaction changes, before it is handed over (`commits`).
 
 A read sees one state of the database, never blocks and is never blocked. A write sees that state, what others
 have committed since that is not applied yet, and its own changes. Records are put and deleted whole; the rows

@@ -25,8 +25,8 @@ from pillarbox.backup.snapshot import GroupSnapshot, SnapshotSource
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
-from pillarbox.store.engine.group_commit import Tuning
 from pillarbox.store.errors import RepositoryLocked
 from pillarbox.store.mail import folders, mailboxes, messages
 

@@ -15,8 +15,8 @@ import pytest
 
 from pillarbox.store.access import Actor
 from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
-from pillarbox.store.engine.group_commit import Tuning
 from pillarbox.store.mail import folders, mailboxes, messages
 from pillarbox.store.upkeep.check import check_database
 

@@ -22,10 +22,11 @@ from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
 from pillarbox.store.disk import env as env_module
 from pillarbox.store.disk.tables import DatabaseKind, Table
+from pillarbox.store.engine import checkpointer as checkpointer_module
 from pillarbox.store.engine import database as database_module
 from pillarbox.store.engine import replay as replay_module
+from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
-from pillarbox.store.engine.group_commit import Tuning
 from pillarbox.store.mail import folders, mailboxes, messages
 from pillarbox.store.upkeep.check import check_database
 from pillarbox.store.upkeep.maintenance import compact
@@ -309,7 +310,8 @@ class PowerLoss:
         self.scratch = tmp_path / "state"
         self.states = 0
         self.boot = 1
-        patch.setattr(database_module, "boot_identity", lambda: self.boot.to_bytes(16, "big"))
+        for module in (database_module, checkpointer_module):
+            patch.setattr(module, "boot_identity", lambda: self.boot.to_bytes(16, "big"))
         path = tmp_path / "live"
         new_database(path).create()
         self.path = path

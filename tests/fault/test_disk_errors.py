@@ -16,8 +16,8 @@ import pytest
 from pillarbox.store.access import Actor
 from pillarbox.store.disk.env import Env, MapFull
 from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database, MountState
-from pillarbox.store.engine.group_commit import Tuning
 from pillarbox.store.errors import Corrupt, DiskFull, Dismounted, PillarboxError, Retryable
 from pillarbox.store.mail import folders, mailboxes, messages
 from pillarbox.store.upkeep.check import check_database
@@ -388,7 +388,7 @@ except PillarboxError as error:
 
 @pytest.mark.parametrize(
     ("trace", "expected"),
-    [("fdatasync:error=EIO:when=6", "DISMOUNTED"), ("pwrite64:error=ENOSPC:when=9+", "DiskFull")],
+    [("fdatasync:error=EIO:when=6", "DISMOUNTED"), ("pwrite64:error=ENOSPC:when=8+", "DiskFull")],
 )
 def test_a_system_call_that_fails_in_the_kernel(tmp_path: Path, trace: str, expected: str) -> None:
     strace = shutil.which("strace")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,12 @@ import pytest
 
 from pillarbox.store.access import Actor
 from pillarbox.store.disk.env import Env
-from pillarbox.store.disk.tables import DatabaseKind, ItemRecord
+from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.engine import checkpointer as checkpointer_module
 from pillarbox.store.engine import content_transfer
 from pillarbox.store.engine import database as database_module
+from pillarbox.store.engine.commits import Commits
 from pillarbox.store.engine.database import Database, MountState
-from pillarbox.store.engine.group_commit import GroupCommit
-from pillarbox.store.engine.transaction import Layer
 from pillarbox.store.errors import DiskFull, Dismounted, InvalidSetting, PillarboxError, Refused, Retryable
 from pillarbox.store.mail import folders, mailboxes, messages
 from pillarbox.store.mail.delivery import deliver
@@ -168,67 +170,70 @@ def test_after_a_flush_that_failed_the_same_tables_are_not_flushed_again(tmp_pat
 # -- interrupts
 
 
-def test_who_waits_for_a_leader_that_is_interrupted_is_not_told_that_it_is_durable(
-    database: Database, anna: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    leading, go_on = threading.Event(), threading.Event()
-    prepare, enqueue, interrupted = messages.prepare, GroupCommit._enqueue, threading.Event()
+class Interrupt:
+    """Interrupts the main thread once. A signal just before it waits is only seen with the next one."""
 
-    def first_waits(files: Any, raw: bytes) -> Any:
-        if raw == raw_of(0):
-            leading.set()
+    def __init__(self) -> None:
+        self.came = threading.Event()
+        self._before = signal.signal(signal.SIGUSR1, self._raise_once)
+
+    def _raise_once(self, *_: object) -> None:
+        if not self.came.is_set():
+            self.came.set()
+            raise KeyboardInterrupt
+
+    def send(self) -> None:
+        while not self.came.wait(0.01):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    def close(self) -> None:
+        signal.signal(signal.SIGUSR1, self._before)
+
+
+@pytest.fixture
+def interrupt() -> Iterator[Interrupt]:
+    with closing(Interrupt()) as made:
+        yield made
+
+
+def test_a_delivery_that_is_interrupted_while_it_waits_is_made(
+    database: Database, anna: bytes, monkeypatch: pytest.MonkeyPatch, interrupt: Interrupt
+) -> None:
+    with monkeypatch.context() as patch, ThreadPoolExecutor(1) as pool:
+        flush = SlowFlush(patch)
+        interrupted = pool.submit(lambda: (flush.entered.wait(20), interrupt.send()))
+        with pytest.raises(KeyboardInterrupt):
+            deliver(database, ACTOR, [anna], raw_of(1))
+        interrupted.result(20)
+        flush.go_on.set()
+    deliver(database, ACTOR, [anna], raw_of(2))
+    assert messages_of(database, anna) == [raw_of(1), raw_of(2)]
+
+
+def test_a_dismount_that_is_interrupted_while_it_waits_goes_on(
+    database: Database, interrupt: Interrupt
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def change() -> None:
+        with database.transaction(ACTOR) as txn:
+            mailboxes.create(txn, "bert")
+            begun.set()
             assert go_on.wait(20)
-        return prepare(files, raw)
 
-    def interrupts(writer: GroupCommit, txn: Any) -> Any:
-        if len(txn.frames) >= 3 and not interrupted.is_set():
-            interrupted.set()
-            raise KeyboardInterrupt
-        return enqueue(writer, txn)
-
-    monkeypatch.setattr(messages, "prepare", first_waits)
-    monkeypatch.setattr(GroupCommit, "_enqueue", interrupts)
-
-    def outcome(number: int) -> list[ItemRecord] | BaseException:
-        try:
-            return deliver(database, ACTOR, [anna], raw_of(number))
-        except BaseException as error:
-            return error
-
-    with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(outcome, 0)]
-        assert leading.wait(20)
-        asked += [pool.submit(outcome, number) for number in (1, 2, 3)]
-        while len(database.deliveries) < 3:
-            pass
+    with ThreadPoolExecutor(2) as pool:
+        changing = pool.submit(change)
+        assert begun.wait(20)
+        pool.submit(interrupt.send)
+        with pytest.raises(KeyboardInterrupt):
+            database.dismount()
         go_on.set()
-        outcomes = [each.result(20) for each in asked]
-    assert interrupted.is_set()
-    told = {raw_of(number) for number, each in enumerate(outcomes) if isinstance(each, list)}
-    assert told <= set(messages_of(database, anna))
-    assert deliver(database, ACTOR, [anna], raw_of(9))
-
-
-def test_a_dismount_that_is_interrupted_while_it_waits_changes_nothing(
-    database: Database, anna: bytes
-) -> None:
-    class Interrupted:
-        def __init__(self, lock: Any) -> None:
-            self._lock = lock
-
-        def acquire(self, timeout: float = -1) -> bool:
-            raise KeyboardInterrupt
-
-    writer: Any = database._writer
-    lock, writer._writing = writer._writing, Interrupted(writer._writing)
-    with pytest.raises(KeyboardInterrupt):
-        database.dismount()
-    writer._writing = lock
-    assert database.state is MountState.MOUNTED
-    deliver(database, ACTOR, [anna], raw_of(1))
+        changing.result(20)
     database.dismount()
+    assert database.state is MountState.DISMOUNTED
     database.mount()
-    assert messages_of(database, anna) == [raw_of(1)]
+    with database.read(ACTOR) as read:
+        assert mailboxes.find(read, "bert")
 
 
 def test_a_dismount_waits_for_those_that_write_also_when_a_write_failed(
@@ -238,7 +243,7 @@ def test_a_dismount_waits_for_those_that_write_also_when_a_write_failed(
         with pytest.raises(Dismounted), database.transaction(ACTOR) as txn:
             mailboxes.create(txn, "bert")
             assert database._writer is not None
-            database._writer.broken = PillarboxError("a write failed elsewhere")
+            database._writer._groups.broken = PillarboxError("a write failed elsewhere")
             dismounting = pool.submit(database.dismount)
             with pytest.raises(TimeoutError):
                 dismounting.result(0.2)
@@ -247,32 +252,50 @@ def test_a_dismount_waits_for_those_that_write_also_when_a_write_failed(
     assert deliver(database, ACTOR, [anna], raw_of(1))
 
 
-@pytest.mark.parametrize("at", ["before", "after"])
+@pytest.mark.parametrize("handed_over", [False, True])
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
-def test_a_transaction_that_is_interrupted_as_it_joins_its_group_ends_all_writing(
+def test_a_transaction_that_is_interrupted_as_it_is_handed_over_is_made_or_not_and_others_go_on(
     database: Database,
     anna: bytes,
     monkeypatch: pytest.MonkeyPatch,
-    at: str,
+    handed_over: bool,
     error: type[BaseException],
 ) -> None:
-    take = Layer.take
+    hand_over = Commits.hand_over
 
-    def interrupted(layer: Layer, *rows: Any) -> None:
-        if at == "after":
-            take(layer, *rows)
+    def interrupted(commits: Commits, *transaction: Any) -> None:
+        if handed_over:
+            hand_over(commits, *transaction)
         raise error
 
     deliver(database, ACTOR, [anna], raw_of(1))
     with monkeypatch.context() as patch:
-        patch.setattr(Layer, "take", interrupted)
+        patch.setattr(Commits, "hand_over", interrupted)
         with pytest.raises(error), database.transaction(ACTOR) as txn:
             messages.deliver(txn, [anna], messages.prepare(database.files, raw_of(2)))
-    with pytest.raises(Dismounted):
-        deliver(database, ACTOR, [anna], raw_of(3))
+    deliver(database, ACTOR, [anna], raw_of(3))
+    assert messages_of(database, anna) == [raw_of(1), *[raw_of(2)] * handed_over, raw_of(3)]
+    assert check_database(database, ACTOR).clean
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_what_stops_the_writer_is_told_to_all_and_the_database_dismounts(
+    database: Database, anna: bytes, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise error
+
+    deliver(database, ACTOR, [anna], raw_of(1))
+    with monkeypatch.context() as patch, ThreadPoolExecutor(3) as pool:
+        with database.paused():
+            waiting = [run(pool, lambda: deliver(database, ACTOR, [anna], raw_of(2))) for _ in range(3)]
+            patch.setattr(Commits, "next_group", stopped)
+        assert [type(each.result(20)) for each in waiting] == [Dismounted] * 3
+    assert database.state is MountState.DISMOUNTED
+    assert "interrupted" in database.dismount_reason
     database.mount()
-    deliver(database, ACTOR, [anna], raw_of(4))
-    assert messages_of(database, anna) == [raw_of(1), raw_of(4)]
+    deliver(database, ACTOR, [anna], raw_of(3))
+    assert raw_of(1) in messages_of(database, anna)
     assert check_database(database, ACTOR).clean
 
 
@@ -291,7 +314,7 @@ def test_a_mount_that_fails_has_let_nobody_write(
         raise DiskFull("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(database_module, "write_checkpoint", full)
+        patch.setattr(checkpointer_module, "write_checkpoint", full)
         with pytest.raises(DiskFull):
             database.mount()
     assert [type(error) for error in tried] == [Dismounted]

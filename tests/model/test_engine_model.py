@@ -21,8 +21,8 @@ from pillarbox.store.clock import VirtualClock
 from pillarbox.store.disk.tables import DatabaseKind, MailboxRecord, ObjectKind
 from pillarbox.store.engine import change_feed
 from pillarbox.store.engine.change_feed import ChangeKind
+from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
-from pillarbox.store.engine.group_commit import Tuning
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import AlreadyExists, NotEmpty, Refused
 from pillarbox.store.mail import folders, mailboxes, messages, views

@@ -39,8 +39,8 @@ from pillarbox.store.disk.tables import (
     segment_key,
 )
 from pillarbox.store.engine import content_store
+from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
-from pillarbox.store.engine.group_commit import Tuning
 from pillarbox.store.engine.transaction import WriteTransaction
 from pillarbox.store.errors import AlreadyExists, NotFound, Refused
 from pillarbox.store.events import Event

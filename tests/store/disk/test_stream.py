@@ -470,3 +470,23 @@ def test_a_file_system_that_cannot_preallocate_is_written_without(
 
 def test_a_frame_begins_with_its_magic() -> None:
     assert frame_of(b"one").startswith(FRAME_MAGIC)
+
+
+def test_large_chunks_are_written_without_being_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[object] = []
+    pwrite = os.pwrite
+
+    def seen(file: int, data: memoryview, offset: int) -> int:
+        written.append(data.obj)
+        return pwrite(file, data[:100_000], offset)  # a part of it, as the system may
+
+    monkeypatch.setattr(os, "pwrite", seen)
+    chunks = [b"a" * 10, b"b" * 10, b"c" * 900_000, b"d" * 10]
+    stream = Stream(tmp_path, DATABASE)
+    stream.append(Position(1, SEGMENT_HEADER_BYTES), chunks)
+    stream.close()
+    assert (tmp_path / "00000001.stm").read_bytes()[SEGMENT_HEADER_BYTES:].startswith(b"".join(chunks))
+    assert any(data is chunks[2] for data in written)
+    assert any(data == chunks[0] + chunks[1] for data in written)

@@ -21,8 +21,8 @@ from pillarbox.store.disk.tables import (
     decode_record,
     derived_entries,
 )
+from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
-from pillarbox.store.engine.group_commit import Tuning
 from pillarbox.store.events import EventId
 from pillarbox.store.files.mbox import read_mbox
 from pillarbox.store.mail import folders, mailboxes, messages

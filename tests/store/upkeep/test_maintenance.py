@@ -16,8 +16,8 @@ import pytest
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
 from pillarbox.store.disk.tables import DatabaseKind, ItemRecord, Table
+from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
-from pillarbox.store.engine.group_commit import Tuning
 from pillarbox.store.errors import DiskFull
 from pillarbox.store.events import EventId
 from pillarbox.store.files.mbox import read_mbox

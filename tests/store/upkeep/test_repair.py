@@ -12,8 +12,8 @@ from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
 from pillarbox.store.disk.stream import SEGMENT_HEADER_BYTES, segment_header
 from pillarbox.store.disk.tables import STATE_KEY, DatabaseKind, ItemRecord, Table, id_key
+from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
-from pillarbox.store.engine.group_commit import Tuning
 from pillarbox.store.errors import Corrupt, PillarboxError, Refused
 from pillarbox.store.files.mbox import read_mbox
 from pillarbox.store.mail import folders, mailboxes, messages

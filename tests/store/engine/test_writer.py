@@ -15,9 +15,9 @@ from pillarbox.store.disk import env as env_module
 from pillarbox.store.disk.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from pillarbox.store.disk.env import Env
 from pillarbox.store.disk.stream import Position, Stream
-from pillarbox.store.engine import database as database_module
+from pillarbox.store.engine import checkpointer as checkpointer_module
+from pillarbox.store.engine.checkpointer import CheckpointDue, Tuning
 from pillarbox.store.engine.database import Database, MountState
-from pillarbox.store.engine.group_commit import Tuning, _CheckpointDue
 from pillarbox.store.errors import Dismounted, PillarboxError, Retryable
 from pillarbox.store.mail import mailboxes
 
@@ -318,7 +318,7 @@ def test_changes_go_on_while_a_checkpoint_is_made_and_another_waits_for_it(
         assert go_on.wait(60)
         write_checkpoint(path, checkpoint)
 
-    monkeypatch.setattr(database_module, "write_checkpoint", slow)
+    monkeypatch.setattr(checkpointer_module, "write_checkpoint", slow)
     both = [threading.Thread(target=database.checkpoint) for _ in range(2)]
     try:
         both[0].start()
@@ -346,7 +346,7 @@ def test_commits_go_on_beside_a_checkpoint_that_came_due_and_a_dismount_waits_fo
         write_checkpoint(path, checkpoint)
 
     with monkeypatch.context() as patch:
-        patch.setattr(database_module, "write_checkpoint", slow)
+        patch.setattr(checkpointer_module, "write_checkpoint", slow)
         before = read_checkpoint(database.path)
         count = 0
         while not begun.is_set():
@@ -365,45 +365,28 @@ def test_commits_go_on_beside_a_checkpoint_that_came_due_and_a_dismount_waits_fo
     assert len(names(database)) == count + 1
 
 
-class _Watched:
-    """A lock that tells when somebody waits for it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.is_waited_for = threading.Event()
-
-    def acquire(self, blocking: bool = True) -> bool:
-        if blocking:
-            self.is_waited_for.set()
-        return self._lock.acquire(blocking)
-
-    def release(self) -> None:
-        self._lock.release()
-
-    def __enter__(self) -> None:
-        self.acquire()
-
-    def __exit__(self, *exc: object) -> None:
-        self.release()
-
-
 def test_commits_wait_for_a_disk_that_falls_far_behind(
     open_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = open_database(tuning=BESIDE)
-    wanted = _Watched()
-    monkeypatch.setattr(database._writer, "_checkpoint_wanted", wanted)
+    waited = threading.Event()
+    wait = checkpointer_module.Checkpointer.wait
+
+    def told(checkpointer: checkpointer_module.Checkpointer) -> None:
+        waited.set()
+        wait(checkpointer)
 
     def slow(path: Path, checkpoint: Checkpoint) -> None:
-        wanted.is_waited_for.wait(60)
+        waited.wait(60)
         write_checkpoint(path, checkpoint)
 
-    monkeypatch.setattr(database_module, "write_checkpoint", slow)
+    monkeypatch.setattr(checkpointer_module.Checkpointer, "wait", told)
+    monkeypatch.setattr(checkpointer_module, "write_checkpoint", slow)
     count = 0
-    while not wanted.is_waited_for.is_set() and count < 2000:
+    while not waited.is_set() and count < 2000:
         create(database, f"user {count}")
         count += 1
-    assert wanted.is_waited_for.is_set()
+    assert waited.is_set()
     assert len(names(database)) == count
 
 
@@ -424,7 +407,7 @@ class PagesOfTables:
 def test_writers_wait_for_a_checkpoint_only_when_the_file_grew_by_far_more(used: int, due_after: int) -> None:
     tables = PagesOfTables()
     tables.used = used
-    due = _CheckpointDue(Tuning(), cast(Env, tables), VirtualClock())
+    due = CheckpointDue(Tuning(), cast(Env, tables), VirtualClock())
     due.made(Position(1, 40))
     far_behind = due_after + 3 * max(1024, used // 8)
     for grown, is_due, is_behind in [

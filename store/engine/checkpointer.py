@@ -1,0 +1,199 @@
+"""Checkpoints: when one is due, and making it, beside the commits that go on.
+
+The writer thread pins a state between two groups; the rest, which waits for the disk, is done by a thread
+that lives as long as one checkpoint (docs/architecture.md, "Why a commit is one flush").
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Final, NamedTuple
+
+from pillarbox.store.clock import Clock
+from pillarbox.store.disk.checkpoint import Checkpoint, boot_identity, doubt_tables, write_checkpoint
+from pillarbox.store.disk.env import Env, Pin
+from pillarbox.store.disk.stream import SEGMENT_BYTES_DEFAULT, Position
+from pillarbox.store.errors import PillarboxError
+
+_FREE_GROWTHS_MAX: Final = 8
+# Commits wait for a checkpoint that is being made once so many would be due.
+_BEHIND: Final = 4
+
+
+class Tuning(NamedTuple):
+    """When segments and checkpoints begin: sizes in bytes, pages of 4096 bytes, times in ms.
+
+    `checkpoint_beside` has a checkpoint that comes due made by a thread of its own while commits go on, as
+    one that is asked for always is; otherwise the writer makes it, and commits wait.
+    """
+
+    segment_bytes: int = SEGMENT_BYTES_DEFAULT
+    checkpoint_stream_bytes: int = 64 << 20
+    checkpoint_pages: int = 1024
+    checkpoint_interval_ms: int = 300_000
+    checkpoint_beside: bool = True
+
+
+class FlushedState(NamedTuple):
+    """A state that is in the stream and in the tables."""
+
+    sequence: int
+    position: Position
+
+
+Asked = SimpleQueue[PillarboxError | None]
+
+
+class Checkpointer:
+    """Makes the checkpoints of one mounted database. Its methods are the writer thread's.
+
+    `ended` is told of each checkpoint that was begun beside the writer, with the error of one that was not
+    made, and of who asked for it; in the thread that made it.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        database: bytes,
+        env: Env,
+        position: Position,
+        *,
+        clock: Clock,
+        tuning: Tuning,
+    ) -> None:
+        self.ended: Callable[[PillarboxError | None, Sequence[Asked]], None] = lambda error, asked: None
+        self._directory = directory
+        self._database = database
+        self._env = env
+        self._beside = tuning.checkpoint_beside
+        self._under_way = threading.Lock()
+        self._due = CheckpointDue(tuning, env, clock)
+        self._due.made(position)
+
+    def make(self, flushed: FlushedState, *, clean: bool = False) -> None:
+        """Make the state of now the one that replay starts from; `flushed` is where it ends in the stream.
+
+        Waits for one that is being made. Raises DiskFull or PillarboxError: the checkpoint before then stays.
+        """
+        with self._under_way:
+            self._make(self._env.pin(), flushed, clean)
+
+    def make_if_due(self, flushed: FlushedState) -> None:
+        """Have a checkpoint made when enough was written or time has passed, and none is being made.
+
+        Waits for the one that is being made where the disk is far behind. Raises nothing: `ended` is told.
+        """
+        if not self._due.is_due(flushed.position, 1) or self.make_beside(flushed):
+            return
+        if self._due.is_due(flushed.position, _BEHIND):
+            self.wait()  # a slow disk holds the writer up, or the tables' file grows
+
+    def make_beside(self, flushed: FlushedState, asked: Sequence[Asked] = ()) -> bool:
+        """Begin a checkpoint of the state of now; False when one is being made already."""
+        if not self._under_way.acquire(blocking=False):
+            return False
+        try:
+            pin = self._env.pin()
+        except PillarboxError as error:
+            self._made(flushed, asked, error)
+            return True
+        work = (pin, flushed, asked)
+        if self._beside or asked:
+            with suppress(RuntimeError):  # no more threads can be had
+                threading.Thread(target=self._run, args=work, name="pillarbox-checkpoint").start()
+                return True
+        self._run(*work)
+        return True
+
+    def wait(self) -> None:
+        """Block until no checkpoint is being made."""
+        with self._under_way:
+            pass
+
+    def _run(self, pin: Pin, flushed: FlushedState, asked: Sequence[Asked]) -> None:
+        failed: PillarboxError | None = None
+        try:
+            self._make(pin, flushed)
+        except PillarboxError as error:
+            failed = error
+        except BaseException as error:
+            failed = PillarboxError(f"a checkpoint was interrupted: {error!r}")
+        self._made(flushed, asked, failed)
+
+    def _made(self, flushed: FlushedState, asked: Sequence[Asked], error: PillarboxError | None) -> None:
+        if error is not None:
+            with suppress(PillarboxError):  # as many reads open as there can be
+                self._due.made(flushed.position)  # not tried again before as much is due once more
+        self._under_way.release()
+        self.ended(error, asked)
+
+    def _make(self, pin: Pin, flushed: FlushedState, clean: bool = False) -> None:
+        try:
+            flush_tables(self._directory, self._env)
+            checkpoint = Checkpoint(
+                self._database, clean, boot_identity(), flushed.sequence, flushed.position, pin.meta_pages
+            )
+            write_checkpoint(self._directory, checkpoint)
+            self._env.keep(pin)
+        except BaseException:
+            pin.transaction.abort()
+            raise
+        self._due.made(flushed.position)
+
+
+def flush_tables(directory: Path, env: Env) -> None:
+    """Flush the tables. When that fails the next mount goes back to the last checkpoint and replays.
+
+    The system may have dropped the pages and take them for written, so that a later flush of the same
+    pages would say that all is well (docs/format.md, "Checkpoint").
+    """
+    try:
+        env.sync()
+    except PillarboxError:
+        if env.flush_failed:
+            doubt_tables(directory)
+        raise
+
+
+class CheckpointDue:
+    """How much has happened since the last checkpoint."""
+
+    def __init__(self, tuning: Tuning, env: Env, clock: Clock) -> None:
+        self._tuning = tuning
+        self._env = env
+        self._clock = clock
+
+    def made(self, position: Position) -> None:
+        """Count from here: a checkpoint was made, or could not be."""
+        self._position = position
+        self._at_ms = self._clock.monotonic_ms()
+        self._last_page = self._env.last_page()
+        # Pages freed since a checkpoint wait for the next one, and the file grows in their place. A large
+        # file may grow by more, since a checkpoint costs in proportion to the pages written; with enough
+        # free pages in it already, these are used up and the next checkpoint is made.
+        used, _ = self._env.pages_used_and_total()
+        self._pages = max(self._tuning.checkpoint_pages, used // 8)
+        free_pages_max = _FREE_GROWTHS_MAX * self._pages
+        free_pages = self._last_page - used
+        self._grows_by = max(1, min(self._pages, free_pages_max - free_pages))
+        # Commits go on while a checkpoint is made, and the file grows by them: by less the more is free in
+        # it already.
+        self._behind_pages = max(1, min(self._pages, (2 * free_pages_max - free_pages) // _BEHIND))
+
+    def is_due(self, end: Position, times: int) -> bool:
+        """Whether `times` as much has happened as makes the next one due.
+
+        Only asked after commits, so never without a change.
+        """
+        segments = end.segment - self._position.segment
+        stream_bytes = segments * self._tuning.segment_bytes + end.offset - self._position.offset
+        return (
+            stream_bytes >= times * self._tuning.checkpoint_stream_bytes
+            # Of many free pages the last being used up makes one due: that is no sign of being far behind.
+            or self._env.last_page() - self._last_page >= self._grows_by + (times - 1) * self._behind_pages
+            or self._clock.monotonic_ms() - self._at_ms >= times * self._tuning.checkpoint_interval_ms
+        )
