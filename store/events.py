@@ -98,12 +98,13 @@ class EventId(IntEnum):
     FOLDER_DELETED = (9682, _INFORMATION, _FOLDERS,
         "Folder {folder} with folder ID {folder_id} was deleted by {mailbox}, {account}.", Level.MEDIUM)
     SIZE_NEAR_LIMIT = (9688, _WARNING, _STORAGE,
-        "Database {database} holds {logical_size_bytes}, close to its limit of {limit_bytes}.")
+        "Database {database} holds {logical_size_bytes}, {relation} its limit of {limit_bytes}.")
     SIZE_ABOVE_LIMIT = (9689, _ERROR, _STORAGE,
-        "Database {database} holds {logical_size_bytes}, above its limit of {limit_bytes}. The next check "
-        "dismounts it if it still does.")
+        "Database {database} holds {logical_size_bytes}, above its limit of {limit_bytes}. The next daily "
+        "check dismounts it unless room is made.")
     SIZE_ABOVE_LIMIT_DISMOUNTED = (9690, _ERROR, _STORAGE,
-        "Database {database} holds {logical_size_bytes}, above its limit of {limit_bytes}. It is dismounted.")
+        "Database {database} holds {logical_size_bytes}, above its limit of {limit_bytes}. It is dismounted "
+        "until an administrator mounts it.")
 
     SERVER_OPENED = 20000, _INFORMATION, _GENERAL, "Server {server} was opened."
     DATABASE_NOT_MOUNTED = 20001, _ERROR, _GENERAL, "Database {database} could not be mounted: {reason}"

@@ -33,6 +33,7 @@ from pillarbox.store.engine.database import LOCK, Database, MountState
 from pillarbox.store.engine.database_limits import Edition, limits_from_settings, settings_of
 from pillarbox.store.errors import (
     AlreadyExists,
+    Dismounted,
     InvalidName,
     InvalidSetting,
     NotEmpty,
@@ -121,7 +122,9 @@ class Server:
         self._maintaining = threading.Lock()
         self._diagnostics = Diagnostics()
         self._reporter = self._diagnostics.filter(tee(PythonLoggingSink(), self.events))
-        self.size_check = DailySizeCheck(self._mounted, clock=self._clock, zone=zone or machine_zone())
+        self.size_check = DailySizeCheck(
+            self._mounted, self._dismount_above_limit, clock=self._clock, zone=zone or machine_zone()
+        )
         self.maintenance = DailyMaintenance(self._mounted, clock=self._clock, zone=zone or machine_zone())
         self._config = config
         self._read_diagnostics(config.diagnostics)
@@ -166,6 +169,7 @@ class Server:
         *,
         read_only: bool = False,
         mount: bool = True,
+        daily_check: bool = False,
         wait_ms: int = 0,
         clock: Clock | None = None,
         rng: random.Random | None = None,
@@ -174,8 +178,9 @@ class Server:
         """Open a server and mount those of its databases that are to be mounted at start-up.
 
         Without `mount` none is: to look after the server itself, or to mount one by one. A database that
-        cannot be mounted is in `not_mounted`, with event 20001; the others serve. Sizes are checked at once
-        when it is opened for writing. `wait_ms` is how long to wait for another process to let go of a
+        cannot be mounted is in `not_mounted`, with event 20001; the others serve. When it is opened for
+        writing, sizes above their limits are reported; with `daily_check` the daily check is carried out at
+        once instead, due or not. `wait_ms` is how long to wait for another process to let go of a
         database. `rng` gives GUIDs, `zone` the local time of daily checks; by default the system's.
         Raises NotFound, InvalidSetting, UnsupportedVersion.
         """
@@ -185,7 +190,7 @@ class Server:
             server._take_guid()
         if mount:
             try:
-                server._start()
+                server._start(daily_check)
             except BaseException:
                 server.close()
                 raise
@@ -196,16 +201,22 @@ class Server:
         with suppress(PillarboxError), self._changed() as config:
             config.guid = config.guid or new_guid(self._rng)
 
-    def _start(self) -> None:
+    def _start(self, daily_check: bool) -> None:
         for database in self.databases():
-            if self._entry(database).mount_at_startup:
+            if self.is_to_be_mounted(database.label):
                 try:
                     self._mount(database)
                 except PillarboxError:
                     continue  # kept in `not_mounted`, and reported
+            elif self.mounts_at_startup(database.label):
+                self.not_mounted[database.label] = _above_limit(database)
         if not self.read_only:
             self._report(EventId.SERVER_OPENED, "", {"server": self.path.name})
-            self.check_sizes()
+            with self._checking:
+                if daily_check:
+                    self.size_check.run_now()
+                else:
+                    self.size_check.look(self._mounted())
 
     def close(self) -> None:
         """Dismount every database. Closing twice is harmless. Raises what a dismount raises, after all."""
@@ -266,17 +277,31 @@ class Server:
 
     # -- mounting
 
-    def mount(self, name: str) -> Database:
-        """Mount a database, and check its size. Mounted already: nothing.
+    def mount(self, name: str, *, starts_grace: bool = True) -> Database:
+        """Mount a database, and report when its size is above its limit. Mounted already: nothing.
 
+        One that a daily size check has dismounted serves again, in all processes, until the next one. Without
+        `starts_grace` it is mounted as when the server is opened, for who follows what others decided.
         Raises NotFound, InvalidName, and as `Database.mount`, with event 20001.
         """
         with self._changing:
             database = self.database(name)
+            if database.state is not MountState.DISMOUNTED:
+                return database
             self._mount(database)
+            if starts_grace and not self.read_only:
+                self._start_grace(database)
         if not self.read_only:
-            self.check_sizes()
+            with self._checking:
+                self.size_check.look([database])
         return database
+
+    def _start_grace(self, database: Database) -> None:
+        if self._entry(database).dismounted_above_limit:
+            with self._changed() as config:
+                config.place_of(database.guid)[1].dismounted_above_limit = False
+        if database.above_limit_ms is not None:
+            database.record_size_check(database.last_size_check_ms or 0)
 
     def _mount(self, database: Database) -> None:
         try:
@@ -311,9 +336,22 @@ class Server:
         return database
 
     def check_sizes(self) -> int:
-        """Carry out the size checks that are due; when to call next, ms UTC. From one thread at a time."""
+        """Carry out the daily size checks that are due; when to call next, ms UTC (DOMAIN.md "Limits").
+
+        A database that was reported above its limit before, and still is, is dismounted, for all processes,
+        until it is mounted by `mount` or by command.
+        """
         with self._checking:
             return self.size_check.run_due()
+
+    def _dismount_above_limit(self, database: Database) -> None:
+        try:
+            with self._changed() as config:
+                config.place_of(database.guid)[1].dismounted_above_limit = True
+        finally:
+            reason = _above_limit(database)
+            database.dismount(str(reason))
+            self.not_mounted[database.label] = reason
 
     def maintain(self) -> int:
         """Carry out the daily maintenance that is due; when to call next, ms UTC (DOMAIN.md "Limits").
@@ -462,8 +500,16 @@ class Server:
         return database
 
     def mounts_at_startup(self, name: str) -> bool:
-        """Whether opening the server mounts a database. Raises NotFound, InvalidName."""
+        """Whether a database is set to be mounted when the server is opened. Raises NotFound, InvalidName."""
         return self._entry(self.database(name)).mount_at_startup
+
+    def is_to_be_mounted(self, name: str) -> bool:
+        """Whether opening the server mounts a database: no administrator and no size check has dismounted it.
+
+        Raises NotFound, InvalidName.
+        """
+        entry = self._entry(self.database(name))
+        return entry.mount_at_startup and not entry.dismounted_above_limit
 
     def set_diagnostics(self, category: str, level: str) -> None:
         """Set how much a diagnostic category writes: none, minimum, medium or maximum.
@@ -571,6 +617,14 @@ def _mounted_for_setup(database: Database) -> Iterator[None]:
         yield
     finally:
         database.dismount()
+
+
+def _above_limit(database: Database) -> Dismounted:
+    return Dismounted(
+        f"database {database.label} was dismounted by a daily size check: it is above its size limit",
+        hint="mount it with `pillarbox mount` and make room before the next daily check, or raise the limit "
+        "with `pillarbox limits set`",
+    )
 
 
 def _refuse_path_without_text(path: Path) -> None:

@@ -16,6 +16,7 @@
     kind = "mailbox store"
     mount_at_startup = true
     settings = { database_size_limit_in_gb = 20 }
+    dismounted_above_limit = true     # only where the daily size check has dismounted it
 
 People may edit it. Keys that this program does not know are kept when it is written again; comments are not.
 """
@@ -50,7 +51,15 @@ KIND_TEXTS: Final = {
     DatabaseKind.PUBLIC_FOLDER_STORE: "public folder store",
 }
 _KINDS: Final = {text: kind for kind, text in KIND_TEXTS.items()}
-_DATABASE_KEYS: Final = ("name", "directory", "guid", "kind", "mount_at_startup", "settings")
+_DATABASE_KEYS: Final = (
+    "name",
+    "directory",
+    "guid",
+    "kind",
+    "mount_at_startup",
+    "dismounted_above_limit",
+    "settings",
+)
 _GROUP_KEYS: Final = ("name", "directory", "databases")
 _SERVER_KEYS: Final = ("format", "version", "guid", "edition", "diagnostics", "groups")
 ValueT = TypeVar("ValueT")
@@ -58,13 +67,17 @@ ValueT = TypeVar("ValueT")
 
 @dataclass
 class DatabaseEntry:
-    """One database. `directory` is its place in its group's directory and stays when it is renamed."""
+    """One database. `directory` is its place in its group's directory and stays when it is renamed.
+
+    `dismounted_above_limit` keeps it dismounted since a daily size check, until somebody mounts it.
+    """
 
     name: str
     directory: str
     guid: bytes
     kind: DatabaseKind
     mount_at_startup: bool = True
+    dismounted_above_limit: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
     other: dict[str, Any] = field(default_factory=dict)
 
@@ -175,6 +188,7 @@ def _database_table(entry: DatabaseEntry) -> dict[str, Any]:
         "guid": guid_text(entry.guid),
         "kind": KIND_TEXTS[entry.kind],
         "mount_at_startup": entry.mount_at_startup,
+        **({"dismounted_above_limit": True} if entry.dismounted_above_limit else {}),
         **entry.other,
         "settings": entry.settings,
     }
@@ -229,6 +243,7 @@ def _parse_database(table: Mapping[str, Any]) -> DatabaseEntry:
         parse_guid(_value(table, "guid", str)),
         _KINDS[kind],
         _value(table, "mount_at_startup", bool, True),
+        _value(table, "dismounted_above_limit", bool, False),
         _value(table, "settings", dict, {}),
         _rest(table, _DATABASE_KEYS),
     )

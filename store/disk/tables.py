@@ -233,8 +233,9 @@ class StateRecord(NamedTuple):
     """What every transaction moves on, under the key `STATE_KEY` of META.
 
     `counter` is the last change number given out; `content_bytes` and `live_bytes` are the sums of those of
-    all segments. `restored` says that the database has gone back in time, and that nobody who numbers its
-    changes for others has seen it yet.
+    all segments. `checked_ms` is the last daily check of the size, or the first look at it. `restored` says
+    that the database has gone back in time, and that nobody who numbers its changes for others has seen it
+    yet. `above_limit_ms` is when it was first reported above its limit, 0 while it is not.
     """
 
     sequence: int
@@ -243,6 +244,7 @@ class StateRecord(NamedTuple):
     live_bytes: int
     checked_ms: int
     restored: bool = False
+    above_limit_ms: int = 0
 
 
 class LeftOutRecord(NamedTuple):

@@ -168,7 +168,6 @@ class Database:
         self.mailbox_names: MailboxNames | None = None
         self.state = MountState.DISMOUNTED
         self.dismount_reason = "it was not mounted"
-        self.checks_since_mount = 0
         self._mounting = threading.RLock()
         self._lock: FileLock | None = None
         self._stream = Stream(path / STREAM, guid)
@@ -272,7 +271,6 @@ class Database:
             except BaseException:
                 self._close()
                 raise
-            self.checks_since_mount = 0
             if not read_only:
                 if recovered is not None:
                     self.report(EventId.RECOVERY_DONE, transactions=recovered)
@@ -604,11 +602,19 @@ class Database:
         with self.read(Actor.task("size check")) as read:
             return read.state().checked_ms or None
 
-    def record_size_check(self, checked_ms: int) -> None:
-        """Keep the time of a size check, durably, and count it. Raises as `transaction`."""
+    @property
+    def above_limit_ms(self) -> int | None:
+        """When it was first reported above its limit, ms UTC; None while it is not. Raises Dismounted."""
+        with self.read(Actor.task("size check")) as read:
+            return read.state().above_limit_ms or None
+
+    def record_size_check(self, checked_ms: int, above_limit_ms: int | None = None) -> None:
+        """Keep, durably, when the size was checked and since when it is above its limit, ms UTC.
+
+        Raises as `transaction`.
+        """
         with self.transaction(Actor.task("size check")) as txn:
-            txn.set_checked_ms(checked_ms)
-        self.checks_since_mount += 1
+            txn.set_size_check(checked_ms, above_limit_ms or 0)
 
     def physical_size_bytes(self) -> int:
         """Bytes of the property file and of the stream. Raises Dismounted."""

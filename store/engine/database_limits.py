@@ -147,7 +147,7 @@ def limits_from_settings(configured: Mapping[str, Any], edition: Edition) -> Con
 
 
 class Assessment(NamedTuple):
-    """What a size check found: the events to log, in order, and whether to dismount.
+    """What a size check found: the events to log, in order, and whether the database is above its limit.
 
     `logical_size_bytes` is None where it was not needed.
     """
@@ -155,32 +155,32 @@ class Assessment(NamedTuple):
     physical_size_bytes: int
     logical_size_bytes: int | None
     events: tuple[EventId, ...]
-    dismount: bool
+    above: bool
 
 
 def assess(
     limits: DatabaseLimits,
-    checks_since_mount: int,
     physical_size_bytes: int,
     logical_size_bytes: Callable[[], int],
+    *,
+    is_grace_over: bool,
 ) -> Assessment:
-    """What a size check has to say of a database that was checked `checks_since_mount` times since its mount.
+    """What a size check has to say of a database.
 
     The logical size is only asked for when the physical size reaches the warning threshold, since it can't
-    be the larger one. At the threshold a warning, each time; above the limit the first check after a mount
-    only reports, every later one dismounts.
+    be the larger one. At the threshold a warning, each time; above the limit it is reported, and once the
+    grace is over the event says that the database is dismounted.
     """
     if physical_size_bytes < limits.threshold_bytes:
-        return Assessment(physical_size_bytes, None, (), dismount=False)
+        return Assessment(physical_size_bytes, None, (), above=False)
     size_bytes = logical_size_bytes()
     events: tuple[EventId, ...] = ()
     if size_bytes >= limits.threshold_bytes:
         events = (EventId.SIZE_NEAR_LIMIT,)
     above = size_bytes > limits.limit_bytes
-    dismount = above and checks_since_mount > 0
     if above:
-        events += (EventId.SIZE_ABOVE_LIMIT_DISMOUNTED if dismount else EventId.SIZE_ABOVE_LIMIT,)
-    return Assessment(physical_size_bytes, size_bytes, events, dismount)
+        events += (EventId.SIZE_ABOVE_LIMIT_DISMOUNTED if is_grace_over else EventId.SIZE_ABOVE_LIMIT,)
+    return Assessment(physical_size_bytes, size_bytes, events, above)
 
 
 class DiskState(Enum):

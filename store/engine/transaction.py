@@ -185,6 +185,7 @@ class WriteTransaction(Reader):
         self.live_bytes = state.live_bytes
         self.checked_ms = state.checked_ms
         self.restored = state.restored
+        self.above_limit_ms = state.above_limit_ms
         self.position = position
         self._sequence = state.sequence + 1
         self._layers = layers
@@ -230,9 +231,9 @@ class WriteTransaction(Reader):
         """Delete a record of a primary table."""
         self.put(table, key, None)
 
-    def set_checked_ms(self, checked_ms: int) -> None:
-        """Keep when the size was last checked, ms UTC."""
-        self.checked_ms = checked_ms
+    def set_size_check(self, checked_ms: int, above_limit_ms: int) -> None:
+        """Keep when the size was last checked and first reported above its limit (0: it is not), ms UTC."""
+        self.checked_ms, self.above_limit_ms = checked_ms, above_limit_ms
         self.put(Table.META, STATE_KEY, self.state())
 
     def new_guid(self) -> bytes:
@@ -311,6 +312,7 @@ class WriteTransaction(Reader):
             live_bytes=self.live_bytes,
             checked_ms=self.checked_ms,
             restored=self.restored,
+            above_limit_ms=self.above_limit_ms,
         )
 
     def _all_changes(self) -> Iterator[Changes]:

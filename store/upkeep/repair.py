@@ -697,6 +697,7 @@ class _Rebuild:
                 live_bytes=self._totals[1],
                 checked_ms=old.checked_ms if old else 0,
                 restored=self._records_lost or bool(self.lost) or old is None or old.restored,
+                above_limit_ms=old.above_limit_ms if old else 0,
             )
             self._put(Table.META, STATE_KEY, state)
 

@@ -116,7 +116,7 @@ LAYOUTS: dict[int, dict[str, tuple[str, ...]]] = {
         "StateRecord": ("sequence", "counter", "content_bytes", "live_bytes", "checked_ms"),
         "LeftOutRecord": ("intervals",),
     },
-    2: {"StateRecord": ("restored",)},
+    2: {"StateRecord": ("restored", "above_limit_ms")},
 }
 """The fields that each layout added. What a layout that was released has here is never changed."""
 
@@ -267,7 +267,7 @@ def test_a_database_that_went_back_in_time_says_so_from_then_on(database: Databa
     for _ in range(2):
         database.mount()
         with database.transaction(ACTOR) as txn:
-            txn.set_checked_ms(5)
+            txn.set_size_check(5, 0)
         with database.read(ACTOR) as read:
             assert read.state().restored
         database.dismount()

@@ -31,7 +31,7 @@ from pillarbox.store.errors import (
     Retryable,
     WriterBusy,
 )
-from pillarbox.store.events import Event
+from pillarbox.store.events import Event, EventId
 from pillarbox.store.server import Server, machine_zone
 from pillarbox.store.upkeep.time_of_day import next_time_of_day_ms
 from pillarbox.tools.options import JSON, SERVER, raise_not_mounted
@@ -232,24 +232,24 @@ def check(server: Path, database_name: str, as_json: bool) -> None:
         apart = [each.label for each in databases if each.state is MountState.DISMOUNTED]
     show(found, [_assessed_line(each) for each in found], as_json)
     warn(f"  not mounted: {label}" for label in apart)
-    above = [each["database"] for each in found if each["state"] == "above limit"]
-    if above:
-        raise OverLimit(
-            f"above the size limit: {', '.join(above)}",
-            hint="delete mail, or raise it: `pillarbox limits set`",
-        )
+    _refuse_above([each["database"] for each in found if each["state"] == "above limit"])
     if apart:
         raise Dismounted(f"not looked at: {', '.join(apart)}", hint="`pillarbox status` says why")
 
 
+def _refuse_above(databases: list[str]) -> None:
+    if databases:
+        raise OverLimit(
+            f"above the size limit: {', '.join(databases)}",
+            hint="delete mail, or raise it: `pillarbox limits set`",
+        )
+
+
 def _assessed(database: Database) -> dict[str, Any]:
     limits = database.limits
-    # As a first check after a mount, which never dismounts: this one is nobody's daily check.
-    found = assess(limits, 0, database.physical_size_bytes(), database.logical_size_bytes)
+    found = assess(limits, database.physical_size_bytes(), database.logical_size_bytes, is_grace_over=False)
     size_bytes = database.logical_size_bytes()
-    state = (
-        "above limit" if size_bytes > limits.limit_bytes else "near limit" if found.events else "within limit"
-    )
+    state = "above limit" if found.above else "near limit" if found.events else "within limit"
     free_bytes = database.free_disk_bytes()
     return {
         "database": database.label,
@@ -277,31 +277,41 @@ def _assessed_line(each: dict[str, Any]) -> str:
 
 @limits_.command("watch")
 @SERVER
-@click.option("--once", is_flag=True, help="Make the first check, which only reports, and end.")
+@click.option("--once", is_flag=True, help="Carry out the daily check now, and end.")
 @JSON
 def watch_limits(server: Path, once: bool, as_json: bool) -> None:
     """Enforce the size limits each day, until interrupted: the smallest service there is.
 
     Holds all databases mounted, and prints each event as it happens (one JSON object a line with --json).
-    A database above its limit is reported by the first check after its mount, and dismounted by the next
-    daily one. Other processes can read meanwhile; those that write find the databases in use. A database
-    that another process has is waited for; with --once it is not checked, and the command ends with 11.
-    Changed settings, mounts and dismounts are followed within a minute. Ends cleanly on SIGINT and SIGTERM.
+    A database above its limit is reported first, and dismounted by the first daily check after that,
+    whichever process carries it out. It stays dismounted for all processes until `pillarbox mount`, which
+    gives it until the next daily check again. Other processes can read meanwhile; those that write find the
+    databases in use. A database that another process has is waited for. Changed settings, mounts and
+    dismounts are followed within a minute. Ends cleanly on SIGINT and SIGTERM.
+
+    With --once, for a timer: the daily check of all databases at once, at whatever time. Ends with 23 when a
+    database is above its limit, with 11 when another process has one, which is not checked then.
 
     \b
     pillarbox limits watch /srv/mail
     pillarbox limits watch /srv/mail --once
     """
 
+    above: list[str] = []
+
     def show_event(event: Event) -> None:
+        if event.event_id in (EventId.SIZE_ABOVE_LIMIT, EventId.SIZE_ABOVE_LIMIT_DISMOUNTED):
+            above.append(event.database)
         data = event._asdict()
         click.echo(json_text(data) if as_json else printable(event_line(data)))
 
-    with stop_signals() as stop, events_to(show_event), Server.open(server) as opened:
-        watch(opened, (lambda _: False) if once else wait_for(stop))
+    with stop_signals() as stop, events_to(show_event), Server.open(server, daily_check=once) as opened:
+        if not once:
+            watch(opened, wait_for(stop))
     if stop.number == signal.SIGINT:
         raise KeyboardInterrupt
     if once:
+        _refuse_above(above)
         raise_not_mounted(opened)
         if opened.not_mounted:
             raise WriterBusy(
@@ -329,7 +339,7 @@ def follow_settings(server: Server) -> None:
         return
     for database in server.databases():
         label = database.label
-        wanted = server.mounts_at_startup(label)
+        wanted = server.is_to_be_mounted(label)
         changed = wanted != wanted_before.get(database.guid, False)
         busy = isinstance(server.not_mounted.get(label), Retryable)
         if wanted and (changed or busy):
@@ -339,12 +349,12 @@ def follow_settings(server: Server) -> None:
 
 
 def _wanted(server: Server) -> dict[bytes, bool]:
-    return {each.guid: server.mounts_at_startup(each.label) for each in server.databases()}
+    return {database.guid: server.is_to_be_mounted(database.label) for database in server.databases()}
 
 
 def _try_to_mount(server: Server, label: str) -> None:
     try:
-        server.mount(label)
+        server.mount(label, starts_grace=False)
     except PillarboxError:
         return  # the event says why, and a busy one is tried again
 

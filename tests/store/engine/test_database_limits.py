@@ -105,27 +105,26 @@ def not_needed() -> int:
 
 
 def test_below_the_threshold_the_physical_size_is_enough() -> None:
-    assert assess(TINY, 5, 899, not_needed) == Assessment(899, None, (), dismount=False)
+    assert assess(TINY, 899, not_needed, is_grace_over=True) == Assessment(899, None, (), above=False)
 
 
 @pytest.mark.parametrize(
-    ("checks_since_mount", "logical_size_bytes", "events", "dismount"),
+    ("is_grace_over", "logical_size_bytes", "events", "above"),
     [
-        (0, 899, (), False),
-        (1, 899, (), False),
-        (0, 900, (9688,), False),
-        (7, 900, (9688,), False),
-        (7, 1000, (9688,), False),
-        (0, 1001, (9688, 9689), False),
-        (1, 1001, (9688, 9690), True),
-        (2, 5000, (9688, 9690), True),
+        (False, 899, (), False),
+        (True, 899, (), False),
+        (False, 900, (9688,), False),
+        (True, 900, (9688,), False),
+        (True, 1000, (9688,), False),
+        (False, 1001, (9688, 9689), True),
+        (True, 1001, (9688, 9690), True),
     ],
 )
 def test_threshold_and_limit(
-    checks_since_mount: int, logical_size_bytes: int, events: tuple[int, ...], dismount: bool
+    is_grace_over: bool, logical_size_bytes: int, events: tuple[int, ...], above: bool
 ) -> None:
-    found = assess(TINY, checks_since_mount, 5000, lambda: logical_size_bytes)
-    assert found == Assessment(5000, logical_size_bytes, events, dismount)
+    found = assess(TINY, 5000, lambda: logical_size_bytes, is_grace_over=is_grace_over)
+    assert found == Assessment(5000, logical_size_bytes, events, above)
 
 
 def test_a_threshold_between_two_bytes_begins_at_the_upper_one() -> None:

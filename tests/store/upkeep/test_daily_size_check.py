@@ -1,4 +1,4 @@
-"""The size of each database is checked at its mount and then once a day, and what is too large dismounted."""
+"""The size of a database is looked at when it is mounted, and checked daily; one too large is dismounted."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ class Watch:
         self.clock = VirtualClock(local_ms(2026, 6, 1, 12, 0))
         self.events: list[tuple[int, str]] = []
         self.details: list[dict[str, Any]] = []
-        self.check = DailySizeCheck(self.mounted, clock=self.clock, zone=BERLIN)
+        self.dismounted: list[str] = []
+        self.check = DailySizeCheck(self.mounted, self.dismount, clock=self.clock, zone=BERLIN)
 
     def add(self, name: str, size_bytes: int, limits: DatabaseLimits = TINY) -> SizedDatabase:
         """A new database, mounted."""
@@ -90,6 +91,10 @@ class Watch:
     def mounted(self) -> list[Database]:
         return [database for database in self.databases if is_mounted(database)]
 
+    def dismount(self, database: Database) -> None:
+        self.dismounted.append(database.name)
+        database.dismount("it is above its limit")
+
     def report(self, event: Event) -> None:
         if event.event_id not in (EventId.DATABASE_MOUNTED, EventId.DATABASE_DISMOUNTED):
             self.events.append((event.event_id, event.database))
@@ -100,6 +105,13 @@ class Watch:
         self.clock.set_ms(local_ms(*wall))
         self.events.clear()
         self.check.run_due()
+        return list(self.events)
+
+    def look(self, *wall: int) -> list[tuple[int, str]]:
+        """Set the clock to a local time, look as after a mount and give the events of that look."""
+        self.clock.set_ms(local_ms(*wall))
+        self.events.clear()
+        self.check.look(self.mounted())
         return list(self.events)
 
 
@@ -115,61 +127,112 @@ def watch(tmp_path: Path) -> Iterator[Watch]:
         database.dismount()
 
 
-def test_the_first_check_after_a_mount_reports_and_the_next_daily_one_dismounts(watch: Watch) -> None:
+def test_what_a_look_reports_the_next_daily_check_dismounts(watch: Watch) -> None:
     database = watch.add("sales", 1001)
-    assert watch.run(2026, 6, 1, 12, 0) == [(9688, "sales"), (9689, "sales")]
+    assert watch.look(2026, 6, 1, 12, 0) == [(9688, "sales"), (9689, "sales")]
     assert watch.details[0] == {
         "logical_size_bytes": 1001,
         "physical_size_bytes": 1051,
         "limit_bytes": 1000,
         "threshold_bytes": 900,
+        "relation": "above",
     }
     assert is_mounted(database)
-    assert watch.run(2026, 6, 1, 23, 59) == watch.run(2026, 6, 2, 4, 59) == []
+    assert watch.run(2026, 6, 1, 12, 0) == watch.run(2026, 6, 2, 4, 59) == []
     assert watch.run(2026, 6, 2, 5, 0) == [(9688, "sales"), (9690, "sales")]
-    assert not is_mounted(database)
+    assert watch.dismounted == ["sales"]
     with pytest.raises(Dismounted, match="above its limit"):
         database.read(ACTOR)
     assert watch.run(2026, 6, 3, 5, 0) == []
 
 
-def test_a_remounted_database_serves_until_the_next_daily_check(watch: Watch) -> None:
+def test_a_look_never_dismounts_however_long_ago_the_database_was_reported(watch: Watch) -> None:
+    watch.add("sales", 1001)
+    for day in (1, 2, 3):
+        assert watch.look(2026, 6, day, 12, 0) == [(9688, "sales"), (9689, "sales")]
+    assert watch.dismounted == []
+    assert watch.run(2026, 6, 3, 12, 0) == [(9688, "sales"), (9690, "sales")], "the check that was due"
+
+
+def test_the_grace_is_the_same_for_every_process(watch: Watch, tmp_path: Path) -> None:
+    first = watch.add("sales", 1001)
+    watch.look(2026, 6, 1, 12, 0)
+    first.dismount()
+    other = Watch(tmp_path)
+    second = SizedDatabase(
+        first.path, first.guid, "sales", first.kind, clock=other.clock, limits=TINY, reporter=other
+    )
+    second.size_bytes = 1001
+    other.databases.append(second)
+    second.mount()
+    assert other.run(2026, 6, 1, 23, 0) == []
+    assert other.look(2026, 6, 2, 6, 0) == [(9688, "sales"), (9689, "sales")]
+    assert other.run(2026, 6, 2, 6, 0) == [(9688, "sales"), (9690, "sales")]
+
+
+def test_a_new_grace_lasts_until_the_next_daily_check(watch: Watch) -> None:
     database = watch.add("sales", 1001)
-    watch.run(2026, 6, 1, 12, 0)
+    watch.look(2026, 6, 1, 12, 0)
     watch.run(2026, 6, 2, 5, 0)
     database.mount()
-    assert watch.run(2026, 6, 2, 5, 1) == [(9688, "sales"), (9689, "sales")]
+    database.record_size_check(database.last_size_check_ms or 0)
+    assert watch.look(2026, 6, 2, 5, 1) == [(9688, "sales"), (9689, "sales")]
     assert watch.run(2026, 6, 3, 4, 59) == []
     assert is_mounted(database)
     database.size_bytes = 1000
     assert watch.run(2026, 6, 3, 5, 0) == [(9688, "sales")], "room was made in time"
-    assert is_mounted(database)
+    assert is_mounted(database) and database.above_limit_ms is None
 
 
-def test_a_database_that_grew_above_its_limit_since_is_dismounted_without_another_report(
+@pytest.mark.parametrize("by_look", [False, True], ids=["daily check", "look"])
+def test_falling_below_the_limit_ends_the_grace(watch: Watch, by_look: bool) -> None:
+    database = watch.add("sales", 1001)
+    watch.look(2026, 6, 1, 12, 0)
+    database.size_bytes = 10
+    assert (watch.look(2026, 6, 1, 13, 0) if by_look else watch.run(2026, 6, 2, 5, 0)) == []
+    database.size_bytes = 1001
+    assert watch.run(2026, 6, 3, 5, 0) == [(9688, "sales"), (9689, "sales")]
+    assert watch.run(2026, 6, 4, 5, 0) == [(9688, "sales"), (9690, "sales")]
+
+
+def test_a_database_that_grew_above_its_limit_is_reported_first_and_dismounted_a_day_later(
     watch: Watch,
 ) -> None:
     database = watch.add("sales", 10)
-    assert watch.run(2026, 6, 1, 12, 0) == watch.run(2026, 6, 2, 5, 0) == []
+    assert watch.look(2026, 6, 1, 12, 0) == watch.run(2026, 6, 2, 5, 0) == []
     database.size_bytes = 2000
-    assert watch.run(2026, 6, 3, 5, 0) == [(9688, "sales"), (9690, "sales")]
+    assert watch.run(2026, 6, 3, 5, 0) == [(9688, "sales"), (9689, "sales")]
+    assert watch.run(2026, 6, 4, 5, 0) == [(9688, "sales"), (9690, "sales")]
+
+
+def test_a_daily_check_on_demand_is_one_whatever_the_time(watch: Watch) -> None:
+    watch.add("sales", 1001)
+    watch.check.run_now()
+    watch.check.run_now()
+    assert watch.events == [(9688, "sales"), (9689, "sales"), (9688, "sales"), (9690, "sales")]
+    assert watch.dismounted == ["sales"]
+
+
+def test_a_size_near_its_limit_is_said_to_be_close_to_it(watch: Watch) -> None:
+    watch.add("sales", 950)
+    assert watch.look(2026, 6, 1, 12, 0) == [(9688, "sales")]
+    assert watch.details[0]["relation"] == "close to"
 
 
 def test_a_long_sleep_is_made_up_for_by_one_check(watch: Watch) -> None:
     database = watch.add("sales", 950)
-    watch.run(2026, 6, 1, 12, 0)
+    watch.look(2026, 6, 1, 12, 0)
     assert watch.run(2026, 6, 20, 15, 0) == [(9688, "sales")]
     assert watch.run(2026, 6, 20, 15, 1) == []
-    assert database.checks_since_mount == 2
     assert database.last_size_check_ms == local_ms(2026, 6, 20, 15, 0)
 
 
-def test_after_downtime_the_check_at_mount_makes_up_for_the_missed_ones(watch: Watch) -> None:
+def test_after_downtime_the_look_at_mount_makes_up_for_the_missed_checks(watch: Watch) -> None:
     database = watch.add("sales", 1001)
     database.record_size_check(local_ms(2026, 5, 1, 5, 0))
     database.dismount()
     database.mount()
-    assert watch.run(2026, 6, 1, 12, 0) == [(9688, "sales"), (9689, "sales")]
+    assert watch.look(2026, 6, 1, 12, 0) == [(9688, "sales"), (9689, "sales")]
     assert watch.run(2026, 6, 1, 12, 1) == []
     assert is_mounted(database)
 
@@ -182,7 +245,6 @@ def test_driven_by_its_wake_ups_it_checks_at_five_every_day(watch: Watch) -> Non
         assert wake_ms > watch.clock.now_ms()
         checked.append(local(database.last_size_check_ms or 0))
         watch.clock.set_ms(wake_ms)
-    assert database.checks_since_mount == 300
     assert {(when.hour, when.minute) for when in checked[1:]} == {(5, 0)}
     assert len({when.date() for when in checked}) == 300
 
@@ -198,18 +260,20 @@ def test_the_wake_up_is_the_earliest_of_all_databases(watch: Watch) -> None:
 def test_each_database_has_its_own_limits_and_mount(watch: Watch) -> None:
     small = watch.add("small", 1001)
     large = watch.add("large", 1001, TINY._replace(limit_bytes=9000))
-    watch.run(2026, 6, 1, 12, 0)
+    watch.look(2026, 6, 1, 12, 0)
     assert watch.run(2026, 6, 2, 5, 0) == [(9688, "small"), (9690, "small")]
     assert not is_mounted(small) and is_mounted(large)
 
 
 def test_a_clock_set_back_neither_checks_twice_nor_stops_the_checks(watch: Watch) -> None:
     database = watch.add("sales", 1001)
-    watch.run(2026, 6, 1, 12, 0)
+    watch.look(2026, 6, 1, 12, 0)
     assert watch.run(2026, 6, 1, 11, 59) == []
     assert is_mounted(database)
-    database.record_size_check(local_ms(2099, 1, 1, 0, 0))
-    assert watch.run(2026, 6, 2, 5, 0) == [(9688, "sales"), (9690, "sales")]
+    database.record_size_check(local_ms(2099, 1, 1, 0, 0), local_ms(2099, 1, 1, 0, 0))
+    assert watch.run(2026, 6, 2, 5, 0) == [(9688, "sales"), (9689, "sales")], "the grace began then"
+    database.record_size_check(local_ms(2099, 1, 1, 0, 0), local_ms(2026, 6, 2, 5, 0))
+    assert watch.run(2026, 6, 3, 5, 0) == [(9688, "sales"), (9690, "sales")]
 
 
 def test_a_database_that_cannot_be_checked_keeps_none_of_the_others_from_it(watch: Watch) -> None:
@@ -223,7 +287,7 @@ def test_a_database_that_cannot_be_checked_keeps_none_of_the_others_from_it(watc
     assert watch.events == [(EventId.REQUEST_FAILED, "damaged"), (9688, "whole")]
     assert watch.details[0] == {"request": "size check", "error": "page 7 is damaged"}
     assert wake_ms == watch.clock.now_ms() + RETRY_MS
-    assert (damaged.checks_since_mount, whole.checks_since_mount) == (0, 1)
+    assert (damaged.last_size_check_ms, whole.last_size_check_ms) == (None, watch.clock.now_ms())
 
 
 def test_a_database_dismounted_meanwhile_is_passed_over(watch: Watch) -> None:
