@@ -30,8 +30,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import tomli_w
-
 from pillarbox.backup.restore import RecoverySource
 from pillarbox.store.disk.checkpoint import write_atomically
 from pillarbox.store.disk.stream import disk_error
@@ -39,6 +37,7 @@ from pillarbox.store.disk.tables import DatabaseKind
 from pillarbox.store.errors import InvalidSetting, NotFound, UnsupportedVersion
 from pillarbox.store.ids import guid_text, parse_guid
 from pillarbox.store.server_config import KIND_TEXTS
+from pillarbox.store.toml_text import format_toml
 
 RECOVERY_FILE: Final = "recovery.toml"
 RECOVERY_FORMAT: Final = "pillarbox-recovery"
@@ -129,7 +128,7 @@ def write_recovery(directory: Path, config: RecoveryConfig) -> None:
         }
         for entry in config.databases
     ]
-    write_atomically(directory / RECOVERY_FILE, tomli_w.dumps(table).encode())
+    write_atomically(directory / RECOVERY_FILE, format_toml(table).encode())
 
 
 def _parse(table: dict[str, Any]) -> RecoveryConfig:

@@ -30,7 +30,7 @@ from pillarbox.store.disk.mailbox_names import MailboxNames
 from pillarbox.store.disk.stream import disk_error
 from pillarbox.store.disk.tables import DatabaseKind
 from pillarbox.store.engine.database import LOCK, Database, MountState
-from pillarbox.store.engine.database_limits import Edition, limits_from_settings, settings_of
+from pillarbox.store.engine.database_limits import Edition, changed_settings, limits_from_settings
 from pillarbox.store.errors import (
     AlreadyExists,
     Dismounted,
@@ -61,7 +61,12 @@ from pillarbox.store.server_config import (
     read_config,
     write_config,
 )
-from pillarbox.store.storage_group import StorageGroup, refuse_another_database, refuse_another_group
+from pillarbox.store.storage_group import (
+    StorageGroup,
+    refuse_another_database,
+    refuse_another_group,
+    refuse_edition,
+)
 from pillarbox.store.upkeep.daily_maintenance import DailyMaintenance
 from pillarbox.store.upkeep.daily_size_check import DailySizeCheck
 
@@ -480,17 +485,18 @@ class Server:
         with self._changed() as config:
             database = self.database(name)
             _, entry = config.place_of(database.guid)
-            known = settings_of(config.edition)
-            changed = dict(entry.settings)
-            for key, value in settings.items():
-                if key not in known:
-                    raise InvalidSetting(f"{key!r} is no setting", hint=f"one of {', '.join(known)}")
-                changed.pop(key, None)
-                if value is not None:
-                    changed[key] = known[key].checked(value)
-            _refuse_rejected(changed, config.edition, settings)
-            entry.settings = changed
+            entry.settings = changed_settings(entry.settings, settings, config.edition)
         return database
+
+    def set_edition(self, edition: Edition) -> None:
+        """Change what the server is set up as, and with it the limits of databases that have the default.
+
+        Raises Refused when it has more storage groups, databases or higher limits than the edition allows:
+        the error names all of them, and nothing is changed.
+        """
+        with self._changed() as config:
+            refuse_edition(edition, config)
+            config.edition = edition
 
     def set_mount_at_startup(self, name: str, mount: bool) -> Database:
         """Whether opening the server mounts a database. Raises NotFound, InvalidName."""
@@ -558,6 +564,7 @@ class Server:
     def _adopt(self, config: ServerConfig) -> None:
         """Bring the groups and databases of this process in line with a configuration."""
         self._read_diagnostics(config.diagnostics)
+        self.edition = config.edition
         known_groups = {group.path: group for group in self.groups.values()}
         known = {database.guid: database for database in self.databases()}
         groups: dict[str, StorageGroup] = {}
@@ -586,9 +593,9 @@ class Server:
                     self.path / MAILBOX_NAMES / entry.guid.hex(), entry.guid
                 )
         else:
-            before = self._entry(database).settings
+            before = (self._entry(database).settings, self._config.edition)
         database.name, database.label = entry.name, label
-        if entry.settings != before:
+        if (entry.settings, self.edition) != before:
             limits, rejected = limits_from_settings(entry.settings, self.edition)
             database.limits = limits
             for setting in rejected:
@@ -649,13 +656,6 @@ def _refuse_used_directory(path: Path) -> None:
 def _refuse_taken(name: str, entries: Collection[GroupEntry] | Collection[DatabaseEntry]) -> None:
     if any(name_key(entry.name) == name_key(name) for entry in entries):
         raise AlreadyExists(f"there is a {name!r} already", hint="choose another name")
-
-
-def _refuse_rejected(configured: Mapping[str, Any], edition: Edition, asked: Mapping[str, Any]) -> None:
-    """Raises InvalidSetting when what was asked for does not fit what else is set."""
-    for setting in limits_from_settings(configured, edition).rejected:
-        if setting.key in asked:
-            raise InvalidSetting(f"{setting.key} cannot be {setting.value!r}", hint=setting.reason)
 
 
 def _free_directory(parent: Path, name: str, taken: Collection[str]) -> str:

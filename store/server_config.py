@@ -18,7 +18,7 @@
     settings = { database_size_limit_in_gb = 20 }
     dismounted_above_limit = true     # only where the daily size check has dismounted it
 
-People may edit it. Keys that this program does not know are kept when it is written again; comments are not.
+People may edit it. Keys that this program does not know, and comments, are kept when it is written again.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import tomli_w
-
 from pillarbox.store.disk.checkpoint import write_atomically
 from pillarbox.store.disk.stream import disk_error
 from pillarbox.store.disk.tables import DatabaseKind
@@ -38,6 +36,7 @@ from pillarbox.store.engine.database_limits import Edition
 from pillarbox.store.errors import InvalidName, InvalidSetting, NotFound, UnsupportedVersion
 from pillarbox.store.ids import guid_text, parse_guid
 from pillarbox.store.names import check_name, name_key, safe_name
+from pillarbox.store.toml_text import format_toml
 
 CONFIG_FILE: Final = "server.toml"
 CONFIG_FORMAT: Final = "pillarbox-server"
@@ -153,14 +152,19 @@ def read_config(server: Path) -> ServerConfig:
 def write_config(server: Path, config: ServerConfig) -> None:
     """Put a configuration in the place of the one before, durably: the old or the new one, whole.
 
-    Raises DiskFull or PillarboxError when the disk fails.
+    Comments in it stay. Raises DiskFull or PillarboxError when the disk fails.
     """
-    write_atomically(server / CONFIG_FILE, format_config(config).encode())
+    path = server / CONFIG_FILE
+    try:
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+    except OSError as error:
+        raise disk_error(error, str(path)) from error
+    write_atomically(path, format_config(config, before).encode())
 
 
-def format_config(config: ServerConfig) -> str:
-    """A configuration as the text of a `server.toml`."""
-    return tomli_w.dumps(
+def format_config(config: ServerConfig, before: str = "") -> str:
+    """A configuration as the text of a `server.toml`, with the comments of the text `before`."""
+    return format_toml(
         {
             "format": CONFIG_FORMAT,
             "version": CONFIG_VERSION,
@@ -177,7 +181,8 @@ def format_config(config: ServerConfig) -> str:
                 }
                 for group in config.groups
             ],
-        }
+        },
+        before,
     )
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from pillarbox.store.disk.tables import DatabaseKind
 from pillarbox.store.engine.database import Database
-from pillarbox.store.engine.database_limits import Edition
+from pillarbox.store.engine.database_limits import GB, LIMIT_KEYS, Edition, limits_from_settings
 from pillarbox.store.errors import Refused
+from pillarbox.store.server_config import ServerConfig
 
 
 class GroupLimits(NamedTuple):
@@ -45,11 +46,44 @@ def refuse_another_database(edition: Edition, kinds: Collection[DatabaseKind], k
     what = "databases"
     count_max = limits.databases_max
     if edition is Edition.STANDARD:
-        what, count_max = f"{kind.name.lower().replace('_', ' ')}s", limits.of_one_kind_max
+        what, count_max = _plural(kind), limits.of_one_kind_max
     raise Refused(
         f"a storage group of the edition {edition.value} has at most {count_max} {what}",
         hint=_enterprise_hint(edition) or "create it in another storage group, or delete a database first",
     )
+
+
+def refuse_edition(edition: Edition, config: ServerConfig) -> None:
+    """Raises Refused when a server is too large for an edition, and names all that is above its caps."""
+    found = list(_above_caps(edition, config))
+    if found:
+        raise Refused(
+            f"the server is too large for the edition {edition.value}: {'; '.join(found)}",
+            hint="delete what is too much, move mailboxes out of it first, and lower the limits",
+        )
+
+
+def _above_caps(edition: Edition, config: ServerConfig) -> Iterator[str]:
+    caps = GROUP_LIMITS[edition]
+    if len(config.groups) > caps.groups_max:
+        yield f"{len(config.groups)} storage groups, at most {caps.groups_max}"
+    for group in config.groups:
+        kinds = [entry.kind for entry in group.databases]
+        if len(kinds) > caps.databases_max:
+            yield f"{len(kinds)} databases in {group.name}, at most {caps.databases_max}"
+        for kind in DatabaseKind:
+            if kinds.count(kind) > caps.of_one_kind_max:
+                yield f"{kinds.count(kind)} {_plural(kind)} in {group.name}, at most {caps.of_one_kind_max}"
+        for entry in group.databases:
+            is_set = not LIMIT_KEYS.isdisjoint(entry.settings)
+            limit_bytes = limits_from_settings(entry.settings, config.edition).limits.limit_bytes
+            if is_set and limit_bytes > edition.highest_limit_gb * GB:
+                label, most = config.label_of(entry.guid), edition.highest_limit_gb
+                yield f"a limit of {limit_bytes / GB:,.2f} GB of {label}, at most {most} GB"
+
+
+def _plural(kind: DatabaseKind) -> str:
+    return f"{kind.name.lower().replace('_', ' ')}s"
 
 
 def _enterprise_hint(edition: Edition) -> str:

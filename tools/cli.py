@@ -24,6 +24,11 @@ _SAID_ALREADY = frozenset(
 # Name, place below `pillarbox.tools.commands`, first sentence of the help.
 COMMANDS: Final = (
     ("init", "server:init", "Make a new server in the directory SERVER, which must be new or empty."),
+    (
+        "edition",
+        "server:set_edition",
+        "Change the edition of a server: how many storage groups and databases it may have, how large.",
+    ),
     ("status", "server:status", "Databases, their sizes against their limits, and mailboxes."),
     ("mount", "server:mount", "Prove that DATABASE can be mounted, and have it mounted from now on."),
     ("dismount", "server:dismount", "Keep DATABASE dismounted until `pillarbox mount`."),

@@ -17,11 +17,13 @@ GB: Final = 1 << 30
 MB: Final = 1 << 20
 
 LIMIT_KEY: Final = "database_size_limit_in_gb"
+LIMIT_MB_KEY: Final = "database_size_limit_in_mb"
 BUFFER_KEY: Final = "database_size_buffer_in_percentage"
 HOUR_KEY: Final = "database_size_check_start_time_in_hours_from_midnight"
 MINUTE_KEY: Final = "database_size_check_start_minute"
 DISK_WARNING_KEY: Final = "free_disk_warning_in_mb"
 DISK_FLOOR_KEY: Final = "free_disk_floor_in_mb"
+LIMIT_KEYS: Final = frozenset({LIMIT_KEY, LIMIT_MB_KEY})
 
 
 class Edition(Enum):
@@ -42,10 +44,13 @@ class Edition(Enum):
 
 
 class Setting(NamedTuple):
-    """A whole number that can be configured for a database: its default and its range, both ends included."""
+    """A whole number that can be configured for a database: its default and its range, both ends included.
+
+    A setting without a default has another one in its place while it is not configured.
+    """
 
     key: str
-    default: int
+    default: int | None
     lowest: int
     highest: int
 
@@ -63,6 +68,7 @@ def settings_of(edition: Edition) -> dict[str, Setting]:
     """Every setting of this module by its key, as it stands in a database's configuration."""
     settings = (
         Setting(LIMIT_KEY, edition.default_limit_gb, 1, edition.highest_limit_gb),
+        Setting(LIMIT_MB_KEY, None, 1, edition.highest_limit_gb * 1024),
         Setting(BUFFER_KEY, 10, 1, 100),
         Setting(HOUR_KEY, 5, 0, 23),
         Setting(MINUTE_KEY, 0, 0, 59),
@@ -104,7 +110,7 @@ class RejectedSetting(NamedTuple):
     key: str
     value: object
     reason: str
-    default: int
+    default: int | str
 
 
 class ConfiguredLimits(NamedTuple):
@@ -117,26 +123,27 @@ class ConfiguredLimits(NamedTuple):
 def limits_from_settings(configured: Mapping[str, Any], edition: Edition) -> ConfiguredLimits:
     """The limits in a database's configuration, defaults where it is silent or wrong. Other keys are ignored.
 
-    Never raises: a mistake in a file must not keep a database from mounting. Where a person sets a value,
-    `Server.set_limits` refuses what is rejected here.
+    A limit in MB takes the place of one in GB. Never raises: a mistake in a file must not keep a database
+    from mounting. Where a person sets a value, `changed_settings` refuses what is rejected here.
     """
-    values: dict[str, int] = {}
-    rejected: list[RejectedSetting] = []
     settings = settings_of(edition)
-    for key, setting in settings.items():
-        value = configured.get(key, setting.default)
+    values = {key: setting.default for key, setting in settings.items() if setting.default is not None}
+    rejected: list[RejectedSetting] = []
+    for key in settings.keys() & configured.keys():
         try:
-            values[key] = setting.checked(value)
+            values[key] = settings[key].checked(configured[key])
         except InvalidSetting as error:
-            rejected.append(RejectedSetting(key, value, error.hint, setting.default))
-            values[key] = setting.default
+            rejected.append(RejectedSetting(key, configured[key], error.hint, values.get(key, LIMIT_KEY)))
     if values[DISK_FLOOR_KEY] > values[DISK_WARNING_KEY]:
         for key in (DISK_FLOOR_KEY, DISK_WARNING_KEY):
-            reason = f"set {DISK_FLOOR_KEY} to {DISK_WARNING_KEY} or less"
-            rejected.append(RejectedSetting(key, values[key], reason, settings[key].default))
-            values[key] = settings[key].default
+            reason, default = (
+                f"set {DISK_FLOOR_KEY} to {DISK_WARNING_KEY} or less",
+                settings[key].default or 0,
+            )
+            rejected.append(RejectedSetting(key, values[key], reason, default))
+            values[key] = default
     limits = DatabaseLimits(
-        limit_bytes=values[LIMIT_KEY] * GB,
+        limit_bytes=values[LIMIT_MB_KEY] * MB if LIMIT_MB_KEY in values else values[LIMIT_KEY] * GB,
         buffer_percent=values[BUFFER_KEY],
         check_hour=values[HOUR_KEY],
         check_minute=values[MINUTE_KEY],
@@ -144,6 +151,33 @@ def limits_from_settings(configured: Mapping[str, Any], edition: Edition) -> Con
         disk_floor_bytes=values[DISK_FLOOR_KEY] * MB,
     )
     return ConfiguredLimits(limits, tuple(rejected))
+
+
+def changed_settings(
+    configured: Mapping[str, Any], changes: Mapping[str, int | None], edition: Edition
+) -> dict[str, Any]:
+    """A database's configuration after changes of its settings; None gives one its default again.
+
+    A limit in GB takes the place of one in MB, and the other way round. Raises InvalidSetting for an unknown
+    key, for a value that the edition does not allow, and for values that do not fit each other.
+    """
+    known = settings_of(edition)
+    changed = dict(configured)
+    for key, value in changes.items():
+        if key not in known:
+            raise InvalidSetting(f"{key!r} is no setting", hint=f"one of {', '.join(known)}")
+        if key in LIMIT_KEYS:
+            if changes.keys() >= LIMIT_KEYS:
+                raise InvalidSetting(f"{LIMIT_KEY} and {LIMIT_MB_KEY} are one limit", hint="set one of them")
+            for limit_key in LIMIT_KEYS:
+                changed.pop(limit_key, None)
+        changed.pop(key, None)
+        if value is not None:
+            changed[key] = known[key].checked(value)
+    for setting in limits_from_settings(changed, edition).rejected:
+        if setting.key in changes:
+            raise InvalidSetting(f"{setting.key} cannot be {setting.value!r}", hint=setting.reason)
+    return changed
 
 
 class Assessment(NamedTuple):

@@ -321,6 +321,50 @@ def test_a_folder_that_is_no_server_is_told_apart_from_a_damaged_one(path: Path,
 # -- sizes and settings
 
 
+def test_an_edition_goes_up_and_limits_follow(path: Path) -> None:
+    with Server.open(path) as server, Server.open(path, mount=False) as other:
+        other.set_edition(Edition.ENTERPRISE)
+        assert other.database(MAILBOX_STORE).limits.limit_bytes == 8000 * GB
+        server.reload()
+        assert server.edition is Edition.ENTERPRISE
+        assert server.create_group("Second Group")
+        assert server.set_limits(MAILBOX_STORE, {LIMIT_KEY: 100}).limits.limit_bytes == 100 * GB
+
+
+def test_an_edition_goes_down_only_when_the_server_fits_into_it(big: Server) -> None:
+    big.create_group("Second Group")
+    big.create_database(FIRST_GROUP, "Second", DatabaseKind.MAILBOX_STORE)
+    big.set_limits(MAILBOX_STORE, {LIMIT_KEY: 76})
+    with pytest.raises(Refused) as refused:
+        big.set_edition(Edition.STANDARD)
+    for reason in (
+        "2 storage groups, at most 1",
+        f"3 databases in {FIRST_GROUP}, at most 2",
+        f"2 mailbox stores in {FIRST_GROUP}, at most 1",
+        f"a limit of 76.00 GB of {MAILBOX_STORE}, at most 75 GB",
+    ):
+        assert reason in str(refused.value)
+    assert big.edition is Edition.ENTERPRISE
+    big.delete_group("Second Group")
+    big.dismount("Second")
+    big.delete_database("Second")
+    big.set_limits(MAILBOX_STORE, {LIMIT_KEY: 75})
+    big.set_edition(Edition.STANDARD)
+    assert big.database("Public Folder Store").limits.limit_bytes == 18 * GB
+    assert big.database(MAILBOX_STORE).limits.limit_bytes == 75 * GB
+
+
+def test_comments_in_the_configuration_stay(path: Path) -> None:
+    file = path / CONFIG_FILE
+    lines = ["# ours", *file.read_text().splitlines(), "# the end"]
+    file.write_text("\n".join(f"{line}  # kept" if line.startswith("kind") else line for line in lines))
+    with Server.open(path) as server:
+        server.set_limits(MAILBOX_STORE, {LIMIT_KEY: 20})
+        server.rename_database(MAILBOX_STORE, "Sales")
+    text = file.read_text()
+    assert text.startswith("# ours\n") and "# the end" in text and text.count("# kept") == 2
+
+
 def test_limits_are_in_force_at_once_and_kept(big: Server) -> None:
     assert big.set_limits(MAILBOX_STORE, {LIMIT_KEY: 20}).limits.limit_bytes == 20 * GB
     with pytest.raises(InvalidSetting):

@@ -18,6 +18,7 @@ from pillarbox.store.engine.database_limits import (
     DISK_WARNING_KEY,
     HOUR_KEY,
     LIMIT_KEY,
+    LIMIT_MB_KEY,
     MINUTE_KEY,
     DatabaseLimits,
     assess,
@@ -54,6 +55,7 @@ _DEFAULT: Final = -1  # of a limit: let it be what it is without being set
 _DIGITS_MAX: Final = 12
 _OPTIONS: Final = {
     LIMIT_KEY: "--limit-gb",
+    LIMIT_MB_KEY: "--limit-mb",
     BUFFER_KEY: "--buffer-percent",
     DISK_WARNING_KEY: "--disk-warning-mb",
     DISK_FLOOR_KEY: "--disk-floor-mb",
@@ -145,6 +147,7 @@ def _time_of_day(_: click.Context, __: click.Parameter, value: str | None) -> tu
 @click.option(
     "--limit-gb", callback=_number, metavar="GB", help="Size limit: 1 to 75 (standard) or 8000 (enterprise)."
 )
+@click.option("--limit-mb", callback=_number, metavar="MB", help="The same in MB, to try what happens.")
 @click.option(
     "--buffer-percent",
     callback=_number,
@@ -161,6 +164,7 @@ def set_limits(
     server: Path,
     database_name: str,
     limit_gb: int | None,
+    limit_mb: int | None,
     buffer_percent: int | None,
     check_time: tuple[int, int] | None,
     disk_warning_mb: int | None,
@@ -176,10 +180,12 @@ def set_limits(
     pillarbox limits set /srv/mail --limit-gb 50
     pillarbox limits set /srv/mail "Mailbox Store" --check-time 03:30 --buffer-percent 20
     pillarbox limits set /srv/mail --limit-gb default
+    pillarbox limits set /srv/test --limit-mb 20
     """
     hour, minute = check_time or (None, None)
     asked = {
         LIMIT_KEY: limit_gb,
+        LIMIT_MB_KEY: limit_mb,
         BUFFER_KEY: buffer_percent,
         HOUR_KEY: hour,
         MINUTE_KEY: minute,
@@ -191,6 +197,8 @@ def set_limits(
     }
     if not settings:
         raise click.UsageError("say which limit to set; see --help")
+    if settings.keys() >= {LIMIT_KEY, LIMIT_MB_KEY}:
+        raise click.UsageError("--limit-gb and --limit-mb are one limit: say one of them")
     with Server.open(server, mount=False) as opened:
         databases = _databases(opened, database_name)
         try:

@@ -46,6 +46,24 @@ def init(server: Path, edition: str, as_json: bool) -> None:
     show({"server": str(server), "edition": edition}, [f"{server} is ready ({edition})."], as_json)
 
 
+@click.command("edition")
+@SERVER
+@click.argument("edition", type=click.Choice([edition.value for edition in Edition]))
+@JSON
+def set_edition(server: Path, edition: str, as_json: bool) -> None:
+    """Change the edition of a server: how many storage groups and databases it may have, how large.
+
+    A database without a limit of its own has the default of the new edition, 18 GB or 8,000 GB. Refused when
+    the server has more, or higher limits, than the new edition allows.
+
+    \b
+    pillarbox edition /srv/mail enterprise
+    """
+    with Server.open(server, mount=False) as opened:
+        opened.set_edition(Edition(edition))
+    show({"server": str(server), "edition": edition}, [f"{server} is of the edition {edition}."], as_json)
+
+
 # -- status
 
 

@@ -16,6 +16,7 @@ from pillarbox.store.engine.database_limits import (
     GB,
     HOUR_KEY,
     LIMIT_KEY,
+    LIMIT_MB_KEY,
     MB,
     MINUTE_KEY,
     Assessment,
@@ -24,6 +25,7 @@ from pillarbox.store.engine.database_limits import (
     Edition,
     assess,
     assess_disk,
+    changed_settings,
     limits_from_settings,
     refuse_below_floor,
     settings_of,
@@ -78,6 +80,26 @@ def test_settings_are_read_in_their_units() -> None:
     )
 
 
+def test_a_limit_in_mb_takes_the_place_of_one_in_gb() -> None:
+    found = limits_from_settings({LIMIT_KEY: 30, LIMIT_MB_KEY: 20}, Edition.STANDARD)
+    assert (found.limits.limit_bytes, found.rejected) == (20 * MB, ())
+    highest = limits_from_settings({LIMIT_MB_KEY: 75 * 1024}, Edition.STANDARD)
+    assert highest.limits.limit_bytes == 75 * GB and not highest.rejected
+    found = limits_from_settings({LIMIT_KEY: 30, LIMIT_MB_KEY: 75 * 1024 + 1}, Edition.STANDARD)
+    assert found.limits.limit_bytes == 30 * GB
+    assert [(each.key, each.default) for each in found.rejected] == [(LIMIT_MB_KEY, LIMIT_KEY)]
+
+
+def test_a_limit_is_set_in_gb_or_in_mb_and_not_in_both() -> None:
+    configured = changed_settings({"x": 1}, {LIMIT_KEY: 30}, Edition.STANDARD)
+    configured = changed_settings(configured, {LIMIT_MB_KEY: 20}, Edition.STANDARD)
+    assert configured == {"x": 1, LIMIT_MB_KEY: 20}
+    assert changed_settings(configured, {LIMIT_KEY: None}, Edition.STANDARD) == {"x": 1}
+    assert changed_settings(configured, {LIMIT_KEY: 2}, Edition.STANDARD) == {"x": 1, LIMIT_KEY: 2}
+    with pytest.raises(InvalidSetting, match="one limit"):
+        changed_settings({}, {LIMIT_KEY: 2, LIMIT_MB_KEY: 2}, Edition.STANDARD)
+
+
 def test_a_floor_above_the_warning_is_replaced_with_both_defaults() -> None:
     found = limits_from_settings({DISK_WARNING_KEY: 10, DISK_FLOOR_KEY: 11}, Edition.STANDARD)
     assert {rejected.key for rejected in found.rejected} == {DISK_WARNING_KEY, DISK_FLOOR_KEY}
@@ -91,7 +113,7 @@ def test_a_floor_above_the_warning_is_replaced_with_both_defaults() -> None:
 def test_whatever_is_configured_the_limits_used_are_valid(configured: dict[str, Any]) -> None:
     for edition in Edition:
         limits = limits_from_settings(configured, edition).limits
-        assert GB <= limits.limit_bytes <= edition.highest_limit_gb * GB
+        assert MB <= limits.limit_bytes <= edition.highest_limit_gb * GB
         assert 1 <= limits.buffer_percent <= 100
         assert limits.check_time == time(limits.check_hour, limits.check_minute)
         assert 0 <= limits.disk_floor_bytes <= limits.disk_warning_bytes

@@ -77,6 +77,17 @@ def test_limits_are_set_kept_and_given_back(pillarbox: Pillarbox, server: Path) 
     assert (mail["limit_bytes"], mail["check_time"], mail["buffer_percent"]) == (18 * GB, "05:00", 20)
 
 
+def test_a_limit_is_set_in_mb_to_rehearse_its_enforcement(pillarbox: Pillarbox, server: Path) -> None:
+    mail, _ = pillarbox.answer("limits", "set", server, "--limit-mb", 20)
+    assert mail["limit_bytes"] == 20 << 20
+    assert "limit 20.0 MB" in pillarbox.run("limits", "show", server, STORE).stdout
+    assert "--limit-mb cannot be" in pillarbox.refused(
+        27, "limits", "set", server, "--limit-mb", 75 * 1024 + 1
+    )
+    pillarbox.refused(2, "limits", "set", server, "--limit-mb", 20, "--limit-gb", 20)
+    assert pillarbox.answer("limits", "set", server, "--limit-mb", "default")[0]["limit_bytes"] == 18 * GB
+
+
 @pytest.mark.parametrize(
     "words",
     [("--limit-gb", 76), ("--limit-gb", 0), ("--buffer-percent", 101), ("--disk-warning-mb", 10**11)],

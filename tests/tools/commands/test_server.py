@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 STORE = "Mailbox Store"
 
 
+def test_an_edition_is_changed_by_command(pillarbox: Pillarbox, server: Path) -> None:
+    assert pillarbox.answer("edition", server, "enterprise") == {
+        "server": str(server),
+        "edition": "enterprise",
+    }
+    assert pillarbox.run("status", server).stdout.startswith(f"{server}: edition enterprise")
+    pillarbox.answer("group", "create", server, "Second Group")
+    assert "2 storage groups, at most 1" in pillarbox.refused(20, "edition", server, "standard")
+    pillarbox.answer("group", "delete", server, "Second Group")
+    assert pillarbox.run("edition", server, "standard").stdout == f"{server} is of the edition standard.\n"
+
+
 def test_a_server_is_made_once_and_only_in_an_empty_directory(
     pillarbox: Pillarbox, server: Path, tmp_path: Path
 ) -> None:

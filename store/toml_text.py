@@ -1,0 +1,73 @@
+"""TOML that people may edit: written anew with their comments, order and spelling kept."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any, Final
+
+# What tells tables of one list apart, whatever else of them changes.
+_IDENTITIES: Final = ("guid", "directory", "name")
+
+
+def format_toml(table: Mapping[str, Any], before: str = "") -> str:
+    """`table` as TOML, in place of the text `before`: what both say stays as it is written there."""
+    import tomlkit  # takes 27 ms, and most commands only read
+    from tomlkit.exceptions import TOMLKitError
+
+    try:
+        document = tomlkit.parse(before)
+        _bring(document, table)
+        text = tomlkit.dumps(document)
+        if tomllib.loads(text) == table:
+            return text
+    except (TOMLKitError, tomllib.TOMLDecodeError):
+        pass
+    return tomlkit.dumps(table)  # without comments rather than without what is to be written
+
+
+def _bring(present: MutableMapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    from tomlkit.items import AoT
+
+    for key in [key for key in present if key not in wanted]:
+        del present[key]
+    for key, value in wanted.items():
+        held = present.get(key)
+        if isinstance(held, MutableMapping) and isinstance(value, Mapping):
+            _bring(held, value)
+        elif isinstance(held, AoT) and _are_tables_apart(value):
+            _bring_tables(held, value)
+        elif key not in present or type(_plain(held)) is not type(value) or _plain(held) != value:
+            present[key] = value
+
+
+def _plain(value: Any) -> Any:
+    return value.unwrap() if hasattr(value, "unwrap") else value
+
+
+def _bring_tables(present: Any, wanted: Sequence[Mapping[str, Any]]) -> None:
+    """Bring a list of tables in line: the tables that are there first, in their order, then new ones."""
+    import tomlkit
+
+    kept = {_identity(table): table for table in wanted}
+    for index in reversed(range(len(present))):
+        if _identity(present[index]) not in kept:
+            del present[index]
+    for table in present:
+        if _identity(table) in kept:
+            _bring(table, kept.pop(_identity(table)))
+    for table in kept.values():
+        added = tomlkit.item(dict(table))
+        added.trivia.indent = "\n"
+        present.append(added)
+
+
+def _are_tables_apart(value: Any) -> bool:
+    """Whether `value` is a list of tables of which each has an identity of its own."""
+    if not isinstance(value, list) or not value or not all(isinstance(table, Mapping) for table in value):
+        return False
+    return len({_identity(table) for table in value}) == len(value)
+
+
+def _identity(table: Mapping[str, Any]) -> str:
+    return next((repr(_plain(table[key])) for key in _IDENTITIES if key in table), "")
