@@ -96,7 +96,8 @@ class RecoveryGroup:
         self._server = server
         self._clock = clock
         self._administrative_group = administrative_group
-        self._reporter = server.diagnostics().filter(tee(PythonLoggingSink(), server.events))
+        # Whatever the levels: a mount in the group lasts, and is no mere opening by a command.
+        self._reporter = tee(PythonLoggingSink(), server.events)
         self._open: dict[bytes, RecoveryDatabase] = {}
         self._may_be_missing = False
 

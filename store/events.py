@@ -25,7 +25,7 @@ from pillarbox.store.errors import InvalidSetting, PillarboxError, UnsupportedVe
 
 
 class Severity(StrEnum):
-    """How much an event asks for attention."""
+    """How much an event asks for attention, from the least on."""
 
     INFORMATION = "information"
     WARNING = "warning"
@@ -90,10 +90,11 @@ class EventId(IntEnum):
     FREE_SPACE_AFTER_MAINTENANCE = (1221, _INFORMATION, _MAINTENANCE,
         "Database {database} has {free_megabytes} megabytes of free space after online defragmentation has "
         "terminated.")
-    DATABASE_MOUNTED = 9523, _INFORMATION, _GENERAL, "Database {database} was mounted."
+    DATABASE_MOUNTED = 9523, _INFORMATION, _GENERAL, "Database {database} was mounted.", Level.MINIMUM
     RETENTION_CLEANUP = (9535, _INFORMATION, _MAINTENANCE,
         "Retention cleanup of database {database} is complete: {items} items, {size_bytes}.")
-    DATABASE_DISMOUNTED = 9539, _INFORMATION, _GENERAL, "Database {database} was dismounted."
+    DATABASE_DISMOUNTED = (9539, _INFORMATION, _GENERAL, "Database {database} was dismounted.",
+        Level.MINIMUM)
     MEMORY_CONFIGURATION = 9665, _WARNING, _GENERAL, "The memory settings may not be optimal: {reason}"
     FOLDER_DELETED = (9682, _INFORMATION, _FOLDERS,
         "Folder {folder} with folder ID {folder_id} was deleted by {mailbox}, {account}.", Level.MEDIUM)
@@ -106,7 +107,7 @@ class EventId(IntEnum):
         "Database {database} holds {logical_size_bytes}, above its limit of {limit_bytes}. It is dismounted "
         "until an administrator mounts it.")
 
-    SERVER_OPENED = 20000, _INFORMATION, _GENERAL, "Server {server} was opened."
+    SERVER_OPENED = 20000, _INFORMATION, _GENERAL, "Server {server} was opened.", Level.MINIMUM
     DATABASE_NOT_MOUNTED = 20001, _ERROR, _GENERAL, "Database {database} could not be mounted: {reason}"
     RECOVERY_DONE = (20002, _INFORMATION, _STORAGE,
         "Database {database} was not closed cleanly: {transactions} transactions were replayed.")
@@ -213,17 +214,18 @@ def _shown(name: str, value: str | int | float | None) -> str:
 
 
 class Diagnostics:
-    """The level of each diagnostic category; None where nothing was set."""
+    """The level of each diagnostic category; `lowest` where nothing, or less, was set."""
 
-    def __init__(self, levels: Mapping[str, str] | None = None) -> None:
+    def __init__(self, levels: Mapping[str, str] | None = None, *, lowest: Level = Level.NONE) -> None:
         """`levels` is from a configuration. Raises InvalidSetting for an unknown category or level."""
+        self._lowest = lowest
         self._levels: dict[str, Level] = {}
         for category, level in (levels or {}).items():
             self.set_level(category, level)
 
     def level(self, category: str) -> Level:
         """The level of a category."""
-        return self._levels.get(category, Level.NONE)
+        return max(self._levels.get(category, Level.NONE), self._lowest)
 
     def set_level(self, category: str, level: str) -> None:
         """Set a category's level by name, in any case. Raises InvalidSetting for an unknown one."""
@@ -383,7 +385,7 @@ class EventLog:
         since_ms: int | None = None,
         event_id: int | None = None,
         category: str | None = None,
-        severity: Severity | None = None,
+        severity_min: Severity | None = None,
         databases: Collection[str] | None = None,
         limit: int | None = None,
         newest_first: bool = True,
@@ -395,12 +397,14 @@ class EventLog:
         Raises PillarboxError when the directory cannot be read.
         """
 
+        severities = list(Severity)[list(Severity).index(severity_min) if severity_min else 0 :]
+
         def wanted(event: Event) -> bool:
             return (
                 (since_ms is None or event.time_ms >= since_ms)
                 and (event_id is None or event.event_id == event_id)
                 and (category is None or event.category == category)
-                and (severity is None or event.severity == severity)
+                and event.severity in severities
                 and (databases is None or event.database in databases)
             )
 

@@ -66,7 +66,11 @@ class MailboxDirectory:
             found = list(self._called(name))
         if len(found) > 1:
             stores = ", ".join(database.label for database, _ in found)
-            raise Conflict(f"there are mailboxes {name!r} in {stores}", hint="rename all but one of them")
+            raise Conflict(
+                f"there are mailboxes {name!r} in {stores}",
+                hint="dismount all but one of these databases, rename the mailbox in that one with "
+                "`pillarbox mailbox rename`, and mount the others again",
+            )
         if not found:
             for database in self._not_mounted():
                 names = self._names_in(database)
@@ -205,7 +209,7 @@ class MailboxDirectory:
         return Dismounted(
             f"mailbox {name!r} is in no mounted database, and {label} is not mounted: "
             f"{reason or database.dismount_reason}",
-            hint=(reason.hint if reason else "") or f"mount {label} first",
+            hint=(reason.hint if reason else "") or "mount it first: `pillarbox mount`",
         )
 
 

@@ -43,7 +43,7 @@ from pillarbox.store.errors import (
     RecoveryNeeded,
     Refused,
 )
-from pillarbox.store.events import Diagnostics, EventId, EventLog, PythonLoggingSink, make_event, tee
+from pillarbox.store.events import Diagnostics, EventId, EventLog, Level, PythonLoggingSink, make_event, tee
 from pillarbox.store.ids import new_guid
 from pillarbox.store.mail import public_folders
 from pillarbox.store.mailbox_directory import MailboxDirectory
@@ -106,6 +106,7 @@ class Server:
         *,
         read_only: bool = False,
         wait_ms: int = 0,
+        diagnostics_min: Level = Level.NONE,
         clock: Clock | None = None,
         rng: random.Random | None = None,
         zone: tzinfo | None = None,
@@ -125,7 +126,7 @@ class Server:
         self.mailboxes = MailboxDirectory(self, self._locked)
         self._checking = threading.Lock()
         self._maintaining = threading.Lock()
-        self._diagnostics = Diagnostics()
+        self._diagnostics = Diagnostics(lowest=diagnostics_min)
         self._reporter = self._diagnostics.filter(tee(PythonLoggingSink(), self.events))
         self.size_check = DailySizeCheck(
             self._mounted, self._dismount_above_limit, clock=self._clock, zone=zone or machine_zone()
@@ -176,6 +177,7 @@ class Server:
         mount: bool = True,
         daily_check: bool = False,
         wait_ms: int = 0,
+        diagnostics_min: Level = Level.NONE,
         clock: Clock | None = None,
         rng: random.Random | None = None,
         zone: tzinfo | None = None,
@@ -185,12 +187,23 @@ class Server:
         Without `mount` none is: to look after the server itself, or to mount one by one. A database that
         cannot be mounted is in `not_mounted`, with event 20001; the others serve. When it is opened for
         writing, sizes above their limits are reported; with `daily_check` the daily check is carried out at
-        once instead, due or not. `wait_ms` is how long to wait for another process to let go of a
-        database. `rng` gives GUIDs, `zone` the local time of daily checks; by default the system's.
+        once instead, due or not. `wait_ms` is how long to wait for another process to let go of a database.
+        `diagnostics_min` is how much each diagnostic category writes at least: a service asks for MINIMUM,
+        so that its mounts and dismounts are told. `rng` gives GUIDs, `zone` the local time of daily checks;
+        by default the system's.
         Raises NotFound, InvalidSetting, UnsupportedVersion.
         """
         config = read_config(path)
-        server = cls(path, config, read_only=read_only, wait_ms=wait_ms, clock=clock, rng=rng, zone=zone)
+        server = cls(
+            path,
+            config,
+            read_only=read_only,
+            wait_ms=wait_ms,
+            diagnostics_min=diagnostics_min,
+            clock=clock,
+            rng=rng,
+            zone=zone,
+        )
         if not read_only and not config.guid:
             server._take_guid()
         if mount:
@@ -397,7 +410,7 @@ class Server:
             if entry.databases:
                 raise NotEmpty(
                     f"storage group {entry.name} has {len(entry.databases)} database(s)",
-                    hint="delete its databases first",
+                    hint="delete its databases first: `pillarbox database delete`",
                 )
             config.groups.remove(entry)
 
@@ -454,7 +467,9 @@ class Server:
         with self._changed() as config:
             database = self.database(name)
             if database.state is not MountState.DISMOUNTED:
-                raise Refused(f"database {database.name} is mounted", hint="dismount it first")
+                raise Refused(
+                    f"database {database.name} is mounted", hint="dismount it first: `pillarbox dismount`"
+                )
             label = database.label
             with self._kept_from_others(database):
                 group, entry = config.place_of(database.guid)

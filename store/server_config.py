@@ -140,7 +140,7 @@ def read_config(server: Path) -> ServerConfig:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFound(
-            f"there is no server at {server}", hint="create it first, or name its directory"
+            f"there is no server at {server}", hint="make one with `pillarbox init`, or name its directory"
         ) from error
     except UnicodeDecodeError as error:
         raise _wrong(str(path), "it is not UTF-8 text") from error

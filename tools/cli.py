@@ -52,6 +52,11 @@ COMMANDS: Final = (
         "mail:import_",
         "Import mbox files, Maildirs, EML files, and directories that hold any of these.",
     ),
+    (
+        "deliver",
+        "deliver:deliver_message",
+        "Deliver the message on standard input to the Inbox of each MAILBOX: to all, or to none.",
+    ),
     ("export", "mail:export", "Write a mailbox to files in the directory OUT, which must be new or empty."),
     ("list", "message:list_", "The folders of a mailbox, or the messages of FOLDER."),
     (

@@ -15,7 +15,7 @@ from click.shell_completion import CompletionItem
 from pillarbox.store.access import Actor
 from pillarbox.store.errors import PillarboxError, WriterBusy
 from pillarbox.tools.lazy import LazyGroup
-from pillarbox.tools.output import warn
+from pillarbox.tools.output import json_text, warn
 
 if TYPE_CHECKING:
     from pillarbox.store.server import Server
@@ -53,13 +53,23 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 class ErrorShowingGroup(LazyGroup):
-    """Shows a person's mistakes as one line and a hint, with the exit code of their class."""
+    """Shows a person's mistakes as one line and a hint, with the exit code of their class.
+
+    With --json a mistake is one JSON object on stderr: `error`, `code`, `class`, `hint`.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
+        as_json = "--json" in ctx.args  # also where what else is said cannot be understood
         try:
             return super().invoke(ctx)
         except PillarboxError as error:
-            _end_with(error)
+            _end_with(error, as_json)
+        except click.UsageError as error:
+            if not as_json:
+                raise
+            hint = f"see `{error.ctx.command_path} --help`" if error.ctx else ""
+            tell_error(error.format_message(), error.exit_code, type(error), hint, as_json=True)
+            sys.exit(error.exit_code)
         except KeyboardInterrupt:
             warn(["pillarbox: interrupted"])
             sys.exit(INTERRUPTED)
@@ -69,9 +79,17 @@ class ErrorShowingGroup(LazyGroup):
         except OSError as error:
             from pillarbox.store.disk.stream import disk_error  # here: it loads much, and seldom matters
 
-            _end_with(disk_error(error, str(error.filename or "the system")))
+            _end_with(disk_error(error, str(error.filename or "the system")), as_json)
 
 
-def _end_with(error: PillarboxError) -> NoReturn:
-    warn([f"pillarbox: {error}", *([f"  {error.hint}"] if error.hint else [])])
+def _end_with(error: PillarboxError, as_json: bool) -> NoReturn:
+    tell_error(str(error), error.exit_code, type(error), error.hint, as_json=as_json)
     sys.exit(error.exit_code)
+
+
+def tell_error(message: str, code: int, kind: type[Exception], hint: str, *, as_json: bool) -> None:
+    """Tell of an error on stderr: a sentence and a hint, or one JSON object."""
+    if as_json:
+        warn([json_text({"error": message, "code": code, "class": kind.__name__, "hint": hint})])
+    else:
+        warn([f"pillarbox: {message}", *([f"  {hint}"] if hint else [])])

@@ -485,7 +485,9 @@ class Database:
         return files
 
     def _not_mounted(self) -> Dismounted:
-        return Dismounted(f"database {self.name} is not mounted: {self.dismount_reason}", hint="mount it")
+        return Dismounted(
+            f"database {self.name} is not mounted: {self.dismount_reason}", hint="mount it: `pillarbox mount`"
+        )
 
     def _writing(self) -> Writer:
         writer = self._writer

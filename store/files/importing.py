@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -91,11 +92,14 @@ def import_mail(
     mailbox_guid: bytes,
     paths: Iterable[Path],
     *,
+    given: Sequence[MailItem] = (),
     dialect: Dialect | None = None,
     progress: Callable[[ImportProgress], None] | None = None,
     processes: int | None = 0,
 ) -> ImportReport:
     """Import mail files into a mailbox, or with no GUID into the public folders of a public folder store.
+
+    Messages that are `given` are in no file: they go to the Inbox, like lone EML files, before all others.
 
     Every batch is durable when `progress` is next called. In public folders what was read by whom the files
     are of is unread: read state is each user's own there.
@@ -117,11 +121,12 @@ def import_mail(
         else:
             public_folders.root_id(read)
             name = f"/{database.label}"
-            _refuse_lone_messages(sources, kinds)
+            _refuse_lone_messages(sources, kinds, given)
     total = sum(_tree_bytes(path) for path in sources) if progress else 0
     run = _Import(database, actor, mailbox_guid, unreadable)
     readable = [(path, kind) for path, kind in zip(sources, kinds, strict=True) if kind]
-    found = run.readable(_read_all(readable, dialect, unreadable, run.passed_over))
+    read_from_files = _read_all(readable, dialect, unreadable, run.passed_over)
+    found = run.readable(chain((((), item) for item in given), read_from_files))
     with closing(prepare_all(database.files, found, _raw_of, processes)) as ready:
         for batch in batches(ready, lambda each: len(each[1].raw), BATCH_MESSAGES, BATCH_BYTES):
             run.commit(batch)
@@ -134,13 +139,15 @@ def import_mail(
     return report
 
 
-def _refuse_lone_messages(sources: Iterable[Path], kinds: Iterable[MailKind | None]) -> None:
-    for path, kind in zip(sources, kinds, strict=True):
-        if kind == "eml":
-            raise Refused(
-                f"{path_text(path)}: public folders have no Inbox that a lone message could go to",
-                hint="put it into a directory: that becomes a folder of its name",
-            )
+def _refuse_lone_messages(
+    sources: Iterable[Path], kinds: Iterable[MailKind | None], given: Iterable[MailItem]
+) -> None:
+    alone = [path_text(path) for path, kind in zip(sources, kinds, strict=True) if kind == "eml"]
+    for source in (*(item.source for item in given), *alone):
+        raise Refused(
+            f"{source}: public folders have no Inbox that a lone message could go to",
+            hint="put it into a directory: that becomes a folder of its name",
+        )
 
 
 class _Remarks:

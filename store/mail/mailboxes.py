@@ -145,7 +145,10 @@ def reconnect(txn: WriteTransaction, guid: bytes, user: bytes = b"") -> MailboxR
     require_change(txn, Right.MANAGE_STORE, guid)
     record = get(txn, guid)
     if record.state != DISCONNECTED:
-        raise Refused(f"mailbox {record.name!r} is connected to a user", hint="disconnect it first")
+        raise Refused(
+            f"mailbox {record.name!r} is connected to a user",
+            hint="disconnect it first: `pillarbox mailbox disconnect`",
+        )
     return _change(txn, record, state=CONNECTED, disconnected_ms=0, user=user)
 
 

@@ -100,7 +100,8 @@ def deliver(
 def _inbox_of(record: MailboxRecord) -> int:
     if record.state == DISCONNECTED:
         raise Refused(
-            f"mailbox {record.name} is disconnected: nobody reads it", hint="reconnect it to a user first"
+            f"mailbox {record.name} is disconnected: nobody reads it",
+            hint="reconnect it to a user first: `pillarbox mailbox reconnect`",
         )
     inbox = record.roles.get(INBOX)
     if inbox is None:

@@ -115,7 +115,7 @@ def repair_database(database: Database) -> RepairReport:
     the new tables fail the check: then all is as it was.
     """
     if database.state is not MountState.DISMOUNTED:
-        raise Refused(f"database {database.name} is mounted", hint="dismount it first")
+        raise Refused(f"database {database.name} is mounted", hint="dismount it first: `pillarbox dismount`")
     if not (database.path / STREAM).is_dir():
         raise NotFound(f"there is no database at {database.path}", hint="restore it from a backup")
     refuse_newer_program(database.path)

@@ -209,8 +209,11 @@ def test_queries_by_every_condition(tmp_path: Path) -> None:
     assert numbers(list(log.query(since_ms=1003))) == [5, 4, 3]
     assert numbers(list(log.query(event_id=9523))) == [5]
     assert numbers(list(log.query(category=Category.SYSTEM_STORAGE, limit=2))) == [4, 3]
-    assert numbers(list(log.query(severity=Severity.INFORMATION))) == [5]
-    assert numbers(list(log.query(databases={"DB2"}))) == [5]
+    assert numbers(list(log.query(severity_min=Severity.INFORMATION))) == [5, 4, 3, 2, 1, 0]
+    log.report(make_event(EventId.DISK_SPACE_LOW, 2000, "DB2", number=6))
+    assert numbers(list(log.query(severity_min=Severity.WARNING, limit=2))) == [6, 4]
+    assert 6 not in numbers(list(log.query(severity_min=Severity.ERROR)))
+    assert numbers(list(log.query(databases={"DB2"}))) == [6, 5]
     assert list(log.query(limit=0)) == []
 
 

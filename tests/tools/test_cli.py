@@ -110,6 +110,28 @@ def test_a_wrong_call_ends_with_2(pillarbox: Pillarbox, words: tuple[str, ...]) 
     assert "Usage: " in pillarbox.refused(2, *words)
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "kind", "hint"),
+    [
+        (("list", "{server}", "nobody"), 40, "NotFound", "pillarbox mailbox list"),
+        (("limits", "set", "{server}", "--limit-gb", "76"), 27, "InvalidSetting", "from 1 to 75"),
+        (("limits", "set", "{server}"), 2, "UsageError", " limits set --help`"),
+        (("list", "{server}", "--nothing"), 2, "NoSuchOption", " list --help`"),
+        (("list",), 2, "MissingParameter", " list --help`"),
+        (("limits", "check"), 2, "MissingParameter", " limits check --help`"),
+    ],
+)
+def test_an_error_under_json_is_json(
+    pillarbox: Pillarbox, server: Path, words: tuple[str, ...], code: int, kind: str, hint: str
+) -> None:
+    result = pillarbox.run(*(word.format(server=server) for word in words), "--json")
+    assert result.exit_code == code and result.stdout == ""
+    told = json.loads(result.stderr)
+    assert told.keys() == {"error", "code", "class", "hint"}
+    assert (told["code"], told["class"]) == (code, kind)
+    assert told["error"] and hint in told["hint"]
+
+
 def test_an_error_cannot_steer_the_terminal(pillarbox: Pillarbox, server: Path) -> None:
     for words in (("folder", "show", server, "anna", "x\x1b[2Jy"), ("show", server, "anna", "\x1b[2J")):
         stderr = pillarbox.refused(40, *words)
@@ -239,6 +261,15 @@ def test_every_command_has_help_with_an_example_and_json(
     assert "--json" in text or words == ("completion",)
     for option in command.params:
         assert not isinstance(option, click.Option) or option.help, f"{option.name} has no help"
+
+
+EVERY = {" ".join(words): words for words, _ in commands()}
+
+
+@pytest.mark.parametrize("words", [(), ("limits",), *EVERY.values()], ids=" ".join)
+def test_a_help_page_fits_80_columns(pillarbox: Pillarbox, words: tuple[str, ...]) -> None:
+    lines = pillarbox.run(*words, "--help").stdout.splitlines()
+    assert [line for line in lines if len(line) > 80] == []
 
 
 LAZY = [command for command in cli.commands.values() if isinstance(command, LazyCommand)]

@@ -113,7 +113,7 @@ def create(
 
     \b
     pillarbox backup create /srv/mail /backup/mail
-    pillarbox backup create /srv/mail /backup/mail --group "First Storage Group" --kind incremental --json
+    pillarbox backup create /srv/mail /backup/mail --kind incremental
     """
     repository = open_repository(repo, passphrase_file, key_file)
     with open_source(server, group_name) as source, progress("backing up", as_json) as step:
@@ -389,7 +389,7 @@ def restore(
 
     \b
     pillarbox backup restore /backup/mail latest --to /restored
-    pillarbox backup restore /backup/mail @2026-11-25T10:00:00Z --server /srv/mail --database "Mailbox Store"
+    pillarbox backup restore /backup/mail latest --server /srv/mail
     """
     if (directory is None) == (server is None):
         raise click.UsageError("say where to restore to: either --to or --server")

@@ -50,7 +50,7 @@ def capture_(
     \b
     pillarbox backup capture /srv/mail /backup/mail --every 5m
     pillarbox backup capture /srv/mail /backup/mail --once
-    pillarbox backup restore /backup/mail @2026-11-25T10:00:00+01:00 --to /tmp/before
+    pillarbox backup restore /backup/mail @2026-11-25T10:00:00Z --to /tmp/before
     """
     repository = open_repository(repo, passphrase_file, key_file)
     if once:

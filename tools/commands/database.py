@@ -42,7 +42,7 @@ def create(server: Path, name: str, group_name: str, kind: str, as_json: bool) -
 
     \b
     pillarbox database create /srv/mail "Mailbox Store 2"
-    pillarbox database create /srv/mail Forum --kind public-folder --group "Second Storage Group"
+    pillarbox database create /srv/mail Forum --kind public-folder --group Sales
     """
     with Server.open(server, mount=False) as opened:
         made = opened.create_database(group_name or _only_group(opened), name, KINDS[kind])

@@ -26,7 +26,9 @@ def events() -> None:
 @click.option("--since", "since_ms", callback=moment, metavar="DATE", help="Of that day or moment, or later.")
 @click.option("--id", "event_id", type=int, help="With this number.")
 @click.option("--category", type=CATEGORIES, metavar="CATEGORY", help="Of this category.")
-@click.option("--severity", type=click.Choice([each.value for each in Severity]), help="Of this severity.")
+@click.option(
+    "--severity", type=click.Choice([each.value for each in Severity]), help="Of at least this severity."
+)
 @click.option("--database", "database_name", shell_complete=complete_database, help="Of this database.")
 @click.option("--limit", type=COUNT, help="List at most this many.")
 @click.option("--oldest-first", is_flag=True, help="In the order they happened; the newest first without it.")
@@ -45,11 +47,12 @@ def list_events(
     """Events, the newest first.
 
     The log calls a database as it was called then; one that is gone, or has another name now, is found by
-    what it was called.
+    what it was called. Mounts and dismounts of single commands are not in it; `pillarbox events diagnostics
+    set SERVER system.general minimum` has them written.
 
     \b
     pillarbox events list /srv/mail --limit 20
-    pillarbox events list /srv/mail --severity error --since 2024-12-01
+    pillarbox events list /srv/mail --severity warning --since 2024-12-01
     pillarbox events list /srv/mail --id 9690 --database "Mailbox Store"
     """
     if event_id is not None and event_id not in EVENTS:
@@ -59,7 +62,7 @@ def list_events(
             since_ms=since_ms,
             event_id=event_id,
             category=category,
-            severity=Severity(severity) if severity else None,
+            severity_min=Severity(severity) if severity else None,
             databases=None if database_name is None else _labels(opened, database_name),
             limit=limit,
             newest_first=not oldest_first,

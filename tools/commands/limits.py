@@ -32,7 +32,7 @@ from pillarbox.store.errors import (
     Retryable,
     WriterBusy,
 )
-from pillarbox.store.events import Event, EventId
+from pillarbox.store.events import Event, EventId, Level
 from pillarbox.store.server import Server, machine_zone
 from pillarbox.store.upkeep.time_of_day import next_time_of_day_ms
 from pillarbox.tools.options import JSON, SERVER, raise_not_mounted
@@ -178,7 +178,7 @@ def set_limits(
 
     \b
     pillarbox limits set /srv/mail --limit-gb 50
-    pillarbox limits set /srv/mail "Mailbox Store" --check-time 03:30 --buffer-percent 20
+    pillarbox limits set /srv/mail "Mailbox Store" --check-time 03:30
     pillarbox limits set /srv/mail --limit-gb default
     pillarbox limits set /srv/test --limit-mb 20
     """
@@ -313,7 +313,11 @@ def watch_limits(server: Path, once: bool, as_json: bool) -> None:
         data = event._asdict()
         click.echo(json_text(data) if as_json else printable(event_line(data)))
 
-    with stop_signals() as stop, events_to(show_event), Server.open(server, daily_check=once) as opened:
+    with (
+        stop_signals() as stop,
+        events_to(show_event),
+        Server.open(server, daily_check=once, diagnostics_min=Level.MINIMUM) as opened,
+    ):
         if not once:
             watch(opened, wait_for(stop))
     if stop.number == signal.SIGINT:

@@ -14,15 +14,17 @@ from pillarbox.store.engine.database import Database
 from pillarbox.store.errors import Corrupt, InvalidContent, InvalidName, NotFound
 from pillarbox.store.files.exporting import FORMATS, ExportFormat, ExportProgress, export_mail
 from pillarbox.store.files.importing import ImportProgress, ImportReport, import_mail
-from pillarbox.store.files.mail_item import path_text
+from pillarbox.store.files.mail_item import MailItem, path_text
 from pillarbox.store.files.mbox import Dialect
 from pillarbox.store.ids import id_text
 from pillarbox.store.server import Server
 from pillarbox.tools.options import ACTOR, JSON, PATH, SERVER
 from pillarbox.tools.output import Step, counted, progress, show, size_text, warn
 from pillarbox.tools.parameters import MAILBOX, complete_database
+from pillarbox.tools.standard_input import read_message
 from pillarbox.tools.tree import find_tree
 
+STANDARD_INPUT = Path("-")
 DIALECTS = click.Choice(get_args(Dialect))
 
 
@@ -52,23 +54,34 @@ def import_(
     The mailbox is made where it is missing; / or /DATABASE stands for the public folders of the server. Each
     mbox file and each directory becomes a folder of its name; a lone EML file goes to the Inbox, which public
     folders do not have. An import may be run again: what its folder holds already is not added
-    twice. A damaged message is imported as it is, and listed. When something could not be read, what could
+    twice. A PATH of - stands for one message on standard input. A damaged message is imported as it is, and
+    listed. When something could not be read, what could
     be is imported, the rest is listed on stderr, and the command ends with 29.
 
     \b
     pillarbox import /srv/mail anna old-mail.mbox Maildir/
     pillarbox import /srv/mail anna letter.eml --json
     pillarbox import /srv/mail / announcements.mbox
+    pillarbox import /srv/mail anna - < letter.eml
     """
-    for path in paths:
+    files = [path for path in paths if path != STANDARD_INPUT]
+    for path in files:
         _refuse_missing_or_closed(path)
+    given = [MailItem(read_message(), source="standard input")] if len(files) < len(paths) else []
     with Server.open(server) as opened:
         database, guid = _find_or_create(opened, mailbox_name, database_name)
         try:
             with progress("importing", as_json) as step:
                 told = step and _import_step(step)
                 report = import_mail(
-                    database, ACTOR, guid, paths, dialect=dialect, progress=told, processes=None
+                    database,
+                    ACTOR,
+                    guid,
+                    files,
+                    given=given,
+                    dialect=dialect,
+                    progress=told,
+                    processes=None,
                 )
         except KeyboardInterrupt:
             warn(["What is imported stays; the same import goes on from there."])

@@ -232,7 +232,7 @@ def reconnect(server: Path, mailbox_name: str, user: str, as_json: bool) -> None
 
     \b
     pillarbox mailbox reconnect /srv/mail anna
-    pillarbox mailbox reconnect /srv/mail anna --user 6ba7b810-9dad-11d1-80b4-00c04fd430c8
+    pillarbox mailbox reconnect /srv/mail anna --user "$GUID"
     """
     try:
         guid = parse_guid(user) if user else b""
@@ -260,7 +260,10 @@ def purge(server: Path, mailbox_name: str, yes: bool, as_json: bool) -> None:
     with Server.open(server) as opened:
         database, box = opened.mailboxes.find(mailbox_name)
         if box.state != mailboxes.DISCONNECTED:
-            raise Refused(f"mailbox {box.name!r} is connected to a user", hint="disconnect it first")
+            raise Refused(
+                f"mailbox {box.name!r} is connected to a user",
+                hint="disconnect it first: `pillarbox mailbox disconnect`",
+            )
         confirm(f"Delete mailbox {box.name} and its {counted(box.messages_count, 'message')}?", yes)
         with database.transaction(ACTOR) as txn:
             mailboxes.purge(txn, box.guid)

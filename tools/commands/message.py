@@ -249,7 +249,7 @@ def search(
 
     \b
     pillarbox message search /srv/mail anna --from miller --since 2024-01-01
-    pillarbox message search /srv/mail anna --folder Lists --larger 1M --has-attachment
+    pillarbox message search /srv/mail anna --larger 1M --has-attachment
     pillarbox message search /srv/mail anna --unread --json
     """
     flags = ([FLAGGED] if flagged else []) + ([_flag_name(keyword)] if keyword else [])

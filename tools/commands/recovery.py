@@ -166,7 +166,7 @@ def mount(
 
     \b
     pillarbox recovery mount /srv/mail /backup/mail latest
-    pillarbox recovery mount /srv/mail /backup/mail @2026-11-25T10:00:00Z --database "Mailbox Store"
+    pillarbox recovery mount /srv/mail /backup/mail latest --database Sales
     """
     if bool(repo) != bool(snapshot):
         raise click.UsageError("say which snapshot of the repository: `latest`, or an id of `backup list`")

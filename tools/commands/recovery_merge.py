@@ -153,8 +153,8 @@ def merge(
     \b
     pillarbox recovery merge /srv/mail anna --dry-run
     pillarbox recovery merge /srv/mail anna bert --mode copy
-    pillarbox recovery merge /srv/mail --all --since 2024-01-01 --exclude-folder "Deleted Items"
-    pillarbox recovery merge /srv/mail anna --to-files /tmp/anna --format mbox --folder Lists
+    pillarbox recovery merge /srv/mail --all --exclude-folder "Deleted Items"
+    pillarbox recovery merge /srv/mail anna --to-files /tmp/anna --format mbox
     """
     asked = _Asked(mailboxes, live, database_name, to, out, format_)
     _refuse_unclear(asked, all_, archive)

@@ -40,7 +40,7 @@ def simulate(seed: int, nodes: int, sites: int, steps: int, seeds: int, as_json:
 
     \b
     pillarbox replication simulate --seeds 20
-    pillarbox replication simulate --seed 17 --nodes 9 --sites 3 --steps 500 --json
+    pillarbox replication simulate --seed 17 --nodes 9 --sites 3 --steps 500
     """
     settings = Settings(stores=nodes, sites=sites, steps=steps)
     summary = summarise(_run(range(seed, seed + seeds), settings, as_json))

@@ -198,7 +198,7 @@ def copy(
 
     \b
     pillarbox backup copy /backup/mail s3://offsite/mail
-    pillarbox backup copy /backup/mail /mnt/disk latest --other-passphrase-file disk.txt
+    pillarbox backup copy /backup/mail /mnt/disk latest --other-key-file disk.key
     """
     apart = other_passphrase_file is not None or other_key_file is not None
     if apart and other_no_encryption:

@@ -151,7 +151,7 @@ def prune_(
     long; `pillarbox backup forget` takes snapshots by name.
 
     \b
-    pillarbox backup prune /backup/mail --keep-daily 7 --keep-weekly 4 --keep-monthly 12
+    pillarbox backup prune /backup/mail --keep-daily 7 --keep-monthly 12
     pillarbox backup prune /backup/mail --keep-last 3 --dry-run
     """
     rules = _rules(options)
@@ -250,7 +250,7 @@ def run_due_(
     The repository itself tells when the last one was taken. Without a --keep option nothing is ever removed.
 
     \b
-    pillarbox backup run-due /srv/mail /backup/mail --every 1d --keep-daily 7 --keep-weekly 4
+    pillarbox backup run-due /srv/mail /backup/mail --every 1d --keep-daily 7
     """
     repository = open_repository(repo, passphrase_file, key_file)
     schedule = Schedule(every, _rules(options))

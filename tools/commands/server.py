@@ -13,7 +13,7 @@ from pillarbox.store.disk.tables import DatabaseKind
 from pillarbox.store.engine.database import LOCK, Database, MountState
 from pillarbox.store.engine.database_limits import Edition
 from pillarbox.store.engine.transaction import Reader
-from pillarbox.store.errors import PillarboxError
+from pillarbox.store.errors import Dismounted, PillarboxError, WriterBusy
 from pillarbox.store.mail import mailboxes, public_folders
 from pillarbox.store.server import Server
 from pillarbox.store.server_config import KIND_TEXTS
@@ -73,7 +73,9 @@ def set_edition(server: Path, edition: str, as_json: bool) -> None:
 def status(server: Path, as_json: bool) -> None:
     """Databases, their sizes against their limits, and mailboxes.
 
-    A database is mounted when it can be; one that was dismounted, or cannot be mounted, says why.
+    A database is mounted when it can be; one that was dismounted, or cannot be mounted, says why. Ends with
+    21 when one that should be mounted is not; one that `pillarbox dismount` has dismounted, or that another
+    process has, is well.
 
     \b
     pillarbox status /srv/mail
@@ -85,7 +87,13 @@ def status(server: Path, as_json: bool) -> None:
             for database in group.databases.values()
         ]
         edition = opened.edition.value
+        apart = [label for label, why in opened.not_mounted.items() if not isinstance(why, WriterBusy)]
     show(found, [f"{server}: edition {edition}", *_status_lines(found)], as_json)
+    if apart:
+        raise Dismounted(
+            f"not mounted, and should be: {', '.join(apart)}",
+            hint="what stands beside it says why; `pillarbox check` looks for damage",
+        )
 
 
 def _database_status(server: Server, group: StorageGroup, database: Database) -> dict[str, Any]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from pillarbox.store.events import EventId, EventLog, make_event
+from pillarbox.store.server import Server
 
 if TYPE_CHECKING:
     from conftest import Pillarbox
@@ -19,12 +23,14 @@ def test_events_are_listed_the_newest_first(pillarbox: Pillarbox, server: Path) 
 
 
 def test_events_are_found_by_every_condition(pillarbox: Pillarbox, server: Path) -> None:
+    with Server.open(server) as opened:
+        opened.database("Public Folder Store").report(EventId.DISK_SPACE_LOW)
     everything = pillarbox.answer("events", "list", server)
     assert len({each["database"] for each in everything}) > 1
     for words, holds in (
         (("--id", 20020), lambda each: each["event_id"] == 20020),
         (("--category", "mailbox.general"), lambda each: each["category"] == "mailbox.general"),
-        (("--severity", "information"), lambda each: each["severity"] == "information"),
+        (("--severity", "warning"), lambda each: each["severity"] == "warning"),
         (("--database", "Mailbox Store"), lambda each: each["database"] == "Mailbox Store"),
         (("--since", "2100-01-01"), lambda each: False),
     ):
@@ -84,7 +90,43 @@ def test_a_database_is_named_in_any_case_and_with_its_group(pillarbox: Pillarbox
     assert of(pillarbox, server, "first storage group/mailbox store") == found
 
 
-def test_events_tell_databases_of_one_name_apart(pillarbox: Pillarbox, twins: Path) -> None:
+@pytest.fixture
+def talkative(pillarbox: Pillarbox) -> Callable[[Path], None]:
+    """Lets the commands on a server write each mount."""
+    return lambda server: pillarbox.answer(
+        "events", "diagnostics", "set", server, "system.general", "minimum"
+    )
+
+
+def test_mounts_of_single_commands_are_written_only_when_asked_for(
+    pillarbox: Pillarbox, server: Path, talkative: Callable[[Path], None]
+) -> None:
+    pillarbox.answer("mailbox", "create", server, "carl")
+    pillarbox.answer("mount", server, "Mailbox Store")
+    assert not {9523, 9539, 20000} & {each["event_id"] for each in pillarbox.answer("events", "list", server)}
+    talkative(server)
+    pillarbox.answer("mailbox", "create", server, "emil")
+    assert {9523, 9539, 20000} <= {each["event_id"] for each in pillarbox.answer("events", "list", server)}
+
+
+def test_a_severity_is_the_least_that_is_listed(pillarbox: Pillarbox, server: Path) -> None:
+    with Server.open(server) as opened:
+        for event_id in (EventId.MAILBOX_DELETED, EventId.DISK_SPACE_LOW, EventId.DISK_FLOOR_REACHED):
+            opened.database("Mailbox Store").report(event_id)
+    listed = {
+        severity: {
+            each["severity"] for each in pillarbox.answer("events", "list", server, "--severity", severity)
+        }
+        for severity in ("information", "warning", "error")
+    }
+    assert listed["error"] == {"error"} and listed["warning"] == {"error", "warning"}
+    assert listed["information"] == {"error", "warning", "information"}
+
+
+def test_events_tell_databases_of_one_name_apart(
+    pillarbox: Pillarbox, twins: Path, talkative: Callable[[Path], None]
+) -> None:
+    talkative(twins)
     for label in TWINS:
         pillarbox.answer("mount", twins, label)
         found = of(pillarbox, twins, label)
@@ -94,8 +136,9 @@ def test_events_tell_databases_of_one_name_apart(pillarbox: Pillarbox, twins: Pa
 
 
 def test_events_of_a_database_are_found_when_it_is_the_only_one_of_its_name_again(
-    pillarbox: Pillarbox, twins: Path
+    pillarbox: Pillarbox, twins: Path, talkative: Callable[[Path], None]
 ) -> None:
+    talkative(twins)
     pillarbox.answer("mount", twins, TWINS[0])
     pillarbox.answer("database", "delete", twins, TWINS[1], "--yes")
     pillarbox.answer("mount", twins, "Mailbox Store")
@@ -116,6 +159,8 @@ def test_events_of_a_database_that_is_gone_are_found_and_an_unknown_name_is_refu
 def test_a_name_of_two_databases_is_refused_unless_the_log_knows_it_alone(
     pillarbox: Pillarbox, twins: Path
 ) -> None:
+    with EventLog(twins / "events") as log:
+        log.report(make_event(EventId.DISK_SPACE_LOW, 0, "Mailbox Store"))
     assert set(of(pillarbox, twins, "Mailbox Store")) == {"Mailbox Store"}, "from when there was one"
     for path in (twins / "events").glob("*.jsonl"):
         path.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -207,3 +208,18 @@ def test_links_in_a_directory_are_not_followed_and_named(
         told = pillarbox.answer("import", server, "bert", tmp_path / name)
         assert told["imported"] == count
         assert [each["reason"] for each in told["passed_over"]] == ["is a link"]
+
+
+def test_a_message_is_imported_from_standard_input(pillarbox: Pillarbox, server: Path) -> None:
+    raw = "Subject: piped\n\nhello\n"
+    for imported in (1, 0):
+        result = pillarbox.run("import", server, "anna", "-", "--json", input=raw)
+        assert result.exit_code == 0 and json.loads(result.stdout)["imported"] == imported
+    (found,) = pillarbox.answer("list", server, "anna", "Inbox")
+    assert pillarbox.run("show", server, "anna", found["id"]).stdout == raw
+    assert "no message on standard input" in pillarbox.refused(29, "import", server, "anna", "-", input="")
+    assert "standard input: public folders have no Inbox" in pillarbox.refused(
+        20, "import", server, "/", "-", input=raw
+    )
+    files = ("import", server, "carl", "-", DATA / "lists.mbox", "--json")
+    assert json.loads(pillarbox.run(*files, input=raw).stdout)["imported"] == 25

@@ -57,9 +57,11 @@ def test_status_shows_sizes_against_limits_and_mailboxes(pillarbox: Pillarbox, s
 
 def test_status_says_why_a_database_is_not_mounted(pillarbox: Pillarbox, server: Path) -> None:
     (server / "First Storage Group" / STORE / "properties" / "data.mdb").unlink()
-    mail, public = pillarbox.answer("status", server)
+    result = pillarbox.run("status", server, "--json")
+    mail, public = json.loads(result.stdout)
     assert mail["state"] == "dismounted" and mail["error"]
     assert public["state"] == "mounted"
+    assert result.exit_code == 21 and f"not mounted, and should be: {STORE}" in result.stderr
 
 
 def test_a_dismounted_database_stays_so_until_it_is_mounted(pillarbox: Pillarbox, server: Path) -> None:

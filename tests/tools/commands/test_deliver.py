@@ -1,0 +1,136 @@
+"""Delivery from a mail transport: to all recipients or to none, and what the transport is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+pytest.importorskip("click", reason="click (the extra `cli`) is not installed")
+
+from pillarbox.store import errors
+from pillarbox.store.access import Actor
+from pillarbox.store.server import Server
+from pillarbox.tools.commands import deliver as command
+from pillarbox.tools.commands.deliver import NoSuchMailbox, exit_code_for
+
+if TYPE_CHECKING:
+    from conftest import Pillarbox
+
+RAW = "Subject: hello\n\nworld\n"
+STORE = "Mailbox Store"
+
+
+def inbox(pillarbox: Pillarbox, server: Path, mailbox: str) -> list[str]:
+    return [each["subject"] for each in pillarbox.answer("list", server, mailbox, "Inbox")]
+
+
+@pytest.fixture
+def two_stores(pillarbox: Pillarbox, big_server: Path) -> Path:
+    """anna in the one mailbox store, bert in the other."""
+    pillarbox.answer("database", "create", big_server, "Second")
+    pillarbox.answer("mailbox", "create", big_server, "anna", "--database", STORE)
+    pillarbox.answer("mailbox", "create", big_server, "bert", "--database", "Second")
+    return big_server
+
+
+def test_a_message_is_delivered_to_all_recipients_byte_for_byte(pillarbox: Pillarbox, server: Path) -> None:
+    result = pillarbox.run("deliver", server, "anna", "Bert", "BERT", "--json", input=RAW)
+    assert (result.exit_code, result.stderr) == (0, "")
+    delivered = json.loads(result.stdout)
+    assert [(each["mailbox"], each["database"]) for each in delivered] == [("anna", STORE), ("bert", STORE)]
+    for each in delivered:
+        assert pillarbox.run("show", server, each["mailbox"], each["id"]).stdout == RAW
+    assert inbox(pillarbox, server, "bert") == ["hello"], "once, however often it is named"
+
+
+def test_recipients_in_several_databases_get_it(pillarbox: Pillarbox, two_stores: Path) -> None:
+    assert pillarbox.run("deliver", two_stores, "anna", "bert", input=RAW).exit_code == 0
+    assert inbox(pillarbox, two_stores, "anna") == inbox(pillarbox, two_stores, "bert") == ["hello"]
+
+
+@pytest.mark.parametrize("stdin", ["", "\n \n"])
+def test_no_message_is_65(pillarbox: Pillarbox, server: Path, stdin: str) -> None:
+    assert "no message" in pillarbox.refused(65, "deliver", server, "anna", input=stdin)
+
+
+def test_a_recipient_that_is_not_there_is_67_and_nobody_gets_it(pillarbox: Pillarbox, server: Path) -> None:
+    stderr = pillarbox.refused(67, "deliver", server, "anna", "nobody", input=RAW)
+    assert "there is no mailbox 'nobody'" in stderr and "pillarbox mailbox list" in stderr
+    pillarbox.refused(67, "deliver", server, "x" * 300, input=RAW)
+    assert inbox(pillarbox, server, "anna") == []
+
+
+def test_a_disconnected_mailbox_refuses_for_good(pillarbox: Pillarbox, server: Path) -> None:
+    pillarbox.answer("mailbox", "disconnect", server, "bert")
+    pillarbox.refused(69, "deliver", server, "anna", "bert", input=RAW)
+    assert inbox(pillarbox, server, "anna") == []
+
+
+def test_what_may_pass_is_75(
+    pillarbox: Pillarbox, server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pillarbox.refused(75, "deliver", tmp_path / "not mounted yet", "anna", input=RAW)
+    pillarbox.answer("dismount", server, STORE)
+    pillarbox.refused(75, "deliver", server, "anna", input=RAW)
+    pillarbox.answer("mount", server, STORE)
+    monkeypatch.setattr(command, "_WAIT_MS", 0)
+    with Server.open(server):
+        pillarbox.refused(75, "deliver", server, "anna", input=RAW)
+
+    def fault(*_: Any) -> None:
+        raise ValueError("a fault of the program")
+
+    monkeypatch.setattr(command, "_find", fault)
+    pillarbox.refused(75, "deliver", server, "anna", input=RAW)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (NoSuchMailbox(errors.NotFound("anna")), 67),
+        (errors.InvalidContent("no message"), 65),
+        (errors.OverLimit("too large"), 69),
+        (errors.Refused("no"), 69),
+        (errors.InvalidSetting("no"), 69),
+        (errors.AccessDenied("no"), 77),
+        (errors.Dismounted("x"), 75),
+        (errors.ReadOnly("x"), 75),
+        (errors.RecoveryNeeded("x"), 75),
+        (errors.UnsupportedVersion("x"), 75),
+        (errors.DiskFull("x"), 75),
+        (errors.WriterBusy("x"), 75),
+        (errors.Corrupt("x"), 75),
+        (errors.Conflict("x"), 75),
+        (errors.NotFound("there is no server"), 75),
+        (errors.PillarboxError("x"), 75),
+        (OSError("x"), 75),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
+)
+def test_a_transport_tries_again_unless_it_never_can_succeed(error: Exception, code: int) -> None:
+    assert exit_code_for(error) == code
+
+
+def test_when_one_database_refuses_nobody_in_the_others_keeps_it(
+    pillarbox: Pillarbox, two_stores: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver = command.deliver
+
+    def full(database: Any, actor: Actor, mailboxes: Any, raw: bytes) -> Any:
+        if database.name == "Second":
+            raise errors.DiskFull("no space left")
+        return deliver(database, actor, mailboxes, raw)
+
+    monkeypatch.setattr(command, "deliver", full)
+    pillarbox.refused(75, "deliver", two_stores, "anna", "bert", input=RAW)
+    monkeypatch.undo()
+    assert inbox(pillarbox, two_stores, "anna") == inbox(pillarbox, two_stores, "bert") == []
+
+
+def test_an_error_is_json_when_asked_for(pillarbox: Pillarbox, server: Path) -> None:
+    result = pillarbox.run("deliver", server, "nobody", "--json", input=RAW)
+    assert result.exit_code == 67 and result.stdout == ""
+    assert json.loads(result.stderr)["code"] == 67
