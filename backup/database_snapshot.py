@@ -27,8 +27,8 @@ from pillarbox.store.disk.env import DATA_FILE
 from pillarbox.store.disk.redo import read_redo
 from pillarbox.store.disk.stream import SEGMENT_HEADER_BYTES, FrameKind, Position, build_frame
 from pillarbox.store.disk.tables import Table
-from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.checkpointer import FlushedState
+from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.transaction import ReadTransaction
 from pillarbox.store.errors import Corrupt, InvalidContent, NotFound
 

@@ -29,8 +29,8 @@ from pillarbox.store.access import Actor
 from pillarbox.store.clock import Clock
 from pillarbox.store.disk.checkpoint import Checkpoint, read_checkpoint
 from pillarbox.store.disk.tables import LAYOUT_VERSION
-from pillarbox.store.engine.database import Database, MountState
 from pillarbox.store.engine.checkpointer import FlushedState
+from pillarbox.store.engine.database import Database, MountState
 from pillarbox.store.engine.replay import find_transaction
 from pillarbox.store.engine.transaction import ReadTransaction
 from pillarbox.store.errors import InvalidContent, NotFound, Refused, Retryable
