@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 
 from pillarbox.store.content import envelope
 from pillarbox.store.content.envelope import Envelope, header_end, parse_envelope
-from pillarbox.store.names import SORT_KEY_BYTES_MAX, base_subject, sender_sort_key, subject_sort_key
 
 ROOT = Path(__file__).resolve().parents[3]
 CORPUS = Path(os.environ.get("PILLARBOX_CORPUS", ROOT.parent / "shared" / "corpus"))
@@ -73,20 +72,6 @@ def test_the_header_ends_within_the_message(message: bytes) -> None:
     assert 0 <= end <= len(message)
     assert header_end(message[:end]) == end
     assert end == len(message) or message[end - 1 : end] in (b"\n", b"\r")
-
-
-@steady
-@given(st.text())
-def test_sort_keys_are_short_and_without_nul(text: str) -> None:
-    for key in (subject_sort_key(text), sender_sort_key(text)):
-        assert len(key) <= SORT_KEY_BYTES_MAX
-        assert b"\0" not in key
-
-
-@steady
-@given(st.text(st.sampled_from("Re:[]() fwdx\uff1a"), max_size=60))
-def test_a_base_subject_is_its_own_base_subject(subject: str) -> None:
-    assert base_subject(base_subject(subject)) == base_subject(subject)
 
 
 @steady
@@ -360,34 +345,6 @@ MIXED = b"Content-Type: multipart/mixed; boundary=b\n\n--b\n\ntext\n--b\n"
 )
 def test_attachments_are_parts_kept_apart_from_the_text(message: bytes, has_attachment: bool) -> None:
     assert parse_envelope(message).has_attachment is has_attachment
-
-
-# --- sorting --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "subject",
-    [
-        "Plans", "Re: Plans", "RE : Plans", "Fwd: Re: Plans", "fw: Plans", "AW: Plans", "Re[2]: Plans",
-        "Re(3): Plans", "[list] Plans", "[list] Re: [list] Plans", "Re: [a][b] Plans", "Plans (fwd)",
-        "[Fwd: Plans]",
-        "[fwd: Re: Plans] (fwd)", "Re\uff1aPlans", "  Plans  ",
-    ],
-)  # fmt: skip
-def test_answers_and_forwards_share_a_base_subject(subject: str) -> None:
-    assert base_subject(subject) == "Plans"
-    assert subject_sort_key(subject) == b"plans"
-
-
-@pytest.mark.parametrize("subject", ["[alone]", "Regarding: x", "Report", "reset", "f: x"])
-def test_what_is_no_prefix_stays(subject: str) -> None:
-    assert base_subject(subject) == subject
-
-
-def test_senders_sort_by_name_or_else_by_address() -> None:
-    senders = ["bob@c", "Carl <a@b>", '"Lee, Ann" <z@b>', "\u00c9mile <e@b>"]
-    assert sorted(senders, key=sender_sort_key) == senders
-    assert sender_sort_key("CARL <x@y>") == sender_sort_key("carl <a@b>") == b"carl"
 
 
 # --- real mail ------------------------------------------------------------------------------------------

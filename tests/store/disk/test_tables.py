@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import unicodedata
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -270,38 +269,6 @@ def test_segments_sort_by_number(values: set[int]) -> None:
 def test_a_number_that_no_key_can_hold_is_refused(value: int) -> None:
     with pytest.raises(struct.error):
         id_key(value)
-
-
-# -- names
-
-
-@given(name=names)
-@steady
-def test_a_name_is_the_same_however_its_letters_are_composed(name: str) -> None:
-    assert name_key(unicodedata.normalize("NFD", name)) == name_key(name)
-    assert name_key(unicodedata.normalize("NFC", name)) == name_key(name)
-    assert len(name_key(name)) <= 200
-
-
-@pytest.mark.parametrize(
-    ("one", "other"), [("Inbox", "INBOX"), ("Straße", "STRASSE"), ("Ärger", "a\u0308rger"), ("ΣΑΣ", "σας")]
-)
-def test_names_are_compared_without_case(one: str, other: str) -> None:
-    assert name_key(one) == name_key(other)
-
-
-@given(one=names, other=names)
-@steady
-def test_names_that_differ_in_more_than_case_have_keys_of_their_own(one: str, other: str) -> None:
-    def folded(name: str) -> str:
-        return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
-
-    assert (name_key(one) == name_key(other)) == (folded(one) == folded(other))
-
-
-def test_long_names_that_differ_only_at_the_end_have_keys_of_their_own() -> None:
-    assert name_key("x" * 250) != name_key("x" * 249 + "y")
-    assert name_key("X" * 250) == name_key("x" * 250)
 
 
 # -- views

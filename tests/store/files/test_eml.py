@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from pillarbox.store.errors import InvalidContent, InvalidName, NotFound
 from pillarbox.store.files.eml import EmlWriter, classify, read_eml, read_tree
 from pillarbox.store.files.mail_item import MailItem, read_message_file
-from pillarbox.store.names import safe_name
 
 ROOT = Path(__file__).resolve().parents[3]
 DATA = ROOT / "tests" / "data"
@@ -160,26 +159,6 @@ def test_what_holds_no_mail_is_refused(tmp_path: Path) -> None:
             classify(path)
     with pytest.raises(NotFound):
         classify(tmp_path / "none")
-
-
-@steady
-@given(names, st.integers(20, 200))
-def test_a_safe_name_is_one_short_name_on_every_system(text: str, limit_bytes: int) -> None:
-    name = safe_name(text, limit_bytes)
-    assert 0 < len(name.encode("utf-8")) <= limit_bytes
-    assert not set(name) & set('<>:"/\\|?*\u202e') and name.isprintable() | (" " in name) | (
-        not name.isascii()
-    )
-    assert name not in (".", "..") and not name.startswith((".", " ")) and not name.endswith((".", " "))
-    assert name.split(".")[0].strip().upper() not in {"CON", "PRN", "AUX", "NUL", "COM1", "LPT9"}
-    assert safe_name(name, limit_bytes) == name
-
-
-def test_safe_names_stay_readable() -> None:
-    assert safe_name("Re: Größe 10/12?") == "Re_ Größe 10_12_"
-    assert safe_name("../../etc/passwd") == "_.._etc_passwd"
-    assert [safe_name(text) for text in ("", "..", " . ")] == ["unnamed"] * 3
-    assert safe_name("nul.txt") == "_nul.txt"
 
 
 def test_written_messages_come_back_the_same(tmp_path_factory: pytest.TempPathFactory) -> None:

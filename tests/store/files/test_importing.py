@@ -16,12 +16,11 @@ from pillarbox.store.engine.database import Database
 from pillarbox.store.errors import DiskFull, NotFound
 from pillarbox.store.events import Event, EventId
 from pillarbox.store.files import importing as import_module
-from pillarbox.store.files.importing import ImportProgress, folder_name, import_mail
+from pillarbox.store.files.importing import ImportProgress, import_mail
 from pillarbox.store.files.mail_item import MailItem
 from pillarbox.store.files.maildir import MaildirWriter
 from pillarbox.store.files.mbox import Dialect, MboxWriter, read_mbox
 from pillarbox.store.mail import folders, mailboxes, messages
-from pillarbox.store.names import check_name
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 LISTS = DATA / "lists.mbox"
@@ -255,15 +254,6 @@ def test_a_full_disk_stops_an_import_with_what_was_committed_kept(
     with pytest.raises(DiskFull):
         import_mail(box.database, ACTOR, box.guid, [LISTS], progress=lambda _: box.clock.advance_ms(60_000))
     assert len(box.raws("lists")) == 5
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [("a/b", "a_b"), (" x\0y ", "x_y"), ("", "unnamed"), ("\u2028", "_"), ("é" * 300, "é" * 255)],
-)
-def test_a_folder_is_named_as_names_may_be(text: str, name: str) -> None:
-    assert folder_name(text) == name
-    assert check_name(name) == name
 
 
 def test_a_large_import_trains_a_dictionary_once_and_is_smaller_for_it(
