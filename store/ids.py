@@ -41,6 +41,11 @@ def counter_of(number: int) -> int:
     return number & COUNTER_MAX
 
 
+def local_counter(number: int) -> int:
+    """The counter of an id or change number that this database gave out itself, 0 for another's."""
+    return counter_of(number) if number >> COUNTER_BITS == LOCAL_REPLICA else 0
+
+
 def id_text(number: int) -> str:
     """An id as people and command lines see it: replica and counter in hexadecimal, `1-2f4`."""
     return f"{number >> COUNTER_BITS:x}-{number & COUNTER_MAX:x}"

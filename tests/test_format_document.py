@@ -288,7 +288,7 @@ def test_views_are_those_documented() -> None:
 
 
 def value_of(record: str, field: str) -> str:
-    return next(row[3] for row in tables_in(record)[0] if row[1] == field)
+    return next(row[5] for row in tables_in(record)[0] if row[1] == field)
 
 
 def test_kinds_and_states_in_records_are_those_documented() -> None:

@@ -21,6 +21,7 @@ import zstandard
 from blake3 import blake3
 
 from pillarbox.store.content.envelope import header_end
+from pillarbox.store.content.line_ends import size_with_crlf
 from pillarbox.store.disk.stream import Codec, Frame, FrameKind, build_frame
 from pillarbox.store.disk.tables import DIGEST_BYTES
 from pillarbox.store.errors import Corrupt
@@ -343,6 +344,7 @@ class PreparedContent(NamedTuple):
 
     digest: bytes
     size: int
+    size_crlf: int
     skeleton: PreparedBlock
     parts: tuple[PreparedPart, ...]
 
@@ -358,10 +360,10 @@ def prepare_content(
     `known(digest, is_message)` tells what the database has already; that is hashed but not compressed.
     `header_bytes` as in `split`.
     """
-    digest = digest_of(message)
+    digest, size_crlf = digest_of(message), size_with_crlf(message)
     if known(digest, True):
         skeleton = PreparedBlock(FrameKind.SKELETON, None, digest)
-        return PreparedContent(digest, len(message), skeleton, ())
+        return PreparedContent(digest, len(message), size_crlf, skeleton, ())
     taken = split(message, header_bytes)
     parts = tuple(
         PreparedPart(
@@ -379,4 +381,4 @@ def prepare_content(
         for block in part.blocks:
             if not known(block.digest, False):
                 block.frame(dictionaries)
-    return PreparedContent(digest, len(message), skeleton, parts)
+    return PreparedContent(digest, len(message), size_crlf, skeleton, parts)

@@ -75,10 +75,10 @@ def made_ready(answer: memoryview) -> list[tuple[PreparedContent, Envelope]]:
 
 
 def _content(
-    digest: bytes, size: int, skeleton_bytes: int, frame: bytes, parts: Sequence[Any]
+    digest: bytes, size: int, size_crlf: int, skeleton_bytes: int, frame: bytes, parts: Sequence[Any]
 ) -> PreparedContent:
     skeleton = PreparedBlock(FrameKind.SKELETON, None, digest, size=skeleton_bytes, frame=frame)
-    return PreparedContent(digest, size, skeleton, tuple([_part(*part) for part in parts]))
+    return PreparedContent(digest, size, size_crlf, skeleton, tuple([_part(*part) for part in parts]))
 
 
 def _part(position: int, encoding: int, width: int, line_end: bytes, blocks: Sequence[Any]) -> PreparedPart:
@@ -116,7 +116,8 @@ class _Child:
         content = prepare_content(raw, self._dictionaries, self._was_given, header_bytes)
         parts = [(*part[:4], [self._give(block) for block in part.blocks]) for part in content.parts]
         skeleton = content.skeleton
-        fields = (content.digest, content.size, skeleton.size, skeleton.made_frame(), parts)
+        sizes = content.size, content.size_crlf, skeleton.size
+        fields = (content.digest, *sizes, skeleton.made_frame(), parts)
         return fields, parse_envelope(raw, header_bytes)
 
     def _was_given(self, digest: bytes, is_message: bool) -> bool:

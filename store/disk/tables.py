@@ -158,6 +158,7 @@ class ItemRecord(NamedTuple):
     has_attachment: bool
     conversation: bytes
     properties: dict[str, Any]
+    size_crlf: int | None = None  # with CRLF line ends; unknown in records of layout 1
 
     @property
     def modseq(self) -> int:
@@ -173,6 +174,7 @@ class TombstoneRecord(NamedTuple):
     uid: int
     deleted_ms: int
     moved_to: int  # folder id, 0 when deleted
+    arrived_cn: int = 0  # when it had come to the folder; 0 where only its id tells, as in layout 1
 
 
 class ContentRecord(NamedTuple):
@@ -256,6 +258,16 @@ class LeftOutRecord(NamedTuple):
     intervals: tuple[tuple[int, int], ...]
 
 
+class SizingRecord(NamedTuple):
+    """How far daily maintenance has filled in `size_crlf` of messages, under the key `SIZING_KEY` of META.
+
+    `after` is the key of the last item that it has looked at in this pass, `filled` how many it lacked.
+    """
+
+    after: bytes
+    filled: int
+
+
 class DatabaseKind(IntEnum):
     """The two kinds of databases (DOMAIN.md "Store")."""
 
@@ -266,6 +278,7 @@ class DatabaseKind(IntEnum):
 IDENTITY_KEY: Final = b"identity"
 STATE_KEY: Final = b"state"
 LEFT_OUT_KEY: Final = b"left out"
+SIZING_KEY: Final = b"sizing"
 
 Record = (
     MailboxRecord
@@ -280,6 +293,7 @@ Record = (
     | IdentityRecord
     | StateRecord
     | LeftOutRecord
+    | SizingRecord
 )
 RECORD_TYPES: Final[dict[Table, type[Record]]] = {
     Table.MAILBOX: MailboxRecord,
@@ -298,6 +312,7 @@ META_TYPES: Final[dict[bytes, type[Record]]] = {
     IDENTITY_KEY: IdentityRecord,
     STATE_KEY: StateRecord,
     LEFT_OUT_KEY: LeftOutRecord,
+    SIZING_KEY: SizingRecord,
 }
 
 

@@ -20,6 +20,7 @@ from pillarbox.store.disk.tables import (
     LeftOutRecord,
     ObjectKind,
     Table,
+    TombstoneRecord,
     is_id,
     item_key,
     pair_key,
@@ -28,7 +29,7 @@ from pillarbox.store.disk.tables import (
 )
 from pillarbox.store.engine.transaction import Reader
 from pillarbox.store.errors import Corrupt, InvalidSetting, Refused
-from pillarbox.store.ids import LOCAL_BASE, counter_of
+from pillarbox.store.ids import LOCAL_BASE, counter_of, local_counter
 
 _BEGIN_ANEW: Final = "start again from an empty state"
 
@@ -169,13 +170,11 @@ class Changes:
         cn, number, object_id, folder_id, uid = row
         kind = ObjectKind(number)
         if kind in (ObjectKind.MESSAGE_GONE, ObjectKind.FOLDER_GONE, ObjectKind.MAILBOX_GONE):
-            # What came and went since was never seen, unless an earlier page told of it before it went.
-            told = object_id <= place.told and counter_of(cn) > place.begun
-            if not told and not self._seen(object_id):
+            if not self._may_be_known(kind, object_id, folder_id, cn, place):
                 return None
             return Change(ChangeKind.DELETED, kind, object_id, folder_id, uid, cn, None)
         if kind is not ObjectKind.MESSAGE:
-            known = ChangeKind.CHANGED if self._seen(object_id) else ChangeKind.NEW
+            known = ChangeKind.CHANGED if self._has_seen_made(object_id) else ChangeKind.NEW
             return Change(known, kind, object_id, folder_id, uid, cn, None)
         item: ItemRecord | None = self._reader.record(Table.ITEM, item_key(folder_id, uid))
         if item is None:
@@ -185,9 +184,40 @@ class Changes:
 
     def _kind_of(self, item: ItemRecord) -> ChangeKind:
         if not self._seen(item.arrived_cn):
-            moved = self._scope == DATABASE_SCOPE and self._seen(item.message_id)
+            moved = self._scope == DATABASE_SCOPE and self._has_seen_made(item.message_id)
             return ChangeKind.MOVED if moved else ChangeKind.NEW
         return ChangeKind.READ if self._seen(item.change_cn) else ChangeKind.CHANGED
+
+    def _has_seen_made(self, object_id: int) -> bool:
+        """Whether an object is known since it was made here. The id of another database's tells no change."""
+        return bool(local_counter(object_id)) and self._seen(object_id)
+
+    def _may_be_known(self, kind: ObjectKind, object_id: int, folder_id: int, cn: int, place: _Place) -> bool:
+        """Whether an object that is gone came before the state, or an earlier page told of it before it went.
+
+        Where nothing tells when it came, it may be known.
+        """
+        arrived = self._arrival(kind, object_id, folder_id, cn)
+        if not arrived or self._seen(arrived):
+            return True
+        return arrived <= place.told and counter_of(cn) > place.begun
+
+    def _arrival(self, kind: ObjectKind, object_id: int, folder_id: int, cn: int) -> int:
+        """When an object that is gone had come to the scope, 0 where nothing tells.
+
+        A message that was deleted may have been known in another folder: to the database it came when it
+        was made.
+        """
+        if kind is ObjectKind.MESSAGE_GONE and self._scope != DATABASE_SCOPE:
+            key = pair_key(folder_id, cn)
+            tombstone: TombstoneRecord | None = self._reader.record(Table.TOMBSTONE, key)
+            if tombstone is None:
+                raise Corrupt(
+                    f"tombstone[{key.hex()}] is missing, the feed names it", table="tombstone", key=key
+                )
+            if tombstone.arrived_cn:
+                return tombstone.arrived_cn
+        return object_id if local_counter(object_id) else 0
 
 
 def _unpacked(after: bytes) -> _Place:

@@ -11,18 +11,20 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Final
 
-from pillarbox.store.disk.tables import IDENTITY_KEY, IdentityRecord, Table
+from pillarbox.store.disk.tables import IDENTITY_KEY, SIZING_KEY, IdentityRecord, SizingRecord, Table
 from pillarbox.store.engine.transaction import WriteTransaction
 
 Step = Callable[[WriteTransaction], bool]
 """Do a batch of a step's work in a transaction; True when nothing is left to do.
 
 A step is called again until it returns True, after a crash by the next mount. It finds what is left from the
-tables alone, and is idempotent: on tables that have all of it a step changes nothing.
+tables alone, and is idempotent: a step on tables that have it already does no harm.
 """
 
 
-def _to_layout_2(_: WriteTransaction) -> bool:
+def _to_layout_2(txn: WriteTransaction) -> bool:
+    """Have daily maintenance fill in the sizes that messages of layout 1 lack."""
+    txn.put(Table.META, SIZING_KEY, SizingRecord(after=b"", filled=0))
     return True
 
 

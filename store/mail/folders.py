@@ -269,6 +269,7 @@ def remove_tree(txn: WriteTransaction, record: FolderRecord, *, tell_of_messages
                 uid=item.uid,
                 deleted_ms=txn.now_ms,
                 moved_to=0,
+                arrived_cn=item.arrived_cn,
             )
             txn.insert(Table.TOMBSTONE, pair_key(item.folder_id, txn.next_cn()), tombstone)
     count_in_mailbox(txn, record.mailbox, -record.messages_count, -record.size)

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from pillarbox.store.content.blocks import PreparedContent
 from pillarbox.store.content.envelope import Envelope, decode_words, header_end, parse_envelope
+from pillarbox.store.content.line_ends import size_with_crlf
 from pillarbox.store.disk.tables import (
     UID_END,
     FolderRecord,
@@ -190,6 +191,7 @@ def _insert(
         has_attachment=envelope.has_attachment,
         conversation=envelope.conversation,
         properties=properties or {},
+        size_crlf=prepared.content.size_crlf,
     )
     place(txn, target, item)
     return item
@@ -256,6 +258,17 @@ def content(reader: Reader, item: ItemRecord) -> bytes:
     """
     require(reader, Right.READ_ITEMS, item.folder_id)
     return _read(content_store.read, reader, item)
+
+
+def size_crlf(reader: Reader, item: ItemRecord) -> int:
+    """Bytes of a message with CRLF line ends, as IMAP and POP3 tell its size.
+
+    Its content is read where the record, of an earlier layout, does not say it yet. Raises as `content`.
+    """
+    require(reader, Right.READ_ITEMS, item.folder_id)
+    if item.size_crlf is not None:
+        return item.size_crlf
+    return size_with_crlf(_read(content_store.read, reader, item))
 
 
 def header(reader: Reader, item: ItemRecord) -> bytes:
@@ -455,6 +468,7 @@ def _take_out(txn: WriteTransaction, item: ItemRecord, moved_to: int) -> None:
         uid=item.uid,
         deleted_ms=txn.now_ms,
         moved_to=moved_to,
+        arrived_cn=item.arrived_cn,
     )
     txn.insert(Table.TOMBSTONE, pair_key(item.folder_id, cn), tombstone)
     unread = 0 if item.flags & SEEN_BIT else -1

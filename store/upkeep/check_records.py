@@ -15,7 +15,7 @@ from pillarbox.store.disk.tables import (
 )
 from pillarbox.store.engine import content_store
 from pillarbox.store.errors import PillarboxError
-from pillarbox.store.ids import counter_of, id_text
+from pillarbox.store.ids import id_text, local_counter
 from pillarbox.store.mail.folders import DEPTH_MAX
 from pillarbox.store.mail.messages import SEEN_BIT
 from pillarbox.store.upkeep.check_findings import SHAPE_ERRORS, CheckedState
@@ -45,7 +45,7 @@ class RecordsCheck:
         return self._folders.setdefault(folder_id, _Sums())
 
     def _note_cn(self, cn: int) -> None:
-        self.highest_cn = max(self.highest_cn, counter_of(cn))
+        self.highest_cn = max(self.highest_cn, local_counter(cn))
 
     def check_item(self, key: bytes, item: ItemRecord) -> None:
         """Look at a message: its place, its folder, its content and its size."""

@@ -1,4 +1,4 @@
-"""Online maintenance: purge disconnected mailboxes, train a dictionary, compact the stream.
+"""Online maintenance: purge disconnected mailboxes, train a dictionary, fill in sizes, compact the stream.
 
 Compaction keeps this promise: replaying all segments that are left, from nothing, makes the tables as they
 are. So a segment goes only when its content that is in use, its rows that are still current, and its
@@ -33,6 +33,7 @@ from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import Corrupt
 from pillarbox.store.events import EventId
 from pillarbox.store.mail import mailboxes
+from pillarbox.store.upkeep.sizing import fill_in_sizes
 
 MAILBOX_RETENTION_MS: Final = 30 * 24 * 3600 * 1000
 DICTIONARY_BYTES: Final = 112 << 10
@@ -68,6 +69,7 @@ def run_maintenance(database: Database, actor: Actor, *, until_ms: int | None = 
     """
     purged = purge_disconnected(database, actor, until_ms=until_ms)
     number = train_dictionary(database, actor)
+    fill_in_sizes(database, actor, until_ms=until_ms)
     freed_bytes = compact(database, actor, until_ms=until_ms)
     free_bytes = database.physical_size_bytes() - database.logical_size_bytes()
     database.report(EventId.FREE_SPACE_AFTER_MAINTENANCE, free_megabytes=free_bytes >> 20)

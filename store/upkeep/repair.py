@@ -63,7 +63,7 @@ from pillarbox.store.engine.database import LOCK, PROPERTIES, STREAM, Database, 
 from pillarbox.store.engine.transaction import Changes, DatabaseFiles, ReadTransaction
 from pillarbox.store.errors import Corrupt, NotFound, PillarboxError, Refused, UnsupportedVersion
 from pillarbox.store.events import EventId
-from pillarbox.store.ids import LOCAL_BASE, counter_of, guid_text, id_text
+from pillarbox.store.ids import LOCAL_BASE, counter_of, guid_text, id_text, local_counter
 from pillarbox.store.mail.folders import GENERIC
 from pillarbox.store.mail.mailboxes import CONNECTED, STANDARD_FOLDERS
 from pillarbox.store.mail.messages import SEEN_BIT
@@ -431,13 +431,14 @@ class _Rebuild:
             state: StateRecord | None = reader.record(Table.META, STATE_KEY)
             highest = state.counter if state else 0
             for _, item in reader.records(Table.ITEM, b"", None):
-                highest = max(highest, counter_of(item.modseq), counter_of(item.message_id))
+                highest = max(highest, *map(local_counter, (item.modseq, item.message_id)))
             for _, found in reader.records(Table.FOLDER, b"", None):
-                highest = max(highest, *map(counter_of, (found.highest_cn, found.change_cn, found.folder_id)))
+                numbers = found.highest_cn, found.change_cn, found.folder_id
+                highest = max(highest, *map(local_counter, numbers))
             for _, box in reader.records(Table.MAILBOX, b"", None):
-                highest = max(highest, counter_of(box.change_cn))
+                highest = max(highest, local_counter(box.change_cn))
             for key, _ in reader.records(Table.TOMBSTONE, b"", None):
-                highest = max(highest, counter_of(split_pair_key(key)[1]))
+                highest = max(highest, local_counter(split_pair_key(key)[1]))
         self._counter = highest
 
     def _check_identity(self) -> None:
@@ -506,6 +507,7 @@ class _Rebuild:
             uid=item.uid,
             deleted_ms=self._now_ms,
             moved_to=0,
+            arrived_cn=item.arrived_cn,
         )
         self._put(Table.TOMBSTONE, pair_key(item.folder_id, cn), gone)
         sums = self._folders.setdefault(item.folder_id, _Sums())

@@ -32,6 +32,7 @@ from pillarbox.backup.snapshot_mount import open_snapshot_mount
 from pillarbox.store.access import Actor
 from pillarbox.store.change_number import CNSet
 from pillarbox.store.clock import VirtualClock
+from pillarbox.store.content.line_ends import size_with_crlf
 from pillarbox.store.disk.tables import IDENTITY_KEY, LAYOUT_VERSION, LEFT_OUT_KEY, DatabaseKind, Table
 from pillarbox.store.engine import change_feed
 from pillarbox.store.engine.database import PROPERTIES, Database
@@ -204,6 +205,9 @@ def test_an_upgraded_server_goes_on(golden: Golden) -> None:
         server.mailboxes.move(ACTOR, "bert", "Archive")
         server.maintain()
         for database in server.databases():
+            with database.read(ACTOR) as read:
+                for _, item in read.records(Table.ITEM, b"", None):
+                    assert item.size_crlf == size_with_crlf(messages.content(read, item))
             assert check_database(database, ACTOR).findings == ()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -116,7 +118,12 @@ LAYOUTS: dict[int, dict[str, tuple[str, ...]]] = {
         "StateRecord": ("sequence", "counter", "content_bytes", "live_bytes", "checked_ms"),
         "LeftOutRecord": ("intervals",),
     },
-    2: {"StateRecord": ("restored", "above_limit_ms")},
+    2: {
+        "ItemRecord": ("size_crlf",),
+        "TombstoneRecord": ("arrived_cn",),
+        "StateRecord": ("restored", "above_limit_ms"),
+        "SizingRecord": ("after", "filled"),
+    },
 }
 """The fields that each layout added. What a layout that was released has here is never changed."""
 
@@ -154,6 +161,23 @@ def test_fields_are_added_at_the_end_alone_and_with_defaults(name: str) -> None:
     )
     first = min(layout for layout in LAYOUTS if name in LAYOUTS[layout])
     assert list(kind._field_defaults) == fields[len(LAYOUTS[first][name]) :]
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_the_document_says_since_when_a_field_is_there_and_its_default(name: str) -> None:
+    title = re.sub(r"(?<!^)(?=[A-Z])", " ", name).capitalize()
+    text = (Path(__file__).parents[2] / "docs" / "format.md").read_text().split(f"### {title}\n")[1]
+    rows = [line.strip("|").split("|") for line in text.split("\n#")[0].splitlines() if line.startswith("| ")]
+    documented = [[cell.strip() for cell in row[1:5]] for row in rows[1:]]
+    defaults = {
+        field: json.dumps(default).replace("null", "nil")
+        for field, default in RECORDS[name]._field_defaults.items()
+    }
+    assert [(row[0], row[2], row[3]) for row in documented] == [
+        (field, str(layout), defaults.get(field, ""))
+        for layout in sorted(LAYOUTS)
+        for field in LAYOUTS[layout].get(name, ())
+    ]
 
 
 def test_numbers_of_tables_are_kept() -> None:

@@ -8,11 +8,12 @@ import pytest
 
 from pillarbox.store.access import Actor
 from pillarbox.store.change_number import CNSet
-from pillarbox.store.disk.tables import ItemRecord, MailboxRecord, ObjectKind
+from pillarbox.store.disk.tables import ItemRecord, MailboxRecord, ObjectKind, Table, item_key
 from pillarbox.store.engine.change_feed import ChangeKind, changes, vanished
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.transaction import WriteTransaction
 from pillarbox.store.errors import InvalidSetting, Refused
+from pillarbox.store.ids import COUNTER_BITS
 from pillarbox.store.mail import folders, mailboxes, messages
 from pillarbox.store.upkeep.check import check_database
 
@@ -74,6 +75,78 @@ def test_what_came_and_went_unseen_is_not_told(database: Database, anna: Mailbox
     with database.transaction(ACTOR) as txn:
         messages.delete(txn, passing)
     assert since(database, seen) == []
+
+
+def test_what_came_into_a_folder_and_went_unseen_is_not_told_there(
+    database: Database, anna: MailboxRecord
+) -> None:
+    inbox, sent, junk = (anna.roles[role] for role in ("inbox", "sent", "junk"))
+    passing, ended = add(database, inbox), add(database, inbox)
+    seen = state_of(database)
+    with database.transaction(ACTOR) as txn:
+        messages.move(txn, passing, sent)
+        messages.move(txn, passing, junk)
+        messages.move(txn, ended, sent)
+        messages.delete(txn, ended)
+    assert since(database, seen, sent) == []
+    assert since(database, seen, junk) == [(ChangeKind.NEW, passing)]
+    assert since(database, seen, inbox) == [(ChangeKind.DELETED, passing), (ChangeKind.DELETED, ended)]
+    assert since(database, seen) == [(ChangeKind.MOVED, passing), (ChangeKind.DELETED, ended)]
+
+
+def test_a_message_that_comes_back_into_a_folder_is_told_as_often_as_it_was_known_there(
+    database: Database, anna: MailboxRecord
+) -> None:
+    inbox, sent = anna.roles["inbox"], anna.roles["sent"]
+    message = add(database, inbox)
+    before = state_of(database)
+    with database.transaction(ACTOR) as txn:
+        messages.move(txn, message, sent)
+        messages.move(txn, message, inbox)
+    back = state_of(database)
+    with database.transaction(ACTOR) as txn:
+        messages.move(txn, message, sent)
+    assert since(database, before, inbox) == [(ChangeKind.DELETED, message)]
+    assert since(database, back, inbox) == [(ChangeKind.DELETED, message)]
+
+
+def test_a_tombstone_that_does_not_say_when_its_message_came_goes_by_the_id(
+    database: Database, anna: MailboxRecord
+) -> None:
+    """Such are those of layout 1."""
+    sent = anna.roles["sent"]
+    passing = add(database, anna.roles["inbox"])
+    seen = state_of(database)
+    unseen = add(database, sent)
+    with database.transaction(ACTOR) as txn:
+        messages.move(txn, passing, sent)
+        messages.delete(txn, passing)
+        messages.delete(txn, unseen)
+        for key, tombstone in list(txn.records(Table.TOMBSTONE, b"", None)):
+            txn.put(Table.TOMBSTONE, key, tombstone._replace(arrived_cn=0))
+    assert since(database, seen, sent) == [(ChangeKind.DELETED, passing)]
+
+
+def test_the_id_that_another_database_gave_is_no_number_of_this_one(
+    database: Database, anna: MailboxRecord
+) -> None:
+    """Its counter says nothing about when the message came here."""
+    inbox, sent = anna.roles["inbox"], anna.roles["sent"]
+    before = state_of(database)
+    local = add(database, inbox)
+    foreign = 7 << COUNTER_BITS | 1
+    with database.transaction(ACTOR) as txn:
+        item = messages.get(txn, local)
+        txn.put(Table.ITEM, item_key(inbox, item.uid), item._replace(message_id=foreign))
+    assert since(database, before) == since(database, before, inbox) == [(ChangeKind.NEW, foreign)]
+    assert check_database(database, ACTOR).findings == ()
+    seen = state_of(database)
+    with database.transaction(ACTOR) as txn:
+        messages.move(txn, foreign, sent)
+        messages.delete(txn, foreign)
+    assert since(database, before, inbox) == since(database, seen, sent) == []
+    assert since(database, seen) == since(database, seen, inbox) == [(ChangeKind.DELETED, foreign)]
+    assert check_database(database, ACTOR).findings == ()
 
 
 def test_the_cost_is_known_before_anything_is_fetched(database: Database, anna: MailboxRecord) -> None:

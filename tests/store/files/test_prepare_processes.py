@@ -241,8 +241,7 @@ def test_what_the_reader_raises_ends_it(database: Database, processes: list[Proc
 def test_content_without_its_bytes_is_never_stored_without_them(database: Database) -> None:
     raw = b"A: b\n\n" + ATTACHMENT
     whole = content_store.prepare(database.files, raw)
-    nothing = PreparedContent(
-        whole.digest, whole.size, PreparedBlock(FrameKind.SKELETON, None, whole.digest), ()
-    )
+    skeleton = PreparedBlock(FrameKind.SKELETON, None, whole.digest)
+    nothing = PreparedContent(whole.digest, whole.size, whole.size_crlf, skeleton, ())
     prepared = messages.prepare(database.files, raw)._replace(content=nothing)
     assert store(database, [prepared]) == [raw]
