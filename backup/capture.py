@@ -17,6 +17,7 @@ from typing import Any, Final
 from pillarbox.backup.database_snapshot import describe_state
 from pillarbox.backup.repository.repository import Repository, Snapshot, SnapshotKind
 from pillarbox.backup.snapshot import (
+    OF_ANOTHER_PROGRAM,
     GroupSnapshot,
     LeftOut,
     SnapshotSource,
@@ -26,7 +27,6 @@ from pillarbox.backup.snapshot import (
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import Clock
 from pillarbox.store.engine.database import Database, MountState
-from pillarbox.store.errors import InvalidContent
 
 INTERVAL_MS: Final = 60_000
 
@@ -83,7 +83,7 @@ class Capture:
         """How far the newest snapshot of the group holds each of its databases."""
         for snapshot in reversed(self._repository.snapshots()):
             if is_of_group(snapshot, self._source):
-                with suppress(InvalidContent):  # of another format
+                with suppress(*OF_ANOTHER_PROGRAM):
                     entries = [entry for entry, _ in snapshot_databases(snapshot)]
                     return {each["guid"]: each.get("state") for each in entries}
         return {}

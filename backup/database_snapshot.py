@@ -30,7 +30,7 @@ from pillarbox.store.disk.tables import Table
 from pillarbox.store.engine.checkpointer import FlushedState
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.transaction import ReadTransaction
-from pillarbox.store.errors import Corrupt, InvalidContent, NotFound
+from pillarbox.store.errors import Corrupt, InvalidContent, NotFound, UnsupportedVersion
 
 DATABASE_FORMAT: Final = 1
 SEGMENT_CHUNK_BYTES: Final = 256 << 10
@@ -40,7 +40,7 @@ REDO_PIECES_MAX: Final = 32  # of some kB each, so that hundreds of captures do 
 _PROVEN_CHUNKS: Final = 2
 _THREADS: Final = 2
 _FIRST_SEGMENT_CHILD: Final = 3
-_DAMAGE: Final = (Corrupt, InvalidContent, NotFound)
+_DAMAGE: Final = (Corrupt, InvalidContent, NotFound, UnsupportedVersion)
 
 Progress = Callable[[int], None]
 
@@ -92,12 +92,13 @@ def read_stored_database(repository: Repository, root: BlobId) -> StoredDatabase
     """The database of that root tree. Raises Corrupt, NotFound, InvalidContent when it is none of ours."""
     tree = repository.read_tree(root)
     try:
-        version, guid, sequence, position, image, redo_bytes, numbers, counts = tree.meta
+        version, *fields = tree.meta
         if version != DATABASE_FORMAT:
-            raise InvalidContent(
-                f"a snapshot holds a database in format {version}; this program knows {DATABASE_FORMAT}",
-                hint="use a newer program",
+            raise UnsupportedVersion(
+                f"a snapshot holds a database in format {version}",
+                hint=f"this program knows {DATABASE_FORMAT}; use a newer one",
             )
+        guid, sequence, position, image, redo_bytes, numbers, counts = fields
         ids = [child.blob_id for child in tree.children]
         segments = tuple(zip(map(int, numbers), ids[_FIRST_SEGMENT_CHILD:], strict=True))
         if len(guid) != 16 or any(child.kind is not BlobKind.TREE for child in tree.children):

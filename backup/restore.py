@@ -31,7 +31,12 @@ from pillarbox.backup.database_snapshot import (
 )
 from pillarbox.backup.repository.pack import BlobId
 from pillarbox.backup.repository.repository import Repository, Snapshot
-from pillarbox.backup.snapshot import FIRST_ADMINISTRATIVE_GROUP, server_guid_of, snapshot_databases
+from pillarbox.backup.snapshot import (
+    FIRST_ADMINISTRATIVE_GROUP,
+    OF_ANOTHER_PROGRAM,
+    server_guid_of,
+    snapshot_databases,
+)
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import Clock
 from pillarbox.store.disk.checkpoint import Checkpoint, boot_identity, write_checkpoint
@@ -575,7 +580,7 @@ def _last_number(database: Database, snapshots: Iterable[Snapshot]) -> int:
     """The highest counter of change numbers that a database, or a backup of it, is known to have come to."""
     found = [0]
     for snapshot in snapshots:
-        with suppress(InvalidContent):  # of another program or format
+        with suppress(*OF_ANOTHER_PROGRAM):
             states = [
                 each.get("state") for each, _ in snapshot_databases(snapshot) if each["guid"] == database.guid
             ]

@@ -9,9 +9,9 @@ from itertools import groupby, islice
 from typing import Final, NamedTuple
 
 from pillarbox.backup.repository.repository import Snapshot, SnapshotKind
-from pillarbox.backup.snapshot import snapshot_databases
+from pillarbox.backup.snapshot import OF_ANOTHER_PROGRAM, snapshot_databases
 from pillarbox.backup.snapshot_owner import configured_guids, split_by_server
-from pillarbox.store.errors import InvalidContent, InvalidSetting
+from pillarbox.store.errors import InvalidSetting
 
 CAPTURES_MS: Final = 48 * 3_600_000
 
@@ -109,7 +109,7 @@ def _held_of(snapshots: Sequence[Snapshot]) -> Iterator[HeldDatabase]:
 def _names_by_guid(snapshot: Snapshot) -> dict[bytes, str]:
     try:
         return {entry["guid"]: entry["name"] for entry, _ in snapshot_databases(snapshot)}
-    except InvalidContent:  # of another program or format
+    except OF_ANOTHER_PROGRAM:
         return {b"": str(snapshot.manifest.get("group") or "")}
 
 

@@ -33,7 +33,7 @@ from pillarbox.store.engine.checkpointer import FlushedState
 from pillarbox.store.engine.database import Database, MountState
 from pillarbox.store.engine.replay import find_transaction
 from pillarbox.store.engine.transaction import ReadTransaction
-from pillarbox.store.errors import InvalidContent, NotFound, Refused, Retryable
+from pillarbox.store.errors import InvalidContent, NotFound, Refused, Retryable, UnsupportedVersion
 from pillarbox.store.events import EventId
 from pillarbox.store.server import Server
 from pillarbox.store.storage_group import StorageGroup
@@ -41,6 +41,8 @@ from pillarbox.store.storage_group import StorageGroup
 FREEZE_TIMEOUT_MS: Final = 10_000
 _TAKES_MAX: Final = 1000
 MANIFEST_FORMAT: Final = 1
+OF_ANOTHER_PROGRAM: Final = (InvalidContent, UnsupportedVersion)
+"""How `snapshot_databases` refuses a snapshot that another program wrote, or another version of this one."""
 _GUID_BYTES: Final = 16
 _COUNTS: Final = ("mailboxes_count", "messages_count", "stream_bytes", "records_bytes")
 FIRST_ADMINISTRATIVE_GROUP: Final = "First Administrative Group"
@@ -358,9 +360,17 @@ def _end_of(database: Database, checkpoint: Checkpoint, read: ReadTransaction) -
 
 
 def snapshot_databases(snapshot: Snapshot) -> Iterator[tuple[Mapping[str, Any], BlobId]]:
-    """What a snapshot says of each of its databases, with the root tree of each. Raises InvalidContent."""
+    """What a snapshot says of each of its databases, with the root tree of each.
+
+    Raises InvalidContent; UnsupportedVersion for a snapshot of a newer program.
+    """
     entries = snapshot.manifest.get("databases")
     version = snapshot.manifest.get("format")
+    if isinstance(version, int) and version > MANIFEST_FORMAT:
+        raise UnsupportedVersion(
+            f"snapshot {snapshot.id} is in format {version}",
+            hint=f"this program knows {MANIFEST_FORMAT}; use a newer one, or another snapshot",
+        )
     if version != MANIFEST_FORMAT or not isinstance(entries, list) or len(entries) != len(snapshot.roots):
         raise InvalidContent(
             f"snapshot {snapshot.id} is not one of a storage group in a format this program knows",
@@ -391,7 +401,7 @@ def _is_described(entry: object) -> bool:
 def find_previous(snapshots: Sequence[Snapshot], guid: bytes) -> BlobId | None:
     """The root tree of the newest of `snapshots`, oldest first, that holds the database of that GUID."""
     for snapshot in reversed(snapshots):
-        with suppress(InvalidContent):  # of another program or format
+        with suppress(*OF_ANOTHER_PROGRAM):
             for entry, root in snapshot_databases(snapshot):
                 if entry["guid"] == guid:
                     return root
@@ -454,5 +464,5 @@ def database_guids(snapshot: Snapshot) -> set[bytes]:
     """The GUIDs of a snapshot's databases; none where it is of another program or format."""
     try:
         return {entry["guid"] for entry, _ in snapshot_databases(snapshot)}
-    except InvalidContent:
+    except OF_ANOTHER_PROGRAM:
         return set()

@@ -134,11 +134,16 @@ class Config:
 
     @classmethod
     def decode(cls, data: bytes) -> Config:
-        """Raises: Corrupt, UnsupportedVersion."""
-        body, checksum = data[: _CONFIG.size], data[_CONFIG.size :]
-        if len(body) != _CONFIG.size or blake3(body).digest(_CHECKSUM_BYTES) != checksum:
+        """The config in the bytes of its file, which ends with the checksum in every version.
+
+        Raises: Corrupt, UnsupportedVersion.
+        """
+        body, checksum = data[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:]
+        if blake3(body).digest(_CHECKSUM_BYTES) != checksum:
             raise Corrupt("the repository's config is damaged", file="config/config")
         encryption = _check_start(body, b"C", "config/config")
+        if len(body) != _CONFIG.size:
+            raise Corrupt("the repository's config is of another length", file="config/config")
         if encryption not in list(Encryption):
             raise UnsupportedVersion(f"the repository is encrypted in an unknown way ({encryption})")
         return cls(_CONFIG.unpack(body)[4], Encryption(encryption))

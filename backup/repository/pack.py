@@ -22,7 +22,7 @@ import zstandard
 from blake3 import blake3
 
 from pillarbox.backup.repository.crypto import HEADER_BYTES, TAG_BYTES, Cipher, Sealer, derive
-from pillarbox.store.errors import Corrupt, InvalidContent, OverLimit
+from pillarbox.store.errors import Corrupt, InvalidContent, OverLimit, UnsupportedVersion
 
 BlobId = NewType("BlobId", bytes)
 
@@ -159,6 +159,7 @@ def open_blob(
 # --- trees --------------------------------------------------------------------------------------------------
 
 _TREE_VERSION: Final = 1
+_TREE_FIELDS_MAX: Final = 16  # of a tree of any version
 _CHILD_BYTES: Final = 1 + BLOB_ID_BYTES
 TREE_META_BYTES_MAX: Final = 1 << 20
 
@@ -186,11 +187,17 @@ def encode_tree(children: Sequence[Child], meta: Any) -> bytes:
 
 
 def decode_tree(content: bytes) -> Tree:
-    """The tree of a blob's content. Raises: InvalidContent."""
+    """The tree of a blob's content. Raises: InvalidContent, UnsupportedVersion."""
     try:
-        version, below, packed_meta = msgpack.unpackb(
-            content, max_array_len=3, max_map_len=0, max_bin_len=BLOB_BYTES_MAX
+        version, *fields = msgpack.unpackb(
+            content, max_array_len=_TREE_FIELDS_MAX, max_map_len=0, max_bin_len=BLOB_BYTES_MAX
         )
+        if isinstance(version, int) and version > _TREE_VERSION:
+            raise UnsupportedVersion(
+                f"a tree blob is of version {version}",
+                hint=f"this program reads version {_TREE_VERSION}; use a newer one",
+            )
+        below, packed_meta = fields
         if version != _TREE_VERSION or len(below) % _CHILD_BYTES or len(packed_meta) > TREE_META_BYTES_MAX:
             raise ValueError("its version, its list of children or its value is not ours")
         starts = range(0, len(below), _CHILD_BYTES)

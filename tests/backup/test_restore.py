@@ -66,6 +66,12 @@ def test_a_database_that_is_described_in_another_way_is_refused(key, value):
         list(snapshot_databases(snapshot))
 
 
+def test_a_snapshot_of_a_newer_program_is_refused_by_its_format():
+    snapshot = Snapshot("1" * 64, 0, (b"r" * 32,), {"format": 2, "databases": "told in another way"})
+    with pytest.raises(UnsupportedVersion, match="format 2"):
+        restorable_databases(snapshot)
+
+
 def server_of(group, **state: object) -> ServerState:
     return ServerState({each.guid for each in group.databases}, **state)  # type: ignore[arg-type]
 

@@ -6,6 +6,7 @@ import itertools
 from random import Random
 
 import pytest
+from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -110,6 +111,13 @@ def test_config_round_trip_and_damage() -> None:
     for damaged in [*flips(data), data[:-1], data + b"\0"]:
         with pytest.raises(Corrupt):
             Config.decode(damaged)
+
+
+@pytest.mark.parametrize("more", [b"", b"fields of a newer program"])
+def test_a_config_of_a_newer_program_is_refused_by_its_version(more: bytes) -> None:
+    body = CONFIG.encode()[:4] + b"\2" + CONFIG.encode()[5:-16] + more
+    with pytest.raises(UnsupportedVersion, match="version 2"):
+        Config.decode(body + blake3(body).digest(16))
 
 
 def test_a_key_file_is_one_line_of_text() -> None:

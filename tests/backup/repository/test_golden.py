@@ -8,6 +8,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from blake3 import blake3
 
 from pillarbox.backup.repository.backend import FileKind
 from pillarbox.backup.repository.backend_memory import MemoryBackend
@@ -17,6 +18,7 @@ from pillarbox.backup.repository.lock import Holder, LockContext
 from pillarbox.backup.repository.pack import BlobKind, Child, decompress
 from pillarbox.backup.repository.repository import Repository
 from pillarbox.store.clock import VirtualClock
+from pillarbox.store.errors import UnsupportedVersion
 
 GOLDEN = Path(__file__).with_name("golden_repository_1.json")
 COST = KdfCost(memory_kib=64, passes=1, lanes=1)
@@ -72,6 +74,18 @@ def test_version_1_is_written(name: str) -> None:
     assert {key: data for key, data in files.items() if key not in made} == before
     # Marks came later, beside what there was: the format is the same without them.
     assert made == {(FileKind.MADE, name): b"" for kind, name in before if kind is FileKind.SNAPSHOT}
+
+
+@pytest.mark.parametrize("name", CREDENTIALS)
+def test_a_repository_of_a_newer_program_is_refused_by_number_and_nothing_is_touched(name: str) -> None:
+    backend = golden(name)
+    config = backend.files[FileKind.CONFIG, "config"]
+    body = config[:4] + b"\2" + config[5:-16] + b"fields of a newer program"
+    backend.files[FileKind.CONFIG, "config"] = body + blake3(body).digest(16)
+    before = dict(backend.files)
+    with pytest.raises(UnsupportedVersion, match="version 2"):
+        Repository.open(backend, CREDENTIALS[name], clock=VirtualClock())
+    assert backend.files == before
 
 
 def test_compressed_content_of_version_1() -> None:

@@ -32,7 +32,7 @@ from pillarbox.backup.repository.pack import (
     open_blob,
     open_footer,
 )
-from pillarbox.store.errors import Corrupt, InvalidContent, OverLimit
+from pillarbox.store.errors import Corrupt, InvalidContent, OverLimit, UnsupportedVersion
 
 MASTER = Secrets(b"f" * 32, b"i" * 32)
 NAMING = BlobNaming(MASTER.ids)
@@ -129,8 +129,14 @@ def test_tree_round_trip(children: list[tuple[BlobKind, bytes]], meta: Any) -> N
 @given(st.binary(max_size=100) | metas.map(msgpack.packb))
 @settings(deadline=None)
 def test_any_bytes_as_a_tree(content: bytes) -> None:
-    with pytest.raises(InvalidContent):
+    with pytest.raises((InvalidContent, UnsupportedVersion)):
         decode_tree(content)
+
+
+@pytest.mark.parametrize("tree", [[2, b"", b"\xc0"], [3, b"", b"\xc0", "a field more"], [2]])
+def test_a_tree_of_a_newer_program_is_refused_by_its_version(tree: list[Any]) -> None:
+    with pytest.raises(UnsupportedVersion, match=f"version {tree[0]}"):
+        decode_tree(msgpack.packb(tree))
 
 
 @pytest.mark.parametrize("content", [b"\x93" * 100_000, b"\xdd\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff"])
