@@ -127,6 +127,8 @@ class EventId(IntEnum):
     DISK_FLOOR_REACHED = (20011, _ERROR, _STORAGE,
         "The disk of database {database} has only {free_bytes} left: deliveries are refused.")
     MAILBOX_DISCONNECTED = 20012, _INFORMATION, _MAILBOX, "Mailbox {mailbox} was disconnected by {account}."
+    DATABASE_UPGRADED = (20013, _INFORMATION, _STORAGE,
+        "Database {database} was upgraded from table layout {before} to {layout}: older programs refuse it.")
     IMPORT_FINISHED = 20020, _INFORMATION, _MAILBOX, "{messages} messages were imported into {mailbox}."
     IMPORT_FINISHED_DAMAGED = (20021, _WARNING, _MAILBOX,
         "{messages} messages were imported into {mailbox}, {damaged} of them damaged.")

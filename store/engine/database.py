@@ -354,7 +354,9 @@ class Database:
         )
         try:
             self._identify(writer, files)
-            upgrade(lambda: TransactionBlock(writer, Actor.task("mount"), self))
+            before = upgrade(lambda: TransactionBlock(writer, Actor.task("mount"), self))
+            if before != LAYOUT_VERSION:
+                self.report(EventId.DATABASE_UPGRADED, before=before, layout=LAYOUT_VERSION)
             self._keep_mailbox_names(files)
         except BaseException:
             writer.end(self._not_mounted(), clean=False)

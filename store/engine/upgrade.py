@@ -32,13 +32,18 @@ STEPS: Final[dict[int, Step]] = {2: _to_layout_2}
 """The steps by the layout that the tables have once they are done."""
 
 
-def upgrade(transaction: Callable[[], AbstractContextManager[WriteTransaction]]) -> None:
-    """Take every step that the tables have not seen; `transaction` begins a transaction for each batch."""
+def upgrade(transaction: Callable[[], AbstractContextManager[WriteTransaction]]) -> int:
+    """Take every step that the tables have not seen; the layout that the tables had before.
+
+    `transaction` begins a transaction for each batch.
+    """
+    before = 0
     while True:
         with transaction() as txn:
             identity: IdentityRecord = txn.record(Table.META, IDENTITY_KEY)
+            before = before or identity.layout_version
             layout = identity.layout_version + 1
             if layout not in STEPS:
-                return
+                return before
             if STEPS[layout](txn):
                 txn.put(Table.META, IDENTITY_KEY, identity._replace(layout_version=layout))

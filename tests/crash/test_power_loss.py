@@ -8,25 +8,30 @@ compared between flushes instead, and each page that differs may be old, new or 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import random
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
 from pillarbox.store.disk import env as env_module
-from pillarbox.store.disk.tables import DatabaseKind, Table
+from pillarbox.store.disk.tables import IDENTITY_KEY, LAYOUT_VERSION, DatabaseKind, Table
 from pillarbox.store.engine import checkpointer as checkpointer_module
 from pillarbox.store.engine import database as database_module
 from pillarbox.store.engine import replay as replay_module
+from pillarbox.store.engine import upgrade
 from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.transaction import WriteTransaction
 from pillarbox.store.mail import folders, mailboxes, messages
 from pillarbox.store.upkeep.check import check_database
 from pillarbox.store.upkeep.maintenance import compact
@@ -531,3 +536,89 @@ def test_power_loss_campaign(
     record_property("crash_states", states)
     print(f"{states} crash states opened and checked")
     assert states >= 200
+
+
+# -- upgrades
+
+GOLDEN = Path(__file__).parents[1] / "backup" / "golden_server_1.zip"
+
+
+class UpgradeLoss(PowerLoss):
+    """Tries crash states of a database of layout 1 that a newer program replays and upgrades."""
+
+    def __init__(self, tmp_path: Path, patch: pytest.MonkeyPatch, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.scratch = tmp_path / "state"
+        self.states = 0
+        self.boot = 1
+        for module in (database_module, checkpointer_module):
+            patch.setattr(module, "boot_identity", lambda: self.boot.to_bytes(16, "big"))
+        with ZipFile(GOLDEN) as archive:
+            archive.extractall(tmp_path, [name for name in archive.namelist() if name.startswith("killed/")])
+            expected = json.loads(archive.read("expected.json"))
+        self.guid = bytes.fromhex(expected["databases"]["Archive"][0])
+        self.contents: dict[str, str] = expected["server"]["Archive"]["content"]
+        self.recorder = Recorder(tmp_path / "killed", patch)
+        self.database = self.database_at(tmp_path / "killed")
+
+    def database_at(self, path: Path) -> Database:
+        kind = DatabaseKind.MAILBOX_STORE
+        return Database(path, self.guid, "Archive", kind, clock=VirtualClock(), tuning=TUNING)
+
+    def _open_and_check(self) -> None:
+        database = self.database_at(self.scratch)
+        database.mount()
+        with database.read(ACTOR) as read:
+            items = dict(read.records(Table.ITEM, b"", None))
+            assert {item[-1] for item in items.values()} == {"blue"}
+            assert read.record(Table.META, IDENTITY_KEY).layout_version == LAYOUT_VERSION + 1
+            assert self.contents == {
+                key.hex(): hashlib.sha256(messages.content(read, item)).hexdigest()
+                for key, item in items.items()
+            }
+        assert check_database(database, ACTOR).clean
+        database.dismount()
+
+
+def colour_some(txn: WriteTransaction) -> bool:
+    """A step of an upgrade that colours twelve messages in a transaction."""
+    uncoloured = [(key, item) for key, item in txn.records(Table.ITEM, b"", None) if item[-1] == "red"]
+    for key, item in uncoloured[:12]:
+        txn.put(Table.ITEM, key, item._replace(colour="blue"))
+    return len(uncoloured) <= 12
+
+
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 12))])
+def test_power_loss_at_any_step_of_replay_and_upgrade_loses_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    newer_program: Callable[[], AbstractContextManager[Table]],
+    seed: int,
+) -> None:
+    """The tables of the newer program are made meanwhile, too."""
+    loss = UpgradeLoss(tmp_path, monkeypatch, seed)
+    busy = False
+
+    def between() -> None:
+        nonlocal busy
+        if not busy:
+            busy = True
+            loss.try_states(1 if seed == 1 else 4)
+            busy = False
+
+    make_tables = env_module.Env.make_missing_tables
+
+    def made_tables(env: env_module.Env) -> None:
+        between()
+        make_tables(env)
+        between()
+
+    seams(monkeypatch, between)
+    monkeypatch.setattr(env_module.Env, "make_missing_tables", made_tables)
+    with newer_program():
+        upgrade.STEPS[LAYOUT_VERSION + 1] = colour_some
+        loss.database.mount()
+        busy = True
+        loss.try_states(5)
+        loss.database.dismount()
+    assert loss.states >= 20

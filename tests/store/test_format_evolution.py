@@ -19,6 +19,8 @@ from pillarbox.store.clock import VirtualClock
 from pillarbox.store.disk.checkpoint import read_checkpoint, write_checkpoint
 from pillarbox.store.disk.env import Env, put_back_meta_pages
 from pillarbox.store.disk.records import seal_record
+from pillarbox.store.disk.redo import Redo
+from pillarbox.store.disk.stream import Position
 from pillarbox.store.disk.tables import (
     IDENTITY_KEY,
     LAYOUT_VERSION,
@@ -34,9 +36,10 @@ from pillarbox.store.disk.tables import (
 )
 from pillarbox.store.engine import upgrade
 from pillarbox.store.engine.database import PROPERTIES, Database
-from pillarbox.store.engine.replay import mark_restored
+from pillarbox.store.engine.replay import TableWriter, mark_restored
 from pillarbox.store.engine.transaction import WriteTransaction
 from pillarbox.store.errors import UnsupportedVersion
+from pillarbox.store.events import Event, EventId
 from pillarbox.store.mail import mailboxes, messages
 from pillarbox.store.upkeep.check import check_database
 from pillarbox.store.upkeep.repair import repair_database
@@ -227,12 +230,18 @@ def test_an_upgrade_goes_on_where_a_crash_ended_it(
             with pytest.raises(Crash):
                 database.mount()
             database = make_database(database.path)
+        events: list[Event] = []
+        database.reporter = type("Reporter", (), {"report": staticmethod(events.append)})()
         database.mount()
+        (told,) = [event for event in events if event.event_id == EventId.DATABASE_UPGRADED]
+        assert told.details == {"before": LAYOUT_VERSION, "layout": LAYOUT_VERSION + 1}
         assert layout_of(database) == LAYOUT_VERSION + 1
         assert {item[-1] for item, _ in state_of(database)} == {"blue"}
         assert step.batches == 2 + bool(crash_at)
         database.dismount()
+        events.clear()
         database.mount()
+        assert EventId.DATABASE_UPGRADED not in {event.event_id for event in events}
         assert step.batches == 2 + bool(crash_at)
         assert check_database(database, ACTOR).clean
         database.dismount()
@@ -280,6 +289,31 @@ def test_a_newer_database_is_refused_by_number_and_nothing_is_touched(
             refused()
         assert f"{LAYOUT_VERSION_MIN} to {LAYOUT_VERSION}" in raised.value.hint
         assert everything_of(database.path) == before
+
+
+@pytest.mark.parametrize("lost", ["checkpoint", "checkpoint and tables"])
+def test_a_repair_refuses_a_newer_database_that_has_lost_its_checkpoint(
+    database: Database, newer_program: NewerProgram, lost: str
+) -> None:
+    with newer_program():
+        database.mount()
+        database.dismount()
+    (database.path / "checkpoint").unlink()
+    if lost != "checkpoint":
+        shutil.rmtree(database.path / PROPERTIES)
+    before = files_of(database.path)
+    with pytest.raises(UnsupportedVersion, match=f"layout {LAYOUT_VERSION + 1}"):
+        repair_database(database)
+    assert files_of(database.path) == before
+
+
+def test_replay_refuses_a_record_of_a_newer_program(database: Database) -> None:
+    env = Env(database.path / PROPERTIES)
+    value = seal_record(Table.SEGMENT, b"key", (1, 2, "new"))
+    redo = Redo(sequence=9, flush_first=9, rows=((int(Table.SEGMENT), b"key", value),), end=Position(1, 40))
+    with pytest.raises(UnsupportedVersion, match="segment"):
+        TableWriter(env).add(redo)
+    env.close()
 
 
 def test_a_database_that_went_back_in_time_says_so_from_then_on(database: Database) -> None:
