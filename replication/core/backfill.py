@@ -19,6 +19,8 @@ from pillarbox.store.change_number import CNSet
 def missing(replica: Replica, folder: ObjectId) -> CNSet:
     """The numbers that other replicas said they hold and this one has not."""
     state = replica.state(folder)
+    if not replica.is_live(folder):
+        return NOTHING
     return known_to_any(state.rows) - state.knowledge.had
 
 

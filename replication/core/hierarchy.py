@@ -100,14 +100,8 @@ def begin(replica: Replica, folder: ObjectId) -> None:
 def ask_all(replica: Replica, folder: ObjectId) -> None:
     """Ask all other replicas for their status, until each has answered."""
     state = replica.state(folder)
-    state.awaited = frozenset(replica.peers(folder)) if is_live(replica, folder) else frozenset()
+    state.awaited = frozenset(replica.peers(folder)) if replica.is_live(folder) else frozenset()
     state.await_due_ms = replica.now_ms
-
-
-def is_live(replica: Replica, folder: ObjectId) -> bool:
-    """True when the folder is not deleted. Of one that is, stores of the list may never have begun."""
-    read = replica.folder(folder)
-    return folder == replica.tree.hierarchy or (read is not None and read.is_live)
 
 
 def drop(replica: Replica, folder: ObjectId) -> None:
@@ -134,7 +128,7 @@ def match_rows(replica: Replica, folder: ObjectId) -> None:
     if peers.keys() != state.rows.keys():
         state.rows = {database: state.rows.get(database, Row()) for database in peers}
         replica.touched.add(folder)
-    state.awaited &= peers.keys() if is_live(replica, folder) else frozenset()
+    state.awaited &= peers.keys() if replica.is_live(folder) else frozenset()
 
 
 def places(replica: Replica) -> dict[ObjectId, ObjectId]:

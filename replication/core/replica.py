@@ -140,6 +140,15 @@ class Replica:
             self._read[folder] = versions, latest, read
         return read
 
+    def is_live(self, folder: ObjectId) -> bool:
+        """True when the folder is not deleted.
+
+        Of one that is, stores of the list may never have begun a replica, and nothing is asked for: a store
+        with content that its deletion had not seen brings it back.
+        """
+        read = None if folder == self.tree.hierarchy else self.folder(folder)
+        return folder == self.tree.hierarchy or (read is not None and read.is_live)
+
     def replica_states(self, folder: ObjectId, read: Folder | None = None) -> dict[bytes, ReplicaState]:
         """Read the replica list: the state of each store that was not removed from the tree.
 
