@@ -59,6 +59,7 @@ RULES: Final = frozenset(
         "replica_removed",
         "sibling",
         "stamp_ahead",
+        "tombstone_left",
         "unseen_content",
     }
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from pillarbox.replication.core import hierarchy
+from pillarbox.replication.core import deletion, hierarchy
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import FolderState
 from pillarbox.replication.ground.records import ObjectId, ReplicaState, Tree
@@ -191,6 +191,21 @@ class Invariants:
     def _is_expired(self, folder: ObjectId, number: ChangeNumber, active: list[Replica]) -> bool:
         return number in self.ever_expired and not any(
             number in replica.state(folder).knowledge.known for replica in active
+        )
+
+    def count_tombstones(self, replicas: list[Replica]) -> int:
+        """Count the tombstones that are still there, but for those that are kept for ever.
+
+        A few may be left: a number below their context that only its owner had, which holds the folder no
+        more.
+        """
+        return sum(
+            not versions.live() and not deletion.is_kept_for_ever(versions)
+            for replica in replicas
+            for folder in (self.tree.hierarchy, *hierarchy.places(replica))
+            if replica.held(folder)
+            for object_id in replica.objects.ids(folder)
+            if (versions := replica.objects.get(folder, object_id))
         )
 
     def check_nothing_lost(self, replicas: list[Replica]) -> None:

@@ -16,6 +16,8 @@ from pillarbox.replication.simulation.world import Trace, World
 GAPS_MS = (50, 2_000, 30_000, 5 * MINUTE_MS)
 CONVERGED_MS_MAX = 10 * DAY_MS
 QUIET_MS = 3 * HOUR_MS
+STORM = 200  # messages an hour from each store to each other, hours after the last fault
+STORM_AFTER_MS = 2 * HOUR_MS
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,11 @@ class Scenario:
         world, began_ms = self.world, self.world.now_ms
         found: list[str] = []
         while world.now_ms - began_ms < CONVERGED_MS_MAX:
+            sent = world.messages.total()
             world.run_until(world.now_ms + HOUR_MS)
+            hours_ms = world.now_ms - began_ms
+            if hours_ms > STORM_AFTER_MS and world.messages.total() - sent > STORM * len(world.machines) ** 2:
+                raise Violation(f"a storm: {world.messages.total() - sent} messages in an hour of peace")
             found = self._differences()
             if not found:
                 break
@@ -147,6 +153,7 @@ class Scenario:
         world.run_until(world.now_ms + QUIET_MS)
         if world.requests != asked or any(self._wanted()):
             raise Violation("something is asked for although nothing changes any more")
+        world.fired["tombstone_left"] += world.invariants.count_tombstones(self._replicas())
         if self._counters() != counters:
             raise Violation("numbers are given although nothing changes any more")
         if found := self._differences():

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from pillarbox.replication.core import hierarchy, writing
+from pillarbox.replication.core import (
+    applying,
+    deletion,
+    expiry,
+    hierarchy,
+    identity,
+    leaving,
+    replicator,
+    writing,
+)
 from pillarbox.replication.core.effects import Answer, Effect, Send
 from pillarbox.replication.core.preset import CLASSIC, HOUR_MS, MINUTE_MS, PROMPT, Preset
 from pillarbox.replication.core.replica import Moment, Replica, ReplicaRecord
@@ -15,7 +25,15 @@ from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.ground.records import MessageView, ObjectId, ReplicaState, Tree
 from pillarbox.replication.organisation.topology import Connector, Organisation, Server
 from pillarbox.replication.simulation.objects import DictObjects
-from pillarbox.replication.wire.messages import BackfillRequest, Changes, Message, Sender, StatusRequest
+from pillarbox.replication.wire.messages import (
+    BackfillRequest,
+    Changes,
+    Message,
+    Sender,
+    Status,
+    StatusRequest,
+)
+from pillarbox.store.change_number import CNSet
 from pillarbox.store.errors import NotFound, Refused
 
 TREE = Tree(b"t" * 16)
@@ -90,6 +108,16 @@ class Post:
             self.put(self.stores[store], self.stores[store].tick(self.now))
             self.carry(is_lost)
         self.now_ms = until_ms
+
+    def lose(self, store: int) -> None:
+        """Lose a store for good; the others learn that it was removed, and count on without it."""
+        gone = self.stores.pop(store).replica.me.database
+        servers = {**self.organisation.servers}
+        servers[gone] = servers[gone]._replace(is_removed=True)
+        self.organisation = replace(self.organisation, servers=servers)
+        for left in self.stores:
+            self.put(left, left.organisation_changed(self.organisation, self.now))
+        self.table = [each for each in self.table if gone not in (each.to, each.sender.database)]
 
     def replica(self, store: int) -> Replica:
         return self.stores[store].replica
@@ -351,8 +379,8 @@ def test_a_leaving_replica_goes_only_when_another_has_all_of_it() -> None:
     folder = post.folder()
     post.wait(HOUR_MS)
     post.post(1, folder)  # not broadcast yet
-    leaving = {b"2" * 16: ReplicaState.DELETE_PENDING}
-    post.do(0, lambda replica: writing.change_folder(replica, folder, ACTOR, replicas=leaving))
+    pending = {b"2" * 16: ReplicaState.DELETE_PENDING}
+    post.do(0, lambda replica: writing.change_folder(replica, folder, ACTOR, replicas=pending))
     post.wait(MINUTE_MS, is_lost=lambda each: is_changes(each) and each.folder == folder)
     assert post.replica(1).held(folder), "store 1 has not all of it"
     post.wait(HOUR_MS)
@@ -431,3 +459,178 @@ def test_explain_says_what_is_missing_who_has_it_and_when_it_is_asked_for() -> N
     post.wait(HOUR_MS)
     assert post.stores[1].explain(folder, post.now).is_in_sync
     assert not post.stores[1].explain(ObjectId(b"x" * 16, 1), post.now).is_held
+
+
+# --- rules that seeds rarely show: a schedule with the rule, and with its naive form ------------------------
+
+
+def heard_only_that_it_was_expired() -> bool:
+    """Store 0 expired what store 1 holds, and store 2 hears of store 0 first. Does it get the message?"""
+    post = Post("aaa")
+    folder = post.folder("123")
+    post.wait(HOUR_MS)
+    post.post(0, folder)
+    cut = {b"3" * 16}
+    post.wait(HOUR_MS, is_lost=lambda each: each.folder == folder and each.to in cut)
+    later_ms = post.now_ms + HOUR_MS
+    assert post.do(0, lambda replica: expiry.expire(replica, folder, later_ms)) == 1
+    from_0 = {b"1" * 16}
+    post.wait(HOUR_MS, is_lost=lambda each: each.to in cut and each.sender.database not in from_0)
+    post.wait(HOUR_MS)
+    return bool(post.messages(2, folder))
+
+
+def test_expired_by_all_others_is_computed_and_never_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert heard_only_that_it_was_expired()
+    assumed = Replica.assumed
+
+    def written(self: Replica, folder: ObjectId) -> CNSet:
+        numbers = assumed(self, folder)
+        self.state(folder).knowledge.expired |= numbers
+        return numbers
+
+    monkeypatch.setattr(Replica, "assumed", written)
+    assert not heard_only_that_it_was_expired()
+
+
+def deleted_while_one_was_away() -> bool:
+    """An empty folder is deleted and forgotten while a store is away. Does its post live?"""
+    post = Post("aaa")
+    folder = post.folder("123")
+    post.wait(HOUR_MS)
+    away = {b"3" * 16}
+    post.post(2, folder)
+
+    def is_cut(message: Message) -> bool:
+        return message.to in away or message.sender.database in away
+
+    post.wait(MINUTE_MS, is_lost=is_cut)
+    post.do(0, lambda replica: hierarchy.delete_folder(replica, folder, ACTOR))
+    post.wait(10 * MINUTE_MS, is_lost=is_cut)
+    for store in (0, 1):  # as after 180 days of silence
+        state = post.replica(store).state(TREE.hierarchy)
+        state.rows[b"3" * 16] = replace(state.rows[b"3" * 16], heard_ms=0)
+        post.do(store, lambda replica: deletion.purge(replica, TREE.hierarchy))
+        assert post.replica(store).objects.get(TREE.hierarchy, folder) is None
+    post.wait(5 * HOUR_MS)
+    return all(folder in hierarchy.places(post.replica(store)) for store in (0, 1, 2)) and bool(
+        post.messages(0, folder)
+    )
+
+
+def test_content_that_nobody_else_has_keeps_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert deleted_while_one_was_away()
+    monkeypatch.setattr(deletion, "keep_unseen_content", lambda *_: None)
+    assert not deleted_while_one_was_away()
+
+
+def answered_for_an_earlier_life() -> bool:
+    """An answer comes when its asker went back to an empty copy. Does the message come all the same?"""
+    post = Post("aaa")
+    folder = post.folder("123")
+    post.wait(HOUR_MS)
+    old = post.replica(1)
+    record, objects = old.record.copy(), DictObjects(old.objects.snapshot())  # type: ignore[attr-defined]
+    message = post.post(0, folder, b"first")
+    post.wait(2_000, is_lost=lambda each: is_changes(each) and each.to == b"2" * 16)
+    post.do(0, lambda replica: writing.edit(replica, folder, message, ACTOR, content=b"second"))
+    post.wait(2_000, is_lost=lambda each: is_changes(each) and each.to == b"3" * 16)
+
+    def is_answer(each: Message) -> bool:
+        is_backfill = isinstance(each.body, Changes) and each.body.answer is not None
+        return (is_backfill and each.to == b"2" * 16) or b"3" * 16 in (each.to, each.sender.database)
+
+    post.wait(20 * MINUTE_MS, is_lost=is_answer)
+    late = [each for each in post.sent if is_answer(each) and each.folder == folder and is_changes(each)]
+    identity.begin_incarnation(record, Sender(b"2" * 16, 2, b"Z" * 16))
+    post.stores[1] = Replicator(record, TREE, post.organisation, PROMPT, objects)
+    post.put(post.stores[1], post.stores[1].start(post.now))
+    post.table = [each for each in late if each.to == b"2" * 16][:1]
+    assert post.table
+    servers = dict(post.organisation.servers)
+    servers[b"1" * 16] = servers[b"1" * 16]._replace(is_removed=True)
+    post.carry(is_lost=lambda each: not is_answer(each))
+    gone = post.stores.pop(0)
+    for store in post.stores:
+        post.put(store, store.organisation_changed(replace(post.organisation, servers=servers), post.now))
+    post.table = [
+        each for each in post.table if gone.replica.me.database not in (each.to, each.sender.database)
+    ]
+    post.wait(5 * HOUR_MS)
+    return [view.contents for view in post.messages(0, folder)] == [(b"first",)]
+
+
+def test_gaps_stated_to_an_earlier_life_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert answered_for_an_earlier_life()
+    monkeypatch.setattr(replicator, "is_for_this_life", lambda *_: True)
+    assert not answered_for_an_earlier_life()
+
+
+def acknowledged_before_the_last_post() -> bool:
+    """A leaving replica gets a post after its statement, from a store that is lost. Does the post live?"""
+    post = Post("aaa")
+    folder = post.folder("123")
+    post.wait(HOUR_MS)
+    pending = {b"2" * 16: ReplicaState.DELETE_PENDING}
+    post.do(0, lambda replica: writing.change_folder(replica, folder, ACTOR, replicas=pending))
+
+    def is_acknowledgement(each: Message) -> bool:
+        return isinstance(each.body, Status) and each.body.acknowledgement is not None
+
+    post.wait(3_000, is_lost=is_acknowledgement)
+    late = [each for each in post.sent if is_acknowledgement(each) and each.sender.database == b"1" * 16]
+    post.post(2, folder, b"last")
+    post.wait(2_000, is_lost=lambda each: is_acknowledgement(each) or each.to == b"1" * 16)
+    post.lose(2)
+    assert late
+    post.table = late
+    post.wait(5 * HOUR_MS)
+    return [view.contents for view in post.messages(0, folder)] == [(b"last",)]
+
+
+def test_content_goes_only_when_all_that_is_held_is_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert acknowledged_before_the_last_post()
+    monkeypatch.setattr(leaving, "to_cover", lambda state: state.leaving.stated)
+    assert not acknowledged_before_the_last_post()
+
+
+def expired_before_it_was_sent() -> bool:
+    """A store with an age limit expires a post that no other replica has yet. Does another one get it?"""
+    post = Post("aa")
+    folder = post.folder()
+    post.wait(HOUR_MS)
+    post.post(0, folder)
+    later_ms = post.now_ms + HOUR_MS
+    post.do(0, lambda replica: expiry.expire(replica, folder, later_ms))
+    post.wait(HOUR_MS)
+    return bool(post.messages(1, folder))
+
+
+def test_a_post_is_expired_only_when_another_replica_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert expired_before_it_was_sent()
+    monkeypatch.setattr(expiry, "may_expire", lambda *_: True)
+    assert not expired_before_it_was_sent()
+
+
+def sent_again_after_it_was_expired() -> bool:
+    """Store 0 expired a post that comes once more; store 2 hears of store 0 first. Does it get the post?"""
+    post = Post("aaa")
+    folder = post.folder("123")
+    post.wait(HOUR_MS)
+    post.post(1, folder)
+    post.wait(HOUR_MS, is_lost=lambda each: each.folder == folder and each.to == b"3" * 16)
+    again = [each for each in post.sent if is_changes(each) and each.to == b"1" * 16]
+    later_ms = post.now_ms + HOUR_MS
+    assert post.do(0, lambda replica: expiry.expire(replica, folder, later_ms)) == 1
+    post.table += again
+    post.wait(
+        HOUR_MS, is_lost=lambda each: b"2" * 16 in (each.to, each.sender.database) and each not in again
+    )
+    post.wait(5 * HOUR_MS)
+    return bool(post.messages(2, folder))
+
+
+def test_a_number_that_is_refused_stays_expired(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sent_again_after_it_was_expired()
+    monkeypatch.setattr(applying, "stays_expired", lambda *_: False)
+    assert not sent_again_after_it_was_expired()

@@ -25,7 +25,7 @@ def test_small_organisations_become_equal(first: int) -> None:
 def test_campaign_of_small_organisations(first: int) -> None:
     summary = campaign.summarise(campaign.run_seeds(range(first, first + 100), SMALL))
     assert not summary.violations
-    assert summary.never_happened() in ([], ["unseen_content"], ["expired_lost"])
+    assert set(summary.never_happened()) <= {"unseen_content", "expired_lost"}
 
 
 @pytest.mark.slow
