@@ -33,7 +33,7 @@ from pillarbox.replication.wire.messages import (
     Status,
     StatusRequest,
 )
-from pillarbox.store.change_number import CNSet
+from pillarbox.store.change_number import ChangeNumber, CNSet
 from pillarbox.store.errors import NotFound, Refused
 
 TREE = Tree(b"t" * 16)
@@ -634,3 +634,30 @@ def test_a_number_that_is_refused_stays_expired(monkeypatch: pytest.MonkeyPatch)
     assert sent_again_after_it_was_expired()
     monkeypatch.setattr(applying, "stays_expired", lambda *_: False)
     assert not sent_again_after_it_was_expired()
+
+
+def intervals_after_posts_to_two_folders() -> int:
+    """Forty posts go to two folders in turn. How many intervals is one folder's knowledge, at most?"""
+    post = Post("aa")
+    folders = (post.folder(), post.folder())
+    for number in range(40):
+        post.post(0, folders[number % 2])
+        post.wait(7_000)
+    post.wait(HOUR_MS)
+    known = [post.replica(store).state(folder).knowledge.known for store in (0, 1) for folder in folders]
+    assert known[0] == known[2] and known[1] == known[3]
+    return max(numbers.intervals_count() for numbers in known)
+
+
+def test_gaps_of_other_folders_are_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert intervals_after_posts_to_two_folders() == 1
+    number = Replica.number
+
+    def without_gaps(self: Replica, folder: ObjectId) -> ChangeNumber:
+        known = self.state(folder).knowledge.known
+        given = number(self, folder)
+        self.state(folder).knowledge.known = known.with_number(given)
+        return given
+
+    monkeypatch.setattr(Replica, "number", without_gaps)
+    assert intervals_after_posts_to_two_folders() > 10

@@ -27,7 +27,7 @@ from pillarbox.replication.ground.versions import Versions
 from pillarbox.replication.simulation import faults, operations
 from pillarbox.replication.simulation.machine import Copy, Machine
 from pillarbox.replication.simulation.scenario import Scenario, Settings
-from pillarbox.store.change_number import ChangeNumber, CNSet
+from pillarbox.store.change_number import CNSet
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 SEEDS_MAX = 400
@@ -140,25 +140,6 @@ def no_bare_contexts(patch: pytest.MonkeyPatch) -> None:
 def holes_stay_open(patch: pytest.MonkeyPatch) -> None:
     """K3a amendment: a hole that nobody can fill keeps tombstones for ever."""
     patch.setattr(deletion, "closed_holes", lambda *_: CNSet())
-
-
-def only_its_own_numbers(patch: pytest.MonkeyPatch) -> None:
-    """K4: a store claims the numbers of its changes without the gaps between them."""
-
-    def number(self: Replica, folder: Any) -> ChangeNumber:
-        given = _number(self, folder)
-        knowledge = self.state(folder).knowledge
-        knowledge.known = _before.pop() | CNSet.of([given])
-        return given
-
-    _number = Replica.number
-    _before: list[CNSet] = []
-
-    def remembering(self: Replica, folder: Any) -> ChangeNumber:
-        _before.append(self.state(folder).knowledge.known)
-        return number(self, folder)
-
-    patch.setattr(Replica, "number", remembering)
 
 
 def own_numbers_of_an_earlier_life(patch: pytest.MonkeyPatch) -> None:
@@ -276,16 +257,15 @@ NAIVE: dict[Patch, tuple[Settings, int]] = {
     reconciled_later: (PURGING, 44),
     purged_not_taken_over: (PURGING, 7),
     no_bare_contexts: (PLAIN, 35),
-    only_its_own_numbers: (PLAIN, 0),
     own_numbers_of_an_earlier_life: (LISTY, 0),
     knowledge_before_objects: (PLAIN, 0),
     expired_numbers_are_offered: (AGING, 1),
     expired_by_all_is_asked_for: (AGING, 14),
     cleared_is_forgotten: (PLAIN, 12),
     rows_without_lives: (LISTY, 0),
-    held_beside_the_list: (RESTORY, 0),
-    no_revival: (LISTY, 0),
-    asks_once: (PLAIN, 0),
+    held_beside_the_list: (RESTORY, 3),
+    no_revival: (LISTY, 14),
+    asks_once: (PLAIN, 1),
 }
 
 
