@@ -227,10 +227,11 @@ class Invariants:
         return deleted
 
     def _check_folder(self, folder: ObjectId, holders: list[Replica]) -> None:
-        had = CNSet()
+        had = known = CNSet()
         live: set[ChangeNumber] = set()
         for replica in holders:
             had |= replica.state(folder).knowledge.had
+            known |= replica.state(folder).knowledge.known
             live |= self._content(replica, folder).keys()
         cleared, deleted = self.cleared.get(folder, CNSet()), self._deleted(folder, holders[0])
         for number in self.of_folder.get(folder, ()):
@@ -240,10 +241,10 @@ class Invariants:
                 raise Violation(
                     f"{number.counter} of folder {folder.counter} went with the folder and is back"
                 )
-            # A number that was given up somewhere may be claimed without its write ever having come.
             replaced = [later for later in self.covering(number) if later in had]
             excused = number in cleared or number in self.given_up or number in self.ever_expired
-            if number in live and any(later not in self.given_up for later in replaced):
+            # A number that was given up may be claimed where its write never came.
+            if number in live and any(later in known and later not in self.given_up for later in replaced):
                 raise Violation(f"{number.counter} of folder {folder.counter} was replaced and is back")
             if any(later in self.ever_expired for later in self.covering(number)):
                 continue  # expired by all that had it: nobody can give it, and what it replaced is gone
