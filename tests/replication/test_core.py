@@ -661,3 +661,19 @@ def test_gaps_of_other_folders_are_filled(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(Replica, "number", without_gaps)
     assert intervals_after_posts_to_two_folders() > 10
+
+
+def test_noticing_a_conflict_spends_no_number() -> None:
+    post = Post("aaa")
+    folder = post.folder("123")
+    message = post.post(0, folder)
+    post.wait(2_000)
+    for store, content in ((0, b"mine"), (1, b"theirs")):
+        post.do(
+            store,
+            lambda replica, to=content: writing.edit(replica, folder, message, ACTOR, content=to),
+        )
+    given = [post.replica(store).record.counter for store in (0, 1, 2)]
+    post.wait(HOUR_MS)
+    assert len(post.messages(2, folder)[0].contents) == 2
+    assert [post.replica(store).record.counter for store in (0, 1, 2)] == given

@@ -70,20 +70,6 @@ def last_number_wins(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Versions, "merged", merge)
 
 
-def conflicts_are_numbered(patch: pytest.MonkeyPatch) -> None:
-    """K2: each replica writes down that it noticed a conflict."""
-    take = applying.take
-
-    def noticing(replica: Replica, folder: Any, object_id: Any, arrived: Any) -> None:
-        take(replica, folder, object_id, arrived)
-        after = replica.objects.get(folder, object_id)
-        if after and len(after.live()) > 1:
-            number = replica.number(folder)
-            replica.objects.put(folder, object_id, after.written(number, after.live()[-1]))
-
-    patch.setattr(applying, "take", noticing)
-
-
 def tombstones_go_at_once(patch: pytest.MonkeyPatch) -> None:
     """K3a, K3b: a tombstone is purged whoever has not seen it, and leaves nothing behind."""
     purge = deletion.purge
@@ -249,7 +235,6 @@ NAIVE: dict[Patch, tuple[Settings, int]] = {
     gaps_without_condition: (PLAIN, 0),
     found_by_last_number: (PLAIN, 1),
     last_number_wins: (PLAIN, 5),
-    conflicts_are_numbered: (PLAIN, 0),
     tombstones_go_at_once: (PURGING, 0),
     never_reconciles: (PURGING, 0),
     gone_without_what_replaced_it: (PURGING, 0),
