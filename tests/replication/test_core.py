@@ -677,3 +677,24 @@ def test_noticing_a_conflict_spends_no_number() -> None:
     post.wait(HOUR_MS)
     assert len(post.messages(2, folder)[0].contents) == 2
     assert [post.replica(store).record.counter for store in (0, 1, 2)] == given
+
+
+def a_broadcast_from_before_the_delete() -> bool:
+    """A message is deleted and its tombstone purged, then an old broadcast arrives. Is the message gone?"""
+    post = Post()
+    folder = post.folder()
+    message = post.post(0, folder)
+    post.wait(2_000)
+    old = [each for each in post.sent if is_changes(each)]
+    post.do(0, lambda replica: writing.delete(replica, folder, message, ACTOR))
+    post.wait(2 * HOUR_MS)
+    assert post.replica(1).objects.get(folder, message) is None
+    post.table += old
+    post.carry()
+    return not post.messages(1, folder)
+
+
+def test_an_absent_object_whose_numbers_were_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert a_broadcast_from_before_the_delete()
+    monkeypatch.setattr(applying, "received", lambda arrived, had: arrived)
+    assert not a_broadcast_from_before_the_delete()

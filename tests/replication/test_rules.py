@@ -90,22 +90,6 @@ def never_reconciles(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(deletion, "ask_to_reconcile", lambda *_: None)
 
 
-def gone_without_what_replaced_it(patch: pytest.MonkeyPatch) -> None:
-    """K3c: what is gone is dropped at once, and what lives instead is fetched later."""
-    apply_reconcile = deletion.apply_reconcile
-
-    def apply(replica: Replica, folder: Any, source: bytes, statement: Any, answer: Any) -> None:
-        apply_reconcile(replica, folder, source, statement, replace(answer, objects=()))
-
-    patch.setattr(deletion, "is_known_to_all", lambda *_: True)
-    patch.setattr(deletion, "apply_reconcile", apply)
-
-
-def what_was_had_is_taken_again(patch: pytest.MonkeyPatch) -> None:
-    """K3e: an object that is absent is taken, although all of its numbers were had."""
-    patch.setattr(applying, "received", lambda arrived, had: arrived)
-
-
 def reconciled_later(patch: pytest.MonkeyPatch) -> None:
     """K3c amendment: an answer is applied although something arrived since the question."""
     patch.setattr(deletion, "is_known_to_all", lambda *_: True)
@@ -116,11 +100,6 @@ def purged_not_taken_over(patch: pytest.MonkeyPatch) -> None:
     """K3b amendment: who reconciled does not remember what was purged."""
     patch.setattr(deletion, "is_known_to_all", lambda *_: True)
     patch.setattr(deletion, "take_over_purged", lambda *_: None)
-
-
-def no_bare_contexts(patch: pytest.MonkeyPatch) -> None:
-    """K3 amendment: an object that lost its last version goes although its context has a hole."""
-    patch.setattr(applying, "is_bare_kept", lambda *_: False)
 
 
 def holes_stay_open(patch: pytest.MonkeyPatch) -> None:
@@ -237,11 +216,8 @@ NAIVE: dict[Patch, tuple[Settings, int]] = {
     last_number_wins: (PLAIN, 5),
     tombstones_go_at_once: (PURGING, 0),
     never_reconciles: (PURGING, 0),
-    gone_without_what_replaced_it: (PURGING, 0),
-    what_was_had_is_taken_again: (PURGING, 0),
     reconciled_later: (PURGING, 44),
     purged_not_taken_over: (PURGING, 7),
-    no_bare_contexts: (PLAIN, 35),
     own_numbers_of_an_earlier_life: (LISTY, 0),
     knowledge_before_objects: (PLAIN, 0),
     expired_numbers_are_offered: (AGING, 1),
