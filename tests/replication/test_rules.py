@@ -43,6 +43,27 @@ PURGING = Settings(
 )
 
 
+FOLDERY = Settings(
+    operations=(
+        *operations.OPERATIONS,
+        operations.Weighted(20, operations.move_folder),
+        operations.Weighted(12, operations.delete_folder),
+    ),
+    faults=(
+        *faults.FAULTS,
+        *[faults.purge] * 6,
+        *[faults.restore] * 6,
+        *[faults.back_up] * 6,
+        *[faults.cut] * 4,
+    ),
+)
+
+
+def folder_tombstones_go(patch: pytest.MonkeyPatch) -> None:
+    """Deletion of folders: a tombstone goes although content went with its folder."""
+    patch.setattr(deletion, "is_kept_for_ever", lambda versions: False)
+
+
 def gaps_without_condition(patch: pytest.MonkeyPatch) -> None:
     """K1: a message's range is taken as had."""
 
@@ -224,6 +245,7 @@ NAIVE: dict[Patch, tuple[Settings, int]] = {
     expired_by_all_is_asked_for: (AGING, 14),
     cleared_is_forgotten: (PLAIN, 12),
     rows_without_lives: (LISTY, 0),
+    folder_tombstones_go: (FOLDERY, 6),
     held_beside_the_list: (RESTORY, 3),
     no_revival: (LISTY, 14),
     asks_once: (PLAIN, 1),
