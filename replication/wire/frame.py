@@ -118,8 +118,8 @@ def signed_part(header: Header, data: bytes) -> bytes:
 
     The length is not known before signing (an ECDSA signature has 70 to 72 bytes).
     """
-    packed = data[HEADER_BYTES : HEADER_BYTES + header.packed_bytes]
-    return header._replace(signature_bytes=0).encode() + packed
+    packed = memoryview(data)[HEADER_BYTES : HEADER_BYTES + header.packed_bytes]
+    return b"".join((header._replace(signature_bytes=0).encode(), packed))
 
 
 def pack(body: bytes) -> bytes:
