@@ -189,9 +189,15 @@ class Invariants:
         }
 
     def _is_expired(self, folder: ObjectId, number: ChangeNumber, active: list[Replica]) -> bool:
-        return number in self.ever_expired and not any(
-            number in replica.state(folder).knowledge.known for replica in active
-        )
+        """True when no store can give the number any more, since all that had it have expired it.
+
+        So it is where that is true of what replaced it: a restored copy may hold the older version alone.
+        """
+        known = CNSet()
+        for replica in active:
+            known |= replica.state(folder).knowledge.known
+        gone = [each for each in (number, *self.covering(number)) if each in self.ever_expired]
+        return any(each not in known for each in gone)
 
     def count_tombstones(self, replicas: list[Replica]) -> int:
         """Count the tombstones that are still there, but for those that are kept for ever.
