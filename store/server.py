@@ -27,7 +27,7 @@ from pillarbox.store.access import Actor
 from pillarbox.store.clock import Clock, SystemClock
 from pillarbox.store.disk.file_lock import FileLock
 from pillarbox.store.disk.mailbox_names import MailboxNames
-from pillarbox.store.disk.stream import disk_error
+from pillarbox.store.disk.stream import disk_error, make_directories
 from pillarbox.store.disk.tables import DatabaseKind
 from pillarbox.store.engine.database import LOCK, Database, MountState
 from pillarbox.store.engine.database_limits import Edition, changed_settings, limits_from_settings
@@ -338,8 +338,7 @@ class Server:
             database.mount(read_only=True)
         except RecoveryNeeded:
             # Nobody writes it, so after a crash this process may do what a writer would: replay, once.
-            database.mount(wait_ms=self._wait_ms)
-            database.dismount("its recovery is complete")
+            database.recover(wait_ms=self._wait_ms)
             database.mount(read_only=True)
 
     def dismount(self, name: str, reason: str = "it was dismounted by an administrator") -> Database:
@@ -430,7 +429,7 @@ class Server:
     def _create_files(self, group: GroupEntry, name: str, kind: DatabaseKind) -> DatabaseEntry:
         directory = self.path / group.directory
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            make_directories(directory)
         except OSError as error:
             raise disk_error(error, str(directory)) from error
         taken = {entry.directory for entry in group.databases}

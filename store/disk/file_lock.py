@@ -5,23 +5,34 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
+from typing import Final
 
 from pillarbox.store.clock import Clock
 from pillarbox.store.disk.stream import disk_error
 from pillarbox.store.errors import WriterBusy
 
-_TRY_AGAIN_MS = 20
+PASSING: Final = b"passing"
+PASSING_WAIT_MS: Final = 120_000  # a replay of what lies between two checkpoints takes less
+_TRY_AGAIN_MS: Final = 20
 
 
 class FileLock:
     """A lock file held by this process. Close it to let go."""
 
-    def __init__(self, path: Path, what: str, clock: Clock, *, wait_ms: int = 0) -> None:
-        """Take the lock, waiting up to `wait_ms`. Raises WriterBusy when another process holds it."""
+    def __init__(
+        self, path: Path, what: str, clock: Clock, *, wait_ms: int = 0, is_passing: bool = False
+    ) -> None:
+        """Take the lock, waiting up to `wait_ms`, and longer for one who is passing.
+
+        `is_passing` says that this process lets go of it soon and by itself. Raises WriterBusy when another
+        process holds it.
+        """
         self._descriptor = -1
-        deadline_ms = clock.monotonic_ms() + wait_ms
+        self._is_passing = is_passing
+        began_ms = clock.monotonic_ms()
         while not self._try(path):
-            if clock.monotonic_ms() >= deadline_ms:
+            allowed_ms = max(wait_ms, PASSING_WAIT_MS) if _is_passing(path) else wait_ms
+            if clock.monotonic_ms() >= began_ms + allowed_ms:
                 raise WriterBusy(
                     f"{what} is being written by another process",
                     hint="wait until it has ended, or let that process make the change; reading is possible",
@@ -39,6 +50,15 @@ class FileLock:
             os.close(descriptor)
             return False
         self._descriptor = descriptor
+        try:
+            # What a process that was killed has left there is of no meaning: the system let go of its lock.
+            if self._is_passing or os.fstat(descriptor).st_size:
+                os.ftruncate(descriptor, 0)
+            if self._is_passing:
+                os.pwrite(descriptor, PASSING, 0)
+        except OSError as error:
+            self.close()
+            raise disk_error(error, str(path)) from error
         return True
 
     def close(self) -> None:
@@ -46,6 +66,13 @@ class FileLock:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def _is_passing(path: Path) -> bool:
+    try:
+        return path.read_bytes() == PASSING
+    except OSError:
+        return False
 
 
 def is_locked(path: Path) -> bool:

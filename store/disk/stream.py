@@ -510,6 +510,14 @@ def _begin_writing(file: int, offset: int, length: int) -> None:
         _sync_file_range(file, ctypes.c_int64(offset), ctypes.c_int64(length), _SYNC_FILE_RANGE_WRITE)
 
 
+def make_directories(path: Path) -> None:
+    """Make a directory and those above it that are missing, durably. Raises OSError."""
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for made in reversed(missing):
+        flush_directory(made.parent)
+
+
 def flush_directory(directory: Path) -> None:
     """Make the names in a directory durable. Raises OSError."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)

@@ -77,6 +77,7 @@ from pillarbox.store.errors import (
     PillarboxError,
     ReadOnly,
     RecoveryNeeded,
+    Refused,
     UnsupportedVersion,
 )
 from pillarbox.store.events import EventId, Reporter, make_event
@@ -116,6 +117,7 @@ def empty_tables(env: Env) -> None:
 
 
 _DATABASES: Final[weakref.WeakSet[Database]] = weakref.WeakSet()
+_INHERITED: Final[set[Path]] = set()  # databases that the process which this one was forked from had open
 
 
 def _forget_in_child() -> None:
@@ -139,7 +141,8 @@ class Database:
     `label` is what people find it by and events call it: its name, or `Storage Group/Database` where another
     group of its server has a database of that name.
     `mailbox_names` is where a server has the names of its mailboxes for the time when it is not mounted.
-    A process that is forked has none of its parent's mounted: it mounts for itself, for reading as a rule.
+    A process that is forked has none of its parent's mounted, and cannot mount those: LMDB does not survive a
+    fork. A process that is started anew mounts what it needs, for reading as a rule.
     """
 
     def __init__(
@@ -170,6 +173,7 @@ class Database:
         self.dismount_reason = "it was not mounted"
         self._mounting = threading.RLock()
         self._lock: FileLock | None = None
+        self._is_passing = False
         self._stream = Stream(path / STREAM, guid)
         self._files: DatabaseFiles | None = None
         self._writer: Writer | None = None
@@ -180,6 +184,8 @@ class Database:
 
     def forget_inherited(self) -> None:
         """Be dismounted in a process that was forked, and leave what is the parent's. Not for callers."""
+        if self._files is not None:
+            _INHERITED.add(self.path.resolve())
         if self.state is not MountState.DISMOUNTED:
             self.dismount_reason = "the process that this one was forked from has it"
         if self._writer is not None:
@@ -254,12 +260,25 @@ class Database:
         """
         uninterrupted(lambda: self._mount(read_only, wait_ms))
 
+    def recover(self, *, wait_ms: int = 0) -> None:
+        """Replay what a process that was killed has left, for who only reads, and be dismounted again.
+
+        A process that mounts the database meanwhile waits for the end of it. Raises as `mount`.
+        """
+        self._is_passing = True
+        try:
+            self.mount(wait_ms=wait_ms)
+            self.dismount("its recovery is complete")
+        finally:
+            self._is_passing = False
+
     def _mount(self, read_only: bool, wait_ms: int) -> None:
         with self._mounting:
             if self.state is not MountState.DISMOUNTED:
                 return
             recovered: int | None = None
             try:
+                self._refuse_inherited()
                 self._refuse_missing_files()
                 if read_only:
                     self._mount_read_only()
@@ -275,6 +294,13 @@ class Database:
                 if recovered is not None:
                     self.report(EventId.RECOVERY_DONE, transactions=recovered)
                 self.report(EventId.DATABASE_MOUNTED)
+
+    def _refuse_inherited(self) -> None:
+        if self.path.resolve() in _INHERITED:
+            raise Refused(
+                f"database {self.name} was open in the process that this one was forked from",
+                hint="use it in a process that is started anew (multiprocessing: spawn), or in that one",
+            )
 
     def _refuse_missing_files(self) -> None:
         if not (self.path / PROPERTIES).is_dir():
@@ -296,7 +322,13 @@ class Database:
     def _mount_for_writing(self, wait_ms: int) -> int | None:
         """How many transactions were replayed after a crash, None when there was none."""
         refuse_newer_program(self.path)
-        self._lock = FileLock(self.path / LOCK, f"database {self.name}", self.clock, wait_ms=wait_ms)
+        self._lock = FileLock(
+            self.path / LOCK,
+            f"database {self.name}",
+            self.clock,
+            wait_ms=wait_ms,
+            is_passing=self._is_passing,
+        )
         checkpoint = self._read_checkpoint()
         env = self._open_tables(checkpoint)
         try:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, NamedTuple, get_args
 
 from pillarbox.store.access import Actor
-from pillarbox.store.disk.stream import disk_error, flush_directory
+from pillarbox.store.disk.stream import disk_error, flush_directory, make_directories
 from pillarbox.store.disk.tables import ItemRecord
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.transaction import ReadTransaction
@@ -162,7 +162,7 @@ def _disk_errors(out: Path) -> Iterator[None]:
 
 def _make_directory(out: Path, mark: Path) -> None:
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        make_directories(out)
         held = list(out.iterdir())
     except (FileExistsError, NotADirectoryError) as error:
         raise AlreadyExists(

@@ -33,7 +33,7 @@ from pillarbox.store.disk.env import DATA_FILE, Env, put_back_meta_pages, scratc
 from pillarbox.store.disk.file_lock import FileLock
 from pillarbox.store.disk.frame_scan import scan_frames
 from pillarbox.store.disk.redo import read_redo
-from pillarbox.store.disk.stream import SEGMENT_HEADER_BYTES, FrameKind, Position
+from pillarbox.store.disk.stream import SEGMENT_HEADER_BYTES, FrameKind, Position, flush_directory
 from pillarbox.store.disk.tables import (
     IDENTITY_KEY,
     LAYOUT_VERSION_MIN,
@@ -344,8 +344,11 @@ class _Repair:
         for name in (CHECKPOINT_FILE, PROPERTIES):
             if (path / name).exists():
                 (path / name).rename(_before(path / name))
+                flush_directory(path)
         try:
+            flush_directory(self._work / PROPERTIES)
             (self._work / PROPERTIES).rename(path / PROPERTIES)
+            flush_directory(path)  # a checkpoint in place must not meet the old tables
             write_checkpoint(path, self._checkpoint)
         except BaseException:
             _undo_interrupted(path)

@@ -500,7 +500,10 @@ def test_a_forked_process_has_nothing_of_its_parents_mounted(database: Database,
         try:
             deliver(database, ACTOR, [anna], raw_of(1))
         except Dismounted:
-            code = 0
+            try:
+                Database(database.path, database.guid, "DB", database.kind).mount(read_only=True)
+            except Refused as error:
+                code = 0 if "forked" in str(error) else 2
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -15,8 +15,9 @@ import pytest
 
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
+from pillarbox.store.disk.file_lock import PASSING
 from pillarbox.store.disk.tables import DatabaseKind
-from pillarbox.store.engine.database import Database, MountState
+from pillarbox.store.engine.database import LOCK, Database, MountState
 from pillarbox.store.engine.database_limits import GB, LIMIT_KEY, Edition
 from pillarbox.store.errors import (
     AlreadyExists,
@@ -209,6 +210,26 @@ def test_a_server_that_is_open_for_reading_changes_nothing(path: Path) -> None:
         with pytest.raises(ReadOnly):
             server.rename_database(MAILBOX_STORE, "Sales")
     assert (path / CONFIG_FILE).read_bytes() == before
+
+
+def test_a_writer_waits_for_a_reader_that_recovers_the_database(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Server.open(path) as server:
+        server.mailboxes.create(ADMIN, "anna")
+        shutil.copytree(path, tmp_path / "crashed", ignore=shutil.ignore_patterns("lock.mdb"))
+    replay = Database._replay
+    found: list[bytes] = []
+
+    def looked_at(database: Database, *asked: Any) -> Any:
+        found.append((database.path / LOCK).read_bytes())
+        return replay(database, *asked)
+
+    monkeypatch.setattr(Database, "_replay", looked_at)
+    with Server.open(tmp_path / "crashed", read_only=True) as server:
+        assert not server.not_mounted and set(found) == {PASSING}
+    with Server.open(tmp_path / "crashed") as server:
+        assert (server.database(MAILBOX_STORE).path / LOCK).read_bytes() == b""
 
 
 def test_a_server_read_after_a_crash_is_recovered_first(path: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
+from pillarbox.store.disk.checkpoint import Checkpoint
 from pillarbox.store.disk.stream import SEGMENT_HEADER_BYTES, segment_header
 from pillarbox.store.disk.tables import STATE_KEY, DatabaseKind, ItemRecord, Table, id_key
 from pillarbox.store.engine.checkpointer import Tuning
@@ -17,6 +18,7 @@ from pillarbox.store.engine.database import Database
 from pillarbox.store.errors import Corrupt, PillarboxError, Refused
 from pillarbox.store.files.mbox import read_mbox
 from pillarbox.store.mail import folders, mailboxes, messages
+from pillarbox.store.upkeep import repair
 from pillarbox.store.upkeep.check import check_database
 from pillarbox.store.upkeep.repair import repair_database
 
@@ -304,3 +306,38 @@ def test_a_record_whose_key_is_damaged_is_told_by_the_stream(database: Database,
     assert (report.lost, report.dropped, report.unheld) == ((), (), 0)
     assert contents(database) == before
     assert_usable(database)
+
+
+def test_a_repair_flushes_each_exchange_before_the_next(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    rename, flush, write = Path.rename, repair.flush_directory, repair.write_checkpoint
+
+    def renamed(path: Path, target: Path) -> Path:
+        steps.append(f"{path.name} to {Path(target).name}")
+        return rename(path, target)
+
+    def flushed(path: Path) -> None:
+        steps.append(f"flush {path.name}")
+        flush(path)
+
+    def written(path: Path, checkpoint: Checkpoint) -> None:
+        steps.append("checkpoint")
+        write(path, checkpoint)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    monkeypatch.setattr(repair, "flush_directory", flushed)
+    monkeypatch.setattr(repair, "write_checkpoint", written)
+    repair_database(database)
+    swap = steps.index("properties to properties")
+    assert steps[swap - 5 : swap + 3] == [
+        "checkpoint to checkpoint.before-repair",
+        "flush db",
+        "properties to properties.before-repair",
+        "flush db",
+        "flush properties",
+        "properties to properties",
+        "flush db",
+        "checkpoint",
+    ]
