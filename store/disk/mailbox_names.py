@@ -33,19 +33,26 @@ class MailboxNames:
         self._path = path
         self._database = database
         self._seed = int.from_bytes(database[:8], "little")
+        self._last: tuple[tuple[int, int, int], Mapping[bytes, bytes]] | None = None
 
-    def read(self) -> dict[bytes, bytes]:
-        """The GUIDs of the mailboxes by the name key of each.
+    def read(self) -> Mapping[bytes, bytes]:
+        """The GUIDs of the mailboxes by the name key of each; the file is read when it has changed.
 
         Raises NotFound while the names are not known; Corrupt, UnsupportedVersion, or a disk error.
         """
         try:
+            found = self._path.stat()
+            stamp = (found.st_ino, found.st_size, found.st_mtime_ns)
+            if (last := self._last) is not None and last[0] == stamp:
+                return last[1]
             data = self._path.read_bytes()
         except FileNotFoundError as error:
             raise NotFound(f"{self._path} is missing") from error
         except OSError as error:
             raise disk_error(error, str(self._path)) from error
-        return self._parse(data)
+        names = self._parse(data)
+        self._last = (stamp, names)  # at once: other threads read, too
+        return names
 
     def replace(self, names: Mapping[bytes, bytes]) -> None:
         """Make the file say exactly `names`, durably; one that says so already is left alone.

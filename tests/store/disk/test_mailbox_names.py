@@ -121,6 +121,20 @@ def test_no_damaged_byte_gives_wrong_names(names: MailboxNames, path: Path) -> N
             names.read()
 
 
+def test_a_file_that_has_not_changed_is_not_read_again(
+    names: MailboxNames, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert names.read() == KNOWN
+    other = MailboxNames(path, DATABASE)
+    with monkeypatch.context() as patch:
+        patch.delattr(Path, "read_bytes")
+        assert names.read() == KNOWN
+    other.add([(b"carl", CARL)])
+    assert names.read() == {**KNOWN, b"carl": CARL}
+    other.replace({})
+    assert names.read() == {}
+
+
 def test_names_of_another_database_are_refused(names: MailboxNames, path: Path) -> None:
     with pytest.raises(Corrupt):
         MailboxNames(path, bytes(16)).read()
