@@ -87,10 +87,8 @@ def deliver_message(server: Path, mailbox_names: tuple[str, ...], as_json: bool)
         with Server.open(server, wait_ms=_WAIT_MS) as opened:
             recipients = _find(opened, mailbox_names)
             delivered = _deliver(recipients, raw)
-    except NoSuchMailbox as error:
-        _end_with(error, error.error.hint, as_json)
     except Exception as error:  # a fault of the program must not cost the message either
-        _end_with(error, getattr(error, "hint", ""), as_json)
+        _end_with(error, as_json)
     show(
         [
             {"mailbox": box.name, "database": database.label, "id": id_text(item.message_id)}
@@ -101,9 +99,10 @@ def deliver_message(server: Path, mailbox_names: tuple[str, ...], as_json: bool)
     )
 
 
-def _end_with(error: Exception, hint: str, as_json: bool) -> NoReturn:
+def _end_with(error: Exception, as_json: bool) -> NoReturn:
     code = exit_code_for(error)
-    tell_error(str(error), code, type(error), hint, as_json=as_json)
+    told = error.error if isinstance(error, NoSuchMailbox) else error
+    tell_error(str(told), code, type(told), getattr(told, "hint", ""), as_json=as_json)
     sys.exit(code)
 
 

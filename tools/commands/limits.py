@@ -316,7 +316,9 @@ def watch_limits(server: Path, once: bool, as_json: bool) -> None:
     with (
         stop_signals() as stop,
         events_to(show_event),
-        Server.open(server, daily_check=once, diagnostics_min=Level.MINIMUM) as opened,
+        Server.open(
+            server, daily_check=once, diagnostics_min=Level.NONE if once else Level.MINIMUM
+        ) as opened,
     ):
         if not once:
             watch(opened, wait_for(stop))

@@ -133,4 +133,5 @@ def test_when_one_database_refuses_nobody_in_the_others_keeps_it(
 def test_an_error_is_json_when_asked_for(pillarbox: Pillarbox, server: Path) -> None:
     result = pillarbox.run("deliver", server, "nobody", "--json", input=RAW)
     assert result.exit_code == 67 and result.stdout == ""
-    assert json.loads(result.stderr)["code"] == 67
+    told = json.loads(result.stderr)
+    assert (told["code"], told["class"]) == (67, "NotFound") and "pillarbox mailbox list" in told["hint"]
