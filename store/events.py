@@ -358,8 +358,9 @@ class EventLog:
         """Let go of the file. A later event opens it again."""
         with self._lock:
             if self._descriptor >= 0:
-                os.close(self._descriptor)
-                self._descriptor = -1
+                # First forgotten: interrupted between the two, the file of another would be closed.
+                descriptor, self._descriptor = self._descriptor, -1
+                os.close(descriptor)
 
     def report(self, event: Event) -> None:
         """Append one event.

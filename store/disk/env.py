@@ -47,6 +47,7 @@ _FULL_BELOW_BYTES: Final = 1 << 20
 MAP_BYTES_DEFAULT: Final = 1 << 40
 _READERS_MAX: Final = 1024
 _LOOK_AGAIN_S: Final = 0.05
+_VIEWS_CLOSED_MAX: Final = 64
 _FLUSH_HINT: Final = "look at the disk: the system could not write what it had taken"
 _LAST_PAGE_AT: Final = 136  # in each of LMDB's two meta pages: mm_last_pg, behind the header and two trees
 _READER_LINE = re.compile(r"^\s*(\d+)\s+[0-9a-f]+\s+(\d+|-)", re.MULTILINE)
@@ -237,7 +238,8 @@ class Env:
         except lmdb.Error as error:
             raise _translate(error, path) from error
         # Counted by looking at them: a count would be wrong for ever once a thread is interrupted between.
-        self._views: weakref.WeakSet[ReadView] = weakref.WeakSet()
+        self._views: list[weakref.ref[ReadView]] = []
+        self._views_looked_through = _VIEWS_CLOSED_MAX
         self._opening = threading.Lock()
         self._growing = False
         self._closed: SimpleQueue[None] = SimpleQueue()
@@ -275,7 +277,9 @@ class Env:
                 view = ReadView(self, self._begin(), self._handles)
             except lmdb.Error as error:
                 raise _translate(error, self.path) from error
-            self._views.add(view)
+            if len(self._views) >= self._views_looked_through:
+                self._views_open()
+            self._views.append(weakref.ref(view))
         return view
 
     def _begin(self) -> lmdb.Transaction:
@@ -289,7 +293,11 @@ class Env:
             return self._env.begin()
 
     def _views_open(self) -> int:
-        return sum(view.is_open for view in list(self._views))
+        """How many views are open; those that are not are forgotten. For who holds `_opening`."""
+        found = [(each, each()) for each in self._views]
+        self._views = [each for each, view in found if view is not None and view.is_open]
+        self._views_looked_through = 2 * len(self._views) + _VIEWS_CLOSED_MAX
+        return len(self._views)
 
     def view_closed(self) -> None:
         """Called by a view that ends."""

@@ -64,8 +64,9 @@ class FileLock:
     def close(self) -> None:
         """Let go. Closing twice is harmless."""
         if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+            # First forgotten: interrupted between the two, the file of another would be closed.
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
 
 
 def _is_passing(path: Path) -> bool:

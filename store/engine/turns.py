@@ -28,10 +28,10 @@ class Watch(weakref.ref[Any]):
 class Turn:
     """One turn in a line. `share` is how much it takes of what the line gives out at a time.
 
-    `told` is the writer's inbox. Any thread may end a turn, and end it again.
+    `told` is the writer's inbox, None for a turn of its own. Any thread may end a turn, and end it again.
     """
 
-    def __init__(self, told: SimpleQueue[Any], share: int = 1) -> None:
+    def __init__(self, told: SimpleQueue[Any] | None, share: int = 1) -> None:
         self.share = share
         self.told = told
         self.before: Turn | None = None
@@ -50,7 +50,8 @@ class Turn:
         self.has_ended = True
         for turn in self._behind:
             turn._bell.put(None)
-        self.told.put(None)
+        if self.told is not None:
+            self.told.put(None)
         self.watch = None  # last: the writer is not told any more
 
     def wait_for(self, earlier: Turn, timeout_s: float | None = None) -> bool:
@@ -119,8 +120,7 @@ class _Leaving:
         if block is None:
             return kind.leave  # contextlib.ExitStack asks the class, and keeps the block
         leave = partial(block.leave)
-        block.turn.watch = Watch(leave, block.turn.told.put)
-        block.turn.watch.turn = block.turn
+        block.watch_over(leave)
         return leave
 
 
@@ -140,10 +140,16 @@ class TurnBlock(Generic[EnteredT]):
         """End the turn."""
         self.turn.end()
 
+    def watch_over(self, kept: object) -> None:
+        """Have the writer told when `kept` is gone."""
+        if self.turn.told is not None:
+            watch = Watch(kept, self.turn.told.put)
+            watch.turn = self.turn
+            self.turn.watch = watch
+
     def __enter__(self) -> EnteredT:
         if self.turn.watch is None:
-            self.turn.watch = Watch(self, self.turn.told.put)
-            self.turn.watch.turn = self.turn
+            self.watch_over(self)
         try:
             return self.enter()
         except BaseException:

@@ -297,7 +297,7 @@ class Writer:
         if not self._changes:
             return
         if self._turn is None:
-            self._turn = Turn(self._inbox)
+            self._turn = Turn(None)
             self._line.join(self._turn)
         if self._line.blocker(self._turn) is not None:
             return  # its end is told
@@ -311,8 +311,10 @@ class Writer:
             raise
         finally:
             turn, self._turn = self._turn, None
-            turn.end()  # the message of it has those looked at that were left
+            turn.end()
         self._store_commits()
+        if self._changes:
+            self._inbox.put(None)
 
     def _next_changes(self) -> list[Change[Any]]:
         taken: list[Change[Any]] = []
