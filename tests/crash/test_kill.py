@@ -23,6 +23,7 @@ from pillarbox.store.upkeep.check import check_database
 ACTOR = Actor.task("test")
 GUID = b"kill-test-store."
 SHORT = os.environ.get("PILLARBOX_CAMPAIGN") == "short"
+_PATIENCE = 10
 TUNING = Tuning(segment_bytes=64 << 10, checkpoint_stream_bytes=96 << 10, checkpoint_pages=64)
 
 # Delivers and deletes in four threads and compacts in a fifth. Writes "message id seed\n" to its output once
@@ -104,7 +105,9 @@ def run_kills(path: Path, kills: int, seed: int) -> int:
         inbox = mailboxes.create(txn, "anna").roles["inbox"]
     database.dismount()
     acknowledged: dict[int, int] = {}
-    for number in range(kills):
+    for number in range(_PATIENCE * kills):
+        if number >= kills and database.stream.segments()[0] > 1:
+            break  # on a busy machine compaction may come to nothing in the first children
         found = kill_once(path, number * 1_000_000, rng.randrange(1, 60), rng.random() * 0.01)
         assert found.keys().isdisjoint(acknowledged)
         acknowledged |= found

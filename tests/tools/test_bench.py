@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from pillarbox.tools.bench.__main__ import run
+from pillarbox.tools.bench.__main__ import on_one_core, run
 from pillarbox.tools.bench.report import (
     CHANGES,
+    DOVECOT_IMPORT,
+    DOVECOT_ONE_CORE,
     MAILDIR,
     PILLARBOX_BULK,
     PILLARBOX_LIST,
+    PILLARBOX_ONE_CORE,
+    PILLARBOX_ONE_PROCESS,
     PILLARBOX_READ,
     PILLARBOX_SCALE_FIRST,
     PILLARBOX_SCALE_LAST,
@@ -42,6 +47,23 @@ def no_dovecot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pillarbox.tools.bench.peers._has_dovecot", lambda: False)
 
 
+def test_with_dovecot_both_sides_are_also_measured_on_one_core(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cores: list[int] = []
+
+    def imported(root: Path, messages: object) -> Figure:
+        cores.append(len(os.sched_getaffinity(0)))
+        return Figure(DOVECOT_IMPORT, 1, 1.0)
+
+    before = os.sched_getaffinity(0)
+    monkeypatch.setattr("pillarbox.tools.bench.__main__.dovecot_import", imported)
+    figures = on_one_core(tmp_path, [b"Subject: x\r\n\r\n"])
+    assert [figure.name for figure in figures if figure] == [DOVECOT_ONE_CORE, PILLARBOX_ONE_CORE]
+    assert cores == [1]
+    assert os.sched_getaffinity(0) == before
+
+
 def test_every_measure_and_its_peers_come_out_of_one_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -55,6 +77,7 @@ def test_every_measure_and_its_peers_come_out_of_one_run(
             SQLITE_SINGLE,
             PILLARBOX_SINGLE,
             PILLARBOX_BULK,
+            PILLARBOX_ONE_PROCESS,
             PILLARBOX_THREADS,
             PILLARBOX_LIST,
             SQLITE_LIST,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +27,7 @@ from pillarbox.tools.bench.peers import (
 from pillarbox.tools.bench.pillarbox_side import (
     anonymous_memory_bytes,
     bulk,
+    bulk_in_one_process,
     listing,
     new_target,
     random_reads,
@@ -32,7 +35,16 @@ from pillarbox.tools.bench.pillarbox_side import (
     single,
     threads,
 )
-from pillarbox.tools.bench.report import Figure, as_data, as_text, at_least_one, best_of, verdicts
+from pillarbox.tools.bench.report import (
+    DOVECOT_ONE_CORE,
+    PILLARBOX_ONE_CORE,
+    Figure,
+    as_data,
+    as_text,
+    at_least_one,
+    best_of,
+    verdicts,
+)
 from pillarbox.tools.bench.workload import CORPUS_DEFAULT, read_corpus, resample
 
 MEASURES: Final = ("bulk", "single", "threads", "list", "read", "changes")
@@ -44,6 +56,7 @@ def measure(root: Path, messages: Sequence[bytes], wanted: Sequence[str]) -> lis
     """The measures that are wanted, each beside its peers. Files go below `root`."""
     figures: list[Figure | None] = []
     if "bulk" in wanted:
+        figures += on_one_core(root, messages)
         figures += [dovecot_import(root, messages), maildir(root, messages)]
         figures.append(sqlite(root, messages, 64))
     if "single" in wanted:
@@ -51,6 +64,7 @@ def measure(root: Path, messages: Sequence[bytes], wanted: Sequence[str]) -> lis
     with new_target(root / "bulk") as target:
         figures.append(bulk(target, messages))
         if "threads" in wanted:
+            figures.append(bulk_in_one_process(root, messages))
             figures += [threads(root, messages), dovecot_lmtp(root, messages)]
         listed, items = listing(target, _LIST_COUNT)
         if "list" in wanted:
@@ -62,6 +76,22 @@ def measure(root: Path, messages: Sequence[bytes], wanted: Sequence[str]) -> lis
     if "changes" in wanted:
         figures += changes(root, min(len(messages), _CHANGES_COUNT_MAX))
     return [figure for figure in figures if figure is not None]
+
+
+def on_one_core(root: Path, messages: Sequence[bytes]) -> list[Figure | None]:
+    """Bulk delivery where this process, and all that it starts, has one core; none without Dovecot."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    home = root / "one-core"
+    home.mkdir()
+    try:
+        peer = dovecot_import(home, messages)
+        if peer is None:
+            return []
+        own = bulk_in_one_process(home, messages, PILLARBOX_ONE_CORE)
+        return [replace(peer, name=DOVECOT_ONE_CORE), own]
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -22,6 +22,7 @@ from pillarbox.store.mail.delivery import deliver
 from pillarbox.tools.bench.report import (
     PILLARBOX_BULK,
     PILLARBOX_LIST,
+    PILLARBOX_ONE_PROCESS,
     PILLARBOX_READ,
     PILLARBOX_SCALE_FIRST,
     PILLARBOX_SCALE_LAST,
@@ -87,6 +88,14 @@ def bulk(target: Target, raws: Sequence[bytes]) -> Figure:
     target.deliver_all(raws)
     seconds = time.perf_counter() - start
     return Figure(PILLARBOX_BULK, len(raws), seconds, _size(raws), disk_bytes(target.database.path))
+
+
+def bulk_in_one_process(root: Path, raws: Sequence[bytes], name: str = PILLARBOX_ONE_PROCESS) -> Figure:
+    """One caller that has them all, and no other process prepares."""
+    with new_target(root / "one process") as target:
+        start = time.perf_counter()
+        target.deliver_all(raws, processes=0)
+        return Figure(name, len(raws), time.perf_counter() - start, _size(raws))
 
 
 def single(root: Path, raws: Sequence[bytes]) -> Figure:

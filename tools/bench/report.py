@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 PILLARBOX_BULK: Final = "Pillarbox, bulk, one caller"
+PILLARBOX_ONE_PROCESS: Final = "Pillarbox, bulk, one caller in one process"
+PILLARBOX_ONE_CORE: Final = "Pillarbox, bulk, one caller on one core"
 PILLARBOX_SINGLE: Final = "Pillarbox, one a transaction"
 PILLARBOX_THREADS: Final = "Pillarbox, 16 threads, each waiting for its own"
 PILLARBOX_LIST: Final = "Pillarbox, list envelopes"
@@ -18,6 +20,7 @@ PILLARBOX_READ: Final = "Pillarbox, read at random"
 PILLARBOX_SCALE_FIRST: Final = "Pillarbox, bulk, up to the first 10,000"
 PILLARBOX_SCALE_LAST: Final = "Pillarbox, bulk, the last 10,000"
 DOVECOT_IMPORT: Final = "doveadm import, mdbox, zstd"
+DOVECOT_ONE_CORE: Final = "doveadm import, mdbox, zstd, on one core"
 DOVECOT_LMTP: Final = "Dovecot LMTP, mdbox, zstd, 8 clients"
 MAILDIR: Final = "mailbox.Maildir"
 SQLITE_BULK: Final = "SQLite WAL full, zstd, 64 a transaction"
@@ -68,7 +71,9 @@ TARGETS: Final = (
     Target(PILLARBOX_BULK, MAILDIR, 4.0),
     Target(PILLARBOX_BULK, SQLITE_BULK, 3.0),
     Target(PILLARBOX_SINGLE, SQLITE_SINGLE, 1.0),
-    Target(PILLARBOX_THREADS, PILLARBOX_BULK, 0.7),
+    Target(PILLARBOX_ONE_CORE, DOVECOT_ONE_CORE, 1.0),
+    Target(PILLARBOX_THREADS, PILLARBOX_ONE_PROCESS, 0.8),
+    Target(PILLARBOX_THREADS, DOVECOT_LMTP, 6.0),
     Target(PILLARBOX_LIST, SQLITE_LIST, 1.0),
     Target(PILLARBOX_READ, SQLITE_READ, 1.2),
     Target(PILLARBOX_SCALE_LAST, PILLARBOX_SCALE_FIRST, 1 / 1.3),
