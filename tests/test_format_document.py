@@ -56,6 +56,7 @@ from pillarbox.store.events import (
 )
 from pillarbox.store.ids import COUNTER_BITS, LOCAL_REPLICA
 from pillarbox.store.mail import folders, mailboxes, messages
+from pillarbox.store.mail.flags import FLAG_BITS
 from pillarbox.store.upkeep.daily_maintenance import MAINTAINED_FILE
 
 DOCUMENT = (Path(__file__).resolve().parents[1] / "docs" / "format.md").read_text()
@@ -296,7 +297,7 @@ def test_kinds_and_states_in_records_are_those_documented() -> None:
     states = {"connected": mailboxes.CONNECTED, "disconnected": mailboxes.DISCONNECTED}
     assert named_numbers(value_of("Mailbox record", "state")) == states
     assert named_numbers(value_of("Folder record", "kind")) == {"generic": folders.GENERIC}
-    flags = {flag.strip("\\").lower(): bit for flag, bit in messages.FLAG_BITS.items()}
+    flags = {flag.strip("\\").lower(): bit for flag, bit in FLAG_BITS.items()}
     assert named_numbers(value_of("Item record", "flags")) == flags
 
 

@@ -141,7 +141,6 @@ NO_RIGHT_ASKED = {
     "public_folders.walk": "asks by `folders.walk`",
     "folders.insert": _PART,
     "folders.remove_tree": _PART,
-    "folders.bury": _PART,
     "folders.count": _PART,
     "folders.count_in_mailbox": _PART,
     "mailboxes.remove": _PART,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from pillarbox.store.disk.records import open_record, seal, seal_record
@@ -58,6 +59,14 @@ _TEXT_NAMES: Final = {table: table.name.lower() for table in Table}
 DERIVED: Final = frozenset({Table.FOLDER_NAME, Table.MAILBOX_NAME, Table.LOCATION, Table.VIEW, Table.FEED})
 PRIMARY: Final = tuple(table for table in Table if table not in DERIVED)
 INDEXED: Final = frozenset({Table.MAILBOX, Table.FOLDER, Table.ITEM, Table.TOMBSTONE})  # have index rows
+SOURCES: Final = {
+    Table.FOLDER_NAME: (Table.FOLDER,),
+    Table.MAILBOX_NAME: (Table.MAILBOX,),
+    Table.LOCATION: (Table.ITEM,),
+    Table.VIEW: (Table.ITEM,),
+    Table.FEED: tuple(INDEXED),
+}
+"""The primary tables that the rows of each derived table come from."""
 
 DIGEST_BYTES: Final = 24
 # What ids and UIDs are below: no key holds more, and a range of keys ends with the id behind one.
@@ -375,6 +384,8 @@ def _missing_defaults(kind: type[Record], count: int, name: str, key: bytes) -> 
 
 
 Entry = tuple[Table, bytes, bytes]
+Place = tuple[Table, bytes]
+Sorts = tuple[tuple[bytes, bytes], ...]
 
 # Python 3.11 takes four times as long to look up a member of an Enum.
 _LOCATION: Final = Table.LOCATION
@@ -387,8 +398,12 @@ def view_key(folder_id: int, kind: bytes, sort: bytes, uid: int) -> bytes:
     return _U64.pack(folder_id) + kind + sort + _U32.pack(uid)
 
 
-def view_sorts(item: ItemRecord) -> tuple[tuple[bytes, bytes], ...]:
-    """The rows an item has in the views of its folder: (kind, sort key)."""
+_SHOWN: Final = attrgetter("size", "received_ms", "date_ms", "subject", "sender")
+_STANDS: Final = attrgetter("folder_id", "uid", "message_id")
+
+
+def view_sorts(item: ItemRecord) -> Sorts:
+    """The rows an item has in the views of its folder: (kind, sort key). They follow from `_SHOWN` alone."""
     date_ms = item.received_ms if item.date_ms is None else item.date_ms
     return (
         (b"d", _U64.pack(date_ms + (1 << 63))),
@@ -409,21 +424,51 @@ def split_feed_value(body: bytes) -> tuple[int, int, int, int]:
     return _FEED_VALUE.unpack(body)
 
 
-def _item_rows(item: ItemRecord) -> list[Entry]:
+def _item_rows(item: ItemRecord, sorts: Sorts) -> list[Entry]:
     # Written out flat: every message that comes in has these seven rows.
     place = _ITEM_KEY.pack(item.folder_id, item.uid)
     folder_key, uid_key = place[:8], place[8:]
     key = _U64.pack(item.message_id)
     rows: list[Entry] = [(_LOCATION, key, seal(_LOCATION, key, place))]
-    for kind, sort in view_sorts(item):
+    for kind, sort in sorts:
         key = folder_key + kind + sort + uid_key
         rows.append((_VIEW, key, seal(_VIEW, key, b"")))
+    return rows + _item_feed_rows(item)
+
+
+def _item_feed_rows(item: ItemRecord) -> list[Entry]:
     value = _FEED_VALUE.pack(ObjectKind.MESSAGE, item.message_id, item.folder_id, item.uid)
+    keys = _item_feed_keys(item)
+    return [(_FEED, key, seal(_FEED, key, value)) for key in keys]
+
+
+def _item_feed_keys(item: ItemRecord) -> tuple[bytes, bytes]:
     modseq = item.modseq
-    for scope in (DATABASE_SCOPE, item.folder_id):
-        key = _PAIR.pack(scope, modseq)
-        rows.append((_FEED, key, seal(_FEED, key, value)))
-    return rows
+    return _PAIR.pack(DATABASE_SCOPE, modseq), _PAIR.pack(item.folder_id, modseq)
+
+
+def _item_places(item: ItemRecord, sorts: Sorts) -> list[Place]:
+    """Where the rows of `_item_rows` stand."""
+    place = _ITEM_KEY.pack(item.folder_id, item.uid)
+    folder_key, uid_key = place[:8], place[8:]
+    database, folder = _item_feed_keys(item)
+    return [
+        (_LOCATION, _U64.pack(item.message_id)),
+        *[(_VIEW, folder_key + kind + sort + uid_key) for kind, sort in sorts],
+        (_FEED, database),
+        (_FEED, folder),
+    ]
+
+
+def _changed_item_rows(old: ItemRecord, new: ItemRecord) -> tuple[list[Place], list[Entry]]:
+    """A change of flags moves a message in the feed only, a move changes its sort keys in no view."""
+    shown = _SHOWN(old) == _SHOWN(new)
+    if shown and _STANDS(old) == _STANDS(new):
+        if old.modseq == new.modseq:
+            return [], []
+        return [(_FEED, key) for key in _item_feed_keys(old)], _item_feed_rows(new)
+    sorts = view_sorts(old)
+    return _item_places(old, sorts), _item_rows(new, sorts if shown else view_sorts(new))
 
 
 def _folder_rows(folder: FolderRecord) -> Iterator[Entry]:
@@ -451,7 +496,7 @@ def _tombstone_rows(folder_id: int, cn: int, tombstone: TombstoneRecord) -> Iter
 def index_rows(table: Table, key: bytes, record: Record | None) -> Iterable[Entry]:
     """The index rows that a primary record brings with it; none for most tables, and for no record."""
     if isinstance(record, ItemRecord):
-        return _item_rows(record)
+        return _item_rows(record, view_sorts(record))
     if isinstance(record, FolderRecord):
         return _folder_rows(record)
     if isinstance(record, MailboxRecord):
@@ -467,7 +512,20 @@ def derived_entries(table: Table, key: bytes, record: Record | None) -> dict[tup
     return {(row[0], row[1]): row[2] for row in index_rows(table, key, record)}
 
 
-def same_entries(old: Record | None, new: Record | None) -> bool:
+def changed_rows(
+    table: Table, key: bytes, old: Record | None, new: Record | None
+) -> tuple[Iterable[Place], Iterable[Entry]]:
+    """The index rows that go, and those that come, when a record takes the place of another."""
+    if isinstance(old, ItemRecord):
+        if isinstance(new, ItemRecord):
+            return _changed_item_rows(old, new)
+        return _item_places(old, view_sorts(old)), ()
+    if _has_same_rows(old, new):
+        return (), ()
+    return [(row[0], row[1]) for row in index_rows(table, key, old)], index_rows(table, key, new)
+
+
+def _has_same_rows(old: Record | None, new: Record | None) -> bool:
     """Whether a folder or mailbox has the same index rows as before: only its counters moved, as a rule."""
     if isinstance(old, FolderRecord) and isinstance(new, FolderRecord):
         return old.change_cn == new.change_cn and old.parent_id == new.parent_id and old.name == new.name

@@ -27,7 +27,7 @@ from pillarbox.store.disk.tables import (
     split_feed_value,
     split_pair_key,
 )
-from pillarbox.store.engine.transaction import Reader
+from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import Corrupt, InvalidSetting, Refused
 from pillarbox.store.ids import LOCAL_BASE, counter_of, local_counter
 
@@ -249,6 +249,34 @@ def changes(reader: Reader, since: CNSet, folder_id: int = DATABASE_SCOPE) -> Ch
         raise Refused("this state is of another database", hint=_BEGIN_ANEW)
     _refuse_future(reader, since.highest(origin))
     return Changes(reader, since, folder_id)
+
+
+def bury(
+    txn: WriteTransaction,
+    kind: ObjectKind,
+    object_id: int,
+    folder_id: int,
+    *,
+    uid: int = 0,
+    moved_to: int = 0,
+    arrived_cn: int = 0,
+) -> int:
+    """Leave a tombstone of something that was in a folder, or was that folder; the change number it has.
+
+    `moved_to` is the folder that a message went to, 0 when it is deleted; `arrived_cn` the change number with
+    which it had come to this one.
+    """
+    cn = txn.next_cn()
+    tombstone = TombstoneRecord(
+        kind=kind,
+        object_id=object_id,
+        uid=uid,
+        deleted_ms=txn.now_ms,
+        moved_to=moved_to,
+        arrived_cn=arrived_cn,
+    )
+    txn.insert(Table.TOMBSTONE, pair_key(folder_id, cn), tombstone)
+    return cn
 
 
 def vanished(reader: Reader, folder_id: int, modseq: int) -> Iterator[int]:

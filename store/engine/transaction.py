@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Protocol, cast
 
@@ -21,17 +21,18 @@ from pillarbox.store.disk.stream import Frame, Position, parse_frame
 from pillarbox.store.disk.tables import (
     INDEXED,
     LEFT_OUT_KEY,
+    SOURCES,
     STATE_KEY,
+    Entry,
     LeftOutRecord,
     Record,
     StateRecord,
     Table,
+    changed_rows,
     decode_record,
     encode_record,
-    index_rows,
-    same_entries,
 )
-from pillarbox.store.engine.changed_rows import ChangedTables, changed_between, merged
+from pillarbox.store.engine.changed_rows import ChangedRows, ChangedTables, changed_between, merged
 from pillarbox.store.errors import Corrupt, InvalidSetting, Refused
 from pillarbox.store.ids import LOCAL_BASE, new_guid
 
@@ -193,6 +194,7 @@ class WriteTransaction(Reader):
         # Of the records changed since: those that index rows were last made from.
         self._indexed: Records = ChangedTables()
         self._changes: Changes = ChangedTables()
+        self._read: dict[Table, tuple[bytes, Any]] = {}  # of each table the committed record read last
 
     # -- changing
 
@@ -260,6 +262,14 @@ class WriteTransaction(Reader):
         return self._committed(table, key)
 
     def _committed(self, table: Table, key: bytes) -> Any:
+        read = self._read.get(table)
+        if read is not None and read[0] == key:
+            return read[1]  # what is changed was read just before, as a rule
+        record = self._committed_record(table, key)
+        self._read[table] = key, record
+        return record
+
+    def _committed_record(self, table: Table, key: bytes) -> Any:
         for layer in self._layers:
             rows = layer.records.get(table)
             if rows is not None and key in rows:
@@ -274,7 +284,7 @@ class WriteTransaction(Reader):
         return super().frame(segment, offset, length)
 
     def index(self, table: Table, key: bytes) -> bytes | None:
-        self._settle()
+        self._settle(SOURCES[table])
         return self._index_in(self._all_changes(), table, key)
 
     def _index_in(self, changes: Iterable[Changes], table: Table, key: bytes) -> bytes | None:
@@ -295,7 +305,7 @@ class WriteTransaction(Reader):
     def indexes(
         self, table: Table, start: bytes, stop: bytes | None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
-        self._settle()
+        self._settle(SOURCES[table])
         tables = (*(layer.changes for layer in reversed(self._layers)), self._changes)
         sealed = changed_between([rows.get(table) for rows in tables], start, stop)
         name = table.name.lower()
@@ -362,12 +372,12 @@ class WriteTransaction(Reader):
                     rows.append((number, key, value))
         return rows, self._records, self._changes
 
-    def _settle(self) -> None:
-        """Bring the index rows in line with the records."""
-        if self._indexed:
+    def _settle(self, sources: Iterable[Table] = INDEXED) -> None:
+        """Bring the index rows that follow from the records of some tables in line with them."""
+        before = {table: self._indexed.pop(table) for table in sources if table in self._indexed}
+        if before:
             with _STORABLE:
-                derive(self._indexed, self._records, self._changes)
-            self._indexed = ChangedTables()
+                derive(before, self._records, self._changes)
 
     def close(self) -> None:
         """Let the state that was read go, and take no more changes. What it changed is the group's by now."""
@@ -410,22 +420,19 @@ def as_stored(value: Any) -> Any:
         return unpack(pack(value))
 
 
-def derive(before: Records, after: Records, changes: Changes) -> None:
+def derive(before: Mapping[Table, ChangedRows[Record]], after: Records, changes: Changes) -> None:
     """Put into `changes` the index rows that follow from the records `before` being those of `after` now.
 
-    All rows that go are taken out before any is put in: a moved message has one location.
+    All rows that go are taken out before any is put in: a folder may take the name that another had. Rows of
+    two primary tables never stand under one key of an index, so each table can be brought in by itself.
     """
-    gone: list[tuple[Table, bytes, bytes | None]] = []
-    come: list[tuple[Table, bytes, bytes | None]] = []
+    come: list[Entry] = []
     for table, records in before.items():
         if table in INDEXED:
             for key, old in records.items():
-                new = after[table][key]
-                if not same_entries(old, new):
-                    if old is not None:
-                        gone += [
-                            (where, index_key, None) for where, index_key, _ in index_rows(table, key, old)
-                        ]
-                    come += index_rows(table, key, new)
-    for index_table, index_key, value in (*gone, *come):
+                places, rows = changed_rows(table, key, old, after[table][key])
+                for index_table, index_key in places:
+                    changes[index_table][index_key] = None
+                come += rows
+    for index_table, index_key, value in come:
         changes[index_table][index_key] = value

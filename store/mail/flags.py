@@ -12,6 +12,10 @@ DELETED: Final = "\\Deleted"
 DRAFT: Final = "\\Draft"
 FORWARDED: Final = "$Forwarded"
 
+FLAG_BITS: Final = {SEEN: 1, ANSWERED: 2, FLAGGED: 4, DELETED: 8, DRAFT: 16}
+"""The bits that stand for system flags in a message's record."""
+SEEN_BIT: Final = FLAG_BITS[SEEN]
+
 # What IMAP lets a keyword be (RFC 9051 "atom"), of a length a person would give it; and so in words.
 KEYWORD_RULE: Final = '1 to 255 visible ASCII characters, none of ( ) { % * " \\ ]'
 _KEYWORD = re.compile(r"[^\x00-\x20\x7f-\U0010ffff(){%*\"\\\]]{1,255}")

@@ -12,18 +12,18 @@ from pillarbox.store.disk.tables import (
     MailboxRecord,
     ObjectKind,
     Table,
-    TombstoneRecord,
     id_key,
     is_id,
     item_key,
     number_of,
-    pair_key,
 )
 from pillarbox.store.engine import content_store
+from pillarbox.store.engine.change_feed import bury
 from pillarbox.store.engine.transaction import Reader, WriteTransaction, as_stored
 from pillarbox.store.errors import AlreadyExists, NotEmpty, NotFound, Refused
 from pillarbox.store.events import EventId
 from pillarbox.store.ids import counter_of, guid_text, id_text
+from pillarbox.store.mail.counters import Counts, counts_of_folder, with_counts, with_counts_of_folder
 from pillarbox.store.mail.rights import Right, require, require_change
 from pillarbox.store.names import check_name, name_key
 
@@ -206,8 +206,8 @@ def move(txn: WriteTransaction, folder_id: int, parent_id: int) -> FolderRecord:
 
 
 def _change_mailbox(txn: WriteTransaction, record: FolderRecord, mailbox: bytes) -> FolderRecord:
-    count_in_mailbox(txn, record.mailbox, -record.messages_count, -record.size)
-    count_in_mailbox(txn, mailbox, record.messages_count, record.size)
+    count_in_mailbox(txn, record.mailbox, -counts_of_folder(record))
+    count_in_mailbox(txn, mailbox, counts_of_folder(record))
     for item in list(messages(txn, record.folder_id)):
         # Who follows a mailbox has seen none of them there.
         arrived = item._replace(arrived_cn=txn.next_cn())
@@ -263,18 +263,17 @@ def remove_tree(txn: WriteTransaction, record: FolderRecord, *, tell_of_messages
     for item in contained:
         # Who last saw it in another folder learns nothing from the end of this one.
         if tell_of_messages or item.arrived_cn != item.message_id:
-            tombstone = TombstoneRecord(
-                kind=ObjectKind.MESSAGE_GONE,
-                object_id=item.message_id,
+            bury(
+                txn,
+                ObjectKind.MESSAGE_GONE,
+                item.message_id,
+                item.folder_id,
                 uid=item.uid,
-                deleted_ms=txn.now_ms,
-                moved_to=0,
                 arrived_cn=item.arrived_cn,
             )
-            txn.insert(Table.TOMBSTONE, pair_key(item.folder_id, txn.next_cn()), tombstone)
-    count_in_mailbox(txn, record.mailbox, -record.messages_count, -record.size)
+    count_in_mailbox(txn, record.mailbox, -counts_of_folder(record))
     txn.delete(Table.FOLDER, id_key(record.folder_id))
-    bury(txn, record.folder_id, ObjectKind.FOLDER_GONE)
+    bury(txn, ObjectKind.FOLDER_GONE, record.folder_id, record.folder_id)
     if not record.mailbox:
         txn.report(
             EventId.FOLDER_DELETED,
@@ -285,47 +284,26 @@ def remove_tree(txn: WriteTransaction, record: FolderRecord, *, tell_of_messages
         )
 
 
-def bury(txn: WriteTransaction, folder_id: int, kind: ObjectKind) -> None:
-    """Leave a tombstone of a folder, or of the mailbox that had it as its root."""
-    tombstone = TombstoneRecord(kind=kind, object_id=folder_id, uid=0, deleted_ms=txn.now_ms, moved_to=0)
-    txn.insert(Table.TOMBSTONE, pair_key(folder_id, txn.next_cn()), tombstone)
-
-
 # -- counting
 
 
 def count(
-    txn: WriteTransaction, record: FolderRecord, messages: int, unread: int, size: int, cn: int, uids: int = 0
+    txn: WriteTransaction, record: FolderRecord, change: Counts, cn: int, uids: int = 0
 ) -> FolderRecord:
-    """Count messages and bytes into a folder (out with negative numbers).
-
-    `cn` is that of the change; `uids` of its UIDs are used up by it.
-    """
-    changed = record._replace(
-        uid_next=record.uid_next + uids,
-        messages_count=record.messages_count + messages,
-        unread_count=record.unread_count + unread,
-        size=record.size + size,
-        highest_cn=max(record.highest_cn, cn),
-    )
+    """Count messages into a folder, but not into its mailbox; see `counters.with_counts`."""
+    changed = with_counts(record, change, cn, uids)
     txn.put(Table.FOLDER, id_key(record.folder_id), changed)
-    if messages or size:
-        count_in_mailbox(txn, record.mailbox, messages, size)
     return changed
 
 
-def count_in_mailbox(txn: WriteTransaction, guid: bytes, messages: int, size: int) -> None:
-    """Count messages and bytes into a mailbox; public folders, which have none, count nowhere."""
+def count_in_mailbox(txn: WriteTransaction, guid: bytes, change: Counts) -> None:
+    """Count messages into a mailbox; public folders, which have none, count nowhere. Raises NotFound."""
     if not guid:
         return
     record: MailboxRecord | None = txn.record(Table.MAILBOX, guid)
     if record is None:
         raise NotFound(f"there is no mailbox {guid_text(guid)}")
-    txn.put(
-        Table.MAILBOX,
-        guid,
-        record._replace(messages_count=record.messages_count + messages, size=record.size + size),
-    )
+    txn.put(Table.MAILBOX, guid, with_counts_of_folder(record, change))
 
 
 def _change(txn: WriteTransaction, record: FolderRecord, **fields: Any) -> FolderRecord:

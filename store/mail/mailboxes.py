@@ -13,6 +13,7 @@ from pillarbox.store.disk.tables import (
     ObjectKind,
     Table,
 )
+from pillarbox.store.engine.change_feed import bury
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import AlreadyExists, InvalidName, NotFound, Refused
 from pillarbox.store.events import EventId
@@ -164,7 +165,7 @@ def remove(txn: WriteTransaction, record: MailboxRecord) -> None:
     """Take a mailbox with all that is in it out of this database, when it lives on in another."""
     folders.remove_tree(txn, folders.get(txn, record.root_id))
     txn.delete(Table.MAILBOX, record.guid)
-    folders.bury(txn, record.root_id, ObjectKind.MAILBOX_GONE)
+    bury(txn, ObjectKind.MAILBOX_GONE, record.root_id, record.root_id)
 
 
 def root(reader: Reader, record: MailboxRecord) -> FolderRecord:

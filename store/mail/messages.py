@@ -24,25 +24,23 @@ from pillarbox.store.disk.tables import (
     MailboxRecord,
     ObjectKind,
     Table,
-    TombstoneRecord,
     id_key,
     is_id,
     item_key,
-    pair_key,
     split_item_key,
 )
 from pillarbox.store.engine import content_store
+from pillarbox.store.engine.change_feed import bury
 from pillarbox.store.engine.transaction import DatabaseFiles, Reader, WriteTransaction
 from pillarbox.store.errors import Corrupt, InvalidSetting, NotFound, Refused
 from pillarbox.store.ids import id_text
 from pillarbox.store.mail import folders
-from pillarbox.store.mail.flags import ANSWERED, DELETED, DRAFT, FLAGGED, KEYWORD_RULE, SEEN, keywords
+from pillarbox.store.mail.counters import Counts, counts_of
+from pillarbox.store.mail.flags import FLAG_BITS, KEYWORD_RULE, SEEN_BIT, keywords
 from pillarbox.store.mail.mailboxes import DISCONNECTED, INBOX
 from pillarbox.store.mail.mailboxes import get as get_mailbox
 from pillarbox.store.mail.rights import Right, require, require_change
 
-FLAG_BITS: Final = {SEEN: 1, ANSWERED: 2, FLAGGED: 4, DELETED: 8, DRAFT: 16}
-SEEN_BIT: Final = FLAG_BITS[SEEN]
 _BITS: Final = {name.lower(): bit for name, bit in FLAG_BITS.items()}
 CATEGORIES_MAX: Final = 64
 FORMER_FOLDER: Final = "former_folder"
@@ -169,7 +167,7 @@ def _insert(
     cn = txn.next_cn()
     item = ItemRecord(
         folder_id=target.folder_id,
-        uid=target.uid_next,
+        uid=0,  # `place` gives it
         message_id=cn,
         digest=prepared.content.digest,
         size=prepared.content.size,
@@ -193,30 +191,31 @@ def _insert(
         properties=properties or {},
         size_crlf=prepared.content.size_crlf,
     )
-    place(txn, target, item)
-    return item
+    return place(txn, target, item)
 
 
-def place(txn: WriteTransaction, target: FolderRecord, item: ItemRecord) -> None:
-    """Store a message's record under the next UID of its folder, whose content is held already."""
-    txn.insert(Table.ITEM, item_key(item.folder_id, item.uid), item)
-    unread = 0 if item.flags & SEEN_BIT else 1
-    folders.count(txn, target, 1, unread, item.size, item.modseq, uids=1)
+def place(txn: WriteTransaction, target: FolderRecord, item: ItemRecord, **changes: Any) -> ItemRecord:
+    """Store a message's record, with `changes`, in a folder that gives it its next UID; as it is there.
+
+    Its content is held already.
+    """
+    placed = _enter(txn, target, item, **changes)
+    folders.count_in_mailbox(txn, target.mailbox, counts_of(placed))
+    return placed
+
+
+def _enter(txn: WriteTransaction, target: FolderRecord, item: ItemRecord, **changes: Any) -> ItemRecord:
+    """The only place that gives UIDs. The mailbox counts nothing yet."""
+    placed = item._replace(folder_id=target.folder_id, uid=target.uid_next, **changes)
+    txn.insert(Table.ITEM, item_key(placed.folder_id, placed.uid), placed)
+    folders.count(txn, target, counts_of(placed), placed.modseq, uids=1)
+    return placed
 
 
 def place_as_new(txn: WriteTransaction, target: FolderRecord, item: ItemRecord) -> ItemRecord:
     """`place` what is said of a message of any folder or database under an id of its own; as it is there."""
     cn = txn.next_cn()
-    placed = item._replace(
-        folder_id=target.folder_id,
-        uid=target.uid_next,
-        message_id=cn,
-        arrived_cn=cn,
-        change_cn=cn,
-        read_cn=cn,
-    )
-    place(txn, target, placed)
-    return placed
+    return place(txn, target, item, message_id=cn, arrived_cn=cn, change_cn=cn, read_cn=cn)
 
 
 # -- reading
@@ -402,7 +401,7 @@ def set_property(txn: WriteTransaction, message_id: int, key: str, value: Any) -
 
 def _store(txn: WriteTransaction, item: ItemRecord, unread: int, cn: int) -> ItemRecord:
     txn.put(Table.ITEM, item_key(item.folder_id, item.uid), item)
-    folders.count(txn, folders.get(txn, item.folder_id), 0, unread, 0, cn)
+    folders.count(txn, folders.get(txn, item.folder_id), Counts(unread=unread), cn)
     return item
 
 
@@ -413,13 +412,13 @@ def move(txn: WriteTransaction, message_id: int, folder_id: int) -> ItemRecord:
     item = _get(txn, message_id)
     if item.folder_id == folder_id:
         return item
-    target = folders.get(txn, folder_id)
-    _take_out(txn, item, moved_to=folder_id)
+    source, target = folders.get(txn, item.folder_id), folders.get(txn, folder_id)
+    _leave(txn, source, item, moved_to=folder_id)
     properties = {**item.properties, FORMER_FOLDER: id_text(item.folder_id)}
-    moved = item._replace(
-        folder_id=folder_id, uid=target.uid_next, arrived_cn=txn.next_cn(), properties=properties
-    )
-    place(txn, target, moved)
+    moved = _enter(txn, target, item, arrived_cn=txn.next_cn(), properties=properties)
+    if source.mailbox != target.mailbox:
+        folders.count_in_mailbox(txn, source.mailbox, -counts_of(item))
+        folders.count_in_mailbox(txn, target.mailbox, counts_of(item))
     return moved
 
 
@@ -455,21 +454,23 @@ def delete(txn: WriteTransaction, message_id: int) -> None:
     """Delete a message for good; a tombstone tells those who follow the folder. Raises NotFound."""
     require_change(txn, Right.DELETE_ALL, message_id)
     item = _get(txn, message_id)
-    _take_out(txn, item, moved_to=0)
+    folder = folders.get(txn, item.folder_id)
+    _leave(txn, folder, item)
+    folders.count_in_mailbox(txn, folder.mailbox, -counts_of(item))
     content_store.release(txn, item.digest)
 
 
-def _take_out(txn: WriteTransaction, item: ItemRecord, moved_to: int) -> None:
+def _leave(txn: WriteTransaction, folder: FolderRecord, item: ItemRecord, *, moved_to: int = 0) -> None:
+    """Take a message out of a folder. The mailbox counts it still."""
     txn.delete(Table.ITEM, item_key(item.folder_id, item.uid))
-    cn = txn.next_cn()
-    tombstone = TombstoneRecord(
-        kind=ObjectKind.MESSAGE_GONE,
-        object_id=item.message_id,
+    kind = ObjectKind.MESSAGE_GONE
+    cn = bury(
+        txn,
+        kind,
+        item.message_id,
+        item.folder_id,
         uid=item.uid,
-        deleted_ms=txn.now_ms,
         moved_to=moved_to,
         arrived_cn=item.arrived_cn,
     )
-    txn.insert(Table.TOMBSTONE, pair_key(item.folder_id, cn), tombstone)
-    unread = 0 if item.flags & SEEN_BIT else -1
-    folders.count(txn, folders.get(txn, item.folder_id), -1, unread, -item.size, cn)
+    folders.count(txn, folder, -counts_of(item), cn)

@@ -7,6 +7,7 @@ that were read, as intervals.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from typing import Final
 
@@ -101,7 +102,7 @@ def mark_read(txn: WriteTransaction, folder_id: int, first_uid: int = 1, last_ui
     require_change(txn, Right.READ_ITEMS, folder_id)
     newest_uid = _public(txn, folder_id).uid_next - 1
     last_uid = newest_uid if last_uid is None else min(last_uid, newest_uid)
-    before = read_uids(txn, folder_id)
+    before = read_uids(txn, folder_id).intervals
     _keep(txn, folder_id, before, with_interval(before, max(first_uid, 1), last_uid))
 
 
@@ -109,26 +110,40 @@ def mark_unread(txn: WriteTransaction, folder_id: int, first_uid: int, last_uid:
     """Make messages of these UIDs unread for the account that asks. Raises NotFound, Refused."""
     require_change(txn, Right.READ_ITEMS, folder_id)
     _public(txn, folder_id)
-    before = read_uids(txn, folder_id)
+    before = read_uids(txn, folder_id).intervals
     _keep(txn, folder_id, before, without_interval(before, first_uid, last_uid))
 
 
-def read_uids(reader: Reader, folder_id: int) -> Intervals:
-    """The UIDs that the account that asks has read, as intervals with both ends included, in order.
+class ReadUids:
+    """The UIDs of one folder that one account has read; `uid in read` costs O(log n).
+
+    `intervals` have both ends included, are in order and never touch each other.
+    """
+
+    def __init__(self, intervals: Intervals = ()) -> None:
+        self.intervals = intervals
+
+    def __contains__(self, uid: int) -> bool:
+        at = bisect_right(self.intervals, uid, key=_first)
+        return at > 0 and uid <= self.intervals[at - 1][1]
+
+
+def read_uids(reader: Reader, folder_id: int) -> ReadUids:
+    """The UIDs that the account that asks has read; ask once for a whole listing.
 
     None of a folder that does not exist.
     """
     require(reader, Right.READ_ITEMS, folder_id)
     if not is_id(folder_id):
-        return ()
+        return ReadUids()
     seen: SeenRecord | None = reader.record(Table.SEEN, _seen_key(reader, folder_id))
-    return () if seen is None else tuple((first, last) for first, last in seen.intervals)
+    return ReadUids() if seen is None else ReadUids(seen.intervals)
 
 
 def is_read(reader: Reader, item: ItemRecord) -> bool:
-    """Whether the account that asks has read a message."""
+    """Whether the account that asks has read a message; of many in one folder ask `read_uids`."""
     require(reader, Right.READ_ITEMS, item.folder_id)
-    return any(first <= item.uid <= last for first, last in read_uids(reader, item.folder_id))
+    return item.uid in read_uids(reader, item.folder_id)
 
 
 def unread(reader: Reader, folder_id: int) -> Iterator[ItemRecord]:
@@ -141,7 +156,7 @@ def unread(reader: Reader, folder_id: int) -> Iterator[ItemRecord]:
 
 
 def _unread(reader: Reader, folder_id: int, uid_next: int) -> Iterator[ItemRecord]:
-    for first, last in without_intervals(1, uid_next - 1, read_uids(reader, folder_id)):
+    for first, last in gaps(1, uid_next - 1, read_uids(reader, folder_id).intervals):
         start, stop = item_key(folder_id, first), item_key(folder_id, last + 1)
         for _, item in reader.records(Table.ITEM, start, stop):
             yield item
@@ -175,27 +190,41 @@ def with_interval(intervals: Intervals, first: int, last: int) -> Intervals:
     """`intervals` with first..last added; nothing is added when `last` is below `first`."""
     if last < first:
         return intervals
-    before = [each for each in intervals if each[1] < first - 1]
-    after = [each for each in intervals if each[0] > last + 1]
-    for low, high in intervals[len(before) : len(intervals) - len(after)]:
-        first, last = min(first, low), max(last, high)
-    return (*before, (first, last), *after)
+    begin = bisect_left(intervals, first - 1, key=_last)
+    end = bisect_right(intervals, last + 1, key=_first)
+    if begin < end:  # those it overlaps or touches become one with it
+        first, last = min(first, intervals[begin][0]), max(last, intervals[end - 1][1])
+    return (*intervals[:begin], (first, last), *intervals[end:])
 
 
 def without_interval(intervals: Intervals, first: int, last: int) -> Intervals:
     """`intervals` with first..last taken out; nothing is taken out when `last` is below `first`."""
     if last < first:
         return intervals
-    kept: list[tuple[int, int]] = []
-    for low, high in intervals:
-        pieces = ((low, min(high, first - 1)), (max(low, last + 1), high))
-        kept += [piece for piece in pieces if piece[0] <= piece[1]]
-    return tuple(kept)
+    begin = bisect_left(intervals, first, key=_last)
+    end = bisect_right(intervals, last, key=_first)
+    if begin >= end:
+        return intervals
+    pieces = ((intervals[begin][0], first - 1), (last + 1, intervals[end - 1][1]))
+    left = [(low, high) for low, high in pieces if low <= high]
+    return (*intervals[:begin], *left, *intervals[end:])
 
 
-def without_intervals(first: int, last: int, intervals: Intervals) -> Intervals:
-    """What of first..last is in none of `intervals`."""
-    left: Intervals = with_interval((), first, last)
+def gaps(first: int, last: int, intervals: Intervals) -> Iterator[tuple[int, int]]:
+    """What of first..last is in none of `intervals`, as intervals in order."""
     for low, high in intervals:
-        left = without_interval(left, low, high)
-    return left
+        if first < low:
+            yield first, min(low - 1, last)
+        first = max(first, high + 1)
+        if first > last:
+            return
+    if first <= last:
+        yield first, last
+
+
+def _first(interval: tuple[int, int]) -> int:
+    return interval[0]
+
+
+def _last(interval: tuple[int, int]) -> int:
+    return interval[1]

@@ -16,16 +16,9 @@ from pillarbox.store.disk.tables import (
 from pillarbox.store.engine import content_store
 from pillarbox.store.errors import PillarboxError
 from pillarbox.store.ids import id_text, local_counter
+from pillarbox.store.mail.counters import FolderSums, MailboxSums
 from pillarbox.store.mail.folders import DEPTH_MAX
-from pillarbox.store.mail.messages import SEEN_BIT
 from pillarbox.store.upkeep.check_findings import SHAPE_ERRORS, CheckedState
-
-
-class _Sums:
-    """What the messages of one folder, or of one mailbox, come to."""
-
-    def __init__(self) -> None:
-        self.messages = self.unread = self.size = self.uid = self.cn = 0
 
 
 class RecordsCheck:
@@ -36,13 +29,13 @@ class RecordsCheck:
 
     def __init__(self, checked: CheckedState) -> None:
         self._checked = checked
-        self._folders: dict[int, _Sums] = {}
-        self._mailboxes: dict[bytes, _Sums] = {}
+        self._folders: dict[int, FolderSums] = {}
+        self._mailboxes: dict[bytes, MailboxSums] = {}
         self.highest_cn = 0
         self.damaged_content: dict[bytes, str] = {}
 
-    def _sums(self, folder_id: int) -> _Sums:
-        return self._folders.setdefault(folder_id, _Sums())
+    def _sums(self, folder_id: int) -> FolderSums:
+        return self._folders.setdefault(folder_id, FolderSums())
 
     def _note_cn(self, cn: int) -> None:
         self.highest_cn = max(self.highest_cn, local_counter(cn))
@@ -54,12 +47,7 @@ class RecordsCheck:
                 Table.ITEM, key, "stands under the key of another message", self._checked.message_text(item)
             )
             return
-        sums = self._sums(item.folder_id)
-        sums.messages += 1
-        sums.unread += not item.flags & SEEN_BIT
-        sums.size += item.size
-        sums.uid = max(sums.uid, item.uid)
-        sums.cn = max(sums.cn, item.modseq)
+        self._sums(item.folder_id).add(item)
         self._note_cn(item.modseq)
         self._note_cn(item.message_id)
         if not self._checked.exists(Table.FOLDER, id_key(item.folder_id)):
@@ -89,7 +77,7 @@ class RecordsCheck:
         """Take note of the change number of a deletion."""
         folder_id, cn = split_pair_key(key)
         self._note_cn(cn)
-        self._sums(folder_id).cn = max(self._sums(folder_id).cn, cn)
+        self._sums(folder_id).note(0, cn)
 
     def check_seen(self, key: bytes, _: SeenRecord) -> None:
         """Look for the folder of read state."""
@@ -104,28 +92,10 @@ class RecordsCheck:
             return
         self._check_folder_place(key, record, text)
         sums = self._sums(record.folder_id)
-        for name, counted, stored in (
-            ("messages_count", sums.messages, record.messages_count),
-            ("unread_count", sums.unread, record.unread_count),
-            ("size", sums.size, record.size),
-        ):
-            if counted != stored:
-                self._checked.found(Table.FOLDER, key, f"{name} is {stored} where {counted} are there", text)
-        if record.uid_next <= sums.uid:
-            self._checked.found(
-                Table.FOLDER, key, f"uid_next is {record.uid_next} with UID {sums.uid} in use", text
-            )
-        if record.highest_cn < sums.cn:
-            self._checked.found(
-                Table.FOLDER,
-                key,
-                f"highest_cn is {id_text(record.highest_cn)}, below {id_text(sums.cn)}",
-                text,
-            )
+        for name, expected, stored in sums.problems(record):
+            self._checked.found(Table.FOLDER, key, f"{name} is {stored} where {expected} is right", text)
         self._note_cn(max(record.highest_cn, record.change_cn, record.folder_id))
-        mailbox = self._mailboxes.setdefault(record.mailbox, _Sums())
-        mailbox.messages += sums.messages
-        mailbox.size += sums.size
+        self._mailboxes.setdefault(record.mailbox, MailboxSums()).add(sums.counts)
 
     def _check_folder_place(self, key: bytes, record: FolderRecord, text: str) -> None:
         if record.mailbox and not self._checked.exists(Table.MAILBOX, record.mailbox):
@@ -155,18 +125,8 @@ class RecordsCheck:
         if key != record.guid:
             self._checked.found(Table.MAILBOX, key, "stands under the key of another mailbox", text)
             return
-        sums = self._mailboxes.get(key, _Sums())
-        if record.messages_count != sums.messages:
-            self._checked.found(
-                Table.MAILBOX,
-                key,
-                f"messages_count is {record.messages_count} where {sums.messages} are there",
-                text,
-            )
-        if record.size != sums.size:
-            self._checked.found(
-                Table.MAILBOX, key, f"size is {record.size} where {sums.size} are there", text
-            )
+        for name, expected, stored in self._mailboxes.get(key, MailboxSums()).problems(record):
+            self._checked.found(Table.MAILBOX, key, f"{name} is {stored} where {expected} is right", text)
         for role, folder_id in (("root", record.root_id), *record.roles.items()):
             if not self._checked.exists(Table.FOLDER, id_key(folder_id)):
                 self._checked.found(Table.MAILBOX, key, f"its folder {role!r} does not exist", text)

@@ -37,6 +37,7 @@ from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import AlreadyExists, Corrupt, NotFound, PillarboxError, Refused
 from pillarbox.store.ids import guid_text, id_text, parse_id
 from pillarbox.store.mail import folders, mailboxes, messages
+from pillarbox.store.mail.counters import Counts, unread_of
 from pillarbox.store.names import name_key
 
 MOVED_FROM: Final = "moved_from"
@@ -473,8 +474,8 @@ class _Move:
             properties=self._properties(item),
         )
         txn.put(Table.ITEM, item_key(held.folder_id, held.uid), changed)
-        unread = (held.flags & messages.SEEN_BIT) - (changed.flags & messages.SEEN_BIT)
-        folders.count(txn, folders.get(txn, held.folder_id), 0, unread, 0, cn)
+        unread = unread_of(changed) - unread_of(held)
+        folders.count(txn, folders.get(txn, held.folder_id), Counts(unread=unread), cn)
         return target_id
 
     def _properties(self, item: ItemRecord) -> dict[str, Any]:

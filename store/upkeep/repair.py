@@ -64,9 +64,9 @@ from pillarbox.store.engine.transaction import Changes, DatabaseFiles, ReadTrans
 from pillarbox.store.errors import Corrupt, NotFound, PillarboxError, Refused, UnsupportedVersion
 from pillarbox.store.events import EventId
 from pillarbox.store.ids import LOCAL_BASE, counter_of, guid_text, id_text, local_counter
+from pillarbox.store.mail.counters import FolderSums, MailboxSums
 from pillarbox.store.mail.folders import GENERIC
 from pillarbox.store.mail.mailboxes import CONNECTED, STANDARD_FOLDERS
-from pillarbox.store.mail.messages import SEEN_BIT
 from pillarbox.store.names import name_key
 from pillarbox.store.upkeep.check import check_database
 from pillarbox.store.upkeep.check_findings import Finding
@@ -358,13 +358,6 @@ class _Repair:
         _remove_old(path)
 
 
-class _Sums:
-    """What the messages of one folder, or of one mailbox, come to."""
-
-    def __init__(self) -> None:
-        self.messages = self.unread = self.size = self.uid = self.cn = 0
-
-
 class _Rebuild:
     """Makes the tables agree with one another and with the stream, from the records that are there."""
 
@@ -381,7 +374,7 @@ class _Rebuild:
         self._whole: dict[bytes, int] = {}
         self._problems: dict[bytes, str] = {}
         self._blocks: Counter[bytes] = Counter()
-        self._folders: dict[int, _Sums] = {}
+        self._folders: dict[int, FolderSums] = {}
         self._totals = [0, 0]  # content bytes, live bytes
         self.kept = 0
         self.unheld = 0
@@ -484,12 +477,7 @@ class _Rebuild:
                     continue
                 self._whole[item.digest] += 1
                 self.kept += 1
-                sums = self._folders.setdefault(item.folder_id, _Sums())
-                sums.messages += 1
-                sums.unread += not item.flags & SEEN_BIT
-                sums.size += item.size
-                sums.uid = max(sums.uid, item.uid)
-                sums.cn = max(sums.cn, item.modseq)
+                self._folders.setdefault(item.folder_id, FolderSums()).add(item)
 
     def _remove(self, reader: ReadTransaction, key: bytes, item: ItemRecord) -> None:
         """Take a message out whose content is lost; who follows the folder is told as of any deletion."""
@@ -513,8 +501,7 @@ class _Rebuild:
             arrived_cn=item.arrived_cn,
         )
         self._put(Table.TOMBSTONE, pair_key(item.folder_id, cn), gone)
-        sums = self._folders.setdefault(item.folder_id, _Sums())
-        sums.uid, sums.cn = max(sums.uid, item.uid), max(sums.cn, cn)
+        self._folders.setdefault(item.folder_id, FolderSums()).note(item.uid, cn)
 
     # -- folders and mailboxes
 
@@ -632,28 +619,17 @@ class _Rebuild:
         self.restored.append(f"mailbox {name}")
 
     def _count_folders_and_mailboxes(self) -> None:
-        mailboxes: dict[bytes, _Sums] = {}
+        mailboxes: dict[bytes, MailboxSums] = {}
         with self._reading() as reader:
             for key, _ in reader.records(Table.TOMBSTONE, b"", None):
                 folder_id, cn = split_pair_key(key)
-                sums = self._folders.setdefault(folder_id, _Sums())
-                sums.cn = max(sums.cn, cn)
+                self._folders.setdefault(folder_id, FolderSums()).note(0, cn)
             for key, record in reader.records(Table.FOLDER, b"", None):
-                sums = self._folders.get(record.folder_id, _Sums())
-                box = mailboxes.setdefault(record.mailbox, _Sums())
-                box.messages += sums.messages
-                box.size += sums.size
-                counted = record._replace(
-                    messages_count=sums.messages,
-                    unread_count=sums.unread,
-                    size=sums.size,
-                    uid_next=max(record.uid_next, sums.uid + 1),
-                    highest_cn=max(record.highest_cn, sums.cn),
-                )
-                self._put(Table.FOLDER, key, counted)
+                sums = self._folders.get(record.folder_id, FolderSums())
+                mailboxes.setdefault(record.mailbox, MailboxSums()).add(sums.counts)
+                self._put(Table.FOLDER, key, sums.corrected(record))
             for key, record in reader.records(Table.MAILBOX, b"", None):
-                box = mailboxes.get(key, _Sums())
-                self._put(Table.MAILBOX, key, record._replace(size=box.size, messages_count=box.messages))
+                self._put(Table.MAILBOX, key, mailboxes.get(key, MailboxSums()).corrected(record))
             for key, _ in reader.records(Table.SEEN, b"", None):
                 if reader.view.get(Table.FOLDER, key[:8]) is None:
                     self._put(Table.SEEN, key, None)

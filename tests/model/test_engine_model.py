@@ -26,6 +26,7 @@ from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import AlreadyExists, NotEmpty, Refused
 from pillarbox.store.mail import folders, mailboxes, messages, views
+from pillarbox.store.mail.flags import SEEN_BIT
 from pillarbox.store.upkeep.check import check_database
 
 ACTOR = Actor.task("test")
@@ -75,7 +76,7 @@ def held_by(read: Reader) -> Model:
             items = list(folders.messages(read, record.folder_id))
             assert record.messages_count == len(items)
             assert record.size == sum(item.size for item in items)
-            assert record.unread_count == sum(not item.flags & messages.SEEN_BIT for item in items)
+            assert record.unread_count == sum(not item.flags & SEEN_BIT for item in items)
             assert all(item.uid < record.uid_next for item in items)
             for item in items:
                 flags = frozenset(messages.flag_names(item))

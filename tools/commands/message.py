@@ -16,7 +16,7 @@ from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import Refused
 from pillarbox.store.ids import id_text
 from pillarbox.store.mail import folders, messages, views
-from pillarbox.store.mail.flags import FLAGGED, SEEN
+from pillarbox.store.mail.flags import FLAG_BITS, FLAGGED, SEEN
 from pillarbox.store.server import Server
 from pillarbox.tools.commands.folder import TO, TO_MAILBOX, folder_line, folder_rows, target_tree
 from pillarbox.tools.options import ACTOR, JSON, SERVER
@@ -199,7 +199,7 @@ def list_(server: Path, mailbox_name: str, folder_path: str, as_json: bool, **as
 
 def _flag_name(text: str) -> str:
     """`seen`, `flagged` and the like as IMAP flags; anything else is a keyword."""
-    names = {name.lower().lstrip("\\"): name for name in messages.FLAG_BITS}
+    names = {name.lower().lstrip("\\"): name for name in FLAG_BITS}
     return names.get(text.lower().lstrip("\\"), text)
 
 

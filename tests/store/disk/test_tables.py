@@ -29,6 +29,7 @@ from pillarbox.store.disk.tables import (
     StateRecord,
     Table,
     TombstoneRecord,
+    changed_rows,
     decode_record,
     derived_entries,
     encode_record,
@@ -408,3 +409,29 @@ def test_a_feed_row_says_what_changed() -> None:
     table, key, value = feed_entry(5, 6, ObjectKind.FOLDER, 7, 8, 9)
     assert (table, split_pair_key(key)) == (Table.FEED, (5, 6))
     assert split_feed_value(unseal(table, key, value, "feed")) == (ObjectKind.FOLDER, 7, 8, 9)
+
+
+@pytest.mark.parametrize(
+    ("fields", "tables"),
+    [
+        ({"flags": 1, "read_cn": 99}, {Table.FEED}),
+        ({"keywords": ("kw",), "change_cn": 99}, {Table.FEED}),
+        ({"folder_id": 5, "uid": 7, "arrived_cn": 99}, {Table.LOCATION, Table.VIEW, Table.FEED}),
+        ({"subject": "another", "change_cn": 99}, {Table.LOCATION, Table.VIEW, Table.FEED}),
+        ({"flags": 1}, set()),
+    ],
+)
+def test_a_change_of_a_message_touches_the_index_rows_that_change(
+    fields: dict[str, object], tables: set[Table]
+) -> None:
+    old = item()
+    new = old._replace(**fields)  # type: ignore[arg-type]
+    gone, come = changed_rows(Table.ITEM, b"", old, new)
+    assert {row[0] for row in (*gone, *come)} == tables
+    rows = dict(derived_entries(Table.ITEM, b"", old))
+    for place in gone:
+        del rows[place]
+    rows.update({(table, key): value for table, key, value in come})
+    assert rows == derived_entries(Table.ITEM, b"", new), "the rows are not those of the new record"
+    gone, come = changed_rows(Table.ITEM, b"", old, None)
+    assert (sorted(gone), come) == (sorted(derived_entries(Table.ITEM, b"", old)), ())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -162,8 +163,27 @@ def test_intervals_are_those_of_a_set(changes: list[tuple[bool, int, int]], firs
     assert expanded(intervals) == sorted(model)
     for (_, end), (start, _) in itertools.pairwise(intervals):
         assert end + 1 < start
-    left = public_folders.without_intervals(first, last, intervals)
+    left = tuple(public_folders.gaps(first, last, intervals))
     assert expanded(left) == sorted(set(range(first, last + 1)) - model)
+    read = public_folders.ReadUids(intervals)
+    assert [uid for uid in range(32) if uid in read] == sorted(model)
+
+
+class CountedIntervals(tuple[tuple[int, int], ...]):
+    looked_at = 0
+
+    def __getitem__(self, at: Any) -> Any:
+        CountedIntervals.looked_at += 1
+        return super().__getitem__(at)
+
+
+def test_few_of_the_intervals_are_looked_at_for_a_message() -> None:
+    intervals = CountedIntervals((uid, uid) for uid in range(1, 8001, 2))
+    read = public_folders.ReadUids(intervals)
+    assert [uid for uid in range(1, 9) if uid in read] == [1, 3, 5, 7]
+    public_folders.with_interval(intervals, 4000, 4000)
+    public_folders.without_interval(intervals, 4001, 4001)
+    assert CountedIntervals.looked_at < 200, "every interval was looked at"
 
 
 def expanded(intervals: public_folders.Intervals) -> list[int]:
