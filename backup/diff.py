@@ -70,7 +70,7 @@ def _counted(diff: FolderDiff, old: ItemRecord | None, new: ItemRecord | None) -
 
 def _folders(reader: Reader | None) -> Iterator[FolderRecord]:
     if reader is not None:
-        yield from (record for _, record in reader.records(Table.FOLDER, b"", None))
+        yield from folders.all_of(reader)
 
 
 def _place(reader: Reader | None, folder_id: int) -> tuple[str, str] | None:
@@ -86,7 +86,10 @@ def _place(reader: Reader | None, folder_id: int) -> tuple[str, str] | None:
 
 
 def _items(reader: Reader | None) -> Iterator[tuple[bytes, ItemRecord]]:
-    return iter(()) if reader is None else reader.records(Table.ITEM, b"", None)
+    if reader is not None:
+        for key, item in reader.records(Table.ITEM, b"", None):
+            if folders.is_there(reader, item.folder_id):
+                yield key, item
 
 
 def _pairs(

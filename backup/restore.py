@@ -44,7 +44,7 @@ from pillarbox.store.disk.env import DATA_FILE, Env
 from pillarbox.store.disk.file_lock import FileLock
 from pillarbox.store.disk.redo import read_redo
 from pillarbox.store.disk.stream import Position, disk_error, flush_directory, parse_frame, segment_name
-from pillarbox.store.disk.tables import DatabaseKind, Table, refuse_unknown_layout
+from pillarbox.store.disk.tables import DatabaseKind, refuse_unknown_layout
 from pillarbox.store.engine.database import LOCK, PROPERTIES, STREAM, Database, MountState
 from pillarbox.store.engine.replay import TableWriter, read_state
 from pillarbox.store.errors import (
@@ -603,7 +603,7 @@ def _give_out_no_number_twice(database: Database, place: Path, last: int) -> Non
     try:
         with restored.transaction(Actor.task("restore")) as txn:
             txn.leave_out_numbers(max(last, txn.counter) + _NUMBERS_LEFT_OUT)
-            for folder_id in [record.folder_id for _, record in txn.records(Table.FOLDER, b"", None)]:
+            for folder_id in [record.folder_id for record in folders.all_of(txn)]:
                 folders.renew_uid_validity(txn, folder_id)
     finally:
         restored.dismount()

@@ -15,7 +15,7 @@ import msgpack
 
 from pillarbox.backup.repository.pack import BlobId, BlobKind, Child, pack_value, unpack_value
 from pillarbox.backup.repository.repository import Repository, Writer
-from pillarbox.store.disk.tables import Table
+from pillarbox.store.disk.tables import Table, is_hidden
 from pillarbox.store.engine.transaction import ReadTransaction
 from pillarbox.store.errors import InvalidContent
 
@@ -157,7 +157,7 @@ def _store_slices(
     writer: Writer, read: ReadTransaction, table: Table, start: bytes, stop: bytes | None
 ) -> Iterator[Slice]:
     """The keys from `start` to `stop` in slices; at least one, so that what comes there later has a place."""
-    records = read.records(table, start, stop)
+    records = (row for row in read.records(table, start, stop) if not is_hidden(row[1]))
     first = start
     while batch := list(islice(records, SLICE_ROWS)):
         yield _store_slice(writer, table, first, [record for _, record in batch])

@@ -25,7 +25,14 @@ from pillarbox.store.errors import (
 )
 from pillarbox.store.mail import mailboxes
 from pillarbox.store.names import check_name, name_key
-from pillarbox.store.upkeep.move_mailbox import MOVED_FROM, MailboxMove, Progress, finish_move, move_mailbox
+from pillarbox.store.upkeep.move_mailbox import (
+    MOVED_FROM,
+    MailboxMove,
+    Progress,
+    finish_move,
+    is_incomplete_copy,
+    move_mailbox,
+)
 
 
 class Databases(Protocol):
@@ -174,7 +181,9 @@ class MailboxDirectory:
             names = self._names_in(source)
             return names is None or found.guid in names.values()
         with source.read(Actor.task("find mailbox")) as read:
-            return read.record(Table.MAILBOX, found.guid) is not None
+            # A hidden copy there is not the source: a move back that has not ended has made it.
+            record: MailboxRecord | None = read.record(Table.MAILBOX, found.guid)
+            return record is not None and not is_incomplete_copy(record)
 
     # -- databases that are not mounted
 

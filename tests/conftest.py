@@ -21,7 +21,13 @@ from pillarbox.store.engine.database import Database
 from pillarbox.store.upkeep import repair
 
 GUID = bytes(range(16))
-TINY = Tuning(16 << 10, checkpoint_stream_bytes=24 << 10, checkpoint_pages=64, checkpoint_beside=False)
+TINY = Tuning(
+    16 << 10,
+    checkpoint_stream_bytes=24 << 10,
+    checkpoint_pages=64,
+    checkpoint_beside=False,
+    remove_beside=False,
+)
 
 OpenDatabase = Callable[..., Database]
 

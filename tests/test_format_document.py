@@ -39,9 +39,11 @@ from pillarbox.store.disk.stream import (
     segment_header,
 )
 from pillarbox.store.disk.tables import (
+    ARRIVING,
     DIGEST_BYTES,
     LAYOUT_VERSION,
     DatabaseKind,
+    Hidden,
     ItemRecord,
     ObjectKind,
     Table,
@@ -294,11 +296,17 @@ def value_of(record: str, field: str) -> str:
 
 def test_kinds_and_states_in_records_are_those_documented() -> None:
     assert named_numbers(value_of("Identity record", "kind")) == enum_names(DatabaseKind)
-    states = {"connected": mailboxes.CONNECTED, "disconnected": mailboxes.DISCONNECTED}
+    states = {
+        "connected": mailboxes.CONNECTED,
+        "disconnected": mailboxes.DISCONNECTED,
+        "arriving": ARRIVING,
+    }
     assert named_numbers(value_of("Mailbox record", "state")) == states
     assert named_numbers(value_of("Folder record", "kind")) == {"generic": folders.GENERIC}
     flags = {flag.strip("\\").lower(): bit for flag, bit in FLAG_BITS.items()}
     assert named_numbers(value_of("Item record", "flags")) == flags
+    hidden = named_numbers(value_of("Folder record", "hidden"))
+    assert hidden == {member.name.lower(): member.value for member in Hidden}
 
 
 def test_encodings_of_parts_are_those_documented() -> None:

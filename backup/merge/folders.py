@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from pillarbox.backup.merge.source import FolderPath, SourceFolder
-from pillarbox.store.disk.tables import FolderRecord, MailboxRecord, Table, id_key
+from pillarbox.store.disk.tables import FolderRecord, MailboxRecord
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.mail import folders, mailboxes
 from pillarbox.store.names import NAME_CHARS_MAX
@@ -105,8 +105,10 @@ class FolderMap:
         return RECOVERED_FROM not in found.properties and self._known(target, source_id) is None
 
     def _present(self, target: Reader, folder_id: int) -> FolderRecord | None:
-        record: FolderRecord | None = target.record(Table.FOLDER, id_key(folder_id)) if folder_id else None
-        return record if record is not None and record.mailbox == self._target_guid else None
+        if not folder_id or not folders.is_there(target, folder_id):
+            return None
+        record = folders.get(target, folder_id)
+        return record if record.mailbox == self._target_guid else None
 
     def _same(self, target: Reader, source: FolderRecord) -> FolderRecord | None:
         if not self._is_lineage:

@@ -13,7 +13,7 @@ from typing import Final
 from pillarbox.backup.merge.folders import Origin, target_folders
 from pillarbox.backup.merge.source import Damage, SourceFolder, messages_of
 from pillarbox.store.change_number import CNSet
-from pillarbox.store.disk.tables import FolderRecord, ItemRecord, Table, id_key
+from pillarbox.store.disk.tables import ItemRecord, Table, id_key
 from pillarbox.store.engine import change_feed
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import Corrupt
@@ -104,7 +104,9 @@ class HeldMessages:
         since = CNSet.full(txn.files.guid, self._seen_counter)
         for change in change_feed.changes(txn, since):
             marked = self._origin.marked_id(change.item.properties) if change.item is not None else 0
-            if marked and folders.get(txn, change.folder_id).mailbox == self._target_guid:
+            if not marked or not folders.is_there(txn, change.folder_id):
+                continue
+            if folders.get(txn, change.folder_id).mailbox == self._target_guid:
                 self._present[marked] = change.object_id
 
     def id_of(self, item: ItemRecord) -> int:
@@ -127,8 +129,9 @@ def is_there(reader: Reader, item: ItemRecord, mailbox_guid: bytes) -> bool:
     # A database that was restored gave ids out again: the same id alone proves nothing.
     if found is None or found.digest != item.digest:
         return False
-    record: FolderRecord | None = reader.record(Table.FOLDER, id_key(found.folder_id))
-    return record is not None and record.mailbox == mailbox_guid
+    if not folders.is_there(reader, found.folder_id):
+        return False
+    return folders.get(reader, found.folder_id).mailbox == mailbox_guid
 
 
 def _pass_over(damage: Damage) -> None:

@@ -21,7 +21,7 @@ from pillarbox.store.disk.tables import ItemRecord, Table, item_key
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import Corrupt
-from pillarbox.store.mail import mailboxes, messages
+from pillarbox.store.mail import folders, mailboxes, messages
 
 BATCH_MESSAGES: Final = 256
 BATCH_BYTES: Final = 16 << 20
@@ -182,7 +182,7 @@ class MergeRun:
 
 def _remove(txn: WriteTransaction, item: ItemRecord) -> bool:
     found: ItemRecord | None = txn.record(Table.ITEM, item_key(item.folder_id, item.uid))
-    if found is None or found.message_id != item.message_id:
+    if found is None or found.message_id != item.message_id or not folders.is_there(txn, item.folder_id):
         return False
     messages.delete(txn, found.message_id)
     return True

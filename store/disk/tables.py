@@ -52,11 +52,14 @@ class Table(IntEnum):
     LOCATION = 18
     VIEW = 19
     FEED = 20
+    REMOVAL = 21
 
 
 NAMES: Final = {table: table.name.lower().encode() for table in Table}
 _TEXT_NAMES: Final = {table: table.name.lower() for table in Table}
-DERIVED: Final = frozenset({Table.FOLDER_NAME, Table.MAILBOX_NAME, Table.LOCATION, Table.VIEW, Table.FEED})
+DERIVED: Final = frozenset(
+    {Table.FOLDER_NAME, Table.MAILBOX_NAME, Table.LOCATION, Table.VIEW, Table.FEED, Table.REMOVAL}
+)
 PRIMARY: Final = tuple(table for table in Table if table not in DERIVED)
 INDEXED: Final = frozenset({Table.MAILBOX, Table.FOLDER, Table.ITEM, Table.TOMBSTONE})  # have index rows
 SOURCES: Final = {
@@ -65,6 +68,7 @@ SOURCES: Final = {
     Table.LOCATION: (Table.ITEM,),
     Table.VIEW: (Table.ITEM,),
     Table.FEED: tuple(INDEXED),
+    Table.REMOVAL: (Table.FOLDER,),
 }
 """The primary tables that the rows of each derived table come from."""
 
@@ -107,7 +111,10 @@ class ObjectKind(IntEnum):
 
 
 class MailboxRecord(NamedTuple):
-    """A mailbox, keyed by its GUID. `size` in bytes and `messages_count` cover every folder of it."""
+    """A mailbox, keyed by its GUID. `size` in bytes and `messages_count` cover every folder of it.
+
+    In state `ARRIVING` it is hidden, as its folders are.
+    """
 
     guid: bytes
     name: str
@@ -122,8 +129,22 @@ class MailboxRecord(NamedTuple):
     properties: dict[str, Any]
 
 
+class Hidden(IntEnum):
+    """Why a folder is hidden, with all that is in it. A removed one counts nothing any more."""
+
+    NO = 0
+    REMOVED = 1  # its rows are removed in batches (`removal`)
+    ARRIVING = 2  # a mailbox that a move has not completed
+
+
+ARRIVING: Final = 2  # `state` of a mailbox that a move has not completed
+
+
 class FolderRecord(NamedTuple):
-    """A folder, keyed by its id. `mailbox` is empty for public folders. `size` in bytes, of its messages."""
+    """A folder, keyed by its id. `mailbox` is empty for public folders. `size` in bytes, of its messages.
+
+    `hidden` is not 0 where nobody but its own task meets it: see `Hidden`.
+    """
 
     folder_id: int
     mailbox: bytes
@@ -139,6 +160,7 @@ class FolderRecord(NamedTuple):
     change_cn: int
     created_ms: int
     properties: dict[str, Any]
+    hidden: int = 0
 
 
 class ItemRecord(NamedTuple):
@@ -325,6 +347,13 @@ META_TYPES: Final[dict[bytes, type[Record]]] = {
 }
 
 
+def is_hidden(record: Record) -> bool:
+    """Whether nobody meets a record but the task that has hidden it: a folder or mailbox on its way."""
+    if isinstance(record, FolderRecord):
+        return record.hidden != Hidden.NO
+    return isinstance(record, MailboxRecord) and record.state == ARRIVING
+
+
 def record_type(table: Table, key: bytes) -> type[Record]:
     """The type of the record under a key of a primary table. META holds one record a key.
 
@@ -472,6 +501,10 @@ def _changed_item_rows(old: ItemRecord, new: ItemRecord) -> tuple[list[Place], l
 
 
 def _folder_rows(folder: FolderRecord) -> Iterator[Entry]:
+    if folder.hidden == Hidden.REMOVED:
+        key = _U64.pack(folder.folder_id)
+        yield Table.REMOVAL, key, seal(Table.REMOVAL, key, b"")
+        return
     key = _U64.pack(folder.parent_id) + name_key(folder.name)
     yield Table.FOLDER_NAME, key, seal(Table.FOLDER_NAME, key, _U64.pack(folder.folder_id))
     folder_id = folder.folder_id
@@ -479,8 +512,9 @@ def _folder_rows(folder: FolderRecord) -> Iterator[Entry]:
 
 
 def _mailbox_rows(mailbox: MailboxRecord) -> Iterator[Entry]:
-    key = name_key(mailbox.name)
-    yield Table.MAILBOX_NAME, key, seal(Table.MAILBOX_NAME, key, mailbox.guid)
+    if mailbox.state != ARRIVING:
+        key = name_key(mailbox.name)
+        yield Table.MAILBOX_NAME, key, seal(Table.MAILBOX_NAME, key, mailbox.guid)
     root_id = mailbox.root_id
     yield feed_entry(DATABASE_SCOPE, mailbox.change_cn, ObjectKind.MAILBOX, root_id, root_id, 0)
 
@@ -528,7 +562,12 @@ def changed_rows(
 def _has_same_rows(old: Record | None, new: Record | None) -> bool:
     """Whether a folder or mailbox has the same index rows as before: only its counters moved, as a rule."""
     if isinstance(old, FolderRecord) and isinstance(new, FolderRecord):
-        return old.change_cn == new.change_cn and old.parent_id == new.parent_id and old.name == new.name
+        return _FOLDER_ROWS(old) == _FOLDER_ROWS(new)
     if isinstance(old, MailboxRecord) and isinstance(new, MailboxRecord):
-        return old.change_cn == new.change_cn and old.root_id == new.root_id and old.name == new.name
+        return _MAILBOX_ROWS(old) == _MAILBOX_ROWS(new)
     return False
+
+
+# The fields that the index rows of a folder and of a mailbox follow from.
+_FOLDER_ROWS: Final = attrgetter("change_cn", "parent_id", "name", "hidden")
+_MAILBOX_ROWS: Final = attrgetter("change_cn", "root_id", "name", "state")

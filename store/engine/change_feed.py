@@ -23,6 +23,7 @@ from pillarbox.store.disk.tables import (
     TombstoneRecord,
     is_id,
     item_key,
+    number_of,
     pair_key,
     split_feed_value,
     split_pair_key,
@@ -109,6 +110,7 @@ class Changes:
         self._scope = folder_id
         self._origin = reader.files.guid
         self._counter = reader.state().counter
+        self._removed = {number_of(key)[0] for key, _ in reader.indexes(Table.REMOVAL, b"", None)}
         everything = CNSet.full(self._origin, self._counter)
         self._missing = everything - since
         self.cnset = since | everything
@@ -169,6 +171,8 @@ class Changes:
     def _change(self, row: _Row, place: _Place) -> Change | None:
         cn, number, object_id, folder_id, uid = row
         kind = ObjectKind(number)
+        if kind is ObjectKind.MESSAGE and folder_id in self._removed:
+            kind = ObjectKind.MESSAGE_GONE  # its own tombstone follows when its rows are removed
         if kind in (ObjectKind.MESSAGE_GONE, ObjectKind.FOLDER_GONE, ObjectKind.MAILBOX_GONE):
             if not self._may_be_known(kind, object_id, folder_id, cn, place):
                 return None

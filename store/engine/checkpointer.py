@@ -28,7 +28,8 @@ class Tuning(NamedTuple):
     """When segments and checkpoints begin: sizes in bytes, pages of 4096 bytes, times in ms.
 
     `checkpoint_beside` has a checkpoint that comes due made by a thread of its own while commits go on, as
-    one that is asked for always is; otherwise the writer makes it, and commits wait.
+    one that is asked for always is; otherwise the writer makes it, and commits wait. `remove_beside` has a
+    thread of its own remove what was deleted; otherwise `Database.finish_removals` does.
     """
 
     segment_bytes: int = SEGMENT_BYTES_DEFAULT
@@ -36,6 +37,7 @@ class Tuning(NamedTuple):
     checkpoint_pages: int = 1024
     checkpoint_interval_ms: int = 300_000
     checkpoint_beside: bool = True
+    remove_beside: bool = True
 
 
 class FlushedState(NamedTuple):

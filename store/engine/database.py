@@ -58,6 +58,7 @@ from pillarbox.store.engine.database_limits import (
     limits_from_settings,
     refuse_below_floor,
 )
+from pillarbox.store.engine.removal import Remover, pending
 from pillarbox.store.engine.replay import Replayed, find_transaction, read_state, replay_stream
 from pillarbox.store.engine.transaction import (
     DatabaseFiles,
@@ -177,6 +178,7 @@ class Database:
         self._stream = Stream(path / STREAM, guid)
         self._files: DatabaseFiles | None = None
         self._writer: Writer | None = None
+        self._remover = Remover(self.transaction, self.clock)
         self._tables_doubted = False
         self._disk_looked_ms = -_DISK_LOOK_INTERVAL_MS
         self._disk_free_bytes = 0
@@ -197,6 +199,7 @@ class Database:
         self.state = MountState.DISMOUNTED
         self._files = self._writer = self._lock = None
         self._mounting = threading.RLock()
+        self._remover = Remover(self.transaction, self.clock)
         self._stream = Stream(self.path / STREAM, self.guid)
 
     # -- creating
@@ -294,6 +297,14 @@ class Database:
                 if recovered is not None:
                     self.report(EventId.RECOVERY_DONE, transactions=recovered)
                 self.report(EventId.DATABASE_MOUNTED)
+                self._resume_removals()
+
+    def _resume_removals(self) -> None:
+        self._remover = Remover(self.transaction, self.clock)
+        with self.read(Actor.task("mount")) as read:
+            is_left = pending(read)
+        if is_left and self.tuning.remove_beside:
+            self._remover.wake()
 
     def _refuse_inherited(self) -> None:
         if self.path.resolve() in _INHERITED:
@@ -499,6 +510,7 @@ class Database:
     def _close(self) -> None:
         """Close what is open. No thread may be writing."""
         self.state = MountState.DISMOUNTED
+        self._remover.end()
         if self._files is not None:
             self._close_env(self._files.env)
         self._files = None
@@ -567,6 +579,8 @@ class Database:
         if self.mailbox_names is not None and lost:
             with suppress(PillarboxError):  # a name too many, until the next mount
                 self.mailbox_names.remove(lost)
+        if txn.leaves_rows and self.tuning.remove_beside:
+            self._remover.wake()
         for event_id, details in txn.events:
             self.report(event_id, **details)
 
@@ -593,6 +607,13 @@ class Database:
             self.report(event_id, **details)
         result: ResultT = made.result
         return result
+
+    def finish_removals(self) -> None:
+        """Remove the rows of all that was deleted before, in batches between the transactions of others.
+
+        Without it a thread does so. Raises as `transaction`; what is left then goes after the next mount.
+        """
+        self._remover.finish()
 
     def preparing(self, length: int) -> AbstractContextManager[object]:
         """For preparing and delivering `length` bytes in a `with` block: what is large takes turns."""

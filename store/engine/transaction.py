@@ -75,9 +75,18 @@ class Reader:
         self.files = files
         self.actor = actor
         self.view = view
+        self._read: dict[Table, tuple[bytes, Any]] = {}
 
     def record(self, table: Table, key: bytes) -> Any:
         """The record under a key of a primary table, or None. Raises Corrupt."""
+        read = self._read.get(table)
+        if read is not None and read[0] == key:
+            return read[1]  # the folder of many messages, and what is changed because of what it was
+        record = self._stored(table, key)
+        self._read[table] = key, record
+        return record
+
+    def _stored(self, table: Table, key: bytes) -> Any:
         value = self.view.get(table, key)
         return None if value is None else decode_record(table, key, value)
 
@@ -165,7 +174,8 @@ class WriteTransaction(Reader):
     """The changes of one transaction in the making. One thread uses it, between `begin` and commit or abort.
 
     `layers` are what is committed and not applied, the newest first; `state` is the database's after the last
-    of them; `position` is where this transaction's first frame will lie.
+    of them; `position` is where this transaction's first frame will lie. `leaves_rows` is set where rows of
+    hidden folders are left to be removed later.
     """
 
     def __init__(
@@ -181,6 +191,7 @@ class WriteTransaction(Reader):
         self.now_ms = now_ms
         self.placed: dict[Position, bytes] = {}
         self.events: list[tuple[int, dict[str, Any]]] = []
+        self.leaves_rows = False
         self.counter = state.counter
         self.content_bytes = state.content_bytes
         self.live_bytes = state.live_bytes
@@ -194,7 +205,6 @@ class WriteTransaction(Reader):
         # Of the records changed since: those that index rows were last made from.
         self._indexed: Records = ChangedTables()
         self._changes: Changes = ChangedTables()
-        self._read: dict[Table, tuple[bytes, Any]] = {}  # of each table the committed record read last
 
     # -- changing
 
@@ -220,7 +230,7 @@ class WriteTransaction(Reader):
         if table in INDEXED:
             indexed = self._indexed[table]
             if key not in indexed:
-                indexed[key] = rows[key] if key in rows else self._committed(table, key)
+                indexed[key] = rows[key] if key in rows else super().record(table, key)
         rows[key] = record
 
     def insert(self, table: Table, key: bytes, record: Record) -> None:
@@ -259,22 +269,14 @@ class WriteTransaction(Reader):
         rows = self._records.get(table)
         if rows is not None and key in rows:
             return rows[key]
-        return self._committed(table, key)
+        return super().record(table, key)
 
-    def _committed(self, table: Table, key: bytes) -> Any:
-        read = self._read.get(table)
-        if read is not None and read[0] == key:
-            return read[1]  # what is changed was read just before, as a rule
-        record = self._committed_record(table, key)
-        self._read[table] = key, record
-        return record
-
-    def _committed_record(self, table: Table, key: bytes) -> Any:
+    def _stored(self, table: Table, key: bytes) -> Any:
         for layer in self._layers:
             rows = layer.records.get(table)
             if rows is not None and key in rows:
                 return rows[key]
-        return super().record(table, key)
+        return super()._stored(table, key)
 
     def frame(self, segment: int, offset: int, length: int) -> Frame:
         place = Position(segment, offset)

@@ -8,16 +8,17 @@ from typing import Any, Final
 from pillarbox.store.disk.tables import (
     UID_END,
     FolderRecord,
+    Hidden,
     ItemRecord,
     MailboxRecord,
     ObjectKind,
     Table,
     id_key,
+    is_hidden,
     is_id,
     item_key,
     number_of,
 )
-from pillarbox.store.engine import content_store
 from pillarbox.store.engine.change_feed import bury
 from pillarbox.store.engine.transaction import Reader, WriteTransaction, as_stored
 from pillarbox.store.errors import AlreadyExists, NotEmpty, NotFound, Refused
@@ -30,6 +31,10 @@ from pillarbox.store.names import check_name, name_key
 GENERIC: Final = 0
 DEPTH_MAX: Final = 64
 _UID_MAX: Final = (1 << 32) - 1
+_HIDDEN_HINTS: Final = {
+    Hidden.REMOVED: "it was deleted",
+    Hidden.ARRIVING: "its mailbox is being moved here: find the mailbox by its name",
+}
 
 
 def with_property(properties: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
@@ -45,7 +50,15 @@ def with_property(properties: dict[str, Any], key: str, value: Any) -> dict[str,
 
 
 def get(reader: Reader, folder_id: int) -> FolderRecord:
-    """The folder of that id. Raises NotFound."""
+    """The folder of that id. Raises NotFound, also for a hidden one."""
+    record = get_or_hidden(reader, folder_id)
+    if is_hidden(record):
+        raise NotFound(f"there is no folder {id_text(folder_id)}", hint=_HIDDEN_HINTS[Hidden(record.hidden)])
+    return record
+
+
+def get_or_hidden(reader: Reader, folder_id: int) -> FolderRecord:
+    """The folder of that id, hidden or not, for the task that it is hidden by. Raises NotFound."""
     record: FolderRecord | None = None
     if is_id(folder_id):
         record = reader.record(Table.FOLDER, id_key(folder_id))
@@ -54,9 +67,26 @@ def get(reader: Reader, folder_id: int) -> FolderRecord:
     return record
 
 
+def all_of(reader: Reader) -> Iterator[FolderRecord]:
+    """Every folder of the database, by id."""
+    return (found for _, found in reader.records(Table.FOLDER, b"", None) if not is_hidden(found))
+
+
+def is_there(reader: Reader, folder_id: int) -> bool:
+    """Whether there is a folder of that id, and not hidden."""
+    try:
+        get(reader, folder_id)
+    except NotFound:
+        return False
+    return True
+
+
 def find(reader: Reader, parent_id: int, name: str) -> FolderRecord | None:
-    """The folder of that name, in any case, directly in another; None when there is none, or no other."""
-    if not is_id(parent_id):
+    """The folder of that name, in any case, directly in another.
+
+    None when the name is free or the parent does not exist.
+    """
+    if not is_there(reader, parent_id):
         return None
     found = reader.index(Table.FOLDER_NAME, id_key(parent_id) + name_key(name))
     return None if found is None else get(reader, number_of(found)[0])
@@ -69,10 +99,20 @@ def children(reader: Reader, folder_id: int) -> Iterator[FolderRecord]:
 
 
 def _children(reader: Reader, folder_id: int) -> Iterator[FolderRecord]:
-    if not is_id(folder_id):
-        return
+    if is_there(reader, folder_id):
+        yield from _children_or_hidden(reader, folder_id)
+
+
+def _children_or_hidden(reader: Reader, folder_id: int) -> Iterator[FolderRecord]:
     for _, found in reader.indexes(Table.FOLDER_NAME, id_key(folder_id), id_key(folder_id + 1)):
-        yield get(reader, number_of(found)[0])
+        yield get_or_hidden(reader, number_of(found)[0])
+
+
+def _below(reader: Reader, record: FolderRecord) -> Iterator[FolderRecord]:
+    """A folder, hidden or not, and all below it."""
+    yield record
+    for child in _children_or_hidden(reader, record.folder_id):
+        yield from _below(reader, child)
 
 
 def walk(
@@ -117,7 +157,7 @@ def messages(reader: Reader, folder_id: int, after_uid: int = 0) -> Iterator[Ite
     """The messages of a folder by UID, those above `after_uid`; none of a folder that does not exist."""
     require(reader, Right.READ_ITEMS, folder_id)
     first_uid = max(after_uid + 1, 0)
-    if not is_id(folder_id) or first_uid >= UID_END:
+    if not is_there(reader, folder_id) or first_uid >= UID_END:
         return iter(())
     start, stop = item_key(folder_id, first_uid), id_key(folder_id + 1)
     return (item for _, item in reader.records(Table.ITEM, start, stop))
@@ -126,7 +166,9 @@ def messages(reader: Reader, folder_id: int, after_uid: int = 0) -> Iterator[Ite
 # -- changing
 
 
-def insert(txn: WriteTransaction, mailbox: bytes, parent_id: int, name: str) -> FolderRecord:
+def insert(
+    txn: WriteTransaction, mailbox: bytes, parent_id: int, name: str, hidden: Hidden = Hidden.NO
+) -> FolderRecord:
     """A new folder, whose name was checked and is free."""
     folder_id = txn.next_cn()
     # A later folder of the same name has another id, so clients see another UIDVALIDITY (RFC 9051, 2.3.1.1).
@@ -146,6 +188,7 @@ def insert(txn: WriteTransaction, mailbox: bytes, parent_id: int, name: str) -> 
         change_cn=folder_id,
         created_ms=txn.now_ms,
         properties={},
+        hidden=int(hidden),
     )
     txn.insert(Table.FOLDER, id_key(folder_id), record)
     return record
@@ -231,7 +274,11 @@ def renew_uid_validity(txn: WriteTransaction, folder_id: int) -> FolderRecord:
 
 
 def delete(txn: WriteTransaction, folder_id: int, *, with_contents: bool = False) -> None:
-    """Delete a folder. Raises NotFound; NotEmpty unless `with_contents`; Refused for standard folders."""
+    """Delete a folder. Raises NotFound; NotEmpty unless `with_contents`; Refused for standard folders.
+
+    It is gone with all below it once this is durable. Its messages take their space until they are removed,
+    which happens by itself (`Database.finish_removals` waits for it); the feed tells of each then.
+    """
     require_change(txn, Right.FOLDER_OWNER, folder_id)
     record = get(txn, folder_id)
     _refuse_standard(txn, record)
@@ -239,49 +286,31 @@ def delete(txn: WriteTransaction, folder_id: int, *, with_contents: bool = False
         raise NotEmpty(
             f"folder {record.name!r} is not empty", hint="delete what is in it first, or ask for all of it"
         )
-    remove_tree(txn, record, tell_of_messages=True)
+    hide(txn, record)
 
 
-def remove_tree(txn: WriteTransaction, record: FolderRecord, *, tell_of_messages: bool = False) -> None:
-    """Delete a folder and all in it, whatever it is.
+def hide(txn: WriteTransaction, record: FolderRecord) -> None:
+    """Hide a folder and all below it for ever: the first step of every deletion; `removal` takes the others.
 
-    Tombstones tell of the folders and of what was moved into them, with `tell_of_messages` of all in them.
+    The feed tells of each folder at once.
     """
-    for child in list(children(txn, record.folder_id)):
-        remove_tree(txn, child, tell_of_messages=tell_of_messages)
-    contained = list(messages(txn, record.folder_id))
-    for item in contained:
-        txn.delete(Table.ITEM, item_key(record.folder_id, item.uid))
-        content_store.release(txn, item.digest)
-    start, stop = id_key(record.folder_id), id_key(record.folder_id + 1)
-    for key, tombstone in list(txn.records(Table.TOMBSTONE, start, stop)):
-        # Who last saw a deleted message in another folder learns of its end from its own tombstone alone.
-        if tombstone.moved_to:
-            txn.delete(Table.TOMBSTONE, key)
-    for key, _ in list(txn.records(Table.SEEN, start, stop)):
-        txn.delete(Table.SEEN, key)
-    for item in contained:
-        # Who last saw it in another folder learns nothing from the end of this one.
-        if tell_of_messages or item.arrived_cn != item.message_id:
-            bury(
-                txn,
-                ObjectKind.MESSAGE_GONE,
-                item.message_id,
-                item.folder_id,
-                uid=item.uid,
-                arrived_cn=item.arrived_cn,
-            )
-    count_in_mailbox(txn, record.mailbox, -counts_of_folder(record))
-    txn.delete(Table.FOLDER, id_key(record.folder_id))
-    bury(txn, ObjectKind.FOLDER_GONE, record.folder_id, record.folder_id)
-    if not record.mailbox:
-        txn.report(
-            EventId.FOLDER_DELETED,
-            folder=record.name,
-            folder_id=id_text(record.folder_id),
-            mailbox=txn.actor.mailbox or txn.actor.account,
-            account=txn.actor.account,
-        )
+    for found in list(_below(txn, record)):
+        count_in_mailbox(txn, found.mailbox, -counts_of_folder(found))
+        txn.put(Table.FOLDER, id_key(found.folder_id), found._replace(hidden=int(Hidden.REMOVED)))
+        bury(txn, ObjectKind.FOLDER_GONE, found.folder_id, found.folder_id)
+        if not found.mailbox:
+            _report_deleted(txn, found)
+    txn.leaves_rows = True
+
+
+def _report_deleted(txn: WriteTransaction, record: FolderRecord) -> None:
+    txn.report(
+        EventId.FOLDER_DELETED,
+        folder=record.name,
+        folder_id=id_text(record.folder_id),
+        mailbox=txn.actor.mailbox or txn.actor.account,
+        account=txn.actor.account,
+    )
 
 
 # -- counting

@@ -12,6 +12,7 @@ from pillarbox.store.disk.tables import (
     MailboxRecord,
     ObjectKind,
     Table,
+    is_hidden,
 )
 from pillarbox.store.engine.change_feed import bury
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
@@ -83,12 +84,17 @@ def _refuse_taken_name(txn: WriteTransaction, name: str) -> None:
 
 
 def get(reader: Reader, guid: bytes) -> MailboxRecord:
-    """The mailbox of that GUID. Raises NotFound."""
+    """The mailbox of that GUID. Raises NotFound, also for one whose move to here is not complete."""
     if len(guid) != GUID_BYTES:
         raise NotFound(f"{guid[:GUID_BYTES].hex()!r} is no GUID of a mailbox", hint="a GUID has 16 bytes")
     record: MailboxRecord | None = reader.record(Table.MAILBOX, guid)
     if record is None:
         raise NotFound(f"there is no mailbox {guid_text(guid)}")
+    if is_hidden(record):
+        raise NotFound(
+            f"mailbox {guid_text(guid)} is not here yet: it is being moved",
+            hint="find it by name and try again",
+        )
     return record
 
 
@@ -154,7 +160,10 @@ def reconnect(txn: WriteTransaction, guid: bytes, user: bytes = b"") -> MailboxR
 
 
 def purge(txn: WriteTransaction, guid: bytes) -> None:
-    """Delete a mailbox with all that is in it, for good; event 20009 tells who did. Raises NotFound."""
+    """Delete a mailbox with all that is in it, for good; event 20009 tells who did. Raises NotFound.
+
+    It is gone when the transaction is durable; its messages are removed as those of `folders.delete`.
+    """
     require_change(txn, Right.MANAGE_STORE, guid)
     record = get(txn, guid)
     txn.report(EventId.MAILBOX_DELETED, mailbox=record.name, account=txn.actor.account)
@@ -163,7 +172,7 @@ def purge(txn: WriteTransaction, guid: bytes) -> None:
 
 def remove(txn: WriteTransaction, record: MailboxRecord) -> None:
     """Take a mailbox with all that is in it out of this database, when it lives on in another."""
-    folders.remove_tree(txn, folders.get(txn, record.root_id))
+    folders.hide(txn, folders.get_or_hidden(txn, record.root_id))
     txn.delete(Table.MAILBOX, record.guid)
     bury(txn, ObjectKind.MAILBOX_GONE, record.root_id, record.root_id)
 

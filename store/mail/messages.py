@@ -27,7 +27,6 @@ from pillarbox.store.disk.tables import (
     id_key,
     is_id,
     item_key,
-    split_item_key,
 )
 from pillarbox.store.engine import content_store
 from pillarbox.store.engine.change_feed import bury
@@ -104,9 +103,7 @@ def _inbox_of(record: MailboxRecord) -> int:
         )
     inbox = record.roles.get(INBOX)
     if inbox is None:
-        raise NotFound(
-            f"mailbox {record.name} is not here yet: it is being moved", hint="find it and try again"
-        )
+        raise NotFound(f"mailbox {record.name} has no Inbox")
     return inbox
 
 
@@ -228,10 +225,23 @@ def get(reader: Reader, message_id: int) -> ItemRecord:
 
 
 def _get(reader: Reader, message_id: int) -> ItemRecord:
+    item = get_or_hidden(reader, message_id)
+    if not folders.is_there(reader, item.folder_id):
+        raise _no_message(message_id)
+    return item
+
+
+def get_or_hidden(reader: Reader, message_id: int) -> ItemRecord:
+    """The message of that id, in a hidden folder too, for the task that it is hidden by. Raises NotFound."""
     found = reader.index(Table.LOCATION, id_key(message_id)) if is_id(message_id) else None
-    if found is None:
-        raise NotFound(f"there is no message {id_text(message_id)}")
-    return _get_by_uid(reader, *split_item_key(found))
+    item: ItemRecord | None = None if found is None else reader.record(Table.ITEM, found)
+    if item is None:
+        raise _no_message(message_id)
+    return item
+
+
+def _no_message(message_id: int) -> NotFound:
+    return NotFound(f"there is no message {id_text(message_id)}")
 
 
 def get_by_uid(reader: Reader, folder_id: int, uid: int) -> ItemRecord:
@@ -242,7 +252,7 @@ def get_by_uid(reader: Reader, folder_id: int, uid: int) -> ItemRecord:
 
 def _get_by_uid(reader: Reader, folder_id: int, uid: int) -> ItemRecord:
     item: ItemRecord | None = None
-    if is_id(folder_id) and 0 <= uid < UID_END:
+    if folders.is_there(reader, folder_id) and 0 <= uid < UID_END:
         item = reader.record(Table.ITEM, item_key(folder_id, uid))
     if item is None:
         raise NotFound(f"folder {id_text(folder_id)} has no message of UID {uid}")
@@ -410,9 +420,15 @@ def move(txn: WriteTransaction, message_id: int, folder_id: int) -> ItemRecord:
     require_change(txn, Right.DELETE_ALL, message_id)
     require_change(txn, Right.CREATE_ITEMS, folder_id)
     item = _get(txn, message_id)
+    return put_into(txn, item, folders.get(txn, folder_id))
+
+
+def put_into(txn: WriteTransaction, item: ItemRecord, target: FolderRecord) -> ItemRecord:
+    """`move` of a message to a folder, both of which may be hidden."""
+    folder_id = target.folder_id
     if item.folder_id == folder_id:
         return item
-    source, target = folders.get(txn, item.folder_id), folders.get(txn, folder_id)
+    source = folders.get_or_hidden(txn, item.folder_id)
     _leave(txn, source, item, moved_to=folder_id)
     properties = {**item.properties, FORMER_FOLDER: id_text(item.folder_id)}
     moved = _enter(txn, target, item, arrived_cn=txn.next_cn(), properties=properties)
@@ -453,8 +469,12 @@ def _copy_messages(txn: WriteTransaction, source_id: int, target_id: int) -> Non
 def delete(txn: WriteTransaction, message_id: int) -> None:
     """Delete a message for good; a tombstone tells those who follow the folder. Raises NotFound."""
     require_change(txn, Right.DELETE_ALL, message_id)
-    item = _get(txn, message_id)
-    folder = folders.get(txn, item.folder_id)
+    take_out(txn, _get(txn, message_id))
+
+
+def take_out(txn: WriteTransaction, item: ItemRecord) -> None:
+    """`delete` of a message whose folder may be hidden."""
+    folder = folders.get_or_hidden(txn, item.folder_id)
     _leave(txn, folder, item)
     folders.count_in_mailbox(txn, folder.mailbox, -counts_of(item))
     content_store.release(txn, item.digest)

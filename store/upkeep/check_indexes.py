@@ -90,6 +90,8 @@ class IndexCheck:
             return Table.ITEM, key[:8] + key[-4:]
         if table == Table.FOLDER_NAME:
             return Table.FOLDER, body
+        if table == Table.REMOVAL:
+            return Table.FOLDER, key
         if table == Table.MAILBOX_NAME:
             return Table.MAILBOX, body
         kind, object_id, folder_id, uid = split_feed_value(body)

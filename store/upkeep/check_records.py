@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pillarbox.store.disk.tables import (
     FolderRecord,
+    Hidden,
     ItemRecord,
     MailboxRecord,
     SeenRecord,
@@ -90,11 +91,13 @@ class RecordsCheck:
         if key != id_key(record.folder_id):
             self._checked.found(Table.FOLDER, key, "stands under the key of another folder", text)
             return
+        self._note_cn(max(record.highest_cn, record.change_cn, record.folder_id))
+        if record.hidden == Hidden.REMOVED:
+            return  # it counts nothing, and what it was in may have gone first
         self._check_folder_place(key, record, text)
         sums = self._sums(record.folder_id)
         for name, expected, stored in sums.problems(record):
             self._checked.found(Table.FOLDER, key, f"{name} is {stored} where {expected} is right", text)
-        self._note_cn(max(record.highest_cn, record.change_cn, record.folder_id))
         self._mailboxes.setdefault(record.mailbox, MailboxSums()).add(sums.counts)
 
     def _check_folder_place(self, key: bytes, record: FolderRecord, text: str) -> None:

@@ -68,6 +68,7 @@ def run_maintenance(database: Database, actor: Actor, *, until_ms: int | None = 
     Dismounted, ReadOnly, DiskFull.
     """
     purged = purge_disconnected(database, actor, until_ms=until_ms)
+    database.finish_removals()
     number = train_dictionary(database, actor)
     fill_in_sizes(database, actor, until_ms=until_ms)
     freed_bytes = compact(database, actor, until_ms=until_ms)

@@ -1,11 +1,12 @@
 """Moves of mailboxes between the databases of a server, while they are used (DOMAIN.md "Moving mailboxes").
 
-The mailbox is copied into the other database under a name that nobody asks for; what changed meanwhile is
-carried over until little is left, and the rest in a transaction that keeps all others from changing the
+The mailbox is copied into the other database, hidden: only this module finds it there. What changed meanwhile
+is carried over until little is left, and the rest in a transaction that keeps all others from changing the
 source. Two databases share no transaction, so the end takes three, each durable before the next:
 
-    1. the copy, complete, gets its name, and a mark that says which database it comes from
-    2. the source mailbox is purged, by the transaction in which the last changes were carried over
+    1. the copy, complete, is shown, with a mark that says which database it comes from
+    2. the source mailbox is deleted, by the transaction in which the last changes were carried over; its rows
+       are removed after the move (`removal`)
     3. the mark goes
 
 A marked mailbox counts only when that database does not have it (`MailboxDirectory.find`): before 2 the old
@@ -22,12 +23,15 @@ from typing import Any, Final, NamedTuple
 
 from pillarbox.store.access import Actor
 from pillarbox.store.disk.tables import (
+    ARRIVING,
     DatabaseKind,
     FolderRecord,
+    Hidden,
     ItemRecord,
     MailboxRecord,
     Table,
     id_key,
+    is_hidden,
     item_key,
 )
 from pillarbox.store.engine import content_transfer
@@ -135,7 +139,9 @@ def move_mailbox(
                 with suppress(PillarboxError):
                     discard_copy(target, guid, source.guid, actor)
             raise
-        return finish_move(target, guid, actor)._replace(damaged=tuple(move.damaged.values()))
+        moved = finish_move(target, guid, actor)._replace(damaged=tuple(move.damaged.values()))
+    source.finish_removals()
+    return moved
 
 
 @contextmanager
@@ -161,16 +167,13 @@ def _present(source: Database, guid: bytes, actor: Actor) -> MailboxRecord | Non
     return box
 
 
-def _hidden_name(guid: bytes) -> str:
-    return f"{guid_text(guid)}{_SEPARATOR}moving"
-
-
-def _is_hidden(box: MailboxRecord) -> bool:
-    return box.name == _hidden_name(box.guid)
+def is_incomplete_copy(box: MailboxRecord) -> bool:
+    """Whether a mailbox is an incomplete copy; before it was hidden, its name told."""
+    return is_hidden(box) or box.name == f"{guid_text(box.guid)}{_SEPARATOR}moving"
 
 
 def _refuse_hidden(box: MailboxRecord) -> None:
-    if _is_hidden(box):
+    if is_incomplete_copy(box):
         raise Refused("this is what an interrupted move left", hint="move the mailbox itself again")
 
 
@@ -181,17 +184,16 @@ def discard_copy(database: Database, guid: bytes, source: bytes, actor: Actor) -
     """
     with database.transaction(actor) as txn:
         box: MailboxRecord | None = txn.record(Table.MAILBOX, guid)
-        if box is not None and (_is_hidden(box) or box.properties.get(MOVED_FROM) == source.hex()):
+        if box is not None and (is_incomplete_copy(box) or box.properties.get(MOVED_FROM) == source.hex()):
             mailboxes.remove(txn, box)
 
 
 def finish_move(target: Database, guid: bytes, actor: Actor) -> MailboxMove:
     """End the move of a mailbox that is complete in its new database, and no more in the old one.
 
-    Raises NotFound, Dismounted, ReadOnly, DiskFull; Refused when it is an incomplete copy.
+    Raises NotFound, also for an incomplete copy, Dismounted, ReadOnly, DiskFull.
     """
     with target.transaction(actor) as txn:
-        _refuse_hidden(mailboxes.get(txn, guid))
         box = mailboxes.set_property(txn, guid, MOVED_FROM, None)
         folders_count = sum(1 for _ in folders.walk(txn, box.root_id))
     return MailboxMove(box.name, guid, folders_count, box.messages_count, box.size)
@@ -200,7 +202,7 @@ def finish_move(target: Database, guid: bytes, actor: Actor) -> MailboxMove:
 def _finish_from(source: Database, guid: bytes, target: Database, actor: Actor) -> MailboxMove:
     with target.read(actor) as read:
         box: MailboxRecord | None = read.record(Table.MAILBOX, guid)
-    if box is None or _is_hidden(box) or box.properties.get(MOVED_FROM) != source.guid.hex():
+    if box is None or is_incomplete_copy(box) or box.properties.get(MOVED_FROM) != source.guid.hex():
         raise NotFound(f"there is no mailbox {guid_text(guid)} in {source.name}")
     return finish_move(target, guid, actor)
 
@@ -263,19 +265,18 @@ class _Move:
         with self._target.transaction(self._actor) as txn:
             _refuse_taken(txn, self._box)
             txn.leave_out_numbers(counter + _NUMBERS_MEANWHILE)
-            root = folders.insert(txn, guid, 0, guid_text(guid))
-            name, cn = _hidden_name(guid), txn.next_cn()
+            root = folders.insert(txn, guid, 0, guid_text(guid), Hidden.ARRIVING)
             copy = MailboxRecord(
                 guid=guid,
-                name=name,
+                name=self._box.name,
                 user=b"",
-                state=mailboxes.CONNECTED,
+                state=ARRIVING,
                 disconnected_ms=0,
                 root_id=root.folder_id,
                 roles={},
                 size=0,
                 messages_count=0,
-                change_cn=cn,
+                change_cn=txn.next_cn(),
                 properties=mark,
             )
             txn.insert(Table.MAILBOX, guid, copy)
@@ -349,7 +350,8 @@ class _Move:
         for first in range(0, len(gone), BATCH_MESSAGES):
             with self._target.transaction(self._actor) as txn:
                 for each in gone[first : first + BATCH_MESSAGES]:
-                    messages.delete(txn, self._messages.pop(each).target_id)
+                    target_id = self._messages.pop(each).target_id
+                    messages.take_out(txn, messages.get_or_hidden(txn, target_id))
         return len(gone)
 
     # -- folders
@@ -370,7 +372,7 @@ class _Move:
                 self._put_aside(txn, self._folders[source_id])
             for each in present:
                 self._match_folder(txn, each)
-            copy = mailboxes.get(txn, box.guid)
+            copy = _copy_of(txn, box.guid)
             roles = {role: self._folders[source_id] for role, source_id in box.roles.items()}
             if copy.roles != roles:
                 txn.put(Table.MAILBOX, box.guid, copy._replace(roles=roles, change_cn=txn.next_cn()))
@@ -379,9 +381,9 @@ class _Move:
     def _match_folder(self, txn: WriteTransaction, source: FolderRecord) -> None:
         parent_id = self._folders[source.parent_id] if source.parent_id else 0
         if source.folder_id not in self._folders:
-            made = folders.insert(txn, source.mailbox, parent_id, source.name)
+            made = folders.insert(txn, source.mailbox, parent_id, source.name, Hidden.ARRIVING)
             self._folders[source.folder_id] = made.folder_id
-        held = folders.get(txn, self._folders[source.folder_id])
+        held = folders.get_or_hidden(txn, self._folders[source.folder_id])
         wanted = held._replace(
             parent_id=parent_id,
             name=source.name,
@@ -392,7 +394,7 @@ class _Move:
         _put_changed(txn, held, wanted)
 
     def _put_aside(self, txn: WriteTransaction, target_id: int) -> None:
-        held = folders.get(txn, target_id)
+        held = folders.get_or_hidden(txn, target_id)
         name = f"{id_text(target_id)}{_SEPARATOR}gone"
         _put_changed(txn, held, held._replace(parent_id=self._folders[self._box.root_id], name=name))
 
@@ -400,7 +402,7 @@ class _Move:
         gone = self._folders.keys() - {each.folder_id for each in present}
         for each in gone:
             with self._target.transaction(self._actor) as txn:
-                folders.remove_tree(txn, folders.get(txn, self._folders[each]))
+                folders.hide(txn, folders.get_or_hidden(txn, self._folders[each]))
             del self._folders[each]
         return len(gone)
 
@@ -457,13 +459,14 @@ class _Move:
             ) from error
 
     def _add(self, txn: WriteTransaction, item: ItemRecord) -> int:
-        target = folders.get(txn, self._folders[item.folder_id])
+        target = folders.get_or_hidden(txn, self._folders[item.folder_id])
         added = item._replace(properties=self._properties(item))
         return messages.place_as_new(txn, target, added).message_id
 
     def _update(self, txn: WriteTransaction, item: ItemRecord) -> int:
         target_id = self._messages[item.message_id].target_id
-        held = messages.move(txn, target_id, self._folders[item.folder_id])
+        target = folders.get_or_hidden(txn, self._folders[item.folder_id])
+        held = messages.put_into(txn, messages.get_or_hidden(txn, target_id), target)
         cn = txn.next_cn()
         changed = held._replace(
             flags=item.flags,
@@ -475,7 +478,7 @@ class _Move:
         )
         txn.put(Table.ITEM, item_key(held.folder_id, held.uid), changed)
         unread = unread_of(changed) - unread_of(held)
-        folders.count(txn, folders.get(txn, held.folder_id), Counts(unread=unread), cn)
+        folders.count(txn, folders.get_or_hidden(txn, held.folder_id), Counts(unread=unread), cn)
         return target_id
 
     def _properties(self, item: ItemRecord) -> dict[str, Any]:
@@ -507,7 +510,10 @@ class _Move:
     def _name_copy(self, box: MailboxRecord) -> None:
         with self._target.transaction(self._actor) as txn:
             _refuse_taken(txn, box)
-            named = mailboxes.get(txn, box.guid)._replace(
+            for folder_id in self._folders.values():
+                arrived = folders.get_or_hidden(txn, folder_id)._replace(hidden=int(Hidden.NO))
+                txn.put(Table.FOLDER, id_key(folder_id), arrived)
+            named = _copy_of(txn, box.guid)._replace(
                 name=box.name,
                 user=box.user,
                 state=box.state,
@@ -519,10 +525,17 @@ class _Move:
             self.is_named = True
 
 
+def _copy_of(txn: WriteTransaction, guid: bytes) -> MailboxRecord:
+    copy: MailboxRecord | None = txn.record(Table.MAILBOX, guid)
+    if copy is None:
+        raise NotFound(f"the copy of mailbox {guid_text(guid)} is gone: another move has thrown it away")
+    return copy
+
+
 def _refuse_taken(txn: WriteTransaction, box: MailboxRecord) -> None:
     """Raises AlreadyExists when another mailbox of the target has the name, or another copy the GUID."""
     present: MailboxRecord | None = txn.record(Table.MAILBOX, box.guid)
-    if present is not None and not _is_hidden(present):
+    if present is not None and not is_incomplete_copy(present):
         raise AlreadyExists(
             f"the database has a mailbox {guid_text(box.guid)} already", hint=f"it is called {present.name!r}"
         )

@@ -40,6 +40,7 @@ from pillarbox.store.disk.tables import (
     PRIMARY,
     STATE_KEY,
     FolderRecord,
+    Hidden,
     IdentityRecord,
     ItemRecord,
     MailboxRecord,
@@ -65,7 +66,7 @@ from pillarbox.store.errors import Corrupt, NotFound, PillarboxError, Refused, U
 from pillarbox.store.events import EventId
 from pillarbox.store.ids import LOCAL_BASE, counter_of, guid_text, id_text, local_counter
 from pillarbox.store.mail.counters import FolderSums, MailboxSums
-from pillarbox.store.mail.folders import GENERIC
+from pillarbox.store.mail.folders import GENERIC, all_of
 from pillarbox.store.mail.mailboxes import CONNECTED, STANDARD_FOLDERS
 from pillarbox.store.names import name_key
 from pillarbox.store.upkeep.check import check_database
@@ -530,11 +531,7 @@ class _Rebuild:
         """Lost folders that a mailbox's record names have their place and their name."""
         with self._reading() as reader:
             for guid, box in reader.records(Table.MAILBOX, b"", None):
-                taken = {
-                    name_key(each.name)
-                    for _, each in reader.records(Table.FOLDER, b"", None)
-                    if each.parent_id == box.root_id
-                }
+                taken = {name_key(each.name) for each in all_of(reader) if each.parent_id == box.root_id}
                 if reader.record(Table.FOLDER, id_key(box.root_id)) is None:
                     self._folder(box.root_id, guid, 0, guid_text(guid))
                     self.restored.append(f"the root folder of mailbox {box.name}")
@@ -572,7 +569,11 @@ class _Rebuild:
     def _restore_mailboxes(self) -> None:
         """A mailbox is known by its root folder too; a folder whose parent is lost goes to the root."""
         with self._reading() as reader:
-            folders = {record.folder_id: record for _, record in reader.records(Table.FOLDER, b"", None)}
+            folders = {
+                record.folder_id: record
+                for _, record in reader.records(Table.FOLDER, b"", None)
+                if record.hidden != Hidden.REMOVED
+            }
             roots = {each.mailbox: each for each in folders.values() if each.mailbox and not each.parent_id}
             for guid in sorted({each.mailbox for each in folders.values() if each.mailbox}):
                 root = roots.get(guid) or self._folder(self._next_cn(), guid, 0, guid_text(guid))
@@ -625,6 +626,8 @@ class _Rebuild:
                 folder_id, cn = split_pair_key(key)
                 self._folders.setdefault(folder_id, FolderSums()).note(0, cn)
             for key, record in reader.records(Table.FOLDER, b"", None):
+                if record.hidden == Hidden.REMOVED:
+                    continue
                 sums = self._folders.get(record.folder_id, FolderSums())
                 mailboxes.setdefault(record.mailbox, MailboxSums()).add(sums.counts)
                 self._put(Table.FOLDER, key, sums.corrected(record))

@@ -11,7 +11,6 @@ from pillarbox.backup.database_snapshot import read_stored_database
 from pillarbox.backup.repository.backend import FileKind
 from pillarbox.backup.stored_contents import StoredFolder, StoredMailbox, read_folders, read_mailboxes
 from pillarbox.store.access import Actor
-from pillarbox.store.disk.tables import Table
 from pillarbox.store.engine.database import Database
 from pillarbox.store.mail import folders, mailboxes, messages
 
@@ -33,7 +32,7 @@ def in_tables(database: Database) -> tuple[list[StoredMailbox], list[StoredFolde
             StoredFolder(
                 each.folder_id, each.parent_id, each.mailbox, each.name, each.messages_count, each.size
             )
-            for _, each in read.records(Table.FOLDER, b"", None)
+            for each in folders.all_of(read)
         ]
     return sorted(boxes, key=lambda each: (each.name, each.guid)), sorted(rows)
 
@@ -43,7 +42,7 @@ def change(database: Database, rng: Random, number: int) -> None:
     with database.transaction(ACTOR) as txn:
         boxes = list(mailboxes.all_of(txn))
         box = rng.choice(boxes)
-        made = [each for _, each in txn.records(Table.FOLDER, b"", None) if each.name.startswith("Made")]
+        made = [each for each in folders.all_of(txn) if each.name.startswith("Made")]
         match rng.randrange(5):
             case 0:
                 mailboxes.create(txn, f"user {number}")

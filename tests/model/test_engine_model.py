@@ -23,6 +23,7 @@ from pillarbox.store.engine import change_feed
 from pillarbox.store.engine.change_feed import ChangeKind
 from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.removal import Batches
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import AlreadyExists, NotEmpty, Refused
 from pillarbox.store.mail import folders, mailboxes, messages, views
@@ -31,7 +32,13 @@ from pillarbox.store.upkeep.check import check_database
 
 ACTOR = Actor.task("test")
 GUID = b"model-test-store"
-TUNING = Tuning(8 << 10, checkpoint_stream_bytes=12 << 10, checkpoint_pages=32, checkpoint_beside=False)
+TUNING = Tuning(
+    8 << 10,
+    checkpoint_stream_bytes=12 << 10,
+    checkpoint_pages=32,
+    checkpoint_beside=False,
+    remove_beside=False,
+)
 NAMES = ("Lists", "lists", "Post", "Ärger", "z" * 255)
 BODIES = (b"", b"x", b"same text " * 400, bytes(range(256)) * 20)
 FLAGS = ("\\Seen", "\\Flagged", "\\Deleted", "work", "later")
@@ -384,6 +391,11 @@ class EngineMachine(RuleBasedStateMachine):
         self.database.dismount()
         self.database.mount()
 
+    @rule(rows_max=st.integers(1, 4))
+    def remove_rows_of_what_was_deleted(self, rows_max: int) -> None:
+        with self.database.transaction(ACTOR) as txn:
+            Batches(rows_max).remove(txn)
+
     @rule()
     def checkpoint(self) -> None:
         self.database.checkpoint()
@@ -466,6 +478,9 @@ class EngineMachine(RuleBasedStateMachine):
         try:
             report = check_database(self.database, ACTOR)
             assert report.clean, report
+            self.database.finish_removals()
+            report = check_database(self.database, ACTOR)
+            assert report.clean and report.messages == len(self.model.messages), report
         finally:
             self.database.dismount()
             shutil.rmtree(self.directory)

@@ -122,6 +122,7 @@ LAYOUTS: dict[int, dict[str, tuple[str, ...]]] = {
         "LeftOutRecord": ("intervals",),
     },
     2: {
+        "FolderRecord": ("hidden",),
         "ItemRecord": ("size_crlf",),
         "TombstoneRecord": ("arrived_cn",),
         "StateRecord": ("restored", "above_limit_ms"),
@@ -147,6 +148,9 @@ TABLES: dict[int, dict[int, str]] = {
         18: "LOCATION",
         19: "VIEW",
         20: "FEED",
+    },
+    2: {
+        21: "REMOVAL",
     },
 }
 """The tables that each layout added, by number."""

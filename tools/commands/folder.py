@@ -262,4 +262,5 @@ def delete(
         with tree.database.transaction(ACTOR) as txn:
             found = tree.folder(txn, folder_path)
             folders.delete(txn, found.folder_id, with_contents=with_contents)
+        tree.database.finish_removals()
     show({"deleted": folder_path}, [f"Folder {folder_path} is gone."], as_json)

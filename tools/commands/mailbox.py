@@ -267,4 +267,5 @@ def purge(server: Path, mailbox_name: str, yes: bool, as_json: bool) -> None:
         confirm(f"Delete mailbox {box.name} and its {counted(box.messages_count, 'message')}?", yes)
         with database.transaction(ACTOR) as txn:
             mailboxes.purge(txn, box.guid)
+        database.finish_removals()
     show({"purged": box.name}, [f"Mailbox {box.name} is gone."], as_json)

@@ -171,6 +171,9 @@ def test_a_message_moved_into_a_folder_that_is_deleted_is_told_as_deleted(
         folders.delete(txn, lists.folder_id, with_contents=True)
     told = since(database, seen)
     assert told == [(ChangeKind.DELETED, moved), (ChangeKind.DELETED, lists.folder_id)]
+    database.finish_removals()
+    told = since(database, seen)
+    assert told == [(ChangeKind.DELETED, lists.folder_id), (ChangeKind.DELETED, moved)]
 
 
 def test_a_message_deleted_in_a_folder_that_is_deleted_too_is_told_as_deleted(
@@ -202,6 +205,8 @@ def test_each_message_of_a_folder_that_is_deleted_is_told_as_deleted(
     seen = state_of(database)
     with database.transaction(ACTOR) as txn:
         folders.delete(txn, lists, with_contents=True)
+    assert sorted(since(database, seen)) == sorted((ChangeKind.DELETED, each) for each in (lists, inner))
+    database.finish_removals()
     assert sorted(since(database, seen)) == sorted(
         (ChangeKind.DELETED, each) for each in (first, second, lists, inner)
     )
@@ -354,6 +359,7 @@ def test_page_by_page_nothing_is_lost_whatever_changes_meanwhile(
         churn.run(churn.rng.randrange(8))
         if churn.rng.random() < 0.7:
             follower.follow(database, churn.rng.randrange(1, 6))
+    database.finish_removals()
     follower.follow(database, 3)
     while follower.after is not None:
         follower.follow(database, churn.rng.randrange(1, 6))

@@ -74,6 +74,7 @@ def test_a_purged_mailbox_leaves_nothing_but_tombstones(database: Database) -> N
         messages.deliver(txn, [anna.guid], prepared)
     with database.transaction(ACTOR) as txn:
         mailboxes.purge(txn, anna.guid)
+    database.finish_removals()
     with database.read(ACTOR) as read:
         with pytest.raises(NotFound):
             mailboxes.get(read, anna.guid)

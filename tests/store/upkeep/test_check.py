@@ -135,6 +135,8 @@ def test_a_database_after_moves_copies_and_deletes_is_clean(database: Database, 
     assert report.findings == ()
     with database.read(ACTOR) as read:
         walked = [each for box in mailboxes.all_of(read) for _, each in folders.walk(read, box.root_id)]
+    database.finish_removals()
+    report = check_database(database, ACTOR)
     assert report.messages == sum(each.messages_count for each in walked) and report.segments > 1
     assert report.bytes_read == sum(map(len, set(MAIL)))
     assert all(done <= total for done, total in seen)

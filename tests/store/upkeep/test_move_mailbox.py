@@ -23,7 +23,7 @@ from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import AlreadyExists, Corrupt, Dismounted, NotFound, Refused
 from pillarbox.store.files.mbox import read_mbox
 from pillarbox.store.ids import parse_id
-from pillarbox.store.mail import folders, mailboxes, messages
+from pillarbox.store.mail import delivery, folders, mailboxes, messages
 from pillarbox.store.server import FIRST_GROUP, Server
 from pillarbox.store.upkeep import move_mailbox
 from pillarbox.store.upkeep.check import check_database
@@ -400,6 +400,48 @@ def test_mail_that_was_acknowledged_while_it_moved_there_and_back_is_there_once(
 
 
 # -- interruptions
+
+
+def test_nothing_is_acknowledged_into_the_copy_of_a_mailbox_that_is_being_moved_back(server: Server) -> None:
+    first, box = server.mailboxes.find("anna")
+    move(server, SECOND)
+    tried: list[str] = []
+
+    def deliver_to_where_it_was(_: MoveProgress) -> None:
+        with pytest.raises(NotFound):
+            delivery.deliver(first, Actor.transport(), [box.guid], b"Subject: late\n\nx")
+        with first.transaction(ACTOR) as txn, pytest.raises(NotFound):
+            copy = txn.record(Table.MAILBOX, box.guid)
+            messages.append(txn, copy.root_id, messages.prepare(txn.files, b"Subject: late\n\nx"))
+        with first.read(ACTOR) as read:
+            assert [found.name for found in mailboxes.all_of(read)] == ["bert"]
+        tried.append("late")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        move(server, FIRST, progress=deliver_to_where_it_was)
+    assert tried and server.mailboxes.find("anna")[0].name == SECOND
+    assert_clean(server)
+
+
+def test_after_two_interrupted_moves_there_and_back_the_mailbox_is_found(server: Server) -> None:
+    first, second = server.database(FIRST), server.database(SECOND)
+    before = described(first, "anna")
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(move_mailbox, "finish_move", killed)
+        move(server, SECOND)
+    with pytest.raises(Killed):
+        move(server, FIRST, progress=killed)
+    assert server.mailboxes.find("anna")[0] is second
+    move(server, FIRST)
+    assert described(first, "anna") == before
+    with pytest.raises(NotFound), second.read(ACTOR) as read:
+        mailboxes.find(read, "anna")
+    assert_clean(server)
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
     made.dismount()
 
 
-FILLED = [each for each in Table if each not in (Table.SEEN, Table.DICTIONARY)]
+FILLED = [each for each in Table if each not in (Table.SEEN, Table.DICTIONARY, Table.REMOVAL)]
 TOLD_BY_OTHERS = [
     each for each in FILLED if each not in (Table.ITEM, Table.TOMBSTONE, Table.CONTENT, Table.BLOCK)
 ]

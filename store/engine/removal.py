@@ -1,0 +1,164 @@
+"""Removal of what was deleted: hidden in one transaction, however much it is, and gone in batches after it.
+
+A folder that is deleted is hidden with all below it (`folders.hide`); its transaction does no more. Messages
+go later, so many in a transaction that others hardly wait, and the folder's record last, so that the next
+mount finds an interrupted removal. The feed tells of the folders at once, and of each message with its batch.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from itertools import islice
+from typing import Final
+
+from pillarbox.store.access import Actor
+from pillarbox.store.clock import Clock
+from pillarbox.store.disk.tables import ObjectKind, Table, id_key, number_of
+from pillarbox.store.engine import content_store
+from pillarbox.store.engine.change_feed import bury
+from pillarbox.store.engine.transaction import Reader, WriteTransaction
+from pillarbox.store.errors import PillarboxError
+
+BATCH_ROWS: Final = 128
+# While others change the database a removal rests for so many times what a batch took: they keep their rate.
+_REST: Final = 2
+_REST_MS_MAX: Final = 200
+_ACTOR: Final = Actor.task("removal")
+
+
+def pending(reader: Reader) -> bool:
+    """Whether rows of hidden folders are left to be removed."""
+    return any(True for _ in reader.indexes(Table.REMOVAL, b"", None))
+
+
+class Batches:
+    """Removes rows batch by batch. A new one begins anew, as after a crash, and finds what rows are left."""
+
+    def __init__(self, rows_max: int = BATCH_ROWS) -> None:
+        self._rows_max = rows_max
+        self._tombstones_from: dict[int, bytes] = {}
+
+    def remove(self, txn: WriteTransaction) -> bool:
+        """Remove some rows of hidden folders, the oldest folder first; False when none is left."""
+        left = self._rows_max
+        folder_ids = [number_of(key)[0] for key, _ in islice(txn.indexes(Table.REMOVAL, b"", None), left)]
+        for folder_id in folder_ids:
+            left -= self._remove_from(txn, folder_id, left)
+            if left <= 0:
+                break
+        return bool(folder_ids)
+
+    def _remove_from(self, txn: WriteTransaction, folder_id: int, rows_max: int) -> int:
+        """Remove up to so many rows of one folder, and its record after them all; how many."""
+        removed = 0
+        start, stop = id_key(folder_id), id_key(folder_id + 1)
+        # Messages last: their own tombstones are not to be looked at.
+        for remove in (self._remove_tombstones, _remove_seen, _remove_messages):
+            removed += remove(txn, start, stop, rows_max - removed)
+            if removed >= rows_max:
+                return removed
+        txn.delete(Table.FOLDER, start)
+        self._tombstones_from.pop(folder_id, None)
+        return removed + 1
+
+    def _remove_tombstones(self, txn: WriteTransaction, start: bytes, stop: bytes, rows_max: int) -> int:
+        """Tombstones of moves away tell only those who follow the folder; deletions concern the database."""
+        folder_id = number_of(start)[0]
+        looked_at = 0
+        begin = self._tombstones_from.get(folder_id, start)
+        if begin == stop:
+            return 0
+        for key, tombstone in list(islice(txn.records(Table.TOMBSTONE, begin, stop), rows_max)):
+            if tombstone.moved_to:
+                txn.delete(Table.TOMBSTONE, key)
+            looked_at += 1
+            begin = key + b"\0"
+        self._tombstones_from[folder_id] = begin if looked_at == rows_max else stop
+        return looked_at
+
+
+def _remove_seen(txn: WriteTransaction, start: bytes, stop: bytes, rows_max: int) -> int:
+    rows = list(islice(txn.records(Table.SEEN, start, stop), rows_max))
+    for key, _ in rows:
+        txn.delete(Table.SEEN, key)
+    return len(rows)
+
+
+def _remove_messages(txn: WriteTransaction, start: bytes, stop: bytes, rows_max: int) -> int:
+    items = list(islice(txn.records(Table.ITEM, start, stop), rows_max))
+    for key, item in items:
+        txn.delete(Table.ITEM, key)
+        content_store.release(txn, item.digest)
+        bury(
+            txn,
+            ObjectKind.MESSAGE_GONE,
+            item.message_id,
+            item.folder_id,
+            uid=item.uid,
+            arrived_cn=item.arrived_cn,
+        )
+    return len(items)
+
+
+Begin = Callable[[Actor], AbstractContextManager[WriteTransaction]]
+
+
+class Remover:
+    """Removes rows of hidden folders between the transactions of others, in a thread or in the caller's."""
+
+    def __init__(self, begin: Begin, clock: Clock) -> None:
+        self._begin = begin
+        self._clock = clock
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._again = False
+        self._ended = threading.Event()
+
+    def wake(self) -> None:
+        """Let a thread remove what is left to be removed."""
+        with self._starting:
+            self._again = True
+            if self._thread is None and not self._ended.is_set():
+                self._thread = threading.Thread(target=self._run, name="pillarbox removal", daemon=True)
+                self._thread.start()
+
+    def end(self) -> None:
+        """Begin no further batch in the thread. What is left is found by the next mount."""
+        self._ended.set()
+
+    def finish(self) -> None:
+        """Remove all there is to be removed, in the caller's thread. Raises as `Database.transaction`."""
+        batches = Batches()
+        sequence: int | None = 0
+        while sequence is not None:
+            sequence = self._remove(batches, sequence)
+
+    def _run(self) -> None:
+        while self._is_wanted():
+            batches = Batches()
+            sequence: int | None = 0
+            with suppress(PillarboxError):  # the database has told; a deletion, mount or maintenance goes on
+                while sequence is not None and not self._ended.is_set():
+                    sequence = self._remove(batches, sequence)
+
+    def _is_wanted(self) -> bool:
+        with self._starting:
+            if self._again and not self._ended.is_set():
+                self._again = False
+                return True
+            self._thread = None
+            return False
+
+    def _remove(self, batches: Batches, before: int | None) -> int | None:
+        """Remove a batch; the number of its transaction, None when none is left; `before` is the last."""
+        began_ms = self._clock.monotonic_ms()
+        with self._begin(_ACTOR) as txn:
+            sequence = txn.state().sequence
+            if not batches.remove(txn):
+                return None
+        if before and sequence > before + 1:  # others are at work
+            rest_ms = _REST * (self._clock.monotonic_ms() - began_ms)
+            self._ended.wait(min(rest_ms, _REST_MS_MAX) / 1000)
+        return sequence
