@@ -38,6 +38,7 @@ from pillarbox.backup.snapshot import (
     snapshot_databases,
 )
 from pillarbox.store.access import Actor
+from pillarbox.store.arguments import PathLike, as_path
 from pillarbox.store.clock import Clock
 from pillarbox.store.disk.checkpoint import Checkpoint, boot_identity, write_checkpoint
 from pillarbox.store.disk.env import DATA_FILE, Env
@@ -239,7 +240,7 @@ def refuse_layout(database: RestorableDatabase) -> None:
 def restore_to_directory(
     repository: Repository,
     snapshot: Snapshot,
-    directory: Path,
+    directory: PathLike,
     *,
     names: Collection[str] = (),
     clock: Clock,
@@ -254,6 +255,7 @@ def restore_to_directory(
     WriterBusy while another process restores to the same place; Corrupt when the repository or what it holds
     is damaged.
     """
+    directory = as_path(directory, "directory")
     restored = []
     chosen = restorable_databases(snapshot, names)
     for each in chosen:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeVar
@@ -14,6 +14,7 @@ from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.transaction import ReadTransaction, WriteTransaction
 from pillarbox.store.errors import Refused
 from pillarbox.store.mail import delivery
+from pillarbox.store.mail.mailboxes import MailboxName
 
 ResultT = TypeVar("ResultT")
 
@@ -70,15 +71,32 @@ class AsyncDatabase:
         return await self.run(work)
 
     async def deliver(
-        self, actor: Actor, mailboxes: Sequence[bytes], raw: bytes, *, received_ms: int = 0
+        self,
+        actor: Actor,
+        mailboxes: MailboxName | Iterable[MailboxName],
+        raw: bytes,
+        *,
+        received_ms: int = 0,
     ) -> list[ItemRecord]:
-        """Put a message into the Inbox of each mailbox (GUIDs), durably: all or none.
-
-        `received_ms` is ms UTC, now when 0. Raises as `delivery.deliver`.
-        """
-
+        """Put a message into the Inbox of one mailbox or many, durably, as `delivery.deliver`."""
         return await self.run(
             lambda: delivery.deliver(self.database, actor, mailboxes, raw, received_ms=received_ms)
+        )
+
+    async def append(
+        self,
+        actor: Actor,
+        folder_id: int,
+        raw: bytes,
+        *,
+        flags: Iterable[str] = (),
+        received_ms: int = 0,
+    ) -> ItemRecord:
+        """Put a message into a folder, durably, as `delivery.append`."""
+        return await self.run(
+            lambda: delivery.append(
+                self.database, actor, folder_id, raw, flags=flags, received_ms=received_ms
+            )
         )
 
     async def close(self) -> None:

@@ -6,6 +6,9 @@ by text. Exit codes are never reused: a retired class keeps its number in `RETIR
 
 from __future__ import annotations
 
+from copy import copy
+from typing import Self
+
 RETIRED_EXIT_CODES: frozenset[int] = frozenset({53})
 
 
@@ -21,6 +24,13 @@ class PillarboxError(Exception):
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+
+    def anew(self) -> Self:
+        """An error that says the same, for a reason that is kept and told again.
+
+        One instance raised again would carry the tracebacks of all that were told before.
+        """
+        return copy(self)
 
 
 class Retryable(PillarboxError):

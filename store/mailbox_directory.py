@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from pillarbox.store.access import Actor
+from pillarbox.store.arguments import check_kind
 from pillarbox.store.disk.tables import DatabaseKind, MailboxRecord, Table
 from pillarbox.store.engine.database import Database, MountState
 from pillarbox.store.errors import (
@@ -67,6 +68,7 @@ class MailboxDirectory:
         mounted, WriterBusy when another process has that store; Conflict when databases that were apart hold
         mailboxes of the same name.
         """
+        check_kind(name, "name", str, "the name of a mailbox; a GUID is for `mailboxes.get`")
         found = list(self._called(name))
         if len(found) != 1:
             # A move may have ended after one database was looked at and before the other was.
@@ -99,7 +101,7 @@ class MailboxDirectory:
             database = self._server.database(database_name) if database_name else self._only_mailbox_store()
             check_name(name)
             if reason := self._server.not_mounted.get(database.label):
-                raise reason
+                raise reason.anew()
             self._refuse_taken(name)
             with database.transaction(actor) as txn:
                 return database, mailboxes.create(txn, name)
@@ -214,7 +216,7 @@ class MailboxDirectory:
         label = database.label
         reason = self._server.not_mounted.get(label)
         if isinstance(reason, Retryable):
-            return reason
+            return reason.anew()
         return Dismounted(
             f"mailbox {name!r} is in no mounted database, and {label} is not mounted: "
             f"{reason or database.dismount_reason}",

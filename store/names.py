@@ -8,6 +8,7 @@ from typing import Final
 
 from blake3 import blake3
 
+from pillarbox.store.arguments import check_kind
 from pillarbox.store.errors import InvalidName
 
 NAME_CHARS_MAX: Final = 255
@@ -31,10 +32,23 @@ _TRAILER: Final = "(fwd)"
 
 
 def check_name(name: str) -> str:
-    """`name` itself, when a folder or mailbox may be called so: 1 to 255 characters, no `/`, no controls.
+    """`name` itself, when a folder or mailbox that is made may be called so; `.` and `..` are no names.
 
-    Raises InvalidName.
+    Raises InvalidName, InvalidArgument.
     """
+    if check_held_name(name) in (".", ".."):
+        raise InvalidName(
+            f"{name!r} cannot be a name: in paths it means a folder", hint="choose another name"
+        )
+    return name
+
+
+def check_held_name(name: str) -> str:
+    """`name` itself, when a folder or mailbox can have it: 1 to 255 characters, no `/`, no controls.
+
+    Raises InvalidName, InvalidArgument.
+    """
+    check_kind(name, "name", str, "a name as str")
     if not name or name != name.strip() or len(name) > NAME_CHARS_MAX:
         raise InvalidName(
             f"{name[:80]!r} cannot be a name",
@@ -50,6 +64,7 @@ def check_name(name: str) -> str:
 
 def name_key(name: str) -> bytes:
     """The form names are compared in: NFC and casefolded; a digest when longer than a key should be."""
+    check_kind(name, "name", str, "a name as str")
     text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
     # A name asked for may hold bytes that are no text: it is then the name of nothing, and no fault.
     folded = text.encode(errors="surrogatepass")
@@ -62,7 +77,8 @@ def folder_name(text: str) -> str:
         "_" if letter == "/" or unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") else letter
         for letter in text
     )
-    return "".join(letters).strip()[:NAME_CHARS_MAX].strip() or "unnamed"
+    name = "".join(letters).strip()[:NAME_CHARS_MAX].strip() or "unnamed"
+    return name.replace(".", "_") if name in (".", "..") else name
 
 
 def safe_name(text: str, limit_bytes: int = NAME_BYTES_MAX) -> str:

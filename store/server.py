@@ -24,6 +24,7 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from pillarbox.store.access import Actor
+from pillarbox.store.arguments import PathLike, as_path, check_kind
 from pillarbox.store.clock import Clock, SystemClock
 from pillarbox.store.disk.file_lock import FileLock
 from pillarbox.store.disk.mailbox_names import MailboxNames
@@ -136,24 +137,29 @@ class Server:
         self._read_diagnostics(config.diagnostics)
         self._adopt(config)
 
+    def __repr__(self) -> str:
+        use = " for reading" if self.read_only else ""
+        return f"<Server {self.path}{use}: {', '.join(map(repr, self.databases())) or 'no databases'}>"
+
     # -- creating, opening, closing
 
     @classmethod
     def create(
         cls,
-        path: Path,
-        edition: Edition = Edition.STANDARD,
+        path: PathLike,
+        edition: Edition | str = Edition.STANDARD,
         *,
         clock: Clock | None = None,
         rng: random.Random | None = None,
         zone: tzinfo | None = None,
     ) -> Server:
-        """Make a server in a new or empty directory, with one storage group of a mailbox store and a public
-        folder store, and open it for writing.
+        """Make a server in a new or empty directory, and open it for writing.
 
-        A server is there once its `server.toml` is; what was made is removed when that fails. Raises
-        AlreadyExists, InvalidName, DiskFull, NoPermission, PillarboxError.
+        It has one storage group of a mailbox store and a public folder store. `edition` may be named by its
+        text. A server is there once its `server.toml` is; what was made is removed when that fails. Raises
+        AlreadyExists, InvalidName, InvalidSetting for no edition, DiskFull, NoPermission, PillarboxError.
         """
+        path, edition = as_path(path, "path"), _edition(edition)
         _refuse_path_without_text(path)
         _refuse_used_directory(path)
         server = cls(path, ServerConfig(edition), clock=clock, rng=rng, zone=zone)
@@ -171,7 +177,7 @@ class Server:
     @classmethod
     def open(
         cls,
-        path: Path,
+        path: PathLike,
         *,
         read_only: bool = False,
         mount: bool = True,
@@ -193,6 +199,7 @@ class Server:
         by default the system's.
         Raises NotFound, InvalidSetting, UnsupportedVersion.
         """
+        path = as_path(path, "path")
         config = read_config(path)
         server = cls(
             path,
@@ -276,6 +283,7 @@ class Server:
 
         Raises NotFound; InvalidName when more than one group has a database of that name.
         """
+        check_kind(name, "name", str, "the name of a database")
         group_name, _, short = name.rpartition("/")
         found = [
             database
@@ -656,6 +664,14 @@ def _refuse_path_without_text(path: Path) -> None:
         raise InvalidName(
             f"{str(path)!r} cannot be the directory of a server: it is not UTF-8", hint="choose another name"
         ) from error
+
+
+def _edition(edition: Edition | str) -> Edition:
+    try:
+        return Edition(edition)
+    except ValueError as error:
+        editions = ", ".join(known.value for known in Edition)
+        raise InvalidSetting(f"{edition!r} is no edition", hint=f"one of {editions}") from error
 
 
 def _refuse_used_directory(path: Path) -> None:

@@ -35,7 +35,7 @@ from pillarbox.store.disk.tables import DatabaseKind
 from pillarbox.store.engine.database_limits import Edition
 from pillarbox.store.errors import InvalidName, InvalidSetting, NotFound, UnsupportedVersion
 from pillarbox.store.ids import guid_text, parse_guid
-from pillarbox.store.names import check_name, name_key, safe_name
+from pillarbox.store.names import check_held_name, name_key, safe_name
 from pillarbox.store.toml_text import format_toml
 
 CONFIG_FILE: Final = "server.toml"
@@ -234,7 +234,7 @@ def _check_version(table: Mapping[str, Any], file: str) -> None:
 def _parse_group(table: Mapping[str, Any]) -> GroupEntry:
     databases = [_parse_database(each) for each in _tables(table, "databases")]
     _check_apart(databases, frozenset())
-    name = check_name(_value(table, "name", str))
+    name = check_held_name(_value(table, "name", str))
     return GroupEntry(name, _value(table, "directory", str), databases, _rest(table, _GROUP_KEYS))
 
 
@@ -243,7 +243,7 @@ def _parse_database(table: Mapping[str, Any]) -> DatabaseEntry:
     if kind not in _KINDS:
         raise ValueError(f"a database is of kind {' or '.join(_KINDS)}, not {kind!r}")
     return DatabaseEntry(
-        check_name(_value(table, "name", str)),
+        check_held_name(_value(table, "name", str)),
         _value(table, "directory", str),
         parse_guid(_value(table, "guid", str)),
         _KINDS[kind],

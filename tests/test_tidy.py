@@ -35,7 +35,7 @@ MAY_IMPORT = {
 # The rooms of each package from the ground up; a module imports from its own room or those below. A list of
 # modules is a room without a folder of its own: what all others stand on, or the face above them; "." is
 # the rest of those.
-GROUND = "access batches change_number clock errors events ids names toml_text"
+GROUND = "access arguments batches change_number clock errors events ids names toml_text"
 FACE = "aio mailbox_directory server server_config storage_group"
 ROOMS = {
     "store": (GROUND, "disk", "content", "engine", "mail", "upkeep", "files", FACE),

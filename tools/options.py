@@ -39,7 +39,7 @@ def raise_not_mounted(server: Server) -> None:
     """Raises why a database could not be mounted, if one could not; one that another process has is well."""
     for reason in server.not_mounted.values():
         if not isinstance(reason, WriterBusy):
-            raise reason
+            raise reason.anew()
 
 
 def _complete_directory(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:

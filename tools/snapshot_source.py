@@ -28,7 +28,7 @@ def open_source(server: Path, group_name: str | None) -> Iterator[SnapshotSource
         if not source.databases:
             for left_out in source.left_out:
                 if reason := opened.not_mounted.get(left_out.database.label):
-                    raise reason
+                    raise reason.anew()
         yield source
 
 

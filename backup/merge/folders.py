@@ -14,7 +14,7 @@ from pillarbox.backup.merge.source import FolderPath, SourceFolder
 from pillarbox.store.disk.tables import FolderRecord, MailboxRecord
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.mail import folders, mailboxes
-from pillarbox.store.names import NAME_CHARS_MAX
+from pillarbox.store.names import NAME_CHARS_MAX, folder_name
 
 RECOVERED_FROM: Final = "recovered_from"
 RECOVERED_COPY: Final = "recovered_copy"
@@ -139,7 +139,7 @@ class FolderMap:
             parent = self.ensure(txn, source.parent_id)
             if len(folders.path_of(txn, parent.folder_id)) >= folders.DEPTH_MAX:
                 return parent
-            made = folders.create(txn, parent.folder_id, source.name)
+            made = folders.create(txn, parent.folder_id, folder_name(source.name))
         self.made.append(folders.path_of(txn, made.folder_id))
         return self._mark(txn, source_id, made)
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from pillarbox.backup.repository.backend import FileInfo, FileKind, check_name, check_range, is_name
 from pillarbox.backup.repository.crypto import Entropy, secure_entropy
+from pillarbox.store.arguments import PathLike, as_path
 from pillarbox.store.disk.stream import flush_directory
 from pillarbox.store.errors import (
     AlreadyExists,
@@ -60,9 +61,9 @@ def _translated(what: str) -> Iterator[None]:
 class DirectoryBackend:
     """Files of a repository below `directory`, which is made when the first file is stored."""
 
-    def __init__(self, directory: Path, *, entropy: Entropy = secure_entropy) -> None:
-        self._directory = directory
-        self._tmp = directory / "tmp"
+    def __init__(self, directory: PathLike, *, entropy: Entropy = secure_entropy) -> None:
+        self._directory = as_path(directory, "directory")
+        self._tmp = self._directory / "tmp"
         self._entropy = entropy
 
     def put(self, kind: FileKind, name: str, data: bytes, *, must_not_exist: bool = False) -> None:

@@ -125,7 +125,7 @@ class RepositoryLock:
         lists again, so either they see the new file or we miss the old one.
         """
         if self._unwritten:
-            raise self._unwritten
+            raise self._unwritten.anew()
         old, self._name = self._name, self._write()
         try:
             self._backend.size(FileKind.LOCK, old)

@@ -128,6 +128,9 @@ class MailboxRecord(NamedTuple):
     change_cn: int
     properties: dict[str, Any]
 
+    def __repr__(self) -> str:
+        return f"<mailbox {self.name!r}, GUID {self.guid.hex()}, {self.messages_count} messages>"
+
 
 class Hidden(IntEnum):
     """Why a folder is hidden, with all that is in it. A removed one counts nothing any more."""
@@ -162,6 +165,9 @@ class FolderRecord(NamedTuple):
     properties: dict[str, Any]
     hidden: int = 0
 
+    def __repr__(self) -> str:
+        return f"<folder {self.name!r}, folder_id {self.folder_id}, {self.messages_count} messages>"
+
 
 class ItemRecord(NamedTuple):
     """A message in a folder, keyed by (folder id, UID). `size` in bytes, times in ms UTC."""
@@ -190,6 +196,10 @@ class ItemRecord(NamedTuple):
     conversation: bytes
     properties: dict[str, Any]
     size_crlf: int | None = None  # with CRLF line ends; unknown in records of layout 1
+
+    def __repr__(self) -> str:
+        # Not its subject: errors and logs show this, and a subject is somebody's mail.
+        return f"<message_id {self.message_id}, UID {self.uid} in folder_id {self.folder_id}>"
 
     @property
     def modseq(self) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+from pillarbox.store.arguments import check_id, check_kind
 from pillarbox.store.change_number import ChangeNumber, CNSet
 from pillarbox.store.disk.tables import (
     DATABASE_SCOPE,
@@ -131,6 +132,7 @@ class Changes:
         new if it was, and what goes then as deleted, whether it had been told or not. Raises InvalidSetting
         for a limit below 1; Refused when the database was restored to before the other page; Corrupt.
         """
+        check_kind(limit, "limit", int, "the number of changes on a page")
         if limit < 1:
             raise InvalidSetting(f"a page of {limit} changes cannot be", hint="ask for at least 1")
         place = _START if after is None else _unpacked(after)
@@ -225,6 +227,7 @@ class Changes:
 
 
 def _unpacked(after: bytes) -> _Place:
+    check_kind(after, "after", bytes, "`next` of another page")
     if len(after) == _PLACE.size and is_id((place := _Place(*_PLACE.unpack(after))).told):
         return place
     raise InvalidSetting("this is no place in the changes", hint="give `next` of another page")
@@ -248,6 +251,8 @@ def changes(reader: Reader, since: CNSet, folder_id: int = DATABASE_SCOPE) -> Ch
     database, as after the mailbox was moved, or names changes that this one has not made, since it was
     restored in place to before them.
     """
+    check_kind(since, "since", CNSet, "the CNSET that was kept, an empty one at first: `CNSet()`")
+    check_id(folder_id, "folder_id")
     origin = reader.files.guid
     if since and not since.ranges(origin):
         raise Refused("this state is of another database", hint=_BEGIN_ANEW)
@@ -288,6 +293,8 @@ def vanished(reader: Reader, folder_id: int, modseq: int) -> Iterator[int]:
 
     Also of messages that came only after it: a client may know them. Raises Corrupt.
     """
+    check_id(folder_id, "folder_id")
+    check_kind(modseq, "modseq", int, "a MODSEQ: `modseq` of a message or folder")
     if is_id(folder_id) and is_id(modseq) and folder_id != DATABASE_SCOPE:
         for _, body in reader.indexes(
             Table.FEED, pair_key(folder_id, modseq + 1), pair_key(folder_id + 1, 0)

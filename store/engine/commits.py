@@ -219,7 +219,7 @@ def wait_for(commit: Commit, outcome: SimpleQueue[PillarboxError | None]) -> Non
         with suppress(Empty):  # it may have been made before the chain ended
             error = outcome.get_nowait()
     if error is not None:
-        raise error
+        raise error.anew() from error  # all commits of a group are told the same
 
 
 def changes_of(group: Sequence[Commit]) -> Changes:

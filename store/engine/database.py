@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from pillarbox.store.access import Actor
+from pillarbox.store.arguments import PathLike, as_path, check_kind
 from pillarbox.store.clock import Clock, SystemClock
 from pillarbox.store.content.blocks import Dictionaries
 from pillarbox.store.disk.checkpoint import (
@@ -136,6 +137,10 @@ def _end_writers() -> None:
         database.end_at_exit()
 
 
+def _refuse_no_actor(actor: object) -> None:
+    check_kind(actor, "actor", Actor, "who asks, such as `Actor.user(account)`")
+
+
 class Database:
     """One database of a server. Its methods may be called from any thread.
 
@@ -148,7 +153,7 @@ class Database:
 
     def __init__(
         self,
-        path: Path,
+        path: PathLike,
         guid: bytes,
         name: str,
         kind: DatabaseKind,
@@ -160,7 +165,7 @@ class Database:
         tuning: Tuning | None = None,
     ) -> None:
         """Nothing is opened before `mount`. Without `rng` GUIDs come from the system's random source."""
-        self.path = path
+        self.path = as_path(path, "path")
         self.guid = guid
         self.name = self.label = name
         self.kind = kind
@@ -175,7 +180,7 @@ class Database:
         self._mounting = threading.RLock()
         self._lock: FileLock | None = None
         self._is_passing = False
-        self._stream = Stream(path / STREAM, guid)
+        self._stream = Stream(self.path / STREAM, guid)
         self._files: DatabaseFiles | None = None
         self._writer: Writer | None = None
         self._remover = Remover(self.transaction, self.clock)
@@ -183,6 +188,9 @@ class Database:
         self._disk_looked_ms = -_DISK_LOOK_INTERVAL_MS
         self._disk_free_bytes = 0
         _DATABASES.add(self)
+
+    def __repr__(self) -> str:
+        return f"<Database {self.label!r}, {self.kind.name.lower().replace('_', ' ')}, {self.state.value}>"
 
     def forget_inherited(self) -> None:
         """Be dismounted in a process that was forked, and leave what is the parent's. Not for callers."""
@@ -550,6 +558,7 @@ class Database:
 
         Damage that ends its `with` block is reported as event 20003.
         """
+        _refuse_no_actor(actor)
         files = self._mounted()
         return ReadTransaction(files, files.env.view(), actor, self._report_damage)
 
@@ -563,6 +572,7 @@ class Database:
         ReadOnly, DiskFull, Refused within another transaction of the same thread. An interrupt undoes it,
         too, unless it was handed to the writer already: then it is made.
         """
+        _refuse_no_actor(actor)
         return TransactionBlock(self._writing(), actor, self)
 
     def before_commit(self, txn: WriteTransaction) -> NamedMailboxes:

@@ -34,7 +34,7 @@ from pillarbox.store.disk.tables import (
 )
 from pillarbox.store.engine.changed_rows import ChangedRows, ChangedTables, changed_between, merged
 from pillarbox.store.errors import Corrupt, InvalidSetting, Refused
-from pillarbox.store.ids import LOCAL_BASE, new_guid
+from pillarbox.store.ids import LOCAL_BASE, guid_text, new_guid
 
 Changes = ChangedTables[bytes]
 Records = ChangedTables[Record]
@@ -76,6 +76,9 @@ class Reader:
         self.actor = actor
         self.view = view
         self._read: dict[Table, tuple[bytes, Any]] = {}
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {guid_text(self.files.guid)} by {self.actor.account}>"
 
     def record(self, table: Table, key: bytes) -> Any:
         """The record under a key of a primary table, or None. Raises Corrupt."""

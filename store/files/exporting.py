@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, NamedTuple, get_args
 
 from pillarbox.store.access import Actor
+from pillarbox.store.arguments import PathLike, as_path
 from pillarbox.store.disk.stream import disk_error, flush_directory, make_directories
 from pillarbox.store.disk.tables import ItemRecord
 from pillarbox.store.engine.database import Database
@@ -68,7 +69,7 @@ def export_mail(
     database: Database,
     actor: Actor,
     mailbox_guid: bytes,
-    out: Path,
+    out: PathLike,
     format: ExportFormat,
     *,
     dialect: Dialect = "mboxrd",
@@ -83,7 +84,7 @@ def export_mail(
     """
     with database.read(actor) as read:
         root_id = mailboxes.get(read, mailbox_guid).root_id if mailbox_guid else public_folders.root_id(read)
-        with mail_files(out, format, dialect) as add:
+        with mail_files(as_path(out, "out"), format, dialect) as add:
             return _Export(read, root_id, add, progress).run()
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from pillarbox.store.access import Actor
+from pillarbox.store.arguments import PathLike, as_path, check_several
 from pillarbox.store.batches import batches
 from pillarbox.store.disk.tables import Table
 from pillarbox.store.engine.database import Database
@@ -90,7 +91,7 @@ def import_mail(
     database: Database,
     actor: Actor,
     mailbox_guid: bytes,
-    paths: Iterable[Path],
+    paths: PathLike | Iterable[PathLike],
     *,
     given: Sequence[MailItem] = (),
     dialect: Dialect | None = None,
@@ -99,6 +100,7 @@ def import_mail(
 ) -> ImportReport:
     """Import mail files into a mailbox, or with no GUID into the public folders of a public folder store.
 
+    `paths` are one path or many, each a str or a Path.
     Messages that are `given` are in no file: they go to the Inbox, like lone EML files, before all others.
 
     Every batch is durable when `progress` is next called. In public folders what was read by whom the files
@@ -112,7 +114,9 @@ def import_mail(
     file or a mailbox store without a GUID (before anything is imported), Dismounted, DiskFull; what was
     committed before stays, and the same import goes on there.
     """
-    sources = list(paths)
+    several = [paths] if isinstance(paths, str | os.PathLike) else paths
+    check_several(several, "paths", "a path or a list of paths")
+    sources = [as_path(path, "paths") for path in several]
     unreadable = _Remarks()
     kinds = [_kind(path, unreadable) for path in sources]
     with database.read(actor) as read:

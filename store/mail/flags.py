@@ -20,9 +20,10 @@ SEEN_BIT: Final = FLAG_BITS[SEEN]
 KEYWORD_RULE: Final = '1 to 255 visible ASCII characters, none of ( ) { % * " \\ ]'
 _KEYWORD = re.compile(r"[^\x00-\x20\x7f-\U0010ffff(){%*\"\\\]]{1,255}")
 _KEYWORDS_MAX: Final = 64
+_FLAGS: Final = frozenset(flag.lower() for flag in (SEEN, ANSWERED, FLAGGED, DELETED, DRAFT))
 
 
 def keywords(words: list[str]) -> list[str]:
-    """Those of `words` that can be IMAP keywords, each once, at most 64."""
-    valid = (word for word in words if _KEYWORD.fullmatch(word))
+    """Those of `words` that can be IMAP keywords, each once, at most 64; no flag without its backslash."""
+    valid = (word for word in words if _KEYWORD.fullmatch(word) and f"\\{word.lower()}" not in _FLAGS)
     return list(dict.fromkeys(valid))[:_KEYWORDS_MAX]

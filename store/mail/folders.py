@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from pillarbox.store.arguments import check_id, check_kind, check_several
 from pillarbox.store.disk.tables import (
     UID_END,
     FolderRecord,
@@ -25,7 +26,7 @@ from pillarbox.store.errors import AlreadyExists, NotEmpty, NotFound, Refused
 from pillarbox.store.events import EventId
 from pillarbox.store.ids import counter_of, guid_text, id_text
 from pillarbox.store.mail.counters import Counts, counts_of_folder, with_counts, with_counts_of_folder
-from pillarbox.store.mail.rights import Right, require, require_change
+from pillarbox.store.mail.rights import Right, check_reader, require, require_change
 from pillarbox.store.names import check_name, name_key
 
 GENERIC: Final = 0
@@ -42,6 +43,7 @@ def with_property(properties: dict[str, Any], key: str, value: Any) -> dict[str,
 
     Raises InvalidSetting for what cannot be stored.
     """
+    check_kind(key, "key", str, "the name of a property")
     kept = {name: held for name, held in properties.items() if name != key}
     return kept if value is None else kept | {key: as_stored(value)}
 
@@ -51,6 +53,8 @@ def with_property(properties: dict[str, Any], key: str, value: Any) -> dict[str,
 
 def get(reader: Reader, folder_id: int) -> FolderRecord:
     """The folder of that id. Raises NotFound, also for a hidden one."""
+    check_reader(reader)
+    check_id(folder_id, "folder_id")
     record = get_or_hidden(reader, folder_id)
     if is_hidden(record):
         raise NotFound(f"there is no folder {id_text(folder_id)}", hint=_HIDDEN_HINTS[Hidden(record.hidden)])
@@ -86,6 +90,7 @@ def find(reader: Reader, parent_id: int, name: str) -> FolderRecord | None:
 
     None when the name is free or the parent does not exist.
     """
+    check_id(parent_id, "parent_id")
     if not is_there(reader, parent_id):
         return None
     found = reader.index(Table.FOLDER_NAME, id_key(parent_id) + name_key(name))
@@ -95,6 +100,7 @@ def find(reader: Reader, parent_id: int, name: str) -> FolderRecord | None:
 def children(reader: Reader, folder_id: int) -> Iterator[FolderRecord]:
     """The folders directly in another, by name; none in a folder that does not exist."""
     require(reader, Right.FOLDER_VISIBLE, folder_id)
+    check_id(folder_id, "folder_id")
     return _children(reader, folder_id)
 
 
@@ -120,6 +126,7 @@ def walk(
 ) -> Iterator[tuple[tuple[str, ...], FolderRecord]]:
     """(path, folder) of each folder below another, each before those in it, by name; as `children`."""
     require(reader, Right.FOLDER_VISIBLE, folder_id)
+    check_id(folder_id, "folder_id")
     return _walk(reader, folder_id, path)
 
 
@@ -134,6 +141,7 @@ def _walk(
 
 def by_path(reader: Reader, root_id: int, path: str) -> FolderRecord:
     """The folder at `A/B/C` below a root. Raises NotFound."""
+    check_kind(path, "path", str, "the names of the folders, with `/` between them")
     at = get(reader, root_id)
     for name in filter(None, path.split("/")):
         found = find(reader, at.folder_id, name)
@@ -156,6 +164,8 @@ def path_of(reader: Reader, folder_id: int) -> tuple[str, ...]:
 def messages(reader: Reader, folder_id: int, after_uid: int = 0) -> Iterator[ItemRecord]:
     """The messages of a folder by UID, those above `after_uid`; none of a folder that does not exist."""
     require(reader, Right.READ_ITEMS, folder_id)
+    check_id(folder_id, "folder_id")
+    check_kind(after_uid, "after_uid", int, "a UID")
     first_uid = max(after_uid + 1, 0)
     if not is_there(reader, folder_id) or first_uid >= UID_END:
         return iter(())
@@ -207,6 +217,7 @@ def create(txn: WriteTransaction, parent_id: int, name: str) -> FolderRecord:
 def ensure(txn: WriteTransaction, root_id: int, path: tuple[str, ...]) -> FolderRecord:
     """The folder at a path below a root; what is missing of it is made. Raises as `create`."""
     require_change(txn, Right.CREATE_SUBFOLDERS, root_id)
+    check_several(path, "path", "the names of the folders: a tuple of str")
     at = get(txn, root_id)
     for name in path:
         at = find(txn, at.folder_id, name) or create(txn, at.folder_id, name)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
+from pillarbox.store.arguments import check_kind, check_several, wrong_type
 from pillarbox.store.disk.tables import (
     IDENTITY_KEY,
     DatabaseKind,
@@ -20,13 +21,16 @@ from pillarbox.store.errors import AlreadyExists, InvalidName, NotFound, Refused
 from pillarbox.store.events import EventId
 from pillarbox.store.ids import GUID_BYTES, guid_text
 from pillarbox.store.mail import folders
-from pillarbox.store.mail.rights import STORE, Right, require, require_change
+from pillarbox.store.mail.rights import STORE, Right, check_reader, require, require_change
 from pillarbox.store.names import NAME_CHARS_MAX, check_name, name_key
 
 CONNECTED: Final = 0
 DISCONNECTED: Final = 1
 
 INBOX: Final = "inbox"
+MailboxName = bytes | str
+"""A mailbox as callers name it: by its GUID or its name."""
+
 STANDARD_FOLDERS: Final = {
     INBOX: "Inbox",
     "sent": "Sent Items",
@@ -53,6 +57,9 @@ def create(txn: WriteTransaction, name: str, *, guid: bytes = b"", user: bytes =
     if identity is not None and identity.kind != DatabaseKind.MAILBOX_STORE:
         raise Refused("a public folder store holds no mailboxes", hint="name a mailbox store")
     _refuse_taken_name(txn, name)
+    if not isinstance(guid, bytes) or len(guid) not in (0, GUID_BYTES):
+        raise wrong_type(guid, "guid", f"{GUID_BYTES} bytes, or none for a new one")
+    check_kind(user, "user", bytes, "the GUID of a directory user")
     guid = guid or txn.new_guid()
     if txn.record(Table.MAILBOX, guid) is not None:
         raise AlreadyExists(f"mailbox {guid_text(guid)} is in this database already")
@@ -85,6 +92,8 @@ def _refuse_taken_name(txn: WriteTransaction, name: str) -> None:
 
 def get(reader: Reader, guid: bytes) -> MailboxRecord:
     """The mailbox of that GUID. Raises NotFound, also for one whose move to here is not complete."""
+    check_reader(reader)
+    check_kind(guid, "guid", bytes, "the GUID of a mailbox: `guid` of its record; a name is for `find`")
     if len(guid) != GUID_BYTES:
         raise NotFound(f"{guid[:GUID_BYTES].hex()!r} is no GUID of a mailbox", hint="a GUID has 16 bytes")
     record: MailboxRecord | None = reader.record(Table.MAILBOX, guid)
@@ -100,12 +109,27 @@ def get(reader: Reader, guid: bytes) -> MailboxRecord:
 
 def find(reader: Reader, name: str) -> MailboxRecord:
     """The mailbox of that name, in any case. Raises NotFound, InvalidName for what no name can be."""
+    check_reader(reader)
+    check_kind(name, "name", str, "the name of a mailbox; a GUID is for `get`")
     if not name or len(name) > NAME_CHARS_MAX:
         raise InvalidName(f"{name[:80]!r} cannot be the name of a mailbox")
     guid = reader.index(Table.MAILBOX_NAME, name_key(name))
     if guid is None:
         raise NotFound(f"there is no mailbox {name!r}", hint="list those there are with `pillarbox status`")
     return get(reader, guid)
+
+
+def named(mailboxes: MailboxName | Iterable[MailboxName]) -> list[MailboxName]:
+    """One mailbox or many, each by its GUID or its name, as a list. Raises InvalidArgument."""
+    wanted = "mailboxes, each by its GUID (bytes) or its name (str)"
+    if isinstance(mailboxes, bytes | str):
+        return [mailboxes]
+    check_several(mailboxes, "mailboxes", wanted)
+    found = list(mailboxes)
+    for mailbox in found:
+        if not isinstance(mailbox, bytes | str):
+            raise wrong_type(mailbox, "mailboxes", wanted)
+    return found
 
 
 def all_of(reader: Reader) -> Iterator[MailboxRecord]:

@@ -14,6 +14,7 @@ from email.parser import BytesParser
 from email.utils import getaddresses
 from typing import Any, Final, NamedTuple
 
+from pillarbox.store.arguments import check_id, check_kind, check_several
 from pillarbox.store.content.blocks import PreparedContent
 from pillarbox.store.content.envelope import Envelope, decode_words, header_end, parse_envelope
 from pillarbox.store.content.line_ends import size_with_crlf
@@ -35,14 +36,21 @@ from pillarbox.store.errors import Corrupt, InvalidSetting, NotFound, Refused
 from pillarbox.store.ids import id_text
 from pillarbox.store.mail import folders
 from pillarbox.store.mail.counters import Counts, counts_of
-from pillarbox.store.mail.flags import FLAG_BITS, KEYWORD_RULE, SEEN_BIT, keywords
-from pillarbox.store.mail.mailboxes import DISCONNECTED, INBOX
+from pillarbox.store.mail.flags import (
+    FLAG_BITS,
+    KEYWORD_RULE,
+    SEEN_BIT,
+    keywords,
+)
+from pillarbox.store.mail.mailboxes import DISCONNECTED, INBOX, MailboxName, named
+from pillarbox.store.mail.mailboxes import find as find_mailbox
 from pillarbox.store.mail.mailboxes import get as get_mailbox
 from pillarbox.store.mail.rights import Right, require, require_change
 
 _BITS: Final = {name.lower(): bit for name, bit in FLAG_BITS.items()}
 CATEGORIES_MAX: Final = 64
 FORMER_FOLDER: Final = "former_folder"
+RAW_WANTED: Final = "the message as bytes, as it goes over the wire"
 
 
 class PreparedMessage(NamedTuple):
@@ -58,6 +66,8 @@ def prepare(files: DatabaseFiles, raw: bytes) -> PreparedMessage:
 
     Takes any bytes. Raises Dismounted.
     """
+    check_kind(files, "files", DatabaseFiles, "`files` of a database")
+    check_kind(raw, "raw", bytes, RAW_WANTED)
     header_bytes = header_end(raw)
     content = content_store.prepare(files, raw, header_bytes)
     return PreparedMessage(raw, content, parse_envelope(raw, header_bytes))
@@ -79,18 +89,26 @@ def has_flag(item: ItemRecord, flag: str) -> bool:
 
 
 def deliver(
-    txn: WriteTransaction, mailboxes: Iterable[bytes], prepared: PreparedMessage, *, received_ms: int = 0
+    txn: WriteTransaction,
+    mailboxes: MailboxName | Iterable[MailboxName],
+    prepared: PreparedMessage,
+    *,
+    received_ms: int = 0,
 ) -> list[ItemRecord]:
-    """Put a message into the Inbox of each mailbox (GUIDs): all or none. Its content is stored once.
+    """Put a message into the Inbox of one mailbox or many: all or none. Its content is stored once.
 
-    `received_ms` is ms UTC, now when 0. Raises NotFound; Refused for a mailbox that is disconnected.
+    A mailbox is named by its GUID or its name, and gets the message once however often it is named. Gives the
+    messages in the order of the mailboxes. `received_ms` is ms UTC, now when 0. Raises NotFound; Refused for
+    a mailbox that is disconnected.
     """
-    guids = list(mailboxes)
-    for guid in guids:
-        require_change(txn, Right.CREATE_ITEMS, guid)
-    inboxes = [_inbox_of(get_mailbox(txn, guid)) for guid in guids]
+    inboxes: dict[int, None] = {}
+    for mailbox in named(mailboxes):
+        require_change(txn, Right.CREATE_ITEMS, mailbox)
+        record = get_mailbox(txn, mailbox) if isinstance(mailbox, bytes) else find_mailbox(txn, mailbox)
+        inboxes[_inbox_of(record)] = None
     if not inboxes:
-        raise NotFound("a message is delivered to at least one mailbox")
+        raise NotFound("a message is delivered to at least one mailbox", hint="name a mailbox")
+    check_kind(prepared, "prepared", PreparedMessage, "what `messages.prepare(database.files, raw)` gives")
     content_store.hold(txn, prepared.raw, prepared.content, len(inboxes))
     return [_insert(txn, folders.get(txn, each), prepared, received_ms=received_ms) for each in inboxes]
 
@@ -118,6 +136,7 @@ def append(
 ) -> ItemRecord:
     """Put a message into a folder, with IMAP flags and keywords. Raises NotFound, InvalidSetting."""
     require_change(txn, Right.CREATE_ITEMS, folder_id)
+    check_kind(prepared, "prepared", PreparedMessage, "what `messages.prepare(database.files, raw)` gives")
     target = folders.get(txn, folder_id)
     bits, words = parse_flags(flags)
     content_store.hold(txn, prepared.raw, prepared.content)
@@ -131,11 +150,15 @@ def parse_flags(flags: Iterable[str]) -> tuple[int, tuple[str, ...]]:
 
     Of a keyword the first spelling counts. Raises InvalidSetting for what is neither.
     """
+    check_several(flags, "flags", "a list of flags, such as `[SEEN]`")
     bits = 0
     words: dict[str, str] = {}
     for flag in flags:
+        check_kind(flag, "flags", str, "flags and keywords as str")
         if bit := _BITS.get(flag.lower()):
             bits |= bit
+        elif f"\\{flag.lower()}" in _BITS:
+            raise InvalidSetting(f"{flag!r} cannot be a keyword", hint=f"the flag is written \\{flag}")
         elif flag.startswith("\\") or not keywords([flag]):
             raise InvalidSetting(
                 f"{flag[:80]!r} is no flag and cannot be a keyword",
@@ -161,6 +184,7 @@ def _insert(
     properties: dict[str, Any] | None = None,
 ) -> ItemRecord:
     envelope = prepared.envelope
+    check_kind(received_ms, "received_ms", int, "ms UTC, 0 for now")
     cn = txn.next_cn()
     item = ItemRecord(
         folder_id=target.folder_id,
@@ -225,6 +249,7 @@ def get(reader: Reader, message_id: int) -> ItemRecord:
 
 
 def _get(reader: Reader, message_id: int) -> ItemRecord:
+    check_id(message_id, "message_id")
     item = get_or_hidden(reader, message_id)
     if not folders.is_there(reader, item.folder_id):
         raise _no_message(message_id)
@@ -251,6 +276,8 @@ def get_by_uid(reader: Reader, folder_id: int, uid: int) -> ItemRecord:
 
 
 def _get_by_uid(reader: Reader, folder_id: int, uid: int) -> ItemRecord:
+    check_id(folder_id, "folder_id")
+    check_kind(uid, "uid", int, "a UID")
     item: ItemRecord | None = None
     if folders.is_there(reader, folder_id) and 0 <= uid < UID_END:
         item = reader.record(Table.ITEM, item_key(folder_id, uid))
@@ -265,6 +292,7 @@ def content(reader: Reader, item: ItemRecord) -> bytes:
     Raises Corrupt, naming what is damaged; NotFound when the message is gone from what `reader` sees, which
     may be later than what `item` was read from.
     """
+    check_kind(item, "item", ItemRecord, "the record of a message: `messages.get(reader, message_id)`")
     require(reader, Right.READ_ITEMS, item.folder_id)
     return _read(content_store.read, reader, item)
 
@@ -285,6 +313,7 @@ def header(reader: Reader, item: ItemRecord) -> bytes:
 
     Raises as `content`.
     """
+    check_kind(item, "item", ItemRecord, "the record of a message: `messages.get(reader, message_id)`")
     require(reader, Right.READ_ITEMS, item.folder_id)
     return _read(content_store.read_header, reader, item)
 
@@ -388,8 +417,11 @@ def set_flags(
 def set_categories(txn: WriteTransaction, message_id: int, categories: Sequence[str]) -> ItemRecord:
     """Put a message into categories, in the place of those it is in. Raises NotFound, InvalidSetting."""
     require_change(txn, Right.EDIT_ALL, message_id)
+    check_several(categories, "categories", "a list of categories, each a str")
     names = tuple(dict.fromkeys(categories))
-    if len(names) > CATEGORIES_MAX or not all(0 < len(name) <= 255 for name in names):
+    if len(names) > CATEGORIES_MAX or not all(
+        isinstance(name, str) and 0 < len(name) <= 255 for name in names
+    ):
         raise InvalidSetting(
             "these are no categories", hint=f"at most {CATEGORIES_MAX}, of 1 to 255 characters each"
         )

@@ -13,6 +13,7 @@ from typing import Final
 
 from blake3 import blake3
 
+from pillarbox.store.arguments import check_id, check_kind
 from pillarbox.store.disk.tables import (
     DIGEST_BYTES,
     IDENTITY_KEY,
@@ -74,6 +75,7 @@ def create(txn: WriteTransaction, path: str, *, subtree: str = IPM_SUBTREE) -> F
 
     Raises NotFound, InvalidName, AlreadyExists; Refused when nested too deep or in a mailbox store.
     """
+    check_kind(path, "path", str, "the names of the folders, with `/` between them")
     parent_path, _, name = path.rpartition("/")
     parent = folders.by_path(txn, root_id(txn, subtree), parent_path)
     return folders.create(txn, parent.folder_id, name)
@@ -100,6 +102,7 @@ def mark_read(txn: WriteTransaction, folder_id: int, first_uid: int = 1, last_ui
     Messages that come later are unread whatever `last_uid` is. Raises NotFound, Refused outside the tree.
     """
     require_change(txn, Right.READ_ITEMS, folder_id)
+    _refuse_no_uids(first_uid, 1 if last_uid is None else last_uid)
     newest_uid = _public(txn, folder_id).uid_next - 1
     last_uid = newest_uid if last_uid is None else min(last_uid, newest_uid)
     before = read_uids(txn, folder_id).intervals
@@ -109,9 +112,15 @@ def mark_read(txn: WriteTransaction, folder_id: int, first_uid: int = 1, last_ui
 def mark_unread(txn: WriteTransaction, folder_id: int, first_uid: int, last_uid: int) -> None:
     """Make messages of these UIDs unread for the account that asks. Raises NotFound, Refused."""
     require_change(txn, Right.READ_ITEMS, folder_id)
+    _refuse_no_uids(first_uid, last_uid)
     _public(txn, folder_id)
     before = read_uids(txn, folder_id).intervals
     _keep(txn, folder_id, before, without_interval(before, first_uid, last_uid))
+
+
+def _refuse_no_uids(first_uid: int, last_uid: int) -> None:
+    check_kind(first_uid, "first_uid", int, "a UID: `uid` of a message's record")
+    check_kind(last_uid, "last_uid", int, "a UID: `uid` of a message's record")
 
 
 class ReadUids:
@@ -134,6 +143,7 @@ def read_uids(reader: Reader, folder_id: int) -> ReadUids:
     None of a folder that does not exist.
     """
     require(reader, Right.READ_ITEMS, folder_id)
+    check_id(folder_id, "folder_id")
     if not is_id(folder_id):
         return ReadUids()
     seen: SeenRecord | None = reader.record(Table.SEEN, _seen_key(reader, folder_id))
@@ -142,6 +152,7 @@ def read_uids(reader: Reader, folder_id: int) -> ReadUids:
 
 def is_read(reader: Reader, item: ItemRecord) -> bool:
     """Whether the account that asks has read a message; of many in one folder ask `read_uids`."""
+    check_kind(item, "item", ItemRecord, "the record of a message: `messages.get(reader, message_id)`")
     require(reader, Right.READ_ITEMS, item.folder_id)
     return item.uid in read_uids(reader, item.folder_id)
 

@@ -37,11 +37,16 @@ STORE = b""
 """The object of an operation on the database as a whole."""
 
 
-def require(reader: Reader, right: Right, target: int | bytes) -> None:
-    """Let the actor of `reader` read `target`: the id of a folder or message, or the GUID of a mailbox.
+def require(reader: Reader, right: Right, target: int | bytes | str) -> None:
+    """Let the actor of `reader` read `target`: the id of a folder or message, or a mailbox by GUID or name.
 
     Raises InvalidArgument when `reader` is no transaction.
     """
+    check_reader(reader)
+
+
+def check_reader(reader: Reader) -> None:
+    """Raises InvalidArgument when `reader` is no transaction, in lookups that ask for no right."""
     if not isinstance(reader, Reader):
         raise InvalidArgument(
             f"a {type(reader).__name__} is no transaction",
@@ -50,7 +55,7 @@ def require(reader: Reader, right: Right, target: int | bytes) -> None:
         )
 
 
-def require_change(txn: WriteTransaction, right: Right, target: int | bytes) -> None:
+def require_change(txn: WriteTransaction, right: Right, target: int | bytes | str) -> None:
     """Let the actor of `txn` change `target`, as `require`.
 
     Raises InvalidArgument when `txn` is a read, or no transaction at all.

@@ -5,14 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import Enum
 from itertools import islice
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from pillarbox.store.arguments import check_kind
 from pillarbox.store.disk.tables import ItemRecord, Table, id_key, view_sorts
 from pillarbox.store.engine.transaction import Reader
 from pillarbox.store.errors import InvalidSetting
 from pillarbox.store.mail import folders
-from pillarbox.store.mail.messages import get_by_uid, has_flag
+from pillarbox.store.mail.messages import get_by_uid, has_flag, parse_flags
 from pillarbox.store.mail.rights import Right, require
+from pillarbox.store.names import SORT_KEY_BYTES_MAX
+
+_UID_BYTES: Final = 4
+_NUMBER_BYTES: Final = 8
+_NUMBERS: Final = (
+    "since_ms",
+    "before_ms",
+    "larger_than_bytes",
+    "smaller_than_bytes",
+    "received_since_ms",
+    "received_before_ms",
+)
 
 
 class Sort(Enum):
@@ -46,15 +59,18 @@ def page(
     """One page of a folder, in O(log n + page). `after` is the `next` of another page of the same view.
 
     A message that was changed meanwhile may be met again or not at all. Raises NotFound, InvalidSetting for a
-    limit below 1.
+    limit below 1 and for an `after` that no page of this order gave.
     """
     require(reader, Right.READ_ITEMS, folder_id)
+    check_kind(sort, "sort", Sort, "one of `views.Sort`, such as `Sort.DATE`")
+    check_kind(limit, "limit", int, "the number of messages on a page")
     if limit < 1:
         raise InvalidSetting(f"a page of {limit} messages cannot be", hint="a limit is 1 or more")
     folders.get(reader, folder_id)
     prefix = id_key(folder_id) + sort.value
     start, stop = prefix, prefix[:-1] + bytes([prefix[-1] + 1])
     if after is not None:
+        _refuse_no_place(after, sort)
         start, stop = (start, prefix + after) if descending else (prefix + after + b"\0", stop)
     items: list[ItemRecord] = []
     last = b""
@@ -62,6 +78,19 @@ def page(
         items.append(get_by_uid(reader, folder_id, int.from_bytes(key[-4:], "big")))
         last = key[len(prefix) :]
     return Page(items, last if len(items) == limit else None)
+
+
+def _refuse_no_place(after: bytes, sort: Sort) -> None:
+    """Raises InvalidSetting unless `after` is a sort key of that order with a UID behind it."""
+    hint = f"give `next` of another page in the order {sort.name}, or `position` of a message"
+    check_kind(after, "after", bytes, "`next` of another page")
+    key = after[:-_UID_BYTES]
+    if sort in (Sort.DATE, Sort.SIZE):
+        fits = len(key) == _NUMBER_BYTES
+    else:
+        fits = len(key) <= SORT_KEY_BYTES_MAX + 1 and key.find(b"\0") == len(key) - 1
+    if len(after) <= _UID_BYTES or not fits:
+        raise InvalidSetting("this is no place in the view", hint=hint)
 
 
 def position(item: ItemRecord, sort: Sort) -> bytes:
@@ -93,6 +122,16 @@ class Query(NamedTuple):
     received_since_ms: int | None = None
     received_before_ms: int | None = None
 
+    def check(self) -> None:
+        """Raises InvalidArgument for a condition of a wrong type, InvalidSetting for what is no flag."""
+        for name in ("text", "subject", "sender", "to", "internet_message_id", "without_flag"):
+            check_kind(getattr(self, name), name, str, "a str, empty for no condition")
+        for name in _NUMBERS:
+            if getattr(self, name) is not None:
+                check_kind(getattr(self, name), name, int, "a number, None for no condition")
+        parse_flags(self.flags)
+        parse_flags(filter(None, (self.without_flag,)))
+
     def matches(self, item: ItemRecord) -> bool:
         """Whether a message is what is looked for."""
         everything = "\n".join((item.subject, item.sender, item.to, item.cc))
@@ -120,7 +159,9 @@ def _holds(text: str, wanted: str) -> bool:
 
 
 def search(reader: Reader, folder_id: int, query: Query) -> Iterator[ItemRecord]:
-    """The messages of a folder that a query matches, by UID. Raises NotFound."""
+    """The messages of a folder that a query matches, by UID. Raises NotFound, and as `Query.check`."""
     require(reader, Right.READ_ITEMS, folder_id)
+    check_kind(query, "query", Query, "a `views.Query`, such as `Query(text=...)`")
+    query.check()
     folders.get(reader, folder_id)
     return filter(query.matches, folders.messages(reader, folder_id))

@@ -116,3 +116,20 @@ def test_closed_it_takes_no_more_calls_and_the_database_stays_mounted(server: Se
     with pytest.raises(Refused, match="closed"):
         asyncio.run(main())
     assert server.mailboxes.find("anna")
+
+
+def test_a_message_is_appended_to_a_folder_with_its_flags(server: Server) -> None:
+    database, box = server.mailboxes.create(ADMIN, "anna")
+
+    async def main() -> list[bytes]:
+        async with AsyncDatabase(database) as store:
+            sent = box.roles["sent"]
+            item = await store.append(ADMIN, sent, RAW, flags=["\\Seen", "work"], received_ms=5)
+            assert messages.flag_names(item) == ("\\Seen", "work") and item.received_ms == 5
+            with pytest.raises(NotFound):
+                await store.append(ADMIN, 1, RAW)
+            return await store.read(
+                ADMIN, lambda read: [messages.content(read, each) for each in folders.messages(read, sent)]
+            )
+
+    assert asyncio.run(main()) == [RAW]

@@ -44,7 +44,15 @@ hostile_names = st.text(max_size=20) | st.sampled_from(
 
 @pytest.mark.parametrize(
     ("text", "name"),
-    [("a/b", "a_b"), (" x\0y ", "x_y"), ("", "unnamed"), ("\u2028", "_"), ("é" * 300, "é" * 255)],
+    [
+        ("a/b", "a_b"),
+        (" x\0y ", "x_y"),
+        ("", "unnamed"),
+        ("\u2028", "_"),
+        ("é" * 300, "é" * 255),
+        (".", "_"),
+        (" .. ", "__"),
+    ],
 )
 def test_a_folder_is_named_as_names_may_be(text: str, name: str) -> None:
     assert folder_name(text) == name

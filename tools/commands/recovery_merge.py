@@ -253,7 +253,9 @@ def _refuse_dismounted(server: Server, origin: Database | None) -> None:
     """A mailbox whose own database is not mounted must not go to another one that has its name."""
     if origin is not None and origin.state is MountState.DISMOUNTED:
         label = origin.label
-        raise server.not_mounted.get(label) or Dismounted(
+        if reason := server.not_mounted.get(label):
+            raise reason.anew()
+        raise Dismounted(
             f"database {label}, to merge into, is dismounted", hint="mount it with `pillarbox mount`"
         )
 

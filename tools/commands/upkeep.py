@@ -107,7 +107,7 @@ def maintain(server: Path, database_name: str, as_json: bool) -> None:
         for database in [opened.database(database_name)] if database_name else list(opened.databases()):
             reason = opened.not_mounted.get(database.label)
             if reason is not None and database_name:
-                raise reason
+                raise reason.anew()
             if database.state is MountState.DISMOUNTED and not database_name:
                 continue
             with progress(f"maintaining {database.label}", as_json):

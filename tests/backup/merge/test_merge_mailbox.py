@@ -249,6 +249,17 @@ def test_folders_without_messages_are_made_unless_messages_are_chosen(store: Sto
     assert store.merge(source).folders_made == ()
 
 
+def test_a_folder_of_a_name_that_is_no_more_allowed_is_merged_once(store: Store, tmp_path: Path) -> None:
+    with store.database.transaction(ACTOR) as txn:
+        root = mailboxes.root(txn, mailboxes.find(txn, "anna"))
+        dots = folders.insert(txn, root.mailbox, root.folder_id, "..").folder_id
+    source = store.snapshot(tmp_path / "snapshot")
+    with store.database.transaction(ACTOR) as txn:
+        folders.delete(txn, dots)
+    assert store.merge(source).folders_made == (("__",),)
+    assert store.merge(source).folders_made == ()
+
+
 def test_properties_of_a_folder_do_not_come_back_with_it(store: Store, tmp_path: Path) -> None:
     store.add(("Team",), CORPUS[:1])
     with store.database.transaction(ACTOR) as txn:

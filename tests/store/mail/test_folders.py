@@ -31,7 +31,7 @@ def test_names_are_unique_in_any_case_and_keep_their_own(database: Database, ann
         assert folders.by_path(read, anna.root_id, "ÄRGER").name == "ärger"
 
 
-@pytest.mark.parametrize("name", ["", " a", "a ", "a/b", "a\0b", "a\nb", "x" * 256, "a\ud800"])
+@pytest.mark.parametrize("name", ["", " a", "a ", ".", "..", "a/b", "a\0b", "a\nb", "x" * 256, "a\ud800"])
 def test_names_that_cannot_be_are_refused(database: Database, anna: MailboxRecord, name: str) -> None:
     with pytest.raises(InvalidName), database.transaction(ACTOR) as txn:
         folders.create(txn, anna.root_id, name)
@@ -120,3 +120,14 @@ def test_a_folder_moved_to_where_it_is_stays_as_it_is(database: Database, anna: 
         lists = folders.create(txn, anna.root_id, "Lists")
     with database.transaction(ACTOR) as txn:
         assert folders.move(txn, lists.folder_id, anna.root_id) == lists
+
+
+def test_a_folder_that_was_called_dot_dot_before_is_found_listed_and_renamed(database: Database) -> None:
+    with database.transaction(ACTOR) as txn:
+        root = mailboxes.root(txn, mailboxes.create(txn, "dots"))
+        made = folders.insert(txn, root.mailbox, root.folder_id, "..")
+        assert folders.find(txn, root.folder_id, "..") == made
+        assert made in list(folders.children(txn, root.folder_id))
+        assert folders.rename(txn, made.folder_id, "dots").name == "dots"
+        with pytest.raises(InvalidName):
+            folders.rename(txn, made.folder_id, ".")
