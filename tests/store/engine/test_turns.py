@@ -149,7 +149,7 @@ def test_an_interrupt_at_any_step_leaves_nothing_half_made_and_nobody_waiting(
 
     def transaction() -> None:
         with database.transaction(ACTOR) as txn:
-            txn.set_checked_ms(number)
+            txn.set_size_check(number, 0)
 
     def append() -> None:
         with database.transaction(ACTOR) as txn:
@@ -161,7 +161,7 @@ def test_an_interrupt_at_any_step_leaves_nothing_half_made_and_nobody_waiting(
 
     def stacked() -> None:
         with ExitStack() as stack:
-            stack.enter_context(database.transaction(ACTOR)).set_checked_ms(number)
+            stack.enter_context(database.transaction(ACTOR)).set_size_check(number, 0)
 
     def large_delivery() -> None:
         deliver(database, ACTOR, [anna.guid], raw_of(0))
