@@ -68,7 +68,7 @@ from pillarbox.store.engine.transaction import (
     WriteTransaction,
 )
 from pillarbox.store.engine.transaction_blocks import PauseBlock, PreparingBlock, TransactionBlock
-from pillarbox.store.engine.uninterrupted import uninterrupted
+from pillarbox.store.engine.uninterrupted import Uninterrupted
 from pillarbox.store.engine.upgrade import upgrade
 from pillarbox.store.engine.writer import Change, Writer
 from pillarbox.store.errors import (
@@ -178,6 +178,7 @@ class Database:
         self.state = MountState.DISMOUNTED
         self.dismount_reason = "it was not mounted"
         self._mounting = threading.RLock()
+        self._uninterrupted = Uninterrupted()
         self._lock: FileLock | None = None
         self._is_passing = False
         self._stream = Stream(self.path / STREAM, guid)
@@ -207,6 +208,7 @@ class Database:
         self.state = MountState.DISMOUNTED
         self._files = self._writer = self._lock = None
         self._mounting = threading.RLock()
+        self._uninterrupted = Uninterrupted()
         self._remover = Remover(self.transaction, self.clock)
         self._stream = Stream(self.path / STREAM, self.guid)
 
@@ -214,7 +216,7 @@ class Database:
 
     def create(self) -> None:
         """Make the files of a new, empty database; complete or not at all. Raises AlreadyExists, DiskFull."""
-        uninterrupted(self._create)
+        self._uninterrupted(self._create)
 
     def _create(self) -> None:
         if self.path.exists():
@@ -269,7 +271,7 @@ class Database:
         RecoveryNeeded (read-only and the last writer crashed), Corrupt, UnsupportedVersion, DiskFull; and
         PillarboxError for files that may not be read and other errors of the system. Interrupted, it goes on.
         """
-        uninterrupted(lambda: self._mount(read_only, wait_ms))
+        self._uninterrupted(lambda: self._mount(read_only, wait_ms))
 
     def recover(self, *, wait_ms: int = 0) -> None:
         """Replay what a process that was killed has left, for who only reads, and be dismounted again.
@@ -471,7 +473,7 @@ class Database:
     def _dismount_if_broken(self, writer: Writer) -> None:
         """After a failed write nothing is read or written any more until a mount."""
         if writer.broken is not None:
-            uninterrupted(lambda: self._dismount_broken(writer))
+            self._uninterrupted(lambda: self._dismount_broken(writer))
 
     def _dismount_broken(self, writer: Writer) -> None:
         with self._mounting:
@@ -489,7 +491,7 @@ class Database:
         writer = self._writer
         if writer is not None:
             writer.refuse_within_transaction()  # another dismount may wait for that transaction already
-        uninterrupted(lambda: self._dismount(reason))
+        self._uninterrupted(lambda: self._dismount(reason))
 
     def _dismount(self, reason: str) -> None:
         with self._mounting:

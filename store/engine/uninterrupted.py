@@ -11,31 +11,44 @@ from typing import Any, TypeVar
 ResultT = TypeVar("ResultT")
 
 
-def uninterrupted(work: Callable[[], ResultT]) -> ResultT:
-    """Return or raise what `work` does, which runs to its end also when the caller is interrupted.
+class Uninterrupted:
+    """Does works to their end, also when the caller is interrupted; those of the main thread one by one.
 
     Python raises KeyboardInterrupt in the main thread only, so work of that thread is done by another one,
-    which keeps no program from ending. `work` must not rely on the thread it runs in.
+    which keeps no program from ending. A work must not rely on the thread it runs in.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return work()
-    outcome: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
 
-    def run() -> None:
-        try:
-            outcome.put((work(), None))
-        except BaseException as error:
-            outcome.put((None, error))
+    def __init__(self) -> None:
+        self._last_ended = threading.Lock()
 
-    try:
-        # Not threading.Thread: its `start` waits in Python code, which an interrupt leaves half done.
-        _thread.start_new_thread(run, ())
-    except RuntimeError:  # the interpreter ends, or the system has no more threads
-        run()
-    result, error = outcome.get()
-    if error is not None:
+    def __call__(self, work: Callable[[], ResultT]) -> ResultT:
+        """Return or raise what `work` does, once earlier works whose callers were interrupted have ended."""
+        if threading.current_thread() is not threading.main_thread():
+            return work()
+        outcome: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        before, ended = self._last_ended, threading.Lock()
+        ended.acquire()
+
+        def run() -> None:
+            with before:
+                pass
+            try:
+                outcome.put((work(), None))
+            except BaseException as error:
+                outcome.put((None, error))
+            finally:
+                ended.release()
+
         try:
-            raise error
-        finally:
-            del error  # its traceback refers to this frame
-    return result  # type: ignore[no-any-return]
+            # Not threading.Thread: its `start` waits in Python code, which an interrupt leaves half done.
+            _thread.start_new_thread(run, ())
+            self._last_ended = ended
+        except RuntimeError:  # the interpreter ends, or the system has no more threads
+            run()
+        result, error = outcome.get()
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback refers to this frame
+        return result  # type: ignore[no-any-return]
