@@ -311,8 +311,11 @@ class Database:
 
     def _resume_removals(self) -> None:
         self._remover = Remover(self.transaction, self.clock)
-        with self.read(Actor.task("mount")) as read:
-            is_left = pending(read)
+        try:
+            with self.read(Actor.task("mount")) as read:
+                is_left = pending(read)
+        except Corrupt:
+            return  # reported by the read; what was deleted stays hidden until a repair
         if is_left and self.tuning.remove_beside:
             self._remover.wake()
 
