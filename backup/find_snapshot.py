@@ -189,14 +189,17 @@ def _newest_of_each(
 
 
 def _guid_called(name: str, databases: Sequence[RestorableDatabase], server: ServerMark) -> bytes:
-    """The GUID of the database of that name; of several the one that the server has now."""
-    found = {each.guid: each for each in databases if name_key(each.name) == name_key(name)}
+    """The GUID of the database that is called so now or, where the server has it no more, was; of several the
+    one that the server has.
+    """
+    names = {each.guid: server.names.get(each.guid, each.name) for each in databases}
+    found = [guid for guid, called in names.items() if name_key(called) == name_key(name)]
     if not found:
         raise NotFound(
             f"the repository has no database {name!r} of this server",
-            hint=f"it has {', '.join(sorted({each.name for each in databases}))}",
+            hint=f"it has {', '.join(sorted(set(names.values())))}",
         )
-    own = [guid for guid in found if guid in server.database_guids] or list(found)
+    own = [guid for guid in found if guid in server.names] or found
     if len(own) > 1:
         raise InvalidName(
             f"{len(own)} databases are called {name!r}",

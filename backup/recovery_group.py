@@ -25,6 +25,7 @@ from pillarbox.backup.recovery_config import (
     read_recovery,
     write_recovery,
 )
+from pillarbox.backup.replaced import new_place
 from pillarbox.backup.repository.repository import Repository, Snapshot
 from pillarbox.backup.restore import (
     Destination,
@@ -530,7 +531,8 @@ def restore_to_server(
     progress: Progress | None = None,
 ) -> tuple[Destination, list[RestoredDatabase]]:
     """Restore databases of a snapshot to a server: into its recovery storage group when it has one whose
-    override is not set, else over those of the same GUID. `foreign` is that of `mount_snapshot`.
+    override is not set, else those that are named over the same ones (`plan_restore` says what goes then, and
+    `replaced` has it). `foreign` is that of `mount_snapshot`.
 
     Databases in their original place are mounted after when they were before. Raises as
     `RecoveryGroup.restore` and `restore_in_place`.
@@ -553,6 +555,13 @@ def restore_to_server(
             ]
     databases = list(server.databases())
     restored = restore_in_place(
-        repository, snapshot, databases, names=names, server=state, clock=clock, progress=progress
+        repository,
+        snapshot,
+        databases,
+        names=names,
+        kept_in=new_place(server.path, clock.now_ms()),
+        server=state,
+        clock=clock,
+        progress=progress,
     )
     return Destination.ORIGINAL, restored

@@ -29,6 +29,7 @@ from pillarbox.backup.database_snapshot import (
     read_stored_segment,
     read_stored_segments,
 )
+from pillarbox.backup.replaced import put_away, replaced_beside
 from pillarbox.backup.repository.pack import BlobId
 from pillarbox.backup.repository.repository import Repository, Snapshot
 from pillarbox.backup.snapshot import (
@@ -70,7 +71,6 @@ _UNFINISHED: Final = ".restoring"
 _THREADS: Final = 2
 # More than a database gives out between its last backup or capture and its loss.
 _NUMBERS_LEFT_OUT: Final = 1 << 24
-_REPLACED: Final = ".replaced"
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,13 @@ class RecoverySource(NamedTuple):
 
 @dataclass(frozen=True)
 class RestoredDatabase:
-    """A database that was restored, and where its files are."""
+    """A database that was restored, where its files are, and those that they replaced."""
 
     guid: bytes
     name: str
     group: str
     path: Path
+    replaced: Path | None = None
 
 
 def restorable_databases(snapshot: Snapshot, names: Collection[str] = ()) -> list[RestorableDatabase]:
@@ -198,11 +199,16 @@ def choose_destination(databases: Sequence[RestorableDatabase], server: ServerSt
     for database in databases:
         refuse_layout(database)
         if database.guid not in server.database_guids:
-            raise Conflict(
-                f"the server has no database of GUID {guid_text(database.guid)}, that of {database.name!r}",
-                hint="restore it to a directory with --to, or make a recovery storage group",
-            )
+            raise refuse_another_guid(database)
     return Destination.ORIGINAL
+
+
+def refuse_another_guid(database: RestorableDatabase) -> Conflict:
+    """The refusal to put a database over one that is not the same."""
+    return Conflict(
+        f"the server has no database of GUID {guid_text(database.guid)}, that of {database.name!r}",
+        hint="restore it to a directory with --to, or make a recovery storage group",
+    )
 
 
 def refuse_for_recovery(databases: Sequence[RestorableDatabase], server: ServerState) -> None:
@@ -539,20 +545,24 @@ def restore_in_place(
     snapshot: Snapshot,
     databases: Iterable[Database],
     *,
-    names: Collection[str] = (),
+    names: Collection[str],
+    kept_in: Path,
     server: ServerState,
     clock: Clock,
     progress: Progress | None = None,
 ) -> list[RestoredDatabase]:
-    """Put databases of a snapshot in the place of those of the same GUID among the server's `databases`.
+    """Put the named databases of a snapshot in the place of those of the same GUID among `databases`.
 
     All are restored and thoroughly checked before the first is dismounted; then they are exchanged, all or
-    none, mounted when they were, and what they replace is removed. Change numbers and UIDs that were given
-    out since the backup do not come again: numbers are left out, and folders get another UIDVALIDITY.
-    Raises Conflict when none has the GUID, Refused when a recovery storage group stands in the way
+    none, mounted when they were, and what they replace is kept in `kept_in` (replaced.py). Change numbers
+    and UIDs that were given out since the backup do not come again: numbers are left out, and folders get
+    another UIDVALIDITY. Raises Conflict when none has the GUID, Refused when none is named or a recovery
+    storage group stands in the way
     (`recovery_group.restore_to_server` restores to it), WriterBusy while another process has one mounted or
     restores it, and as `restore_to_directory`; what was there is there then.
     """
+    if not names:
+        raise Refused("no database to be replaced is named", hint="name those that are to be restored")
     chosen = restorable_databases(snapshot, names)
     if choose_destination(chosen, server) is not Destination.ORIGINAL:
         raise Refused(
@@ -561,6 +571,8 @@ def restore_in_place(
         )
     targets = {database.guid: database for database in databases}
     put_back_interrupted(targets[each.guid] for each in chosen)
+    for each in chosen:
+        put_away(targets[each.guid].path, kept_in)  # of a restore that was killed after the exchange
     pairs = [(each, targets[each.guid]) for each in chosen]
     for _, target in pairs:
         if target.state is not MountState.MOUNTED:
@@ -573,9 +585,20 @@ def restore_in_place(
         for (_, target), place in zip(pairs, places, strict=True):
             _give_out_no_number_twice(target, place, _last_number(target, snapshots))
         exchange([(target, place) for (_, target), place in zip(pairs, places, strict=True)])
-    for _, target in pairs:
+    restored = []
+    for each, target in pairs:
         target.report(EventId.RESTORE_FINISHED, snapshot=snapshot.id)
-    return [RestoredDatabase(each.guid, each.name, each.group, target.path) for each, target in pairs]
+        replaced = _put_away_or_leave(target.path, kept_in)
+        restored.append(RestoredDatabase(each.guid, each.name, each.group, target.path, replaced))
+    return restored
+
+
+def _put_away_or_leave(database: Path, kept_in: Path) -> Path | None:
+    """Where the files are that were replaced; on a disk without room for another directory, beside."""
+    try:
+        return put_away(database, kept_in)
+    except PillarboxError:
+        return replaced_beside(database)
 
 
 def _last_number(database: Database, snapshots: Iterable[Snapshot]) -> int:
@@ -624,8 +647,9 @@ def unfinished_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
 def exchange(pairs: Sequence[tuple[Database, Path]]) -> None:
     """Put restored files in the place of databases' own: of all of them or, when one cannot be, of none.
 
-    Mounted before, a database is mounted after. The replaced files are removed when every restored one is
-    mounted, and put back when one cannot be. Raises WriterBusy while another process has a database mounted.
+    Mounted before, a database is mounted after. The replaced files stay beside the restored ones when each of
+    these is mounted, and are put back when one cannot be. Raises WriterBusy while another process has one
+    mounted.
     """
     states = [target.state for target, _ in pairs]
     done: list[tuple[Database, Path]] = []
@@ -646,8 +670,6 @@ def exchange(pairs: Sequence[tuple[Database, Path]]) -> None:
             _put_back(target.path, restored)
         _mount_as_before(pairs, states)
         raise
-    for target, _ in pairs:
-        shutil.rmtree(_replaced(target.path), ignore_errors=True)
 
 
 def _note_mailbox_names(database: Database) -> None:
@@ -665,13 +687,9 @@ def put_back_interrupted(databases: Iterable[Database]) -> None:
     `<database>.replaced` is beside them. Raises PillarboxError when the disk fails.
     """
     for database in databases:
-        replaced = _replaced(database.path)
+        replaced = replaced_beside(database.path)
         if replaced.exists() and not database.path.exists():
             rename_durably(replaced, database.path)
-
-
-def _replaced(path: Path) -> Path:
-    return path.with_name(path.name + _REPLACED)
 
 
 @contextmanager
@@ -684,11 +702,8 @@ def _kept_from_others(database: Database) -> Iterator[None]:
 
 
 def _replace(path: Path, restored: Path) -> None:
-    replaced = _replaced(path)
-    # Both are there only when a crash came after the exchange: what is in place was complete and checked.
-    shutil.rmtree(replaced, ignore_errors=True)
     if path.exists():
-        rename_durably(path, replaced)
+        rename_durably(path, replaced_beside(path))
     try:
         rename_durably(restored, path)
     except BaseException:
@@ -699,8 +714,8 @@ def _replace(path: Path, restored: Path) -> None:
 def _put_back(path: Path, restored: Path) -> None:
     if path.exists() and not restored.exists():
         rename_durably(path, restored)
-    if _replaced(path).exists():
-        rename_durably(_replaced(path), path)
+    if replaced_beside(path).exists():
+        rename_durably(replaced_beside(path), path)
 
 
 def _mount_as_before(pairs: Sequence[tuple[Database, Path]], states: Sequence[MountState]) -> None:

@@ -5,7 +5,7 @@ Snapshots of before servers had GUIDs are told apart by those of their databases
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from pillarbox.backup.repository.repository import Snapshot
@@ -19,10 +19,15 @@ from pillarbox.store.server_config import parse_config
 
 @dataclass(frozen=True)
 class ServerMark:
-    """What tells a server: its GUID, empty when it has none yet, and the GUIDs of its databases."""
+    """What tells a server: its GUID, empty when it has none yet, and its databases' names by their GUIDs."""
 
     guid: bytes
-    database_guids: Collection[bytes]
+    names: Mapping[bytes, str]
+
+    @property
+    def database_guids(self) -> Set[bytes]:
+        """The GUIDs of its databases."""
+        return self.names.keys()
 
 
 @dataclass
@@ -46,7 +51,7 @@ class ServerSnapshots:
 
 def mark_of(server: Server) -> ServerMark:
     """The mark of an open server."""
-    return ServerMark(server.guid, {database.guid for database in server.databases()})
+    return ServerMark(server.guid, {database.guid: database.name for database in server.databases()})
 
 
 def is_of_server(snapshot: Snapshot, mark: ServerMark) -> bool:

@@ -54,6 +54,7 @@ from pillarbox.store.server_config import (
     EVENTS,
     MAILBOX_NAMES,
     RECOVERY,
+    REPLACED,
     RESERVED_DIRECTORIES,
     DatabaseEntry,
     GroupEntry,
@@ -397,7 +398,12 @@ class Server:
             check_name(name)
             _refuse_taken(name, config.groups)
             refuse_another_group(config.edition, len(config.groups))
-            taken = RESERVED_DIRECTORIES | {MAILBOX_NAMES} | {entry.directory for entry in config.groups}
+            taken = (
+                RESERVED_DIRECTORIES
+                | {REPLACED}
+                | {MAILBOX_NAMES}
+                | {entry.directory for entry in config.groups}
+            )
             config.groups.append(GroupEntry(name, _free_directory(self.path, name, taken)))
         return self.group(name)
 

@@ -43,6 +43,7 @@ CONFIG_FORMAT: Final = "pillarbox-server"
 CONFIG_VERSION: Final = 1
 EVENTS: Final = "events"
 RECOVERY: Final = "recovery"
+REPLACED: Final = "replaced"
 MAILBOX_NAMES: Final = "mailboxes"
 RESERVED_DIRECTORIES: Final = frozenset({EVENTS, RECOVERY})  # beside the directories of the groups
 KIND_TEXTS: Final = {

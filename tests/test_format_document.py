@@ -60,6 +60,7 @@ from pillarbox.store.ids import COUNTER_BITS, LOCAL_REPLICA
 from pillarbox.store.mail import folders, mailboxes, messages
 from pillarbox.store.mail.flags import FLAG_BITS
 from pillarbox.store.upkeep.daily_maintenance import MAINTAINED_FILE
+from pillarbox.store.upkeep.last_check import CHECKED_FILE
 
 DOCUMENT = (Path(__file__).resolve().parents[1] / "docs" / "format.md").read_text()
 GUID = bytes(range(16))
@@ -145,7 +146,7 @@ def test_a_database_has_the_files_that_are_listed(database: Database) -> None:
     listed = {line.split()[0] for line in listing[1].splitlines()[1:]}
     files = {str(path.relative_to(database.path)) for path in database.path.rglob("*") if path.is_file()}
     assert files <= listed
-    assert listed - files == {MAINTAINED_FILE}
+    assert listed - files == {CHECKED_FILE, MAINTAINED_FILE}
     assert {CHECKPOINT_FILE, LOCK, f"{PROPERTIES}/{DATA_FILE}", f"{STREAM}/00000001.stm"} <= listed
 
 

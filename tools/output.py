@@ -125,6 +125,13 @@ def confirm(question: str, yes: bool) -> None:
         raise Refused("nothing was done", hint="answer y, or say --yes")
 
 
+def confirm_at_terminal(question: str, yes: bool) -> None:
+    """`confirm` for what must not be answered by accident: where stdin is no terminal, only `yes` will do."""
+    if not yes and not (sys.stdin and sys.stdin.isatty()):
+        raise Refused("nothing was done: there is no terminal to ask at", hint="say --yes")
+    confirm(question, yes)
+
+
 @contextmanager
 def progress(title: str, as_json: bool) -> Iterator[Step | None]:
     """A bar on stderr while the `with` block runs, to be moved by `step(done, total, what)`.

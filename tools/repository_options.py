@@ -27,6 +27,9 @@ _FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
 REPOSITORY = click.argument("repo")
 SNAPSHOT = click.argument("snapshot")
 GROUP = click.option("--group", "group_name", help="The storage group that is meant, when there are several.")
+DATABASES = click.option(
+    "--database", "names", multiple=True, help="Only this database of the snapshot; may be said again."
+)
 OF = click.option(
     "--of", metavar="NAME|ID", help="The server that is meant, when the repository holds several."
 )

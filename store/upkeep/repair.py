@@ -71,6 +71,7 @@ from pillarbox.store.mail.mailboxes import CONNECTED, STANDARD_FOLDERS
 from pillarbox.store.names import name_key
 from pillarbox.store.upkeep.check import check_database
 from pillarbox.store.upkeep.check_findings import Finding
+from pillarbox.store.upkeep.last_check import keep_last_check
 
 WORK: Final = "repair.new"
 BEFORE: Final = ".before-repair"
@@ -127,6 +128,7 @@ def repair_database(database: Database) -> RepairReport:
     finally:
         shutil.rmtree(database.path / WORK, ignore_errors=True)
         lock.close()
+    keep_last_check(database, 0)  # the new tables were proved
     database.report(EventId.REPAIR_FINISHED, kept=report.kept, lost=len(report.lost))
     return report
 

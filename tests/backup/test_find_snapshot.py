@@ -130,7 +130,7 @@ def test_snapshots_of_before_servers_had_guids_are_told_apart_by_their_databases
 
 def test_for_a_server_the_latest_is_the_newest_of_each_of_its_databases(group):
     first, second = group.databases
-    mine = ServerMark(X, {first.guid, second.guid})
+    mine = ServerMark(X, {first.guid: first.name, second.guid: second.name})
     both = take(group, "mail", X, first, second)
     elsewhere = group.make_database(group.directory / "other", 9, group.clock)
     take(group, "mail", Y, elsewhere)
@@ -151,7 +151,7 @@ def test_a_snapshot_of_another_server_is_refused_unless_it_is_named(group):
     first, second = group.databases
     mine = take(group, "mine", X, first)
     other = take(group, "other", Y, second)
-    mark = ServerMark(X, {first.guid})
+    mark = ServerMark(X, {first.guid: first.name})
     with pytest.raises(Refused, match="another server, 'other'"):
         find_for_server(group.repository, other.id, mark)
     (found,) = find_for_server(group.repository, other.id, mark, of="other")
@@ -159,11 +159,11 @@ def test_a_snapshot_of_another_server_is_refused_unless_it_is_named(group):
     with pytest.raises(Refused):
         find_for_server(group.repository, mine.id, mark, of="other")
     with pytest.raises(NotFound, match="no snapshot of this server"):
-        find_for_server(group.repository, "latest", ServerMark(b"z" * 16, {b"d" * 16}))
+        find_for_server(group.repository, "latest", ServerMark(b"z" * 16, {b"d" * 16: "Store"}))
 
 
 def test_a_server_whose_databases_were_made_anew_still_finds_its_snapshots_by_its_guid(group):
     first, _ = group.databases
     held = take(group, "mail", X, first)
-    (found,) = find_for_server(group.repository, "latest", ServerMark(X, {b"n" * 16}))
+    (found,) = find_for_server(group.repository, "latest", ServerMark(X, {b"n" * 16: "Store"}))
     assert (found.snapshot.id, found.names) == (held.id, (first.name,))

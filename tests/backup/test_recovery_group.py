@@ -16,12 +16,17 @@ import pytest
 
 from pillarbox.backup import recovery_group
 from pillarbox.backup.recovery_config import RECOVERY_FILE, HeldAs, RecoveryConfig, write_recovery
-from pillarbox.backup.recovery_group import RecoveryGroup, has_recovery_group, restore_to_server
+from pillarbox.backup.recovery_group import (
+    RecoveryGroup,
+    goes_to_recovery_group,
+    has_recovery_group,
+    restore_to_server,
+)
 from pillarbox.backup.repository.backend import FileKind
 from pillarbox.backup.repository.backend_directory import DirectoryBackend
 from pillarbox.backup.repository.backend_memory import MemoryBackend
 from pillarbox.backup.repository.repository import Repository, Snapshot
-from pillarbox.backup.restore import Destination, RecoverySource, RestoredDatabase
+from pillarbox.backup.restore import Destination, RecoverySource, RestoredDatabase, restorable_databases
 from pillarbox.backup.snapshot import GroupSnapshot, SnapshotSource
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
@@ -683,4 +688,7 @@ def test_who_opened_the_server_for_reading_restores_nothing_in_place(site):
 
 
 def restore(site: Site) -> tuple[Destination, list[RestoredDatabase]]:
-    return restore_to_server(site.repository, HERE, site.snapshot, site.server, clock=site.clock)
+    names = [each.name for each in restorable_databases(site.snapshot)]
+    if goes_to_recovery_group(site.server):
+        names = []
+    return restore_to_server(site.repository, HERE, site.snapshot, site.server, names=names, clock=site.clock)

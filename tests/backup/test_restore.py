@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pillarbox.backup import restore
 from pillarbox.backup.capture import Capture
 from pillarbox.backup.database_snapshot import Progress
+from pillarbox.backup.replaced import new_place
 from pillarbox.backup.repository.backend import FileKind
 from pillarbox.backup.repository.repository import Snapshot
 from pillarbox.backup.restore import (
     Destination,
     RecoverySource,
     RestorableDatabase,
+    RestoredDatabase,
     ServerState,
     choose_destination,
     put_back_interrupted,
@@ -72,6 +76,18 @@ def test_a_snapshot_of_a_newer_program_is_refused_by_its_format():
         restorable_databases(snapshot)
 
 
+def put_back(group, snapshot, databases, **options: Any) -> list[RestoredDatabase]:
+    """Restore databases in place, all of the snapshot when none is named."""
+    options = {
+        "names": [each.name for each in restorable_databases(snapshot)],
+        "kept_in": new_place(group.directory, group.clock.now_ms()),
+        "server": server_of(group),
+        "clock": group.clock,
+        **options,
+    }
+    return restore_in_place(group.repository, snapshot, databases, **options)
+
+
 def server_of(group, **state: object) -> ServerState:
     return ServerState({each.guid for each in group.databases}, **state)  # type: ignore[arg-type]
 
@@ -109,13 +125,52 @@ def test_a_restore_in_place_brings_back_what_was_and_the_database_goes_on(group)
     snapshot = group.snapshot()
     group.deliver(group.databases[0], group.corpus()[7:])
     names = ["Store 1"]
-    restore_in_place(
-        group.repository, snapshot, group.databases, names=names, server=server_of(group), clock=group.clock
-    )
+    put_back(group, snapshot, group.databases, names=names)
     assert group.contents(group.databases[0]) == group.corpus()[:7]
     group.deliver(group.databases[0], group.corpus()[7:9])
     assert group.contents(group.databases[0]) == group.corpus()[:9]
-    assert sorted(path.name for path in group.directory.iterdir()) == ["db1", "db2"]
+    assert sorted(path.name for path in group.directory.iterdir()) == ["db1", "db2", "replaced"]
+
+
+def test_a_restore_in_place_goes_over_no_database_that_is_not_named(group):
+    group.deliver(group.databases[0], group.corpus()[:3])
+    snapshot = group.snapshot()
+    group.deliver(group.databases[0], group.corpus()[3:5])
+    with pytest.raises(Refused, match="no database to be replaced is named"):
+        put_back(group, snapshot, group.databases, names=[])
+    put_back(group, snapshot, group.databases, names=["Store 2"])
+    assert group.contents(group.databases[0]) == group.corpus()[:5]
+
+
+def test_what_a_restore_in_place_replaced_is_kept_whole(group):
+    group.deliver(group.databases[0], group.corpus()[:3])
+    snapshot = group.snapshot()
+    group.deliver(group.databases[0], group.corpus()[3:7])
+    kept = []
+    for _ in range(2):  # the second in the same moment
+        done = put_back(group, snapshot, group.databases)
+        kept += [each.replaced for each in done if each.name == "Store 1"]
+    assert group.contents(group.databases[0]) == group.corpus()[:3]
+    assert len(set(kept)) == 2 and not list(group.directory.glob("*.replaced"))
+    for place, count in zip(kept, (7, 3), strict=True):
+        replaced = group.open_restored(place, 1, group.clock)
+        assert group.contents(replaced) == group.corpus()[:count]
+        replaced.dismount()
+
+
+def test_of_a_database_on_another_disk_what_was_replaced_stays_beside_it(group, monkeypatch):
+    snapshot = group.snapshot()
+    rename = Path.rename
+
+    def across_disks(path: Path, target: Path) -> Path:
+        if "replaced" in target.parts:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", across_disks)
+    (first, second), (third, _) = (put_back(group, snapshot, group.databases) for _ in range(2))
+    assert first.replaced.parent == second.replaced.parent == group.directory
+    assert first.replaced != third.replaced and first.replaced.is_dir() and third.replaced.is_dir()
 
 
 @pytest.mark.parametrize("is_lost", [False, True], ids=["still there", "lost"])
@@ -135,9 +190,7 @@ def test_a_restore_in_place_gives_out_nothing_twice(group, is_lost):
         if is_lost:
             database.dismount()
             shutil.rmtree(database.path)
-        restore_in_place(
-            group.repository, snapshot, group.databases, server=server_of(group), clock=group.clock
-        )
+        put_back(group, snapshot, group.databases)
         if is_lost:
             database.mount()
     for numbers in zip(*seen, strict=True):
@@ -157,7 +210,7 @@ def test_a_state_of_after_the_backup_is_refused_when_that_was_restored(group):
     before = state()
     group.deliver(database, group.corpus()[2:3])
     lost = state()
-    restore_in_place(group.repository, snapshot, group.databases, server=server_of(group), clock=group.clock)
+    put_back(group, snapshot, group.databases)
     group.deliver(database, group.corpus()[3:4])
     with database.read(Actor.task("test")) as read:
         with pytest.raises(Refused, match="restored"):
@@ -171,7 +224,7 @@ def test_a_restore_in_place_stops_for_a_recovery_group_and_changes_nothing(group
     snapshot = group.snapshot()
     server = server_of(group, has_recovery_group=True)
     with pytest.raises(Refused, match="recovery storage group"):
-        restore_in_place(group.repository, snapshot, group.databases, server=server, clock=group.clock)
+        put_back(group, snapshot, group.databases, server=server)
     assert group.contents(group.databases[0]) == group.corpus()[:3]
 
 
@@ -185,9 +238,7 @@ def test_a_restore_in_place_puts_the_names_of_the_mailboxes_right(group, tmp_pat
         mailboxes.rename(txn, mailboxes.find(txn, "anna").guid, "anne")
     assert b"anna" not in database.mailbox_names.read()
     database.dismount()
-    restore_in_place(
-        group.repository, snapshot, [database], server=server_of(group), names=["Store 1"], clock=group.clock
-    )
+    put_back(group, snapshot, [database], names=["Store 1"])
     assert database.mailbox_names.read().keys() >= {b"anna"} and b"anne" not in database.mailbox_names.read()
 
 
@@ -253,9 +304,7 @@ def test_a_database_that_was_damaged_when_backed_up_replaces_nothing(group):
     path.write_bytes(data)
     snapshot = group.snapshot()
     with pytest.raises(Corrupt, match="damaged"):
-        restore_in_place(
-            group.repository, snapshot, group.databases, server=server_of(group), clock=group.clock
-        )
+        put_back(group, snapshot, group.databases)
     assert sorted(each.name for each in group.directory.iterdir()) == ["db1", "db2"]
 
 
@@ -314,7 +363,7 @@ def test_a_restored_database_counts_on_from_where_it_was(group):
 
 
 def restore_both(group, snapshot) -> None:
-    restore_in_place(group.repository, snapshot, group.databases, server=server_of(group), clock=group.clock)
+    put_back(group, snapshot, group.databases)
 
 
 def in_both(group) -> list[list[bytes]]:
@@ -352,13 +401,7 @@ def test_a_restore_in_place_stops_before_a_database_that_another_process_writes(
     writer = group.databases[1]
     here = Database(writer.path, writer.guid, writer.name, writer.kind, clock=group.clock)
     with pytest.raises(WriterBusy):
-        restore_in_place(
-            group.repository,
-            snapshot,
-            [group.databases[0], here],
-            server=server_of(group),
-            clock=group.clock,
-        )
+        put_back(group, snapshot, [group.databases[0], here])
     group.deliver(writer, corpus[:2])
     assert in_both(group) == [corpus[:3], corpus[:2]]
 
@@ -389,7 +432,7 @@ def test_a_crash_during_the_exchange_costs_nothing(group, monkeypatch, tmp_path_
     assert all(held in (corpus[:2], corpus[:4]) for held in in_both(group))
     restore_both(group, snapshot)
     assert in_both(group) == [corpus[:2], corpus[:2]]
-    assert sorted(path.name for path in crashed.iterdir()) == ["db1", "db2"]
+    assert sorted(path.name for path in crashed.iterdir()) == ["db1", "db2", "replaced"]
 
 
 def test_a_database_that_a_crash_left_without_files_is_restored_all_the_same(group):
@@ -400,7 +443,7 @@ def test_a_database_that_a_crash_left_without_files_is_restored_all_the_same(gro
     restore_both(group, snapshot)
     database.mount()
     assert in_both(group) == [[], []]
-    assert sorted(path.name for path in group.directory.iterdir()) == ["db1", "db2"]
+    assert sorted(path.name for path in group.directory.iterdir()) == ["db1", "db2", "replaced"]
 
 
 def copy_after_renames(monkeypatch, count: int, directory: Path, copy: Path) -> None:
@@ -447,14 +490,7 @@ def test_of_two_restores_in_place_the_second_is_refused_and_the_first_is_whole(g
     refused = []
 
     def in_place(progress: Progress | None = None) -> None:
-        restore_in_place(
-            group.repository,
-            snapshot,
-            group.databases,
-            server=server_of(group),
-            clock=group.clock,
-            progress=progress,
-        )
+        put_back(group, snapshot, group.databases, progress=progress)
 
     def again(_: int) -> None:
         with pytest.raises(WriterBusy, match="being restored"):

@@ -11,11 +11,9 @@ import click
 
 from pillarbox.backup.database_snapshot import StoredDatabase, read_stored_database
 from pillarbox.backup.diff import FolderDiff, diff_database
-from pillarbox.backup.find_snapshot import find_for_server, find_snapshot, mailbox_stores
-from pillarbox.backup.recovery_group import goes_to_recovery_group, restore_to_server
+from pillarbox.backup.find_snapshot import find_snapshot
 from pillarbox.backup.repository.repository import Repository, Snapshot, SnapshotKind
 from pillarbox.backup.restore import (
-    RestoredDatabase,
     restorable_databases,
     restore_records,
     restore_to_directory,
@@ -26,31 +24,25 @@ from pillarbox.backup.snapshot import (
     snapshot_databases,
 )
 from pillarbox.backup.snapshot_mount import open_snapshot_mount
-from pillarbox.backup.snapshot_owner import mark_of
 from pillarbox.backup.stored_contents import read_folders, read_mailboxes
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.engine.transaction import Reader
 from pillarbox.store.ids import guid_text
-from pillarbox.store.server import Server
-from pillarbox.tools.commands import capture, repository, retention
-from pillarbox.tools.options import ACTOR, JSON, PATH, SERVER
-from pillarbox.tools.output import Step, counted, counting, progress, show, size_text
+from pillarbox.tools.commands import capture, repository, restore, retention
+from pillarbox.tools.options import ACTOR, JSON, SERVER
+from pillarbox.tools.output import counted, counting, progress, show, size_text
 from pillarbox.tools.parameters import complete_group
 from pillarbox.tools.repository_options import (
+    DATABASES,
     GROUP,
     OF,
     REPOSITORY,
     SNAPSHOT,
     keys,
-    location_of,
     open_repository,
 )
 from pillarbox.tools.snapshot_rows import database_lines, snapshot_data, snapshot_line
 from pillarbox.tools.snapshot_source import open_source, raise_left_out
-
-DATABASES = click.option(
-    "--database", "names", multiple=True, help="Only this database of the snapshot; may be said again."
-)
 
 
 @click.group()
@@ -81,6 +73,8 @@ for part in (
     retention.run_due_,
     retention.prune_,
     retention.forget,
+    restore.restore,
+    restore.discard_replaced_,
 ):
     backup.add_command(part)
 
@@ -355,98 +349,3 @@ def verify(
 
 def _stream_bytes(snapshot: Snapshot) -> int:
     return sum(int(entry.get("stream_bytes") or 0) for entry, _ in snapshot_databases(snapshot))
-
-
-@backup.command()
-@REPOSITORY
-@SNAPSHOT
-@click.option("--to", "directory", type=PATH, help="Restore into this directory.")
-@click.option("--server", type=PATH, help="Restore to this server.")
-@GROUP
-@OF
-@DATABASES
-@click.option("--thorough", is_flag=True, help="With --to: run the store's integrity check as well.")
-@keys
-@JSON
-def restore(
-    repo: str,
-    snapshot: str,
-    directory: Path | None,
-    server: Path | None,
-    group_name: str | None,
-    of: str | None,
-    names: tuple[str, ...],
-    thorough: bool,
-    passphrase_file: Path | None,
-    key_file: Path | None,
-    as_json: bool,
-) -> None:
-    """Restore databases of a snapshot to a directory, or to a server.
-
-    With --to they are put into DIR/GROUP/DATABASE. With --server they replace the server's databases of the
-    same GUID, all or none, when all are restored and proven; while the server has a recovery storage group
-    they go there instead, unless its override is set. Every byte is proven against what was backed up.
-
-    \b
-    pillarbox backup restore /backup/mail latest --to /restored
-    pillarbox backup restore /backup/mail latest --server /srv/mail
-    """
-    if (directory is None) == (server is None):
-        raise click.UsageError("say where to restore to: either --to or --server")
-    repository = open_repository(repo, passphrase_file, key_file)
-    with progress("restoring", as_json) as step:
-        if directory is not None:
-            found = find_snapshot(repository, snapshot, group=group_name, of=of)
-            told = step and counting(step, _stream_bytes(found))
-            restored = restore_to_directory(
-                repository,
-                found,
-                directory,
-                names=names,
-                clock=SystemClock(),
-                thorough=thorough,
-                progress=told,
-            )
-            done = [(found, each) for each in restored]
-        else:
-            assert server is not None, "one of the two"
-            done = _restore_to_server(repository, repo, snapshot, server, group_name, of, names, step)
-    data = {
-        "snapshot": done[0][0].id if done else None,
-        "restored": [
-            {"database": each.name, "group": each.group, "path": str(each.path), "snapshot": found.id}
-            for found, each in done
-        ],
-    }
-    show(data, [f"{each.name} is restored at {each.path}." for _, each in done], as_json)
-
-
-def _restore_to_server(
-    repository: Repository,
-    repo: str,
-    snapshot: str,
-    server: Path,
-    group_name: str | None,
-    of: str | None,
-    names: tuple[str, ...],
-    step: Step | None,
-) -> list[tuple[Snapshot, RestoredDatabase]]:
-    done = []
-    with Server.open(server) as opened:
-        found = find_for_server(repository, snapshot, mark_of(opened), of=of, group=group_name, names=names)
-        if not names and goes_to_recovery_group(opened):
-            found = mailbox_stores(found)
-        told = step and counting(step, sum(_stream_bytes(each.snapshot) for each in found))
-        for each in found:
-            _, restored = restore_to_server(
-                repository,
-                location_of(repo),
-                each.snapshot,
-                opened,
-                names=each.names,
-                foreign=of is not None,
-                clock=SystemClock(),
-                progress=told,
-            )
-            done += [(each.snapshot, database) for database in restored]
-    return done

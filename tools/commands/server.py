@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from pillarbox.backup.replaced import replaced_databases, replaced_of
 from pillarbox.store.disk.file_lock import is_locked
 from pillarbox.store.disk.tables import DatabaseKind
 from pillarbox.store.engine.database import LOCK, Database, MountState
@@ -86,9 +87,14 @@ def status(server: Path, as_json: bool) -> None:
             for group in opened.groups.values()
             for database in group.databases.values()
         ]
-        edition = opened.edition.value
+        edition, replaced = opened.edition.value, replaced_databases(opened)
         apart = [label for label, why in opened.not_mounted.items() if not isinstance(why, WriterBusy)]
-    show(found, [f"{server}: edition {edition}", *_status_lines(found)], as_json)
+    lines = [f"{server}: edition {edition}", *_status_lines(found)]
+    if replaced:
+        size = size_text(sum(each.size_bytes for each in replaced))
+        lines.append(f"{counted(len(replaced), 'replaced database')} kept after restores: {size}")
+        lines.append("  `pillarbox backup discard-replaced` removes what restores replaced")
+    show(found, lines, as_json)
     if apart:
         raise Dismounted(
             f"not mounted, and should be: {', '.join(apart)}",
@@ -105,6 +111,7 @@ def _database_status(server: Server, group: StorageGroup, database: Database) ->
         "state": (MountState.MOUNTED if mounted else MountState.DISMOUNTED).value,
         "in_use": is_locked(database.path / LOCK),
         "mount_at_startup": server.mounts_at_startup(database.label),
+        "replaced_bytes": sum(each.size_bytes for each in replaced_of(server, database)),
     }
     try:
         if mounted:

@@ -12,6 +12,7 @@ from pillarbox.store.engine.database import Database, MountState
 from pillarbox.store.errors import NoPermission, PillarboxError, Retryable
 from pillarbox.store.server import Server
 from pillarbox.store.upkeep.check import CheckReport, check_database
+from pillarbox.store.upkeep.last_check import keep_last_check
 from pillarbox.store.upkeep.maintenance import run_maintenance
 from pillarbox.store.upkeep.repair import RepairReport, repair_database
 from pillarbox.tools.options import ACTOR, JSON, SERVER, raise_not_mounted
@@ -26,7 +27,8 @@ from pillarbox.tools.parameters import DATABASE, YES, complete_database
 def check(ctx: click.Context, server: Path, as_json: bool) -> None:
     """Prove every database whole: each record, index, reference, counter, and byte of mail.
 
-    Nothing is changed, and others may go on working. Databases that are dismounted are checked as well.
+    No mail is changed, and others may go on working. Databases that are dismounted are checked as well. What
+    is found is kept for `pillarbox status` and `pillarbox backup restore`.
     Ends with 0 when all is clean, with 1 when damage was found.
 
     \b
@@ -56,6 +58,7 @@ def _check_one(server: Server, database: Database, as_json: bool) -> dict[str, A
         raise
     except PillarboxError as error:
         return {"database": database.label, "findings": [str(error)]}
+    keep_last_check(database, len(report.findings))
     return {"database": database.label, **_check_data(report)}
 
 

@@ -131,6 +131,7 @@ def test_a_whole_database_stays_as_it_is(database: Database) -> None:
     assert stream_bytes(database) == stream
     assert contents(database) == before
     assert sorted(path.name for path in database.path.iterdir()) == [
+        "checked",
         "checkpoint",
         "checkpoint.new",
         "lock",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,9 @@ pytest.importorskip("cryptography", reason="cryptography (the extra `backup`) is
 
 from pillarbox.backup.repository.backend_directory import DirectoryBackend
 from pillarbox.store.clock import SystemClock, VirtualClock
+from pillarbox.tools.commands import restore as restores
 from pillarbox.tools.commands import retention
+from pillarbox.tools.output import confirm
 from pillarbox.tools.repository_options import PASSPHRASE
 
 if TYPE_CHECKING:
@@ -145,7 +148,7 @@ def test_what_is_restored_is_what_was_backed_up(
     pillarbox.answer("backup", "create", server, repo)
     pillarbox.answer("mailbox", "disconnect", server, "anna")
     pillarbox.answer("mailbox", "purge", server, "anna", "--yes")
-    restored = pillarbox.answer("backup", "restore", repo, "latest", "--server", server)
+    restored = pillarbox.answer("backup", "restore", repo, "latest", "--server", server, "--all", "--yes")
     assert {each["database"] for each in restored["restored"]} == {"Mailbox Store", "Public Folder Store"}
     assert exported(pillarbox, server, tmp_path / "after") == before
     pillarbox.answer("backup", "restore", repo, "latest", "--to", tmp_path / "to", "--thorough")
@@ -354,5 +357,77 @@ def test_a_database_whose_files_are_gone_is_left_out_and_comes_back_by_a_restore
     shutil.rmtree(server / STORE)
     assert "Mailbox Store" in pillarbox.refused(54, "backup", "create", server, repo)
     assert len(pillarbox.answer("backup", "list", repo)) == 2
-    pillarbox.answer("backup", "restore", repo, whole, "--server", server, "--database", "Mailbox Store")
+    pillarbox.answer("backup", "restore", repo, whole, "--server", server, "--yes")
     assert exported(pillarbox, server, tmp_path / "after") == before
+
+
+# -- restores over a server
+
+
+def mail_in(pillarbox: Pillarbox, server: Path) -> int:
+    (row,) = [each for each in pillarbox.answer("mailbox", "list", server) if each["mailbox"] == "anna"]
+    return int(row["messages"])
+
+
+@pytest.fixture
+def newer(pillarbox: Pillarbox, server: Path, repo: Path) -> int:
+    """How many messages anna has: one and a mailbox came after the snapshot in `repo`."""
+    pillarbox.answer("backup", "create", server, repo)
+    pillarbox.answer("import", server, "anna", next((DATA / "spam").glob("*.eml")))
+    pillarbox.answer("mailbox", "create", server, "carl")
+    return mail_in(pillarbox, server)
+
+
+def test_a_restore_over_a_server_touches_nothing_that_is_whole_and_not_named(
+    pillarbox: Pillarbox, server: Path, repo: Path, newer: int
+) -> None:
+    restore = ("backup", "restore", repo, "latest", "--server", server)
+    said = pillarbox.refused(20, *restore, "--yes")
+    assert "Mailbox Store" in said and "Public Folder Store" in said and "--all" in said
+    pillarbox.answer(*restore, "--database", "Public Folder Store", "--yes")
+    assert mail_in(pillarbox, server) == newer
+
+
+def test_a_restore_over_a_server_says_what_would_go_and_asks(
+    pillarbox: Pillarbox, server: Path, repo: Path, newer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restore = ("backup", "restore", repo, "latest", "--server", server, "--database", "mailbox store")
+    said = pillarbox.refused(20, *restore, input="y\n")
+    assert "1 message and 1 mailbox are newer, and would go" in said and "there is no terminal" in said
+    monkeypatch.setattr(restores, "confirm_at_terminal", confirm)
+    assert "Restore over 1 database? [y/N]" in pillarbox.refused(20, *restore, input="n\n")
+    assert mail_in(pillarbox, server) == newer
+    assert pillarbox.run(*restore, input="y\n").exit_code == 0
+    assert mail_in(pillarbox, server) == newer - 1
+
+
+def test_a_restore_over_a_server_goes_to_what_is_damaged(
+    pillarbox: Pillarbox, server: Path, repo: Path, newer: int, damage: Callable[[Path], None]
+) -> None:
+    damage(server)
+    assert pillarbox.run("check", server).exit_code == 1
+    (done,) = pillarbox.answer("backup", "restore", repo, "latest", "--server", server, "--yes")["restored"]
+    assert done["database"] == "Mailbox Store"
+    assert pillarbox.run("check", server).exit_code == 0
+    assert mail_in(pillarbox, server) == newer - 1
+
+
+def test_what_a_restore_replaced_is_kept_and_counted_until_it_is_discarded(
+    pillarbox: Pillarbox, server: Path, repo: Path, newer: int, tmp_path: Path
+) -> None:
+    restore = ("backup", "restore", repo, "latest", "--server", server, "--database", "Mailbox Store")
+    (done,) = pillarbox.answer(*restore, "--yes")["restored"]
+    assert Path(done["replaced"]).is_relative_to(server / "replaced")
+    status = {each["database"]: each["replaced_bytes"] for each in pillarbox.answer("status", server)}
+    assert status["Mailbox Store"] > 0 and status["Public Folder Store"] == 0
+    assert "1 replaced database kept" in pillarbox.run("status", server).stdout
+    # It is what was there, byte for byte: put in its place, it serves.
+    shutil.copytree(done["replaced"], tmp_path / "kept")
+    assert "Remove 1 replaced database?" in pillarbox.refused(20, "backup", "discard-replaced", server)
+    (gone,) = pillarbox.answer("backup", "discard-replaced", server, "--yes")
+    assert gone["path"] == done["replaced"] and not (server / "replaced").exists()
+    assert pillarbox.answer("backup", "discard-replaced", server, "--yes") == []
+    shutil.rmtree(server / STORE)
+    shutil.copytree(tmp_path / "kept", server / STORE)
+    assert mail_in(pillarbox, server) == newer
+    assert pillarbox.run("check", server).exit_code == 0

@@ -86,7 +86,8 @@ def test_a_mount_that_is_killed_leaves_no_group_that_would_take_later_restores(
     monkeypatch.setattr(recovery_group, "restore_records", copy_and_restore)
     pillarbox.answer("recovery", "mount", server, repo, "latest")
     pillarbox.refused(40, "recovery", "list", killed)
-    restored = pillarbox.answer("backup", "restore", repo, "latest", "--server", killed)["restored"]
+    restored = pillarbox.answer("backup", "restore", repo, "latest", "--server", killed, "--all", "--yes")
+    restored = restored["restored"]
     assert {Path(each["path"]).parents[1] for each in restored} == {killed}
 
 
@@ -121,7 +122,7 @@ def test_with_the_override_a_restore_goes_to_the_original_place(
     pillarbox.answer("recovery", "create", server)
     pillarbox.answer("recovery", "override", server, "on")
     purge(pillarbox, server, "anna")
-    pillarbox.answer("backup", "restore", repo, "latest", "--server", server)
+    pillarbox.answer("backup", "restore", repo, "latest", "--server", server, "--all", "--yes")
     assert {each["mailbox"] for each in pillarbox.answer("mailbox", "list", server)} == {"anna", "bert"}
     assert pillarbox.answer("recovery", "list", server) == {
         "source_server": None,

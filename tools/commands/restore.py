@@ -1,0 +1,234 @@
+"""Restores of databases, to a directory or a server; they are commands of `pillarbox backup`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pillarbox.backup.find_snapshot import FoundDatabases, find_for_server, find_snapshot, mailbox_stores
+from pillarbox.backup.recovery_group import goes_to_recovery_group, restore_to_server
+from pillarbox.backup.replaced import ReplacedDatabase, discard_replaced, replaced_databases
+from pillarbox.backup.repository.repository import Repository, Snapshot
+from pillarbox.backup.restore import RestoredDatabase, restore_to_directory
+from pillarbox.backup.restore_plan import PlannedRestore, plan_restore
+from pillarbox.backup.snapshot import snapshot_databases
+from pillarbox.backup.snapshot_owner import mark_of
+from pillarbox.store.clock import SystemClock
+from pillarbox.store.server import Server
+from pillarbox.tools.options import JSON, PATH, SERVER
+from pillarbox.tools.output import (
+    Step,
+    confirm,
+    confirm_at_terminal,
+    counted,
+    counting,
+    local_time,
+    progress,
+    show,
+    size_text,
+    warn,
+)
+from pillarbox.tools.parameters import YES
+from pillarbox.tools.repository_options import (
+    DATABASES,
+    GROUP,
+    OF,
+    REPOSITORY,
+    SNAPSHOT,
+    keys,
+    location_of,
+    open_repository,
+)
+
+Done = tuple[Snapshot, RestoredDatabase]
+
+
+@click.command()
+@REPOSITORY
+@SNAPSHOT
+@click.option("--to", "directory", type=PATH, help="Restore into this directory.")
+@click.option("--server", type=PATH, help="Restore to this server.")
+@GROUP
+@OF
+@DATABASES
+@click.option("--all", "all_", is_flag=True, help="With --server: all its databases, damaged or not.")
+@click.option("--thorough", is_flag=True, help="With --to: run the store's integrity check as well.")
+@YES
+@keys
+@JSON
+def restore(
+    repo: str,
+    snapshot: str,
+    directory: Path | None,
+    server: Path | None,
+    group_name: str | None,
+    of: str | None,
+    names: tuple[str, ...],
+    all_: bool,
+    thorough: bool,
+    yes: bool,
+    passphrase_file: Path | None,
+    key_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Restore databases of a snapshot to a directory, or to a server.
+
+    With --to they are put into DIR/GROUP/DATABASE. With --server they replace the server's databases of the
+    same GUID, all or none, when all are restored and proven: those that --database names, else those that are
+    damaged or missing, as their mount or their last check says, or --all. It says first what is newer than
+    the snapshot and would go, and asks; what was replaced stays until `pillarbox backup discard-replaced`.
+    While the server has a recovery storage group, mailbox stores go there instead, unless its override is
+    set. Every byte is proven against what was backed up.
+
+    \b
+    pillarbox backup restore /backup/mail latest --to /restored
+    pillarbox backup restore /backup/mail latest --server /srv/mail
+    """
+    if (directory is None) == (server is None):
+        raise click.UsageError("say where to restore to: either --to or --server")
+    if names and all_:
+        raise click.UsageError("say --database or --all, not both")
+    repository = open_repository(repo, passphrase_file, key_file)
+    if directory is not None:
+        found = find_snapshot(repository, snapshot, group=group_name, of=of)
+        done = _to_directory(repository, found, directory, names, thorough, as_json)
+    else:
+        assert server is not None, "one of the two"
+        with Server.open(server) as opened:
+            meant = find_for_server(
+                repository, snapshot, mark_of(opened), of=of, group=group_name, names=names
+            )
+            if goes_to_recovery_group(opened):
+                meant = meant if names else mailbox_stores(meant)
+            else:
+                meant = _confirmed(plan_restore(opened, meant, named=bool(names), all_=all_), yes)
+            done = _to_server(repository, repo, meant, opened, of is not None, as_json)
+    data = {"snapshot": done[0][0].id, "restored": [_done_data(each) for each in done]}
+    show(data, _done_lines(done), as_json)
+
+
+def _to_directory(
+    repository: Repository,
+    snapshot: Snapshot,
+    directory: Path,
+    names: tuple[str, ...],
+    thorough: bool,
+    as_json: bool,
+) -> list[Done]:
+    with progress("restoring", as_json) as step:
+        restored = restore_to_directory(
+            repository,
+            snapshot,
+            directory,
+            names=names,
+            clock=SystemClock(),
+            thorough=thorough,
+            progress=_counting([snapshot], step),
+        )
+    return [(snapshot, each) for each in restored]
+
+
+def _to_server(
+    repository: Repository,
+    repo: str,
+    meant: Sequence[FoundDatabases],
+    server: Server,
+    foreign: bool,
+    as_json: bool,
+) -> list[Done]:
+    done = []
+    with progress("restoring", as_json) as step:
+        told = _counting([each.snapshot for each in meant], step)
+        for each in meant:
+            _, restored = restore_to_server(
+                repository,
+                location_of(repo),
+                each.snapshot,
+                server,
+                names=each.names,
+                foreign=foreign,
+                clock=SystemClock(),
+                progress=told,
+            )
+            done += [(each.snapshot, database) for database in restored]
+    return done
+
+
+def _counting(snapshots: Sequence[Snapshot], step: Step | None) -> Any:
+    entries = [entry for snapshot in snapshots for entry, _ in snapshot_databases(snapshot)]
+    return step and counting(step, sum(int(entry.get("stream_bytes") or 0) for entry in entries))
+
+
+def _confirmed(planned: Sequence[PlannedRestore], yes: bool) -> list[FoundDatabases]:
+    """What is planned, by snapshot, once it is confirmed. Raises Refused."""
+    if not yes:
+        warn(map(_planned_line, planned))
+    confirm_at_terminal(f"Restore over {counted(len(planned), 'database')}?", yes)
+    found: dict[str, FoundDatabases] = {}
+    for each in planned:
+        before = found.get(each.snapshot.id, FoundDatabases(each.snapshot, ()))
+        found[each.snapshot.id] = before._replace(databases=(*before.databases, each.database))
+    return list(found.values())
+
+
+def _planned_line(planned: PlannedRestore) -> str:
+    what = "what is newer cannot be counted, and would go"
+    if planned.newer is not None:
+        messages, boxes = planned.newer
+        what = f"{counted(messages, 'message')} and {counted(boxes, 'mailbox')} are newer, and would go"
+    when = f"{local_time(planned.snapshot.time_ms)}, snapshot {planned.snapshot.id[:12]}"
+    return f"{planned.target.label}, since {planned.reason}, to its state of {when}: {what}."
+
+
+def _done_data(done: Done) -> dict[str, Any]:
+    snapshot, database = done
+    return {
+        "snapshot": snapshot.id,
+        "time_ms": snapshot.time_ms,
+        "database": database.name,
+        "group": database.group,
+        "path": str(database.path),
+        "replaced": str(database.replaced) if database.replaced else None,
+    }
+
+
+def _done_lines(done: Sequence[Done]) -> Iterator[str]:
+    for snapshot, database in done:
+        yield f"{database.name} is restored at {database.path}, as of {local_time(snapshot.time_ms)}."
+        if database.replaced is not None:
+            yield f"  What it replaced is at {database.replaced} until `pillarbox backup discard-replaced`."
+
+
+# -- what was replaced
+
+
+@click.command("discard-replaced")
+@SERVER
+@YES
+@JSON
+def discard_replaced_(server: Path, yes: bool, as_json: bool) -> None:
+    """Remove for good what restores over databases of SERVER replaced, and give its space back.
+
+    \b
+    pillarbox backup discard-replaced /srv/mail
+    """
+    with Server.open(server, read_only=True, mount=False) as opened:
+        found = replaced_databases(opened)
+        if found and not yes:
+            warn(f"{each.path}: {size_text(each.size_bytes)}" for each in found)
+        if found:
+            confirm(f"Remove {counted(len(found), 'replaced database')}?", yes)
+        gone = discard_replaced(opened)
+    show([_replaced_data(each) for each in gone], _discarded_lines(gone), as_json)
+
+
+def _replaced_data(replaced: ReplacedDatabase) -> dict[str, Any]:
+    return {"database": replaced.database, "path": str(replaced.path), "size_bytes": replaced.size_bytes}
+
+
+def _discarded_lines(gone: Sequence[ReplacedDatabase]) -> Iterator[str]:
+    freed_bytes = sum(each.size_bytes for each in gone)
+    yield f"{counted(len(gone), 'replaced database')} removed, {size_text(freed_bytes)} given back."
