@@ -48,7 +48,7 @@ from pillarbox.store.disk.redo import read_redo
 from pillarbox.store.disk.stream import Position, disk_error, flush_directory, parse_frame, segment_name
 from pillarbox.store.disk.tables import DatabaseKind, refuse_unknown_layout
 from pillarbox.store.engine.database import LOCK, PROPERTIES, STREAM, Database, MountState
-from pillarbox.store.engine.replay import TableWriter, read_state
+from pillarbox.store.engine.replay import TableWriter, mark_restored, read_state
 from pillarbox.store.errors import (
     AlreadyExists,
     Conflict,
@@ -360,8 +360,8 @@ def restore_files(
 ) -> None:
     """Write the files of one database into a new `directory`, cleanly closed, and prove that they mount.
 
-    `thorough` is that of `restore_to_directory`. Raises Corrupt when anything is not what was backed up; the
-    files must not be used then.
+    They carry the restore mark. `thorough` is that of `restore_to_directory`. Raises Corrupt when anything is
+    not what was backed up; the files must not be used then.
     """
     stored = read_restorable(repository, database)
     segments = read_stored_segments(repository, stored).values()
@@ -491,10 +491,14 @@ def _write_segment(
 
 
 def _close_cleanly(repository: Repository, stored: StoredDatabase, directory: Path) -> None:
-    """Bring the tables up to the snapshot's moment, and write the checkpoint of a clean dismount."""
+    """Bring the tables up to the snapshot's moment, set the restore mark, and write the checkpoint of a clean
+    dismount.
+    """
     env = Env(directory / PROPERTIES)
     try:
         _apply_redo(repository, stored, env)
+        mark_restored(env)
+        env.sync()
         pin = env.pin()
         env.keep(pin)
         write_checkpoint(

@@ -314,6 +314,12 @@ def test_of_several_databases_all_come_or_none(site, monkeypatch):
     assert site.recovered("Second Store", "bert") == site.corpus[6:]
 
 
+def test_what_is_restored_into_it_is_marked_as_put_back(site):
+    restore_and_mount(site)
+    with site.group.database(STORE).read(ADMIN) as read:
+        assert read.state().restored
+
+
 # -- who reaches it
 
 

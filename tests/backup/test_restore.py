@@ -132,6 +132,29 @@ def test_a_restore_in_place_brings_back_what_was_and_the_database_goes_on(group)
     assert sorted(path.name for path in group.directory.iterdir()) == ["db1", "db2", "replaced"]
 
 
+def is_marked(database: Database) -> bool:
+    with database.read(Actor.task("test")) as read:
+        return read.state().restored
+
+
+def test_every_restore_marks_the_database_as_put_back(group):
+    """Before a replica goes on, it must take a new identity: others may know what came after."""
+    database = group.databases[0]
+    snapshot = group.snapshot()
+    assert not is_marked(database)
+    restored = restore_to_directory(group.repository, snapshot, group.directory / "out", clock=group.clock)
+    elsewhere = group.open_restored(restored[0].path, 1, group.clock)
+    assert is_marked(elsewhere)
+    group.deliver(elsewhere, group.corpus()[:1])
+    elsewhere.dismount()
+    elsewhere.mount()
+    assert is_marked(elsewhere), "what is done later does not take it away"
+    elsewhere.dismount()
+    put_back(group, snapshot, group.databases)
+    assert is_marked(database)
+    assert check_database(database, Actor.task("test")).clean
+
+
 def test_a_restore_in_place_goes_over_no_database_that_is_not_named(group):
     group.deliver(group.databases[0], group.corpus()[:3])
     snapshot = group.snapshot()

@@ -42,6 +42,7 @@ from pillarbox.store.errors import UnsupportedVersion
 from pillarbox.store.events import Event, EventId
 from pillarbox.store.mail import mailboxes, messages
 from pillarbox.store.upkeep.check import check_database
+from pillarbox.store.upkeep.last_check import CHECKED_FILE
 from pillarbox.store.upkeep.repair import repair_database
 
 ACTOR = Actor.task("test")
@@ -70,11 +71,11 @@ def database(tmp_path: Path) -> Database:
 
 
 def files_of(directory: Path) -> dict[str, bytes]:
-    """Every file below a directory, but those in which LMDB notes who reads."""
+    """Every file below a directory, but those in which LMDB notes who reads, and what a check found."""
     return {
         str(path.relative_to(directory)): path.read_bytes()
         for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name != "lock.mdb"
+        if path.is_file() and path.name not in ("lock.mdb", CHECKED_FILE)
     }
 
 
