@@ -31,12 +31,14 @@ def find_snapshot(
     that time, which is the newest snapshot or capture taken then or before.
 
     `group` names the storage group and `of` the server, by name or id, where `latest` or a time is asked for.
-    Raises NotFound, Corrupt, InvalidSetting for a time that is none; InvalidName when several ids begin
+    Raises NotFound, Corrupt, InvalidSetting for a time that is none; Refused while a snapshot that cannot be
+    read may be the newest; InvalidName when several ids begin
     so, or when the repository has several servers, or for a time several storage groups, and none is named.
     """
     if not is_moment(name):
         return repository.snapshot(name)
     time_ms = None if name == LATEST else read_moment(name.removeprefix(AT))
+    repository.refuse_unclear_newest()
     found = _of_one_server(repository.snapshots(), group, of)
     return found[-1] if time_ms is None else choose_moment(_of_one_group(found), time_ms)
 
@@ -147,6 +149,7 @@ def find_for_server(
             raise foreign_snapshot(snapshot)
         return [FoundDatabases(snapshot, tuple(restorable_databases(snapshot, names)))]
     time_ms = None if name == LATEST else read_moment(name.removeprefix(AT))
+    repository.refuse_unclear_newest()
     found = repository.snapshots()
     if of is not None:
         found = choose_server(found, of)

@@ -29,6 +29,7 @@ from pillarbox.backup.replaced import new_place
 from pillarbox.backup.repository.repository import Repository, Snapshot
 from pillarbox.backup.restore import (
     Destination,
+    Fill,
     RecoverySource,
     RestorableDatabase,
     RestoredDatabase,
@@ -69,7 +70,7 @@ _LOCK_WAIT_MS: Final = 5000
 _REMOVING: Final = ".removing"
 _OWN_FILES: Final = frozenset({RECOVERY_FILE, RECOVERY_FILE + ".new", RECOVERY_LOCK})
 
-Fill = Callable[[RestorableDatabase, Path], None]
+FillPlace = Callable[[RestorableDatabase, Path], None]
 
 
 def has_recovery_group(server: Server) -> bool:
@@ -277,7 +278,7 @@ class RecoveryGroup:
             raise foreign_snapshot(snapshot)
 
     def _take(
-        self, chosen: Sequence[RestorableDatabase], held: RecoveryEntry, fill: Fill
+        self, chosen: Sequence[RestorableDatabase], held: RecoveryEntry, fill: FillPlace
     ) -> list[RecoveryEntry]:
         """Take databases in; those are in the group that `recovery.toml` names, so it is written last."""
         with self._changed() as config:
@@ -459,10 +460,14 @@ class RecoveryGroup:
             raise disk_error(error, str(self.path.parent)) from error
 
     def _unlink(self) -> None:
-        """Remove what says that there is a group, durably."""
+        """Remove what says that there is a group, durably, and its directory unless other files are in it."""
         try:
             (self.path / RECOVERY_FILE).unlink(missing_ok=True)
             flush_directory(self.path)
+            if [path.name for path in self.path.iterdir()] == [RECOVERY_LOCK]:
+                (self.path / RECOVERY_LOCK).unlink()
+                self.path.rmdir()
+                flush_directory(self.path.parent)
         except OSError as error:
             raise disk_error(error, str(self.path)) from error
 
@@ -526,13 +531,14 @@ def restore_to_server(
     *,
     names: Collection[str] = (),
     foreign: bool = False,
+    fill: Fill | None = None,
     clock: Clock,
     administrative_group: str = FIRST_ADMINISTRATIVE_GROUP,
     progress: Progress | None = None,
 ) -> tuple[Destination, list[RestoredDatabase]]:
     """Restore databases of a snapshot to a server: into its recovery storage group when it has one whose
     override is not set, else those that are named over the same ones (`plan_restore` says what goes then, and
-    `replaced` has it). `foreign` is that of `mount_snapshot`.
+    `replaced` has it). `foreign` is that of `mount_snapshot`, `fill` that of `restore_in_place`.
 
     Databases in their original place are mounted after when they were before. Raises as
     `RecoveryGroup.restore` and `restore_in_place`.
@@ -562,6 +568,7 @@ def restore_to_server(
         kept_in=new_place(server.path, clock.now_ms()),
         server=state,
         clock=clock,
+        fill=fill,
         progress=progress,
     )
     return Destination.ORIGINAL, restored

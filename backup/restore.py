@@ -11,10 +11,10 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -30,6 +30,7 @@ from pillarbox.backup.database_snapshot import (
     read_stored_segments,
 )
 from pillarbox.backup.replaced import put_away, replaced_beside
+from pillarbox.backup.repository.damage import damaged_file
 from pillarbox.backup.repository.pack import BlobId
 from pillarbox.backup.repository.repository import Repository, Snapshot
 from pillarbox.backup.snapshot import (
@@ -66,6 +67,7 @@ from pillarbox.store.ids import COUNTER_MAX, guid_text
 from pillarbox.store.mail import folders
 from pillarbox.store.names import name_key
 from pillarbox.store.upkeep.check import check_database
+from pillarbox.store.upkeep.repair import LostMessage
 
 _UNFINISHED: Final = ".restoring"
 _THREADS: Final = 2
@@ -112,13 +114,19 @@ class RecoverySource(NamedTuple):
 
 @dataclass(frozen=True)
 class RestoredDatabase:
-    """A database that was restored, where its files are, and those that they replaced."""
+    """A database that was restored, where its files are, those that they replaced, and messages that are lost
+    because the snapshot is damaged (salvage.py).
+    """
 
     guid: bytes
     name: str
     group: str
     path: Path
     replaced: Path | None = None
+    lost: tuple[LostMessage, ...] = ()
+
+
+Fill = Callable[..., tuple[LostMessage, ...]]
 
 
 def restorable_databases(snapshot: Snapshot, names: Collection[str] = ()) -> list[RestorableDatabase]:
@@ -251,15 +259,16 @@ def restore_to_directory(
     names: Collection[str] = (),
     clock: Clock,
     thorough: bool = False,
+    fill: Fill | None = None,
     progress: Progress | None = None,
 ) -> list[RestoredDatabase]:
     """Restore databases of a snapshot to `<directory>/<storage group>/<database>`, ready to be mounted.
 
     Each appears there complete, proven to be byte for byte what was backed up, or not at all. `thorough` also
-    proves that what was backed up was whole: it runs the integrity check, which reads every message.
-    `progress` is told bytes of the stream as they are written. Raises AlreadyExists, NotFound, DiskFull;
-    WriterBusy while another process restores to the same place; Corrupt when the repository or what it holds
-    is damaged.
+    proves that what was backed up was whole: it runs the integrity check, which reads every message. `fill`
+    takes the place of `restore_files`: `salvage_files` goes on over damage. `progress` is told bytes of the
+    stream as they are written. Raises AlreadyExists, NotFound, DiskFull; WriterBusy while another process
+    restores to the same place; Corrupt when the repository or what it holds is damaged.
     """
     directory = as_path(directory, "directory")
     restored = []
@@ -269,12 +278,15 @@ def restore_to_directory(
         path = directory / each.group / each.name
         _refuse_existing(path)
         restored.append(RestoredDatabase(each.guid, each.name, each.group, path))
+    finished = []
     for database, done in zip(chosen, restored, strict=True):
         with _unfinished(done.path) as unfinished:
             _refuse_existing(done.path)  # another process may have been quicker
-            restore_files(repository, database, unfinished, clock=clock, thorough=thorough, progress=progress)
+            write = fill or restore_files
+            lost = write(repository, database, unfinished, clock=clock, thorough=thorough, progress=progress)
             rename_durably(unfinished, done.path)
-    return restored
+        finished.append(replace(done, lost=lost))
+    return finished
 
 
 def _refuse_existing(path: Path) -> None:
@@ -315,7 +327,7 @@ def _take_place(place: Path, path: Path) -> int:
     """Make a directory where it is missing, and lock it: nobody else then clears it. The open descriptor."""
     while True:
         try:
-            place.mkdir(parents=True, exist_ok=True)
+            make_directories(place)
             descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError as error:
             raise disk_error(error, str(place)) from error
@@ -329,6 +341,14 @@ def _take_place(place: Path, path: Path) -> int:
         if _is_at(place, descriptor):  # who had it may have put it into its place since it was opened
             return descriptor
         os.close(descriptor)
+
+
+def make_directories(path: Path) -> None:
+    """Make a directory and those above it that are missing, durably. Raises OSError."""
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        flush_directory(made.parent)
 
 
 def _clear(place: Path) -> None:
@@ -357,9 +377,10 @@ def restore_files(
     clock: Clock,
     thorough: bool,
     progress: Progress | None = None,
-) -> None:
+) -> tuple[LostMessage, ...]:
     """Write the files of one database into a new `directory`, cleanly closed, and prove that they mount.
 
+    No message is ever lost: the empty answer is for what else fills a directory (salvage.py).
     They carry the restore mark. `thorough` is that of `restore_to_directory`. Raises Corrupt when anything is
     not what was backed up; the files must not be used then.
     """
@@ -374,15 +395,16 @@ def restore_files(
             flush_directory(each)
     except OSError as error:
         raise disk_error(error, str(directory)) from error
-    _close_cleanly(repository, stored, directory)
+    close_cleanly(repository, stored, directory)
     _prove_whole(database, directory, clock, thorough)
+    return ()
 
 
 def read_restorable(repository: Repository, database: RestorableDatabase) -> StoredDatabase:
     """The root tree of a database. Raises Corrupt when it is another one's, NotFound, InvalidContent."""
     stored = read_stored_database(repository, database.root)
     if stored.guid != database.guid:
-        raise Corrupt(f"the snapshot's tree for database {database.name!r} holds another database")
+        raise damaged_file(f"the snapshot's tree for database {database.name!r} holds another database")
     return stored
 
 
@@ -402,7 +424,7 @@ def restore_records(
     try:
         (directory / PROPERTIES).mkdir(parents=True)
         _refuse_too_large(directory, stored)
-        _write_image(repository, stored, directory / PROPERTIES / DATA_FILE, progress)
+        write_image(repository, stored, directory / PROPERTIES / DATA_FILE, progress)
         for each in (directory / PROPERTIES, directory):
             flush_directory(each)
     except OSError as error:
@@ -432,7 +454,7 @@ def _not_more(chunks: Iterable[bytes], size_bytes: int, what: str) -> Iterator[b
     for chunk in chunks:
         size_bytes -= len(chunk)
         if size_bytes < 0:
-            raise Corrupt(f"{what} is larger than the snapshot says")
+            raise damaged_file(f"{what} is larger than the snapshot says")
         yield chunk
 
 
@@ -447,7 +469,7 @@ def _write_files(
 
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="pillarbox-restore") as threads:
         written = [threads.submit(write_segment, *each) for each in stored.segments]
-        written.append(threads.submit(_write_image, repository, stored, directory / PROPERTIES / DATA_FILE))
+        written.append(threads.submit(write_image, repository, stored, directory / PROPERTIES / DATA_FILE))
         try:
             for each in written:
                 each.result()
@@ -456,7 +478,7 @@ def _write_files(
             raise
 
 
-def _write_image(
+def write_image(
     repository: Repository, stored: StoredDatabase, path: Path, progress: Progress | None = None
 ) -> None:
     with path.open("wb") as file:
@@ -466,7 +488,7 @@ def _write_image(
             if progress is not None:
                 progress(len(chunk))
         if file.tell() != stored.image_bytes:
-            raise Corrupt(f"the image of the tables has {file.tell()} bytes, not {stored.image_bytes}")
+            raise damaged_file(f"the image of the tables has {file.tell()} bytes, not {stored.image_bytes}")
         file.flush()
         os.fsync(file.fileno())
 
@@ -481,7 +503,9 @@ def _write_segment(
         for blob_id, data in repository.read_many(places):
             for offset in places[blob_id]:
                 if len(data) != min(SEGMENT_CHUNK_BYTES, segment.size_bytes - offset):
-                    raise Corrupt(f"a chunk of segment {segment.number} at {offset} has {len(data)} bytes")
+                    raise damaged_file(
+                        f"a chunk of segment {segment.number} at {offset} has {len(data)} bytes"
+                    )
                 file.seek(offset)
                 file.write(data)
                 if progress is not None:
@@ -490,7 +514,7 @@ def _write_segment(
         os.fsync(file.fileno())
 
 
-def _close_cleanly(repository: Repository, stored: StoredDatabase, directory: Path) -> None:
+def close_cleanly(repository: Repository, stored: StoredDatabase, directory: Path) -> None:
     """Bring the tables up to the snapshot's moment, set the restore mark, and write the checkpoint of a clean
     dismount.
     """
@@ -523,7 +547,7 @@ def _apply_redo(repository: Repository, stored: StoredDatabase, env: Env) -> Non
     tables.flush()
     sequence = read_state(env).sequence
     if sequence != stored.sequence:
-        raise Corrupt(f"the restored tables end with transaction {sequence}, not {stored.sequence}")
+        raise damaged_file(f"the restored tables end with transaction {sequence}, not {stored.sequence}")
     env.sync()
 
 
@@ -553,12 +577,14 @@ def restore_in_place(
     kept_in: Path,
     server: ServerState,
     clock: Clock,
+    fill: Fill | None = None,
     progress: Progress | None = None,
 ) -> list[RestoredDatabase]:
     """Put the named databases of a snapshot in the place of those of the same GUID among `databases`.
 
     All are restored and thoroughly checked before the first is dismounted; then they are exchanged, all or
-    none, mounted when they were, and what they replace is kept in `kept_in` (replaced.py). Change numbers
+    none, mounted when they were, and what they replace is kept in `kept_in` (replaced.py). `fill` is that of
+    `restore_to_directory`. Change numbers
     and UIDs that were given out since the backup do not come again: numbers are left out, and folders get
     another UIDVALIDITY. Raises Conflict when none has the GUID, Refused when none is named or a recovery
     storage group stands in the way
@@ -578,13 +604,15 @@ def restore_in_place(
     for each in chosen:
         put_away(targets[each.guid].path, kept_in)  # of a restore that was killed after the exchange
     pairs = [(each, targets[each.guid]) for each in chosen]
+    lost: dict[bytes, tuple[LostMessage, ...]] = {}
     for _, target in pairs:
         if target.state is not MountState.MOUNTED:
             with _kept_from_others(target):
                 pass  # found now, and not when all is written
     with unfinished_all([target.path for _, target in pairs]) as places:
         for (each, _), place in zip(pairs, places, strict=True):
-            restore_files(repository, each, place, clock=clock, thorough=True, progress=progress)
+            write = fill or restore_files
+            lost[each.guid] = write(repository, each, place, clock=clock, thorough=True, progress=progress)
         snapshots = repository.snapshots()
         for (_, target), place in zip(pairs, places, strict=True):
             _give_out_no_number_twice(target, place, _last_number(target, snapshots))
@@ -593,7 +621,8 @@ def restore_in_place(
     for each, target in pairs:
         target.report(EventId.RESTORE_FINISHED, snapshot=snapshot.id)
         replaced = _put_away_or_leave(target.path, kept_in)
-        restored.append(RestoredDatabase(each.guid, each.name, each.group, target.path, replaced))
+        done = RestoredDatabase(each.guid, each.name, each.group, target.path, replaced, lost[each.guid])
+        restored.append(done)
     return restored
 
 

@@ -84,7 +84,7 @@ def run_due(
     ]
     forgotten = tuple(decision.snapshot for decision in decisions if not decision.is_kept)
     repository.forget(each.id for each in forgotten)
-    pruned = prune(repository)
+    pruned = prune(repository, forgotten=forgotten)
     kept = [decision.snapshot for decision in decisions if decision.is_kept]
     gone = tuple(held for held in held_databases(kept) if held.is_gone)
     return ScheduledRun(snapshot, forgotten, pruned, next_ms, gone)

@@ -170,6 +170,7 @@ class GroupSnapshot:
         self._prepared: list[SnapshotHook] = []
         self._earlier: list[Snapshot] = []
         self._based_on_ms: int | None = None
+        self._previous = ""
         self._taken_ms = 0
         self._reads = ExitStack()
 
@@ -205,6 +206,8 @@ class GroupSnapshot:
             )
         self._earlier = self._repository.snapshots()
         self._based_on_ms = choose_base(self._earlier, self._source, self._kind)
+        of_group = [snapshot.id for snapshot in self._earlier if is_of_group(snapshot, self._source)]
+        self._previous = of_group[-1] if of_group else ""
         for hook in self._hooks:
             self._prepared.append(hook)
             hook.prepare()
@@ -277,6 +280,7 @@ class GroupSnapshot:
                 "layout": LAYOUT_VERSION,
                 "kind": str(self._kind),
                 "based_on_ms": self._based_on_ms,
+                "previous": self._previous,
                 "server": self._source.server,
                 "server_guid": self._source.server_guid,
                 "config": self._source.config,

@@ -21,6 +21,7 @@ from pillarbox.backup.database_snapshot import (
     StoredSegment,
     read_stored_segment,
 )
+from pillarbox.backup.repository.damage import damaged_file
 from pillarbox.backup.repository.pack import BlobId
 from pillarbox.backup.repository.repository import Repository
 from pillarbox.backup.restore import RestorableDatabase, read_restorable
@@ -84,7 +85,7 @@ class RepositoryFrames:
             with self._fetching:
                 data, begin = self._chunks_around(self._segment(segment), offset, length)
         except _DAMAGE as error:
-            raise Corrupt(f"{where} at {offset}: {error}", file=where, offset=offset) from error
+            raise damaged_file(f"{where} at {offset}: {error}", where, offset) from error
         return parse_frame(memoryview(data)[: offset - begin + length], offset - begin, where, begin)
 
     @property
@@ -113,7 +114,7 @@ class RepositoryFrames:
         for index, blob_id in enumerate(wanted, first):
             size = min(SEGMENT_CHUNK_BYTES, segment.size_bytes - index * SEGMENT_CHUNK_BYTES)
             if len(found[blob_id]) != size:
-                raise Corrupt(f"a chunk has {len(found[blob_id])} bytes, not {size}")
+                raise damaged_file(f"a chunk has {len(found[blob_id])} bytes, not {size}")
         return b"".join(found[blob_id] for blob_id in wanted), begin
 
     def _fetch(self, wanted: tuple[BlobId, ...]) -> dict[BlobId, bytes]:

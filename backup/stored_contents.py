@@ -75,8 +75,9 @@ class Contents(NamedTuple):
 
     @property
     def messages_count(self) -> int:
-        """How many messages they hold."""
-        return sum(each.messages_count for each in self.slices if each.table is Table.MAILBOX)
+        """How many messages they hold or, where there are none, public folders do."""
+        table = Table.MAILBOX if self.mailboxes_count else Table.FOLDER
+        return sum(each.messages_count for each in self.slices if each.table is table)
 
 
 # --- reading ------------------------------------------------------------------------------------------------

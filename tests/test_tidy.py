@@ -102,6 +102,7 @@ SEAMS = {
             "store/content/prepare_child.py": "the other end of that memory",
             "backup/database_snapshot.py": "an image of the tables on its way to the repository",
             "backup/restore.py": "files of a restored database",
+            "backup/salvage.py": "files of a database of which something is damaged",
             "backup/replaced.py": "files that restores replaced",
             "backup/recovery_group.py": "files of databases that leave the recovery storage group",
             "backup/repository/backend_directory.py": "a repository in a directory",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pillarbox.backup.repository.repository import Snapshot
 from pillarbox.backup.snapshot import server_guid_of, snapshot_databases
+from pillarbox.store.errors import Corrupt
 from pillarbox.store.ids import guid_text
-from pillarbox.tools.output import counted, local_time, size_text
+from pillarbox.tools.output import counted, local_time, size_text, warn
 
 
 def snapshot_data(snapshot: Snapshot) -> dict[str, Any]:
@@ -47,6 +48,13 @@ def snapshot_line(snapshot: Snapshot) -> str:
         f"{snapshot.id[:12]}  {local_time(snapshot.time_ms)}  {data['kind']:12}  {size_text(size_bytes):>9}"
         f"  {counted(messages, 'message')}  {data['server']}: {data['group']}{without}"
     )
+
+
+def warn_unreadable(unreadable: Mapping[str, Corrupt]) -> None:
+    """Say on stderr which snapshots are damaged or lost, and what that means for a prune."""
+    warn(f"pillarbox: {error}" for error in unreadable.values())
+    if unreadable:
+        warn(["  what they may need is not freed; `pillarbox backup forget` accepts their loss"])
 
 
 def database_lines(snapshot: Snapshot) -> Iterator[str]:

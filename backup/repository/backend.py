@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
 
-from pillarbox.store.errors import Corrupt, InvalidName
+from pillarbox.backup.repository.damage import damaged_file
+from pillarbox.store.errors import InvalidName
 
 
 class FileKind(StrEnum):
@@ -57,7 +58,7 @@ def check_range(kind: FileKind, name: str, data: bytes, offset: int, length: int
     """`data`, read from `offset`, when it is all that was asked for. Raises Corrupt when it is less."""
     if length is not None and len(data) != length:
         file = f"{kind}/{name}"
-        raise Corrupt(f"{file} ends before byte {offset + length}", file=file, offset=offset + len(data))
+        raise damaged_file(f"{file} ends before byte {offset + length}", file=file, offset=offset + len(data))
     return data
 
 

@@ -16,6 +16,7 @@ from blake3 import blake3
 
 from pillarbox.backup.repository.backend import FileKind
 from pillarbox.backup.repository.crypto import HEADER_BYTES, SEALED_FILE_BYTES_MAX
+from pillarbox.backup.repository.damage import damaged_file
 from pillarbox.backup.repository.index import Index, Location, PackEntry, read_index_file, write_index
 from pillarbox.backup.repository.lock import RepositoryLock
 from pillarbox.backup.repository.pack import (
@@ -298,9 +299,9 @@ def _check_footer(repository: Repository, pack: PackEntry, listed: list[Record],
     starts = [record.offset for record in records] + [offset]
     ends = [HEADER_BYTES] + [record.offset + record.length for record in records]
     if starts != ends:
-        raise Corrupt(f"the blobs of {pack.file} leave gaps or overlap", file=pack.file)
+        raise damaged_file(f"the blobs of {pack.file} leave gaps or overlap", file=pack.file)
     if not set(listed) <= set(records):
-        raise Corrupt(f"the index lists blobs that are not in {pack.file}", file=pack.file)
+        raise damaged_file(f"the index lists blobs that are not in {pack.file}", file=pack.file)
 
 
 def _read_index_leniently(repository: Repository) -> tuple[Index, list[str], list[_Finding]]:
@@ -391,12 +392,12 @@ class _Repair:
     def _read_footer(self, name: str, size_bytes: int) -> tuple[PackEntry, bytes]:
         file = f"{FileKind.PACK}/{name}"
         if size_bytes < HEADER_BYTES + TRAILER_BYTES:
-            raise Corrupt(f"{file} is too small for a pack", file=file)
+            raise damaged_file(f"{file} is too small for a pack", file=file)
         header = self._backend.get(FileKind.PACK, name, 0, HEADER_BYTES)
         end = size_bytes - TRAILER_BYTES
         offset = locate_footer(self._backend.get(FileKind.PACK, name, end, TRAILER_BYTES), size_bytes, file)
         if end - offset > SEALED_FILE_BYTES_MAX:
-            raise Corrupt(f"{file} has a larger footer than any pack of ours", file=file, offset=offset)
+            raise damaged_file(f"{file} has a larger footer than any pack of ours", file=file, offset=offset)
         sealed = self._backend.get(FileKind.PACK, name, offset, end - offset)
         cipher = self._repository.sealer.cipher(header, PACK_LETTER, file)
         pack = PackEntry(name, header, size_bytes)
@@ -407,7 +408,7 @@ class _Repair:
     def _whole_blobs(self, pack: PackEntry, records: bytes) -> bytes:
         """The records of the blobs that are whole."""
         if pack.size_bytes > PACK_FILE_BYTES_MAX:
-            raise Corrupt(f"{pack.file} is larger than any pack of ours", file=pack.file)
+            raise damaged_file(f"{pack.file} is larger than any pack of ours", file=pack.file)
         data = self._backend.get(FileKind.PACK, pack.name)
         whole = []
         for at in range(0, len(records), RECORD_BYTES):

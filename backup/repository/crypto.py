@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol
 import msgpack
 from blake3 import blake3
 
+from pillarbox.backup.repository.damage import damaged_file
 from pillarbox.store.errors import Corrupt, InvalidContent, InvalidSetting, UnsupportedVersion, WrongKey
 
 Entropy = Callable[[int], bytes]
@@ -140,10 +141,10 @@ class Config:
         """
         body, checksum = data[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:]
         if blake3(body).digest(_CHECKSUM_BYTES) != checksum:
-            raise Corrupt("the repository's config is damaged", file="config/config")
+            raise damaged_file("the repository's config is damaged", file="config/config")
         encryption = _check_start(body, b"C", "config/config")
         if len(body) != _CONFIG.size:
-            raise Corrupt("the repository's config is of another length", file="config/config")
+            raise damaged_file("the repository's config is of another length", file="config/config")
         if encryption not in list(Encryption):
             raise UnsupportedVersion(f"the repository is encrypted in an unknown way ({encryption})")
         return cls(_CONFIG.unpack(body)[4], Encryption(encryption))
@@ -177,7 +178,7 @@ def derive(secret: bytes, context: str) -> bytes:
 def _check_start(data: bytes, kind: bytes, file: str) -> int:
     """The number after magic, version and kind letter of a file. Raises: Corrupt, UnsupportedVersion."""
     if len(data) < 8 or data[:4] != _MAGIC or data[5:6] != kind or data[7]:
-        raise Corrupt(f"{file} is not what its place says", file=file, offset=0)
+        raise damaged_file(f"{file} is not what its place says", file=file, offset=0)
     if data[4] != FORMAT_VERSION:
         raise UnsupportedVersion(
             f"{file} is of format version {data[4]}",
@@ -221,7 +222,7 @@ class _AesGcm:
         try:
             return self._aead.decrypt(_nonce(offset), data, context)
         except (self._invalid_tag, ValueError) as error:
-            raise Corrupt(f"{file} is damaged at byte {offset}", file=file, offset=offset) from error
+            raise damaged_file(f"{file} is damaged at byte {offset}", file=file, offset=offset) from error
 
 
 class _Checksum:
@@ -234,7 +235,7 @@ class _Checksum:
     def decrypt(self, offset: int, data: bytes, context: bytes, file: str) -> bytes:
         plain, tag = data[:-TAG_BYTES], data[-TAG_BYTES:]
         if tag != self._tag(offset, plain, context):
-            raise Corrupt(f"{file} is damaged at byte {offset}", file=file, offset=offset)
+            raise damaged_file(f"{file} is damaged at byte {offset}", file=file, offset=offset)
         return plain
 
     def _tag(self, offset: int, data: bytes, context: bytes) -> bytes:
@@ -259,7 +260,7 @@ class Sealer:
     def cipher(self, header: bytes, kind: bytes, file: str) -> Cipher:
         """The cipher of the file that begins with `header`. Raises: Corrupt, UnsupportedVersion."""
         if _check_start(header, kind, file) != self.config.encryption or len(header) != HEADER_BYTES:
-            raise Corrupt(f"{file} is not sealed as its repository is", file=file, offset=0)
+            raise damaged_file(f"{file} is not sealed as its repository is", file=file, offset=0)
         key = blake3(header, key=self._key).digest()
         return _Checksum(key) if self.config.encryption is Encryption.NONE else _AesGcm(key)
 
@@ -294,7 +295,7 @@ class WrappedKey:
         """Raises: Corrupt, UnsupportedVersion."""
         body = data[:-_CHECKSUM_BYTES]
         if blake3(body).digest(_CHECKSUM_BYTES) != data[-_CHECKSUM_BYTES:]:
-            raise Corrupt(f"{file} is damaged", file=file)
+            raise damaged_file(f"{file} is damaged", file=file)
         header = body[:HEADER_BYTES]
         kdf = _check_start(header, b"K", file)
         if kdf not in list(Kdf):
@@ -302,7 +303,7 @@ class WrappedKey:
         try:
             memory_kib, passes, lanes, created_ms, label, wrapped = _unpack_fields(body[HEADER_BYTES:])
         except ValueError as error:
-            raise Corrupt(f"{file}: {error}", file=file) from error
+            raise damaged_file(f"{file}: {error}", file=file) from error
         cost = KdfCost(memory_kib, passes, lanes)
         _check_cost(Kdf(kdf), cost, file)
         return cls(Kdf(kdf), cost, created_ms, label, header, wrapped)
@@ -396,4 +397,4 @@ def _check_cost(kdf: Kdf, cost: KdfCost, file: str) -> None:
     lanes_ok = 1 <= cost.lanes <= _LANES_MAX
     work_ok = 1 <= cost.passes <= _PASSES_MAX and 8 * cost.lanes <= cost.memory_kib <= _MEMORY_KIB_MAX
     if kdf is not Kdf.KEY_FILE and not (lanes_ok and work_ok):
-        raise Corrupt(f"{file} asks for other memory or time than any key of ours", file=file)
+        raise damaged_file(f"{file} asks for other memory or time than any key of ours", file=file)

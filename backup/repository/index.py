@@ -18,6 +18,7 @@ from blake3 import blake3
 
 from pillarbox.backup.repository.backend import Backend, FileKind
 from pillarbox.backup.repository.crypto import HEADER_BYTES, SEALED_FILE_BYTES_MAX, Sealer
+from pillarbox.backup.repository.damage import damaged_file
 from pillarbox.backup.repository.pack import (
     BLOB_ID_BYTES,
     RECORD_BYTES,
@@ -26,7 +27,7 @@ from pillarbox.backup.repository.pack import (
     check_records,
     decode_record,
 )
-from pillarbox.store.errors import Corrupt, NotFound
+from pillarbox.store.errors import NotFound
 
 INDEX_LETTER: Final = b"I"
 _RECORDS_PER_FILE: Final = 300_000
@@ -87,7 +88,7 @@ class Index:
             if number == len(self.packs):
                 self.packs.append(pack)
             elif self.packs[number] != pack:
-                raise Corrupt(f"two index files tell different things of {pack.file}", file=pack.file)
+                raise damaged_file(f"two index files tell different things of {pack.file}", file=pack.file)
             for at in range(0, len(records), RECORD_BYTES):
                 entry = _to_entry(records[at : at + RECORD_BYTES], number)
                 self._added.setdefault(entry[:BLOB_ID_BYTES], []).append(entry)
@@ -241,10 +242,10 @@ def read_index_file(backend: Backend, sealer: Sealer, name: str) -> list[tuple[P
     """The packs of one index file with their records. Raises: Corrupt, UnsupportedVersion, NotFound."""
     file = f"{FileKind.INDEX}/{name}"
     if backend.size(FileKind.INDEX, name) > SEALED_FILE_BYTES_MAX:
-        raise Corrupt(f"{file} is larger than any index file of ours", file=file)
+        raise damaged_file(f"{file} is larger than any index file of ours", file=file)
     data = backend.get(FileKind.INDEX, name)
     if blake3(data).hexdigest() != name:
-        raise Corrupt(f"{file} is not the file of that name", file=file)
+        raise damaged_file(f"{file} is not the file of that name", file=file)
     try:
         found = []
         for pack_name, header, size_bytes, records in msgpack.unpackb(sealer.open(INDEX_LETTER, data, file)):
@@ -252,5 +253,5 @@ def read_index_file(backend: Backend, sealer: Sealer, name: str) -> list[tuple[P
                 raise ValueError("an entry is no pack")
             found.append((PackEntry(pack_name.hex(), header, size_bytes), check_records(records, file)))
     except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
-        raise Corrupt(f"{file}: {error}", file=file) from error
+        raise damaged_file(f"{file}: {error}", file=file) from error
     return found

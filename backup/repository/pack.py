@@ -22,7 +22,8 @@ import zstandard
 from blake3 import blake3
 
 from pillarbox.backup.repository.crypto import HEADER_BYTES, TAG_BYTES, Cipher, Sealer, derive
-from pillarbox.store.errors import Corrupt, InvalidContent, OverLimit, UnsupportedVersion
+from pillarbox.backup.repository.damage import damaged_file
+from pillarbox.store.errors import InvalidContent, OverLimit, UnsupportedVersion
 
 BlobId = NewType("BlobId", bytes)
 
@@ -130,9 +131,9 @@ def decompress(stored: bytes, content_bytes: int, file: str) -> bytes:
             if zstandard.get_frame_parameters(payload).content_size == content_bytes:
                 content = zstandard.ZstdDecompressor().decompress(payload, allow_extra_data=False)
         except zstandard.ZstdError as error:
-            raise Corrupt(f"{file}: {error}", file=file) from error
+            raise damaged_file(f"{file}: {error}", file=file) from error
     if len(content) != content_bytes or how not in (_STORED, _ZSTD):
-        raise Corrupt(f"{file} holds a blob that does not unpack to its size", file=file)
+        raise damaged_file(f"{file} holds a blob that does not unpack to its size", file=file)
     return content
 
 
@@ -152,7 +153,7 @@ def open_blob(
     content = decompress(stored, record.content_bytes, file)
     if naming.name(record.kind, content) != record.blob_id:
         message = f"{file} holds other content than blob {record.blob_id.hex()}"
-        raise Corrupt(message, file=file, offset=record.offset)
+        raise damaged_file(message, file=file, offset=record.offset)
     return stored, content
 
 
@@ -252,7 +253,7 @@ class PackBuilder:
 def check_records(records: bytes, file: str) -> bytes:
     """`records` itself, when it is a whole number of them. Raises: Corrupt."""
     if len(records) % RECORD_BYTES:
-        raise Corrupt(f"{file}: the list of blobs is cut", file=file)
+        raise damaged_file(f"{file}: the list of blobs is cut", file=file)
     return records
 
 
@@ -266,7 +267,7 @@ def decode_record(record: bytes, pack_bytes: int, file: str) -> Record:
     kind, blob_id, offset, length, content_bytes = _RECORD.unpack(record)
     possible = kind in (BlobKind.DATA, BlobKind.TREE) and content_bytes <= BLOB_BYTES_MAX
     if not possible or offset < HEADER_BYTES or length <= TAG_BYTES or offset + length > pack_bytes:
-        raise Corrupt(f"{file}: the list of blobs has an impossible entry", file=file)
+        raise damaged_file(f"{file}: the list of blobs has an impossible entry", file=file)
     return Record(BlobKind(kind), BlobId(blob_id), offset, length, content_bytes)
 
 
@@ -277,7 +278,7 @@ def locate_footer(trailer: bytes, pack_bytes: int, file: str) -> int:
         offset = pack_bytes - TRAILER_BYTES - length
         if magic == _TRAILER_MAGIC and offset >= HEADER_BYTES and length >= TAG_BYTES:
             return int(offset)
-    raise Corrupt(f"{file} has no valid trailer", file=file, offset=pack_bytes - TRAILER_BYTES)
+    raise damaged_file(f"{file} has no valid trailer", file=file, offset=pack_bytes - TRAILER_BYTES)
 
 
 def open_footer(cipher: Cipher, offset: int, sealed: bytes, file: str) -> bytes:

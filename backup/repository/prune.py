@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pillarbox.backup.repository.backend import FileKind
+from pillarbox.backup.repository.damage import damaged_file
 from pillarbox.backup.repository.index import (
     Index,
     Location,
@@ -21,8 +22,8 @@ from pillarbox.backup.repository.index import (
 )
 from pillarbox.backup.repository.lock import RepositoryLock
 from pillarbox.backup.repository.pack import PACK_BYTES, BlobId, BlobKind, PackBuilder
-from pillarbox.backup.repository.repository import Repository
-from pillarbox.store.errors import Corrupt, Refused
+from pillarbox.backup.repository.repository import Repository, Snapshot
+from pillarbox.store.errors import Corrupt, InvalidContent, NotFound
 
 UNUSED_SHARE_MAX: Final = 0.05
 _SMALL_PACK_DIVISOR: Final = 4
@@ -89,40 +90,36 @@ def prune(
     unused_share_max: float = UNUSED_SHARE_MAX,
     dry_run: bool = False,
     as_if_forgotten: Collection[str] = (),
+    forgotten: Collection[Snapshot] = (),
     pack_bytes: int = PACK_BYTES,
     wait_ms: int = 0,
 ) -> PruneReport:
     """Free what no snapshot needs any more, under an exclusive lock.
 
     A dry run says what would be freed, with the snapshots of ids `as_if_forgotten` gone; it changes nothing.
+    While a snapshot is lost or damaged, nothing is freed that it may need, so that its file can be put back:
+    only what those of `forgotten` needed, and data of interrupted backups.
     Up to `unused_share_max` of the used bytes may stay unused, which spares writing packs anew. Damage that
     touches a kept snapshot stops it before anything is removed. Holds about three packs of memory.
-    Raises: Refused when snapshots are lost, but not a dry run; RepositoryLocked, Corrupt, NotFound when a
-    snapshot's blob is missing.
+    Raises: RepositoryLocked, Corrupt, NotFound when a snapshot's blob is missing.
     """
     with repository.lock(exclusive=not dry_run, purpose="prune", wait_ms=wait_ms) as lock:
-        if not dry_run:
-            refuse_lost(repository.lost_snapshot_ids())
         repository.reload_index()
-        work = _Prune(repository, lock, pack_bytes, as_if_forgotten if dry_run else ())
+        work = _Prune(repository, lock, pack_bytes, as_if_forgotten if dry_run else (), forgotten)
         plan = plan_prune(work.measure(), unused_share_max, pack_bytes)
         return work.report(plan) if dry_run else work.run(plan)
-
-
-def refuse_lost(lost: Collection[str]) -> None:
-    """Raise Refused when snapshots are lost: without their blobs putting their files back is no help."""
-    if lost:
-        raise Refused(
-            f"snapshots are lost, and what only they need would be freed: {', '.join(lost)}",
-            hint="put their files back, or accept the loss with `backup prune --forget-lost`",
-        )
 
 
 class _Prune:
     """One prune: what is there at its beginning, and the steps."""
 
     def __init__(
-        self, repository: Repository, lock: RepositoryLock, pack_bytes: int, forgotten: Collection[str]
+        self,
+        repository: Repository,
+        lock: RepositoryLock,
+        pack_bytes: int,
+        as_if_forgotten: Collection[str],
+        forgotten: Collection[Snapshot],
     ) -> None:
         self._repository = repository
         self._backend = repository.backend
@@ -132,7 +129,11 @@ class _Prune:
         self._index, self._index_names = read_index(self._backend, repository.sealer)
         self._sizes = dict(self._backend.list(FileKind.PACK))
         self._absent = find_absent_packs(self._backend, self._index)
-        self._needed = mark_needed(repository, self._index, forgotten)
+        self._needed = mark_needed(repository, self._index, as_if_forgotten)
+        if repository.unreadable_snapshots():
+            gone = [*forgotten, *(each for each in repository.snapshots() if each.id in as_if_forgotten)]
+            roots = {root for snapshot in gone for root in snapshot.roots}
+            mark_unclaimed(repository, self._index, self._needed, roots)
         self._new: list[tuple[PackEntry, bytes]] = []
 
     def measure(self) -> list[PackUse]:
@@ -159,7 +160,7 @@ class _Prune:
                 yield location
         if any(missing):
             blob_id = self._index.id_at(missing.index(1))
-            raise Corrupt(f"blob {blob_id.hex()}, which a snapshot needs, is in no pack that is there")
+            raise damaged_file(f"blob {blob_id.hex()}, which a snapshot needs, is in no pack that is there")
 
     def run(self, plan: PrunePlan) -> PruneReport:
         """The steps, in the order in which each may be the last one."""
@@ -239,7 +240,7 @@ def mark_needed(repository: Repository, index: Index, forgotten: Collection[str]
     def mark(blob_id: BlobId) -> bool:
         position = index.position(blob_id)
         if position < 0:
-            raise Corrupt(f"blob {blob_id.hex()}, which a snapshot needs, is in no index file")
+            raise damaged_file(f"blob {blob_id.hex()}, which a snapshot needs, is in no index file")
         is_first = not needed[position]
         needed[position] = 1
         return is_first
@@ -250,3 +251,32 @@ def mark_needed(repository: Repository, index: Index, forgotten: Collection[str]
         children = repository.read_tree(stack.pop()).children
         stack += [child.blob_id for child in children if mark(child.blob_id) and child.kind is BlobKind.TREE]
     return needed
+
+
+def mark_unclaimed(
+    repository: Repository, index: Index, needed: bytearray, let_go: Collection[BlobId]
+) -> None:
+    """Mark as needed what hangs on trees that nothing else names: one may be the root of a lost snapshot.
+
+    Trees of `let_go` are none of these. Reads every tree that is not needed.
+    """
+    children: dict[BlobId, list[BlobId]] = {}
+    for position, location in index.locations():
+        blob_id = location.record.blob_id
+        if location.record.kind is BlobKind.TREE and not needed[position] and blob_id not in children:
+            children[blob_id] = _children_of(repository, blob_id)
+    named = {child for below in children.values() for child in below}
+    stack = [blob_id for blob_id in children if blob_id not in named and blob_id not in let_go]
+    while stack:
+        blob_id = stack.pop()
+        position = index.position(blob_id)
+        if position >= 0 and not needed[position]:
+            needed[position] = 1
+            stack += children.get(blob_id, [])
+
+
+def _children_of(repository: Repository, tree_id: BlobId) -> list[BlobId]:
+    try:
+        return [child.blob_id for child in repository.read_tree(tree_id).children]
+    except (Corrupt, NotFound, InvalidContent):
+        return []  # a damaged tree is no help to the snapshot that needs it

@@ -38,6 +38,7 @@ from pillarbox.backup.repository.crypto import (
     secure_entropy,
     wrap,
 )
+from pillarbox.backup.repository.damage import damaged_file
 from pillarbox.backup.repository.index import (
     Index,
     Location,
@@ -140,6 +141,7 @@ class Repository:
         self._index: Index | None = None
         self._index_names: set[str] = set()
         self._snapshots: dict[str, Snapshot] = {}
+        self._damaged: dict[str, Corrupt] = {}
         self._cipher_of = lru_cache(_CIPHERS_KEPT)(self._make_cipher)
 
     @classmethod
@@ -308,7 +310,7 @@ class Repository:
             if not locations:
                 raise
             file = locations[0].pack.file
-            raise Corrupt(f"{file} is missing; it holds blob {blob_id.hex()}", file=file) from error
+            raise damaged_file(f"{file} is missing; it holds blob {blob_id.hex()}", file=file) from error
 
     def read_tree(self, blob_id: BlobId) -> Tree:
         """The tree of that id. Raises as `read` does, and InvalidContent."""
@@ -369,23 +371,54 @@ class Repository:
         return sorted(info.name for info in self.backend.list(FileKind.SNAPSHOT))
 
     def snapshots(self) -> list[Snapshot]:
-        """All snapshots, oldest first. Raises: Corrupt when one is damaged.
+        """All snapshots that can be read, oldest first; `unreadable_snapshots` has the others.
 
         Each is read once, since they never change; what is damaged later the next program finds.
         """
-        found = {}
+        found: dict[str, Snapshot] = {}
+        damaged: dict[str, Corrupt] = {}
         for name in self.snapshot_ids():
-            with suppress(NotFound):  # forgotten since the listing
+            try:
                 found[name] = self._snapshots.get(name) or self._read_snapshot(name)
-        self._snapshots = found
+            except NotFound:  # forgotten since the listing
+                continue
+            except Corrupt as error:
+                damaged[name] = error
+        self._snapshots, self._damaged = found, damaged
         return sorted(found.values(), key=lambda each: (each.time_ms, each.id))
+
+    def unreadable_snapshots(self) -> dict[str, Corrupt]:
+        """Why the snapshots that were made and not forgotten cannot be read, by id: damaged, or lost."""
+        self.snapshots()
+        lost = {
+            name: damaged_file(f"snapshots/{name} is missing and was not forgotten", f"snapshots/{name}")
+            for name in self.lost_snapshot_ids()
+        }
+        return {**self._damaged, **lost}
+
+    def refuse_unclear_newest(self) -> None:
+        """Raises Refused while a snapshot that cannot be read may be the newest.
+
+        It is not when another names it under `previous` in its manifest, as the one before it.
+        """
+        found = self.snapshots()
+        followed = {snapshot.manifest.get("previous") for snapshot in found}
+        for name, error in self.unreadable_snapshots().items():
+            if name not in followed:
+                before = f": {found[-1].id[:12]} may be the one before it" if found else ""
+                raise Refused(
+                    f"snapshot {name[:12]} cannot be read, and may be the newest: {error}",
+                    hint=f"name the one that is meant by its id{before}; `backup forget` accepts the loss",
+                )
 
     def snapshot(self, name: str) -> Snapshot:
         """The snapshot of that id, of an id that begins so, or `latest`.
 
-        Raises: NotFound, Corrupt, InvalidName when several ids begin so.
+        Raises: NotFound, Corrupt, InvalidName when several ids begin so, Refused when it is not clear which
+        one is the newest.
         """
         if name == LATEST:
+            self.refuse_unclear_newest()
             newest = self.snapshots()[-1:]
             if not newest:
                 raise NotFound(
@@ -451,10 +484,10 @@ class Repository:
     def _read_snapshot(self, name: str) -> Snapshot:
         file = f"{FileKind.SNAPSHOT}/{name}"
         if self.backend.size(FileKind.SNAPSHOT, name) > SEALED_FILE_BYTES_MAX:
-            raise Corrupt(f"{file} is larger than any snapshot of ours", file=file)
+            raise damaged_file(f"{file} is larger than any snapshot of ours", file=file)
         data = self.backend.get(FileKind.SNAPSHOT, name)
         if blake3(data).hexdigest() != name:
-            raise Corrupt(f"{file} is not the file of that name", file=file)
+            raise damaged_file(f"{file} is not the file of that name", file=file)
         try:
             body = self.sealer.open(_SNAPSHOT_LETTER, data, file)
             time_ms, roots, origin, manifest = unpack_value(body)
@@ -465,7 +498,7 @@ class Repository:
             starts = range(0, len(roots), BLOB_ID_BYTES)
             root_ids = tuple(BlobId(bytes(roots[at : at + BLOB_ID_BYTES])) for at in starts)
         except (ValueError, TypeError, msgpack.UnpackException) as error:
-            raise Corrupt(f"{file}: {error}", file=file) from error
+            raise damaged_file(f"{file}: {error}", file=file) from error
         return Snapshot(name, time_ms, root_ids, manifest, str(origin))
 
     # --- writing --------------------------------------------------------------------------------------------
@@ -529,7 +562,7 @@ def read_key(backend: Backend, name: str) -> WrappedKey:
     """A key of the repository. Raises: NotFound, Corrupt, UnsupportedVersion."""
     file = f"{FileKind.KEY}/{name}"
     if backend.size(FileKind.KEY, name) > _KEY_BYTES_MAX:
-        raise Corrupt(f"{file} is larger than any key of ours", file=file)
+        raise damaged_file(f"{file} is larger than any key of ours", file=file)
     return WrappedKey.decode(backend.get(FileKind.KEY, name), file)
 
 
@@ -545,7 +578,7 @@ class WriterCounts:
 
 
 class Writer:
-    """Adds blobs and snapshots. Threads may share one. After an error it refuses everything further."""
+    """Adds blobs and snapshots. Threads may share one. After an error everything further meets the same."""
 
     def __init__(
         self, repository: Repository, lock: RepositoryLock, pack_bytes: int, level: int, uploads: int
@@ -564,6 +597,7 @@ class Writer:
         self._executor = ThreadPoolExecutor(max(uploads, 1), thread_name_prefix="pillarbox-upload")
         self._lock = threading.RLock()
         self._failed = False
+        self._failure: PillarboxError | None = None
 
     def add(self, kind: BlobKind, content: bytes, *, compressible: bool = True) -> Added:
         """Store a blob, unless the repository has it; durable once `flush` or `save_snapshot` returns.
@@ -652,19 +686,23 @@ class Writer:
 
     def close(self) -> None:
         """End the uploads. What is not part of a flush or a snapshot is dropped."""
-        self._failed = True
+        self._failed, self._failure = True, None
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
         """One thread at a time; and after an error nothing more, for what was pending may be lost."""
         with self._lock:
+            if self._failure is not None:
+                raise type(self._failure)(str(self._failure), hint=self._failure.hint)
             if self._failed:
                 raise Refused("the writer has ended; open another")
             try:
                 yield
-            except BaseException:
+            except BaseException as error:
                 self._failed = True
+                if isinstance(error, PillarboxError):
+                    self._failure = error
                 raise
 
     def _append(self, kind: BlobKind, blob_id: BlobId, stored: bytes, content_bytes: int) -> None:

@@ -49,6 +49,9 @@ class FileLock:
         except BlockingIOError:
             os.close(descriptor)
             return False
+        if not _is_at(path, descriptor):  # its holder removed the file before it let go
+            os.close(descriptor)
+            return self._try(path)
         self._descriptor = descriptor
         try:
             # What a process that was killed has left there is of no meaning: the system let go of its lock.
@@ -73,6 +76,13 @@ def _is_passing(path: Path) -> bool:
     try:
         return path.read_bytes() == PASSING
     except OSError:
+        return False
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
         return False
 
 

@@ -149,6 +149,8 @@ class Site:
 
     def files(self) -> list[str]:
         """What lies in the group beside its own two files."""
+        if not self.group.path.exists():
+            return []
         return sorted(path.name for path in self.group.path.iterdir() if path.is_dir())
 
 

@@ -6,13 +6,14 @@ import errno
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from pillarbox.backup import restore
 from pillarbox.backup.capture import Capture
-from pillarbox.backup.database_snapshot import Progress
+from pillarbox.backup.database_snapshot import Progress, read_stored_segments
 from pillarbox.backup.replaced import new_place
 from pillarbox.backup.repository.backend import FileKind
 from pillarbox.backup.repository.repository import Snapshot
@@ -24,10 +25,12 @@ from pillarbox.backup.restore import (
     ServerState,
     choose_destination,
     put_back_interrupted,
+    read_restorable,
     restorable_databases,
     restore_in_place,
     restore_to_directory,
 )
+from pillarbox.backup.salvage import salvage_files
 from pillarbox.backup.snapshot import SnapshotSource, snapshot_databases
 from pillarbox.store.access import Actor
 from pillarbox.store.change_number import CNSet
@@ -542,3 +545,93 @@ def test_databases_are_named_in_any_case(group):
     assert [each.name for each in restorable_databases(snapshot, ["STORE 2"])] == ["Store 2"]
     with pytest.raises(NotFound, match="'Store 9'"):
         restorable_databases(snapshot, ["store 1", "Store 9"])
+
+
+# -- what is damaged in the repository
+
+
+LARGE = [
+    b"Subject: number %d\r\nFrom: sender%d@example.org\r\n\r\n" % (number, number)
+    + Random(number).randbytes(600_000).hex().encode()
+    for number in range(4)
+]
+
+
+def lose_chunk(group, snapshot, monkeypatch, index: int) -> None:
+    """A chunk in the middle of the first database's stream is damaged in the repository."""
+    repository = group.repository
+    stored = read_restorable(repository, restorable_databases(snapshot)[0])
+    chunks = [
+        chunk for segment in read_stored_segments(repository, stored).values() for chunk in segment.chunks
+    ]
+    read, hit = repository.read, chunks[index]
+
+    def damaged(blob_id):
+        if blob_id == hit:
+            raise Corrupt("packs/x is damaged")
+        return read(blob_id)
+
+    monkeypatch.setattr(repository, "read", damaged)
+    monkeypatch.setattr(repository, "read_many", lambda ids: ((each, damaged(each)) for each in ids))
+
+
+def test_a_restore_that_is_to_keep_going_brings_back_all_that_is_whole_and_names_the_rest(group, monkeypatch):
+    group.deliver(group.databases[0], LARGE)
+    snapshot = group.snapshot()
+    lose_chunk(group, snapshot, monkeypatch, 5)
+    with pytest.raises(Corrupt, match="packs/x"):
+        restore_to_directory(group.repository, snapshot, group.directory / "out", clock=group.clock)
+    done, _ = restore_to_directory(
+        group.repository, snapshot, group.directory / "out", clock=group.clock, fill=salvage_files
+    )
+    assert done.lost and all(each.folder == "anna: Inbox" for each in done.lost)
+    lost = {int(each.subject.split()[1]) for each in done.lost}
+    assert [each.sender for each in done.lost] == [f"sender{number}@example.org" for number in sorted(lost)]
+    restored = group.open_restored(done.path, 1, group.clock)
+    assert group.contents(restored) == [raw for number, raw in enumerate(LARGE) if number not in lost]
+    assert 0 < len(lost) < len(LARGE)
+    restored.dismount()
+    put_back(group, snapshot, group.databases, fill=salvage_files)
+    assert group.contents(group.databases[0]) == [
+        raw for number, raw in enumerate(LARGE) if number not in lost
+    ]
+
+
+def test_where_the_tables_are_damaged_they_are_made_from_the_stream(group, monkeypatch):
+    group.deliver(group.databases[0], LARGE[:2])
+    snapshot = group.snapshot()
+    stored = read_restorable(group.repository, restorable_databases(snapshot)[0])
+    read_tree = group.repository.read_tree
+
+    def damaged(blob_id):
+        if blob_id == stored.image:
+            raise Corrupt("packs/x is damaged")
+        return read_tree(blob_id)
+
+    monkeypatch.setattr(group.repository, "read_tree", damaged)
+    done, _ = restore_to_directory(
+        group.repository, snapshot, group.directory / "out", clock=group.clock, fill=salvage_files
+    )
+    restored = group.open_restored(done.path, 1, group.clock)
+    assert group.contents(restored) == LARGE[:2] and done.lost == ()
+    assert check_database(restored, Actor.task("test")).clean
+    restored.dismount()
+
+
+def test_with_nothing_damaged_keeping_going_changes_nothing(group):
+    group.deliver(group.databases[0], group.corpus()[:3])
+    snapshot = group.snapshot()
+    done, _ = restore_to_directory(
+        group.repository, snapshot, group.directory / "out", clock=group.clock, fill=salvage_files
+    )
+    assert done.lost == ()
+
+
+def test_every_directory_that_a_restore_makes_is_flushed_with_the_one_above_it(group, monkeypatch):
+    """Else a power loss after the restore could take the whole of it."""
+    snapshot = group.snapshot()
+    flushed: list[Path] = []
+    monkeypatch.setattr(restore, "flush_directory", flushed.append)
+    out = group.directory / "new" / "out"
+    restore_to_directory(group.repository, snapshot, out, clock=group.clock)
+    assert {group.directory, out.parent, out, out / "First"} <= set(flushed)

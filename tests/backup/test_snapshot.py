@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from random import Random
 
 import pytest
@@ -10,14 +11,22 @@ import pytest
 from pillarbox.backup.repository.backend import FileKind
 from pillarbox.backup.repository.backend_memory import MemoryBackend
 from pillarbox.backup.repository.check import check_repository
+from pillarbox.backup.repository.pack import BlobKind
 from pillarbox.backup.repository.repository import Snapshot, SnapshotKind
 from pillarbox.backup.restore import restore_to_directory
-from pillarbox.backup.snapshot import GroupSnapshot, SnapshotHook, SnapshotSource
+from pillarbox.backup.snapshot import (
+    GroupSnapshot,
+    SnapshotHook,
+    SnapshotSource,
+    snapshot_databases,
+    source_of,
+)
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
 from pillarbox.store.disk.tables import Table
-from pillarbox.store.errors import Corrupt, NotFound, Refused, Retryable
-from pillarbox.store.mail import folders, mailboxes, messages
+from pillarbox.store.errors import Corrupt, DiskFull, NotFound, Refused, Retryable
+from pillarbox.store.mail import folders, mailboxes, messages, public_folders
+from pillarbox.store.server import Server
 from pillarbox.store.upkeep.maintenance import compact
 
 
@@ -259,3 +268,37 @@ def test_a_backup_killed_at_any_write_leaves_earlier_ones_whole_and_the_next_con
 
     assert killed_everywhere(backend, back_up, survives) > 5
     assert survivors > 5
+
+
+def test_a_full_disk_of_the_repository_is_told_as_that_whichever_thread_meets_it(group, backend):
+    group.deliver(group.databases[0], [Random(1).randbytes(3_000_000)])
+
+    def full(operation: str, kind: FileKind, name: str) -> None:
+        if operation == "put" and kind is FileKind.PACK:
+            raise DiskFull("no space left on the disk")
+
+    backend.before = full
+    with group.repository.writer(pack_bytes=100_000, uploads=1) as writer:
+        for number in range(20):
+            with suppress(DiskFull):
+                writer.add(BlobKind.DATA, Random(number).randbytes(50_000))
+        with pytest.raises(DiskFull):
+            writer.add(BlobKind.DATA, b"more")
+    with pytest.raises(DiskFull):
+        group.snapshot()
+
+
+def test_messages_of_public_folders_are_counted(world, tmp_path, mail_corpus):
+    with Server.create(tmp_path / "server", clock=world.clock, rng=Random(1)) as server:
+        database = server.database("Public Folder Store")
+        with database.transaction(Actor.task("test")) as txn:
+            folder = public_folders.create(txn, "Announcements")
+        for raw in mail_corpus[:3]:
+            prepared = messages.prepare(database.files, raw)
+            with database.transaction(Actor.task("test")) as txn:
+                messages.append(txn, folder.folder_id, prepared)
+        repository = world.create(MemoryBackend())
+        source = source_of(server, server.group("First Storage Group"))
+        snapshot = GroupSnapshot(source, repository, clock=world.clock).run()
+    counts = {each["name"]: each["messages_count"] for each, _ in snapshot_databases(snapshot)}
+    assert counts == {"Mailbox Store": 0, "Public Folder Store": 3}

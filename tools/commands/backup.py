@@ -41,7 +41,7 @@ from pillarbox.tools.repository_options import (
     keys,
     open_repository,
 )
-from pillarbox.tools.snapshot_rows import database_lines, snapshot_data, snapshot_line
+from pillarbox.tools.snapshot_rows import database_lines, snapshot_data, snapshot_line, warn_unreadable
 from pillarbox.tools.snapshot_source import open_source, raise_left_out
 
 
@@ -145,6 +145,7 @@ def list_(
     found = [each for each in repository.snapshots() if captures or not is_capture(each)]
     rows = [snapshot_data(each) for each in found]
     show(rows, [snapshot_line(each) for each in found] or ["There is no snapshot yet."], as_json)
+    warn_unreadable(repository.unreadable_snapshots())
 
 
 @backup.command("show")

@@ -11,9 +11,11 @@ import click
 from pillarbox.backup.find_snapshot import FoundDatabases, find_for_server, find_snapshot, mailbox_stores
 from pillarbox.backup.recovery_group import goes_to_recovery_group, restore_to_server
 from pillarbox.backup.replaced import ReplacedDatabase, discard_replaced, replaced_databases
+from pillarbox.backup.repository.damage import damaged_file
 from pillarbox.backup.repository.repository import Repository, Snapshot
-from pillarbox.backup.restore import RestoredDatabase, restore_to_directory
+from pillarbox.backup.restore import Fill, RestoredDatabase, restore_to_directory
 from pillarbox.backup.restore_plan import PlannedRestore, plan_restore
+from pillarbox.backup.salvage import salvage_files
 from pillarbox.backup.snapshot import snapshot_databases
 from pillarbox.backup.snapshot_owner import mark_of
 from pillarbox.store.clock import SystemClock
@@ -55,6 +57,7 @@ Done = tuple[Snapshot, RestoredDatabase]
 @OF
 @DATABASES
 @click.option("--all", "all_", is_flag=True, help="With --server: all its databases, damaged or not.")
+@click.option("--keep-going", is_flag=True, help="Restore what is whole, and name the rest.")
 @click.option("--thorough", is_flag=True, help="With --to: run the store's integrity check as well.")
 @YES
 @keys
@@ -68,6 +71,7 @@ def restore(
     of: str | None,
     names: tuple[str, ...],
     all_: bool,
+    keep_going: bool,
     thorough: bool,
     yes: bool,
     passphrase_file: Path | None,
@@ -81,7 +85,8 @@ def restore(
     damaged or missing, as their mount or their last check says, or --all. It says first what is newer than
     the snapshot and would go, and asks; what was replaced stays until `pillarbox backup discard-replaced`.
     While the server has a recovery storage group, mailbox stores go there instead, unless its override is
-    set. Every byte is proven against what was backed up.
+    set. Every byte is proven against what was backed up; with --keep-going what is damaged is left out, and
+    each message named that is lost so, by folder, subject and sender.
 
     \b
     pillarbox backup restore /backup/mail latest --to /restored
@@ -92,9 +97,10 @@ def restore(
     if names and all_:
         raise click.UsageError("say --database or --all, not both")
     repository = open_repository(repo, passphrase_file, key_file)
+    fill = salvage_files if keep_going else None
     if directory is not None:
         found = find_snapshot(repository, snapshot, group=group_name, of=of)
-        done = _to_directory(repository, found, directory, names, thorough, as_json)
+        done = _to_directory(repository, found, directory, names, thorough, fill, as_json)
     else:
         assert server is not None, "one of the two"
         with Server.open(server) as opened:
@@ -105,9 +111,10 @@ def restore(
                 meant = meant if names else mailbox_stores(meant)
             else:
                 meant = _confirmed(plan_restore(opened, meant, named=bool(names), all_=all_), yes)
-            done = _to_server(repository, repo, meant, opened, of is not None, as_json)
+            done = _to_server(repository, repo, meant, opened, of is not None, fill, as_json)
     data = {"snapshot": done[0][0].id, "restored": [_done_data(each) for each in done]}
     show(data, _done_lines(done), as_json)
+    _raise_lost(done)
 
 
 def _to_directory(
@@ -116,6 +123,7 @@ def _to_directory(
     directory: Path,
     names: tuple[str, ...],
     thorough: bool,
+    fill: Fill | None,
     as_json: bool,
 ) -> list[Done]:
     with progress("restoring", as_json) as step:
@@ -126,6 +134,7 @@ def _to_directory(
             names=names,
             clock=SystemClock(),
             thorough=thorough,
+            fill=fill,
             progress=_counting([snapshot], step),
         )
     return [(snapshot, each) for each in restored]
@@ -137,6 +146,7 @@ def _to_server(
     meant: Sequence[FoundDatabases],
     server: Server,
     foreign: bool,
+    fill: Fill | None,
     as_json: bool,
 ) -> list[Done]:
     done = []
@@ -150,6 +160,7 @@ def _to_server(
                 server,
                 names=each.names,
                 foreign=foreign,
+                fill=fill,
                 clock=SystemClock(),
                 progress=told,
             )
@@ -192,6 +203,7 @@ def _done_data(done: Done) -> dict[str, Any]:
         "group": database.group,
         "path": str(database.path),
         "replaced": str(database.replaced) if database.replaced else None,
+        "lost": [each._asdict() for each in database.lost],
     }
 
 
@@ -200,6 +212,14 @@ def _done_lines(done: Sequence[Done]) -> Iterator[str]:
         yield f"{database.name} is restored at {database.path}, as of {local_time(snapshot.time_ms)}."
         if database.replaced is not None:
             yield f"  What it replaced is at {database.replaced} until `pillarbox backup discard-replaced`."
+
+
+def _raise_lost(done: Sequence[Done]) -> None:
+    """Name the messages that the snapshot holds damaged. Raises Corrupt when there are any."""
+    lost = [each for _, database in done for each in database.lost]
+    warn(f"  damaged, not restored: {each.folder}: {each.subject!r} from {each.sender}" for each in lost)
+    if lost:
+        raise damaged_file(f"damaged, and not restored: {counted(len(lost), 'message')}; the rest is")
 
 
 # -- what was replaced

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from pillarbox.backup.find_snapshot import find_snapshot, is_moment
-from pillarbox.backup.repository.prune import PruneReport, prune, refuse_lost
+from pillarbox.backup.repository.prune import PruneReport, prune
 from pillarbox.backup.repository.repository import Repository, Snapshot
 from pillarbox.backup.retention import Decision, HeldDatabase, KeepRules, choose_kept, held_databases
 from pillarbox.backup.schedule import Schedule, ScheduledRun, run_due
@@ -21,7 +21,7 @@ from pillarbox.tools.options import JSON, SERVER
 from pillarbox.tools.output import confirm, counted, local_time, show, size_text, warn
 from pillarbox.tools.parameters import YES, complete_group, duration
 from pillarbox.tools.repository_options import GROUP, OF, REPOSITORY, keys, open_repository
-from pillarbox.tools.snapshot_rows import snapshot_line
+from pillarbox.tools.snapshot_rows import snapshot_line, warn_unreadable
 from pillarbox.tools.snapshot_source import open_source, raise_left_out
 
 # -- by name
@@ -132,7 +132,7 @@ def _rules(options: dict[str, Any]) -> KeepRules | None:
 @REPOSITORY
 @keeping
 @click.option("--dry-run", is_flag=True, help="Say what would go, and keep everything.")
-@click.option("--forget-lost", is_flag=True, help="Accept the loss of snapshots that `backup check` names.")
+@click.option("--forget-lost", is_flag=True, help="Forget snapshots too that are lost or damaged.")
 @keys
 @JSON
 def prune_(
@@ -163,15 +163,14 @@ def prune_(
     decisions = choose_kept(repository.snapshots(), rules, machine_zone())
     gone = [each.snapshot for each in decisions if not each.is_kept]
     without_server = _without_server(decisions)
-    lost = repository.lost_snapshot_ids()
+    unreadable = repository.unreadable_snapshots()
     if not dry_run:
-        if not forget_lost:
-            refuse_lost(lost)
-        repository.forget([*(each.id for each in gone), *(lost if forget_lost else ())])
-    report = prune(repository, dry_run=dry_run, as_if_forgotten={each.id for each in gone})
+        repository.forget([*(each.id for each in gone), *(unreadable if forget_lost else ())])
+    ids = {each.id for each in gone}
+    report = prune(repository, dry_run=dry_run, as_if_forgotten=ids, forgotten=gone)
     data = {
         "snapshots": [_decision_data(each) for each in decisions],
-        "lost": lost,
+        "lost": list(unreadable),
         "gone": [_held_data(held) for held in without_server],
         **_prune_data(report),
         "dry_run": dry_run,
@@ -179,8 +178,8 @@ def prune_(
     lines = [f"{snapshot_line(each.snapshot)}  {', '.join(each.reasons) or 'goes'}" for each in decisions]
     lines += _gone_lines(without_server, rules)
     show(data, [*lines, *_prune_lines(report, len(gone), dry_run)], as_json)
-    if lost and not forget_lost:
-        warn([f"lost, and not forgotten, which keeps a prune from freeing anything: {each}" for each in lost])
+    if not forget_lost:
+        warn_unreadable(unreadable)
 
 
 def _without_server(decisions: Sequence[Decision]) -> list[HeldDatabase]:
@@ -263,6 +262,7 @@ def run_due_(
         "next_ms": run.next_ms,
     }
     show(data, _due_lines(run, schedule.keep), as_json)
+    warn_unreadable(repository.unreadable_snapshots())
     if run.snapshot is not None:
         raise_left_out(source)
 

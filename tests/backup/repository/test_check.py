@@ -340,19 +340,42 @@ def test_a_snapshot_whose_file_is_lost_is_named_until_it_is_forgotten(site: Site
     assert check_repository(repository, read_data=1).is_whole
 
 
-def test_while_a_snapshot_is_lost_nothing_is_freed_so_that_it_can_be_put_back(site: Site) -> None:
-    lost = site.ids[0]
-    files = {key: data for key, data in site.backend.files.items() if key != (FileKind.SNAPSHOT, lost)}
-    repository = site.open(files)
-    before = dict(files)
-    with pytest.raises(Refused, match=lost):
-        prune(repository)
-    assert repository.backend.files == before
-    prune(repository, dry_run=True)
-    repository.backend.files[FileKind.SNAPSHOT, lost] = site.backend.files[FileKind.SNAPSHOT, lost]
-    prune(repository)
-    assert check_repository(repository, read_data=1).is_whole
-    assert lost in repository.snapshot_ids()
+@pytest.mark.parametrize("how", ["lost", "damaged"])
+def test_while_a_snapshot_cannot_be_read_a_prune_goes_on_and_it_can_be_put_back(site: Site, how: str) -> None:
+    """What only it needs is not freed, and what those that are forgotten needed is."""
+    hit, gone, *kept = site.ids
+    file = FileKind.SNAPSHOT, hit
+    repository = site.open({key: data for key, data in site.backend.files.items() if key != file})
+    if how == "damaged":
+        repository.backend.files[file] = site.backend.files[file][:-1] + b"x"
+    assert list(repository.unreadable_snapshots()) == [hit]
+    assert [each.id for each in repository.snapshots()] == sorted(
+        [gone, *kept], key=lambda name: repository.snapshot(name).time_ms
+    )
+    forgotten = [repository.snapshot(gone)]
+    repository.forget([gone])
+    dry = prune(repository, dry_run=True, unused_share_max=0)
+    done = prune(repository, forgotten=forgotten, unused_share_max=0)
+    assert done.bytes_after < done.bytes_before and dry.bytes_after <= dry.bytes_before
+    repository.backend.files[file] = site.backend.files[file]
+    whole = site.open(repository.backend.files)
+    assert check_repository(whole, read_data=1).is_whole
+    assert hit in {each.id for each in whole.snapshots()}
+
+
+def test_while_the_newest_snapshot_may_be_one_that_cannot_be_read_the_latest_is_refused(site: Site) -> None:
+    *_, before, newest = sorted(
+        site.ids, key=lambda name: site.open(site.backend.files).snapshot(name).time_ms
+    )
+    repository = site.open(
+        {key: data for key, data in site.backend.files.items() if key != (FileKind.SNAPSHOT, newest)}
+    )
+    with pytest.raises(Refused, match=newest[:12]) as refused:
+        repository.snapshot("latest")
+    assert before[:12] in refused.value.hint
+    assert repository.snapshot(before).id == before
+    repository.forget([newest])
+    assert repository.snapshot("latest").id == before
 
 
 def test_forgetting_killed_at_any_write_makes_nothing_lost(

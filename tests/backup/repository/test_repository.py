@@ -306,8 +306,10 @@ def test_a_full_disk_ends_the_writer_and_keeps_the_repository(world: Any) -> Non
         try:
             world.save_with(writer, world.files(9))
         finally:
-            with pytest.raises(Refused):
+            with pytest.raises(DiskFull, match="the disk is full"):
                 writer.add(BlobKind.DATA, b"after the error")
+    with pytest.raises(Refused, match="the writer has ended"):
+        writer.add(BlobKind.DATA, b"after the end")
     backend.before = lambda *call: None
     assert world.restore(repository, kept) == world.files(0)
     assert check_repository(repository, read_data=1).is_whole

@@ -192,19 +192,54 @@ def test_prune_says_first_what_it_then_does(pillarbox: Pillarbox, server: Path, 
     assert "nothing is said to be kept" in pillarbox.refused(27, "backup", "prune", repo)
 
 
-def test_prune_changes_nothing_while_a_snapshot_is_lost_unless_the_loss_is_accepted(
-    pillarbox: Pillarbox, server: Path, repo: Path
+@pytest.mark.parametrize("how", ["lost", "damaged"])
+def test_a_snapshot_that_cannot_be_read_stops_only_itself(
+    pillarbox: Pillarbox, server: Path, repo: Path, tmp_path: Path, how: str
 ) -> None:
-    lost, middle, last = (pillarbox.answer("backup", "create", server, repo)["snapshot"] for _ in range(3))
-    (file,) = repo.rglob(f"snapshots/**/{lost}")
+    before = exported(pillarbox, server, tmp_path / "before")
+    hit, _, last = (pillarbox.answer("backup", "create", server, repo)["snapshot"] for _ in range(3))
+    (file,) = repo.rglob(f"snapshots/**/{hit}")
+    whole = file.read_bytes()
     file.unlink()
+    if how == "damaged":
+        file.write_bytes(whole[:-1])
+    listed = pillarbox.run("backup", "list", repo)
+    assert listed.exit_code == 0 and hit in listed.stderr and last[:12] in listed.stdout
+    pillarbox.answer("backup", "restore", repo, "latest", "--to", tmp_path / "to")
+    pillarbox.answer("backup", "create", server, repo)
     words = ("backup", "prune", repo, "--keep-last", 1)
-    assert lost in pillarbox.refused(20, *words)
-    assert {each["snapshot"] for each in pillarbox.answer("backup", "list", repo)} == {middle, last}
-    assert pillarbox.answer(*words, "--dry-run")["lost"] == [lost]
-    pillarbox.answer(*words, "--forget-lost")
-    assert [each["snapshot"] for each in pillarbox.answer("backup", "list", repo)] == [last]
+    assert pillarbox.answer(*words, "--dry-run")["lost"] == [hit]
+    pruned = pillarbox.run(*words)
+    assert pruned.exit_code == 0 and hit in pruned.stderr and "2 snapshots forgotten" in pruned.stdout
+    file.unlink(missing_ok=True)
+    file.write_bytes(whole)
+    pillarbox.answer("backup", "restore", repo, hit, "--to", tmp_path / "again", "--thorough")
+    shutil.rmtree(server / STORE)
+    shutil.copytree(tmp_path / "again" / STORE, server / STORE)
+    assert exported(pillarbox, server, tmp_path / "after") == before
+    file.unlink()
+    assert pillarbox.answer(*words, "--forget-lost")["lost"] == [hit]
     assert pillarbox.run("backup", "check", repo).exit_code == 0
+
+
+def test_when_the_newest_snapshot_is_gone_the_one_before_it_must_be_named(
+    pillarbox: Pillarbox, server: Path, repo: Path, tmp_path: Path
+) -> None:
+    before, newest = (pillarbox.answer("backup", "create", server, repo)["snapshot"] for _ in range(2))
+    (file,) = repo.rglob(f"snapshots/**/{newest}")
+    file.unlink()
+    for words in (
+        ("show", repo, "latest"),
+        ("restore", repo, "latest", "--server", server, "--all", "--yes"),
+    ):
+        said = pillarbox.refused(20, "backup", *words)
+        assert newest[:12] in said and before[:12] in said
+    said = pillarbox.refused(20, "recovery", "mount", server, repo, "latest")
+    assert newest[:12] in said
+    pillarbox.answer("recovery", "mount", server, repo, before)
+    pillarbox.answer("recovery", "dismount", server)
+    pillarbox.answer("backup", "forget", repo, newest, "--yes")
+    assert pillarbox.answer("backup", "show", repo, "latest")["snapshot"] == before
 
 
 def test_a_backup_is_taken_only_when_it_is_due(pillarbox: Pillarbox, server: Path, repo: Path) -> None:
@@ -308,6 +343,20 @@ def test_damage_is_named_with_the_snapshot_it_hits_and_never_restored(
     assert result.exit_code == 1 and snapshot[:8] in result.stdout and pack.name in result.stdout
     pillarbox.refused(30, "backup", "restore", repo, "latest", "--to", tmp_path / "to")
     assert not (tmp_path / "to" / STORE).exists()
+    going = (
+        "restore",
+        repo,
+        "latest",
+        "--to",
+        tmp_path / "to",
+        "--database",
+        "Mailbox Store",
+        "--keep-going",
+    )
+    said = pillarbox.refused(30, "backup", *going)
+    assert "damaged, and not restored" in said and "backup check" in said
+    assert "damaged, not restored: " in said and " from " in said
+    assert (tmp_path / "to" / STORE).is_dir()
 
 
 @pytest.mark.parametrize(
