@@ -615,15 +615,16 @@ def restore_in_place(
             lost[each.guid] = write(repository, each, place, clock=clock, thorough=True, progress=progress)
         snapshots = repository.snapshots()
         for (_, target), place in zip(pairs, places, strict=True):
-            _give_out_no_number_twice(target, place, _last_number(target, snapshots))
+            restored = Database(place, target.guid, target.name, target.kind, clock=target.clock)
+            go_on_with_new_numbers(restored, last_number(target, snapshots))
         exchange([(target, place) for (_, target), place in zip(pairs, places, strict=True)])
-    restored = []
+    finished = []
     for each, target in pairs:
         target.report(EventId.RESTORE_FINISHED, snapshot=snapshot.id)
         replaced = _put_away_or_leave(target.path, kept_in)
         done = RestoredDatabase(each.guid, each.name, each.group, target.path, replaced, lost[each.guid])
-        restored.append(done)
-    return restored
+        finished.append(done)
+    return finished
 
 
 def _put_away_or_leave(database: Path, kept_in: Path) -> Path | None:
@@ -634,7 +635,7 @@ def _put_away_or_leave(database: Path, kept_in: Path) -> Path | None:
         return replaced_beside(database)
 
 
-def _last_number(database: Database, snapshots: Iterable[Snapshot]) -> int:
+def last_number(database: Database, snapshots: Iterable[Snapshot]) -> int:
     """The highest counter of change numbers that a database, or a backup of it, is known to have come to."""
     found = [0]
     for snapshot in snapshots:
@@ -650,13 +651,12 @@ def _last_number(database: Database, snapshots: Iterable[Snapshot]) -> int:
     return max(each for each in found if each <= COUNTER_MAX // 2)
 
 
-def _give_out_no_number_twice(database: Database, place: Path, last: int) -> None:
-    """Let the restored files of a database at `place` go on with numbers that nobody has seen.
+def go_on_with_new_numbers(restored: Database, last: int) -> None:
+    """Let a restored database, which is not mounted, go on with numbers that nobody has seen.
 
-    Clients, captures and merges know messages by change number or UID: what was given out after the backup
-    must not come to mean something else.
+    Clients, captures and merges know messages by change number or UID: what was given out after the backup,
+    up to `last` or somewhat beyond, must not come to mean something else.
     """
-    restored = Database(place, database.guid, database.name, database.kind, clock=database.clock)
     restored.mount()
     try:
         with restored.transaction(Actor.task("restore")) as txn:

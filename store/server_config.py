@@ -140,9 +140,10 @@ def read_config(server: Path) -> ServerConfig:
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotFound(
-            f"there is no server at {server}", hint="make one with `pillarbox init`, or name its directory"
-        ) from error
+        hint = "make one with `pillarbox init`, or name its directory"
+        if any(server.glob("*/*/properties")):
+            hint = f"its databases are there: `pillarbox rebuild {server}` makes {CONFIG_FILE} anew from them"
+        raise NotFound(f"there is no server at {server}", hint=hint) from error
     except UnicodeDecodeError as error:
         raise _wrong(str(path), "it is not UTF-8 text") from error
     except OSError as error:

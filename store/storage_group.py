@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -25,6 +25,18 @@ GROUP_LIMITS: Final = {
     Edition.STANDARD: GroupLimits(groups_max=1, databases_max=2, of_one_kind_max=1),
     Edition.ENTERPRISE: GroupLimits(groups_max=4, databases_max=5, of_one_kind_max=5),
 }
+
+
+def smallest_edition(kinds_by_group: Sequence[Sequence[DatabaseKind]]) -> Edition:
+    """The smallest edition that allows storage groups with databases of these kinds."""
+    for edition, limits in GROUP_LIMITS.items():
+        if len(kinds_by_group) <= limits.groups_max and all(
+            len(kinds) <= limits.databases_max
+            and all(kinds.count(kind) <= limits.of_one_kind_max for kind in DatabaseKind)
+            for kinds in kinds_by_group
+        ):
+            return edition
+    return Edition.ENTERPRISE
 
 
 def refuse_another_group(edition: Edition, groups_count: int) -> None:

@@ -36,7 +36,7 @@ MAY_IMPORT = {
 # modules is a room without a folder of its own: what all others stand on, or the face above them; "." is
 # the rest of those.
 GROUND = "access arguments batches change_number clock errors events ids names toml_text"
-FACE = "aio mailbox_directory server server_config storage_group"
+FACE = "aio mailbox_directory server server_config server_rebuild storage_group"
 ROOMS = {
     "store": (GROUND, "disk", "content", "engine", "mail", "upkeep", "files", FACE),
     "backup": ("repository", ".", "merge"),
@@ -69,6 +69,7 @@ SEAMS = {
             "store/disk/checkpoint.py": "the identity of a boot, where the system has none",
             "store/engine/database.py": "GUIDs, for who passes in no source of them",
             "store/server.py": "GUIDs, for who passes in no source of them",
+            "tools/commands/restore.py": "GUIDs of a server that is a copy",
             "backup/repository/crypto.py": "keys and salts; everything else takes its `Entropy`",
         },
         "take a `random.Random`, or in backup/ an `Entropy`",
@@ -97,11 +98,13 @@ SEAMS = {
             "store/files/maildir.py": "mail files written by an export",
             "store/files/exporting.py": "the folder of an export",
             "store/server.py": "the folder of a new storage group, the files of a deleted database",
+            "store/upkeep/new_identity.py": "headers of the segments of a copied database",
             "store/upkeep/repair.py": "new tables made beside the old ones",
             "store/files/prepare_processes.py": "memory shared with processes, which no disk has",
             "store/content/prepare_child.py": "the other end of that memory",
             "backup/database_snapshot.py": "an image of the tables on its way to the repository",
             "backup/restore.py": "files of a restored database",
+            "backup/new_server.py": "the directory of a server that is made from a repository",
             "backup/salvage.py": "files of a database of which something is damaged",
             "backup/replaced.py": "files that restores replaced",
             "backup/recovery_group.py": "files of databases that leave the recovery storage group",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from random import SystemRandom
 from typing import Any
 
 import click
 
 from pillarbox.backup.find_snapshot import FoundDatabases, find_for_server, find_snapshot, mailbox_stores
+from pillarbox.backup.new_server import NewServerPlan, make_new_server, plan_new_server
 from pillarbox.backup.recovery_group import goes_to_recovery_group, restore_to_server
 from pillarbox.backup.replaced import ReplacedDatabase, discard_replaced, replaced_databases
 from pillarbox.backup.repository.damage import damaged_file
@@ -19,6 +21,7 @@ from pillarbox.backup.salvage import salvage_files
 from pillarbox.backup.snapshot import snapshot_databases
 from pillarbox.backup.snapshot_owner import mark_of
 from pillarbox.store.clock import SystemClock
+from pillarbox.store.errors import Incomplete
 from pillarbox.store.server import Server
 from pillarbox.tools.options import JSON, PATH, SERVER
 from pillarbox.tools.output import (
@@ -53,6 +56,8 @@ Done = tuple[Snapshot, RestoredDatabase]
 @SNAPSHOT
 @click.option("--to", "directory", type=PATH, help="Restore into this directory.")
 @click.option("--server", type=PATH, help="Restore to this server.")
+@click.option("--new-server", type=PATH, help="Make a server in this directory, from the repository alone.")
+@click.option("--as-copy", is_flag=True, help="With --new-server: it serves beside the one it is made from.")
 @GROUP
 @OF
 @DATABASES
@@ -67,6 +72,8 @@ def restore(
     snapshot: str,
     directory: Path | None,
     server: Path | None,
+    new_server: Path | None,
+    as_copy: bool,
     group_name: str | None,
     of: str | None,
     names: tuple[str, ...],
@@ -78,7 +85,7 @@ def restore(
     key_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Restore databases of a snapshot to a directory, or to a server.
+    """Restore databases of a snapshot to a directory or a server, or make a server of a repository.
 
     With --to they are put into DIR/GROUP/DATABASE. With --server they replace the server's databases of the
     same GUID, all or none, when all are restored and proven: those that --database names, else those that are
@@ -88,16 +95,25 @@ def restore(
     set. Every byte is proven against what was backed up; with --keep-going what is damaged is left out, and
     each message named that is lost so, by folder, subject and sender.
 
+    With --new-server a server is made from the repository alone, as it was then: edition, storage groups,
+    databases, limits, mail. It takes the identity of the one that is gone, or with --as-copy its own.
+
     \b
     pillarbox backup restore /backup/mail latest --to /restored
     pillarbox backup restore /backup/mail latest --server /srv/mail
+    pillarbox backup restore /backup/mail latest --new-server /srv/mail
     """
-    if (directory is None) == (server is None):
-        raise click.UsageError("say where to restore to: either --to or --server")
+    if sum(place is not None for place in (directory, server, new_server)) != 1:
+        raise click.UsageError("say where to restore to: --to, --server or --new-server")
+    if new_server is not None and (names or group_name or keep_going):
+        raise click.UsageError("a new server is made of all that its snapshots hold")
     if names and all_:
         raise click.UsageError("say --database or --all, not both")
     repository = open_repository(repo, passphrase_file, key_file)
     fill = salvage_files if keep_going else None
+    if new_server is not None:
+        _make_server(repository, snapshot, new_server, of, as_copy, as_json)
+        return
     if directory is not None:
         found = find_snapshot(repository, snapshot, group=group_name, of=of)
         done = _to_directory(repository, found, directory, names, thorough, fill, as_json)
@@ -115,6 +131,46 @@ def restore(
     data = {"snapshot": done[0][0].id, "restored": [_done_data(each) for each in done]}
     show(data, _done_lines(done), as_json)
     _raise_lost(done)
+
+
+def _make_server(
+    repository: Repository, snapshot: str, directory: Path, of: str | None, as_copy: bool, as_json: bool
+) -> None:
+    plan = plan_new_server(repository, snapshot, of=of)
+    with progress("restoring", as_json) as step:
+        snapshots = list({each.snapshot.id: each.snapshot for each in plan.databases}.values())
+        done = make_new_server(
+            repository,
+            plan,
+            directory,
+            as_copy=as_copy,
+            clock=SystemClock(),
+            rng=SystemRandom(),
+            progress=_counting(snapshots, step),
+        )
+    data = {
+        "server": str(directory),
+        "edition": plan.config.edition.value,
+        "has_config": plan.has_config,
+        "restored": [_done_data(each) for each in done],
+        "missing": list(plan.missing),
+    }
+    show(data, _server_lines(directory, plan, done), as_json)
+    if plan.missing:
+        raise Incomplete(
+            f"no snapshot holds {', '.join(plan.missing)}, which the server had",
+            hint="look for it in another repository; `pillarbox database create` makes an empty one",
+        )
+
+
+def _server_lines(directory: Path, plan: NewServerPlan, done: Sequence[Done]) -> Iterator[str]:
+    yield f"{directory} is a server (edition {plan.config.edition.value})."
+    for snapshot, database in done:
+        yield f"  {database.group}/{database.name}: as of {local_time(snapshot.time_ms)}"
+    if len({snapshot.time_ms for snapshot, _ in done}) > 1:
+        yield "Its databases are of different times: the newest snapshot that holds each was taken."
+    if not plan.has_config:
+        yield "The snapshots are older than settings in them: edition, limits and directories are defaults."
 
 
 def _to_directory(
