@@ -32,6 +32,7 @@ except ImportError as error:
     ) from error
 
 _TIMEOUT_S: Final = 60
+_PROBE: Final = "probe/conditional-write"
 _HINTS: Final[dict[type[PillarboxError], str]] = {
     NoPermission: "look at the credentials and at what the bucket allows them",
     NotFound: "look at the name of the bucket; it must be there already",
@@ -47,6 +48,7 @@ _ERRORS: Final[dict[int, type[PillarboxError]]] = {
     408: PeerUnreachable,
     416: Corrupt,
     429: PeerUnreachable,
+    501: Refused,  # for good: the service does not know what it was asked for
 }
 _THROTTLING_CODES: Final = frozenset({"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException"})
 
@@ -77,6 +79,7 @@ class S3Backend:
         self._client = client
         self._bucket = bucket
         self._prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
+        self._is_proven = False
 
     @classmethod
     def connect(cls, bucket: str, prefix: str = "", *, endpoint_url: str | None = None) -> S3Backend:
@@ -91,9 +94,41 @@ class S3Backend:
 
     def put(self, kind: FileKind, name: str, data: bytes, *, must_not_exist: bool = False) -> None:
         key = self._key(kind, name)
+        if must_not_exist or kind is FileKind.LOCK:
+            self._prove_conditional_writes()
+        self._put(key, data, must_not_exist)
+
+    def _put(self, key: str, data: bytes, must_not_exist: bool) -> None:
         condition = {"IfNoneMatch": "*"} if must_not_exist else {}
         with _translated(f"cannot write {key}"):
             self._client.put_object(Bucket=self._bucket, Key=key, Body=data, **condition)
+
+    def _prove_conditional_writes(self) -> None:
+        """Find out, once, whether the service leaves alone what is there when it is asked to.
+
+        On one that takes the condition and ignores it two writers would overwrite each other's files. Raises
+        Refused for such a service.
+        """
+        if self._is_proven:
+            return
+        key = f"{self._prefix}{_PROBE}"
+        reason = "it overwrites what is there when it is asked not to (If-None-Match)"
+        try:
+            self._put(key, b"", True)  # what an interrupted probe left proves the same, by being refused
+            try:
+                self._put(key, b"again", True)
+            finally:
+                with _translated(f"cannot delete {key}"):
+                    self._client.delete_object(Bucket=self._bucket, Key=key)
+        except AlreadyExists:
+            self._is_proven = True
+            return
+        except Refused as error:
+            reason = str(error)
+        raise Refused(
+            f"bucket {self._bucket}: the service does not keep writers of a repository apart: {reason}",
+            hint="use a service with conditional writes, or a directory",
+        )
 
     def get(self, kind: FileKind, name: str, offset: int = 0, length: int | None = None) -> bytes:
         key = self._key(kind, name)

@@ -75,6 +75,7 @@ def backend_that(respond: Callable[..., Any]) -> S3Backend:
         (403, "AccessDenied", NoPermission),
         (404, "NoSuchBucket", NotFound),
         (400, "InvalidArgument", Refused),
+        (501, "NotImplemented", Refused),
     ],
 )
 def test_each_answer_is_one_of_our_errors_and_names_the_object(
@@ -210,3 +211,58 @@ def backend_down_after(store: Store, answered: int) -> Backend:
         return store.carry_out(request) if left >= 0 else refusal(503, "ServiceUnavailable")(request)
 
     return RetryBackend(backend_that(respond), VirtualClock(), Random(1))
+
+
+# --- conditional writes -----------------------------------------------------------------------------------
+
+
+class Careless(Store):
+    """A store that takes the condition of a write, and ignores it."""
+
+    def carry_out(self, request: Any) -> Any:
+        if request.method == "PUT":
+            request.headers["If-None-Match"] = b""
+        return super().carry_out(request)
+
+
+def test_a_store_that_ignores_conditions_takes_no_repository() -> None:
+    store = Careless(every=10**9)
+    with pytest.raises(Refused, match="does not keep writers of a repository apart"):
+        Repository.create(backend_that(store), KEY, clock=VirtualClock())
+    assert not any(name.startswith("here/config/") for name in store.objects), "there is no repository"
+
+
+def test_a_store_that_stops_keeping_conditions_is_found_out_before_a_lock_is_taken() -> None:
+    store = Store(every=10**9)
+    Repository.create(backend_that(store), KEY, clock=VirtualClock())
+    careless = Careless(every=10**9)
+    careless.objects = store.objects
+    repository = Repository.open(backend_that(careless), KEY, clock=VirtualClock())
+    before = set(careless.objects)
+    with pytest.raises(Refused, match="apart"), repository.writer():
+        pytest.fail("it is not written to")
+    assert set(careless.objects) == before
+
+
+def test_a_store_without_conditional_writes_is_refused_for_good_and_not_tried_again() -> None:
+    store, asked = Store(every=10**9), 0
+
+    def without(request: Any, **_: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if request.method == "PUT" and request.headers.get("If-None-Match"):
+            return refusal(501, "NotImplemented")(request)
+        return store(request)
+
+    backend = RetryBackend(backend_that(without), VirtualClock(), Random(1))
+    with pytest.raises(Refused, match="NotImplemented"):
+        backend.put(FileKind.CONFIG, "config", b"x", must_not_exist=True)
+    assert asked == 1
+
+
+def test_what_an_interrupted_probe_left_stands_in_nobodys_way() -> None:
+    store = Store(every=10**9)
+    store.objects["here/probe/conditional-write"] = b""
+    repository = Repository.create(backend_that(store), KEY, clock=VirtualClock())
+    with repository.writer():
+        pass
