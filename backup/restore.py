@@ -67,7 +67,7 @@ from pillarbox.store.ids import COUNTER_MAX, guid_text
 from pillarbox.store.mail import folders
 from pillarbox.store.names import name_key
 from pillarbox.store.upkeep.check import check_database
-from pillarbox.store.upkeep.repair import LostMessage
+from pillarbox.store.upkeep.repair_rebuild import LostMessage
 
 _UNFINISHED: Final = ".restoring"
 _THREADS: Final = 2

@@ -28,7 +28,8 @@ from pillarbox.store.disk.env import DATA_FILE
 from pillarbox.store.disk.stream import disk_error, flush_directory, segment_name
 from pillarbox.store.engine.database import PROPERTIES, STREAM, Database
 from pillarbox.store.errors import Corrupt, InvalidContent, NotFound
-from pillarbox.store.upkeep.repair import LostMessage, repair_database
+from pillarbox.store.upkeep.repair import repair_database
+from pillarbox.store.upkeep.repair_rebuild import LostMessage
 
 _DAMAGE: Final = (Corrupt, InvalidContent, NotFound)
 

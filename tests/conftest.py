@@ -18,7 +18,7 @@ from pillarbox.store.disk.tables import DatabaseKind, Table
 from pillarbox.store.engine import upgrade
 from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
-from pillarbox.store.upkeep import repair
+from pillarbox.store.upkeep import repair_gather, repair_rebuild
 
 GUID = bytes(range(16))
 TINY = Tuning(
@@ -125,7 +125,8 @@ def newer_program(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractConte
             for module in ("disk.tables", "disk.checkpoint", "engine.database"):
                 patch.setattr(f"pillarbox.store.{module}.LAYOUT_VERSION", layout)
             patch.setitem(upgrade.STEPS, layout, lambda txn: True)
-            patch.setattr(repair, "PRIMARY", (*tables.PRIMARY, table))
+            for room in (repair_gather, repair_rebuild):
+                patch.setattr(room, "PRIMARY", (*tables.PRIMARY, table))
             patch.setitem(tables.RECORD_TYPES, table, tables.SegmentRecord)
             for types in (tables.RECORD_TYPES, tables.META_TYPES):
                 for key, kind in types.items():

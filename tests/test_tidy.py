@@ -78,6 +78,7 @@ SEAMS = {
         r"lmdb(\..*)?",
         {
             "store/disk/env.py": "the engine",
+            "store/disk/tables_child.py": "LMDB's verifier, in a process of its own",
             "tools/bench/": "compares with bare LMDB",
         },
         "use `Env` (store/env.py)",

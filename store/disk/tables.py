@@ -309,6 +309,15 @@ class SizingRecord(NamedTuple):
     filled: int
 
 
+class LetGoRecord(NamedTuple):
+    """What a repair has let go of the stream, under the key `LET_GO_KEY` of META.
+
+    Each stretch is (segment, offset, length, digest of its bytes).
+    """
+
+    stretches: tuple[tuple[int, int, int, bytes], ...]
+
+
 class DatabaseKind(IntEnum):
     """The two kinds of databases (DOMAIN.md "Store")."""
 
@@ -320,6 +329,7 @@ IDENTITY_KEY: Final = b"identity"
 STATE_KEY: Final = b"state"
 LEFT_OUT_KEY: Final = b"left out"
 SIZING_KEY: Final = b"sizing"
+LET_GO_KEY: Final = b"let go"
 
 Record = (
     MailboxRecord
@@ -335,6 +345,7 @@ Record = (
     | StateRecord
     | LeftOutRecord
     | SizingRecord
+    | LetGoRecord
 )
 RECORD_TYPES: Final[dict[Table, type[Record]]] = {
     Table.MAILBOX: MailboxRecord,
@@ -354,6 +365,7 @@ META_TYPES: Final[dict[bytes, type[Record]]] = {
     STATE_KEY: StateRecord,
     LEFT_OUT_KEY: LeftOutRecord,
     SIZING_KEY: SizingRecord,
+    LET_GO_KEY: LetGoRecord,
 }
 
 

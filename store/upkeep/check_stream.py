@@ -8,8 +8,10 @@ from pillarbox.store.disk.redo import read_redo
 from pillarbox.store.disk.stream import SEGMENT_HEADER_BYTES, Frame, FrameKind, Position, disk_error
 from pillarbox.store.disk.tables import (
     IDENTITY_KEY,
+    LET_GO_KEY,
     STATE_KEY,
     IdentityRecord,
+    LetGoRecord,
     SegmentRecord,
     StateRecord,
     Table,
@@ -20,6 +22,7 @@ from pillarbox.store.errors import Corrupt, PillarboxError
 from pillarbox.store.ids import guid_text
 from pillarbox.store.upkeep.check_content import ContentCheck
 from pillarbox.store.upkeep.check_findings import CheckedState
+from pillarbox.store.upkeep.let_go import LetGo
 
 
 class StreamCheck:
@@ -29,6 +32,7 @@ class StreamCheck:
         self._checked = checked
         self._content = content
         self._state: StateRecord | None = None
+        self._let_go = LetGo(None)
         self._counted_content = self._counted_live = 0
         self.segments_count = 0
 
@@ -68,15 +72,15 @@ class StreamCheck:
         try:
             self._checked.stream.read_bytes(number, 0, SEGMENT_HEADER_BYTES)
         except PillarboxError as error:
+            if self._let_go.covers(self._checked.stream, number, 0, self._checked.stream.size(number)):
+                return -1, False
             if path.exists():
                 self._checked.found_in_file(path, 0, error, "everything in this segment")
         content_bytes, whole, last = 0, True, False
         for offset, length, frame in scan_frames(self._checked.stream, number):
             if frame is None:
                 whole, sequence = False, -1
-                if not any(
-                    (number, at) in self._content.damaged_places for at in range(offset, offset + length)
-                ):
+                if not self._is_known(number, offset, length):
                     self._checked.found_in_file(path, offset, f"{length} bytes are no whole frame")
             elif frame.kind != FrameKind.REDO:
                 content_bytes += length
@@ -89,12 +93,21 @@ class StreamCheck:
             self._check_content_bytes(number, content_bytes)
         return sequence, last
 
+    def _is_known(self, number: int, offset: int, length: int) -> bool:
+        """Whether damage was named with what lies there, or let go by a repair."""
+        named = any(
+            segment == number and offset <= at < offset + length
+            for segment, at in self._content.damaged_places
+        )
+        return named or self._let_go.covers(self._checked.stream, number, offset, length)
+
     def _check_redo(self, number: int, offset: int, frame: Frame, sequence: int) -> int:
         path = str(self._checked.stream.path(number))
         try:
             found = read_redo(frame, Position(number, offset + frame.length), path).sequence
         except Corrupt as error:
-            self._checked.found_in_file(path, offset, error)
+            if not self._is_known(number, offset, frame.length):
+                self._checked.found_in_file(path, offset, error)
             return -1
         if sequence >= 0 and found != sequence + 1:
             self._checked.found_in_file(path, offset, f"transaction {found} follows {sequence}")
@@ -138,6 +151,8 @@ class StreamCheck:
         found = dict(self._checked.decoded(Table.META, naming=True))
         state, identity = found.get(STATE_KEY), found.get(IDENTITY_KEY)
         self._state = state if isinstance(state, StateRecord) else None
+        let_go = found.get(LET_GO_KEY)
+        self._let_go = LetGo(let_go if isinstance(let_go, LetGoRecord) else None)
         for key in (STATE_KEY, IDENTITY_KEY):
             if key not in found and not self._checked.exists(Table.META, key):
                 self._checked.found(Table.META, key, "is missing")

@@ -33,6 +33,7 @@ from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import Corrupt
 from pillarbox.store.events import EventId
 from pillarbox.store.mail import mailboxes
+from pillarbox.store.upkeep.let_go import LetGo
 from pillarbox.store.upkeep.sizing import fill_in_sizes
 
 MAILBOX_RETENTION_MS: Final = 30 * 24 * 3600 * 1000
@@ -285,10 +286,13 @@ class _Compaction:
         return needed
 
     def _needed_frames(self, reader: Reader, number: int) -> Iterator[_Needed]:
-        """Raises Corrupt when a frame is damaged: nothing is thrown away unseen."""
+        """Raises Corrupt when a frame is damaged: nothing is thrown away unseen, but for what was let go."""
         path = str(self._stream.path(number))
         self._stream.read_bytes(number, 0, 1)
+        let_go = LetGo.read(reader)
         for offset, length, frame in scan_frames(self._stream, number):
+            if frame is None and let_go.covers(self._stream, number, offset, length):
+                continue
             if frame is None:
                 raise Corrupt(
                     f"{path}: {length} bytes at {offset} are no whole frame", file=path, offset=offset
@@ -296,6 +300,8 @@ class _Compaction:
             if frame.kind != FrameKind.REDO:
                 if _holder(reader, number, offset, frame) is not None:
                     yield _Needed(offset, frame, (), length)
+                continue
+            if let_go.covers(self._stream, number, offset, length):
                 continue
             rows = read_rows(frame, path)
             kept = tuple(row for row in rows if _is_current(reader, row, self._is_oldest))

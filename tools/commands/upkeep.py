@@ -74,13 +74,21 @@ def _check_data(report: CheckReport) -> dict[str, Any]:
 @click.command()
 @SERVER
 @DATABASE
+@click.option(
+    "--recovered-to",
+    "recovered_to",
+    metavar="MAILBOX",
+    default="",
+    help="Whose folder Recovered takes mail of which nothing tells where it was; made if needed.  "
+    "[default: a mailbox of its own]",
+)
 @YES
 @JSON
-def repair(server: Path, database_name: str, yes: bool, as_json: bool) -> None:
+def repair(server: Path, database_name: str, recovered_to: str, yes: bool, as_json: bool) -> None:
     """Rebuild what `pillarbox check` finds wrong in DATABASE, from all that is whole; say what is lost.
 
-    No other process may have it mounted. Needs free disk of twice the size of the property file. A repaired
-    database needs a new full backup.
+    No other process may have it mounted. Needs free disk of twice the size of the property file. Take a full
+    backup of a repaired database.
 
     \b
     pillarbox repair /srv/mail "Mailbox Store"
@@ -89,7 +97,7 @@ def repair(server: Path, database_name: str, yes: bool, as_json: bool) -> None:
         database = opened.database(database_name)
         confirm(f"Rebuild the tables of {database.label}?", yes)
         with progress(f"repairing {database.label}", as_json):
-            report = repair_database(database)
+            report = repair_database(database, recovered_to=recovered_to)
     show({"database": database.label, **_repair_data(report)}, _repair_lines(report), as_json)
 
 
@@ -136,7 +144,8 @@ def _repair_data(report: RepairReport) -> dict[str, Any]:
         "from_stream": report.from_stream,
         "dropped": list(report.dropped),
         "restored": list(report.restored),
-        "unheld": report.unheld,
+        "recovered": report.recovered,
+        "recovered_to": report.recovered_to,
         "damaged_stream": [str(finding) for finding in report.damaged_stream],
     }
 
@@ -149,6 +158,8 @@ def _repair_lines(report: RepairReport) -> Iterator[str]:
         yield f"  lost: {each.folder}, UID {each.uid}: {each.subject!r} from {each.sender} ({each.reason})"
     yield from (f"  dropped: {each}" for each in report.dropped)
     yield from (f"  made anew: {each}" for each in report.restored)
-    if report.unheld:
-        yield f"  {report.unheld} contents that no message holds were let go."
+    if report.recovered:
+        box = report.recovered_to
+        folder = f"Recovered of mailbox {box}" if box else "Lost and Found/Recovered"
+        yield f"  {counted(report.recovered, 'message')} whose place nothing tells came back in {folder}."
     yield from (f"  damaged, and no longer used: {finding}" for finding in report.damaged_stream)

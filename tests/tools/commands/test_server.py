@@ -107,11 +107,7 @@ def test_damage_is_named_by_check_and_taken_out_by_repair(
     assert all(each["subject"] for each in report["lost"])
     (box, _) = pillarbox.answer("status", server)[0]["mailboxes"]
     assert box["messages"] == report["kept"]
-    left = pillarbox.run("check", server, "--json")
-    assert (
-        left.exit_code == 1
-        and json.loads(left.stdout)["databases"][0]["findings"] == report["damaged_stream"]
-    )
+    assert pillarbox.run("check", server).exit_code == 0
 
 
 def test_repair_takes_a_relative_path(

@@ -1,0 +1,77 @@
+"""A process of its own that looks into a property file that may be damaged (`tables_process` starts it).
+
+LMDB ends the process that meets a bent page. `verify` never hands the file to LMDB, and is here for its cost:
+it must take no time from the process that serves.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lmdb.verify import VerifyError, verify
+
+from pillarbox.store.disk.env import DATA_FILE, Env, ReadView
+from pillarbox.store.disk.records import pack
+from pillarbox.store.disk.tables import PRIMARY, Table
+from pillarbox.store.errors import PillarboxError
+
+_NICE = 10
+_ROWS_AT_ONCE = 500
+
+
+def problems_of(path: Path) -> list[str]:
+    """What LMDB's verifier finds in the property file of a directory."""
+    try:
+        problems: list[str] = verify(str(path / DATA_FILE))
+    except (VerifyError, OSError) as error:
+        return [str(error)]
+    return problems
+
+
+def answers(what: str, path: Path, numbers: list[int]) -> Iterator[Any]:
+    """What the child writes, in order: problems, or lists of rows of the tables of these numbers."""
+    if what == "verify":
+        yield problems_of(path)
+        return
+    try:
+        env = Env(path)
+    except PillarboxError as error:
+        yield [(-1, b"", str(error))]
+        return
+    with env.view() as view:
+        for table in PRIMARY:
+            if int(table) in numbers:
+                yield [(int(table), b"", None)]  # begins
+                yield from _rows_of(view, table)
+    env.close()
+
+
+def _rows_of(view: ReadView, table: Table) -> Iterator[list[tuple[int, bytes, Any]]]:
+    rows: list[tuple[int, bytes, Any]] = []
+    try:
+        for key, value in view.scan(table, b"", None):
+            rows.append((int(table), key, value))
+            if len(rows) >= _ROWS_AT_ONCE:
+                yield rows
+                rows = []
+    except PillarboxError as error:
+        rows.append((int(table), b"", str(error)))
+    yield rows
+
+
+def main() -> None:
+    """Write the answers to the standard output: length (4 bytes) and msgpack of each; length 0 ends them."""
+    os.nice(_NICE)
+    for answer in answers(sys.argv[1], Path(sys.argv[2]), [int(word) for word in sys.argv[3:]]):
+        packed = pack(answer)
+        sys.stdout.buffer.write(len(packed).to_bytes(4, "little") + packed)
+    sys.stdout.buffer.write(bytes(4))
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

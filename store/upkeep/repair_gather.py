@@ -1,0 +1,379 @@
+"""The first part of a repair: all that is whole, from the stream, and from the old tables what that lacks.
+
+The stream is the truth: each row is as the last whole redo record left it. The old tables tell what no whole
+redo record tells: rows that are not in the stream, and rows of a later change number than the stream has.
+Both kinds come from redo records that are damaged; or from a page of the tables that is older than it should
+be, and then a tombstone, or the message itself in another place, says that the row is out of date.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from pillarbox.store.disk.checkpoint import Checkpoint
+from pillarbox.store.disk.frame_scan import scan_frames
+from pillarbox.store.disk.redo import Redo, read_redo
+from pillarbox.store.disk.stream import Frame, FrameKind, Position, disk_error
+from pillarbox.store.disk.tables import (
+    LEFT_OUT_KEY,
+    PRIMARY,
+    STATE_KEY,
+    FolderRecord,
+    ItemRecord,
+    LeftOutRecord,
+    MailboxRecord,
+    ObjectKind,
+    StateRecord,
+    Table,
+    decode_record,
+    split_pair_key,
+)
+from pillarbox.store.disk.tables_process import TableRows
+from pillarbox.store.engine.database import Database
+from pillarbox.store.errors import Corrupt
+from pillarbox.store.ids import counter_of
+from pillarbox.store.upkeep.let_go import stretch_digest
+from pillarbox.store.upkeep.repair_draft import Draft
+
+# No stored value begins with a zero byte: the version of a record comes first.
+_DELETED: Final = b"\0"
+_CONTENT_TABLES: Final = frozenset({Table.CONTENT, Table.BLOCK})
+
+
+class Place(NamedTuple):
+    """A whole content frame in the stream."""
+
+    kind: int
+    segment: int
+    offset: int
+    length: int
+
+
+class Stretch(NamedTuple):
+    """Bytes of the stream that are of no use: no whole frame, or a redo record that cannot be read."""
+
+    segment: int
+    offset: int
+    length: int
+    digest: bytes
+
+
+class OldTables(NamedTuple):
+    """The directory of a copy of the old tables, the checkpoint, and why there is no copy, if so."""
+
+    path: Path
+    checkpoint: Checkpoint | None
+    problem: str
+
+
+class Gathered(NamedTuple):
+    """What the gathering found beside the rows.
+
+    `sequence` is the last transaction known of, `segment` the first segment number that was never used.
+    `content_bytes` are those of each segment's content frames, `stray` the content frames of which no whole
+    redo record tells. `spare` are rows of the old tables that were not taken, for content that the stream's
+    row does not lead to; `from_tables` are the rows that were. `unread` are segments that the disk
+    does not give, in words; `unreadable` says why the old tables were of no use, if so.
+    """
+
+    sequence: int
+    segment: int
+    content_bytes: Counter[int]
+    stray: dict[bytes, Place]
+    spare: dict[tuple[Table, bytes], bytes]
+    from_tables: set[tuple[Table, bytes]]
+    stretches: list[Stretch]
+    dropped: list[str]
+    unread: list[str]
+    unreadable: str
+
+
+def gather(database: Database, draft: Draft, old: OldTables) -> Gathered:
+    """Fill the draft's primary tables. Raises UnsupportedVersion for what a newer program wrote, DiskFull."""
+    return _Gathering(database, draft, old).run()
+
+
+class _Gathering:
+    def __init__(self, database: Database, draft: Draft, old: OldTables) -> None:
+        self._database = database
+        self._stream = database.stream
+        self._draft = draft
+        self._old = old
+        self._sequence = self._counter = self._segment = 0
+        self._last_of_last_segment = -1
+        self._content_bytes: Counter[int] = Counter()
+        self._stray: dict[bytes, Place] = {}
+        self._spare: dict[tuple[Table, bytes], bytes] = {}
+        self._from_tables: set[tuple[Table, bytes]] = set()
+        self._damaged: dict[tuple[Table, bytes], bytes] = {}
+        self._stretches: list[Stretch] = []
+        self._dropped: list[str] = []
+        self._unread: list[str] = []
+        self._unreadable = ""
+
+    def run(self) -> Gathered:
+        self._replay()
+        self._draft.flush()
+        sequence_in_stream = self._sequence
+        self._take_tables()
+        self._name_damaged()
+        self._drop_unreadable()
+        if self._from_tables:
+            _Settling(self._draft).run()
+        # A number is left out where transactions are missing at the end: the next one does not follow.
+        follows = self._last_of_last_segment in (-1, self._sequence) and sequence_in_stream == self._sequence
+        return Gathered(
+            self._sequence,
+            self._segment + (1 if follows else 2),
+            self._content_bytes,
+            self._stray,
+            self._spare,
+            self._from_tables,
+            self._stretches,
+            self._dropped,
+            self._unread,
+            self._unreadable,
+        )
+
+    # -- the stream
+
+    def _replay(self) -> None:
+        for segment in self._stream.segments():
+            self._segment = segment
+            self._last_of_last_segment = -1
+            try:
+                self._stream.read_bytes(segment, 0, 1)
+                self._replay_segment(segment)
+            except Corrupt as error:  # a segment of another database, or of another number
+                self._let_go(segment, 0, self._stream.size(segment), str(error))
+            except OSError as error:
+                self._unread.append(str(disk_error(error, str(self._stream.path(segment)))))
+
+    def _replay_segment(self, segment: int) -> None:
+        path = str(self._stream.path(segment))
+        pending: dict[bytes, Place] = {}
+        for offset, length, frame in scan_frames(self._stream, segment):
+            if frame is None:
+                self._let_go(
+                    segment, offset, length, f"{length} bytes at {offset} of {path} are no whole frame"
+                )
+                self._last_of_last_segment = -1
+            elif frame.kind != FrameKind.REDO:
+                self._content_bytes[segment] += length
+                pending[frame.digest] = Place(frame.kind, segment, offset, length)
+                continue
+            else:
+                redo = self._redo(segment, offset, frame)
+                if redo is not None:
+                    self._take_redo(redo, pending)
+            self._keep_stray(pending)
+        self._keep_stray(pending)
+
+    def _redo(self, segment: int, offset: int, frame: Frame) -> Redo | None:
+        path = str(self._stream.path(segment))
+        try:
+            redo = read_redo(frame, Position(segment, offset + frame.length), path)
+            if redo.sequence <= self._sequence:
+                raise Corrupt(f"{path} at {offset}: transaction {redo.sequence} follows {self._sequence}")
+        except Corrupt as error:
+            self._let_go(segment, offset, frame.length, str(error))
+            return None
+        self._sequence = self._last_of_last_segment = redo.sequence
+        return redo
+
+    def _take_redo(self, redo: Redo, pending: dict[bytes, Place]) -> None:
+        for number, key, value in redo.rows:
+            if (number, key) == (Table.META, STATE_KEY) and value is not None:
+                self._counter = self._counter_in(value)
+        for number, key, value in redo.rows:
+            table = Table(number)
+            if table in _CONTENT_TABLES:
+                pending.pop(key, None)
+                self._stray.pop(key, None)
+            gone = _DELETED + self._counter.to_bytes(8, "big")
+            self._draft.put_value(table, key, gone if value is None else value)
+
+    def _counter_in(self, value: bytes) -> int:
+        try:
+            state = decode_record(Table.META, STATE_KEY, value)
+            return state.counter if isinstance(state, StateRecord) else self._counter
+        except Corrupt:
+            return self._counter
+
+    def _keep_stray(self, pending: dict[bytes, Place]) -> None:
+        for digest, place in pending.items():
+            if place.kind in (FrameKind.SKELETON, FrameKind.BLOCK):
+                self._stray[digest] = place
+        pending.clear()
+
+    def _let_go(self, segment: int, offset: int, length: int, problem: str) -> None:
+        digest = stretch_digest(self._stream, segment, offset, length)
+        self._stretches.append(Stretch(segment, offset, length, digest))
+        self._dropped.append(problem)
+
+    # -- the old tables
+
+    def _take_tables(self) -> None:
+        path, checkpoint, problem = self._old
+        if checkpoint is not None:
+            self._segment = max(self._segment, checkpoint.position.segment)
+            self._sequence = max(self._sequence, checkpoint.sequence)
+        if problem:
+            self._unreadable = problem
+            return
+        rows = TableRows(path)
+        taken = 0
+        with self._draft.env.view() as view:
+            for table, key, value in rows:
+                taken += 1
+                self._take_row(table, key, value, view.get(table, key))
+        self._draft.flush()
+        if taken:
+            self._dropped += rows.problems
+        else:
+            self._unreadable = "; ".join(rows.problems) or "they are empty"
+
+    def _take_row(self, table: Table, key: bytes, value: bytes, told: bytes | None) -> None:
+        if value == told:
+            return
+        try:
+            record = decode_record(table, key, value)
+        except Corrupt:
+            self._damaged[table, key] = value
+            return
+        if table == Table.META:
+            self._take_meta(key, record, told)
+        elif self._is_newer(table, key, record, told):
+            self._take(table, key, value)
+            if table == Table.FOLDER:
+                self._keep_uids(key, told, record)
+        elif table in _CONTENT_TABLES:
+            self._spare[table, key] = value
+        elif table == Table.FOLDER and told is not None and not told.startswith(_DELETED):
+            self._keep_uids(key, value, decode_record(table, key, told))
+
+    def _take(self, table: Table, key: bytes, value: bytes) -> None:
+        self._from_tables.add((table, key))
+        self._draft.changed.add((table, key))
+        self._draft.put_value(table, key, value)
+
+    def _is_newer(self, table: Table, key: bytes, record: Any, told: bytes | None) -> bool:
+        """Whether a row of the tables is one that the stream lacks."""
+        if told is None:
+            return True
+        counter = _counter_of_row(table, key, record)
+        if told.startswith(_DELETED):
+            return counter > int.from_bytes(told[1:], "big")
+        try:
+            return counter > _counter_of_row(table, key, decode_record(table, key, told))
+        except Corrupt:
+            return True
+
+    def _keep_uids(self, key: bytes, other: bytes | None, record: Any) -> None:
+        """No UID is given out a second time, whichever of two records of a folder is taken."""
+        if other is None or other.startswith(_DELETED):
+            return
+        found: Any = decode_record(Table.FOLDER, key, other)
+        if found.uid_next > record.uid_next:
+            self._draft.put(Table.FOLDER, key, record._replace(uid_next=found.uid_next))
+
+    def _take_meta(self, key: bytes, record: Any, told: bytes | None) -> None:
+        if key == STATE_KEY:
+            known: Any = None if told is None else decode_record(Table.META, key, told)
+            self._sequence = max(self._sequence, record.sequence)
+            if known is None or record.counter > known.counter:
+                self._draft.put(Table.META, key, record)
+        elif told is None or (
+            key == LEFT_OUT_KEY and len(record.intervals) > len(_left_out(told))  # which only grow
+        ):
+            self._draft.put(Table.META, key, record)
+
+    def _name_damaged(self) -> None:
+        """Rows that are not whole are named, unless the stream has them: under their key, or their value."""
+        unknown = {place: value for place, value in self._damaged.items() if self._draft.get(*place) is None}
+        for table in {table for table, _ in unknown}:
+            values = {value for place, value in unknown.items() if place[0] == table}
+            with self._draft.env.view() as view:
+                told = {value for _, value in view.scan(table, b"", None) if value in values}
+            self._dropped += [
+                f"{table.name.lower()}[{key.hex()}] is damaged"
+                for (of, key), value in sorted(unknown.items())
+                if of == table and value not in told
+            ]
+
+    # -- both
+
+    def _drop_unreadable(self) -> None:
+        """Take out what stands for a deletion, and rows that are whole and say what no record says."""
+        for table in PRIMARY:
+            with self._draft.env.view() as view:
+                for key, value in view.scan(table, b"", None):
+                    if value.startswith(_DELETED):
+                        self._draft.put_value(table, key, None)
+                        continue
+                    try:
+                        decode_record(table, key, value)
+                    except Corrupt as error:
+                        self._dropped.append(str(error))
+                        self._draft.put(table, key, None)
+            self._draft.flush()
+
+
+def _counter_of_row(table: Table, key: bytes, record: Any) -> int:
+    """The counter of the last change that a record tells of; 0 where it tells of none."""
+    if isinstance(record, ItemRecord):
+        return counter_of(record.modseq)
+    if isinstance(record, FolderRecord):
+        return max(counter_of(record.highest_cn), counter_of(record.change_cn))
+    if isinstance(record, MailboxRecord):
+        return counter_of(record.change_cn)
+    return counter_of(split_pair_key(key)[1]) if table == Table.TOMBSTONE else 0
+
+
+def _left_out(value: bytes) -> tuple[Any, ...]:
+    record = decode_record(Table.META, LEFT_OUT_KEY, value)
+    return record.intervals if isinstance(record, LeftOutRecord) else ()
+
+
+class _Settling:
+    """Takes rows out that are out of date, where rows of different moments have come together."""
+
+    def __init__(self, draft: Draft) -> None:
+        self._draft = draft
+
+    def run(self) -> None:
+        self._drop_second_places()
+        self._drop_deleted()
+
+    def _drop_second_places(self) -> None:
+        """A message that was moved is where it came last."""
+        places: dict[int, tuple[int, int, bytes]] = {}
+        with self._draft.reading() as reader:
+            for key, item in reader.records(Table.ITEM, b"", None):
+                place = (item.arrived_cn, item.modseq, key)
+                last = places.setdefault(item.message_id, place)
+                if place > last:
+                    places[item.message_id] = place
+                if place != last:
+                    self._draft.put(Table.ITEM, min(place, last)[2], None)
+
+    def _drop_deleted(self) -> None:
+        """A tombstone says that an object is gone, unless the object has changed since."""
+        gone: dict[ObjectKind, dict[int, int]] = {kind: {} for kind in ObjectKind}
+        with self._draft.reading() as reader:
+            for key, tombstone in reader.records(Table.TOMBSTONE, b"", None):
+                if not tombstone.moved_to:
+                    gone[ObjectKind(tombstone.kind)][tombstone.object_id] = split_pair_key(key)[1]
+            folders = gone[ObjectKind.FOLDER_GONE]
+            for key, box in reader.records(Table.MAILBOX, b"", None):
+                if box.root_id in gone[ObjectKind.MAILBOX_GONE]:
+                    self._draft.put(Table.MAILBOX, key, None)
+            for key, record in reader.records(Table.FOLDER, b"", None):
+                if record.folder_id in folders or record.folder_id in gone[ObjectKind.MAILBOX_GONE]:
+                    self._draft.put(Table.FOLDER, key, None)
+            for key, item in reader.records(Table.ITEM, b"", None):
+                since = gone[ObjectKind.MESSAGE_GONE].get(item.message_id, 0)
+                if item.folder_id in folders or since > item.modseq:
+                    self._draft.put(Table.ITEM, key, None)
