@@ -139,6 +139,9 @@ class EventId(IntEnum):
         "The repair of database {database} kept {kept} messages and lost {lost}.")
     COMPACTION_FINISHED = (20033, _INFORMATION, _MAINTENANCE,
         "Compaction of database {database} freed {freed_bytes}.", Level.MINIMUM)
+    TABLES_VERIFIED = (20034, _INFORMATION, _MAINTENANCE,
+        "The pages of the tables of database {database} were verified: {problems} problems in {size_bytes}, "
+        "{milliseconds} ms.", Level.MINIMUM)
     SNAPSHOT_FINISHED = (20040, _INFORMATION, _BACKUP,
         "Snapshot {snapshot} of database {database} is complete.")
     SNAPSHOT_FAILED = 20041, _ERROR, _BACKUP, "The snapshot of database {database} failed: {error}"

@@ -101,6 +101,8 @@ SEAMS = {
             "store/server.py": "the folder of a new storage group, the files of a deleted database",
             "store/upkeep/new_identity.py": "headers of the segments of a copied database",
             "store/upkeep/repair.py": "new tables made beside the old ones",
+            "store/upkeep/verification.py": "the copy that is verified",
+            "store/disk/death_mark.py": "the files that tell how a process ended",
             "store/files/prepare_processes.py": "memory shared with processes, which no disk has",
             "store/content/prepare_child.py": "the other end of that memory",
             "backup/database_snapshot.py": "an image of the tables on its way to the repository",

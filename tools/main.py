@@ -19,14 +19,22 @@ def run() -> None:
 
 def _run() -> None:
     try:
+        from pillarbox.store.errors import Corrupt
         from pillarbox.tools.cli import cli
+        from pillarbox.tools.options import end_with
+        from pillarbox.tools.supervised import SUPERVISED, run_supervised
 
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(
                     errors="backslashreplace"
                 )  # a letter that the locale lacks ends no listing
-        cli(prog_name="pillarbox")
+        if SUPERVISED & set(sys.argv[1:2]):
+            run_supervised(lambda: cli(prog_name="pillarbox"))
+        else:
+            cli(prog_name="pillarbox")
+    except Corrupt as error:
+        end_with(error, "--json" in sys.argv)
     except ModuleNotFoundError as error:  # rich is loaded by the commands that use it
         if (error.name or "").partition(".")[0] not in ("click", "rich"):
             raise

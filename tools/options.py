@@ -63,7 +63,7 @@ class ErrorShowingGroup(LazyGroup):
         try:
             return super().invoke(ctx)
         except PillarboxError as error:
-            _end_with(error, as_json)
+            end_with(error, as_json)
         except click.UsageError as error:
             if not as_json:
                 raise
@@ -79,10 +79,10 @@ class ErrorShowingGroup(LazyGroup):
         except OSError as error:
             from pillarbox.store.disk.stream import disk_error  # here: it loads much, and seldom matters
 
-            _end_with(disk_error(error, str(error.filename or "the system")), as_json)
+            end_with(disk_error(error, str(error.filename or "the system")), as_json)
 
 
-def _end_with(error: PillarboxError, as_json: bool) -> NoReturn:
+def end_with(error: PillarboxError, as_json: bool) -> NoReturn:
     tell_error(str(error), error.exit_code, type(error), error.hint, as_json=as_json)
     sys.exit(error.exit_code)
 

@@ -124,14 +124,37 @@ class ReadView:
         self._handles = handles
 
     def get(self, table: Table, key: bytes) -> bytes | None:
-        """The stored value, still sealed, or None."""
+        """The stored value, still sealed, or None. Raises Corrupt when the pages lead past it."""
         try:
             value: bytes | None = self._txn.get(key, db=self._handles[table])
+            if value is None:
+                with self._txn.cursor(db=self._handles[table]) as cursor:
+                    if self._seek(cursor, table, key) and cursor.key() == key:
+                        raise self._misplaced(table, key)
         except KeyError:
             return None
         except lmdb.Error as error:
             raise self._error(error) from error
         return value
+
+    def _seek(self, cursor: lmdb.Cursor, table: Table, start: bytes) -> bool:
+        """Go to the first key that is not below `start`; False when there is none.
+
+        LMDB finds its way by the keys of branch pages, which have no checksum: a bent one leads past rows, or
+        to rows before `start`. So both neighbours of the place are looked at. Raises Corrupt.
+        """
+        if not cursor.set_range(start):
+            if cursor.last() and cursor.key() >= start:
+                raise self._misplaced(table, start)
+            return False
+        if cursor.key() < start or (cursor.prev() and cursor.key() >= start):
+            raise self._misplaced(table, start)
+        return bool(cursor.set_range(start))
+
+    def _misplaced(self, table: Table, key: bytes) -> Corrupt:
+        name, path = table.name.lower(), self._env.path / DATA_FILE
+        problem = f"{path}: the pages of table {name} lead past [{key.hex()}]"
+        return Corrupt(problem, file=str(path), table=name, key=key)
 
     def _error(self, error: lmdb.Error) -> PillarboxError:
         return _ended() if self._txn is _ENDED else _translate(error, self._env.path)
@@ -139,34 +162,54 @@ class ReadView:
     def scan(
         self, table: Table, start: bytes, stop: bytes | None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
-        """Rows with start <= key < stop in key order, or from the last to the first. No stop: to the end."""
+        """Rows with start <= key < stop in key order, or from the last to the first. No stop: to the end.
+
+        Raises Corrupt when the pages lead elsewhere than to `start` and `stop`, or rows are out of order.
+        """
         handle = self._handles.get(table)
         if handle is None:
             return
         try:
             with self._txn.cursor(db=handle) as cursor:
                 if reverse:
-                    yield from self._scan_reverse(cursor, start, stop)
-                elif cursor.set_range(start):
-                    if stop is None:
-                        yield from cursor.iternext()
-                        return
+                    yield from self._scan_reverse(cursor, table, start, stop)
+                elif cursor.first() if not start else self._seek(cursor, table, start):
+                    last = b""
                     for row in cursor.iternext():
-                        if row[0] >= stop:
+                        if stop is not None and row[0] >= stop:
                             return
+                        if row[0] <= last:
+                            raise self._misplaced(table, row[0])
+                        last = row[0]
                         yield row
         except lmdb.Error as error:
             raise self._error(error) from error
 
-    @staticmethod
-    def _scan_reverse(cursor: lmdb.Cursor, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, bytes]]:
-        positioned = stop is not None and cursor.set_range(stop)
+    def _scan_reverse(
+        self, cursor: lmdb.Cursor, table: Table, start: bytes, stop: bytes | None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        positioned = stop is not None and self._seek(cursor, table, stop)
         if not (cursor.prev() if positioned else cursor.last()):
             return
+        last = stop
         for row in cursor.iterprev():
             if row[0] < start:
                 return
+            if last is not None and row[0] >= last:
+                raise self._misplaced(table, row[0])
+            last = row[0]
             yield row
+
+    def all_rows(self, table: Table) -> Iterator[tuple[bytes, bytes]]:
+        """Every row as the pages give them, in whatever order: for a reader that proves each by itself."""
+        handle = self._handles.get(table)
+        if handle is None:
+            return
+        try:
+            with self._txn.cursor(db=handle) as cursor:
+                yield from cursor
+        except lmdb.Error as error:
+            raise self._error(error) from error
 
     def count(self, table: Table) -> int:
         """How many rows the table has."""
@@ -435,6 +478,13 @@ class Env:
         """Write a compacted image of exactly what `view` shows into an empty directory."""
         try:
             self._env.copy(str(directory), compact=True, txn=view._txn)
+        except lmdb.Error as error:
+            raise _translate(error, self.path) from error
+
+    def copy_pages_to(self, directory: Path) -> None:
+        """Write all pages of one moment, sound or not, into an empty directory. Others go on meanwhile."""
+        try:
+            self._env.copy(str(directory), compact=False)
         except lmdb.Error as error:
             raise _translate(error, self.path) from error
 

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from lmdb.verify import VerifyError, verify
 
@@ -19,8 +19,8 @@ from pillarbox.store.disk.records import pack
 from pillarbox.store.disk.tables import PRIMARY, Table
 from pillarbox.store.errors import PillarboxError
 
-_NICE = 10
-_ROWS_AT_ONCE = 500
+_NICE: Final = 10
+_ROWS_AT_ONCE: Final = 100
 
 
 def problems_of(path: Path) -> list[str]:
@@ -53,7 +53,7 @@ def answers(what: str, path: Path, numbers: list[int]) -> Iterator[Any]:
 def _rows_of(view: ReadView, table: Table) -> Iterator[list[tuple[int, bytes, Any]]]:
     rows: list[tuple[int, bytes, Any]] = []
     try:
-        for key, value in view.scan(table, b"", None):
+        for key, value in view.all_rows(table):
             rows.append((int(table), key, value))
             if len(rows) >= _ROWS_AT_ONCE:
                 yield rows
@@ -69,6 +69,7 @@ def main() -> None:
     for answer in answers(sys.argv[1], Path(sys.argv[2]), [int(word) for word in sys.argv[3:]]):
         packed = pack(answer)
         sys.stdout.buffer.write(len(packed).to_bytes(4, "little") + packed)
+        sys.stdout.buffer.flush()  # the next row may end this process
     sys.stdout.buffer.write(bytes(4))
     sys.stdout.buffer.flush()
 

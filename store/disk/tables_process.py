@@ -20,14 +20,19 @@ from pillarbox.store.disk.tables import NAMES, PRIMARY, Table
 
 Row = tuple[Table, bytes, bytes]
 _ANSWER_BYTES_MAX: Final = 1 << 30
+# To start a process takes longer than to verify so little.
+_VERIFIED_HERE_BYTES_MAX: Final = 1 << 20
 
 
 def verify_tables(path: Path) -> list[str]:
     """What is wrong with the pages of the property file in a directory; nothing when it is sound.
 
-    Nobody may write the file meanwhile. LMDB's verifier finds swapped, zeroed and bent pages, and damage of
-    the free list; of bits bent in the keys of branch pages it finds most.
+    Nobody may write the file meanwhile. A large one is verified by a process of low priority. LMDB's verifier
+    finds swapped, zeroed and bent pages, and damage of the free list; of bits bent in keys of branch pages it
+    finds most.
     """
+    if (path / DATA_FILE).stat().st_size <= _VERIFIED_HERE_BYTES_MAX:
+        return tables_child.problems_of(path)
     problems: list[str] = []
     try:
         for answer in _ask("verify", path, []):

@@ -27,6 +27,7 @@ from pillarbox.store.access import Actor
 from pillarbox.store.arguments import PathLike, as_path, check_kind
 from pillarbox.store.clock import Clock, SystemClock
 from pillarbox.store.content.blocks import Dictionaries
+from pillarbox.store.disk import death_mark
 from pillarbox.store.disk.checkpoint import (
     Checkpoint,
     boot_identity,
@@ -61,6 +62,7 @@ from pillarbox.store.engine.database_limits import (
 )
 from pillarbox.store.engine.removal import Remover, pending
 from pillarbox.store.engine.replay import Replayed, find_transaction, read_state, replay_stream
+from pillarbox.store.engine.tables_proof import refuse_bent_pages
 from pillarbox.store.engine.transaction import (
     DatabaseFiles,
     NamedMailboxes,
@@ -340,6 +342,9 @@ class Database:
                 f"database {self.name} was not closed cleanly",
                 hint="mount it for writing once; any command that changes it does",
             )
+        if death_mark.tells_of_fault(self.path) and not is_locked(self.path / LOCK):
+            refuse_bent_pages(self.path / PROPERTIES, self.clock, self.report)
+        death_mark.set_mark(self.path)
         self._open_files(Env(self.path / PROPERTIES, read_only=True))
         self.state = MountState.READ_ONLY
 
@@ -448,6 +453,11 @@ class Database:
         if self._tables_doubted or not (checkpoint.clean or checkpoint.boot == boot_identity()):
             # After a new start of the machine only the checkpoint's pages are sure to be on disk.
             put_back_meta_pages(path, checkpoint.meta_pages)
+            refuse_bent_pages(path, self.clock, self.report)
+        elif death_mark.tells_of_fault(self.path):
+            refuse_bent_pages(path, self.clock, self.report)
+        death_mark.remove_old_marks(self.path)
+        death_mark.set_mark(self.path)
         return Env(path)
 
     def _open_files(self, env: Env) -> DatabaseFiles:
@@ -529,6 +539,7 @@ class Database:
         self._files = None
         self._writer = None
         self._stream.close()
+        death_mark.remove_mark(self.path)
         if self._lock is not None:
             self._lock.close()
             self._lock = None

@@ -9,18 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pillarbox.store.access import Actor
+from pillarbox.store.disk.file_lock import is_locked
 from pillarbox.store.disk.tables import DERIVED, Table
-from pillarbox.store.engine.database import Database
-from pillarbox.store.errors import UnsupportedVersion
+from pillarbox.store.engine.database import LOCK, Database
+from pillarbox.store.engine.tables_proof import problems_of_pages
+from pillarbox.store.errors import Corrupt, UnsupportedVersion
 from pillarbox.store.events import EventId
 from pillarbox.store.upkeep.check_content import ContentCheck
 from pillarbox.store.upkeep.check_findings import SHAPE_ERRORS, CheckedState, Finding
 from pillarbox.store.upkeep.check_indexes import IndexCheck
 from pillarbox.store.upkeep.check_records import RecordsCheck
 from pillarbox.store.upkeep.check_stream import StreamCheck
+from pillarbox.store.upkeep.check_unsound import UnsoundCheck
+from pillarbox.store.upkeep.verification import copied_tables
 
 
 class CheckReport(NamedTuple):
@@ -47,13 +52,62 @@ def check_database(
     Raises Dismounted; Retryable when too many reads are open; UnsupportedVersion for records of a newer
     program. Damage is returned, not raised.
     """
-    with database.read(actor) as reader:
-        report = _check(CheckedState(database, reader, progress))
+    with copied_tables(database) as copy:
+        report = _check_pages(database, copy)
+    return _reported(database, report or _check_records(database, actor, progress))
+
+
+def check_dismounted(
+    database: Database, actor: Actor, *, progress: Callable[[int, int], None] | None = None
+) -> CheckReport:
+    """`check_database` of a database that this process has not mounted, and that it mounts for reading only.
+
+    Bent pages are named before LMDB sees them, unless another process has the database mounted. Raises
+    RecoveryNeeded when that is to be mounted for writing first; Retryable, UnsupportedVersion, AccessDenied.
+    """
+    report = None
+    try:
+        is_in_use = is_locked(database.path / LOCK)
+        if not is_in_use:
+            with copied_tables(database) as copy:
+                report = _check_pages(database, copy)
+        if report is not None:
+            return _reported(database, report)
+        database.mount(read_only=True)
+    except Corrupt as error:
+        finding = Finding("", b"", error.file, error.offset, str(error), "")
+        return _reported(database, CheckReport((finding,), 0, 0, 0, 0))
+    try:
+        if is_in_use:
+            return check_database(database, actor, progress=progress)
+        return _reported(database, _check_records(database, actor, progress))
+    finally:
+        database.dismount()
+
+
+def _reported(database: Database, report: CheckReport) -> CheckReport:
     if report.clean:
         database.report(EventId.CHECK_FINISHED)
     else:
         database.report(EventId.CHECK_FOUND_DAMAGE, damaged=len(report.findings))
     return report
+
+
+def _check_pages(database: Database, copy: Path) -> CheckReport | None:
+    """What is damaged when the pages are not sound; None when they are, and LMDB may read them."""
+    problems = problems_of_pages(copy, database.clock, database.report)
+    if not problems:
+        return None
+    check = UnsoundCheck(database, copy)
+    check.run(problems)
+    return CheckReport(tuple(check.findings), check.records, check.messages, 0, check.segments)
+
+
+def _check_records(
+    database: Database, actor: Actor, progress: Callable[[int, int], None] | None
+) -> CheckReport:
+    with database.read(actor) as reader:
+        return _check(CheckedState(database, reader, progress))
 
 
 def _check(checked: CheckedState) -> CheckReport:
@@ -96,6 +150,8 @@ def _check_table(
 ) -> None:
     for key, record in checked.decoded(table, naming=True):
         try:
+            if checked.view.get(table, key) is None:
+                checked.found(table, key, "is not found by its key", checked.key_text(table, key))
             indexes.check_rows_of(table, key, record)
             check(key, record)
         except UnsupportedVersion:

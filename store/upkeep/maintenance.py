@@ -35,6 +35,7 @@ from pillarbox.store.events import EventId
 from pillarbox.store.mail import mailboxes
 from pillarbox.store.upkeep.let_go import LetGo
 from pillarbox.store.upkeep.sizing import fill_in_sizes
+from pillarbox.store.upkeep.verification import problems_in_use
 
 MAILBOX_RETENTION_MS: Final = 30 * 24 * 3600 * 1000
 DICTIONARY_BYTES: Final = 112 << 10
@@ -68,6 +69,8 @@ def run_maintenance(database: Database, actor: Actor, *, until_ms: int | None = 
     does after an interruption: the database is whole at any moment. One run of a database at a time. Raises
     Dismounted, ReadOnly, DiskFull.
     """
+    for problem in problems_in_use(database):
+        database.report(EventId.DAMAGE_FOUND, error=problem)
     purged = purge_disconnected(database, actor, until_ms=until_ms)
     database.finish_removals()
     number = train_dictionary(database, actor)

@@ -11,7 +11,7 @@ import click
 from pillarbox.store.engine.database import Database, MountState
 from pillarbox.store.errors import NoPermission, PillarboxError, Retryable
 from pillarbox.store.server import Server
-from pillarbox.store.upkeep.check import CheckReport, check_database
+from pillarbox.store.upkeep.check import CheckReport, check_dismounted
 from pillarbox.store.upkeep.last_check import keep_last_check
 from pillarbox.store.upkeep.maintenance import run_maintenance
 from pillarbox.store.upkeep.repair import RepairReport, repair_database
@@ -49,9 +49,8 @@ def check(ctx: click.Context, server: Path, as_json: bool) -> None:
 
 def _check_one(server: Server, database: Database, as_json: bool) -> dict[str, Any]:
     try:
-        server.mount(database.label)
         with progress(f"checking {database.label}", as_json) as step:
-            report = check_database(
+            report = check_dismounted(
                 database, ACTOR, progress=step and (lambda done, total: step(done, total, ""))
             )
     except (Retryable, NoPermission):  # which say nothing of what is there

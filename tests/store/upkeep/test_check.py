@@ -26,7 +26,7 @@ from pillarbox.store.engine.database import Database
 from pillarbox.store.events import EventId
 from pillarbox.store.files.mbox import read_mbox
 from pillarbox.store.mail import folders, mailboxes, messages
-from pillarbox.store.upkeep.check import CheckReport, check_database
+from pillarbox.store.upkeep.check import CheckReport, check_database, check_dismounted
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 ACTOR = Actor.task("test")
@@ -321,3 +321,40 @@ def test_several_damages_do_not_hide_one_another(database: Database) -> None:
     report = check(database)
     for key, _ in items[:3]:
         assert "message" in found(report, Table.ITEM, key)
+
+
+def bend_pages(database: Database) -> None:
+    """Zero the flags of every page of the tables that is neither a meta page nor free."""
+    data = database.path / "properties" / "data.mdb"
+    pages = bytearray(data.read_bytes())
+    for page in range(2 * 4096, len(pages), 4096):
+        pages[page + 10] = 0
+    with data.open("r+b") as file:
+        file.write(pages)
+
+
+def test_bent_pages_are_named_with_damage_of_the_stream_and_end_no_process(database: Database) -> None:
+    database.dismount()
+    bend_pages(database)
+    path = database.stream.path(1)
+    flip(path, path.stat().st_size - 30)
+    findings = check_dismounted(database, ACTOR).findings
+    assert any(each.file.endswith("data.mdb") for each in findings)
+    assert any(each.file == str(path) for each in findings)
+
+
+def test_pages_that_are_bent_while_the_database_is_mounted_are_named(database: Database) -> None:
+    database.checkpoint()
+    data = database.path / "properties" / "data.mdb"
+    whole = data.read_bytes()
+    bend_pages(database)
+    try:
+        assert any(each.file.endswith("data.mdb") for each in check(database).findings)
+    finally:
+        with data.open("r+b") as file:  # in place, since it is mapped
+            file.write(whole)
+
+
+def test_the_time_that_verification_takes_is_told(database: Database, events: Events) -> None:
+    check(database)
+    assert EventId.TABLES_VERIFIED in events.ids

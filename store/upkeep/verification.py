@@ -1,0 +1,58 @@
+"""Verification of the pages of a database's tables, on a copy where they are used (`tables_proof`)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from pillarbox.store.disk.checkpoint import boot_identity, read_checkpoint
+from pillarbox.store.disk.env import DATA_FILE, put_back_meta_pages
+from pillarbox.store.disk.stream import disk_error
+from pillarbox.store.engine.database import PROPERTIES, Database, MountState
+from pillarbox.store.engine.tables_proof import problems_of_pages
+from pillarbox.store.errors import Corrupt
+
+_COPY: Final = "verify.new"
+
+
+@contextmanager
+def copied_tables(database: Database) -> Iterator[Path]:
+    """A directory with a copy of the property file for a `with` block, of one moment, sound or not.
+
+    A database that is dismounted must not be in use by another process. Takes as much free disk as the
+    property file. Raises Corrupt when it is missing, DiskFull.
+    """
+    copy = database.path / _COPY
+    try:
+        shutil.rmtree(copy, ignore_errors=True)
+        copy.mkdir()
+        if database.state is MountState.DISMOUNTED:
+            _copy_dismounted(database.path, copy)
+        else:
+            database.files.env.copy_pages_to(copy)
+        yield copy
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)
+
+
+def _copy_dismounted(path: Path, copy: Path) -> None:
+    """The tables as they were left, or as they were at the checkpoint."""
+    data = path / PROPERTIES / DATA_FILE
+    try:
+        shutil.copyfile(data, copy / DATA_FILE)
+    except FileNotFoundError as error:
+        raise Corrupt(f"{data} is missing", file=str(data)) from error
+    except OSError as error:
+        raise disk_error(error, str(data)) from error
+    checkpoint = read_checkpoint(path)
+    if not checkpoint.clean and checkpoint.boot != boot_identity():
+        put_back_meta_pages(copy, checkpoint.meta_pages)
+
+
+def problems_in_use(database: Database) -> list[str]:
+    """What is wrong with the pages of a mounted database's tables. Raises Dismounted, DiskFull."""
+    with copied_tables(database) as copy:
+        return problems_of_pages(copy, database.clock, database.report)
