@@ -7,15 +7,17 @@ all transactions before were flushed before this one was written, and how many c
 
 from __future__ import annotations
 
+import io
 import struct
 import threading
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, BinaryIO, Final, NamedTuple
 
+import msgpack
 import zstandard
 
 from pillarbox.store.disk.frame_scan import scan_frames
-from pillarbox.store.disk.records import pack, unpack
+from pillarbox.store.disk.records import pack
 from pillarbox.store.disk.stream import (
     PAYLOAD_BYTES_MAX,
     SEGMENT_HEADER_BYTES,
@@ -27,12 +29,18 @@ from pillarbox.store.disk.stream import (
     build_frame,
 )
 from pillarbox.store.disk.tables import DERIVED, LAYOUT_VERSION, NAMES
-from pillarbox.store.errors import Corrupt, UnsupportedVersion
+from pillarbox.store.errors import Corrupt, OverLimit, UnsupportedVersion
 
 _HEADER: Final = struct.Struct("<QQII")
 assert _HEADER.size == 24
 # Of one message there are 800, of which compression saves a quarter and takes a twentieth of the delivery.
 _COMPRESS_FROM_BYTES: Final = 4096
+# Bounds of what a frame may ask for, whoever made it. Compressed at level 1 no frame has a window of more.
+ROW_BYTES_MAX: Final = 64 << 20
+KEY_BYTES_MAX: Final = 511  # LMDB's
+_WINDOW_BYTES_MAX: Final = 8 << 20
+_READ_BYTES: Final = 64 << 10
+_UNPACKED_BYTES_MAX: Final = 1 << 20
 
 Row = tuple[int, bytes, bytes | None]
 
@@ -42,7 +50,7 @@ class Redo(NamedTuple):
 
     sequence: int
     flush_first: int
-    rows: tuple[Row, ...]
+    rows: Collection[Row]
     end: Position
 
 
@@ -58,8 +66,13 @@ def _compressor() -> zstandard.ZstdCompressor:
 
 
 def build_redo(rows: Sequence[Row], sequence: int, flush_first: int, content_frames: int) -> bytes:
-    """The frame that ends a transaction in the stream."""
+    """The frame that ends a transaction in the stream. Raises OverLimit for what no reader would take."""
     packed_rows = pack(rows)
+    if len(packed_rows) > ROW_BYTES_MAX and any(value and len(value) > ROW_BYTES_MAX for _, _, value in rows):
+        raise OverLimit(
+            f"a record of more than {ROW_BYTES_MAX} bytes cannot be stored",
+            hint="keep what is large in messages, not in properties",
+        )
     header = _HEADER.pack(sequence, flush_first, content_frames, 0)
     codec, payload = Codec.PLAIN, packed_rows
     if len(packed_rows) >= _COMPRESS_FROM_BYTES:
@@ -69,35 +82,84 @@ def build_redo(rows: Sequence[Row], sequence: int, flush_first: int, content_fra
     return build_frame(FrameKind.REDO, codec, 0, len(packed_rows), header, payload)
 
 
-def read_rows(frame: Frame, where: str) -> tuple[Row, ...]:
-    """The rows of a redo frame, bounded and of known shape. Raises Corrupt, UnsupportedVersion."""
+class LargeRows(Collection[Row]):
+    """The rows of a large redo frame, unpacked anew each time they are gone through, one at a time."""
+
+    def __init__(self, frame: Frame, where: str) -> None:
+        """Goes through the rows once. Raises Corrupt, UnsupportedVersion."""
+        self._frame = frame
+        self._where = where
+        self._count = sum(1 for _ in self)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Row]:
+        return _unpacked_rows(self._frame, self._where)
+
+    def __contains__(self, row: object) -> bool:
+        return any(row == other for other in self)
+
+
+def read_rows(frame: Frame, where: str) -> Collection[Row]:
+    """The rows of a redo frame, of known shape, in memory that what it claims does not decide.
+
+    Raises Corrupt, UnsupportedVersion.
+    """
+    if frame.raw_bytes <= _UNPACKED_BYTES_MAX:
+        return tuple(_unpacked_rows(frame, where))
+    return LargeRows(frame, where)
+
+
+def _unpacked_rows(frame: Frame, where: str) -> Iterator[Row]:
     try:
-        rows: Any = unpack(_packed_rows(frame))
-        for table, key, value in rows:
-            if (
-                not isinstance(table, int)
-                or table in DERIVED
-                or not isinstance(key, bytes)
-                or not isinstance(value, (bytes, type(None)))
-            ):
-                raise ValueError("a row that no transaction writes")
-            if table not in NAMES:
-                raise UnsupportedVersion(
-                    f"{where}: a redo record names table {table}",
-                    hint=f"table layout {LAYOUT_VERSION} has none of that number; use a newer program",
-                )
-    except (ValueError, TypeError, zstandard.ZstdError) as error:
+        with _packed_rows(frame) as packed:
+            unpacker = msgpack.Unpacker(
+                packed,
+                read_size=_READ_BYTES,
+                max_buffer_size=ROW_BYTES_MAX + 2 * _READ_BYTES,
+                max_bin_len=ROW_BYTES_MAX,
+                max_str_len=0,
+                max_array_len=0,
+                max_map_len=0,
+                max_ext_len=0,
+            )
+            for _ in range(unpacker.read_array_header()):
+                if unpacker.read_array_header() != 3:
+                    raise ValueError("a row that no transaction writes")
+                yield _known_row(unpacker.unpack(), unpacker.unpack(), unpacker.unpack(), where)
+            if unpacker.tell() != frame.raw_bytes:
+                raise ValueError("its length is not the one stated")
+    except (ValueError, TypeError, msgpack.UnpackException, zstandard.ZstdError) as error:
         raise Corrupt(f"{where}: redo record: {error}", file=where) from error
-    return tuple(rows)
 
 
-def _packed_rows(frame: Frame) -> bytes:
+def _known_row(table: Any, key: Any, value: Any, where: str) -> Row:
+    if (
+        type(table) is not int
+        or table in DERIVED
+        or not isinstance(key, bytes)
+        or not 0 < len(key) <= KEY_BYTES_MAX
+        or not isinstance(value, (bytes, type(None)))
+    ):
+        raise ValueError("a row that no transaction writes")
+    if table not in NAMES:
+        raise UnsupportedVersion(
+            f"{where}: a redo record names table {table}",
+            hint=f"table layout {LAYOUT_VERSION} has none of that number; use a newer program",
+        )
+    return table, key, value
+
+
+def _packed_rows(frame: Frame) -> BinaryIO:
     if frame.codec != Codec.ZSTD:
-        return frame.payload
-    # The length in zstd's own header is the one that is allocated: a lie there must not ask for gigabytes.
+        if frame.raw_bytes != len(frame.payload):
+            raise ValueError("its length is not the one stated")
+        return io.BytesIO(frame.payload)
     if frame.raw_bytes > PAYLOAD_BYTES_MAX or zstandard.frame_content_size(frame.payload) != frame.raw_bytes:
         raise ValueError("its length is not the one stated")
-    return zstandard.ZstdDecompressor().decompress(frame.payload)
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES_MAX)
+    return decompressor.stream_reader(frame.payload)
 
 
 def read_redo(frame: Frame, end: Position, where: str) -> Redo:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+from pillarbox.store.batches import batches
 from pillarbox.store.disk.env import Env
-from pillarbox.store.disk.redo import Redo, replay
+from pillarbox.store.disk.redo import Redo, Row, replay
 from pillarbox.store.disk.stream import Position, Stream
-from pillarbox.store.disk.tables import STATE_KEY, StateRecord, Table, decode_record, encode_record
+from pillarbox.store.disk.tables import STATE_KEY, StateRecord, Table, decode_untrusted, encode_record
 from pillarbox.store.engine.changed_rows import ChangedTables
 from pillarbox.store.engine.transaction import Layer, Records, derive
 from pillarbox.store.errors import Corrupt
 
 _ROWS_PER_APPLY: Final = 20_000
+_BYTES_PER_APPLY: Final = 64 << 20
 
 
 class Replayed(NamedTuple):
@@ -32,25 +34,32 @@ class TableWriter:
         self._rows = 0
 
     def add(self, redo: Redo) -> None:
-        """Take one more transaction; it is in the tables after the next `flush`. Raises Corrupt."""
+        """Take one more transaction; it is in the tables after the next `flush`. Raises Corrupt.
+
+        Parts of a large one may be there before: until the next checkpoint a crash replays all of it again.
+        """
+        for rows in batches(redo.rows, lambda row: len(row[2] or b""), _ROWS_PER_APPLY, _BYTES_PER_APPLY):
+            self._add(rows)
+
+    def _add(self, rows: list[Row]) -> None:
         before: Records = ChangedTables()
         records: Records = ChangedTables()
         changes = self._layer.changes
         with self._env.view() as view:
-            for number, key, value in redo.rows:
+            for number, key, value in rows:
                 table = Table(number)
                 if table in self._layer.records and key in self._layer.records[table]:
                     old: Any = self._layer.records[table][key]
                 else:
                     stored = view.get(table, key)
-                    old = None if stored is None else decode_record(table, key, stored)
-                new = None if value is None else decode_record(table, key, value)
+                    old = None if stored is None else decode_untrusted(table, key, stored)
+                new = None if value is None else decode_untrusted(table, key, value)
                 records[table][key] = new
                 changes[table][key] = value
                 before[table][key] = old
         derive(before, records, changes)
         self._layer.take(records, ChangedTables())
-        self._rows += len(redo.rows)
+        self._rows += len(rows)
         if self._rows >= _ROWS_PER_APPLY:
             self.flush()
 
@@ -67,7 +76,7 @@ def read_state(env: Env) -> StateRecord:
         value = view.get(Table.META, STATE_KEY)
         if value is None:
             raise Corrupt("meta[state] is missing", table="meta", key=STATE_KEY)
-        record = decode_record(Table.META, STATE_KEY, value)
+        record = decode_untrusted(Table.META, STATE_KEY, value)
     assert isinstance(record, StateRecord)
     return record
 

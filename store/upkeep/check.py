@@ -8,6 +8,7 @@ messages: references are counted in passes over a part of the digests each.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from pillarbox.store.disk.file_lock import is_locked
 from pillarbox.store.disk.tables import DERIVED, Table
 from pillarbox.store.engine.database import LOCK, Database
 from pillarbox.store.engine.tables_proof import problems_of_pages
-from pillarbox.store.errors import Corrupt, UnsupportedVersion
+from pillarbox.store.errors import Corrupt, DiskFull, UnsupportedVersion
 from pillarbox.store.events import EventId
 from pillarbox.store.upkeep.check_content import ContentCheck
 from pillarbox.store.upkeep.check_findings import SHAPE_ERRORS, CheckedState, Finding
@@ -52,7 +53,8 @@ def check_database(
     Raises Dismounted; Retryable when too many reads are open; UnsupportedVersion for records of a newer
     program. Damage is returned, not raised.
     """
-    with copied_tables(database) as copy:
+    report = None
+    with suppress(DiskFull), copied_tables(database) as copy:  # without room for it all else is proved
         report = _check_pages(database, copy)
     return _reported(database, report or _check_records(database, actor, progress))
 
@@ -69,7 +71,7 @@ def check_dismounted(
     try:
         is_in_use = is_locked(database.path / LOCK)
         if not is_in_use:
-            with copied_tables(database) as copy:
+            with suppress(DiskFull), copied_tables(database) as copy:
                 report = _check_pages(database, copy)
         if report is not None:
             return _reported(database, report)

@@ -9,6 +9,7 @@ Segments go in order, the oldest first: what has no older one beside it needs no
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import zstandard
@@ -30,7 +31,7 @@ from pillarbox.store.disk.tables import (
 from pillarbox.store.engine import content_store
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
-from pillarbox.store.errors import Corrupt
+from pillarbox.store.errors import Corrupt, DiskFull
 from pillarbox.store.events import EventId
 from pillarbox.store.mail import mailboxes
 from pillarbox.store.upkeep.let_go import LetGo
@@ -69,8 +70,9 @@ def run_maintenance(database: Database, actor: Actor, *, until_ms: int | None = 
     does after an interruption: the database is whole at any moment. One run of a database at a time. Raises
     Dismounted, ReadOnly, DiskFull.
     """
-    for problem in problems_in_use(database):
-        database.report(EventId.DAMAGE_FOUND, error=problem)
+    with suppress(DiskFull):  # compaction gives the room for the next time
+        for problem in problems_in_use(database):
+            database.report(EventId.DAMAGE_FOUND, error=problem)
     purged = purge_disconnected(database, actor, until_ms=until_ms)
     database.finish_removals()
     number = train_dictionary(database, actor)

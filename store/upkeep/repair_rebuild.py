@@ -400,11 +400,14 @@ class Rebuild:
                 content_bytes=self._totals[0],
                 live_bytes=self._totals[1],
                 checked_ms=old.checked_ms if old else 0,
-                restored=bool(self._gathered.dropped or self.lost) or old is None or old.restored,
+                restored=self._has_lost_records() or old is None or old.restored,
                 above_limit_ms=old.above_limit_ms if old else 0,
             )
             if state != old:
                 self._draft.put(Table.META, STATE_KEY, state)
+
+    def _has_lost_records(self) -> bool:
+        return bool(self._gathered.dropped or self._gathered.unreadable or self.lost)
 
     def _derive(self) -> None:
         with self._draft.reading() as reader:

@@ -127,6 +127,7 @@ LAYOUTS: dict[int, dict[str, tuple[str, ...]]] = {
         "ItemRecord": ("size_crlf",),
         "TombstoneRecord": ("arrived_cn",),
         "StateRecord": ("restored", "above_limit_ms"),
+        "LetGoRecord": ("stretches",),
         "SizingRecord": ("after", "filled"),
     },
 }

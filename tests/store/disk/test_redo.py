@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pillarbox.store.disk.records import pack
-from pillarbox.store.disk.redo import Redo, Row, build_redo, read_redo, read_rows, replay
+from pillarbox.store.disk.redo import ROW_BYTES_MAX, Redo, Row, build_redo, read_redo, read_rows, replay
 from pillarbox.store.disk.stream import (
     FRAME_HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
@@ -26,7 +26,7 @@ from pillarbox.store.disk.stream import (
     parse_frame,
 )
 from pillarbox.store.disk.tables import DERIVED, PRIMARY, Table
-from pillarbox.store.errors import Corrupt, UnsupportedVersion
+from pillarbox.store.errors import Corrupt, OverLimit, UnsupportedVersion
 
 DATABASE = bytes(range(16))
 START = Position(1, SEGMENT_HEADER_BYTES)
@@ -34,7 +34,7 @@ START = Position(1, SEGMENT_HEADER_BYTES)
 rows_strategy = st.lists(
     st.tuples(
         st.sampled_from([int(table) for table in PRIMARY]),
-        st.binary(max_size=40),
+        st.binary(min_size=1, max_size=40),
         st.none() | st.binary(max_size=400),
     ),
     max_size=12,
@@ -133,7 +133,7 @@ def test_a_redo_record_is_packed_only_where_that_pays() -> None:
 
 def test_a_value_of_any_size_that_is_written_is_read_again() -> None:
     large: list[Row] = [(int(Table.SEEN), b"key", bytes(17 << 20))]
-    assert read_rows(frame_of(build_redo(large, 1, 1, 0)), "here") == tuple(large)
+    assert list(read_rows(frame_of(build_redo(large, 1, 1, 0)), "here")) == large
 
 
 @pytest.mark.parametrize(
@@ -175,6 +175,37 @@ def test_a_redo_record_that_inflates_beyond_its_length_costs_no_memory(stated: i
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\xdd" + (1 << 27).to_bytes(4, "big") + bytes(1 << 27),
+        b"\x91\x93\x03\xc4\x01k\xdd" + (1 << 27).to_bytes(4, "big") + bytes(1 << 27),
+        b"\x91\x93\x03\xc4\x01k\xc6" + (1 << 27).to_bytes(4, "big") + bytes(1 << 27),
+        b"\xdd" + (1 << 20).to_bytes(4, "big") + b"\x93\x03\xc4\x01k\xc0" * (1 << 20),
+    ],
+    ids=["a long list", "a long list in a row", "a long value", "many short rows"],
+)
+def test_a_redo_record_that_inflates_to_what_it_states_is_gone_through_in_little_memory(raw: bytes) -> None:
+    bomb = zstandard.ZstdCompressor(level=1).compress(raw)
+    frame = Frame(FrameKind.REDO, Codec.ZSTD, 0, len(raw), bytes(24), bomb)
+    is_of_rows = raw.endswith(b"\xc0")
+    tracemalloc.start()
+    try:
+        if is_of_rows:
+            assert len(read_rows(frame, "here")) == 1 << 20
+        else:
+            with pytest.raises(Corrupt):
+                read_rows(frame, "here")
+        assert tracemalloc.get_traced_memory()[1] < 2 * ROW_BYTES_MAX + (1 << 20)
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_record_that_no_reader_would_take_is_not_written() -> None:
+    with pytest.raises(OverLimit):
+        build_redo([(int(Table.ITEM), b"key", bytes(ROW_BYTES_MAX + 1))], 1, 1, 0)
 
 
 def test_bytes_that_are_not_zstd_are_damage() -> None:

@@ -21,8 +21,8 @@ from pillarbox.store.disk.frame_scan import scan_frames
 from pillarbox.store.disk.redo import read_rows
 from pillarbox.store.disk.stream import FrameKind
 from pillarbox.store.disk.tables import DatabaseKind, ItemRecord, Table, item_key
+from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
-from pillarbox.store.engine.group_commit import Tuning
 from pillarbox.store.files.mbox import read_mbox
 from pillarbox.store.mail import folders, mailboxes, messages
 from pillarbox.store.upkeep.check import check_database
