@@ -217,6 +217,8 @@ class Changes:
         if kind is ObjectKind.MESSAGE_GONE and self._scope != DATABASE_SCOPE:
             key = pair_key(folder_id, cn)
             tombstone: TombstoneRecord | None = self._reader.record(Table.TOMBSTONE, key)
+            if tombstone is None and folder_id in self._removed:
+                return 0  # the message is still there, hidden
             if tombstone is None:
                 raise Corrupt(
                     f"tombstone[{key.hex()}] is missing, the feed names it", table="tombstone", key=key
@@ -260,30 +262,30 @@ def changes(reader: Reader, since: CNSet, folder_id: int = DATABASE_SCOPE) -> Ch
     return Changes(reader, since, folder_id)
 
 
-def bury(
-    txn: WriteTransaction,
-    kind: ObjectKind,
-    object_id: int,
-    folder_id: int,
-    *,
-    uid: int = 0,
-    moved_to: int = 0,
-    arrived_cn: int = 0,
-) -> int:
-    """Leave a tombstone of something that was in a folder, or was that folder; the change number it has.
+def bury(txn: WriteTransaction, kind: ObjectKind, folder_id: int) -> None:
+    """Leave a tombstone of a folder, or of the mailbox that had it as its root."""
+    tombstone = TombstoneRecord(kind=kind, object_id=folder_id, uid=0, deleted_ms=txn.now_ms, moved_to=0)
+    _bury(txn, folder_id, tombstone)
 
-    `moved_to` is the folder that a message went to, 0 when it is deleted; `arrived_cn` the change number with
-    which it had come to this one.
+
+def bury_message(txn: WriteTransaction, item: ItemRecord, moved_to: int = 0) -> int:
+    """Leave a tombstone of a message that leaves its folder; the change number it has.
+
+    `moved_to` is the folder that it goes to, 0 when it is deleted.
     """
-    cn = txn.next_cn()
     tombstone = TombstoneRecord(
-        kind=kind,
-        object_id=object_id,
-        uid=uid,
+        kind=ObjectKind.MESSAGE_GONE,
+        object_id=item.message_id,
+        uid=item.uid,
         deleted_ms=txn.now_ms,
         moved_to=moved_to,
-        arrived_cn=arrived_cn,
+        arrived_cn=item.arrived_cn,
     )
+    return _bury(txn, item.folder_id, tombstone)
+
+
+def _bury(txn: WriteTransaction, folder_id: int, tombstone: TombstoneRecord) -> int:
+    cn = txn.next_cn()
     txn.insert(Table.TOMBSTONE, pair_key(folder_id, cn), tombstone)
     return cn
 

@@ -15,9 +15,9 @@ from typing import Final
 
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import Clock
-from pillarbox.store.disk.tables import ObjectKind, Table, id_key, number_of
+from pillarbox.store.disk.tables import Table, id_key, number_of
 from pillarbox.store.engine import content_store
-from pillarbox.store.engine.change_feed import bury
+from pillarbox.store.engine.change_feed import bury_message
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import PillarboxError
 
@@ -91,14 +91,7 @@ def _remove_messages(txn: WriteTransaction, start: bytes, stop: bytes, rows_max:
     for key, item in items:
         txn.delete(Table.ITEM, key)
         content_store.release(txn, item.digest)
-        bury(
-            txn,
-            ObjectKind.MESSAGE_GONE,
-            item.message_id,
-            item.folder_id,
-            uid=item.uid,
-            arrived_cn=item.arrived_cn,
-        )
+        bury_message(txn, item)
     return len(items)
 
 

@@ -308,7 +308,7 @@ def hide(txn: WriteTransaction, record: FolderRecord) -> None:
     for found in list(_below(txn, record)):
         count_in_mailbox(txn, found.mailbox, -counts_of_folder(found))
         txn.put(Table.FOLDER, id_key(found.folder_id), found._replace(hidden=int(Hidden.REMOVED)))
-        bury(txn, ObjectKind.FOLDER_GONE, found.folder_id, found.folder_id)
+        bury(txn, ObjectKind.FOLDER_GONE, found.folder_id)
         if not found.mailbox:
             _report_deleted(txn, found)
     txn.leaves_rows = True

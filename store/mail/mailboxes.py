@@ -198,7 +198,7 @@ def remove(txn: WriteTransaction, record: MailboxRecord) -> None:
     """Take a mailbox with all that is in it out of this database, when it lives on in another."""
     folders.hide(txn, folders.get_or_hidden(txn, record.root_id))
     txn.delete(Table.MAILBOX, record.guid)
-    bury(txn, ObjectKind.MAILBOX_GONE, record.root_id, record.root_id)
+    bury(txn, ObjectKind.MAILBOX_GONE, record.root_id)
 
 
 def root(reader: Reader, record: MailboxRecord) -> FolderRecord:

@@ -23,14 +23,13 @@ from pillarbox.store.disk.tables import (
     FolderRecord,
     ItemRecord,
     MailboxRecord,
-    ObjectKind,
     Table,
     id_key,
     is_id,
     item_key,
 )
 from pillarbox.store.engine import content_store
-from pillarbox.store.engine.change_feed import bury
+from pillarbox.store.engine.change_feed import bury_message
 from pillarbox.store.engine.transaction import DatabaseFiles, Reader, WriteTransaction
 from pillarbox.store.errors import Corrupt, InvalidSetting, NotFound, Refused
 from pillarbox.store.ids import id_text
@@ -515,14 +514,5 @@ def take_out(txn: WriteTransaction, item: ItemRecord) -> None:
 def _leave(txn: WriteTransaction, folder: FolderRecord, item: ItemRecord, *, moved_to: int = 0) -> None:
     """Take a message out of a folder. The mailbox counts it still."""
     txn.delete(Table.ITEM, item_key(item.folder_id, item.uid))
-    kind = ObjectKind.MESSAGE_GONE
-    cn = bury(
-        txn,
-        kind,
-        item.message_id,
-        item.folder_id,
-        uid=item.uid,
-        moved_to=moved_to,
-        arrived_cn=item.arrived_cn,
-    )
+    cn = bury_message(txn, item, moved_to)
     folders.count(txn, folder, -counts_of(item), cn)

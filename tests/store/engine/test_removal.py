@@ -135,6 +135,8 @@ def test_the_feed_tells_of_folders_at_once_and_of_each_message_with_its_batch(
     with database.read(ACTOR) as read:
         told = [change.object_id for change in change_feed.changes(read, seen)]
         assert len(told) == 2 and lists.folder_id in told
+        in_folder = {change.object_id for change in change_feed.changes(read, CNSet(), lists.folder_id)}
+        assert in_folder == known
         fresh = change_feed.changes(read, CNSet())
         assert all(change.item is None for change in fresh), "a message of a deleted folder is told as new"
     database.finish_removals()
