@@ -32,6 +32,7 @@ from pillarbox.store.disk.file_lock import FileLock
 from pillarbox.store.disk.stream import SEGMENT_HEADER_BYTES, Position, flush_directory, segment_name
 from pillarbox.store.disk.tables import DatabaseKind, FolderRecord, Table
 from pillarbox.store.engine import content_store
+from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import LOCK, PROPERTIES, STREAM, Database, MountState
 from pillarbox.store.engine.transaction import WriteTransaction
 from pillarbox.store.errors import Corrupt, DiskFull, NotFound, PillarboxError, Refused
@@ -40,6 +41,7 @@ from pillarbox.store.ids import guid_text
 from pillarbox.store.mail import folders, mailboxes, messages, public_folders
 from pillarbox.store.upkeep.check import check_database
 from pillarbox.store.upkeep.check_findings import Finding
+from pillarbox.store.upkeep.last_check import keep_last_check
 from pillarbox.store.upkeep.repair_draft import Draft
 from pillarbox.store.upkeep.repair_gather import Gathered, OldTables, Stretch, gather
 from pillarbox.store.upkeep.repair_rebuild import RECOVERED, LostMessage, Rebuild
@@ -90,6 +92,7 @@ def repair_database(database: Database, *, recovered_to: str = "") -> RepairRepo
     finally:
         shutil.rmtree(database.path / WORK, ignore_errors=True)
         lock.close()
+    keep_last_check(database, 0)  # the new tables were proved
     database.report(EventId.REPAIR_FINISHED, kept=report.kept, lost=len(report.lost))
     return report
 
@@ -219,7 +222,9 @@ class _Repair:
 
     def _write_and_prove(self, draft: Draft, gathered: Gathered, rebuild: Rebuild) -> None:
         old = self._database
-        made = Database(self._work, old.guid, old.name, old.kind, clock=old.clock, rng=old.rng)
+        # Rows of what was deleted are left to the repaired database: they are counted here.
+        tuning = Tuning(remove_beside=False)
+        made = Database(self._work, old.guid, old.name, old.kind, clock=old.clock, rng=old.rng, tuning=tuning)
         made.mount()
         try:
             self._write_again(made, draft.changed)

@@ -99,6 +99,7 @@ folders = st.builds(
     change_cn=ids,
     created_ms=times,
     properties=st.just({}),
+    hidden=st.just(0),
 )
 mailboxes = st.builds(
     MailboxRecord,
