@@ -251,7 +251,7 @@ def assert_recovered(
     assert (item.received_ms, item.subject) == (source_item.received_ms, source_item.subject)
     assert item.properties.get("note") == source_item.properties.get("note")
     with database.read(ACTOR) as read:
-        if database.guid == b"\1" * 16 and read.record(2, source_folder.to_bytes(8, "big")) is not None:
+        if database.guid == b"\1" * 16 and folders.is_there(read, source_folder):
             assert folder_id == source_folder
         elif database.guid != b"\1" * 16:
             assert path == source_path

@@ -14,15 +14,20 @@ from pillarbox.store.engine import change_feed
 from pillarbox.store.engine.change_feed import ChangeKind
 from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
-from pillarbox.store.engine.removal import BATCH_ROWS, Batches, pending
+from pillarbox.store.engine.removal import BATCH_ROWS, Batches, Remover, pending
 from pillarbox.store.errors import NotFound
 from pillarbox.store.mail import folders, mailboxes, messages, public_folders, views
 from pillarbox.store.upkeep import repair
 from pillarbox.store.upkeep.check import check_database
-from tests.conftest import OpenDatabase
+from tests.conftest import WAKE, OpenDatabase
 
 ACTOR = Actor.task("test")
 COUNT = 300
+
+
+@pytest.fixture(autouse=True)
+def removal_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Remover, "wake", WAKE)
 
 
 @pytest.fixture
