@@ -311,6 +311,9 @@ class Follower:
         )
         for change in listed:
             self._apply(change)
+        # Only now: what had been moved out of a folder before it went may be told after it.
+        gone = {change.object_id for change in listed if change.object_kind is ObjectKind.FOLDER_GONE}
+        self.places = {each: place for each, place in self.places.items() if place[0] not in gone}
         self.seen = changes.cnset
         assert list(change_feed.changes(read, self.seen, self.scope)) == []
 
@@ -320,8 +323,6 @@ class Follower:
             self.folders.add(change.object_id)
         elif change.object_kind is ObjectKind.FOLDER_GONE:
             self.folders.discard(change.object_id)
-            for each in [each for each, place in self.places.items() if place[0] == change.object_id]:
-                del self.places[each]
         elif change.object_kind is ObjectKind.MESSAGE_GONE:
             if self.places.get(change.object_id, (0, 0))[1] == change.uid or not self.scope:
                 self.places.pop(change.object_id, None)
@@ -502,4 +503,5 @@ class TestEngine(EngineMachine.TestCase):  # type: ignore[misc, name-defined]
 
 @pytest.mark.slow
 class TestEngineCampaign(EngineMachine.TestCase):  # type: ignore[misc, name-defined]
-    settings = settings(QUICK, max_examples=40 if SHORT else 200, stateful_step_count=60, derandomize=False)
+    # The short run repeats itself: what fails it is the change. The long one goes where none has been.
+    settings = settings(QUICK, max_examples=40 if SHORT else 200, stateful_step_count=60, derandomize=SHORT)
