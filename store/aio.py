@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import TracebackType
 from typing import TypeVar
 
@@ -33,6 +34,7 @@ class AsyncDatabase:
         self._reading = ThreadPoolExecutor(threads_max, thread_name_prefix=f"{name} read")
         self._others = ThreadPoolExecutor(threads_max, thread_name_prefix=name)
         self._closed = False
+        self._bells: set[_LoopBell] = set()
 
     async def run(self, function: Callable[[], ResultT]) -> ResultT:
         """What `function` returns or raises, called in a thread, as one that may wait for others that write.
@@ -42,9 +44,12 @@ class AsyncDatabase:
         return await self._run(self._others, function)
 
     async def _run(self, threads: ThreadPoolExecutor, function: Callable[[], ResultT]) -> ResultT:
+        self._refuse_closed()
+        return await asyncio.get_running_loop().run_in_executor(threads, function)
+
+    def _refuse_closed(self) -> None:
         if self._closed:
             raise Refused(f"the asyncio face of database {self.database.name} is closed")
-        return await asyncio.get_running_loop().run_in_executor(threads, function)
 
     async def read(self, actor: Actor, function: Callable[[ReadTransaction], ResultT]) -> ResultT:
         """What `function` makes of a read of the database; iterators must be used up within it.
@@ -99,9 +104,34 @@ class AsyncDatabase:
             )
         )
 
+    async def wait_for_change(self, after: int, timeout_ms: int | None = None) -> int:
+        """Wait for a change, as `Database.wait_for_change`; no thread is kept for it.
+
+        Raises as that, and Refused when this is closed meanwhile. Cancelled, it leaves nothing behind.
+        """
+        notification = self.database.notification
+        bell = _LoopBell(asyncio.get_running_loop())
+        self._bells.add(bell)
+        try:
+            async with asyncio.timeout(None if timeout_ms is None else timeout_ms / 1000):
+                while True:
+                    bell.rung.clear()
+                    notification.hang(bell)
+                    self._refuse_closed()
+                    if notification.has_passed(after):
+                        return notification.cn
+                    await bell.rung.wait()
+        except TimeoutError:
+            return notification.cn
+        finally:
+            self._bells.discard(bell)
+            notification.take_down(bell)
+
     async def close(self) -> None:
         """Wait for the calls that are under way, and take no more. Closing twice is harmless."""
         self._closed = True
+        for bell in list(self._bells):
+            bell.put(None)
         for threads in (self._reading, self._others):
             await asyncio.to_thread(threads.shutdown)
 
@@ -112,3 +142,15 @@ class AsyncDatabase:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+class _LoopBell:
+    """Wakes a coroutine of an event loop from another thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.rung = asyncio.Event()
+        self._loop = loop
+
+    def put(self, _: None) -> None:
+        with suppress(RuntimeError):  # the loop is closed, and nobody waits in it
+            self._loop.call_soon_threadsafe(self.rung.set)

@@ -52,6 +52,7 @@ from pillarbox.store.disk.tables import (
     segment_key,
 )
 from pillarbox.store.engine.checkpointer import Checkpointer, FlushedState, Tuning, flush_tables
+from pillarbox.store.engine.commit_notification import CommitNotification
 from pillarbox.store.engine.database_limits import (
     DatabaseLimits,
     DiskState,
@@ -186,6 +187,7 @@ class Database:
         self._stream = Stream(self.path / STREAM, guid)
         self._files: DatabaseFiles | None = None
         self._writer: Writer | None = None
+        self._notification: CommitNotification | None = None
         self._remover = Remover(self.transaction, self.clock)
         self._tables_doubted = False
         self._disk_looked_ms = -_DISK_LOOK_INTERVAL_MS
@@ -208,7 +210,7 @@ class Database:
         if self._lock is not None:
             self._lock.close()  # the parent's own stays
         self.state = MountState.DISMOUNTED
-        self._files = self._writer = self._lock = None
+        self._files = self._writer = self._lock = self._notification = None
         self._mounting = threading.RLock()
         self._uninterrupted = Uninterrupted()
         self._remover = Remover(self.transaction, self.clock)
@@ -367,13 +369,14 @@ class Database:
                 # What a killed process wrote may be in the system's memory only, its flush may have failed.
                 self._stream.rewrite(checkpoint.position)
             files = self._open_files(env)
-            writer = self._start_writer(files, replayed.end)
+            notification = CommitNotification(read_state(env).counter)
+            writer = self._start_writer(files, replayed.end, notification)
         except BaseException:
             self._close_env(env)  # a process may open it only once
             raise
         # Only now: a mount that fails closes what no other thread may be writing to.
         self._tables_doubted = False
-        self._writer = writer
+        self._writer, self._notification = writer, notification
         self.state = MountState.MOUNTED
         return None if checkpoint.clean else replayed.transactions
 
@@ -396,7 +399,7 @@ class Database:
                 with suppress(PillarboxError):
                     names.forget()
 
-    def _start_writer(self, files: DatabaseFiles, end: Position) -> Writer:
+    def _start_writer(self, files: DatabaseFiles, end: Position, notification: CommitNotification) -> Writer:
         state = read_state(files.env)
         checkpointer = Checkpointer(
             self.path, self.guid, files.env, end, clock=self.clock, tuning=self.tuning
@@ -410,6 +413,7 @@ class Database:
             checkpointer,
             clock=self.clock,
             tuning=self.tuning,
+            advanced=notification.advance,
             checkpoint_failed=self._checkpoint_failed,
             broke=self._dismount_if_broken,
         )
@@ -538,6 +542,9 @@ class Database:
             self._close_env(self._files.env)
         self._files = None
         self._writer = None
+        if self._notification is not None:
+            self._notification.end(self._not_mounted())
+            self._notification = None
         self._stream.close()
         death_mark.remove_mark(self.path)
         if self._lock is not None:
@@ -633,6 +640,29 @@ class Database:
             self.report(event_id, **details)
         result: ResultT = made.result
         return result
+
+    def wait_for_change(self, after: int, timeout_ms: int | None = None) -> int:
+        """Block until a change number above `after` is durable and visible; the last one there is by then.
+
+        Give that back to wait for the next change; 0 returns at once. After `timeout_ms`, if given, it
+        returns what there is, changed or not. It is a hint: what has changed the change feed tells.
+        Raises Dismounted, with the reason, also when the database is dismounted meanwhile; Refused within a
+        transaction of this thread; ReadOnly: changes that another process makes are not heard of here.
+        """
+        check_kind(after, "after", int, "a change number: what this returned before, 0 at first")
+        if timeout_ms is not None:
+            check_kind(timeout_ms, "timeout_ms", int, "ms, or None to wait for as long as it takes")
+        self.refuse_within_transaction()
+        return self.notification.wait(after, timeout_ms, self.clock)
+
+    @property
+    def notification(self) -> CommitNotification:
+        """Where it is told how far the database has advanced. Raises Dismounted, ReadOnly."""
+        notification = self._notification
+        if notification is None:
+            self._writing()
+            raise self._not_mounted()  # it is being mounted, or was just dismounted
+        return notification
 
     def finish_removals(self) -> None:
         """Remove the rows of all that was deleted before, in batches between the transactions of others.

@@ -85,8 +85,9 @@ class _Ending(NamedTuple):
 class Writer:
     """The writer of one mounted database. Its public methods may be called from any thread.
 
-    `checkpoint_failed` is told when a checkpoint that came due could not be made, `broke` once when a failed
-    write has ended all writing, each in a thread of theirs.
+    `advanced` is told the last counter of each group that is durable and visible. `checkpoint_failed` is told
+    when a checkpoint that came due could not be made, `broke` once when a failed write has ended all writing,
+    each in a thread of theirs.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Writer:
         *,
         clock: Clock,
         tuning: Tuning,
+        advanced: Callable[[int], None],
         checkpoint_failed: Callable[[PillarboxError], None],
         broke: Callable[[Writer], None],
     ) -> None:
@@ -111,6 +113,7 @@ class Writer:
         self._commits = Commits(files, state, position, tuning.segment_bytes)
         self._checkpointer = checkpointer
         self._groups = GroupStore(files.env, stream, checkpointer)
+        self._advanced = advanced
         self._checkpoint_failed = checkpoint_failed
         self._broke = broke
         self._is_told_broken = False
@@ -291,6 +294,7 @@ class Writer:
             finally:
                 for commit in group:
                     commit.outcome.put(None)
+                self._advanced(group[-1].state.counter)
 
     def _make_changes(self) -> None:
         """Make the changes that wait, once it is the writer's turn: it waits for nobody's transaction."""

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from pillarbox.store.access import Actor
-from pillarbox.store.aio import AsyncDatabase
+from pillarbox.store.aio import AsyncDatabase, _LoopBell
 from pillarbox.store.clock import VirtualClock
 from pillarbox.store.engine.transaction import WriteTransaction
-from pillarbox.store.errors import NotFound, Refused
+from pillarbox.store.errors import Dismounted, NotFound, Refused
 from pillarbox.store.mail import folders, mailboxes, messages
+from pillarbox.store.mail.delivery import deliver
 from pillarbox.store.server import Server
 
 ADMIN = Actor.administrator("root")
@@ -133,3 +134,53 @@ def test_a_message_is_appended_to_a_folder_with_its_flags(server: Server) -> Non
             )
 
     assert asyncio.run(main()) == [RAW]
+
+
+def test_a_coroutine_waits_for_a_change_and_keeps_no_thread(server: Server) -> None:
+    database, box = server.mailboxes.create(ADMIN, "anna")
+
+    async def main() -> tuple[list[int], int]:
+        async with AsyncDatabase(database, threads_max=1) as store:
+            before = await store.wait_for_change(0)
+            waiting = [asyncio.create_task(store.wait_for_change(before)) for _ in range(5)]
+            await asyncio.sleep(0)  # each waits by now
+            (item,) = await store.deliver(ADMIN, [box.guid], RAW)
+            heard = await asyncio.gather(*waiting)
+            return heard, item.modseq
+
+    heard, cn = asyncio.run(asyncio.wait_for(main(), 20))
+    assert heard == [cn] * 5
+
+
+def test_a_wait_for_a_change_ends_by_its_time_a_cancel_a_dismount_and_the_close(server: Server) -> None:
+    database, _box = server.mailboxes.create(ADMIN, "anna")
+
+    async def main() -> None:
+        store, closed = AsyncDatabase(database), AsyncDatabase(database)
+        now = await store.wait_for_change(0)
+        assert await store.wait_for_change(now, timeout_ms=1) == now
+        waits = [asyncio.create_task(each.wait_for_change(now)) for each in (store, store, closed)]
+        await asyncio.sleep(0)
+        waits[0].cancel()
+        await closed.close()
+        with pytest.raises(Refused, match="closed"):
+            await waits[2]
+        await asyncio.to_thread(database.dismount, "it is enough")
+        with pytest.raises(Dismounted, match="it is enough"):
+            await waits[1]
+        assert waits[0].cancelled()
+
+    notification = database.notification
+    asyncio.run(asyncio.wait_for(main(), 20))
+    assert not notification._bells
+
+
+def test_an_event_loop_that_is_gone_does_not_end_the_writer(server: Server) -> None:
+    database, box = server.mailboxes.create(ADMIN, "anna")
+    loop = asyncio.new_event_loop()
+    bell = _LoopBell(loop)
+    loop.close()
+    database.notification.hang(bell)
+    assert len(deliver(database, ADMIN, [box.guid], RAW)) == 1
+    assert not database.notification._bells
+    assert len(deliver(database, ADMIN, [box.guid], RAW)) == 1
