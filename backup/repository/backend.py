@@ -26,6 +26,7 @@ class FileKind(StrEnum):
     INDEX = "index"
     SNAPSHOT = "snapshots"
     MADE = "made"
+    REPORT = "reports"
     LOCK = "locks"
 
 

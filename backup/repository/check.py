@@ -7,7 +7,7 @@ it accounts for every byte of a pack.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final, NamedTuple
@@ -33,6 +33,7 @@ from pillarbox.backup.repository.pack import (
     locate_footer,
     open_footer,
 )
+from pillarbox.backup.repository.reports import Report, ReportKind, known_damage, read_reports
 from pillarbox.backup.repository.repository import Repository, read_key
 from pillarbox.store.errors import Corrupt, InvalidContent, InvalidSetting, NotFound, UnsupportedVersion
 
@@ -86,7 +87,8 @@ def check_repository(
     """Check the structure, and the content of a share `read_data` (0 to 1) of the packs.
 
     Which packs these are `random` chooses; without it the first by name. Runs beside backups, not beside a
-    prune. Holds the largest pack in memory. Raises: RepositoryLocked, InvalidSetting.
+    prune. Holds the largest pack in memory. What it found is kept in the repository, where it may be written:
+    later backups store anew what is damaged. Raises: RepositoryLocked, InvalidSetting, DiskFull.
     """
     if not 0 <= read_data <= 1:
         raise InvalidSetting("the share of the data to read is between 0 and 1", hint="say --read-data=10%")
@@ -100,7 +102,9 @@ def check_repository(
         for pack in packs:
             lock.renew_if_due()
             check.read_pack(pack, records[pack.name])
-        return check.walk(len(packs))
+        report = check.walk(len(packs))
+        repository.keep_report(check.to_be_kept(report, read_data, {pack.name for pack in packs}))
+        return report
 
 
 class _Check:
@@ -140,6 +144,18 @@ class _Check:
                 message = f"{pack.file} has {size_bytes} bytes instead of {pack.size_bytes}"
                 absent[pack.name] = self._found(pack.file, message)
         return absent, tuple(sorted(f"{FileKind.PACK}/{name}" for name in sizes))
+
+    def to_be_kept(self, report: CheckReport, read_share: float, packs_read: Collection[str]) -> Report:
+        """What backups are to know of it, with what earlier reports say of packs that it did not read."""
+        unread = {pack.name for pack in self.index.packs}.difference(packs_read)
+        earlier = known_damage(read_reports(self._backend, self._repository.sealer))
+        return Report(
+            self._repository.clock.now_ms(),
+            ReportKind.CHECK,
+            read_share,
+            frozenset(self._bad_copies) | {copy for copy in earlier if copy[0] in unread},
+            frozenset(each for damage in report.damage for each in damage.snapshots),
+        )
 
     # --- packs ----------------------------------------------------------------------------------------------
 

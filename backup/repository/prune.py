@@ -32,12 +32,15 @@ _SMALL_PACKS_MIN: Final = 4
 
 @dataclass(frozen=True)
 class PackUse:
-    """How much of a pack is still needed. Of a blob with several copies only one counts as needed."""
+    """How much of a pack is still needed. Of a blob with several copies only one counts as needed, a whole
+    one where there is one; `has_spare_damage` is set when it has damaged copies, and none is needed.
+    """
 
     pack: PackEntry
     used_blobs: int
     used_bytes: int
     unused_bytes: int
+    has_spare_damage: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class PruneReport:
 
 def plan_prune(uses: Sequence[PackUse], unused_share_max: float, pack_bytes: int) -> PrunePlan:
     """Delete what nobody needs, then write anew the packs with the largest unused share, until what stays
-    unused is at most `unused_share_max` of what is used; and small packs, where several would become one.
+    unused is at most `unused_share_max` of what is used; small packs, where several would become one; and
+    those with damaged copies of blobs that are whole elsewhere.
     """
     needed = [use for use in uses if use.used_blobs]
     unused_bytes_max = sum(use.used_bytes for use in needed) * unused_share_max
@@ -77,6 +81,7 @@ def plan_prune(uses: Sequence[PackUse], unused_share_max: float, pack_bytes: int
     small = [use for use in needed if use.pack.size_bytes < pack_bytes // _SMALL_PACK_DIVISOR]
     if len(small) >= _SMALL_PACKS_MIN:
         repack.update(small)
+    repack.update(use for use in needed if use.has_spare_damage)
     return PrunePlan(
         keep=tuple(use for use in needed if use not in repack),
         repack=tuple(use for use in needed if use in repack),
@@ -105,6 +110,7 @@ def prune(
     """
     with repository.lock(exclusive=not dry_run, purpose="prune", wait_ms=wait_ms) as lock:
         repository.reload_index()
+        repository.reports()
         work = _Prune(repository, lock, pack_bytes, as_if_forgotten if dry_run else (), forgotten)
         plan = plan_prune(work.measure(), unused_share_max, pack_bytes)
         return work.report(plan) if dry_run else work.run(plan)
@@ -140,24 +146,39 @@ class _Prune:
         """The use of every pack that is there. Raises: Corrupt when a needed blob is in none of them."""
         used_blobs = dict.fromkeys((pack.name for pack in self._index.packs), 0)
         all_bytes, used_bytes = dict(used_blobs), dict(used_blobs)
+        damaged = dict.fromkeys(used_blobs, 0)
         for _, location in self._index.locations():
             all_bytes[location.pack.name] += location.record.length
+            damaged[location.pack.name] += self._repository.is_known_damaged(location)
+        needs_damage = set()
         for location in self._needed_copies():
             used_blobs[location.pack.name] += 1
             used_bytes[location.pack.name] += location.record.length
+            if self._repository.is_known_damaged(location):
+                needs_damage.add(location.pack.name)
         return [
-            PackUse(pack, used_blobs[name], used_bytes[name], all_bytes[name] - used_bytes[name])
+            PackUse(
+                pack,
+                used_blobs[name],
+                used_bytes[name],
+                all_bytes[name] - used_bytes[name],
+                bool(damaged[name]) and name not in needs_damage,
+            )
             for pack in self._index.packs
             if (name := pack.name) not in self._absent
         ]
 
     def _needed_copies(self) -> Iterator[Location]:
-        """For each needed blob the first copy whose pack is there. Raises: Corrupt when there is none."""
+        """For each needed blob the first copy whose pack is there, one that is not known to be damaged where
+        there is one. Raises: Corrupt when there is none.
+        """
         missing = bytearray(self._needed)
-        for position, location in self._index.locations():
-            if missing[position] and location.pack.name not in self._absent:
-                missing[position] = 0
-                yield location
+        for is_damage_taken in (False, True):
+            for position, location in self._index.locations() if any(missing) else ():
+                is_wanted = missing[position] and location.pack.name not in self._absent
+                if is_wanted and self._repository.is_known_damaged(location) is is_damage_taken:
+                    missing[position] = 0
+                    yield location
         if any(missing):
             blob_id = self._index.id_at(missing.index(1))
             raise damaged_file(f"blob {blob_id.hex()}, which a snapshot needs, is in no pack that is there")

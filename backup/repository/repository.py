@@ -70,6 +70,13 @@ from pillarbox.backup.repository.pack import (
     pack_value,
     unpack_value,
 )
+from pillarbox.backup.repository.reports import (
+    DamagedCopy,
+    Report,
+    keep_report,
+    known_damage,
+    read_reports,
+)
 from pillarbox.store.clock import Clock
 from pillarbox.store.errors import (
     AlreadyExists,
@@ -128,7 +135,10 @@ class Added(NamedTuple):
 
 
 class Repository:
-    """An open repository. Reading takes no lock and may go on during any other work, from several threads."""
+    """An open repository. Reading takes no lock and may go on during any other work, from several threads.
+
+    `damaged` are the copies of blobs that reports name, or that were read and found damaged.
+    """
 
     def __init__(self, backend: Backend, sealer: Sealer, context: LockContext, key_name: str) -> None:
         self.backend = backend
@@ -136,6 +146,7 @@ class Repository:
         self.naming = BlobNaming(sealer.master.ids)
         self.clock = context.clock
         self.entropy = context.entropy
+        self.damaged: set[DamagedCopy] = set()
         self._context = context
         self._key_name = key_name
         self._index: Index | None = None
@@ -356,10 +367,19 @@ class Repository:
             record = location.record
             try:
                 sealed = self.backend.get(FileKind.PACK, location.pack.name, record.offset, record.length)
-                return self.open_at(location, sealed)
             except (NotFound, Corrupt) as error:
                 failure = error
+                continue
+            try:
+                return self.open_at(location, sealed)
+            except Corrupt as error:
+                failure = error
+                self.damaged.add((location.pack.name, record.offset))
         raise failure
+
+    def is_known_damaged(self, location: Location) -> bool:
+        """Whether a copy of a blob was found damaged, here or as a report says."""
+        return (location.pack.name, location.record.offset) in self.damaged
 
     def _make_cipher(self, pack: PackEntry) -> Cipher:
         return self.sealer.cipher(pack.header, PACK_LETTER, pack.file)
@@ -501,6 +521,18 @@ class Repository:
             raise damaged_file(f"{file}: {error}", file=file) from error
         return Snapshot(name, time_ms, root_ids, manifest, str(origin))
 
+    # --- reports --------------------------------------------------------------------------------------------
+
+    def reports(self) -> list[Report]:
+        """What checks and verifications found, oldest first; `damaged` then has what they name."""
+        found = read_reports(self.backend, self.sealer)
+        self.damaged |= known_damage(found)
+        return sorted(found.values(), key=lambda report: report.time_ms)
+
+    def keep_report(self, report: Report) -> bool:
+        """Keep what a check or a verification found, as `reports.keep_report` does."""
+        return keep_report(self.backend, self.sealer, report)
+
     # --- writing --------------------------------------------------------------------------------------------
 
     def lock(
@@ -528,6 +560,7 @@ class Repository:
         """
         with self.lock(exclusive=False, purpose=purpose, wait_ms=wait_ms) as lock:
             self.reload_index()  # under the lock: what it lists cannot be removed any more
+            self.reports()
             self.mark_unmarked(lock)
             writer = Writer(self, lock, pack_bytes, level, uploads)
             try:
@@ -632,14 +665,20 @@ class Writer:
         return self.add(BlobKind.TREE, encode_tree(children, meta))
 
     def has(self, blob_id: BlobId) -> bool:
-        """Whether a blob is stored or about to be. One in a pack that is not there or cut does not count."""
+        """Whether a blob is stored or about to be.
+
+        A copy in a pack that is not there or cut does not count, nor one that is known to be damaged.
+        """
         with self._lock:
-            index = self._repository.index
+            repository = self._repository
             if blob_id in self._pending:
                 return True
-            if not self._absent:
-                return blob_id in index
-            return any(each.pack.name not in self._absent for each in index.find(blob_id))
+            if not self._absent and not repository.damaged:
+                return blob_id in repository.index
+            return any(
+                each.pack.name not in self._absent and not repository.is_known_damaged(each)
+                for each in repository.index.find(blob_id)
+            )
 
     def flush(self) -> None:
         """Make everything added so far durable and listed."""

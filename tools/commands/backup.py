@@ -13,11 +13,7 @@ from pillarbox.backup.database_snapshot import StoredDatabase, read_stored_datab
 from pillarbox.backup.diff import FolderDiff, diff_database
 from pillarbox.backup.find_snapshot import find_snapshot
 from pillarbox.backup.repository.repository import Repository, Snapshot, SnapshotKind
-from pillarbox.backup.restore import (
-    restorable_databases,
-    restore_records,
-    restore_to_directory,
-)
+from pillarbox.backup.restore import restorable_databases, restore_records
 from pillarbox.backup.retention import is_capture
 from pillarbox.backup.snapshot import (
     GroupSnapshot,
@@ -25,6 +21,7 @@ from pillarbox.backup.snapshot import (
 )
 from pillarbox.backup.snapshot_mount import open_snapshot_mount
 from pillarbox.backup.stored_contents import read_folders, read_mailboxes
+from pillarbox.backup.verification import verify_snapshot
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.engine.transaction import Reader
 from pillarbox.store.ids import guid_text
@@ -324,6 +321,7 @@ def verify(
 ) -> None:
     """Restore a snapshot to scratch and run the store's integrity check on it. Damage ends with 30.
 
+    What came of it is kept in REPO, for `pillarbox backup status`; backups store anew what was found damaged.
     Needs as much disk as the snapshot's databases, for as long as it runs, where temporary files go (TMPDIR).
 
     \b
@@ -335,13 +333,12 @@ def verify(
         tempfile.TemporaryDirectory(prefix="pillarbox-verify-") as scratch,
         progress("verifying", as_json) as step,
     ):
-        restored = restore_to_directory(
+        restored = verify_snapshot(
             repository,
             found,
             Path(scratch),
             names=names,
             clock=SystemClock(),
-            thorough=True,
             progress=step and counting(step, _stream_bytes(found)),
         )
     data = {"snapshot": found.id, "verified": [each.name for each in restored]}
