@@ -14,7 +14,7 @@ from xxhash import xxh3_64_digest, xxh3_64_intdigest, xxh3_128_digest
 from pillarbox.store import errors
 from pillarbox.store.access import Actor
 from pillarbox.store.change_number import CNSET_MAGIC, CNSET_VERSION, INTERVALS_MAX, CNSet
-from pillarbox.store.content import blocks
+from pillarbox.store.content import base64_runs, blocks
 from pillarbox.store.disk import redo, stream
 from pillarbox.store.disk.checkpoint import (
     CHECKPOINT_FILE,
@@ -311,7 +311,7 @@ def test_kinds_and_states_in_records_are_those_documented() -> None:
 
 
 def test_encodings_of_parts_are_those_documented() -> None:
-    (encodings,) = tables_in("Content")
+    encodings, _ = tables_in("Content")
     assert [int(row[0]) for row in encodings] == [int(each) for each in blocks.Encoding]
     assert ["base64" in row[1] for row in encodings] == [
         each == blocks.Encoding.BASE64 for each in blocks.Encoding
@@ -335,10 +335,10 @@ STATEMENTS = [
     f"a body and {CHECKSUM_BYTES} bytes",
     f"16 bits of replica number ({LOCAL_REPLICA} is the database itself), {COUNTER_BITS} bits of counter",
     f"at most {blocks.BLOCK_BYTES_MAX // MIB} MiB each",
-    f"at least {blocks.BASE64_FROM_BYTES} bytes",
+    f"at least {base64_runs.BASE64_FROM_BYTES} bytes",
     f"at least {blocks.TEXT_FROM_BYTES} bytes",
     f"blocks of at least {blocks._COMPRESS_FROM_BYTES} bytes",
-    f"at most {blocks._WIDTH_MAX} wide",
+    f"{base64_runs._WIDTH_MIN} to {base64_runs._WIDTH_MAX} wide",
     f"more than 2{'²⁰' if INTERVALS_MAX == 1 << 20 else '?'} intervals",
     f"at most {DETAILS_MAX}, text of at most {DETAIL_CHARS_MAX} characters",
     f"A line is at most {LINE_BYTES_MAX >> 10} KiB",

@@ -3,8 +3,7 @@
 A message is a skeleton with parts set into it. Parts are what often comes again in other messages: base64
 runs that decode and encode back to the same bytes are kept decoded, so that an attachment is one block
 however it was sent; long runs of text are kept as they are, so that one mail received with different
-headers shares its body. They are found by a scan for the transfer encoding's name, not by a MIME parser:
-nothing depends on the structure being right (docs/format.md, "Content").
+headers shares its body (docs/format.md, "Content").
 """
 
 from __future__ import annotations
@@ -20,21 +19,19 @@ import pybase64
 import zstandard
 from blake3 import blake3
 
-from pillarbox.store.content.envelope import header_end
+from pillarbox.store.content.base64_runs import base64_runs
+from pillarbox.store.content.header import header_end
 from pillarbox.store.content.line_ends import size_with_crlf
 from pillarbox.store.disk.stream import Codec, Frame, FrameKind, build_frame
 from pillarbox.store.disk.tables import DIGEST_BYTES
 from pillarbox.store.errors import Corrupt
 
-BASE64_FROM_BYTES: Final = 4096
 TEXT_FROM_BYTES: Final = 2048
 BLOCK_BYTES_MAX: Final = 4 << 20
 _COMPRESS_FROM_BYTES: Final = 64
 # A dictionary repays a closer look; without one, level 3 takes 40 % longer and saves 1 to 2 %.
 _LEVEL: Final = 1
 _LEVEL_WITH_DICTIONARY: Final = 3
-_BLANK_LINE_WITHIN: Final = 2048
-_WIDTH_MAX: Final = 1000
 # Encoded while they are in the processor's cache; as many as are base64 of whole bytes at any width.
 _LINES_AT_ONCE: Final = 256
 assert _LINES_AT_ONCE % 4 == 0
@@ -72,7 +69,7 @@ def digest_of(data: bytes | memoryview) -> bytes:
 def split(message: bytes, header_bytes: int | None = None) -> Split:
     """Take a message apart; `assemble` gives exactly the same bytes back.
 
-    `header_bytes` is where its header ends (`envelope.header_end`), looked for when None.
+    `header_bytes` is where its header ends (`header.header_end`), looked for when None.
     """
     body = header_end(message) if header_bytes is None else header_bytes
     kept: list[bytes] = [message[:body]]
@@ -97,86 +94,14 @@ def _chunks(data: bytes) -> tuple[bytes, ...]:
 
 def _runs(message: bytes, start: int) -> Iterator[tuple[int, int, Part | None]]:
     """The body as runs in order: text (no part) or base64 that was proved to be exact."""
-    at = text = start
-    names = _EncodingNames(message, start)
-    while (found := names.next(at)) >= 0:
-        begin, end = _candidate(message, found)
-        at = max(found + 6, end)
-        if end - begin < BASE64_FROM_BYTES:
-            continue
-        part = _decode(message[begin:end])
-        if part is None:
-            continue
-        if begin > text:
-            yield text, begin, None
-        yield begin, end, part
-        text = end
+    text = start
+    for run in base64_runs(message, start):
+        if run.start > text:
+            yield text, run.start, None
+        yield run.start, run.end, Part(0, Encoding.BASE64, run.width, run.line_end, _chunks(run.data))
+        text = run.end
     if text < len(message):
         yield text, len(message), None
-
-
-class _EncodingNames:
-    """Where a message has the transfer encoding's name; looks at no byte twice for one spelling of it."""
-
-    def __init__(self, message: bytes, start: int) -> None:
-        self._message = message
-        self._lower = message.find(b"base64", start)
-
-    def next(self, start: int) -> int:
-        """The first at or behind `start`, which never goes back; -1 for none."""
-        if 0 <= self._lower < start:
-            self._lower = self._message.find(b"base64", start)
-        # The rare spelling, which is slow to look for in encoded text, matters only where it comes first.
-        end = self._lower if self._lower >= 0 else len(self._message)
-        upper = self._message.find(b"BASE64", start, end)
-        return upper if upper >= 0 else self._lower
-
-
-def _candidate(message: bytes, found: int) -> tuple[int, int]:
-    """Where the text after a header field naming base64 begins and ends; an empty run where there is none."""
-    window = found + _BLANK_LINE_WITHIN
-    lf, crlf = message.find(b"\n\n", found, window), message.find(b"\r\n\r\n", found, window)
-    if lf < 0 and crlf < 0:
-        return found, found
-    begin = lf + 2 if crlf < 0 or 0 <= lf < crlf else crlf + 4
-    # Base64 has no "-", and one byte is found much faster than three.
-    dash = message.find(b"-", begin)
-    end = message.find(b"\n--", max(begin, dash - 1)) if dash >= 0 else -1
-    if end < 0:
-        end = len(message)
-    while end > begin and message[end - 1] in b"\r\n":
-        end -= 1
-    return begin, end
-
-
-def _decode(run: bytes) -> Part | None:
-    """The run as a decoded part, or None when encoding it again would not give exactly the same bytes."""
-    line = run.find(b"\n")
-    if line < 0:
-        line_end, width, flat = b"", 0, run
-    else:
-        line_end = b"\r\n" if run[line - 1 : line] == b"\r" else b"\n"
-        width = line + 1 - len(line_end)
-        flat = run.replace(line_end, b"")
-        if not 0 < width <= _WIDTH_MAX or not _lines_are_even(run, flat, width, line_end):
-            return None
-    try:
-        data = pybase64.b64decode(flat, validate=True)
-    except ValueError:
-        return None
-    if pybase64.b64encode(data) != flat:
-        return None
-    return Part(0, Encoding.BASE64, width, line_end, _chunks(data))
-
-
-def _lines_are_even(run: bytes, flat: bytes, width: int, line_end: bytes) -> bool:
-    lines = (len(flat) - 1) // width
-    if len(run) != len(flat) + lines * len(line_end):
-        return False
-    step = width + len(line_end)
-    return all(
-        run[width + at :: step][:lines] == line_end[at : at + 1] * lines for at in range(len(line_end))
-    )
 
 
 def _encode(part: Part) -> list[bytes]:

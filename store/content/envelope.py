@@ -11,33 +11,30 @@ import re
 from datetime import date
 from email.utils import parsedate_tz
 from encodings.aliases import aliases
+from itertools import islice
 from typing import Final, NamedTuple
 
 from blake3 import blake3
 
+from pillarbox.store.content.header import fields_of, header_end
 from pillarbox.store.names import base_subject
 
-HEADER_BYTES_MAX: Final = 1 << 20
 TEXT_CHARS_MAX: Final = 998
 ADDRESSES_CHARS_MAX: Final = 2000
 CONVERSATION_BYTES: Final = 12
 
 # Raw bytes of a field that are looked at: several bytes of encoded words make one character.
-_FIELD_BYTES_MAX: Final = 1 << 14
+_FIELD_BYTES_MAX: Final = 1 << 13
+_ID_BYTES_MAX: Final = 1 << 11
+# Encoded words of a field that are decoded; what follows is shown as it came.
+_WORDS_MAX: Final = 64
+# Of a message's parts as many bytes of headers are looked at, and one more for so many of the message;
+# each part counts as so many more.
+_PARTS_BYTES_AT_LEAST: Final = 1 << 12
+_PARTS_BYTES_MAX: Final = 1 << 16
+_BYTES_FOR_A_PARTS_BYTE: Final = 16
 _PART_HEADER_BYTES_MAX: Final = 2048
-_PARTS_MAX: Final = 1000
-
-# The first letters stand before the names because most lines of a header are ruled out by them, faster.
-_FIELD: Final = re.compile(
-    rb"\n(?=[cdfimprstxCDFIMPRSTX])((?i:subject|from|sender|to|cc|date|message-id|in-reply-to|references"
-    rb"|importance|x-priority|priority|content-(?:type|disposition|id|transfer-encoding)))"
-    rb"[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)"
-)
-
-# Blank lines, the likely one first. "\r\r\n" is a line end that went through a conversion to CRLF twice.
-_BLANK_LF: Final = (b"\n\n", b"\n\r\n", b"\n\r\r\n")
-_BLANK_CRLF: Final = (b"\n\r\n", b"\n\n", b"\n\r\r\n")
-_BLANK_CR: Final = re.compile(rb"\r\r(?!\n)")
+_PART_BYTES: Final = 64
 
 
 class Envelope(NamedTuple):
@@ -66,7 +63,7 @@ def parse_envelope(message: bytes, header_bytes: int | None = None) -> Envelope:
     `header_bytes` is where its header ends, looked for when None.
     """
     end = header_end(message) if header_bytes is None else header_bytes
-    fields = _fields(message[:end])
+    fields = fields_of(message[:end])
     get = fields.get
     message_id = _message_id(get(b"message-id", b""))
     in_reply_to = _message_id(get(b"in-reply-to", b""))
@@ -84,36 +81,6 @@ def parse_envelope(message: bytes, header_bytes: int | None = None) -> Envelope:
         _has_attachment(fields, message, end),
         _conversation(root, subject, message),
     )
-
-
-def header_end(message: bytes) -> int:
-    """The offset just past the blank line that ends the header.
-
-    Lines end with LF, CRLF or CR. Without a blank line in the first `HEADER_BYTES_MAX` bytes all of these
-    are header.
-    """
-    if message[:1] in (b"\n", b"\r"):
-        return 2 if message[:2] == b"\r\n" else 1
-    end = min(len(message), HEADER_BYTES_MAX)
-    first = message.find(b"\n", 0, end)
-    for blank in _BLANK_CRLF if message[first - 1 : first] == b"\r" else _BLANK_LF:
-        found = message.find(blank, 0, end)
-        if found >= 0:
-            end = found + len(blank)
-            if message.find(b"\r", 0, end) < 0:
-                return end
-    if message.find(b"\r\r", 0, end) >= 0 and (match := _BLANK_CR.search(message, 0, end)):
-        return match.end()
-    return end
-
-
-def _fields(header: bytes) -> dict[bytes, bytes]:
-    """The raw values of the fields that matter here, by lower-case name; the first of each name."""
-    if b"\r" in header:
-        header = header.replace(b"\r\r\n", b"\n").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    found = _FIELD.findall(b"\n" + header)
-    found.reverse()  # so that the first of each name stays
-    return {name.lower(): value for name, value in found}
 
 
 # --- text -----------------------------------------------------------------------------------------------
@@ -157,9 +124,8 @@ def _text(raw: bytes, chars_max: int) -> str:
 
 
 def _line(text: str, chars_max: int) -> str:
-    if not text.isprintable():
-        text = _UNFIT.sub(" ", text)
-    return " ".join(text.split())[:chars_max]
+    text = " ".join(text.split())[:chars_max]
+    return text if text.isprintable() else " ".join(_UNFIT.sub(" ", text).split())
 
 
 def _decode(raw: bytes) -> str:
@@ -176,12 +142,15 @@ def _decode(raw: bytes) -> str:
 
 
 def decode_words(text: str) -> str:
-    """Text with its encoded words (RFC 2047) decoded; characters may be split between adjacent ones."""
+    """Text with its first `_WORDS_MAX` encoded words decoded (RFC 2047).
+
+    Characters may be split between adjacent ones.
+    """
     if "=?" not in text:
         return text
     pieces: list[str] = []
     codec, data, at = "", b"", 0
-    for word in _WORD.finditer(text):
+    for word in islice(_WORD.finditer(text), _WORDS_MAX):
         gap = text[at : word.start()]
         adjacent = at > 0 and (not gap or gap.isspace())
         name = word[1].partition("*")[0].lower().replace("-", "_")
@@ -251,7 +220,7 @@ def _message_id(raw: bytes) -> str:
     """The first message id of a field, with its angle brackets, or "" (RFC 5322 section 3.6.4)."""
     if plain := _PLAIN_ID.match(raw):
         return plain[1].decode()[:TEXT_CHARS_MAX]
-    raw = raw[:_FIELD_BYTES_MAX]
+    raw = raw[:_ID_BYTES_MAX]
     if bracketed := _BRACKETED.search(raw):
         words = bracketed[1].split()
         # An id that was folded in its middle is one id still.
@@ -352,22 +321,24 @@ def _has_attachment(fields: dict[bytes, bytes], message: bytes, end: int) -> boo
     """Whether some part is meant to be kept apart from the text.
 
     Parts are only looked for when the header says multipart; then every line that looks like a boundary
-    counts, so that nested ones need no parser. Costs one search through the message and at most
-    `_PARTS_MAX` part headers of `_PART_HEADER_BYTES_MAX` bytes.
+    counts, so that nested ones need no parser. Costs one search through the message, and 64 KB of headers of
+    parts at most: of a message of less than 1 MB fewer, so that its cost is in keeping with its size.
     """
     kind = fields.get(b"content-type", b"").lstrip()[:10].lower()
     if kind != b"multipart/":
         return _is_attachment(fields)
     delimiter = b"\n--" if b"\n" in message[:end] else b"\r--"
-    at = end - 1
-    for _ in range(_PARTS_MAX):
-        at = message.find(delimiter, at)
-        if at < 0:
-            break
-        part = message[at + 3 : at + 3 + _PART_HEADER_BYTES_MAX]
-        if _is_attachment(_fields(part[: header_end(part)])):
+    budget_bytes = min(_PARTS_BYTES_AT_LEAST + len(message) // _BYTES_FOR_A_PARTS_BYTE, _PARTS_BYTES_MAX)
+    at = message.find(delimiter, end - 1)
+    while at >= 0 and budget_bytes > 0:
+        following = message.find(delimiter, at + len(delimiter))
+        limit = at + len(delimiter) + _PART_HEADER_BYTES_MAX
+        part = message[at + len(delimiter) : limit if following < 0 else min(following, limit)]
+        part = part[: header_end(part)]
+        if _is_attachment(fields_of(part)):
             return True
-        at += 3
+        budget_bytes -= len(part) + _PART_BYTES
+        at = following
     return False
 
 

@@ -22,7 +22,8 @@ from pillarbox.store.content.blocks import (
     PreparedPart,
     prepare_content,
 )
-from pillarbox.store.content.envelope import Envelope, header_end, parse_envelope
+from pillarbox.store.content.envelope import Envelope, parse_envelope
+from pillarbox.store.content.header import header_end
 from pillarbox.store.disk.records import pack, unpack
 from pillarbox.store.disk.stream import FrameKind
 

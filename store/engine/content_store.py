@@ -7,7 +7,7 @@ theirs, so an attachment is stored once also when it comes in other messages (DO
 from __future__ import annotations
 
 from pillarbox.store.content.blocks import Part, PreparedBlock, PreparedContent, assemble, prepare_content
-from pillarbox.store.content.envelope import header_end
+from pillarbox.store.content.header import header_end
 from pillarbox.store.disk.stream import FrameKind
 from pillarbox.store.disk.tables import BlockRecord, ContentRecord, SegmentRecord, Table, segment_key
 from pillarbox.store.engine.transaction import DatabaseFiles, Reader, WriteTransaction
@@ -17,7 +17,7 @@ from pillarbox.store.errors import Corrupt
 def prepare(files: DatabaseFiles, message: bytes, header_bytes: int | None = None) -> PreparedContent:
     """Take a message apart, hash it and compress what the database does not have. Needs no transaction.
 
-    `header_bytes` is where its header ends (`envelope.header_end`), looked for when None.
+    `header_bytes` is where its header ends (`header.header_end`), looked for when None.
 
     Raises Dismounted, Retryable when too many reads are open.
     """

@@ -16,7 +16,8 @@ from typing import Any, Final, NamedTuple
 
 from pillarbox.store.arguments import check_id, check_kind, check_several
 from pillarbox.store.content.blocks import PreparedContent
-from pillarbox.store.content.envelope import Envelope, decode_words, header_end, parse_envelope
+from pillarbox.store.content.envelope import Envelope, decode_words, parse_envelope
+from pillarbox.store.content.header import header_end
 from pillarbox.store.content.line_ends import size_with_crlf
 from pillarbox.store.disk.tables import (
     UID_END,

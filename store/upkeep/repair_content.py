@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from pillarbox.store.content.blocks import digest_of
-from pillarbox.store.content.envelope import header_end, parse_envelope
+from pillarbox.store.content.envelope import parse_envelope
+from pillarbox.store.content.header import header_end
 from pillarbox.store.disk.frame_scan import scan_frames
 from pillarbox.store.disk.stream import Frame, FrameKind
 from pillarbox.store.disk.tables import BlockRecord, ContentRecord, Table, decode_record

@@ -15,8 +15,8 @@ from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pillarbox.store.content.base64_runs import BASE64_FROM_BYTES
 from pillarbox.store.content.blocks import (
-    BASE64_FROM_BYTES,
     BLOCK_BYTES_MAX,
     TEXT_FROM_BYTES,
     Dictionaries,

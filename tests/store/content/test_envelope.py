@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pillarbox.store.content import envelope
-from pillarbox.store.content.envelope import Envelope, header_end, parse_envelope
+from pillarbox.store.content.envelope import Envelope, parse_envelope
+from pillarbox.store.content.header import HEADER_BYTES_MAX, header_end
 
 ROOT = Path(__file__).resolve().parents[3]
 CORPUS = Path(os.environ.get("PILLARBOX_CORPUS", ROOT.parent / "shared" / "corpus"))
@@ -88,7 +89,7 @@ def test_every_known_character_set_decodes_anything(charset: str, junk: bytes, e
 def test_huge_headers_are_cut(field: bytes, repeated: bytes) -> None:
     message = field + repeated * ((2 << 20) // len(repeated))
     found = parse_envelope(message)
-    assert header_end(message) <= envelope.HEADER_BYTES_MAX
+    assert header_end(message) <= HEADER_BYTES_MAX
     assert max(len(found.subject), len(found.sender), len(found.in_reply_to)) <= envelope.TEXT_CHARS_MAX
 
 
