@@ -27,6 +27,7 @@ from pillarbox.backup.snapshot import (
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import Clock
 from pillarbox.store.engine.database import Database, MountState
+from pillarbox.store.upkeep.last_backup import LastBackup, keep_last_backup
 
 INTERVAL_MS: Final = 60_000
 
@@ -69,7 +70,9 @@ class Capture:
         Raises RepositoryLocked while a prune runs, DiskFull, and as `GroupSnapshot.run`.
         """
         mounted = [each for each in self._source.databases if each.state is not MountState.DISMOUNTED]
+        began_ms = self._clock.now_ms()
         if not self._changed(mounted):
+            self._note_unchanged(mounted, began_ms)
             return None
         gone = [LeftOut(each, each.dismount_reason) for each in self._source.databases if each not in mounted]
         source = replace(self._source, databases=mounted, left_out=[*self._source.left_out, *gone])
@@ -78,6 +81,13 @@ class Capture:
     def _changed(self, databases: Sequence[Database]) -> bool:
         held = self._newest_states()
         return any(held.get(each.guid) != _state_of(each) for each in databases)
+
+    def _note_unchanged(self, databases: Sequence[Database], began_ms: int) -> None:
+        """Note that the repository has the state of this moment, too."""
+        if self._source.noted_in is not None:
+            for database in databases:
+                unchanged = LastBackup(capture_ms=began_ms)
+                keep_last_backup(self._source.noted_in, database.guid, unchanged, began_ms)
 
     def _newest_states(self) -> dict[bytes, Any]:
         """How far the newest snapshot of the group holds each of its databases."""

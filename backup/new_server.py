@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 from pillarbox.backup.database_snapshot import Progress
 from pillarbox.backup.find_snapshot import choose_moment, is_moment, read_moment
+from pillarbox.backup.last_backups import last_backups
 from pillarbox.backup.repository.repository import LATEST, Repository, Snapshot
 from pillarbox.backup.restore import (
     RestorableDatabase,
@@ -28,6 +29,8 @@ from pillarbox.backup.restore import (
     restorable_databases,
     restore_files,
 )
+from pillarbox.backup.restore_rate import restored_bytes
+from pillarbox.backup.snapshot import database_guids
 from pillarbox.backup.snapshot_owner import choose_server, list_servers, split_by_server
 from pillarbox.store.clock import Clock
 from pillarbox.store.disk.stream import disk_error, flush_directory
@@ -38,6 +41,7 @@ from pillarbox.store.ids import new_guid
 from pillarbox.store.names import name_key, safe_name
 from pillarbox.store.server import Server
 from pillarbox.store.server_config import (
+    BACKUPS,
     CONFIG_FILE,
     DatabaseEntry,
     GroupEntry,
@@ -46,6 +50,7 @@ from pillarbox.store.server_config import (
     write_config,
 )
 from pillarbox.store.storage_group import smallest_edition
+from pillarbox.store.upkeep.last_backup import LastBackup, keep_last_backup
 from pillarbox.store.upkeep.new_identity import give_new_identity
 
 STAGING: Final = "new-server.restoring"
@@ -170,6 +175,7 @@ def make_new_server(
     After a crash the same call ends it. Raises AlreadyExists, DiskFull, Corrupt, NotFound, InvalidContent.
     """
     _refuse_used(directory)
+    began_ms = clock.monotonic_ms()
     for planned in plan.databases:
         refuse_layout(planned.database)
     guids = {each.entry.guid: new_guid(rng) if as_copy else each.entry.guid for each in plan.databases}
@@ -190,7 +196,29 @@ def make_new_server(
         staging.rmdir()
     except OSError as error:
         raise disk_error(error, str(directory)) from error
+    _note_backups(repository, plan, directory / BACKUPS, guids, clock.monotonic_ms() - began_ms, clock)
     return _restored(plan, directory, guids, clock)
+
+
+def _note_backups(
+    repository: Repository,
+    plan: NewServerPlan,
+    noted_in: Path,
+    guids: dict[bytes, bytes],
+    took_ms: int,
+    clock: Clock,
+) -> None:
+    """Note what the repository says of the databases' last backups, and how fast it gave them back.
+
+    A copy has no backup yet.
+    """
+    held = [(snapshot, database_guids(snapshot)) for snapshot in repository.snapshots()]
+    known = last_backups(held, repository.reports(), repository.id)
+    total_bytes = sum(restored_bytes(each.snapshot, {each.entry.guid}) for each in plan.databases)
+    for old, new in guids.items():
+        last = known[old] if old == new else LastBackup()
+        last = replace(last, restored_bytes=total_bytes, restored_ms=took_ms)
+        keep_last_backup(noted_in, new, last, clock.now_ms())
 
 
 def _refuse_used(directory: Path) -> None:

@@ -43,6 +43,7 @@ from pillarbox.backup.restore import (
     restore_records,
     unfinished_all,
 )
+from pillarbox.backup.restore_rate import note_restore
 from pillarbox.backup.snapshot import FIRST_ADMINISTRATIVE_GROUP
 from pillarbox.backup.snapshot_mount import RecoveryDatabase, open_snapshot_mount
 from pillarbox.backup.snapshot_owner import foreign_snapshot, is_of_server, mark_of
@@ -560,6 +561,7 @@ def restore_to_server(
                 for each, place in zip(entries, places, strict=True)
             ]
     databases = list(server.databases())
+    began_ms = clock.monotonic_ms()
     restored = restore_in_place(
         repository,
         snapshot,
@@ -571,4 +573,7 @@ def restore_to_server(
         fill=fill,
         progress=progress,
     )
+    if fill is None:  # to go on over damage takes its own time
+        took_ms = clock.monotonic_ms() - began_ms
+        note_restore(server.backups_path, snapshot, [each.guid for each in restored], took_ms, clock)
     return Destination.ORIGINAL, restored

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
 from pillarbox.backup.database_snapshot import (
@@ -23,6 +24,7 @@ from pillarbox.backup.database_snapshot import (
     describe_database,
     store_database,
 )
+from pillarbox.backup.last_backups import note_backup
 from pillarbox.backup.repository.pack import BlobId
 from pillarbox.backup.repository.repository import Repository, Snapshot, SnapshotKind
 from pillarbox.store.access import Actor
@@ -110,7 +112,8 @@ class SnapshotSource:
     """A storage group to be backed up: its mounted databases, those left out, and where it belongs.
 
     `server` is the server's name, `server_guid` tells it from others of that name, and `config` is the text
-    of its `server.toml`; the last two are empty where a program has databases without a server.
+    of its `server.toml`; the last two are empty where a program has databases without a server. `noted_in` is
+    the directory in which the server keeps what it knows of its last backups.
     """
 
     server: str
@@ -120,6 +123,7 @@ class SnapshotSource:
     server_guid: bytes = b""
     config: str = ""
     left_out: Sequence[LeftOut] = ()
+    noted_in: Path | None = None
 
 
 def source_of(server: Server, group: StorageGroup) -> SnapshotSource:
@@ -138,6 +142,7 @@ def source_of(server: Server, group: StorageGroup) -> SnapshotSource:
         server_guid=server.guid,
         config=server.config_text(),
         left_out=left_out,
+        noted_in=server.backups_path,
     )
 
 
@@ -298,6 +303,10 @@ class GroupSnapshot:
 
     def _complete(self, snapshot: Snapshot) -> None:
         self._enter(Step.COMPLETE)
+        if self._source.noted_in is not None:
+            held = [(each, database_guids(each)) for each in (*self._earlier, snapshot)]
+            guids = [database.guid for database in self._databases]
+            note_backup(self._source.noted_in, self._repository, held, guids, self._clock)
         if self._kind is not SnapshotKind.CAPTURE:  # one a minute would hide every other event
             for database in self._databases:
                 database.report(EventId.SNAPSHOT_FINISHED, snapshot=snapshot.id)

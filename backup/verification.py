@@ -10,7 +10,7 @@ from pillarbox.backup.database_snapshot import Progress
 from pillarbox.backup.repository.reports import Report, ReportKind
 from pillarbox.backup.repository.repository import Repository, Snapshot
 from pillarbox.backup.restore import RestoredDatabase, restorable_databases, restore_to_directory
-from pillarbox.backup.snapshot import snapshot_databases
+from pillarbox.backup.restore_rate import restored_bytes
 from pillarbox.store.clock import Clock
 from pillarbox.store.errors import Corrupt, InvalidContent, NotFound
 
@@ -45,15 +45,6 @@ def verify_snapshot(
     took = {"restored_bytes": restored_bytes(snapshot, guids), "restored_ms": clock.monotonic_ms() - began_ms}
     _keep(repository, snapshot, guids, clock, took, is_whole=True)
     return restored
-
-
-def restored_bytes(snapshot: Snapshot, guids: Collection[bytes]) -> int:
-    """How many bytes a restore of these databases of a snapshot writes, as its manifest says."""
-    return sum(
-        int(entry.get("stream_bytes") or 0) + int(entry.get("records_bytes") or 0)
-        for entry, _ in snapshot_databases(snapshot)
-        if entry["guid"] in guids
-    )
 
 
 def _keep(

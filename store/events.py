@@ -152,6 +152,8 @@ class EventId(IntEnum):
         "{damaged} are damaged.")
     MESSAGES_ARCHIVED = (20045, _INFORMATION, _BACKUP,
         "{messages} messages of mailbox {source} were archived and removed by {account}.")
+    BACKUP_NEEDS_ATTENTION = (20046, _WARNING, _BACKUP,
+        "Backups of database {database} need attention: {state}.")
     # fmt: on
 
 

@@ -4,6 +4,7 @@
     <server>/server.lock            held while server.toml is changed
     <server>/<group>/<database>/    files of a database
     <server>/mailboxes/             the names of the mailboxes in each database (mailbox_directory)
+    <server>/backups/               when each database was last backed up (last_backup)
     <server>/events/                the event log
     <server>/recovery/              the recovery storage group
 
@@ -50,6 +51,7 @@ from pillarbox.store.mail import public_folders
 from pillarbox.store.mailbox_directory import MailboxDirectory
 from pillarbox.store.names import check_name, name_key, safe_name
 from pillarbox.store.server_config import (
+    BACKUPS,
     CONFIG_FILE,
     EVENTS,
     MAILBOX_NAMES,
@@ -69,8 +71,10 @@ from pillarbox.store.storage_group import (
     refuse_another_group,
     refuse_edition,
 )
+from pillarbox.store.upkeep.backup_ages import BackupRules, rules_from_settings
 from pillarbox.store.upkeep.daily_maintenance import DailyMaintenance
 from pillarbox.store.upkeep.daily_size_check import DailySizeCheck
+from pillarbox.store.upkeep.last_backup import forget_last_backup
 
 FIRST_GROUP: Final = "First Storage Group"
 FIRST_DATABASES: Final = {
@@ -98,7 +102,8 @@ class Server:
 
     `groups` are the regular storage groups by name; `not_mounted` says of each database that should be
     mounted and is not, why; `mailboxes` finds, makes and moves mailboxes by name; `events` is the log;
-    `recovery_path` is where the recovery storage group lies.
+    `recovery_path` is where the recovery storage group lies, `backups_path` where it is kept when databases
+    were last backed up, and `backup_rules` say how old that may be.
     """
 
     def __init__(
@@ -121,6 +126,8 @@ class Server:
         self.not_mounted: dict[str, PillarboxError] = {}
         self.events = EventLog(path / EVENTS)
         self.recovery_path = path / RECOVERY
+        self.backups_path = path / BACKUPS
+        self.backup_rules = BackupRules()
         self._wait_ms = wait_ms
         self._clock: Clock = clock or SystemClock()
         self._rng = rng or random.SystemRandom()
@@ -400,8 +407,7 @@ class Server:
             refuse_another_group(config.edition, len(config.groups))
             taken = (
                 RESERVED_DIRECTORIES
-                | {REPLACED}
-                | {MAILBOX_NAMES}
+                | {REPLACED, MAILBOX_NAMES, BACKUPS}
                 | {entry.directory for entry in config.groups}
             )
             config.groups.append(GroupEntry(name, _free_directory(self.path, name, taken)))
@@ -492,6 +498,7 @@ class Server:
                 shutil.rmtree(database.path, ignore_errors=True)
                 if database.mailbox_names is not None:
                     database.mailbox_names.forget()
+                forget_last_backup(self.backups_path, database.guid)
             self.not_mounted.pop(label, None)
 
     @contextmanager
@@ -592,6 +599,7 @@ class Server:
     def _adopt(self, config: ServerConfig) -> None:
         """Bring the groups and databases of this process in line with a configuration."""
         self._read_diagnostics(config.diagnostics)
+        self._read_backup_rules(config.backups)
         self.edition = config.edition
         known_groups = {group.path: group for group in self.groups.values()}
         known = {database.guid: database for database in self.databases()}
@@ -640,6 +648,11 @@ class Server:
             except InvalidSetting as error:
                 details = {"key": category, "value": level, "reason": error.hint, "default": "none"}
                 self._report(EventId.SETTING_NOT_USED, "(all)", details)
+
+    def _read_backup_rules(self, configured: Mapping[str, Any]) -> None:
+        self.backup_rules, rejected = rules_from_settings(configured)
+        for setting in rejected:
+            self._report(EventId.SETTING_NOT_USED, "(all)", setting._asdict())
 
     def _report(self, event_id: int, database: str, details: Mapping[str, Any]) -> None:
         self._reporter.report(make_event(event_id, self._clock.now_ms(), database, **details))

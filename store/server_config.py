@@ -5,6 +5,9 @@
     guid = "..."
     edition = "standard"
 
+    [backups]                         # what `backup status` goes by (backup_ages.py)
+    snapshot_age_max_in_hours = 48
+
     [[groups]]
     name = "First Storage Group"
     directory = "First Storage Group"
@@ -45,6 +48,7 @@ EVENTS: Final = "events"
 RECOVERY: Final = "recovery"
 REPLACED: Final = "replaced"
 MAILBOX_NAMES: Final = "mailboxes"
+BACKUPS: Final = "backups"
 RESERVED_DIRECTORIES: Final = frozenset({EVENTS, RECOVERY})  # beside the directories of the groups
 KIND_TEXTS: Final = {
     DatabaseKind.MAILBOX_STORE: "mailbox store",
@@ -61,7 +65,7 @@ _DATABASE_KEYS: Final = (
     "settings",
 )
 _GROUP_KEYS: Final = ("name", "directory", "databases")
-_SERVER_KEYS: Final = ("format", "version", "guid", "edition", "diagnostics", "groups")
+_SERVER_KEYS: Final = ("format", "version", "guid", "edition", "diagnostics", "backups", "groups")
 ValueT = TypeVar("ValueT")
 
 
@@ -94,7 +98,8 @@ class GroupEntry:
 
 @dataclass
 class ServerConfig:
-    """A whole `server.toml`. `diagnostics` gives the level of each category; `other` is what is not known.
+    """A whole `server.toml`. `diagnostics` gives the level of each category, `backups` how old they may be;
+    `other` is what is not known.
 
     `guid` tells servers apart, whatever their directories are called; empty in a file older than GUIDs are.
     """
@@ -104,6 +109,7 @@ class ServerConfig:
     diagnostics: dict[str, Any] = field(default_factory=dict)
     other: dict[str, Any] = field(default_factory=dict)
     guid: bytes = b""
+    backups: dict[str, Any] = field(default_factory=dict)
 
     def group(self, name: str) -> GroupEntry:
         """The storage group of that name, in any case. Raises NotFound."""
@@ -174,6 +180,7 @@ def format_config(config: ServerConfig, before: str = "") -> str:
             "edition": config.edition.value,
             **config.other,
             "diagnostics": config.diagnostics,
+            **({"backups": config.backups} if config.backups else {}),
             "groups": [
                 {
                     "name": group.name,
@@ -216,10 +223,11 @@ def parse_config(text: str, file: str = CONFIG_FILE) -> ServerConfig:
         if len(set(guids)) < len(guids):
             raise ValueError("two databases have the same guid")
         diagnostics = _value(table, "diagnostics", dict, {})
+        backups = _value(table, "backups", dict, {})
         guid = parse_guid(_value(table, "guid", str)) if "guid" in table else b""
     except (ValueError, InvalidName) as error:
         raise _wrong(file, str(error)) from error
-    return ServerConfig(edition, groups, diagnostics, _rest(table, _SERVER_KEYS), guid)
+    return ServerConfig(edition, groups, diagnostics, _rest(table, _SERVER_KEYS), guid, backups)
 
 
 def _check_version(table: Mapping[str, Any], file: str) -> None:

@@ -92,6 +92,7 @@ SEAMS = {
             "store/disk/stream.py": "the segments",
             "store/disk/checkpoint.py": "small files replaced atomically",
             "store/disk/mailbox_names.py": "the names of the mailboxes of each database",
+            "store/upkeep/last_backup.py": "what is known of the backups of a database that is deleted",
             "store/engine/database.py": "the folder of a new database",
             "store/disk/file_lock.py": "lock files",
             "store/events.py": "the event log",

@@ -29,7 +29,11 @@ COMMANDS: Final = (
         "server:set_edition",
         "Change the edition of a server: how many storage groups and databases it may have, how large.",
     ),
-    ("status", "server:status", "Databases, their sizes against their limits, and mailboxes."),
+    (
+        "status",
+        "server:status",
+        "Databases, their sizes against their limits, their last backups, and mailboxes.",
+    ),
     ("rebuild", "server:rebuild", "Make the server.toml of SERVER anew from its databases, when it is lost."),
     ("mount", "server:mount", "Prove that DATABASE can be mounted, and have it mounted from now on."),
     ("dismount", "server:dismount", "Keep DATABASE dismounted until `pillarbox mount`."),

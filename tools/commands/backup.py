@@ -25,7 +25,7 @@ from pillarbox.backup.verification import verify_snapshot
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.engine.transaction import Reader
 from pillarbox.store.ids import guid_text
-from pillarbox.tools.commands import capture, repository, restore, retention
+from pillarbox.tools.commands import backup_status, capture, repository, restore, retention
 from pillarbox.tools.options import ACTOR, JSON, SERVER
 from pillarbox.tools.output import counted, counting, progress, show, size_text
 from pillarbox.tools.parameters import complete_group
@@ -72,6 +72,7 @@ for part in (
     retention.forget,
     restore.restore,
     restore.discard_replaced_,
+    backup_status.status,
 ):
     backup.add_command(part)
 

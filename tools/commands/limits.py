@@ -34,6 +34,8 @@ from pillarbox.store.errors import (
 )
 from pillarbox.store.events import Event, EventId, Level
 from pillarbox.store.server import Server, machine_zone
+from pillarbox.store.upkeep.backup_ages import RESTORE_TIME_KEY, restore_time_ms, span_text
+from pillarbox.store.upkeep.last_backup import read_last_backup
 from pillarbox.store.upkeep.time_of_day import next_time_of_day_ms
 from pillarbox.tools.options import JSON, SERVER, raise_not_mounted
 from pillarbox.tools.output import (
@@ -174,7 +176,7 @@ def set_limits(
     """Change limits of DATABASE, or of all; each may be `default`.
 
     A running `pillarbox limits watch` follows within a minute, other processes when they next open the
-    server.
+    server. Warns of a limit that a restore would not bring back in the time that server.toml asks for.
 
     \b
     pillarbox limits set /srv/mail --limit-gb 50
@@ -207,6 +209,26 @@ def set_limits(
         except InvalidSetting as error:
             raise _said_of_options(error) from None
         _show(databases, as_json)
+        warn(_slow_restores(opened, databases))
+
+
+def _slow_restores(server: Server, databases: list[Database]) -> Iterator[str]:
+    """What is to be said of limits that a restore would not bring back in the time that is asked for."""
+    time_max_ms = server.backup_rules.restore_time_max_ms
+    for database in databases if time_max_ms else ():
+        known = read_last_backup(server.backups_path, database.guid)
+        took_ms = restore_time_ms(known, database.limits.limit_bytes)
+        at_most = f"{span_text(time_max_ms)} are asked for ({RESTORE_TIME_KEY})"
+        if took_ms is None:
+            yield (
+                f"pillarbox: {database.label}: how long a restore of {size_text(database.limits.limit_bytes)}"
+                f" takes is not known, {at_most}; `pillarbox backup verify` measures it"
+            )
+        elif took_ms > time_max_ms:
+            yield (
+                f"pillarbox: {database.label}: a restore of {size_text(database.limits.limit_bytes)} takes"
+                f" {span_text(took_ms)} at the rate of the last that was measured, {at_most}"
+            )
 
 
 def _said_of_options(error: InvalidSetting) -> InvalidSetting:

@@ -20,6 +20,8 @@ from pillarbox.store.server import Server
 from pillarbox.store.server_config import KIND_TEXTS
 from pillarbox.store.server_rebuild import rebuild_config
 from pillarbox.store.storage_group import StorageGroup
+from pillarbox.store.upkeep.last_backup import read_last_backup
+from pillarbox.tools.backup_rows import backup_data, backup_lines
 from pillarbox.tools.options import ACTOR, JSON, SERVER
 from pillarbox.tools.output import counted, local_time, percent_text, show, size_text
 from pillarbox.tools.parameters import DATABASE
@@ -107,7 +109,7 @@ def rebuild(server: Path, as_json: bool) -> None:
 @SERVER
 @JSON
 def status(server: Path, as_json: bool) -> None:
-    """Databases, their sizes against their limits, and mailboxes.
+    """Databases, their sizes against their limits, their last backups, and mailboxes.
 
     A database is mounted when it can be; one that was dismounted, or cannot be mounted, says why. Ends with
     21 when one that should be mounted is not; one that `pillarbox dismount` has dismounted, or that another
@@ -147,6 +149,7 @@ def _database_status(server: Server, group: StorageGroup, database: Database) ->
         "in_use": is_locked(database.path / LOCK),
         "mount_at_startup": server.mounts_at_startup(database.label),
         "replaced_bytes": sum(each.size_bytes for each in replaced_of(server, database)),
+        "backups": backup_data(read_last_backup(server.backups_path, database.guid), server.backup_rules),
     }
     try:
         if mounted:
@@ -197,6 +200,7 @@ def _status_lines(databases: list[dict[str, Any]]) -> Iterator[str]:
         yield f"  {each['database']} ({each['kind']}): {each['state']}{use}"
         if "error" in each:
             yield f"    {each['error']}"
+            yield from (f"    {line}" for line in backup_lines(each["backups"]))
             continue
         used, limit = each["logical_size_bytes"], each["limit_bytes"]
         yield (
@@ -204,6 +208,7 @@ def _status_lines(databases: list[dict[str, Any]]) -> Iterator[str]:
             f" {size_text(each['physical_size_bytes'])} on disk;"
             f" size checked {local_time(each['last_size_check_ms']) or 'never'}"
         )
+        yield from (f"    {line}" for line in backup_lines(each["backups"]))
         if "folders" in each:
             yield f"    {counted(each['folders'], 'public folder')}, {counted(each['messages'], 'message')}"
             continue

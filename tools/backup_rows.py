@@ -1,0 +1,54 @@
+"""What commands print of the last backups of a database: as JSON, and in lines for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pillarbox.store.clock import SystemClock
+from pillarbox.store.upkeep.backup_ages import BackupRules, find_concerns
+from pillarbox.store.upkeep.last_backup import LastBackup
+from pillarbox.tools.output import local_time, size_text
+
+
+def backup_data(known: LastBackup, rules: BackupRules) -> dict[str, Any]:
+    """The last backups of a database as JSON has them, with what of them needs attention now."""
+    return {
+        "snapshot_ms": known.snapshot_ms,
+        "snapshot": known.snapshot or None,
+        "repository": known.repository or None,
+        "capture_ms": known.capture_ms,
+        "check_ms": known.check_ms,
+        "verification_ms": known.verification_ms,
+        "restored_bytes": known.restored_bytes,
+        "restored_ms": known.restored_ms,
+        "concerns": [
+            {
+                "what": concern.what,
+                "reason": concern.reason.value,
+                "age_ms": concern.age_ms,
+                "age_max_ms": concern.age_max_ms,
+                "state": concern.explain(),
+            }
+            for concern in find_concerns(known, rules, SystemClock().now_ms())
+        ],
+    }
+
+
+def backup_lines(data: dict[str, Any]) -> Iterator[str]:
+    """The same in lines."""
+    when = {
+        what: local_time(data[key]) or "never"
+        for what, key in (
+            ("backed up", "snapshot_ms"),
+            ("captured", "capture_ms"),
+            ("checked", "check_ms"),
+            ("verified", "verification_ms"),
+        )
+    }
+    yield "; ".join(f"{what} {time}" for what, time in when.items())
+    if data["restored_bytes"] and data["restored_ms"]:
+        rate = data["restored_bytes"] * 1000 // data["restored_ms"]
+        yield f"the last restore brought back {size_text(rate)} a second"
+    for concern in data["concerns"]:
+        yield concern["state"]
