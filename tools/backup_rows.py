@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pillarbox.store.clock import SystemClock
-from pillarbox.store.upkeep.backup_ages import BackupRules, find_concerns
-from pillarbox.store.upkeep.last_backup import LastBackup
 from pillarbox.tools.output import local_time, size_text
+
+if TYPE_CHECKING:
+    from pillarbox.store.upkeep.backup_ages import BackupRules
+    from pillarbox.store.upkeep.last_backup import LastBackup
 
 
 def backup_data(known: LastBackup, rules: BackupRules) -> dict[str, Any]:
     """The last backups of a database as JSON has them, with what of them needs attention now."""
+    from pillarbox.store.upkeep.backup_ages import find_concerns
+
     return {
         "snapshot_ms": known.snapshot_ms,
         "snapshot": known.snapshot or None,

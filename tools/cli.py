@@ -1,7 +1,8 @@
 """The command `pillarbox`: its groups and commands by name. Exit codes are those of docs/operations.md.
 
-The module of a command is loaded when the command is called or its arguments are completed. The first
-sentence of its help stands here too, for listings of the commands.
+The module of a command is loaded when the command is called or its arguments are completed. It loads the
+engine as the command runs: by a name of the public face (`pillarbox.Server`), or by an import in a function.
+The first sentence of its help stands here too, for listings of the commands.
 """
 
 from __future__ import annotations

@@ -13,12 +13,8 @@ from typing import Final
 import click
 from click.shell_completion import CompletionItem
 
-from pillarbox.store.disk.tables import DatabaseKind
-from pillarbox.store.engine.database import Database
+import pillarbox
 from pillarbox.store.errors import PillarboxError
-from pillarbox.store.mail import folders, mailboxes
-from pillarbox.store.server import Server
-from pillarbox.store.server_config import read_config
 from pillarbox.tools.options import ACTOR
 from pillarbox.tools.tree import find_tree
 
@@ -59,6 +55,7 @@ def duration(_: click.Context, __: click.Parameter, value: str | None) -> int | 
     return int(match[1]) * _SECONDS[match[2].lower()] * 1000
 
 
+FORMATS: Final = ("eml", "mbox", "maildir")  # of mail files
 COUNT: Final = click.IntRange(1, 10**12)
 
 
@@ -111,16 +108,22 @@ def complete_target(ctx: click.Context, _: click.Parameter, incomplete: str) -> 
 
 
 def _group_names(server: Path | None) -> Iterator[str]:
+    from pillarbox.store.server_config import read_config
+
     if server:
         yield from (group.name for group in read_config(server).groups)
 
 
 def _database_names(server: Path | None) -> Iterator[str]:
+    from pillarbox.store.server_config import read_config
+
     if server:
         yield from (entry.name for group in read_config(server).groups for entry in group.databases)
 
 
 def _mailbox_names(server: Path | None) -> Iterator[str]:
+    from pillarbox.store.disk.tables import DatabaseKind
+
     if server is None:
         return
     with _to_look_at(server) as opened:
@@ -130,9 +133,9 @@ def _mailbox_names(server: Path | None) -> Iterator[str]:
 
 
 @contextmanager
-def _to_look_at(server: Path) -> Iterator[Server]:
+def _to_look_at(server: Path) -> Iterator[pillarbox.Server]:
     """A server with those of its databases mounted that can be read at once."""
-    with Server.open(server, read_only=True, mount=False) as opened:
+    with pillarbox.Server.open(server, read_only=True, mount=False) as opened:
         for database in opened.databases():
             with suppress(PillarboxError):
                 # Not by the server, which would replay the stream after a crash: to complete a word changes
@@ -141,9 +144,9 @@ def _to_look_at(server: Path) -> Iterator[Server]:
         yield opened
 
 
-def _mailboxes_of(database: Database) -> Iterator[str]:
+def _mailboxes_of(database: pillarbox.Database) -> Iterator[str]:
     with suppress(PillarboxError), database.read(ACTOR) as read:
-        yield from (box.name for box in mailboxes.all_of(read))
+        yield from (box.name for box in pillarbox.mailboxes.all_of(read))
 
 
 def _folder_paths(server: Path | None, mailbox_name: str | None) -> Iterator[str]:
@@ -152,7 +155,7 @@ def _folder_paths(server: Path | None, mailbox_name: str | None) -> Iterator[str
     with _to_look_at(server) as opened:
         tree = find_tree(opened, mailbox_name)
         with tree.database.read(ACTOR) as read:
-            yield from ("/".join(path) for path, _ in folders.walk(read, tree.root_id))
+            yield from ("/".join(path) for path, _ in pillarbox.folders.walk(read, tree.root_id))
 
 
 MAILBOX = click.argument("mailbox_name", metavar="MAILBOX", shell_complete=complete_mailbox)

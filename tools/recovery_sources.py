@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from pillarbox.backup.recovery_config import HeldAs, RecoveryEntry
-from pillarbox.backup.recovery_group import RecoveryGroup
-from pillarbox.backup.repository.repository import Repository
-from pillarbox.backup.snapshot_mount import RecoveryDatabase
-from pillarbox.store.disk.tables import MailboxRecord
+import pillarbox
 from pillarbox.store.errors import InvalidName, NotFound
-from pillarbox.store.mail import mailboxes
 from pillarbox.tools.options import ACTOR
 from pillarbox.tools.repository_options import open_repository
+
+if TYPE_CHECKING:
+    from pillarbox.backup.recovery_config import RecoveryEntry
+    from pillarbox.backup.recovery_group import RecoveryGroup
+    from pillarbox.backup.repository.repository import Repository
+    from pillarbox.backup.snapshot_mount import RecoveryDatabase
+    from pillarbox.store.disk.tables import MailboxRecord
 
 ONE_DATABASE = click.option(
     "--database", "database_name", default="", help="This database of the recovery storage group."
@@ -54,6 +56,8 @@ def mounted_databases(group: RecoveryGroup, name: str, keys: Keys) -> list[Recov
 
 
 def _repository(entry: RecoveryEntry, keys: Keys, opened: dict[str, Repository]) -> Repository | None:
+    from pillarbox.backup.recovery_config import HeldAs
+
     if entry.held_as is not HeldAs.REPOSITORY:
         return None
     if entry.repository not in opened:
@@ -73,7 +77,7 @@ def find_recovered(databases: Sequence[RecoveryDatabase], name: str) -> Recovere
     for database in databases:
         with database.read(ACTOR) as read:
             try:
-                found.append(RecoveredMailbox(database, mailboxes.find(read, name)))
+                found.append(RecoveredMailbox(database, pillarbox.mailboxes.find(read, name)))
             except NotFound:
                 continue
     if not found:

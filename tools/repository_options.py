@@ -6,19 +6,18 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from pillarbox.backup.repository.backend import Backend
-from pillarbox.backup.repository.backend_directory import DirectoryBackend
-from pillarbox.backup.repository.backend_retry import RetryBackend
-from pillarbox.backup.repository.crypto import Credential, KeyFile, Passphrase, Unencrypted, secure_entropy
-from pillarbox.backup.repository.lock import LockContext, this_process
-from pillarbox.backup.repository.repository import Repository
 from pillarbox.store.clock import Clock, SystemClock
 from pillarbox.store.errors import InvalidSetting, NotFound, PillarboxError, WrongKey
 from pillarbox.tools.output import warn
+
+if TYPE_CHECKING:
+    from pillarbox.backup.repository.backend import Backend
+    from pillarbox.backup.repository.crypto import Credential
+    from pillarbox.backup.repository.repository import Repository
 
 PASSPHRASE: Final = "PILLARBOX_PASSPHRASE"
 S3: Final = "s3://"
@@ -66,6 +65,9 @@ def connect(repo: str, clock: Clock) -> Backend:
 
     Raises InvalidSetting without a bucket and without boto3.
     """
+    from pillarbox.backup.repository.backend_directory import DirectoryBackend
+    from pillarbox.backup.repository.backend_retry import RetryBackend
+
     if is_directory(repo):
         return DirectoryBackend(Path(repo))
     if repo.removeprefix(S3).startswith("/") or repo == S3:
@@ -78,6 +80,8 @@ def connect(repo: str, clock: Clock) -> Backend:
 
 def given_credential(passphrase_file: Path | None, key_file: Path | None) -> Credential | None:
     """What a person gave to open a repository with, or None. Raises NotFound, InvalidSetting."""
+    from pillarbox.backup.repository.crypto import KeyFile, Passphrase
+
     if key_file is not None:
         return KeyFile.parse(_read(key_file))
     if passphrase_file is not None:
@@ -100,6 +104,10 @@ def open_repository(
     With `no_encryption` it is one without, whatever the environment has as a passphrase for others.
     Raises NotFound, WrongKey, Corrupt, InvalidSetting, UnsupportedVersion.
     """
+    from pillarbox.backup.repository.crypto import Unencrypted, secure_entropy
+    from pillarbox.backup.repository.lock import LockContext, this_process
+    from pillarbox.backup.repository.repository import Repository
+
     credential = None if no_encryption else given_credential(passphrase_file, key_file)
     clock = SystemClock()
     told = _tell_of_no_lock if only_reads else None

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pillarbox.backup.repository.repository import Snapshot
-from pillarbox.backup.snapshot import server_guid_of, snapshot_databases
 from pillarbox.store.errors import Corrupt
 from pillarbox.store.ids import guid_text
 from pillarbox.tools.output import counted, local_time, size_text, warn
 
+if TYPE_CHECKING:
+    from pillarbox.backup.repository.repository import Snapshot
+
 
 def snapshot_data(snapshot: Snapshot) -> dict[str, Any]:
     """A snapshot as JSON has it. Raises InvalidContent for one that is not of a storage group."""
+    from pillarbox.backup.snapshot import server_guid_of, snapshot_databases
+
     manifest = snapshot.manifest
     guid = server_guid_of(snapshot)
     return {

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pillarbox.backup.snapshot import SnapshotSource, source_of
+import pillarbox
 from pillarbox.store.errors import Incomplete, InvalidName, PillarboxError
-from pillarbox.store.server import Server
-from pillarbox.store.server_config import read_config
-from pillarbox.store.storage_group import StorageGroup
+
+if TYPE_CHECKING:
+    from pillarbox.backup.snapshot import SnapshotSource
+    from pillarbox.store.storage_group import StorageGroup
 
 
 @contextmanager
@@ -19,10 +21,13 @@ def open_source(server: Path, group_name: str | None) -> Iterator[SnapshotSource
 
     Raises NotFound, InvalidName when there are several; when no database can be mounted, the reason.
     """
+    from pillarbox.backup.snapshot import source_of
+    from pillarbox.store.server_config import read_config
+
     with suppress(PillarboxError):  # one that cannot be written is backed up without a GUID
         if not read_config(server).guid:
-            Server.open(server, mount=False).close()
-    with Server.open(server, read_only=True) as opened:
+            pillarbox.Server.open(server, mount=False).close()
+    with pillarbox.Server.open(server, read_only=True) as opened:
         group = _group(opened, group_name)
         source = source_of(opened, group)
         if not source.databases:
@@ -42,7 +47,7 @@ def raise_left_out(source: SnapshotSource) -> None:
         )
 
 
-def _group(server: Server, name: str | None) -> StorageGroup:
+def _group(server: pillarbox.Server, name: str | None) -> StorageGroup:
     if name is not None:
         return server.group(name)
     if len(server.groups) != 1:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 from pillarbox.store.errors import InvalidContent, OverLimit
-from pillarbox.store.files.mail_item import MESSAGE_BYTES_MAX
 
 
 def read_message() -> bytes:
@@ -13,6 +12,8 @@ def read_message() -> bytes:
 
     Raises InvalidContent when there is none, OverLimit for one of more than `MESSAGE_BYTES_MAX`.
     """
+    from pillarbox.store.files.mail_item import MESSAGE_BYTES_MAX
+
     raw = sys.stdin.buffer.read(MESSAGE_BYTES_MAX + 1) if sys.stdin else b""
     if not raw.strip():
         raise InvalidContent("there is no message on standard input", hint="pipe one into the command")

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from pillarbox.store.disk.tables import DatabaseKind, FolderRecord, ItemRecord
-from pillarbox.store.engine.database import Database
-from pillarbox.store.engine.transaction import Reader
+import pillarbox
 from pillarbox.store.errors import NotFound, Refused
 from pillarbox.store.ids import parse_id
-from pillarbox.store.mail import folders, messages, public_folders
-from pillarbox.store.server import Server
 from pillarbox.tools.options import ACTOR
+
+if TYPE_CHECKING:
+    from pillarbox.store.disk.tables import FolderRecord, ItemRecord
+    from pillarbox.store.engine.transaction import Reader
 
 
 class Tree(NamedTuple):
     """The folders below one root. `mailbox` is the GUID of the mailbox, empty for public folders."""
 
     name: str
-    database: Database
+    database: pillarbox.Database
     root_id: int
     mailbox: bytes
 
     def folder(self, reader: Reader, path: str) -> FolderRecord:
         """The folder at `A/B`; the root at `/`. Raises NotFound."""
-        return folders.by_path(reader, self.root_id, path)
+        return pillarbox.folders.by_path(reader, self.root_id, path)
 
     def message(self, reader: Reader, text: str) -> ItemRecord:
         """The message of an id as listings show it. Raises NotFound."""
@@ -37,7 +37,7 @@ class Tree(NamedTuple):
 
     def path_of(self, reader: Reader, item: ItemRecord) -> str:
         """The path of the folder that a message is in."""
-        return "/".join(folders.path_of(reader, item.folder_id))
+        return "/".join(pillarbox.folders.path_of(reader, item.folder_id))
 
 
 def find_message(reader: Reader, mailbox: bytes, text: str) -> ItemRecord | None:
@@ -46,23 +46,25 @@ def find_message(reader: Reader, mailbox: bytes, text: str) -> ItemRecord | None
     if number is None:
         return None
     try:
-        item = messages.get(reader, number)
-        return item if folders.get(reader, item.folder_id).mailbox == mailbox else None
+        item = pillarbox.messages.get(reader, number)
+        return item if pillarbox.folders.get(reader, item.folder_id).mailbox == mailbox else None
     except NotFound:
         return None
 
 
-def find_tree(server: Server, name: str) -> Tree:
+def find_tree(server: pillarbox.Server, name: str) -> Tree:
     """The folders that `name` stands for. Raises as `MailboxDirectory.find` and `Server.database`."""
     if not name.startswith("/"):
         database, box = server.mailboxes.find(name)
         return Tree(f"mailbox {box.name}", database, box.root_id, box.guid)
     database = server.database(name[1:]) if name[1:] else _only_public_folder_store(server)
     with database.read(ACTOR) as read:
-        return Tree(f"the tree of {database.label}", database, public_folders.root_id(read), b"")
+        return Tree(f"the tree of {database.label}", database, pillarbox.public_folders.root_id(read), b"")
 
 
-def _only_public_folder_store(server: Server) -> Database:
+def _only_public_folder_store(server: pillarbox.Server) -> pillarbox.Database:
+    from pillarbox.store.disk.tables import DatabaseKind
+
     stores = [each for each in server.databases() if each.kind == DatabaseKind.PUBLIC_FOLDER_STORE]
     if len(stores) != 1:
         names = ", ".join(f"/{each.label}" for each in stores) or "there is none"

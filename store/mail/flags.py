@@ -18,7 +18,7 @@ SEEN_BIT: Final = FLAG_BITS[SEEN]
 
 # What IMAP lets a keyword be (RFC 9051 "atom"), of a length a person would give it; and so in words.
 KEYWORD_RULE: Final = '1 to 255 visible ASCII characters, none of ( ) { % * " \\ ]'
-_KEYWORD = re.compile(r"[^\x00-\x20\x7f-\U0010ffff(){%*\"\\\]]{1,255}")
+_KEYWORD = re.compile(r"[!#$&'+-\[^-z|-~]{1,255}")
 _KEYWORDS_MAX: Final = 64
 _FLAGS: Final = frozenset(flag.lower() for flag in (SEEN, ANSWERED, FLAGGED, DELETED, DRAFT))
 

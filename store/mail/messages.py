@@ -8,11 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from email.errors import MessageError
-from email.message import Message
-from email.parser import BytesParser
-from email.utils import getaddresses
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pillarbox.store.arguments import check_id, check_kind, check_several
 from pillarbox.store.content.blocks import PreparedContent
@@ -46,6 +42,9 @@ from pillarbox.store.mail.mailboxes import DISCONNECTED, INBOX, MailboxName, nam
 from pillarbox.store.mail.mailboxes import find as find_mailbox
 from pillarbox.store.mail.mailboxes import get as get_mailbox
 from pillarbox.store.mail.rights import Right, require, require_change
+
+if TYPE_CHECKING:
+    from email.message import Message
 
 _BITS: Final = {name.lower(): bit for name, bit in FLAG_BITS.items()}
 CATEGORIES_MAX: Final = 64
@@ -337,6 +336,9 @@ class Attachment(NamedTuple):
 
 def attachments(raw: bytes) -> list[Attachment]:
     """The attachments in a message's bytes; none where it is made to break what reads it."""
+    from email.errors import MessageError  # here: `email` loads much, and a start needs none of it
+    from email.parser import BytesParser
+
     try:
         parts = BytesParser().parsebytes(raw).walk()
         return [each for part in parts if (each := attachment(part))]
@@ -365,6 +367,9 @@ class Recipient(NamedTuple):
 
 def recipients(raw: bytes) -> list[Recipient]:
     """Everybody the To, Cc and Bcc fields of a message's bytes name, in order."""
+    from email.parser import BytesParser
+    from email.utils import getaddresses
+
     header = BytesParser().parsebytes(raw[: header_end(raw)], headersonly=True)
     found = []
     for kind in ("to", "cc", "bcc"):

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
@@ -19,8 +19,16 @@ pytest.importorskip("click", reason="click (the extra `cli`) is not installed")
 
 import click
 
+from pillarbox.backup.merge.report import MergeMode
+from pillarbox.backup.repository.repository import SnapshotKind
+from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.files.exporting import FORMATS
+from pillarbox.store.files.mbox import Dialect
+from pillarbox.store.mail import views
 from pillarbox.store.server import Server
+from pillarbox.tools import parameters
 from pillarbox.tools.cli import cli
+from pillarbox.tools.commands import backup, database, mail, message, recovery_merge
 from pillarbox.tools.lazy import LazyCommand
 
 if TYPE_CHECKING:
@@ -239,6 +247,17 @@ def test_an_ordinary_command_says_nothing_on_stderr(pillarbox: Pillarbox, server
         ("limits", "check", server),
     ):
         assert pillarbox.run(*words).stderr == ""
+
+
+# -- what is offered for a choice stands in the command, which loads the library only when it is called
+
+
+def test_every_kind_that_the_library_knows_can_be_chosen() -> None:
+    assert get_args(Dialect) == mail.DIALECTS and parameters.FORMATS == FORMATS
+    assert tuple(each.name.lower() for each in views.Sort) == message.SORTS
+    assert tuple(MergeMode) == recovery_merge.MODES
+    assert (*backup.KINDS, "capture") == tuple(SnapshotKind)
+    assert {DatabaseKind[name] for name in database.KINDS.values()} == set(DatabaseKind)
 
 
 # -- help and completion

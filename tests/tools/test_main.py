@@ -52,6 +52,18 @@ def test_a_locale_without_the_letters_of_a_mail_ends_no_listing(
     assert rb"\u65e5\u672c" in listed.stdout and listed.stderr == b""
 
 
+HEAVY = {
+    "pillarbox.store.server",
+    "pillarbox.store.engine.database",
+    "pillarbox.store.disk.tables",
+    "pillarbox.backup.repository.repository",
+    "pillarbox.replication.simulation.campaign",
+    "lmdb",
+    "zstandard",
+    "blake3",
+    "email",
+    "rich",
+}
 LIGHT = {
     "help": (["--help"], {}),
     "a command's name completed": (
@@ -77,14 +89,29 @@ def test_listing_the_commands_loads_no_engine_and_no_command(
         check=True,
     )
     assert "status" in ended.stdout
-    heavy = {
-        "pillarbox.store.server",
-        "pillarbox.store.engine.database",
-        "lmdb",
-        "zstandard",
-        "blake3",
-        "rich",
-    }
     loaded = set(ended.stderr.split())
-    assert "pillarbox.tools.cli" in loaded and not loaded & heavy
+    assert "pillarbox.tools.cli" in loaded and not loaded & HEAVY
     assert not [name for name in loaded if name.startswith("pillarbox.tools.commands.")]
+
+
+def test_no_command_loads_the_engine_before_it_is_called() -> None:
+    program = (
+        "import sys; from pillarbox.tools.cli import cli; from pillarbox.tools.lazy import LazyCommand;"
+        "[each.load() for each in cli.commands.values() if isinstance(each, LazyCommand)];"
+        "print(*sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(ended.stdout.split())
+    assert "pillarbox.tools.commands.recovery_merge" in loaded and not loaded & HEAVY
+
+
+def test_a_listing_loads_neither_sockets_nor_the_parser_of_mail(server: Path) -> None:
+    program = (
+        "import atexit, sys; from pillarbox.tools.main import run;"
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr)); run()"
+    )
+    command = [sys.executable, "-c", program, "status", str(server)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = set(ended.stderr.split())
+    assert "pillarbox.store.server" in loaded
+    assert not loaded & {"socket", "email.parser", "subprocess", "lmdb.verify", "tomlkit", "rich"}

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pillarbox.backup.database_snapshot import StoredDatabase, read_stored_database
-from pillarbox.backup.diff import FolderDiff, diff_database
-from pillarbox.backup.find_snapshot import find_snapshot
-from pillarbox.backup.repository.repository import Repository, Snapshot, SnapshotKind
-from pillarbox.backup.restore import restorable_databases, restore_records
-from pillarbox.backup.retention import is_capture
-from pillarbox.backup.snapshot import (
-    GroupSnapshot,
-    snapshot_databases,
-)
-from pillarbox.backup.snapshot_mount import open_snapshot_mount
-from pillarbox.backup.stored_contents import read_folders, read_mailboxes
-from pillarbox.backup.verification import verify_snapshot
 from pillarbox.store.clock import SystemClock
-from pillarbox.store.engine.transaction import Reader
 from pillarbox.store.ids import guid_text
 from pillarbox.tools.commands import backup_status, capture, repository, restore, retention
 from pillarbox.tools.options import ACTOR, JSON, SERVER
@@ -40,6 +25,15 @@ from pillarbox.tools.repository_options import (
 )
 from pillarbox.tools.snapshot_rows import database_lines, snapshot_data, snapshot_line, warn_unreadable
 from pillarbox.tools.snapshot_source import open_source, raise_left_out
+
+if TYPE_CHECKING:
+    from pillarbox.backup.database_snapshot import StoredDatabase
+    from pillarbox.backup.diff import FolderDiff
+    from pillarbox.backup.repository.repository import Repository, Snapshot
+    from pillarbox.store.engine.transaction import Reader
+
+# Those of `SnapshotKind` that a person asks for: captures have commands of their own.
+KINDS: Final = ("full", "copy", "incremental", "differential")
 
 
 @click.group()
@@ -83,8 +77,8 @@ for part in (
 @click.option("--group", "group_name", shell_complete=complete_group, help="The storage group to back up.")
 @click.option(
     "--kind",
-    type=click.Choice([each.value for each in SnapshotKind if each is not SnapshotKind.CAPTURE]),
-    default=SnapshotKind.FULL.value,
+    type=click.Choice(KINDS),
+    default=KINDS[0],
     show_default=True,
     help="How it is marked; each stores only what is new, and restores by itself.",
 )
@@ -107,6 +101,9 @@ def create(
     pillarbox backup create /srv/mail /backup/mail
     pillarbox backup create /srv/mail /backup/mail --kind incremental
     """
+    from pillarbox.backup.repository.repository import SnapshotKind
+    from pillarbox.backup.snapshot import GroupSnapshot
+
     repository = open_repository(repo, passphrase_file, key_file)
     with open_source(server, group_name) as source, progress("backing up", as_json) as step:
         total = sum(database.stream.total_bytes() for database in source.databases)
@@ -139,6 +136,8 @@ def list_(
     pillarbox backup list /backup/mail
     pillarbox backup list /backup/mail --captures --json
     """
+    from pillarbox.backup.retention import is_capture
+
     repository = open_repository(repo, passphrase_file, key_file)
     found = [each for each in repository.snapshots() if captures or not is_capture(each)]
     rows = [snapshot_data(each) for each in found]
@@ -168,6 +167,10 @@ def show_(
     pillarbox backup show /backup/mail latest
     pillarbox backup show /backup/mail @2026-11-25T10:00:00Z --json
     """
+    from pillarbox.backup.database_snapshot import read_stored_database
+    from pillarbox.backup.find_snapshot import find_snapshot
+    from pillarbox.backup.snapshot import snapshot_databases
+
     repository = open_repository(repo, passphrase_file, key_file)
     found = find_snapshot(repository, snapshot, group=group_name, of=of)
     data = snapshot_data(found)
@@ -188,6 +191,8 @@ def show_(
 
 def _contents(repository: Repository, stored: StoredDatabase) -> list[dict[str, Any]]:
     """Mailboxes with their folders, and public folders under no mailbox's name."""
+    from pillarbox.backup.stored_contents import read_folders, read_mailboxes
+
     folders = {each.folder_id: each for each in read_folders(repository, stored.contents)}
     paths: dict[int, str] = {}
 
@@ -254,6 +259,9 @@ def diff(
     \b
     pillarbox backup diff /backup/mail 3f2a latest
     """
+    from pillarbox.backup.diff import diff_database
+    from pillarbox.backup.find_snapshot import find_snapshot
+
     repository = open_repository(repo, passphrase_file, key_file)
     rows = []
     with ExitStack() as stack:
@@ -270,9 +278,14 @@ def _readers(
     stack: ExitStack, repository: Repository, snapshot: Snapshot
 ) -> dict[bytes, tuple[str, Reader | None]]:
     """Name and records of each database of a snapshot, by GUID, brought to a place that goes with `stack`."""
+    from tempfile import TemporaryDirectory
+
+    from pillarbox.backup.restore import restorable_databases, restore_records
+    from pillarbox.backup.snapshot_mount import open_snapshot_mount
+
     found: dict[bytes, tuple[str, Reader | None]] = {}
     for each in restorable_databases(snapshot):
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pillarbox-diff-"))) / "database"
+        place = Path(stack.enter_context(TemporaryDirectory(prefix="pillarbox-diff-"))) / "database"
         restore_records(repository, each, place)
         opened = open_snapshot_mount(repository, each, place)
         stack.callback(opened.close)
@@ -328,10 +341,15 @@ def verify(
     \b
     pillarbox backup verify /backup/mail latest
     """
+    from tempfile import TemporaryDirectory
+
+    from pillarbox.backup.find_snapshot import find_snapshot
+    from pillarbox.backup.verification import verify_snapshot
+
     repository = open_repository(repo, passphrase_file, key_file)
     found = find_snapshot(repository, snapshot, group=group_name, of=of)
     with (
-        tempfile.TemporaryDirectory(prefix="pillarbox-verify-") as scratch,
+        TemporaryDirectory(prefix="pillarbox-verify-") as scratch,
         progress("verifying", as_json) as step,
     ):
         restored = verify_snapshot(
@@ -347,4 +365,6 @@ def verify(
 
 
 def _stream_bytes(snapshot: Snapshot) -> int:
+    from pillarbox.backup.snapshot import snapshot_databases
+
     return sum(int(entry.get("stream_bytes") or 0) for entry, _ in snapshot_databases(snapshot))

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pillarbox.backup.last_backups import last_backups
-from pillarbox.backup.repository.repository import Repository
-from pillarbox.backup.snapshot import database_guids
+import pillarbox
 from pillarbox.store.errors import Incomplete
 from pillarbox.store.events import EventId
-from pillarbox.store.server import Server
-from pillarbox.store.upkeep.last_backup import LastBackup, read_last_backup
 from pillarbox.tools.backup_rows import backup_data, backup_lines
 from pillarbox.tools.options import JSON, SERVER
 from pillarbox.tools.output import show
 from pillarbox.tools.repository_options import keys, open_repository
 from pillarbox.tools.snapshot_rows import warn_unreadable
+
+if TYPE_CHECKING:
+    from pillarbox.backup.repository.repository import Repository
+    from pillarbox.store.upkeep.last_backup import LastBackup
 
 
 @click.command("status")
@@ -40,7 +40,7 @@ def status(
     pillarbox backup status /srv/mail s3://offsite/mail
     """
     repository = open_repository(repo, passphrase_file, key_file) if repo else None
-    with Server.open(server, read_only=True, mount=False) as opened:
+    with pillarbox.Server.open(server, read_only=True, mount=False) as opened:
         found = _rows(opened, _known(opened, repository))
         for database in opened.databases():
             for concern in found[database.label]["concerns"]:
@@ -60,7 +60,11 @@ def status(
     _raise_concerns(found)
 
 
-def _known(server: Server, repository: Repository | None) -> dict[bytes, LastBackup]:
+def _known(server: pillarbox.Server, repository: Repository | None) -> dict[bytes, LastBackup]:
+    from pillarbox.backup.last_backups import last_backups
+    from pillarbox.backup.snapshot import database_guids
+    from pillarbox.store.upkeep.last_backup import read_last_backup
+
     if repository is None:
         guids = [database.guid for database in server.databases()]
         return {guid: read_last_backup(server.backups_path, guid) for guid in guids}
@@ -68,8 +72,10 @@ def _known(server: Server, repository: Repository | None) -> dict[bytes, LastBac
     return last_backups(held, repository.reports(), repository.id)
 
 
-def _rows(server: Server, known: dict[bytes, LastBackup]) -> dict[str, dict[str, Any]]:
+def _rows(server: pillarbox.Server, known: dict[bytes, LastBackup]) -> dict[str, dict[str, Any]]:
     """What is told of each database, by its label."""
+    from pillarbox.store.upkeep.last_backup import LastBackup
+
     return {
         database.label: {
             "group": group.name,

@@ -5,12 +5,10 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from pillarbox.backup.capture import Capture
-from pillarbox.backup.repository.repository import Repository, Snapshot
-from pillarbox.backup.snapshot import SnapshotSource
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.errors import Retryable
 from pillarbox.tools.options import JSON, SERVER
@@ -19,6 +17,10 @@ from pillarbox.tools.parameters import complete_group, duration
 from pillarbox.tools.repository_options import REPOSITORY, keys, open_repository
 from pillarbox.tools.snapshot_source import open_source, raise_left_out
 from pillarbox.tools.stop_signals import stop_signals
+
+if TYPE_CHECKING:
+    from pillarbox.backup.repository.repository import Repository, Snapshot
+    from pillarbox.backup.snapshot import SnapshotSource
 
 
 @click.command("capture")
@@ -82,6 +84,8 @@ def capture_once(
 
     Raises as `open_source` and `Capture.capture`.
     """
+    from pillarbox.backup.capture import Capture
+
     with open_source(server, group_name) as source:
         return Capture(source, repository, clock=SystemClock()).capture(), source
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import click
 
-from pillarbox.store.disk.tables import DatabaseKind
+import pillarbox
 from pillarbox.store.errors import NotFound, Refused
 from pillarbox.store.ids import guid_text
-from pillarbox.store.server import Server
-from pillarbox.store.server_config import KIND_TEXTS
 from pillarbox.tools.options import JSON, SERVER
 from pillarbox.tools.output import confirm, show
 from pillarbox.tools.parameters import DATABASE, YES, complete_group
 
-KINDS = {"mailbox": DatabaseKind.MAILBOX_STORE, "public-folder": DatabaseKind.PUBLIC_FOLDER_STORE}
+# Names of `DatabaseKind`.
+KINDS: Final = {"mailbox": "MAILBOX_STORE", "public-folder": "PUBLIC_FOLDER_STORE"}
 
 
 @click.group()
@@ -44,13 +44,16 @@ def create(server: Path, name: str, group_name: str, kind: str, as_json: bool) -
     pillarbox database create /srv/mail "Mailbox Store 2"
     pillarbox database create /srv/mail Forum --kind public-folder --group Sales
     """
-    with Server.open(server, mount=False) as opened:
-        made = opened.create_database(group_name or _only_group(opened), name, KINDS[kind])
+    from pillarbox.store.disk.tables import DatabaseKind
+    from pillarbox.store.server_config import KIND_TEXTS
+
+    with pillarbox.Server.open(server, mount=False) as opened:
+        made = opened.create_database(group_name or _only_group(opened), name, DatabaseKind[KINDS[kind]])
         data = {"database": made.name, "guid": guid_text(made.guid), "kind": KIND_TEXTS[made.kind]}
     show(data, [f"Database {made.name} ({KIND_TEXTS[made.kind]}) is there, and mounted."], as_json)
 
 
-def _only_group(server: Server) -> str:
+def _only_group(server: pillarbox.Server) -> str:
     names = list(server.groups)
     if len(names) == 1:
         return names[0]
@@ -68,7 +71,9 @@ def list_databases(server: Path, as_json: bool) -> None:
     \b
     pillarbox database list /srv/mail
     """
-    with Server.open(server, read_only=True, mount=False) as opened:
+    from pillarbox.store.server_config import KIND_TEXTS
+
+    with pillarbox.Server.open(server, read_only=True, mount=False) as opened:
         found = [
             {
                 "group": group.name,
@@ -100,7 +105,7 @@ def rename(server: Path, database_name: str, name: str, as_json: bool) -> None:
     \b
     pillarbox database rename /srv/mail "Mailbox Store" Staff
     """
-    with Server.open(server, mount=False) as opened:
+    with pillarbox.Server.open(server, mount=False) as opened:
         renamed = opened.rename_database(database_name, name)
     show({"database": renamed.name}, [f"The database is called {renamed.name}."], as_json)
 
@@ -116,7 +121,7 @@ def delete(server: Path, database_name: str, yes: bool, as_json: bool) -> None:
     \b
     pillarbox database delete /srv/mail "Mailbox Store 2"
     """
-    with Server.open(server, mount=False) as opened:
+    with pillarbox.Server.open(server, mount=False) as opened:
         found = opened.database(database_name)
         confirm(f"Delete database {found.label} and all the mail in it?", yes)
         opened.delete_database(found.label)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
+import pillarbox
 from pillarbox.store.access import Actor
-from pillarbox.store.disk.tables import ItemRecord, MailboxRecord
-from pillarbox.store.engine.database import Database
 from pillarbox.store.errors import (
     AccessDenied,
     Dismounted,
@@ -25,13 +24,15 @@ from pillarbox.store.errors import (
     UnsupportedVersion,
 )
 from pillarbox.store.ids import id_text
-from pillarbox.store.mail import messages
-from pillarbox.store.mail.delivery import deliver
-from pillarbox.store.server import Server
 from pillarbox.tools.options import JSON, SERVER, tell_error
 from pillarbox.tools.output import show
 from pillarbox.tools.parameters import complete_mailbox
 from pillarbox.tools.standard_input import read_message
+
+if TYPE_CHECKING:
+    from pillarbox.store.disk.tables import ItemRecord, MailboxRecord
+
+    Recipients = dict[pillarbox.Database, list[MailboxRecord]]
 
 # The codes of sysexits.h, which transports go by. With any other one a transport gives the message up.
 NO_MESSAGE: Final = 65
@@ -84,7 +85,7 @@ def deliver_message(server: Path, mailbox_names: tuple[str, ...], as_json: bool)
     """
     try:
         raw = read_message()
-        with Server.open(server, wait_ms=_WAIT_MS) as opened:
+        with pillarbox.Server.open(server, wait_ms=_WAIT_MS) as opened:
             recipients = _find(opened, mailbox_names)
             delivered = _deliver(recipients, raw)
     except Exception as error:  # a fault of the program must not cost the message either
@@ -106,10 +107,7 @@ def _end_with(error: Exception, as_json: bool) -> NoReturn:
     sys.exit(code)
 
 
-Recipients = dict[Database, list[MailboxRecord]]
-
-
-def _find(server: Server, names: Sequence[str]) -> Recipients:
+def _find(server: pillarbox.Server, names: Sequence[str]) -> Recipients:
     """The mailboxes of these names, each once, by database. Raises NoSuchMailbox, and what may pass."""
     found: Recipients = {}
     for name in names:
@@ -123,16 +121,18 @@ def _find(server: Server, names: Sequence[str]) -> Recipients:
     return found
 
 
-def _deliver(recipients: Recipients, raw: bytes) -> list[tuple[Database, MailboxRecord, ItemRecord]]:
+def _deliver(
+    recipients: Recipients, raw: bytes
+) -> list[tuple[pillarbox.Database, MailboxRecord, ItemRecord]]:
     """Deliver in each database; what the ones before took is deleted again when one refuses."""
-    delivered: list[tuple[Database, MailboxRecord, ItemRecord]] = []
+    delivered: list[tuple[pillarbox.Database, MailboxRecord, ItemRecord]] = []
     try:
         for database, boxes in recipients.items():
-            items = deliver(database, TRANSPORT, [box.guid for box in boxes], raw)
+            items = pillarbox.deliver(database, TRANSPORT, [box.guid for box in boxes], raw)
             delivered += [(database, box, item) for box, item in zip(boxes, items, strict=True)]
     except BaseException:
         for database, _, item in delivered:
             with database.transaction(TRANSPORT) as txn:
-                messages.delete(txn, item.message_id)
+                pillarbox.messages.delete(txn, item.message_id)
         raise
     return delivered

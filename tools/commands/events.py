@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
+import pillarbox
 from pillarbox.store.errors import InvalidName, NotFound
 from pillarbox.store.events import EVENTS, Category, Event, Level, Severity
-from pillarbox.store.server import Server
 from pillarbox.tools.options import JSON, SERVER
 from pillarbox.tools.output import event_line, show, show_each, warn
 from pillarbox.tools.parameters import COUNT, complete_database, moment
@@ -57,7 +57,7 @@ def list_events(
     """
     if event_id is not None and event_id not in EVENTS:
         raise click.BadParameter(f"{event_id} is no event: docs/operations.md lists them", param_hint="--id")
-    with Server.open(server, read_only=True, mount=False) as opened:
+    with pillarbox.Server.open(server, read_only=True, mount=False) as opened:
         found = opened.events.query(
             since_ms=since_ms,
             event_id=event_id,
@@ -72,7 +72,7 @@ def list_events(
         warn([f"pillarbox: {found.damaged_count} damaged lines of the log were passed over"])
 
 
-def _labels(server: Server, name: str) -> set[str]:
+def _labels(server: pillarbox.Server, name: str) -> set[str]:
     """What the log calls a database: as it is labelled now, or was while another group had one of its name.
 
     What the server does not know, or not well enough, is of the log's past, when that holds events of it; if
@@ -102,7 +102,7 @@ def show_diagnostics(server: Path, as_json: bool) -> None:
     \b
     pillarbox events diagnostics show /srv/mail
     """
-    with Server.open(server, read_only=True, mount=False) as opened:
+    with pillarbox.Server.open(server, read_only=True, mount=False) as opened:
         levels = {each.value: opened.diagnostics().level(each).name.lower() for each in Category}
     show(levels, [f"{category:24} {level}" for category, level in levels.items()], as_json)
 
@@ -118,6 +118,6 @@ def set_diagnostics(server: Path, category: str, level: str, as_json: bool) -> N
     \b
     pillarbox events diagnostics set /srv/mail public_folder.general medium
     """
-    with Server.open(server, mount=False) as opened:
+    with pillarbox.Server.open(server, mount=False) as opened:
         opened.set_diagnostics(category, level)
     show({category: level}, [f"{category} is at {level}."], as_json)

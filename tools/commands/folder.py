@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pillarbox.store.disk.tables import FolderRecord
-from pillarbox.store.engine.transaction import Reader
+import pillarbox
 from pillarbox.store.ids import id_text
-from pillarbox.store.mail import folders, messages
-from pillarbox.store.server import Server
 from pillarbox.tools.options import ACTOR, JSON, SERVER
 from pillarbox.tools.output import confirm, counted, local_time, show, size_text
 from pillarbox.tools.parameters import (
@@ -24,6 +21,10 @@ from pillarbox.tools.parameters import (
     complete_target,
 )
 from pillarbox.tools.tree import Tree, find_tree, refuse_other_database
+
+if TYPE_CHECKING:
+    from pillarbox.store.disk.tables import FolderRecord
+    from pillarbox.store.engine.transaction import Reader
 
 TO = click.option(
     "--to",
@@ -65,7 +66,7 @@ def _data(path: str, record: FolderRecord) -> dict[str, Any]:
 
 
 def _placed(reader: Reader, record: FolderRecord) -> dict[str, Any]:
-    return _data("/".join(folders.path_of(reader, record.folder_id)), record)
+    return _data("/".join(pillarbox.folders.path_of(reader, record.folder_id)), record)
 
 
 def folder_line(each: dict[str, Any]) -> str:
@@ -76,7 +77,7 @@ def folder_line(each: dict[str, Any]) -> str:
 
 def folder_rows(reader: Reader, folder_id: int, prefix: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
     """Each folder below one, by path."""
-    return (_data("/".join(path), each) for path, each in folders.walk(reader, folder_id, prefix))
+    return (_data("/".join(path), each) for path, each in pillarbox.folders.walk(reader, folder_id, prefix))
 
 
 @folder_.command("create")
@@ -96,14 +97,14 @@ def create(server: Path, mailbox_name: str, folder_path: str, parents: bool, as_
     pillarbox folder create /srv/mail / Forum
     """
     names = tuple(filter(None, folder_path.split("/")))
-    with Server.open(server) as opened:
+    with pillarbox.Server.open(server) as opened:
         tree = find_tree(opened, mailbox_name)
         with tree.database.transaction(ACTOR) as txn:
             if parents:
-                made = folders.ensure(txn, tree.root_id, names)
+                made = pillarbox.folders.ensure(txn, tree.root_id, names)
             else:
                 parent = tree.folder(txn, "/".join(names[:-1]))
-                made = folders.create(txn, parent.folder_id, names[-1] if names else "")
+                made = pillarbox.folders.create(txn, parent.folder_id, names[-1] if names else "")
             data = _placed(txn, made)
     show(data, [f"Folder {data['folder']} is there."], as_json)
 
@@ -120,11 +121,11 @@ def list_folders(server: Path, mailbox_name: str, folder_path: str, as_json: boo
     pillarbox folder list /srv/mail anna
     pillarbox folder list /srv/mail anna Lists
     """
-    with Server.open(server, read_only=True) as opened:
+    with pillarbox.Server.open(server, read_only=True) as opened:
         tree = find_tree(opened, mailbox_name)
         with tree.database.read(ACTOR) as read:
             top = tree.folder(read, folder_path)
-            found = list(folder_rows(read, top.folder_id, folders.path_of(read, top.folder_id)))
+            found = list(folder_rows(read, top.folder_id, pillarbox.folders.path_of(read, top.folder_id)))
     show(found, map(folder_line, found) if found else ["There are no folders in it."], as_json)
 
 
@@ -139,7 +140,7 @@ def show_folder(server: Path, mailbox_name: str, folder_path: str, as_json: bool
     \b
     pillarbox folder show /srv/mail anna Inbox
     """
-    with Server.open(server, read_only=True) as opened:
+    with pillarbox.Server.open(server, read_only=True) as opened:
         tree = find_tree(opened, mailbox_name)
         with tree.database.read(ACTOR) as read:
             data = _placed(read, tree.folder(read, folder_path))
@@ -164,15 +165,15 @@ def rename(server: Path, mailbox_name: str, folder_path: str, name: str, as_json
     \b
     pillarbox folder rename /srv/mail anna Lists/2002 old
     """
-    with Server.open(server) as opened:
+    with pillarbox.Server.open(server) as opened:
         tree = find_tree(opened, mailbox_name)
         with tree.database.transaction(ACTOR) as txn:
-            renamed = folders.rename(txn, tree.folder(txn, folder_path).folder_id, name)
+            renamed = pillarbox.folders.rename(txn, tree.folder(txn, folder_path).folder_id, name)
             data = _placed(txn, renamed)
     show(data, [f"The folder is called {data['folder']}."], as_json)
 
 
-def target_tree(server: Server, tree: Tree, name: str) -> Tree:
+def target_tree(server: pillarbox.Server, tree: Tree, name: str) -> Tree:
     """The tree that --to is in. Raises Refused when it is of another database."""
     if not name:
         return tree
@@ -197,12 +198,12 @@ def move(
     pillarbox folder move /srv/mail anna Lists/2002 --to Archive
     pillarbox folder move /srv/mail anna Archive/2002 --to /
     """
-    with Server.open(server) as opened:
+    with pillarbox.Server.open(server) as opened:
         tree = find_tree(opened, mailbox_name)
         into = target_tree(opened, tree, target_name)
         with tree.database.transaction(ACTOR) as txn:
             source, target = tree.folder(txn, folder_path), into.folder(txn, target_path)
-            data = _placed(txn, folders.move(txn, source.folder_id, target.folder_id))
+            data = _placed(txn, pillarbox.folders.move(txn, source.folder_id, target.folder_id))
     show(data, [f"The folder is {data['folder']}."], as_json)
 
 
@@ -228,12 +229,12 @@ def copy(
     \b
     pillarbox folder copy /srv/mail anna Lists --to Archive --name Lists-2024
     """
-    with Server.open(server) as opened:
+    with pillarbox.Server.open(server) as opened:
         tree = find_tree(opened, mailbox_name)
         into = target_tree(opened, tree, target_name)
         with tree.database.transaction(ACTOR) as txn:
             source, target = tree.folder(txn, folder_path), into.folder(txn, target_path)
-            data = _placed(txn, messages.copy_folder(txn, source.folder_id, target.folder_id, name))
+            data = _placed(txn, pillarbox.messages.copy_folder(txn, source.folder_id, target.folder_id, name))
     show(data, [f"The copy is {data['folder']}, of {counted(data['messages'], 'message')}."], as_json)
 
 
@@ -255,12 +256,12 @@ def delete(
     pillarbox folder delete /srv/mail anna Lists/empty
     pillarbox folder delete /srv/mail anna Lists --with-contents
     """
-    with Server.open(server) as opened:
+    with pillarbox.Server.open(server) as opened:
         tree = find_tree(opened, mailbox_name)
         if with_contents:
             confirm(f"Delete folder {folder_path} of {tree.name} and all that is in it?", yes)
         with tree.database.transaction(ACTOR) as txn:
             found = tree.folder(txn, folder_path)
-            folders.delete(txn, found.folder_id, with_contents=with_contents)
+            pillarbox.folders.delete(txn, found.folder_id, with_contents=with_contents)
         tree.database.finish_removals()
     show({"deleted": folder_path}, [f"Folder {folder_path} is gone."], as_json)

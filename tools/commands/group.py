@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pillarbox.store.server import Server
+import pillarbox
 from pillarbox.tools.options import JSON, SERVER
 from pillarbox.tools.output import show
 from pillarbox.tools.parameters import complete_group
@@ -29,7 +29,7 @@ def create(server: Path, name: str, as_json: bool) -> None:
     \b
     pillarbox group create /srv/mail "Second Storage Group"
     """
-    with Server.open(server, mount=False) as opened:
+    with pillarbox.Server.open(server, mount=False) as opened:
         made = opened.create_group(name)
     show({"group": made.name}, [f"Storage group {made.name} is there."], as_json)
 
@@ -43,7 +43,7 @@ def list_groups(server: Path, as_json: bool) -> None:
     \b
     pillarbox group list /srv/mail
     """
-    with Server.open(server, read_only=True, mount=False) as opened:
+    with pillarbox.Server.open(server, read_only=True, mount=False) as opened:
         found = [{"group": each.name, "databases": list(each.databases)} for each in opened.groups.values()]
     show(found, [f"{each['group']}: {', '.join(each['databases']) or 'empty'}" for each in found], as_json)
 
@@ -59,7 +59,7 @@ def rename(server: Path, group_name: str, name: str, as_json: bool) -> None:
     \b
     pillarbox group rename /srv/mail "First Storage Group" Staff
     """
-    with Server.open(server, mount=False) as opened:
+    with pillarbox.Server.open(server, mount=False) as opened:
         renamed = opened.rename_group(group_name, name)
     show({"group": renamed.name}, [f"The storage group is called {renamed.name}."], as_json)
 
@@ -74,6 +74,6 @@ def delete(server: Path, group_name: str, as_json: bool) -> None:
     \b
     pillarbox group delete /srv/mail Staff
     """
-    with Server.open(server, mount=False) as opened:
+    with pillarbox.Server.open(server, mount=False) as opened:
         opened.delete_group(group_name)
     show({"deleted": group_name}, [f"Storage group {group_name} is gone."], as_json)

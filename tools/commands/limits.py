@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import click
 
+import pillarbox
 from pillarbox.store.clock import SystemClock
-from pillarbox.store.engine.database import Database, MountState
 from pillarbox.store.engine.database_limits import (
     BUFFER_KEY,
     DISK_FLOOR_KEY,
@@ -33,10 +33,6 @@ from pillarbox.store.errors import (
     WriterBusy,
 )
 from pillarbox.store.events import Event, EventId, Level
-from pillarbox.store.server import Server, machine_zone
-from pillarbox.store.upkeep.backup_ages import RESTORE_TIME_KEY, restore_time_ms, span_text
-from pillarbox.store.upkeep.last_backup import read_last_backup
-from pillarbox.store.upkeep.time_of_day import next_time_of_day_ms
 from pillarbox.tools.options import JSON, SERVER, raise_not_mounted
 from pillarbox.tools.output import (
     event_line,
@@ -74,14 +70,17 @@ def limits_() -> None:
     """Size limits of databases, and their daily check."""
 
 
-def _databases(server: Server, name: str) -> list[Database]:
+def _databases(server: pillarbox.Server, name: str) -> list[pillarbox.Database]:
     return [server.database(name)] if name else list(server.databases())
 
 
 # -- show, set
 
 
-def _data(database: Database, limits: DatabaseLimits) -> dict[str, Any]:
+def _data(database: pillarbox.Database, limits: DatabaseLimits) -> dict[str, Any]:
+    from pillarbox.store.server import machine_zone
+    from pillarbox.store.upkeep.time_of_day import next_time_of_day_ms
+
     return {
         "database": database.label,
         "limit_bytes": limits.limit_bytes,
@@ -107,7 +106,7 @@ def _lines(data: dict[str, Any]) -> Iterator[str]:
     )
 
 
-def _show(databases: list[Database], as_json: bool) -> None:
+def _show(databases: list[pillarbox.Database], as_json: bool) -> None:
     found = [_data(each, each.limits) for each in databases]
     show(found, [line for each in found for line in _lines(each)], as_json)
 
@@ -122,7 +121,7 @@ def show_limits(server: Path, database_name: str, as_json: bool) -> None:
     \b
     pillarbox limits show /srv/mail
     """
-    with Server.open(server, read_only=True, mount=False) as opened:
+    with pillarbox.Server.open(server, read_only=True, mount=False) as opened:
         _show(_databases(opened, database_name), as_json)
 
 
@@ -201,7 +200,7 @@ def set_limits(
         raise click.UsageError("say which limit to set; see --help")
     if settings.keys() >= {LIMIT_KEY, LIMIT_MB_KEY}:
         raise click.UsageError("--limit-gb and --limit-mb are one limit: say one of them")
-    with Server.open(server, mount=False) as opened:
+    with pillarbox.Server.open(server, mount=False) as opened:
         databases = _databases(opened, database_name)
         try:
             for database in databases:
@@ -212,8 +211,11 @@ def set_limits(
         warn(_slow_restores(opened, databases))
 
 
-def _slow_restores(server: Server, databases: list[Database]) -> Iterator[str]:
+def _slow_restores(server: pillarbox.Server, databases: list[pillarbox.Database]) -> Iterator[str]:
     """What is to be said of limits that a restore would not bring back in the time that is asked for."""
+    from pillarbox.store.upkeep.backup_ages import RESTORE_TIME_KEY, restore_time_ms, span_text
+    from pillarbox.store.upkeep.last_backup import read_last_backup
+
     time_max_ms = server.backup_rules.restore_time_max_ms
     for database in databases if time_max_ms else ():
         known = read_last_backup(server.backups_path, database.guid)
@@ -256,7 +258,9 @@ def check(server: Path, database_name: str, as_json: bool) -> None:
     \b
     pillarbox limits check /srv/mail
     """
-    with Server.open(server, read_only=True) as opened:
+    from pillarbox.store.engine.database import MountState
+
+    with pillarbox.Server.open(server, read_only=True) as opened:
         databases = _databases(opened, database_name)
         found = [_assessed(each) for each in databases if each.state is not MountState.DISMOUNTED]
         apart = [each.label for each in databases if each.state is MountState.DISMOUNTED]
@@ -275,7 +279,7 @@ def _refuse_above(databases: list[str]) -> None:
         )
 
 
-def _assessed(database: Database) -> dict[str, Any]:
+def _assessed(database: pillarbox.Database) -> dict[str, Any]:
     limits = database.limits
     found = assess(limits, database.physical_size_bytes(), database.logical_size_bytes, is_grace_over=False)
     size_bytes = database.logical_size_bytes()
@@ -338,7 +342,7 @@ def watch_limits(server: Path, once: bool, as_json: bool) -> None:
     with (
         stop_signals() as stop,
         events_to(show_event),
-        Server.open(
+        pillarbox.Server.open(
             server, daily_check=once, diagnostics_min=Level.NONE if once else Level.MINIMUM
         ) as opened,
     ):
@@ -356,7 +360,7 @@ def watch_limits(server: Path, once: bool, as_json: bool) -> None:
             )
 
 
-def watch(server: Server, wait: Wait) -> None:
+def watch(server: pillarbox.Server, wait: Wait) -> None:
     """Check sizes when they are due until `wait`, which is given when that is (ms UTC), says no.
 
     Mounts, dismounts and settings of other processes are followed each time.
@@ -365,7 +369,7 @@ def watch(server: Server, wait: Wait) -> None:
         follow_settings(server)
 
 
-def follow_settings(server: Server) -> None:
+def follow_settings(server: pillarbox.Server) -> None:
     """Take over what another process changed: settings, and which databases are to be mounted."""
     wanted_before = _wanted(server)
     try:
@@ -384,11 +388,11 @@ def follow_settings(server: Server) -> None:
             server.dismount(label)
 
 
-def _wanted(server: Server) -> dict[bytes, bool]:
+def _wanted(server: pillarbox.Server) -> dict[bytes, bool]:
     return {database.guid: server.is_to_be_mounted(database.label) for database in server.databases()}
 
 
-def _try_to_mount(server: Server, label: str) -> None:
+def _try_to_mount(server: pillarbox.Server, label: str) -> None:
     try:
         server.mount(label, starts_grace=False)
     except PillarboxError:

@@ -5,34 +5,35 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pillarbox.store.disk.stream import disk_error
-from pillarbox.store.engine.database import Database
+import pillarbox
 from pillarbox.store.errors import Corrupt, InvalidContent, InvalidName, NotFound
-from pillarbox.store.files.exporting import FORMATS, ExportFormat, ExportProgress, export_mail
-from pillarbox.store.files.importing import ImportProgress, ImportReport, import_mail
-from pillarbox.store.files.mail_item import MailItem, path_text
-from pillarbox.store.files.mbox import Dialect
 from pillarbox.store.ids import id_text
-from pillarbox.store.server import Server
 from pillarbox.tools.options import ACTOR, JSON, PATH, SERVER
 from pillarbox.tools.output import Step, counted, progress, show, size_text, warn
-from pillarbox.tools.parameters import MAILBOX, complete_database
+from pillarbox.tools.parameters import FORMATS, MAILBOX, complete_database
 from pillarbox.tools.standard_input import read_message
 from pillarbox.tools.tree import find_tree
 
+if TYPE_CHECKING:
+    from pillarbox.store.files.exporting import ExportFormat, ExportProgress
+    from pillarbox.store.files.importing import ImportProgress, ImportReport
+    from pillarbox.store.files.mbox import Dialect
+
 STANDARD_INPUT = Path("-")
-DIALECTS = click.Choice(get_args(Dialect))
+DIALECTS: Final = ("mboxo", "mboxrd", "mboxcl", "mboxcl2")
 
 
 @click.command("import")
 @SERVER
 @MAILBOX
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=PATH)
-@click.option("--dialect", type=DIALECTS, help="Of the mbox files; found by looking at each without it.")
+@click.option(
+    "--dialect", type=click.Choice(DIALECTS), help="Of the mbox files; found by looking at each without it."
+)
 @click.option(
     "--database",
     "database_name",
@@ -64,11 +65,14 @@ def import_(
     pillarbox import /srv/mail / announcements.mbox
     pillarbox import /srv/mail anna - < letter.eml
     """
+    from pillarbox.store.files.importing import import_mail
+    from pillarbox.store.files.mail_item import MailItem
+
     files = [path for path in paths if path != STANDARD_INPUT]
     for path in files:
         _refuse_missing_or_closed(path)
     given = [MailItem(read_message(), source="standard input")] if len(files) < len(paths) else []
-    with Server.open(server) as opened:
+    with pillarbox.Server.open(server) as opened:
         database, guid = _find_or_create(opened, mailbox_name, database_name)
         try:
             with progress("importing", as_json) as step:
@@ -98,6 +102,9 @@ def import_(
 
 def _refuse_missing_or_closed(path: Path) -> None:
     """Raises NotFound, or NoPermission for what may not be read. What else is wrong the import lists."""
+    from pillarbox.store.disk.stream import disk_error
+    from pillarbox.store.files.mail_item import path_text
+
     if not path.exists():
         raise NotFound(f"{path_text(path)}: no such file or folder", hint="look at the path's spelling")
     try:
@@ -138,7 +145,9 @@ def _import_lines(report: ImportReport) -> Iterator[str]:
         yield f"  passed over: {each.source} {each.reason}"
 
 
-def _find_or_create(server: Server, name: str, database_name: str) -> tuple[Database, bytes]:
+def _find_or_create(
+    server: pillarbox.Server, name: str, database_name: str
+) -> tuple[pillarbox.Database, bytes]:
     """The database and GUID of a mailbox, made where it is missing; no GUID for public folders."""
     if name.startswith("/") and database_name:
         raise InvalidName("--database is for a new mailbox", hint="for public folders, write /DATABASE")
@@ -157,7 +166,9 @@ def _find_or_create(server: Server, name: str, database_name: str) -> tuple[Data
 @MAILBOX
 @click.argument("out", type=PATH)
 @click.option("--format", "format_", type=click.Choice(FORMATS), required=True, help="What to write.")
-@click.option("--dialect", type=DIALECTS, default="mboxrd", show_default=True, help="Of mbox files.")
+@click.option(
+    "--dialect", type=click.Choice(DIALECTS), default="mboxrd", show_default=True, help="Of mbox files."
+)
 @JSON
 def export(
     server: Path, mailbox_name: str, out: Path, format_: ExportFormat, dialect: Dialect, as_json: bool
@@ -174,7 +185,9 @@ def export(
     pillarbox export /srv/mail anna Maildir --format maildir
     pillarbox export /srv/mail / forums --format mbox
     """
-    with Server.open(server, read_only=True) as opened:
+    from pillarbox.store.files.exporting import export_mail
+
+    with pillarbox.Server.open(server, read_only=True) as opened:
         tree = find_tree(opened, mailbox_name)
         with progress("exporting", as_json) as step:
             report = export_mail(

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pillarbox.store.disk.tables import DatabaseKind, MailboxRecord
-from pillarbox.store.engine.database import Database, MountState
+import pillarbox
 from pillarbox.store.errors import Refused
 from pillarbox.store.ids import guid_text, id_text, parse_guid
-from pillarbox.store.mail import folders, mailboxes
-from pillarbox.store.server import Server
-from pillarbox.store.upkeep.move_mailbox import MoveProgress
 from pillarbox.tools.options import ACTOR, JSON, SERVER
 from pillarbox.tools.output import confirm, counted, local_time, progress, show, size_text, warn
 from pillarbox.tools.parameters import DATABASE, MAILBOX, YES, complete_database
+
+if TYPE_CHECKING:
+    from pillarbox.store.disk.tables import MailboxRecord
+    from pillarbox.store.upkeep.move_mailbox import MoveProgress
 
 
 @click.group("mailbox")
@@ -25,7 +25,7 @@ def mailbox_() -> None:
     """Mailboxes of a server."""
 
 
-def _data(database: Database, box: MailboxRecord) -> dict[str, Any]:
+def _data(database: pillarbox.Database, box: MailboxRecord) -> dict[str, Any]:
     return {
         "mailbox": box.name,
         "guid": guid_text(box.guid),
@@ -33,7 +33,7 @@ def _data(database: Database, box: MailboxRecord) -> dict[str, Any]:
         "messages": box.messages_count,
         "size_bytes": box.size,
         "user": guid_text(box.user) if box.user else None,
-        "disconnected": box.state == mailboxes.DISCONNECTED,
+        "disconnected": box.state == pillarbox.mailboxes.DISCONNECTED,
         "disconnected_ms": box.disconnected_ms or None,
     }
 
@@ -62,7 +62,7 @@ def create(server: Path, name: str, database_name: str, as_json: bool) -> None:
     pillarbox mailbox create /srv/mail anna
     pillarbox mailbox create /srv/mail bert --database "Mailbox Store 2"
     """
-    with Server.open(server) as opened:
+    with pillarbox.Server.open(server) as opened:
         database, box = opened.mailboxes.create(ACTOR, name, database_name)
     show(_data(database, box), [f"Mailbox {box.name} is there, in {database.label}."], as_json)
 
@@ -85,7 +85,7 @@ def list_mailboxes(server: Path, database_name: str, disconnected: bool, as_json
     pillarbox mailbox list /srv/mail
     pillarbox mailbox list /srv/mail --disconnected --json
     """
-    with Server.open(server, read_only=True) as opened:
+    with pillarbox.Server.open(server, read_only=True) as opened:
         stores = [opened.database(database_name)] if database_name else list(opened.databases())
         found = [
             data
@@ -96,7 +96,12 @@ def list_mailboxes(server: Path, database_name: str, disconnected: bool, as_json
     show(found, map(_line, found) if found else ["There are no such mailboxes."], as_json)
 
 
-def _mailboxes(server: Server, database: Database, asked_for: bool) -> Iterator[dict[str, Any]]:
+def _mailboxes(
+    server: pillarbox.Server, database: pillarbox.Database, asked_for: bool
+) -> Iterator[dict[str, Any]]:
+    from pillarbox.store.disk.tables import DatabaseKind
+    from pillarbox.store.engine.database import MountState
+
     if database.kind != DatabaseKind.MAILBOX_STORE:
         return
     if database.state is MountState.DISMOUNTED and not asked_for:
@@ -106,7 +111,7 @@ def _mailboxes(server: Server, database: Database, asked_for: bool) -> Iterator[
         )
         return
     with database.read(ACTOR) as read:
-        for box in mailboxes.all_of(read):
+        for box in pillarbox.mailboxes.all_of(read):
             yield _data(database, box)
 
 
@@ -120,12 +125,12 @@ def show_mailbox(server: Path, mailbox_name: str, as_json: bool) -> None:
     \b
     pillarbox mailbox show /srv/mail anna
     """
-    with Server.open(server, read_only=True) as opened:
+    with pillarbox.Server.open(server, read_only=True) as opened:
         database, box = opened.mailboxes.find(mailbox_name)
         with database.read(ACTOR) as read:
             shown: list[dict[str, Any]] = [
                 {"folder": "/".join(path), "messages": each.messages_count, "size_bytes": each.size}
-                for path, each in folders.walk(read, box.root_id)
+                for path, each in pillarbox.folders.walk(read, box.root_id)
             ]
     data = _data(database, box)
     lines = [
@@ -151,7 +156,7 @@ def rename(server: Path, mailbox_name: str, name: str, as_json: bool) -> None:
     \b
     pillarbox mailbox rename /srv/mail anna anna.miller
     """
-    with Server.open(server) as opened:
+    with pillarbox.Server.open(server) as opened:
         database, box = opened.mailboxes.rename(ACTOR, mailbox_name, name)
     show(_data(database, box), [f"The mailbox is called {box.name}."], as_json)
 
@@ -178,7 +183,7 @@ def move(server: Path, mailbox_name: str, database_name: str, skip_damaged_max: 
     pillarbox mailbox move /srv/mail anna "Mailbox Store 2"
     pillarbox mailbox move /srv/mail anna "Mailbox Store 2" --skip-damaged 10
     """
-    with Server.open(server) as opened, progress("moving", as_json) as step:
+    with pillarbox.Server.open(server) as opened, progress("moving", as_json) as step:
 
         def tell(at: MoveProgress) -> None:
             if step:
@@ -215,10 +220,10 @@ def disconnect(server: Path, mailbox_name: str, as_json: bool) -> None:
     \b
     pillarbox mailbox disconnect /srv/mail anna
     """
-    with Server.open(server) as opened:
+    with pillarbox.Server.open(server) as opened:
         database, box = opened.mailboxes.find(mailbox_name)
         with database.transaction(ACTOR) as txn:
-            changed = mailboxes.disconnect(txn, box.guid)
+            changed = pillarbox.mailboxes.disconnect(txn, box.guid)
     show(_data(database, changed), [f"Mailbox {box.name} is disconnected."], as_json)
 
 
@@ -238,10 +243,10 @@ def reconnect(server: Path, mailbox_name: str, user: str, as_json: bool) -> None
         guid = parse_guid(user) if user else b""
     except ValueError:
         raise click.BadParameter(f"{user!r} is no GUID", param_hint="--user") from None
-    with Server.open(server) as opened:
+    with pillarbox.Server.open(server) as opened:
         database, box = opened.mailboxes.find(mailbox_name)
         with database.transaction(ACTOR) as txn:
-            changed = mailboxes.reconnect(txn, box.guid, guid)
+            changed = pillarbox.mailboxes.reconnect(txn, box.guid, guid)
     show(_data(database, changed), [f"Mailbox {box.name} is connected."], as_json)
 
 
@@ -257,15 +262,15 @@ def purge(server: Path, mailbox_name: str, yes: bool, as_json: bool) -> None:
     pillarbox mailbox disconnect /srv/mail anna
     pillarbox mailbox purge /srv/mail anna
     """
-    with Server.open(server) as opened:
+    with pillarbox.Server.open(server) as opened:
         database, box = opened.mailboxes.find(mailbox_name)
-        if box.state != mailboxes.DISCONNECTED:
+        if box.state != pillarbox.mailboxes.DISCONNECTED:
             raise Refused(
                 f"mailbox {box.name!r} is connected to a user",
                 hint="disconnect it first: `pillarbox mailbox disconnect`",
             )
         confirm(f"Delete mailbox {box.name} and its {counted(box.messages_count, 'message')}?", yes)
         with database.transaction(ACTOR) as txn:
-            mailboxes.purge(txn, box.guid)
+            pillarbox.mailboxes.purge(txn, box.guid)
         database.finish_removals()
     show({"purged": box.name}, [f"Mailbox {box.name} is gone."], as_json)

@@ -7,17 +7,14 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pillarbox.store.disk.tables import ItemRecord
-from pillarbox.store.engine.transaction import Reader, WriteTransaction
+import pillarbox
 from pillarbox.store.errors import Refused
 from pillarbox.store.ids import id_text
-from pillarbox.store.mail import folders, messages, views
 from pillarbox.store.mail.flags import FLAG_BITS, FLAGGED, SEEN
-from pillarbox.store.server import Server
 from pillarbox.tools.commands.folder import TO, TO_MAILBOX, folder_line, folder_rows, target_tree
 from pillarbox.tools.options import ACTOR, JSON, SERVER
 from pillarbox.tools.output import (
@@ -40,8 +37,11 @@ from pillarbox.tools.parameters import (
     moment,
     size,
 )
-from pillarbox.tools.readable import readable
 from pillarbox.tools.tree import Tree, find_tree
+
+if TYPE_CHECKING:
+    from pillarbox.store.disk.tables import ItemRecord
+    from pillarbox.store.engine.transaction import Reader, WriteTransaction
 
 _PAGE: Final = 1000  # a reading is over after so many: it must not hold the database's old pages for long
 _MARKS: Final = (("\\Answered", "a"), ("\\Flagged", "!"), ("\\Draft", "d"), ("\\Deleted", "x"))
@@ -75,7 +75,7 @@ def envelope(item: ItemRecord) -> Row:
         "received_ms": item.received_ms,
         "size_bytes": item.size,
         "importance": _IMPORTANCE[item.importance],
-        "flags": list(messages.flag_names(item)),
+        "flags": list(pillarbox.messages.flag_names(item)),
         "categories": list(item.categories),
         "has_attachment": item.has_attachment,
     }
@@ -95,15 +95,19 @@ def envelope_line(row: Row) -> str:
 
 # -- listing
 
+SORTS: Final = ("date", "size", "subject", "sender")  # those of `views.Sort`
 Command = Callable[..., None]
 
 
 def _view_options(command: Command) -> Command:
-    sorts = [each.name.lower() for each in views.Sort]
     for option in reversed(
         (
             click.option(
-                "--sort", type=click.Choice(sorts), default="date", show_default=True, help="What to sort by."
+                "--sort",
+                type=click.Choice(SORTS),
+                default=SORTS[0],
+                show_default=True,
+                help="What to sort by.",
             ),
             click.option("--reverse", is_flag=True, help="The last first: newest, largest, Z to A."),
             click.option("--limit", type=COUNT, help="List at most this many."),
@@ -126,12 +130,12 @@ def _list(
     after: str,
     as_json: bool,
 ) -> None:
-    with Server.open(server, read_only=True) as opened:
+    with pillarbox.Server.open(server, read_only=True) as opened:
         tree = find_tree(opened, mailbox_name)
-        order = views.Sort[sort.upper()]
+        order = pillarbox.views.Sort[sort.upper()]
         with tree.database.read(ACTOR) as read:
             folder_id = tree.folder(read, folder_path).folder_id
-            start = views.position(tree.message(read, after), order) if after else None
+            start = pillarbox.views.position(tree.message(read, after), order) if after else None
         items = _view(tree, folder_id, order, reverse, start)
         show_each(
             map(envelope, islice(items, limit)), envelope_line, as_json, empty="There are no messages in it."
@@ -139,11 +143,13 @@ def _list(
 
 
 def _view(
-    tree: Tree, folder_id: int, sort: views.Sort, reverse: bool, after: bytes | None
+    tree: Tree, folder_id: int, sort: pillarbox.views.Sort, reverse: bool, after: bytes | None
 ) -> Iterator[ItemRecord]:
     while True:
         with tree.database.read(ACTOR) as read:
-            page = views.page(read, folder_id, sort=sort, descending=reverse, after=after, limit=_PAGE)
+            page = pillarbox.views.page(
+                read, folder_id, sort=sort, descending=reverse, after=after, limit=_PAGE
+            )
         yield from page.items
         after = page.next
         if after is None:
@@ -187,7 +193,7 @@ def list_(server: Path, mailbox_name: str, folder_path: str, as_json: bool, **as
     if folder_path:
         _list(server, mailbox_name, folder_path, as_json=as_json, **asked)
         return
-    with Server.open(server, read_only=True) as opened:
+    with pillarbox.Server.open(server, read_only=True) as opened:
         tree = find_tree(opened, mailbox_name)
         with tree.database.read(ACTOR) as read:
             found = list(folder_rows(read, tree.root_id))
@@ -253,24 +259,24 @@ def search(
     pillarbox message search /srv/mail anna --unread --json
     """
     flags = ([FLAGGED] if flagged else []) + ([_flag_name(keyword)] if keyword else [])
-    query = views.Query(
+    query = pillarbox.views.Query(
         flags=tuple(flags),
         without_flag=SEEN if unread else "",
         has_attachment=True if has_attachment else None,
         **envelope_holds,
     )
-    with Server.open(server, read_only=True) as opened:
+    with pillarbox.Server.open(server, read_only=True) as opened:
         tree = find_tree(opened, mailbox_name)
         with tree.database.read(ACTOR) as read:
             found = islice(_search(read, tree, folder_path, query), limit)
             show_each(found, envelope_line, as_json, empty="No message was found.")
 
 
-def _search(read: Reader, tree: Tree, folder_path: str, query: views.Query) -> Iterator[Row]:
+def _search(read: Reader, tree: Tree, folder_path: str, query: pillarbox.views.Query) -> Iterator[Row]:
     top = tree.folder(read, folder_path)
-    path = folders.path_of(read, top.folder_id)
-    for inner, found in ((path, top), *folders.walk(read, top.folder_id, path)):
-        for item in views.search(read, found.folder_id, query):
+    path = pillarbox.folders.path_of(read, top.folder_id)
+    for inner, found in ((path, top), *pillarbox.folders.walk(read, top.folder_id, path)):
+        for item in pillarbox.views.search(read, found.folder_id, query):
             yield {**envelope(item), "folder": "/".join(inner)}
 
 
@@ -288,6 +294,8 @@ def show_message(server: Path, mailbox_name: str, message_id: str, as_json: bool
     \b
     pillarbox message show /srv/mail anna 1-2f
     """
+    from pillarbox.tools.readable import readable
+
     path, item, raw = _read(server, mailbox_name, message_id)
     text = readable(raw)
     fields = [
@@ -297,7 +305,7 @@ def show_message(server: Path, mailbox_name: str, message_id: str, as_json: bool
         ("To", item.to),
         ("Cc", item.cc),
         ("Subject", item.subject),
-        ("Flags", " ".join(messages.flag_names(item))),
+        ("Flags", " ".join(pillarbox.messages.flag_names(item))),
         *(("Attachment", f"{each.name} ({each.content_type})") for each in text.attachments),
     ]
     data = {
@@ -345,11 +353,11 @@ def _bytes_beside(text: str, raw: bytes) -> dict[str, str]:
 
 def _read(server: Path, mailbox_name: str, message_id: str) -> tuple[str, ItemRecord, bytes]:
     """The path of its folder, the record and the bytes of a message."""
-    with Server.open(server, read_only=True) as opened:
+    with pillarbox.Server.open(server, read_only=True) as opened:
         tree = find_tree(opened, mailbox_name)
         with tree.database.read(ACTOR) as read:
             item = tree.message(read, message_id)
-            return tree.path_of(read, item), item, messages.content(read, item)
+            return tree.path_of(read, item), item, pillarbox.messages.content(read, item)
 
 
 # -- changing
@@ -362,7 +370,7 @@ def _change(
     change: Callable[[WriteTransaction, ItemRecord], ItemRecord],
 ) -> list[Row]:
     """Change messages in one transaction, all or none."""
-    with Server.open(server) as opened:
+    with pillarbox.Server.open(server) as opened:
         tree = find_tree(opened, mailbox_name)
         with tree.database.transaction(ACTOR) as txn:
             return [envelope(change(txn, tree.message(txn, each))) for each in dict.fromkeys(message_ids)]
@@ -398,7 +406,7 @@ def flag(
         server,
         mailbox_name,
         message_ids,
-        lambda txn, item: messages.set_flags(txn, item.message_id, add=adds, remove=removes),
+        lambda txn, item: pillarbox.messages.set_flags(txn, item.message_id, add=adds, remove=removes),
     )
     show(changed, [f"{each['id']:>8}  {' '.join(each['flags'])}" for each in changed], as_json)
 
@@ -416,7 +424,7 @@ def move(**asked: Any) -> None:
     \b
     pillarbox message move /srv/mail anna 1-2f 1-30 --to Lists/2002
     """
-    _put(messages.move, "moved to", **asked)
+    _put(pillarbox.messages.move, "moved to", **asked)
 
 
 @message_.command("copy")
@@ -432,7 +440,7 @@ def copy(**asked: Any) -> None:
     \b
     pillarbox message copy /srv/mail anna 1-2f --to Archive --to-mailbox bert
     """
-    _put(messages.copy, "copied to", **asked)
+    _put(pillarbox.messages.copy, "copied to", **asked)
 
 
 def _put(
@@ -445,7 +453,7 @@ def _put(
     target_name: str,
     as_json: bool,
 ) -> None:
-    with Server.open(server) as opened:
+    with pillarbox.Server.open(server) as opened:
         tree = find_tree(opened, mailbox_name)
         into = target_tree(opened, tree, target_name)
         with tree.database.transaction(ACTOR) as txn:
@@ -472,7 +480,7 @@ def delete(server: Path, mailbox_name: str, message_ids: tuple[str, ...], yes: b
     confirm(f"Delete {counted(len(set(message_ids)), 'message')} for good?", yes)
 
     def gone(txn: WriteTransaction, item: ItemRecord) -> ItemRecord:
-        messages.delete(txn, item.message_id)
+        pillarbox.messages.delete(txn, item.message_id)
         return item
 
     deleted = _change(server, mailbox_name, message_ids, gone)

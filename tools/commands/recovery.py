@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pillarbox.backup.find_snapshot import FoundDatabases, find_for_server, mailbox_stores
-from pillarbox.backup.merge.merge_mailbox import MailboxMatch, match_mailboxes
-from pillarbox.backup.recovery_config import HeldAs, RecoveryEntry
-from pillarbox.backup.recovery_group import RecoveryGroup, has_recovery_group
-from pillarbox.backup.snapshot import snapshot_databases
-from pillarbox.backup.snapshot_owner import mark_of
+import pillarbox
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.errors import NotFound
-from pillarbox.store.mail import folders, messages
-from pillarbox.store.server import Server
 from pillarbox.tools.commands.folder import folder_line, folder_rows
 from pillarbox.tools.commands.message import envelope, envelope_line, show_raw
 from pillarbox.tools.commands.recovery_merge import merge
@@ -32,6 +25,11 @@ from pillarbox.tools.recovery_sources import (
 )
 from pillarbox.tools.repository_options import GROUP, OF_ANOTHER, keys, location_of, open_repository
 from pillarbox.tools.tree import find_message
+
+if TYPE_CHECKING:
+    from pillarbox.backup.find_snapshot import FoundDatabases
+    from pillarbox.backup.merge.merge_mailbox import MailboxMatch
+    from pillarbox.backup.recovery_config import RecoveryEntry
 
 DATABASES = click.option("--database", "names", multiple=True, help="Only this database; may be said again.")
 MAILBOX = click.argument("mailbox_name", metavar="MAILBOX")
@@ -68,8 +66,10 @@ def list_(server: Path, as_json: bool) -> None:
     \b
     pillarbox recovery list /srv/mail
     """
+    from pillarbox.backup.recovery_group import RecoveryGroup
+
     with (
-        Server.open(server, read_only=True, mount=False) as opened,
+        pillarbox.Server.open(server, read_only=True, mount=False) as opened,
         RecoveryGroup.open(opened, clock=SystemClock()) as group,
     ):
         entries, source, override = group.entries(), group.source, group.override
@@ -97,6 +97,8 @@ def _entry_data(entry: RecoveryEntry) -> dict[str, Any]:
 
 
 def _entry_line(entry: RecoveryEntry) -> str:
+    from pillarbox.backup.recovery_config import HeldAs
+
     state = "mounted" if entry.is_mounted else "dismounted"
     how = "from" if entry.held_as is HeldAs.REPOSITORY else "restored from"
     return f"  {entry.name}: {state}, snapshot {entry.snapshot[:12]} {how} {entry.repository}"
@@ -113,7 +115,9 @@ def create(server: Path, as_json: bool) -> None:
     pillarbox backup restore /backup/mail latest --server /srv/mail
     pillarbox recovery mount /srv/mail
     """
-    with Server.open(server, mount=False) as opened:
+    from pillarbox.backup.recovery_group import RecoveryGroup
+
+    with pillarbox.Server.open(server, mount=False) as opened:
         RecoveryGroup.create(opened, clock=SystemClock()).close()
     show({"created": True}, ["The server has a recovery storage group now; restores go there."], as_json)
 
@@ -128,7 +132,12 @@ def override(server: Path, state: str, as_json: bool) -> None:
     \b
     pillarbox recovery override /srv/mail on
     """
-    with Server.open(server, mount=False) as opened, RecoveryGroup.open(opened, clock=SystemClock()) as group:
+    from pillarbox.backup.recovery_group import RecoveryGroup
+
+    with (
+        pillarbox.Server.open(server, mount=False) as opened,
+        RecoveryGroup.open(opened, clock=SystemClock()) as group,
+    ):
         group.set_override(state == "on")
     where = "to their original place" if state == "on" else "to the recovery storage group"
     show({"override": state == "on"}, [f"Restores to this server go {where}."], as_json)
@@ -189,8 +198,12 @@ def _mount_snapshot(
     opened_by: Keys,
     as_json: bool,
 ) -> list[RecoveryEntry]:
+    from pillarbox.backup.find_snapshot import find_for_server, mailbox_stores
+    from pillarbox.backup.recovery_group import RecoveryGroup
+    from pillarbox.backup.snapshot_owner import mark_of
+
     group_name, of = told_apart
-    with Server.open(server, mount=False) as opened:
+    with pillarbox.Server.open(server, mount=False) as opened:
         repository = open_repository(repo, *opened_by)
         found = find_for_server(repository, snapshot, mark_of(opened), of=of, group=group_name, names=names)
         chosen = found if names else mailbox_stores(found)
@@ -214,13 +227,20 @@ def _mount_snapshot(
 
 
 def _records_bytes(found: FoundDatabases) -> int:
+    from pillarbox.backup.snapshot import snapshot_databases
+
     guids = {database.guid for database in found.databases}
     entries = [entry for entry, _ in snapshot_databases(found.snapshot) if entry["guid"] in guids]
     return sum(int(entry.get("records_bytes") or 0) for entry in entries)
 
 
 def _mount_restored(server: Path, names: tuple[str, ...]) -> list[RecoveryEntry]:
-    with Server.open(server, mount=False) as opened, RecoveryGroup.open(opened, clock=SystemClock()) as group:
+    from pillarbox.backup.recovery_group import RecoveryGroup
+
+    with (
+        pillarbox.Server.open(server, mount=False) as opened,
+        RecoveryGroup.open(opened, clock=SystemClock()) as group,
+    ):
         chosen = names or [each.name for each in group.entries() if not each.is_mounted]
         if not chosen:
             raise NotFound(
@@ -246,7 +266,12 @@ def dismount(server: Path, names: tuple[str, ...], delete: bool, as_json: bool) 
     pillarbox recovery dismount /srv/mail
     pillarbox recovery dismount /srv/mail --database "Mailbox Store" --delete
     """
-    with Server.open(server, mount=False) as opened, RecoveryGroup.open(opened, clock=SystemClock()) as group:
+    from pillarbox.backup.recovery_group import RecoveryGroup, has_recovery_group
+
+    with (
+        pillarbox.Server.open(server, mount=False) as opened,
+        RecoveryGroup.open(opened, clock=SystemClock()) as group,
+    ):
         chosen = names or [each.name for each in group.entries()]
         take_out = group.delete if delete else group.dismount
         gone = [take_out(each, remove_empty=True) for each in chosen]
@@ -278,8 +303,11 @@ def mailboxes(
     \b
     pillarbox recovery mailboxes /srv/mail
     """
+    from pillarbox.backup.merge.merge_mailbox import match_mailboxes
+    from pillarbox.backup.recovery_group import RecoveryGroup
+
     with (
-        Server.open(server, read_only=True) as opened,
+        pillarbox.Server.open(server, read_only=True) as opened,
         RecoveryGroup.open(opened, clock=SystemClock()) as group,
     ):
         rows = [
@@ -334,16 +362,18 @@ def look(
     pillarbox recovery look /srv/mail anna
     pillarbox recovery look /srv/mail anna Lists/2002 --limit 20
     """
+    from pillarbox.backup.recovery_group import RecoveryGroup
+
     with (
-        Server.open(server, read_only=True, mount=False) as opened,
+        pillarbox.Server.open(server, read_only=True, mount=False) as opened,
         RecoveryGroup.open(opened, clock=SystemClock()) as group,
     ):
         databases = mounted_databases(group, database_name, Keys(passphrase_file, key_file))
         database, box = find_recovered(databases, mailbox_name)
         with database.read(ACTOR) as read:
             if folder_path:
-                found = folders.by_path(read, box.root_id, folder_path)
-                items = islice(folders.messages(read, found.folder_id), limit)
+                found = pillarbox.folders.by_path(read, box.root_id, folder_path)
+                items = islice(pillarbox.folders.messages(read, found.folder_id), limit)
                 empty = "There are no messages in it."
                 show_each(map(envelope, items), envelope_line, as_json, empty=empty)
             else:
@@ -371,8 +401,10 @@ def show_(
     \b
     pillarbox recovery show /srv/mail anna 1-2f > message.eml
     """
+    from pillarbox.backup.recovery_group import RecoveryGroup
+
     with (
-        Server.open(server, read_only=True, mount=False) as opened,
+        pillarbox.Server.open(server, read_only=True, mount=False) as opened,
         RecoveryGroup.open(opened, clock=SystemClock()) as group,
     ):
         databases = mounted_databases(group, database_name, Keys(passphrase_file, key_file))
@@ -384,4 +416,4 @@ def show_(
                     f"mailbox {box.name} has no message {message_id} there",
                     hint="see which it has with `pillarbox recovery look`",
                 )
-            show_raw(item, messages.content(read, item), as_json)
+            show_raw(item, pillarbox.messages.content(read, item), as_json)

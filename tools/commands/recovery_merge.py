@@ -6,34 +6,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
-from pillarbox.backup.merge.filter import FolderPath, MergeFilter
-from pillarbox.backup.merge.merge_mailbox import (
-    MergeTarget,
-    MergeTask,
-    match_mailboxes,
-    merge_mailboxes,
-    refuse_unknown_folders,
-)
-from pillarbox.backup.merge.report import MailboxMerge, MergeMode, MergeOptions, MergeProgress
-from pillarbox.backup.merge.source import MergeSource
-from pillarbox.backup.merge.target import FileTarget, MailboxTarget
-from pillarbox.backup.recovery_group import RecoveryGroup
-from pillarbox.backup.restore import check_path_part
-from pillarbox.backup.snapshot_mount import RecoveryDatabase
+import pillarbox
 from pillarbox.store.clock import SystemClock
-from pillarbox.store.disk.tables import DatabaseKind
-from pillarbox.store.engine.database import Database, MountState
 from pillarbox.store.errors import Corrupt, Dismounted, NotFound, Refused
-from pillarbox.store.files.exporting import FORMATS, ExportFormat
 from pillarbox.store.ids import id_text
-from pillarbox.store.server import Server
 from pillarbox.tools.options import ACTOR, JSON, PATH, SERVER
 from pillarbox.tools.output import Step, counted, progress, show, size_text, warn
-from pillarbox.tools.parameters import complete_mailbox, moment
+from pillarbox.tools.parameters import FORMATS, complete_mailbox, moment
 from pillarbox.tools.recovery_sources import (
     ONE_DATABASE,
     Keys,
@@ -42,6 +25,16 @@ from pillarbox.tools.recovery_sources import (
 )
 from pillarbox.tools.repository_options import keys
 
+if TYPE_CHECKING:
+    from pillarbox.backup.merge.filter import FolderPath, MergeFilter
+    from pillarbox.backup.merge.merge_mailbox import MergeTarget, MergeTask
+    from pillarbox.backup.merge.report import MailboxMerge, MergeOptions, MergeProgress
+    from pillarbox.backup.merge.source import MergeSource
+    from pillarbox.backup.merge.target import MailboxTarget
+    from pillarbox.backup.snapshot_mount import RecoveryDatabase
+    from pillarbox.store.files.exporting import ExportFormat
+
+MODES: Final = ("merge", "copy")  # those of `MergeMode`
 _FILTERS = (
     click.option("--since", "since_ms", callback=moment, metavar="DATE", help="Received then or later."),
     click.option("--before", "before_ms", callback=moment, metavar="DATE", help="Received before then."),
@@ -69,6 +62,8 @@ def filters(command: Any) -> Any:
 
 
 def _filter(asked: dict[str, Any]) -> MergeFilter:
+    from pillarbox.backup.merge.filter import MergeFilter
+
     for name in ("folders", "folders_excluded"):
         asked[name] = tuple(tuple(filter(None, path.split("/"))) for path in asked[name])
     return MergeFilter(**asked)
@@ -109,8 +104,8 @@ class _Done(NamedTuple):
 @ONE_DATABASE
 @click.option(
     "--mode",
-    type=click.Choice([each.value for each in MergeMode]),
-    default=MergeMode.MERGE.value,
+    type=click.Choice(MODES),
+    default=MODES[0],
     show_default=True,
     help="Into the folders they were in, or into a new folder `Recovered Data ...`.",
 )
@@ -156,11 +151,14 @@ def merge(
     pillarbox recovery merge /srv/mail --all --exclude-folder "Deleted Items"
     pillarbox recovery merge /srv/mail anna --to-files /tmp/anna --format mbox
     """
+    from pillarbox.backup.merge.merge_mailbox import refuse_unknown_folders
+    from pillarbox.backup.merge.report import MergeMode, MergeOptions
+
     asked = _Asked(mailboxes, live, database_name, to, out, format_)
     _refuse_unclear(asked, all_, archive)
     options = MergeOptions(MergeMode(mode), _filter(filtered), archive, dry_run)
     only_reads = not archive and (dry_run or out is not None)
-    with Server.open(server, read_only=only_reads) as opened, ExitStack() as stack:
+    with pillarbox.Server.open(server, read_only=only_reads) as opened, ExitStack() as stack:
         sources = _sources(opened, asked, Keys(passphrase_file, key_file), stack)
         refuse_unknown_folders(sources, ACTOR, options.filter)
         jobs = [_job(opened, source, names, asked, only_reads) for source, names in sources]
@@ -188,16 +186,21 @@ def _refuse_unclear(asked: _Asked, all_: bool, archive: bool) -> None:
 
 
 def _sources(
-    server: Server, asked: _Asked, opened_by: Keys, stack: ExitStack
-) -> Sequence[tuple[Database | RecoveryDatabase, Sequence[str]]]:
+    server: pillarbox.Server, asked: _Asked, opened_by: Keys, stack: ExitStack
+) -> Sequence[tuple[pillarbox.Database | RecoveryDatabase, Sequence[str]]]:
     """The databases to merge from, and the names of their mailboxes; none for all."""
+    from pillarbox.backup.recovery_group import RecoveryGroup
+
     if asked.live:
         return _live(server, asked.mailboxes)
     group = stack.enter_context(RecoveryGroup.open(server, clock=SystemClock()))
     return _recovered(mounted_databases(group, asked.database, opened_by), asked.mailboxes)
 
 
-def _live(server: Server, names: Sequence[str]) -> list[tuple[Database, list[str]]]:
+def _live(server: pillarbox.Server, names: Sequence[str]) -> list[tuple[pillarbox.Database, list[str]]]:
+    from pillarbox.store.disk.tables import DatabaseKind
+    from pillarbox.store.engine.database import MountState
+
     if not names:
         mounted = [each for each in server.databases() if each.state is not MountState.DISMOUNTED]
         return [(each, []) for each in mounted if each.kind is DatabaseKind.MAILBOX_STORE]
@@ -216,12 +219,17 @@ def _recovered(
 
 
 def _job(
-    server: Server,
-    source: Database | RecoveryDatabase,
+    server: pillarbox.Server,
+    source: pillarbox.Database | RecoveryDatabase,
     names: Sequence[str],
     asked: _Asked,
     only_reads: bool,
 ) -> _Job:
+    from pillarbox.backup.merge.merge_mailbox import MergeTask, match_mailboxes
+    from pillarbox.backup.merge.report import MailboxMerge
+    from pillarbox.backup.merge.target import FileTarget
+    from pillarbox.backup.restore import check_path_part
+
     origin = next((each for each in server.databases() if each.guid == source.guid), None)
     if not asked.to and not asked.out:
         _refuse_dismounted(server, origin)
@@ -249,8 +257,10 @@ _UNMATCHED = {
 }
 
 
-def _refuse_dismounted(server: Server, origin: Database | None) -> None:
+def _refuse_dismounted(server: pillarbox.Server, origin: pillarbox.Database | None) -> None:
     """A mailbox whose own database is not mounted must not go to another one that has its name."""
+    from pillarbox.store.engine.database import MountState
+
     if origin is not None and origin.state is MountState.DISMOUNTED:
         label = origin.label
         if reason := server.not_mounted.get(label):
@@ -260,7 +270,12 @@ def _refuse_dismounted(server: Server, origin: Database | None) -> None:
         )
 
 
-def _find_or_create(server: Server, name: str, origin: Database | None, only_reads: bool) -> MailboxTarget:
+def _find_or_create(
+    server: pillarbox.Server, name: str, origin: pillarbox.Database | None, only_reads: bool
+) -> MailboxTarget:
+    from pillarbox.backup.merge.target import MailboxTarget
+    from pillarbox.store.engine.database import MountState
+
     try:
         database, box = server.mailboxes.find(name)
     except NotFound:
@@ -276,6 +291,8 @@ def _find_or_create(server: Server, name: str, origin: Database | None, only_rea
 
 
 def _run(jobs: Sequence[_Job], options: MergeOptions, as_json: bool) -> list[_Done]:
+    from pillarbox.backup.merge.merge_mailbox import merge_mailboxes
+
     done: list[_Done] = []
     try:
         with progress("merging", as_json) as step:

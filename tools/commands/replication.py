@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pillarbox.replication.simulation.campaign import Summary, run_seeds, summarise, trace_of
-from pillarbox.replication.simulation.scenario import Figures, Settings
 from pillarbox.tools.options import JSON
 from pillarbox.tools.output import counted, progress, show, size_text
+
+if TYPE_CHECKING:
+    from pillarbox.replication.simulation.campaign import Summary
+    from pillarbox.replication.simulation.scenario import Figures, Settings
 
 VIOLATED = 1
 
@@ -42,6 +44,9 @@ def simulate(seed: int, nodes: int, sites: int, steps: int, seeds: int, as_json:
     pillarbox replication simulate --seeds 20
     pillarbox replication simulate --seed 17 --nodes 9 --sites 3 --steps 500
     """
+    from pillarbox.replication.simulation.campaign import summarise, trace_of
+    from pillarbox.replication.simulation.scenario import Settings
+
     settings = Settings(stores=nodes, sites=sites, steps=steps)
     summary = summarise(_run(range(seed, seed + seeds), settings, as_json))
     trace = trace_of(summary.violations[0][0], settings) if summary.violations else []
@@ -51,6 +56,8 @@ def simulate(seed: int, nodes: int, sites: int, steps: int, seeds: int, as_json:
 
 
 def _run(seeds: range, settings: Settings, as_json: bool) -> Iterator[Figures]:
+    from pillarbox.replication.simulation.campaign import run_seeds
+
     with progress("Simulating", as_json) as step:
         for done, figures in enumerate(run_seeds(seeds, settings), 1):
             if step:

@@ -6,15 +6,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 import click
 
-from pillarbox.backup.find_snapshot import find_snapshot, in_group
-from pillarbox.backup.repository.backend import FileKind
-from pillarbox.backup.repository.check import check_repository
-from pillarbox.backup.repository.crypto import Credential, KeyFile, Unencrypted
-from pillarbox.backup.repository.repository import Repository, copy_snapshots
-from pillarbox.backup.snapshot_owner import choose_server
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.errors import Conflict, InvalidSetting, WrongKey
 from pillarbox.tools.options import JSON, PATH
@@ -31,6 +26,10 @@ from pillarbox.tools.repository_options import (
     location_of,
     open_repository,
 )
+
+if TYPE_CHECKING:
+    from pillarbox.backup.repository.crypto import Credential, KeyFile
+    from pillarbox.backup.repository.repository import Repository
 
 _KEY_FILE_MODE = 0o600
 
@@ -51,6 +50,9 @@ def init(
     PILLARBOX_PASSPHRASE=... pillarbox backup init /backup/mail
     pillarbox backup init s3://backups/mail --key-file mail.key
     """
+    from pillarbox.backup.repository.crypto import Unencrypted
+    from pillarbox.backup.repository.repository import Repository
+
     clock = SystemClock()
     _refuse_occupied(repo)
     credential = _new_credential(no_encryption, passphrase_file, key_file)
@@ -63,6 +65,8 @@ def init(
 
 def _refuse_occupied(repo: str) -> None:
     """Raises Conflict for a directory with other things in it than an interrupted `init` leaves."""
+    from pillarbox.backup.repository.backend import FileKind
+
     own = {*FileKind, "tmp", "lost+found"}
     place = Path(repo)
     if is_directory(repo) and place.is_dir() and any(each.name not in own for each in place.iterdir()):
@@ -70,6 +74,8 @@ def _refuse_occupied(repo: str) -> None:
 
 
 def _new_credential(no_encryption: bool, passphrase_file: Path | None, key_file: Path | None) -> Credential:
+    from pillarbox.backup.repository.crypto import Unencrypted
+
     if key_file is not None and not key_file.exists():
         return _new_key_file(key_file)
     credential = given_credential(passphrase_file, key_file)
@@ -87,6 +93,8 @@ def _new_credential(no_encryption: bool, passphrase_file: Path | None, key_file:
 
 
 def _new_key_file(path: Path) -> KeyFile:
+    from pillarbox.backup.repository.crypto import KeyFile
+
     key = KeyFile.generate()
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _KEY_FILE_MODE)
@@ -130,6 +138,8 @@ def check(
     pillarbox backup check /backup/mail
     pillarbox backup check /backup/mail --read-data=5%
     """
+    from pillarbox.backup.repository.check import check_repository
+
     share = _share(read_data)
     repository = open_repository(repo, passphrase_file, key_file, only_reads=True)
     report = check_repository(repository, read_data=share, random=Random())
@@ -200,6 +210,10 @@ def copy(
     pillarbox backup copy /backup/mail s3://offsite/mail
     pillarbox backup copy /backup/mail /mnt/disk latest --other-key-file disk.key
     """
+    from pillarbox.backup.find_snapshot import find_snapshot, in_group
+    from pillarbox.backup.repository.repository import copy_snapshots
+    from pillarbox.backup.snapshot_owner import choose_server
+
     apart = other_passphrase_file is not None or other_key_file is not None
     if apart and other_no_encryption:
         raise click.UsageError("say --other-no-encryption, or what opens OTHER, not both")

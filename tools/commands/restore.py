@@ -5,24 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import SystemRandom
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pillarbox.backup.find_snapshot import FoundDatabases, find_for_server, find_snapshot, mailbox_stores
-from pillarbox.backup.new_server import NewServerPlan, make_new_server, plan_new_server
-from pillarbox.backup.recovery_group import goes_to_recovery_group, restore_to_server
-from pillarbox.backup.replaced import ReplacedDatabase, discard_replaced, replaced_databases
-from pillarbox.backup.repository.damage import damaged_file
-from pillarbox.backup.repository.repository import Repository, Snapshot
-from pillarbox.backup.restore import Fill, RestoredDatabase, restore_to_directory
-from pillarbox.backup.restore_plan import PlannedRestore, plan_restore
-from pillarbox.backup.salvage import salvage_files
-from pillarbox.backup.snapshot import snapshot_databases
-from pillarbox.backup.snapshot_owner import mark_of
+import pillarbox
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.errors import Incomplete
-from pillarbox.store.server import Server
 from pillarbox.tools.options import JSON, PATH, SERVER
 from pillarbox.tools.output import (
     Step,
@@ -48,7 +37,15 @@ from pillarbox.tools.repository_options import (
     open_repository,
 )
 
-Done = tuple[Snapshot, RestoredDatabase]
+if TYPE_CHECKING:
+    from pillarbox.backup.find_snapshot import FoundDatabases
+    from pillarbox.backup.new_server import NewServerPlan
+    from pillarbox.backup.replaced import ReplacedDatabase
+    from pillarbox.backup.repository.repository import Repository, Snapshot
+    from pillarbox.backup.restore import Fill, RestoredDatabase
+    from pillarbox.backup.restore_plan import PlannedRestore
+
+    Done = tuple[Snapshot, RestoredDatabase]
 
 
 @click.command()
@@ -103,6 +100,12 @@ def restore(
     pillarbox backup restore /backup/mail latest --server /srv/mail
     pillarbox backup restore /backup/mail latest --new-server /srv/mail
     """
+    from pillarbox.backup.find_snapshot import find_for_server, find_snapshot, mailbox_stores
+    from pillarbox.backup.recovery_group import goes_to_recovery_group
+    from pillarbox.backup.restore_plan import plan_restore
+    from pillarbox.backup.salvage import salvage_files
+    from pillarbox.backup.snapshot_owner import mark_of
+
     if sum(place is not None for place in (directory, server, new_server)) != 1:
         raise click.UsageError("say where to restore to: --to, --server or --new-server")
     if new_server is not None and (names or group_name or keep_going):
@@ -119,7 +122,7 @@ def restore(
         done = _to_directory(repository, found, directory, names, thorough, fill, as_json)
     else:
         assert server is not None, "one of the two"
-        with Server.open(server) as opened:
+        with pillarbox.Server.open(server) as opened:
             meant = find_for_server(
                 repository, snapshot, mark_of(opened), of=of, group=group_name, names=names
             )
@@ -136,6 +139,8 @@ def restore(
 def _make_server(
     repository: Repository, snapshot: str, directory: Path, of: str | None, as_copy: bool, as_json: bool
 ) -> None:
+    from pillarbox.backup.new_server import make_new_server, plan_new_server
+
     plan = plan_new_server(repository, snapshot, of=of)
     with progress("restoring", as_json) as step:
         snapshots = list({each.snapshot.id: each.snapshot for each in plan.databases}.values())
@@ -182,6 +187,8 @@ def _to_directory(
     fill: Fill | None,
     as_json: bool,
 ) -> list[Done]:
+    from pillarbox.backup.restore import restore_to_directory
+
     with progress("restoring", as_json) as step:
         restored = restore_to_directory(
             repository,
@@ -200,11 +207,13 @@ def _to_server(
     repository: Repository,
     repo: str,
     meant: Sequence[FoundDatabases],
-    server: Server,
+    server: pillarbox.Server,
     foreign: bool,
     fill: Fill | None,
     as_json: bool,
 ) -> list[Done]:
+    from pillarbox.backup.recovery_group import restore_to_server
+
     done = []
     with progress("restoring", as_json) as step:
         told = _counting([each.snapshot for each in meant], step)
@@ -225,12 +234,16 @@ def _to_server(
 
 
 def _counting(snapshots: Sequence[Snapshot], step: Step | None) -> Any:
+    from pillarbox.backup.snapshot import snapshot_databases
+
     entries = [entry for snapshot in snapshots for entry, _ in snapshot_databases(snapshot)]
     return step and counting(step, sum(int(entry.get("stream_bytes") or 0) for entry in entries))
 
 
 def _confirmed(planned: Sequence[PlannedRestore], yes: bool) -> list[FoundDatabases]:
     """What is planned, by snapshot, once it is confirmed. Raises Refused."""
+    from pillarbox.backup.find_snapshot import FoundDatabases
+
     if not yes:
         warn(map(_planned_line, planned))
     confirm_at_terminal(f"Restore over {counted(len(planned), 'database')}?", yes)
@@ -272,6 +285,8 @@ def _done_lines(done: Sequence[Done]) -> Iterator[str]:
 
 def _raise_lost(done: Sequence[Done]) -> None:
     """Name the messages that the snapshot holds damaged. Raises Corrupt when there are any."""
+    from pillarbox.backup.repository.damage import damaged_file
+
     lost = [each for _, database in done for each in database.lost]
     warn(f"  damaged, not restored: {each.folder}: {each.subject!r} from {each.sender}" for each in lost)
     if lost:
@@ -291,7 +306,9 @@ def discard_replaced_(server: Path, yes: bool, as_json: bool) -> None:
     \b
     pillarbox backup discard-replaced /srv/mail
     """
-    with Server.open(server, read_only=True, mount=False) as opened:
+    from pillarbox.backup.replaced import discard_replaced, replaced_databases
+
+    with pillarbox.Server.open(server, read_only=True, mount=False) as opened:
         found = replaced_databases(opened)
         if found and not yes:
             warn(f"{each.path}: {size_text(each.size_bytes)}" for each in found)

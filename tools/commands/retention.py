@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pillarbox.backup.find_snapshot import find_snapshot, is_moment
-from pillarbox.backup.repository.prune import PruneReport, prune
-from pillarbox.backup.repository.repository import Repository, Snapshot
-from pillarbox.backup.retention import Decision, HeldDatabase, KeepRules, choose_kept, held_databases
-from pillarbox.backup.schedule import Schedule, ScheduledRun, run_due
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.errors import InvalidSetting
 from pillarbox.store.ids import guid_text
-from pillarbox.store.server import machine_zone
 from pillarbox.tools.options import JSON, SERVER
 from pillarbox.tools.output import confirm, counted, local_time, show, size_text, warn
 from pillarbox.tools.parameters import YES, complete_group, duration
 from pillarbox.tools.repository_options import GROUP, OF, REPOSITORY, keys, open_repository
 from pillarbox.tools.snapshot_rows import snapshot_line, warn_unreadable
 from pillarbox.tools.snapshot_source import open_source, raise_left_out
+
+if TYPE_CHECKING:
+    from pillarbox.backup.repository.prune import PruneReport
+    from pillarbox.backup.repository.repository import Repository, Snapshot
+    from pillarbox.backup.retention import Decision, HeldDatabase, KeepRules
+    from pillarbox.backup.schedule import ScheduledRun
 
 # -- by name
 
@@ -65,6 +65,8 @@ def forget(
 
 
 def _id_of(repository: Repository, name: str, group_name: str | None, of: str | None) -> str:
+    from pillarbox.backup.find_snapshot import find_snapshot, is_moment
+
     if is_moment(name):
         return find_snapshot(repository, name, group=group_name, of=of).id
     return repository.snapshot_id(name)
@@ -72,6 +74,8 @@ def _id_of(repository: Repository, name: str, group_name: str | None, of: str | 
 
 def _lost_with(snapshots: Sequence[Snapshot], gone: Sequence[Snapshot]) -> list[HeldDatabase]:
     """The databases that no snapshot holds any more once those of `gone` are forgotten."""
+    from pillarbox.backup.retention import held_databases
+
     ids = {snapshot.id for snapshot in gone}
     return [
         held
@@ -120,6 +124,8 @@ def keeping(command: Any) -> Any:
 
 
 def _rules(options: dict[str, Any]) -> KeepRules | None:
+    from pillarbox.backup.retention import KeepRules
+
     counts = {
         name: options[f"keep_{name}"] for name in ("last", "hourly", "daily", "weekly", "monthly", "yearly")
     }
@@ -154,6 +160,10 @@ def prune_(
     pillarbox backup prune /backup/mail --keep-daily 7 --keep-monthly 12
     pillarbox backup prune /backup/mail --keep-last 3 --dry-run
     """
+    from pillarbox.backup.repository.prune import prune
+    from pillarbox.backup.retention import choose_kept
+    from pillarbox.store.server import machine_zone
+
     rules = _rules(options)
     if rules is None:
         raise InvalidSetting(
@@ -184,6 +194,8 @@ def prune_(
 
 def _without_server(decisions: Sequence[Decision]) -> list[HeldDatabase]:
     """The databases that their server no longer has, and of which something is kept."""
+    from pillarbox.backup.retention import held_databases
+
     kept = [decision.snapshot for decision in decisions if decision.is_kept]
     return [held for held in held_databases(kept) if held.is_gone]
 
@@ -251,6 +263,9 @@ def run_due_(
     \b
     pillarbox backup run-due /srv/mail /backup/mail --every 1d --keep-daily 7
     """
+    from pillarbox.backup.schedule import Schedule, run_due
+    from pillarbox.store.server import machine_zone
+
     repository = open_repository(repo, passphrase_file, key_file)
     schedule = Schedule(every, _rules(options))
     with open_source(server, group_name) as source:

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pillarbox.backup.replaced import replaced_databases, replaced_of
-from pillarbox.store.disk.file_lock import is_locked
-from pillarbox.store.disk.tables import DatabaseKind
-from pillarbox.store.engine.database import LOCK, Database, MountState
+import pillarbox
 from pillarbox.store.engine.database_limits import Edition
-from pillarbox.store.engine.transaction import Reader
 from pillarbox.store.errors import Dismounted, Incomplete, PillarboxError, WriterBusy
-from pillarbox.store.mail import mailboxes, public_folders
-from pillarbox.store.server import Server
-from pillarbox.store.server_config import KIND_TEXTS
-from pillarbox.store.server_rebuild import rebuild_config
-from pillarbox.store.storage_group import StorageGroup
-from pillarbox.store.upkeep.last_backup import read_last_backup
 from pillarbox.tools.backup_rows import backup_data, backup_lines
 from pillarbox.tools.options import ACTOR, JSON, SERVER
 from pillarbox.tools.output import counted, local_time, percent_text, show, size_text
 from pillarbox.tools.parameters import DATABASE
+
+if TYPE_CHECKING:
+    from pillarbox.store.engine.transaction import Reader
+    from pillarbox.store.storage_group import StorageGroup
 
 
 @click.command()
@@ -46,7 +40,7 @@ def init(server: Path, edition: str, as_json: bool) -> None:
     pillarbox init /srv/mail
     pillarbox init /srv/mail --edition enterprise
     """
-    Server.create(server, Edition(edition)).close()
+    pillarbox.Server.create(server, Edition(edition)).close()
     show({"server": str(server), "edition": edition}, [f"{server} is ready ({edition})."], as_json)
 
 
@@ -63,7 +57,7 @@ def set_edition(server: Path, edition: str, as_json: bool) -> None:
     \b
     pillarbox edition /srv/mail enterprise
     """
-    with Server.open(server, mount=False) as opened:
+    with pillarbox.Server.open(server, mount=False) as opened:
         opened.set_edition(Edition(edition))
     show({"server": str(server), "edition": edition}, [f"{server} is of the edition {edition}."], as_json)
 
@@ -80,8 +74,11 @@ def rebuild(server: Path, as_json: bool) -> None:
     \b
     pillarbox rebuild /srv/mail
     """
+    from pillarbox.store.server_config import KIND_TEXTS
+    from pillarbox.store.server_rebuild import rebuild_config
+
     config, unknown = rebuild_config(server)
-    Server.open(server, mount=False).close()  # which gives it a GUID
+    pillarbox.Server.open(server, mount=False).close()  # which gives it a GUID
     rows = [
         {"group": group.name, "database": entry.name, "kind": KIND_TEXTS[entry.kind]}
         for group in config.groups
@@ -118,7 +115,9 @@ def status(server: Path, as_json: bool) -> None:
     \b
     pillarbox status /srv/mail
     """
-    with Server.open(server, read_only=True) as opened:
+    from pillarbox.backup.replaced import replaced_databases
+
+    with pillarbox.Server.open(server, read_only=True) as opened:
         found = [
             _database_status(opened, group, database)
             for group in opened.groups.values()
@@ -139,7 +138,15 @@ def status(server: Path, as_json: bool) -> None:
         )
 
 
-def _database_status(server: Server, group: StorageGroup, database: Database) -> dict[str, Any]:
+def _database_status(
+    server: pillarbox.Server, group: StorageGroup, database: pillarbox.Database
+) -> dict[str, Any]:
+    from pillarbox.backup.replaced import replaced_of
+    from pillarbox.store.disk.file_lock import is_locked
+    from pillarbox.store.engine.database import LOCK, MountState
+    from pillarbox.store.server_config import KIND_TEXTS
+    from pillarbox.store.upkeep.last_backup import read_last_backup
+
     mounted = database.state is not MountState.DISMOUNTED
     found: dict[str, Any] = {
         "group": group.name,
@@ -160,7 +167,7 @@ def _database_status(server: Server, group: StorageGroup, database: Database) ->
     return {**found, "error": str(reason or "it is set not to be mounted: `pillarbox mount` ends that")}
 
 
-def _sizes(database: Database) -> dict[str, Any]:
+def _sizes(database: pillarbox.Database) -> dict[str, Any]:
     return {
         "logical_size_bytes": database.logical_size_bytes(),
         "physical_size_bytes": database.physical_size_bytes(),
@@ -170,10 +177,12 @@ def _sizes(database: Database) -> dict[str, Any]:
     }
 
 
-def _contents(database: Database) -> dict[str, Any]:
+def _contents(database: pillarbox.Database) -> dict[str, Any]:
+    from pillarbox.store.disk.tables import DatabaseKind
+
     with database.read(ACTOR) as read:
         if database.kind == DatabaseKind.PUBLIC_FOLDER_STORE:
-            folders = [found for _, found in public_folders.walk(read)]
+            folders = [found for _, found in pillarbox.public_folders.walk(read)]
             return {"folders": len(folders), "messages": sum(each.messages_count for each in folders)}
         return {"mailboxes": _mailboxes(read)}
 
@@ -184,9 +193,9 @@ def _mailboxes(read: Reader) -> list[dict[str, Any]]:
             "mailbox": box.name,
             "messages": box.messages_count,
             "size_bytes": box.size,
-            "disconnected": box.state == mailboxes.DISCONNECTED,
+            "disconnected": box.state == pillarbox.mailboxes.DISCONNECTED,
         }
-        for box in mailboxes.all_of(read)
+        for box in pillarbox.mailboxes.all_of(read)
     ]
 
 
@@ -235,7 +244,7 @@ def mount(server: Path, database_name: str, as_json: bool) -> None:
     \b
     pillarbox mount /srv/mail "Mailbox Store"
     """
-    with Server.open(server, mount=False) as opened:
+    with pillarbox.Server.open(server, mount=False) as opened:
         database = opened.mount(database_name)
         opened.set_mount_at_startup(database.label, True)
     data = {"database": database.label, "mount_at_startup": True}
@@ -255,7 +264,10 @@ def dismount(server: Path, database_name: str, as_json: bool) -> None:
     \b
     pillarbox dismount /srv/mail "Mailbox Store"
     """
-    with Server.open(server, mount=False) as opened:
+    from pillarbox.store.disk.file_lock import is_locked
+    from pillarbox.store.engine.database import LOCK
+
+    with pillarbox.Server.open(server, mount=False) as opened:
         database = opened.database(database_name)
         opened.set_mount_at_startup(database.label, False)
     in_use = is_locked(database.path / LOCK)

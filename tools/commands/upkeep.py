@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pillarbox.store.engine.database import Database, MountState
+import pillarbox
 from pillarbox.store.errors import NoPermission, PillarboxError, Retryable
-from pillarbox.store.server import Server
-from pillarbox.store.upkeep.check import CheckReport, check_dismounted
-from pillarbox.store.upkeep.last_check import keep_last_check
-from pillarbox.store.upkeep.maintenance import run_maintenance
-from pillarbox.store.upkeep.repair import RepairReport, repair_database
 from pillarbox.tools.options import ACTOR, JSON, SERVER, raise_not_mounted
 from pillarbox.tools.output import confirm, counted, progress, show, size_text
 from pillarbox.tools.parameters import DATABASE, YES, complete_database
+
+if TYPE_CHECKING:
+    from pillarbox.store.upkeep.check import CheckReport
+    from pillarbox.store.upkeep.repair import RepairReport
 
 
 @click.command()
@@ -34,7 +33,7 @@ def check(ctx: click.Context, server: Path, as_json: bool) -> None:
     \b
     pillarbox check /srv/mail
     """
-    with Server.open(server, read_only=True, mount=False) as opened:
+    with pillarbox.Server.open(server, read_only=True, mount=False) as opened:
         results = [_check_one(opened, each, as_json) for each in opened.databases()]
     findings = [f"{each['database']}: {finding}" for each in results for finding in each["findings"]]
     messages = sum(each.get("messages", 0) for each in results)
@@ -47,7 +46,10 @@ def check(ctx: click.Context, server: Path, as_json: bool) -> None:
     ctx.exit(1 if findings else 0)
 
 
-def _check_one(server: Server, database: Database, as_json: bool) -> dict[str, Any]:
+def _check_one(server: pillarbox.Server, database: pillarbox.Database, as_json: bool) -> dict[str, Any]:
+    from pillarbox.store.upkeep.check import check_dismounted
+    from pillarbox.store.upkeep.last_check import keep_last_check
+
     try:
         with progress(f"checking {database.label}", as_json) as step:
             report = check_dismounted(
@@ -92,7 +94,9 @@ def repair(server: Path, database_name: str, recovered_to: str, yes: bool, as_js
     \b
     pillarbox repair /srv/mail "Mailbox Store"
     """
-    with Server.open(server, mount=False) as opened:
+    from pillarbox.store.upkeep.repair import repair_database
+
+    with pillarbox.Server.open(server, mount=False) as opened:
         database = opened.database(database_name)
         confirm(f"Rebuild the tables of {database.label}?", yes)
         with progress(f"repairing {database.label}", as_json):
@@ -112,8 +116,11 @@ def maintain(server: Path, database_name: str, as_json: bool) -> None:
     \b
     pillarbox maintain /srv/mail
     """
+    from pillarbox.store.engine.database import MountState
+    from pillarbox.store.upkeep.maintenance import run_maintenance
+
     rows = []
-    with Server.open(server) as opened:
+    with pillarbox.Server.open(server) as opened:
         for database in [opened.database(database_name)] if database_name else list(opened.databases()):
             reason = opened.not_mounted.get(database.label)
             if reason is not None and database_name:

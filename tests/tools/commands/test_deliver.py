@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("click", reason="click (the extra `cli`) is not installed")
 
+import pillarbox as pillarbox_face
 from pillarbox.store import errors
 from pillarbox.store.access import Actor
 from pillarbox.store.server import Server
@@ -117,14 +118,14 @@ def test_a_transport_tries_again_unless_it_never_can_succeed(error: Exception, c
 def test_when_one_database_refuses_nobody_in_the_others_keeps_it(
     pillarbox: Pillarbox, two_stores: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deliver = command.deliver
+    deliver = pillarbox_face.deliver
 
     def full(database: Any, actor: Actor, mailboxes: Any, raw: bytes) -> Any:
         if database.name == "Second":
             raise errors.DiskFull("no space left")
         return deliver(database, actor, mailboxes, raw)
 
-    monkeypatch.setattr(command, "deliver", full)
+    monkeypatch.setattr(pillarbox_face, "deliver", full)
     pillarbox.refused(75, "deliver", two_stores, "anna", "bert", input=RAW)
     monkeypatch.undo()
     assert inbox(pillarbox, two_stores, "anna") == inbox(pillarbox, two_stores, "bert") == []
