@@ -75,6 +75,7 @@ from pillarbox.store.upkeep.backup_ages import BackupRules, rules_from_settings
 from pillarbox.store.upkeep.daily_maintenance import DailyMaintenance
 from pillarbox.store.upkeep.daily_size_check import DailySizeCheck
 from pillarbox.store.upkeep.last_backup import forget_last_backup
+from pillarbox.store.upkeep.sizes import above_limit_ms, last_size_check_ms, record_size_check
 
 FIRST_GROUP: Final = "First Storage Group"
 FIRST_DATABASES: Final = {
@@ -334,8 +335,8 @@ class Server:
         if self._entry(database).dismounted_above_limit:
             with self._changed() as config:
                 config.place_of(database.guid)[1].dismounted_above_limit = False
-        if database.above_limit_ms is not None:
-            database.record_size_check(database.last_size_check_ms or 0)
+        if above_limit_ms(database) is not None:
+            record_size_check(database, last_size_check_ms(database) or 0)
 
     def _mount(self, database: Database) -> None:
         try:

@@ -35,7 +35,7 @@ from pillarbox.store.disk.checkpoint import (
     refuse_newer_program,
     write_checkpoint,
 )
-from pillarbox.store.disk.env import PAGE_BYTES, Env, put_back_meta_pages
+from pillarbox.store.disk.env import Env, put_back_meta_pages
 from pillarbox.store.disk.file_lock import FileLock, is_locked
 from pillarbox.store.disk.mailbox_names import MailboxNames
 from pillarbox.store.disk.stream import SEGMENT_HEADER_BYTES, Position, Stream, disk_error, flush_directory
@@ -55,12 +55,10 @@ from pillarbox.store.engine.checkpointer import Checkpointer, FlushedState, Tuni
 from pillarbox.store.engine.commit_notification import CommitNotification
 from pillarbox.store.engine.database_limits import (
     DatabaseLimits,
-    DiskState,
     Edition,
-    assess_disk,
     limits_from_settings,
-    refuse_below_floor,
 )
+from pillarbox.store.engine.disk_floor import DiskFloor
 from pillarbox.store.engine.removal import Remover, pending
 from pillarbox.store.engine.replay import Replayed, find_transaction, read_state, replay_stream
 from pillarbox.store.engine.tables_proof import refuse_bent_pages
@@ -92,7 +90,6 @@ PROPERTIES: Final = "properties"
 STREAM: Final = "stream"
 LOCK: Final = "lock"
 FIRST_POSITION: Final = Position(1, SEGMENT_HEADER_BYTES)
-_DISK_LOOK_INTERVAL_MS: Final = 1000
 # Many of this size at once take less memory than the threads that bring them.
 _LARGE_BYTES: Final = 1 << 20
 
@@ -190,8 +187,7 @@ class Database:
         self._notification: CommitNotification | None = None
         self._remover = Remover(self.transaction, self.clock)
         self._tables_doubted = False
-        self._disk_looked_ms = -_DISK_LOOK_INTERVAL_MS
-        self._disk_free_bytes = 0
+        self._disk_floor = DiskFloor(self.path, self.clock)
         _DATABASES.add(self)
 
     def __repr__(self) -> str:
@@ -707,59 +703,11 @@ class Database:
         """The segments, for backup, check and compaction."""
         return self._stream
 
-    # -- sizes and events
-
-    @property
-    def last_size_check_ms(self) -> int | None:
-        """When the size was last checked, ms UTC; None before the first check. Raises Dismounted."""
-        with self.read(Actor.task("size check")) as read:
-            return read.state().checked_ms or None
-
-    @property
-    def above_limit_ms(self) -> int | None:
-        """When it was first reported above its limit, ms UTC; None while it is not. Raises Dismounted."""
-        with self.read(Actor.task("size check")) as read:
-            return read.state().above_limit_ms or None
-
-    def record_size_check(self, checked_ms: int, above_limit_ms: int | None = None) -> None:
-        """Keep, durably, when the size was checked and since when it is above its limit, ms UTC.
-
-        Raises as `transaction`.
-        """
-        with self.transaction(Actor.task("size check")) as txn:
-            txn.set_size_check(checked_ms, above_limit_ms or 0)
-
-    def physical_size_bytes(self) -> int:
-        """Bytes of the property file and of the stream. Raises Dismounted."""
-        return self._mounted().env.file_bytes() + self._stream.total_bytes()
-
-    def logical_size_bytes(self) -> int:
-        """The physical size less the free space in the files, from counters alone. Raises Dismounted."""
-        files = self._mounted()
-        used, _ = files.env.pages_used_and_total()
-        with self.read(Actor.task("size check")) as read:
-            return min(used * PAGE_BYTES + read.state().live_bytes, self.physical_size_bytes())
-
-    def free_disk_bytes(self) -> int:
-        """What the disk has left for its files."""
-        found = os.statvfs(self.path)
-        return found.f_bavail * found.f_frsize
+    # -- limits and events
 
     def refuse_below_disk_floor(self) -> None:
         """Call before a delivery. Raises DiskFull when the disk has less left than the configured floor."""
-        now_ms = self.clock.monotonic_ms()
-        if now_ms - self._disk_looked_ms >= _DISK_LOOK_INTERVAL_MS:
-            self._disk_free_bytes, before = self.free_disk_bytes(), self._disk_free_bytes
-            first = self._disk_looked_ms < 0
-            self._disk_looked_ms = now_ms
-            self._report_disk_floor(before, first)
-        refuse_below_floor(self.limits, self._disk_free_bytes)
-
-    def _report_disk_floor(self, before_bytes: int, first: bool) -> None:
-        below = assess_disk(self.limits, self._disk_free_bytes) is DiskState.BELOW_FLOOR
-        was_below = not first and assess_disk(self.limits, before_bytes) is DiskState.BELOW_FLOOR
-        if below and not was_below:
-            self.report(EventId.DISK_FLOOR_REACHED, free_bytes=self._disk_free_bytes)
+        self._disk_floor.refuse_below(self.limits, self.report)
 
     def report(self, event_id: int, **details: Any) -> None:
         """Give an event of this database to the reporter."""

@@ -14,9 +14,11 @@ from datetime import tzinfo
 from typing import Any
 
 from pillarbox.store.clock import Clock
+from pillarbox.store.engine import disk_floor
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.database_limits import Assessment, DatabaseLimits, DiskState, assess, assess_disk
 from pillarbox.store.events import EventId
+from pillarbox.store.upkeep import sizes
 from pillarbox.store.upkeep.daily_run import run_each
 from pillarbox.store.upkeep.time_of_day import is_due, next_time_of_day_ms
 
@@ -75,7 +77,7 @@ class DailySizeCheck:
         return run_each(list(databases), "size check", run, self._clock)
 
     def _check_if_due(self, database: Database, now_ms: int) -> None:
-        if self._is_due(database, database.last_size_check_ms, now_ms):
+        if self._is_due(database, sizes.last_size_check_ms(database), now_ms):
             above_ms = _above_ms(database, now_ms)
             self._check(
                 database,
@@ -93,18 +95,18 @@ class DailySizeCheck:
             return
         _report_low_disk(database)
         above_ms = _above_ms(database, now_ms)
-        database.record_size_check(now_ms, (above_ms or now_ms) if found.above else None)
+        sizes.record_size_check(database, now_ms, (above_ms or now_ms) if found.above else None)
 
     def _look(self, database: Database, now_ms: int) -> None:
         found = _assess(database, is_grace_over=False)
         _report_low_disk(database)
-        last_ms, before_ms = database.last_size_check_ms, database.above_limit_ms
+        last_ms, before_ms = sizes.last_size_check_ms(database), sizes.above_limit_ms(database)
         above_ms = (_above_ms(database, now_ms) or now_ms) if found.above else None
         is_missed = self._is_due(database, last_ms, now_ms)
         if is_missed and not (above_ms is not None and self._is_due(database, above_ms, now_ms)):
-            database.record_size_check(now_ms, above_ms)
+            sizes.record_size_check(database, now_ms, above_ms)
         elif above_ms != before_ms:
-            database.record_size_check(last_ms or now_ms, above_ms)
+            sizes.record_size_check(database, last_ms or now_ms, above_ms)
 
     def _is_due(self, database: Database, last_ms: int | None, now_ms: int) -> bool:
         return last_ms is None or is_due(database.limits.check_time, last_ms, now_ms, self._zone)
@@ -112,7 +114,7 @@ class DailySizeCheck:
 
 def _above_ms(database: Database, now_ms: int) -> int | None:
     """Since when a database is known to be above its limit; a time to come is of a clock that was wrong."""
-    above_ms = database.above_limit_ms
+    above_ms = sizes.above_limit_ms(database)
     return None if above_ms is None else min(above_ms, now_ms)
 
 
@@ -121,8 +123,8 @@ def _assess(database: Database, *, is_grace_over: bool) -> Assessment:
     limits = database.limits
     found = assess(
         limits,
-        database.physical_size_bytes(),
-        database.logical_size_bytes,
+        sizes.physical_size_bytes(database),
+        lambda: sizes.logical_size_bytes(database),
         is_grace_over=is_grace_over,
     )
     for event_id in found.events:
@@ -131,7 +133,7 @@ def _assess(database: Database, *, is_grace_over: bool) -> Assessment:
 
 
 def _report_low_disk(database: Database) -> None:
-    free_bytes = database.free_disk_bytes()
+    free_bytes = disk_floor.free_disk_bytes(database.path)
     state = assess_disk(database.limits, free_bytes)
     if state is not DiskState.AMPLE:
         database.report(EventId.DISK_SPACE_LOW, free_bytes=free_bytes, state=state.value)

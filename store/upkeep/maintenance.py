@@ -35,6 +35,7 @@ from pillarbox.store.errors import Corrupt, DiskFull
 from pillarbox.store.events import EventId
 from pillarbox.store.mail import mailboxes
 from pillarbox.store.upkeep.let_go import LetGo
+from pillarbox.store.upkeep.sizes import logical_size_bytes, physical_size_bytes
 from pillarbox.store.upkeep.sizing import fill_in_sizes
 from pillarbox.store.upkeep.verification import problems_in_use
 
@@ -78,7 +79,7 @@ def run_maintenance(database: Database, actor: Actor, *, until_ms: int | None = 
     number = train_dictionary(database, actor)
     fill_in_sizes(database, actor, until_ms=until_ms)
     freed_bytes = compact(database, actor, until_ms=until_ms)
-    free_bytes = database.physical_size_bytes() - database.logical_size_bytes()
+    free_bytes = physical_size_bytes(database) - logical_size_bytes(database)
     database.report(EventId.FREE_SPACE_AFTER_MAINTENANCE, free_megabytes=free_bytes >> 20)
     return MaintenanceReport(purged, number, freed_bytes, free_bytes)
 

@@ -14,6 +14,7 @@ from pillarbox.backup.restore import restore_to_directory
 from pillarbox.backup.retention import KeepRules, choose_kept
 from pillarbox.backup.snapshot import SnapshotSource
 from pillarbox.store.errors import InvalidSetting, NotFound, RepositoryLocked
+from pillarbox.store.upkeep.sizes import record_size_check
 
 INTERVAL_MS = 60_000
 
@@ -78,7 +79,7 @@ def test_what_the_engine_notes_for_itself_is_no_change(group, capture):
     """Every opening of a server notes that sizes were checked."""
     group.deliver(group.databases[0], group.corpus()[:3])
     capture.capture()
-    group.databases[0].record_size_check(group.clock.now_ms() + 5)
+    record_size_check(group.databases[0], group.clock.now_ms() + 5)
     assert capture.capture() is None
 
 

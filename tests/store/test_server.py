@@ -17,6 +17,7 @@ from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
 from pillarbox.store.disk.file_lock import PASSING
 from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.engine import disk_floor
 from pillarbox.store.engine.database import LOCK, Database, MountState
 from pillarbox.store.engine.database_limits import GB, LIMIT_KEY, Edition
 from pillarbox.store.errors import (
@@ -37,6 +38,7 @@ from pillarbox.store.mail import folders, mailboxes, public_folders
 from pillarbox.store.mail.delivery import deliver
 from pillarbox.store.server import FIRST_GROUP, Server
 from pillarbox.store.server_config import CONFIG_FILE, read_config, write_config
+from pillarbox.store.upkeep import sizes
 from pillarbox.store.upkeep.time_of_day import DAY_MS
 
 ADMIN = Actor.administrator("root")
@@ -412,8 +414,8 @@ def test_a_limit_that_the_file_has_wrong_gives_the_default_and_an_event(path: Pa
 def test_a_database_above_its_limit_is_dismounted_by_the_second_check_after_its_mount(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Database, "physical_size_bytes", lambda _: 19 * GB)
-    monkeypatch.setattr(Database, "logical_size_bytes", lambda _: 19 * GB)
+    monkeypatch.setattr(sizes, "physical_size_bytes", lambda _: 19 * GB)
+    monkeypatch.setattr(sizes, "logical_size_bytes", lambda _: 19 * GB)
     clock = VirtualClock()
     with Server.create(tmp_path / "server", clock=clock, zone=UTC) as server:
         assert reported(server, EventId.SIZE_ABOVE_LIMIT) == 2  # both databases, mounted still
@@ -445,7 +447,7 @@ def test_below_the_floor_of_free_disk_delivery_is_refused_and_reading_goes_on(
     with Server.open(path, clock=VirtualClock()) as server:
         database, box = server.mailboxes.create(ADMIN, "anna")
         item = deliver(database, ADMIN, [box.guid], b"Subject: kept\r\n\r\n")[0]
-        monkeypatch.setattr(Database, "free_disk_bytes", lambda _: 1)
+        monkeypatch.setattr(disk_floor, "free_disk_bytes", lambda _: 1)
         server._clock.sleep_ms(2000)
         with pytest.raises(DiskFull, match="floor"):
             deliver(database, ADMIN, [box.guid], b"Subject: refused\r\n\r\n")

@@ -280,11 +280,14 @@ def _refuse_above(databases: list[str]) -> None:
 
 
 def _assessed(database: pillarbox.Database) -> dict[str, Any]:
+    from pillarbox.store.engine.disk_floor import free_disk_bytes
+    from pillarbox.store.upkeep import sizes
+
     limits = database.limits
-    found = assess(limits, database.physical_size_bytes(), database.logical_size_bytes, is_grace_over=False)
-    size_bytes = database.logical_size_bytes()
+    size_bytes = sizes.logical_size_bytes(database)
+    found = assess(limits, sizes.physical_size_bytes(database), lambda: size_bytes, is_grace_over=False)
     state = "above limit" if found.above else "near limit" if found.events else "within limit"
-    free_bytes = database.free_disk_bytes()
+    free_bytes = free_disk_bytes(database.path)
     return {
         "database": database.label,
         "state": state,
@@ -294,7 +297,7 @@ def _assessed(database: pillarbox.Database) -> dict[str, Any]:
         "threshold_bytes": limits.threshold_bytes,
         "free_disk_bytes": free_bytes,
         "disk": assess_disk(limits, free_bytes).value,
-        "last_size_check_ms": database.last_size_check_ms,
+        "last_size_check_ms": sizes.last_size_check_ms(database),
     }
 
 

@@ -168,12 +168,14 @@ def _database_status(
 
 
 def _sizes(database: pillarbox.Database) -> dict[str, Any]:
+    from pillarbox.store.upkeep import sizes
+
     return {
-        "logical_size_bytes": database.logical_size_bytes(),
-        "physical_size_bytes": database.physical_size_bytes(),
+        "logical_size_bytes": sizes.logical_size_bytes(database),
+        "physical_size_bytes": sizes.physical_size_bytes(database),
         "limit_bytes": database.limits.limit_bytes,
         "threshold_bytes": database.limits.threshold_bytes,
-        "last_size_check_ms": database.last_size_check_ms,
+        "last_size_check_ms": sizes.last_size_check_ms(database),
     }
 
 

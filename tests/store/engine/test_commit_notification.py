@@ -19,6 +19,7 @@ from pillarbox.store.engine.commit_notification import CommitNotification
 from pillarbox.store.engine.database import Database
 from pillarbox.store.errors import Dismounted, InvalidArgument, ReadOnly, Refused
 from pillarbox.store.mail import mailboxes
+from pillarbox.store.upkeep.sizes import record_size_check
 
 if TYPE_CHECKING:
     from conftest import OpenDatabase
@@ -109,7 +110,7 @@ def test_what_is_undone_or_takes_no_number_wakes_nobody(database: Database) -> N
     with pytest.raises(ZeroDivisionError), database.transaction(ACTOR) as txn:
         mailboxes.create(txn, "anna")
         raise ZeroDivisionError
-    database.record_size_check(5)
+    record_size_check(database, 5)
     assert bell.empty()
     assert database.wait_for_change(before, timeout_ms=1) == before
     create(database, "anna")

@@ -49,7 +49,7 @@ def test_mounting_and_dismounting_twice_is_harmless(database: Database) -> None:
     database.dismount()
     assert database.state is MountState.DISMOUNTED
     with pytest.raises(Dismounted):
-        database.physical_size_bytes()
+        database.read(ACTOR)
     database.mount()
     assert names(database) == ["anna"]
 
@@ -115,26 +115,6 @@ def test_a_failed_mount_can_be_tried_again_in_the_same_process(database: Databas
     crashed.mount()
     assert names(crashed) == ["anna"]
     crashed.dismount()
-
-
-def test_the_logical_size_falls_when_mail_is_deleted(database: Database) -> None:
-    raw = b"Subject: x\r\n\r\n" + random.Random(1).randbytes(200_000)
-    prepared = messages.prepare(database.files, raw)
-    with database.transaction(ACTOR) as txn:
-        item = messages.append(txn, mailboxes.create(txn, "anna").roles["inbox"], prepared)
-    full = database.logical_size_bytes()
-    with database.transaction(ACTOR) as txn:
-        messages.delete(txn, item.message_id)
-    assert full - database.logical_size_bytes() > 190_000
-    assert database.physical_size_bytes() >= full
-
-
-def test_the_time_of_the_size_check_is_kept(database: Database) -> None:
-    assert database.last_size_check_ms is None
-    database.record_size_check(123)
-    database.dismount()
-    database.mount()
-    assert database.last_size_check_ms == 123
 
 
 def test_recovery_is_reported(database: Database, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
 from pillarbox.store.disk.tables import DatabaseKind, ItemRecord, Table
+from pillarbox.store.engine import disk_floor
 from pillarbox.store.engine.database import Database
 from pillarbox.store.errors import DiskFull, NotFound
 from pillarbox.store.events import Event, EventId
@@ -250,7 +251,7 @@ def test_a_full_disk_stops_an_import_with_what_was_committed_kept(
 ) -> None:
     monkeypatch.setattr(import_module, "BATCH_MESSAGES", 5)
     free = iter([1 << 40, 0])
-    monkeypatch.setattr(box.database, "free_disk_bytes", lambda: next(free))
+    monkeypatch.setattr(disk_floor, "free_disk_bytes", lambda _: next(free))
     with pytest.raises(DiskFull):
         import_mail(box.database, ACTOR, box.guid, [LISTS], progress=lambda _: box.clock.advance_ms(60_000))
     assert len(box.raws("lists")) == 5

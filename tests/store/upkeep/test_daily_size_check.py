@@ -14,11 +14,14 @@ import pytest
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
 from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.engine import disk_floor
 from pillarbox.store.engine.database import Database, MountState
 from pillarbox.store.engine.database_limits import DatabaseLimits
 from pillarbox.store.errors import Corrupt, Dismounted
 from pillarbox.store.events import Event, EventId
+from pillarbox.store.upkeep import sizes
 from pillarbox.store.upkeep.daily_size_check import DailySizeCheck
+from pillarbox.store.upkeep.sizes import above_limit_ms, last_size_check_ms, record_size_check
 from pillarbox.store.upkeep.time_of_day import RETRY_MS
 
 ACTOR = Actor.task("test")
@@ -44,18 +47,18 @@ class SizedDatabase(Database):
     """A database whose sizes are what the test says."""
 
     size_bytes = 10
-    free_bytes = 10**9
     fail: Callable[[], None] = staticmethod(lambda: None)
 
-    def physical_size_bytes(self) -> int:
-        self.fail()
-        return self.size_bytes + 50
 
-    def logical_size_bytes(self) -> int:
-        return self.size_bytes
+@pytest.fixture(autouse=True)
+def _sizes_as_the_test_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    def physical(database: SizedDatabase) -> int:
+        database.fail()
+        return database.size_bytes + 50
 
-    def free_disk_bytes(self) -> int:
-        return self.free_bytes
+    monkeypatch.setattr(sizes, "physical_size_bytes", physical)
+    monkeypatch.setattr(sizes, "logical_size_bytes", lambda database: database.size_bytes)
+    monkeypatch.setattr(disk_floor, "free_disk_bytes", lambda _: 10**9)
 
 
 class Watch:
@@ -175,13 +178,13 @@ def test_a_new_grace_lasts_until_the_next_daily_check(watch: Watch) -> None:
     watch.look(2026, 6, 1, 12, 0)
     watch.run(2026, 6, 2, 5, 0)
     database.mount()
-    database.record_size_check(database.last_size_check_ms or 0)
+    record_size_check(database, last_size_check_ms(database) or 0)
     assert watch.look(2026, 6, 2, 5, 1) == [(9688, "sales"), (9689, "sales")]
     assert watch.run(2026, 6, 3, 4, 59) == []
     assert is_mounted(database)
     database.size_bytes = 1000
     assert watch.run(2026, 6, 3, 5, 0) == [(9688, "sales")], "room was made in time"
-    assert is_mounted(database) and database.above_limit_ms is None
+    assert is_mounted(database) and above_limit_ms(database) is None
 
 
 @pytest.mark.parametrize("by_look", [False, True], ids=["daily check", "look"])
@@ -224,12 +227,12 @@ def test_a_long_sleep_is_made_up_for_by_one_check(watch: Watch) -> None:
     watch.look(2026, 6, 1, 12, 0)
     assert watch.run(2026, 6, 20, 15, 0) == [(9688, "sales")]
     assert watch.run(2026, 6, 20, 15, 1) == []
-    assert database.last_size_check_ms == local_ms(2026, 6, 20, 15, 0)
+    assert last_size_check_ms(database) == local_ms(2026, 6, 20, 15, 0)
 
 
 def test_after_downtime_the_look_at_mount_makes_up_for_the_missed_checks(watch: Watch) -> None:
     database = watch.add("sales", 1001)
-    database.record_size_check(local_ms(2026, 5, 1, 5, 0))
+    record_size_check(database, local_ms(2026, 5, 1, 5, 0))
     database.dismount()
     database.mount()
     assert watch.look(2026, 6, 1, 12, 0) == [(9688, "sales"), (9689, "sales")]
@@ -243,7 +246,7 @@ def test_driven_by_its_wake_ups_it_checks_at_five_every_day(watch: Watch) -> Non
     for _ in range(300):
         wake_ms = watch.check.run_due()
         assert wake_ms > watch.clock.now_ms()
-        checked.append(local(database.last_size_check_ms or 0))
+        checked.append(local(last_size_check_ms(database) or 0))
         watch.clock.set_ms(wake_ms)
     assert {(when.hour, when.minute) for when in checked[1:]} == {(5, 0)}
     assert len({when.date() for when in checked}) == 300
@@ -270,9 +273,9 @@ def test_a_clock_set_back_neither_checks_twice_nor_stops_the_checks(watch: Watch
     watch.look(2026, 6, 1, 12, 0)
     assert watch.run(2026, 6, 1, 11, 59) == []
     assert is_mounted(database)
-    database.record_size_check(local_ms(2099, 1, 1, 0, 0), local_ms(2099, 1, 1, 0, 0))
+    record_size_check(database, local_ms(2099, 1, 1, 0, 0), local_ms(2099, 1, 1, 0, 0))
     assert watch.run(2026, 6, 2, 5, 0) == [(9688, "sales"), (9689, "sales")], "the grace began then"
-    database.record_size_check(local_ms(2099, 1, 1, 0, 0), local_ms(2026, 6, 2, 5, 0))
+    record_size_check(database, local_ms(2099, 1, 1, 0, 0), local_ms(2026, 6, 2, 5, 0))
     assert watch.run(2026, 6, 3, 5, 0) == [(9688, "sales"), (9690, "sales")]
 
 
@@ -287,7 +290,7 @@ def test_a_database_that_cannot_be_checked_keeps_none_of_the_others_from_it(watc
     assert watch.events == [(EventId.REQUEST_FAILED, "damaged"), (9688, "whole")]
     assert watch.details[0] == {"request": "size check", "error": "page 7 is damaged"}
     assert wake_ms == watch.clock.now_ms() + RETRY_MS
-    assert (damaged.last_size_check_ms, whole.last_size_check_ms) == (None, watch.clock.now_ms())
+    assert (last_size_check_ms(damaged), last_size_check_ms(whole)) == (None, watch.clock.now_ms())
 
 
 def test_a_database_dismounted_meanwhile_is_passed_over(watch: Watch) -> None:
@@ -300,9 +303,11 @@ def test_a_database_dismounted_meanwhile_is_passed_over(watch: Watch) -> None:
     assert watch.run(2026, 6, 1, 12, 0) == []
 
 
-def test_little_free_disk_is_an_event_of_the_same_check(watch: Watch) -> None:
+def test_little_free_disk_is_an_event_of_the_same_check(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     database = watch.add("sales", 10)
-    database.free_bytes = 150
+    monkeypatch.setattr(disk_floor, "free_disk_bytes", lambda _: 150)
     assert watch.run(2026, 6, 1, 12, 0) == [(EventId.DISK_SPACE_LOW, "sales")]
     assert watch.details == [{"free_bytes": 150, "state": "low"}]
     assert is_mounted(database)

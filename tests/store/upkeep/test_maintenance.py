@@ -32,6 +32,7 @@ from pillarbox.store.upkeep.maintenance import (
     train_dictionary,
 )
 from pillarbox.store.upkeep.repair import repair_database
+from pillarbox.store.upkeep.sizes import logical_size_bytes, physical_size_bytes
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 ACTOR = Actor.task("test")
@@ -282,7 +283,7 @@ def test_a_run_ends_with_the_event_that_tells_the_free_space(database: Database,
     delete(database, deliver(database, MAIL))
     report = run_maintenance(database, ACTOR)
     assert report.freed_bytes > 0
-    assert report.free_bytes == database.physical_size_bytes() - database.logical_size_bytes()
+    assert report.free_bytes == physical_size_bytes(database) - logical_size_bytes(database)
     assert events.ids[-1] == EventId.FREE_SPACE_AFTER_MAINTENANCE
     assert_clean(database)
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 pytest.importorskip("click", reason="click (the extra `cli`) is not installed")
 
+from pillarbox.store.upkeep.sizes import above_limit_ms
 from pillarbox.tools.commands.limits import follow_settings, watch
 
 STORE = "Mailbox Store"
@@ -267,12 +268,12 @@ def test_an_open_or_a_command_neither_dismounts_nor_begins_the_grace_anew(
 ) -> None:
     monkeypatch.setattr(database_limits, "GB", 1 << 10)
     with Server.open(server, zone=UTC, clock=VirtualClock()) as opened:
-        since_ms = opened.database(STORE).above_limit_ms
+        since_ms = above_limit_ms(opened.database(STORE))
     clock = VirtualClock()
     clock.advance_ms(3 * DAY_MS)
     with Server.open(server, zone=UTC, clock=clock) as opened:
         assert opened.database(STORE).state is MountState.MOUNTED
-        assert opened.database(STORE).above_limit_ms == since_ms is not None
+        assert above_limit_ms(opened.database(STORE)) == since_ms is not None
         opened.check_sizes()
         assert opened.database(STORE).state is MountState.DISMOUNTED
 
@@ -286,11 +287,11 @@ def test_a_watch_mounts_what_an_administrator_mounted_again(
         watch(opened, days_of(opened, clock, [], 2))
         assert opened.database(STORE).state is MountState.DISMOUNTED
         with Server.open(server, mount=False, clock=clock, zone=UTC) as other:
-            since_ms = other.mount(STORE).above_limit_ms
+            since_ms = above_limit_ms(other.mount(STORE))
         clock.advance_ms(1000)
         follow_settings(opened)
         assert opened.database(STORE).state is MountState.MOUNTED
-        assert opened.database(STORE).above_limit_ms == since_ms
+        assert above_limit_ms(opened.database(STORE)) == since_ms
 
 
 def test_a_watch_of_once_checks_says_nothing_of_what_is_well_and_ends(
