@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from pillarbox.store.arguments import check_id, check_kind
 from pillarbox.store.change_number import ChangeNumber, CNSet
@@ -20,6 +20,7 @@ from pillarbox.store.disk.tables import (
     ItemRecord,
     LeftOutRecord,
     ObjectKind,
+    Record,
     Table,
     TombstoneRecord,
     is_id,
@@ -29,7 +30,7 @@ from pillarbox.store.disk.tables import (
     split_feed_value,
     split_pair_key,
 )
-from pillarbox.store.engine.transaction import Reader, WriteTransaction
+from pillarbox.store.engine.transaction import Reader
 from pillarbox.store.errors import Corrupt, InvalidSetting, Refused
 from pillarbox.store.ids import LOCAL_BASE, counter_of, local_counter
 
@@ -262,13 +263,27 @@ def changes(reader: Reader, since: CNSet, folder_id: int = DATABASE_SCOPE) -> Ch
     return Changes(reader, since, folder_id)
 
 
-def bury(txn: WriteTransaction, kind: ObjectKind, folder_id: int) -> None:
+class Burying(Protocol):
+    """Takes tombstones under new change numbers: a transaction, or the rebuilding of tables by a repair."""
+
+    now_ms: int
+
+    def next_cn(self) -> int:
+        """A change number that nobody had before."""
+        ...
+
+    def insert(self, table: Table, key: bytes, record: Record) -> None:
+        """Store a record under a key that was never used."""
+        ...
+
+
+def bury(txn: Burying, kind: ObjectKind, folder_id: int) -> None:
     """Leave a tombstone of a folder, or of the mailbox that had it as its root."""
     tombstone = TombstoneRecord(kind=kind, object_id=folder_id, uid=0, deleted_ms=txn.now_ms, moved_to=0)
     _bury(txn, folder_id, tombstone)
 
 
-def bury_message(txn: WriteTransaction, item: ItemRecord, moved_to: int = 0) -> int:
+def bury_message(txn: Burying, item: ItemRecord, moved_to: int = 0) -> int:
     """Leave a tombstone of a message that leaves its folder; the change number it has.
 
     `moved_to` is the folder that it goes to, 0 when it is deleted.
@@ -284,7 +299,7 @@ def bury_message(txn: WriteTransaction, item: ItemRecord, moved_to: int = 0) -> 
     return _bury(txn, item.folder_id, tombstone)
 
 
-def _bury(txn: WriteTransaction, folder_id: int, tombstone: TombstoneRecord) -> int:
+def _bury(txn: Burying, folder_id: int, tombstone: TombstoneRecord) -> int:
     cn = txn.next_cn()
     txn.insert(Table.TOMBSTONE, pair_key(folder_id, cn), tombstone)
     return cn

@@ -7,7 +7,7 @@ itself are asked for another place. Content of which no whole redo record tells 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from pillarbox.store.content.blocks import digest_of
 from pillarbox.store.content.envelope import parse_envelope
@@ -21,6 +21,9 @@ from pillarbox.store.errors import Corrupt
 from pillarbox.store.upkeep.check_findings import SHAPE_ERRORS
 from pillarbox.store.upkeep.repair_draft import Draft
 from pillarbox.store.upkeep.repair_gather import Gathered, Place
+
+# The frames that hold content, and the table of the records that lead to them.
+_TABLES: Final[dict[int, Table]] = {FrameKind.BLOCK: Table.BLOCK, FrameKind.SKELETON: Table.CONTENT}
 
 
 class ProvedContent:
@@ -43,8 +46,7 @@ class ProvedContent:
     def prove(self) -> None:
         """Read everything."""
         self._read_dictionaries()
-        self._adopt_stray_blocks()
-        self._adopt_stray_messages()
+        self._adopt_strays()
         self._read_content(None)
         if self.problems:
             self._try_spare_records()
@@ -73,54 +75,37 @@ class ProvedContent:
         frame = self._stream.read(place.segment, place.offset, place.length)
         return frame, self._draft.files.dictionaries.decompress(frame, f"segment {place.segment}")
 
-    def _adopt_stray_blocks(self) -> None:
+    def _adopt_strays(self) -> None:
         for digest, place in self._gathered.stray.items():
-            if place.kind == FrameKind.BLOCK and self._draft.get(Table.BLOCK, digest) is None:
-                self._adopt_block(digest, place)
+            table = _TABLES.get(place.kind)
+            if table is not None and self._draft.get(table, digest) is None:
+                self._adopt(table, digest, place)
 
-    def _adopt_block(self, digest: bytes, place: Place) -> None:
+    def _adopt(self, table: Table, digest: bytes, place: Place) -> None:
+        """Make a block, or a message that is in one piece, a record again; note what is neither."""
         try:
             _, raw = self._raw(place)
         except SHAPE_ERRORS as error:
-            self.dropped.append(f"a block at {place.offset} of segment {place.segment}: {error}")
+            if table == Table.BLOCK:
+                self.dropped.append(f"a block at {place.offset} of segment {place.segment}: {error}")
+            else:
+                self.fragments.append(("", "", str(error)))
             return
         if digest_of(raw) == digest:
-            record = BlockRecord(
-                references=0,
-                size=len(raw),
-                segment=place.segment,
-                offset=place.offset,
-                length=place.length,
-            )
-            self._draft.put(Table.BLOCK, digest, record)
-
-    def _adopt_stray_messages(self) -> None:
-        for digest, place in self._gathered.stray.items():
-            if place.kind == FrameKind.SKELETON and self._draft.get(Table.CONTENT, digest) is None:
-                self._adopt_message(digest, place)
-
-    def _adopt_message(self, digest: bytes, place: Place) -> None:
-        try:
-            _, raw = self._raw(place)
-        except SHAPE_ERRORS as error:
-            self.fragments.append(("", "", str(error)))
-            return
-        if digest_of(raw) == digest:
-            record = ContentRecord(
-                references=0,
-                size=len(raw),
-                segment=place.segment,
-                offset=place.offset,
-                length=place.length,
-                parts=(),
-            )
-            self._draft.put(Table.CONTENT, digest, record)
-            return
-        envelope = parse_envelope(raw, header_end(raw))
-        where = f"segment {place.segment} at {place.offset}"
-        self.fragments.append(
-            (envelope.subject, envelope.sender, f"{where}: the record that names its parts is lost")
-        )
+            known = {
+                "references": 0,
+                "size": len(raw),
+                "segment": place.segment,
+                "offset": place.offset,
+                "length": place.length,
+            }
+            record = BlockRecord(**known) if table == Table.BLOCK else ContentRecord(parts=(), **known)
+            self._draft.put(table, digest, record)
+        elif table == Table.CONTENT:
+            envelope = parse_envelope(raw, header_end(raw))
+            where = f"segment {place.segment} at {place.offset}"
+            problem = f"{where}: the record that names its parts is lost"
+            self.fragments.append((envelope.subject, envelope.sender, problem))
 
     def _read_content(self, only: Iterable[bytes] | None) -> None:
         with self._draft.reading() as reader:
@@ -171,13 +156,13 @@ class ProvedContent:
         self._read_content(list(self.problems))
 
     def _point_to(self, reader: ReadTransaction, frame: Frame, place: Place) -> None:
-        _, segment, offset, length = place
-        if frame.kind == FrameKind.BLOCK:
-            self._adopt_block(frame.digest, place)
-        elif frame.kind == FrameKind.SKELETON:
-            record: Any = reader.record(Table.CONTENT, frame.digest)
-            if record is None:
-                self._adopt_message(frame.digest, place)
-            else:
-                moved = record._replace(segment=segment, offset=offset, length=length)
-                self._draft.put(Table.CONTENT, frame.digest, moved)
+        table = _TABLES.get(frame.kind)
+        if table is None:
+            return
+        record: Any = reader.record(table, frame.digest) if table == Table.CONTENT else None
+        if record is None:
+            self._adopt(table, frame.digest, place)
+        else:
+            _, segment, offset, length = place
+            moved = record._replace(segment=segment, offset=offset, length=length)
+            self._draft.put(table, frame.digest, moved)

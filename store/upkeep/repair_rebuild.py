@@ -22,17 +22,16 @@ from pillarbox.store.disk.tables import (
     IdentityRecord,
     ItemRecord,
     MailboxRecord,
-    ObjectKind,
+    Record,
     SegmentRecord,
     StateRecord,
     Table,
-    TombstoneRecord,
     derived_entries,
     id_key,
-    pair_key,
     segment_key,
     split_pair_key,
 )
+from pillarbox.store.engine.change_feed import bury_message
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.transaction import ReadTransaction
 from pillarbox.store.ids import LOCAL_BASE, counter_of, guid_text, id_text, local_counter
@@ -67,7 +66,7 @@ class Rebuild:
         self._draft = draft
         self._gathered = gathered
         self._content = ProvedContent(draft, gathered)
-        self._now_ms = database.clock.now_ms()
+        self.now_ms = database.clock.now_ms()
         self._counter = 0
         self._references: Counter[bytes] = Counter()
         self._sums: dict[int, FolderSums] = {}
@@ -98,9 +97,14 @@ class Rebuild:
         self._write_state()
         self._derive()
 
-    def _next_cn(self) -> int:
+    def next_cn(self) -> int:
+        """A change number above all that the tables and the stream tell of."""
         self._counter += 1
         return LOCAL_BASE | self._counter
+
+    def insert(self, table: Table, key: bytes, record: Record) -> None:
+        """Put a record that the stream does not tell of, under a key that was never used."""
+        self._draft.put(table, key, record)
 
     def _find_counter(self) -> None:
         """No number may be given out a second time."""
@@ -126,7 +130,7 @@ class Rebuild:
                     layout_version=LAYOUT_VERSION_MIN,  # every upgrade step is taken at the next mount
                     guid=self._database.guid,
                     kind=self._database.kind,
-                    created_ms=self._now_ms,
+                    created_ms=self.now_ms,
                     roots={},
                 )
                 self._draft.put(Table.META, IDENTITY_KEY, made)
@@ -159,16 +163,7 @@ class Rebuild:
         )
         self._lost_content.add(item.digest)
         self._draft.put(Table.ITEM, key, None)
-        cn = self._next_cn()
-        gone = TombstoneRecord(
-            kind=ObjectKind.MESSAGE_GONE,
-            object_id=item.message_id,
-            uid=item.uid,
-            deleted_ms=self._now_ms,
-            moved_to=0,
-            arrived_cn=item.arrived_cn,
-        )
-        self._draft.put(Table.TOMBSTONE, pair_key(item.folder_id, cn), gone)
+        cn = bury_message(self, item)
         self._sums.setdefault(item.folder_id, FolderSums()).note(item.uid, cn)
 
     # -- folders and mailboxes
@@ -186,8 +181,8 @@ class Rebuild:
             unread_count=0,
             size=0,
             highest_cn=folder_id,
-            change_cn=self._next_cn(),
-            created_ms=self._now_ms,
+            change_cn=self.next_cn(),
+            created_ms=self.now_ms,
             properties={},
         )
         self._draft.put(Table.FOLDER, id_key(folder_id), record)
@@ -224,7 +219,7 @@ class Rebuild:
                 root_id = next(iter(identity.roots.values()))
             elif not is_public:
                 mailbox = self._draft.files.rng.getrandbits(128).to_bytes(16, "big")
-                root_id = self._folder(self._next_cn(), mailbox, 0, guid_text(mailbox)).folder_id
+                root_id = self._folder(self.next_cn(), mailbox, 0, guid_text(mailbox)).folder_id
             for folder_id in lost:
                 name = f"{RECOVERED} {id_text(folder_id)}"
                 self._folder(folder_id, mailbox, root_id, name)
@@ -237,7 +232,7 @@ class Rebuild:
             roots = {each.mailbox: each for each in folders.values() if each.mailbox and not each.parent_id}
             titles = {(each.parent_id, each.name): each.folder_id for each in folders.values()}
             for guid in sorted({each.mailbox for each in folders.values() if each.mailbox}):
-                root = roots.get(guid) or self._folder(self._next_cn(), guid, 0, guid_text(guid))
+                root = roots.get(guid) or self._folder(self.next_cn(), guid, 0, guid_text(guid))
                 roots[guid] = folders[root.folder_id] = root
                 if reader.view.get(Table.MAILBOX, guid) is None:
                     self._restore_mailbox(guid, root, titles)
@@ -249,7 +244,7 @@ class Rebuild:
     def _move_to_root(self, record: FolderRecord, roots: Mapping[bytes, FolderRecord]) -> None:
         parent_id = roots[record.mailbox].folder_id if record.mailbox else 0
         name = f"{RECOVERED} {id_text(record.folder_id)}"
-        moved = record._replace(parent_id=parent_id, name=name, change_cn=self._next_cn())
+        moved = record._replace(parent_id=parent_id, name=name, change_cn=self.next_cn())
         self._draft.put(Table.FOLDER, id_key(record.folder_id), moved)
         self.restored.append(f"folder {record.name} as {name}")
 
@@ -259,7 +254,7 @@ class Rebuild:
         """Its name is lost, and the standard folders are known by theirs."""
         roles = {
             role: titles.get((root.folder_id, title))
-            or self._folder(self._next_cn(), guid, root.folder_id, title).folder_id
+            or self._folder(self.next_cn(), guid, root.folder_id, title).folder_id
             for role, title in STANDARD_FOLDERS.items()
         }
         name = f"{RECOVERED} {guid_text(guid)}"
@@ -273,7 +268,7 @@ class Rebuild:
             roles=roles,
             size=0,
             messages_count=0,
-            change_cn=self._next_cn(),
+            change_cn=self.next_cn(),
             properties={},
         )
         self._draft.put(Table.MAILBOX, guid, record)
@@ -305,7 +300,7 @@ class Rebuild:
                 place = record.parent_id, name_key(record.name)
                 if record.parent_id and place in names:
                     name = f"{RECOVERED} {id_text(record.folder_id)}"
-                    renamed = record._replace(name=name, change_cn=self._next_cn())
+                    renamed = record._replace(name=name, change_cn=self.next_cn())
                     self._draft.put(Table.FOLDER, id_key(record.folder_id), renamed)
                     self.restored.append(f"folder {record.name} as {name}")
                 names.add(place)
@@ -315,7 +310,7 @@ class Rebuild:
             ):
                 if name_key(box.name) in boxes:
                     name = f"{RECOVERED} {guid_text(box.guid)}"
-                    self._draft.put(Table.MAILBOX, key, box._replace(name=name, change_cn=self._next_cn()))
+                    self._draft.put(Table.MAILBOX, key, box._replace(name=name, change_cn=self.next_cn()))
                     self.restored.append(f"mailbox {box.name} as {name}")
                 boxes.add(name_key(box.name))
 
