@@ -32,6 +32,7 @@ from pillarbox.backup.restore import (
 from pillarbox.backup.restore_rate import restored_bytes
 from pillarbox.backup.snapshot import database_guids
 from pillarbox.backup.snapshot_owner import choose_server, list_servers, split_by_server
+from pillarbox.store.arguments import PathLike, as_path
 from pillarbox.store.clock import Clock
 from pillarbox.store.disk.stream import disk_error, flush_directory
 from pillarbox.store.engine.database import Database
@@ -161,7 +162,7 @@ def _placed(
 def make_new_server(
     repository: Repository,
     plan: NewServerPlan,
-    directory: Path,
+    directory: PathLike,
     *,
     as_copy: bool = False,
     clock: Clock,
@@ -174,6 +175,7 @@ def make_new_server(
     copied from. Change numbers, ids and UIDs that were given out after the snapshots do not come again.
     After a crash the same call ends it. Raises AlreadyExists, DiskFull, Corrupt, NotFound, InvalidContent.
     """
+    directory = as_path(directory, "directory")
     _refuse_used(directory)
     began_ms = clock.monotonic_ms()
     for planned in plan.databases:

@@ -372,7 +372,7 @@ def _is_at(place: Path, descriptor: int) -> bool:
 def restore_files(
     repository: Repository,
     database: RestorableDatabase,
-    directory: Path,
+    directory: PathLike,
     *,
     clock: Clock,
     thorough: bool,
@@ -384,6 +384,7 @@ def restore_files(
     They carry the restore mark. `thorough` is that of `restore_to_directory`. Raises Corrupt when anything is
     not what was backed up; the files must not be used then.
     """
+    directory = as_path(directory, "directory")
     stored = read_restorable(repository, database)
     segments = read_stored_segments(repository, stored).values()
     try:
@@ -411,7 +412,7 @@ def read_restorable(repository: Repository, database: RestorableDatabase) -> Sto
 def restore_records(
     repository: Repository,
     database: RestorableDatabase,
-    directory: Path,
+    directory: PathLike,
     *,
     progress: Progress | None = None,
 ) -> None:
@@ -420,6 +421,7 @@ def restore_records(
     `progress` is told bytes of image and redo as they come.
     Raises Corrupt, NotFound, InvalidContent, DiskFull; what was written is of no use then.
     """
+    directory = as_path(directory, "directory")
     stored = read_restorable(repository, database)
     try:
         (directory / PROPERTIES).mkdir(parents=True)
@@ -574,7 +576,7 @@ def restore_in_place(
     databases: Iterable[Database],
     *,
     names: Collection[str],
-    kept_in: Path,
+    kept_in: PathLike,
     server: ServerState,
     clock: Clock,
     fill: Fill | None = None,
@@ -591,6 +593,7 @@ def restore_in_place(
     (`recovery_group.restore_to_server` restores to it), WriterBusy while another process has one mounted or
     restores it, and as `restore_to_directory`; what was there is there then.
     """
+    kept_in = as_path(kept_in, "kept_in")
     if not names:
         raise Refused("no database to be replaced is named", hint="name those that are to be restored")
     chosen = restorable_databases(snapshot, names)

@@ -23,6 +23,7 @@ from pillarbox.backup.restore import (
     restore_files,
     write_image,
 )
+from pillarbox.store.arguments import PathLike, as_path
 from pillarbox.store.clock import Clock
 from pillarbox.store.disk.env import DATA_FILE
 from pillarbox.store.disk.stream import disk_error, flush_directory, segment_name
@@ -37,7 +38,7 @@ _DAMAGE: Final = (Corrupt, InvalidContent, NotFound)
 def salvage_files(
     repository: Repository,
     database: RestorableDatabase,
-    directory: Path,
+    directory: PathLike,
     *,
     clock: Clock,
     thorough: bool,
@@ -50,6 +51,7 @@ def salvage_files(
     its check is clean. Raises Corrupt, NotFound, InvalidContent when not even the list of its segments can be
     read, DiskFull.
     """
+    directory = as_path(directory, "directory")
     try:
         return restore_files(
             repository, database, directory, clock=clock, thorough=thorough, progress=progress

@@ -26,6 +26,7 @@ from pillarbox.backup.repository.pack import BlobId
 from pillarbox.backup.repository.repository import Repository
 from pillarbox.backup.restore import RestorableDatabase, read_restorable
 from pillarbox.store.access import Actor, Role
+from pillarbox.store.arguments import PathLike, as_path
 from pillarbox.store.content.blocks import Dictionaries
 from pillarbox.store.disk.env import DATA_FILE, Env
 from pillarbox.store.disk.stream import Frame, parse_frame, segment_name
@@ -252,7 +253,7 @@ class RecoveryDatabase:
 def open_snapshot_mount(
     repository: Repository,
     database: RestorableDatabase,
-    place: Path,
+    place: PathLike,
     *,
     chunks_kept: int = CHUNKS_KEPT,
 ) -> RecoveryDatabase:
@@ -261,6 +262,7 @@ def open_snapshot_mount(
     `chunks_kept` is how many pieces of content, of 256 KiB, are kept in memory. Raises NotFound, Corrupt,
     InvalidContent, UnsupportedVersion.
     """
+    place = as_path(place, "place")
     frames = RepositoryFrames(
         repository, read_restorable(repository, database), database.name, chunks_kept=chunks_kept
     )

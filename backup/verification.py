@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
 from typing import Final
 
 from pillarbox.backup.database_snapshot import Progress
@@ -11,6 +10,7 @@ from pillarbox.backup.repository.reports import Report, ReportKind
 from pillarbox.backup.repository.repository import Repository, Snapshot
 from pillarbox.backup.restore import RestoredDatabase, restorable_databases, restore_to_directory
 from pillarbox.backup.restore_rate import restored_bytes
+from pillarbox.store.arguments import PathLike, as_path
 from pillarbox.store.clock import Clock
 from pillarbox.store.errors import Corrupt, InvalidContent, NotFound
 
@@ -20,7 +20,7 @@ _DAMAGE: Final = (Corrupt, InvalidContent, NotFound)
 def verify_snapshot(
     repository: Repository,
     snapshot: Snapshot,
-    scratch: Path,
+    scratch: PathLike,
     *,
     names: Collection[str] = (),
     clock: Clock,
@@ -32,6 +32,7 @@ def verify_snapshot(
     shows them, and later backups store anew what is damaged. Raises as `restore_to_directory`, Corrupt when
     the snapshot does not restore whole.
     """
+    scratch = as_path(scratch, "scratch")
     guids = frozenset(each.guid for each in restorable_databases(snapshot, names))
     repository.reports()  # what is known already is carried on
     began_ms = clock.monotonic_ms()

@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from xxhash import xxh3_64_hexdigest
 
+from pillarbox.store.arguments import PathLike, as_path
 from pillarbox.store.errors import InvalidSetting, PillarboxError, UnsupportedVersion
 
 
@@ -342,8 +343,9 @@ class EventLog:
     one by one: a power loss may cost the last few.
     """
 
-    def __init__(self, directory: Path, *, file_bytes_max: int = 4 << 20, files_max: int = 8) -> None:
+    def __init__(self, directory: PathLike, *, file_bytes_max: int = 4 << 20, files_max: int = 8) -> None:
         """Nothing is created or read before the first event or query."""
+        directory = as_path(directory, "directory")
         self.lost_count = 0
         self._directory = directory
         self._file_bytes_max = file_bytes_max

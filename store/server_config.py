@@ -29,9 +29,9 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from pillarbox.store.arguments import PathLike, as_path
 from pillarbox.store.disk.checkpoint import write_atomically
 from pillarbox.store.disk.stream import disk_error
 from pillarbox.store.disk.tables import DatabaseKind
@@ -137,11 +137,12 @@ class ServerConfig:
         return entry.name if len(same) == 1 else f"{group.name}/{entry.name}"
 
 
-def read_config(server: Path) -> ServerConfig:
+def read_config(server: PathLike) -> ServerConfig:
     """The configuration in a server's directory.
 
     Raises NotFound when there is no server, InvalidSetting naming what is wrong, UnsupportedVersion.
     """
+    server = as_path(server, "server")
     path = server / CONFIG_FILE
     try:
         text = path.read_text(encoding="utf-8")
@@ -157,11 +158,12 @@ def read_config(server: Path) -> ServerConfig:
     return parse_config(text, str(path))
 
 
-def write_config(server: Path, config: ServerConfig) -> None:
+def write_config(server: PathLike, config: ServerConfig) -> None:
     """Put a configuration in the place of the one before, durably: the old or the new one, whole.
 
     Comments in it stay. Raises DiskFull or PillarboxError when the disk fails.
     """
+    server = as_path(server, "server")
     path = server / CONFIG_FILE
     try:
         before = path.read_text(encoding="utf-8") if path.exists() else ""

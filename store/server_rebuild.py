@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from pillarbox.store.arguments import PathLike, as_path
 from pillarbox.store.disk.checkpoint import read_checkpoint
 from pillarbox.store.disk.env import Env
 from pillarbox.store.disk.redo import read_redo
@@ -38,13 +39,14 @@ class Rebuilt(NamedTuple):
     unknown: tuple[Path, ...]
 
 
-def rebuild_config(server: Path) -> Rebuilt:
+def rebuild_config(server: PathLike) -> Rebuilt:
     """Write a server.toml for the databases below a directory that has none; durable when this returns.
 
     Groups and databases are called as their directories are; settings have their defaults, and the edition is
     the smallest that allows so many. Raises AlreadyExists when there is a server.toml, NotFound when there is
     no database, Conflict when two directories hold the same one.
     """
+    server = as_path(server, "server")
     if (server / CONFIG_FILE).exists():
         raise AlreadyExists(f"{server / CONFIG_FILE} is there", hint="correct it, or move it away first")
     groups: dict[str, GroupEntry] = {}

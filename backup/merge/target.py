@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from pillarbox.backup.merge.folders import RECOVERED_FROM, FolderMap, Origin
 from pillarbox.backup.merge.match import HeldMessages, is_there
 from pillarbox.backup.merge.source import FolderPath, SourceFolder
 from pillarbox.store.access import Actor
+from pillarbox.store.arguments import PathLike
 from pillarbox.store.content.blocks import PreparedContent, digest_of
 from pillarbox.store.disk.tables import ItemRecord
 from pillarbox.store.engine import content_store, content_transfer
@@ -37,7 +37,7 @@ class MailboxTarget(NamedTuple):
 class FileTarget(NamedTuple):
     """Mail files in a directory that is empty or not there yet. `dialect` is that of mbox files."""
 
-    out: Path
+    out: PathLike
     format: ExportFormat
     dialect: Dialect = "mboxrd"
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Literal
 
+from pillarbox.store.arguments import PathLike, as_path
 from pillarbox.store.disk.stream import disk_error
 from pillarbox.store.errors import InvalidContent, InvalidName, NotFound
 from pillarbox.store.files.mail_item import (
@@ -43,12 +44,13 @@ _LOOK_BYTES: Final = 8192
 _MAIL_FIELDS_MIN: Final = 2
 
 
-def classify(path: Path) -> MailKind:
+def classify(path: PathLike) -> MailKind:
     """What kind of mail is at `path`: an `mbox` file, a `maildir`, one message (`eml`), or a `tree` of these.
 
     A file is told by its suffix (.eml, .mbox, .mbx), else by its first line; an empty one is an empty mbox.
     Raises NotFound, or InvalidContent for what is none of them.
     """
+    path = as_path(path, "path")
     if path.is_dir():
         if is_maildir(path):
             return "maildir"
@@ -71,7 +73,7 @@ def classify(path: Path) -> MailKind:
 
 
 def read_tree(
-    path: Path,
+    path: PathLike,
     passed_over: Callable[[Path], None] = lambda _: None,
     dialect: Dialect | None = None,
 ) -> Iterator[tuple[tuple[str, ...], MailItem]]:
@@ -85,6 +87,7 @@ def read_tree(
     followed, but told to `passed_over`.
     Raises NotFound.
     """
+    path = as_path(path, "path")
     for folder, found, kind in _walk(path, passed_over):
         if isinstance(kind, InvalidContent):
             yield folder, unreadable(found, kind)
@@ -96,8 +99,9 @@ def read_tree(
             yield folder, _tree_eml(found)
 
 
-def read_eml(path: Path) -> MailItem:
+def read_eml(path: PathLike) -> MailItem:
     """The message in one EML file. Raises NotFound; what else is wrong with the file is the item's damage."""
+    path = as_path(path, "path")
     raw, damage = read_message_file(path)
     return MailItem(raw, source=path_text(path), damage=damage)
 

@@ -82,9 +82,10 @@ def export_mail(
     Dismounted. A message that is damaged in the store is listed, and the others go on. An export that was
     interrupted begins anew when it is run again.
     """
+    out = as_path(out, "out")
     with database.read(actor) as read:
         root_id = mailboxes.get(read, mailbox_guid).root_id if mailbox_guid else public_folders.root_id(read)
-        with mail_files(as_path(out, "out"), format, dialect) as add:
+        with mail_files(out, format, dialect) as add:
             return _Export(read, root_id, add, progress).run()
 
 
@@ -131,7 +132,7 @@ class _Export:
 
 
 @contextmanager
-def mail_files(out: Path, format: ExportFormat, dialect: Dialect = "mboxrd") -> Iterator[AddMessage]:
+def mail_files(out: PathLike, format: ExportFormat, dialect: Dialect = "mboxrd") -> Iterator[AddMessage]:
     """Gives what writes one message of a folder into files in the directory `out`, made where it is missing.
 
     Messages of a folder come one after the other. Until the block has ended without an error and all files
@@ -139,6 +140,7 @@ def mail_files(out: Path, format: ExportFormat, dialect: Dialect = "mboxrd") -> 
     again. Raises AlreadyExists when `out` is a file or holds something finished, InvalidSetting for an
     unknown format, DiskFull, PillarboxError.
     """
+    out = as_path(out, "out")
     if format not in FORMATS:
         raise InvalidSetting(f"{format!r} is no format to export in", hint=f"one of {', '.join(FORMATS)}")
     mark = out / _UNFINISHED
@@ -194,8 +196,9 @@ def _flush_tree(out: Path) -> None:
         flush_directory(Path(directory))
 
 
-def read_mail_files(out: Path, format: ExportFormat, dialect: Dialect = "mboxrd") -> Iterator[MailItem]:
+def read_mail_files(out: PathLike, format: ExportFormat, dialect: Dialect = "mboxrd") -> Iterator[MailItem]:
     """Every message of a finished export, as it is in the files. Raises NotFound, InvalidContent."""
+    out = as_path(out, "out")
     if format == "maildir":
         yield from (item for _, item in read_maildir(out))
     elif format == "eml":

@@ -17,6 +17,7 @@ from typing import Final
 
 from xxhash import xxh3_64_hexdigest
 
+from pillarbox.store.arguments import PathLike, as_path
 from pillarbox.store.disk.stream import disk_error
 from pillarbox.store.errors import InvalidContent, InvalidName, NotFound
 from pillarbox.store.files.mail_item import (
@@ -46,11 +47,12 @@ _SHIFTED = re.compile(r"&([A-Za-z0-9+,]*)-")
 _TO_SHIFT = re.compile(r"&|[^ -%'-\-0-~&]+")
 
 
-def is_maildir(path: Path) -> bool:
+def is_maildir(path: PathLike) -> bool:
     """Whether a directory is a maildir: it has `cur/` and `new/` or `tmp/`, or a folder `.name` that has.
 
     A copy without its empty parts is one too: `cur/` alone, when a file in it has a maildir's flags.
     """
+    path = as_path(path, "path")
     if _has_parts(path):
         return True
     _, directories = directory_entries(path)
@@ -58,7 +60,7 @@ def is_maildir(path: Path) -> bool:
 
 
 def read_maildir(
-    path: Path, passed_over: Callable[[Path], None] = lambda _: None
+    path: PathLike, passed_over: Callable[[Path], None] = lambda _: None
 ) -> Iterator[tuple[tuple[str, ...], MailItem]]:
     """Each message with the names of its folder, outermost first; the maildir's own messages have ().
 
@@ -69,6 +71,7 @@ def read_maildir(
     links, which are not followed. A directory that cannot be read gives an item without bytes and the reason
     as its damage; the others go on. Raises NotFound.
     """
+    path = as_path(path, "path")
     waiting: list[tuple[Path, tuple[str, ...]]] = [(path, ())]
     while waiting:
         directory, folder = waiting.pop()

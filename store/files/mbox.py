@@ -28,9 +28,9 @@ import os
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import BinaryIO, Final, Literal, NamedTuple, get_args
 
+from pillarbox.store.arguments import PathLike, as_path
 from pillarbox.store.disk.stream import disk_error
 from pillarbox.store.errors import InvalidContent, InvalidSetting
 from pillarbox.store.files.mail_item import (
@@ -71,7 +71,7 @@ _DATE = re.compile(rb"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? +[A-Z0-9][^\r\n]{8,60}")
 
 
 def read_mbox(
-    path: Path, dialect: Dialect | None = None, *, limit_bytes: int = MESSAGE_BYTES_MAX
+    path: PathLike, dialect: Dialect | None = None, *, limit_bytes: int = MESSAGE_BYTES_MAX
 ) -> Iterator[MailItem]:
     """The messages of an mbox file in order, in memory one at a time.
 
@@ -81,6 +81,7 @@ def read_mbox(
     comes in parts. Raises NotFound; InvalidContent when the file cannot be read or gets shorter meanwhile;
     InvalidSetting for a dialect that does not exist.
     """
+    path = as_path(path, "path")
     with open_mail_file(path) as file:
         window = _Window(file, path_text(path))
         dialect = _known(dialect) if dialect else _detect(window, limit_bytes)
@@ -90,8 +91,9 @@ def read_mbox(
             yield MailItem(raw, header_flags(raw), received_ms, window.name, frame.position, frame.damage)
 
 
-def is_mbox(path: Path) -> bool:
+def is_mbox(path: PathLike) -> bool:
     """Whether a file begins as an mbox does: empty, or with a "From " line after any blank lines."""
+    path = as_path(path, "path")
     with open_mail_file(path) as file:
         window = _Window(file, path_text(path))
         begin = window.search(_NOT_BLANK, 0, min(window.size, _CHUNK_BYTES))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pillarbox.store.access import Actor
+from pillarbox.store.arguments import PathLike, as_path
 from pillarbox.store.disk.checkpoint import read_checkpoint, write_checkpoint
 from pillarbox.store.disk.env import Env
 from pillarbox.store.disk.stream import SEGMENT_HEADER_BYTES, Stream, segment_header
@@ -20,11 +21,12 @@ from pillarbox.store.engine.database import PROPERTIES, STREAM, Database
 from pillarbox.store.errors import Corrupt
 
 
-def give_new_identity(path: Path, guid: bytes, new_guid: bytes) -> None:
+def give_new_identity(path: PathLike, guid: bytes, new_guid: bytes) -> None:
     """Give the files of a database at `path`, cleanly closed and mounted by nobody, another GUID.
 
     Interrupted, they are of no use: give it to a fresh copy. Raises Corrupt, DiskFull.
     """
+    path = as_path(path, "path")
     for number in Stream(path / STREAM, guid).segments():
         _write_header(Stream(path / STREAM, guid).path(number), number, new_guid)
     identity = _write_identity(path, new_guid)
