@@ -336,6 +336,21 @@ def test_no_import_cycles() -> None:
     )
 
 
+ROOMS_THAT_THREADS_SHARE = ("store/disk/", "store/content/", "store/engine/", "store/mail/")
+
+
+def test_what_threads_share_is_loaded_before_they_run() -> None:
+    """An import that an interrupt ends in one thread can leave Python's lock of the module held, for ever."""
+    assert_none(
+        f"{module.file}:{node.lineno}: import it at the module's head, or do what needs it elsewhere"
+        for module in MODULES
+        if module.file.startswith(ROOMS_THAT_THREADS_SHARE)
+        for function in ast.walk(module.tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in imports(function)
+    )
+
+
 def test_no_star_imports() -> None:
     assert_none(
         f"{module.file}:{node.lineno}: import the names that are used"

@@ -10,7 +10,7 @@ from email.message import Message
 from email.parser import BytesParser
 from typing import Final, NamedTuple
 
-from pillarbox.store.mail.messages import Attachment, attachment
+from pillarbox.store.mail.parts import Attachment, attachment
 
 _MARK: Final = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)[^<>]*>|<[!?/][^<>]*>")
 _HIDDEN: Final = frozenset({"script", "style", "head", "title"})

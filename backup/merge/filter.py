@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pillarbox.store.disk.tables import ItemRecord
-from pillarbox.store.mail.messages import attachments
+from pillarbox.store.mail.parts import attachments
 from pillarbox.store.names import name_key
 
 FolderPath = tuple[str, ...]

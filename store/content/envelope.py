@@ -9,6 +9,7 @@ from __future__ import annotations
 import binascii
 import re
 from datetime import date
+from email.utils import parsedate_tz
 from encodings.aliases import aliases
 from itertools import islice
 from typing import Final, NamedTuple
@@ -269,8 +270,6 @@ def _date_ms(raw: bytes) -> int:
 
 
 def _other_date_ms(raw: bytes) -> int:
-    from email.utils import parsedate_tz  # here: it loads sockets, and few dates need it
-
     text = raw[:_DATE_BYTES_MAX].decode("latin-1")
     try:
         parsed = parsedate_tz(text)

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from lmdb.verify import VerifyError, verify
+
 from pillarbox.store.disk.env import DATA_FILE, Env, ReadView
 from pillarbox.store.disk.records import pack
 from pillarbox.store.disk.tables import PRIMARY, Table
@@ -23,8 +25,6 @@ _ROWS_AT_ONCE: Final = 100
 
 def problems_of(path: Path) -> list[str]:
     """What LMDB's verifier finds in the property file of a directory."""
-    from lmdb.verify import VerifyError, verify  # here: a database that is sound is mounted without it
-
     try:
         problems: list[str] = verify(str(path / DATA_FILE))
     except (VerifyError, OSError) as error:

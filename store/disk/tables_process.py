@@ -7,6 +7,7 @@ nobody writes, at low priority; how it ends is part of the answer.
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,8 +50,6 @@ def _ask(what: str, path: Path, numbers: list[int]) -> Iterator[Any]:
     if not sys.executable:  # in some servers Python is a library
         yield from tables_child.answers(what, path, numbers)
         return
-    import subprocess  # here: a database that is sound is read without it
-
     command = [sys.executable, "-P", "-m", tables_child.__name__, what, str(path), *map(str, numbers)]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

@@ -7,12 +7,11 @@ for life; its UID is that of its place in a folder (DOMAIN.md "Store", RFC 9051 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pillarbox.store.arguments import check_id, check_kind, check_several
 from pillarbox.store.content.blocks import PreparedContent
-from pillarbox.store.content.envelope import Envelope, decode_words, parse_envelope
+from pillarbox.store.content.envelope import Envelope, parse_envelope
 from pillarbox.store.content.header import header_end
 from pillarbox.store.content.line_ends import size_with_crlf
 from pillarbox.store.disk.tables import (
@@ -42,9 +41,6 @@ from pillarbox.store.mail.mailboxes import DISCONNECTED, INBOX, MailboxName, nam
 from pillarbox.store.mail.mailboxes import find as find_mailbox
 from pillarbox.store.mail.mailboxes import get as get_mailbox
 from pillarbox.store.mail.rights import Right, require, require_change
-
-if TYPE_CHECKING:
-    from email.message import Message
 
 _BITS: Final = {name.lower(): bit for name, bit in FLAG_BITS.items()}
 CATEGORIES_MAX: Final = 64
@@ -325,58 +321,6 @@ def _read(read: Callable[[Reader, bytes], bytes], reader: Reader, item: ItemReco
         if reader.record(Table.ITEM, item_key(item.folder_id, item.uid)) is None:
             _get(reader, item.message_id)
         raise
-
-
-class Attachment(NamedTuple):
-    """A part of a message that is meant to be kept apart from its text; its name decoded, "" for none."""
-
-    name: str
-    content_type: str
-
-
-def attachments(raw: bytes) -> list[Attachment]:
-    """The attachments in a message's bytes; none where it is made to break what reads it."""
-    from email.errors import MessageError  # here: `email` loads much, and a start needs none of it
-    from email.parser import BytesParser
-
-    try:
-        parts = BytesParser().parsebytes(raw).walk()
-        return [each for part in parts if (each := attachment(part))]
-    except (MessageError, RecursionError, ValueError, LookupError, TypeError, AttributeError):
-        return []  # nested past all sense, as a rule
-
-
-def attachment(part: Message) -> Attachment | None:
-    """The attachment that a part of a parsed message is; None for text, and for what only holds parts.
-
-    Raises whatever `email` does for a message that is made to break it.
-    """
-    name = part.get_filename() or ""
-    if part.is_multipart() or not (name or part.get_content_disposition() == "attachment"):
-        return None
-    return Attachment(decode_words(name), part.get_content_type())
-
-
-class Recipient(NamedTuple):
-    """Somebody a message's header names. `kind` is to, cc or bcc."""
-
-    kind: str
-    name: str
-    address: str
-
-
-def recipients(raw: bytes) -> list[Recipient]:
-    """Everybody the To, Cc and Bcc fields of a message's bytes name, in order."""
-    from email.parser import BytesParser
-    from email.utils import getaddresses
-
-    header = BytesParser().parsebytes(raw[: header_end(raw)], headersonly=True)
-    found = []
-    for kind in ("to", "cc", "bcc"):
-        fields = [str(value) for value in header.get_all(kind, [])]
-        with suppress(RecursionError):  # comments or groups nested past all sense
-            found += [Recipient(kind, name, address) for name, address in getaddresses(fields) if address]
-    return found
 
 
 # -- changing

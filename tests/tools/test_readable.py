@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("click", reason="click (the extra `cli`) is not installed")
 
-from pillarbox.store.mail.messages import Attachment
+from pillarbox.store.mail.parts import Attachment
 from pillarbox.tools.readable import readable
 
 DATA = Path(__file__).parents[1] / "data"

@@ -258,18 +258,6 @@ def test_a_copied_folder_holds_all_that_the_first_one_holds(database: Database) 
         assert found.folder_id != inner.folder_id and copied.name == "Lists again"
 
 
-def test_attachments_of_a_message_nested_past_all_sense_are_none() -> None:
-    level = b"Content-Type: multipart/mixed; boundary=%d\n\n--%d\n"
-    nested = b"".join(level % (depth, depth) for depth in range(5000))
-    assert messages.attachments(nested + b"Content-Disposition: attachment; filename=a\n\nx\n") == []
-
-
-@pytest.mark.parametrize("nested", [b"(" * 100_000, b"g:" * 100_000])
-def test_recipients_of_fields_nested_past_all_sense_are_those_of_the_other_fields(nested: bytes) -> None:
-    found = messages.recipients(b"To: " + nested + b"\nCc: a@example.org\n\n")
-    assert [each.address for each in found if each.kind == "cc"] == ["a@example.org"]
-
-
 def test_a_refused_append_holds_nothing(database: Database) -> None:
     inbox = new_mailbox(database).roles["inbox"]
     prepared = messages.prepare(database.files, raw_message(1))
