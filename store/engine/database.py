@@ -51,6 +51,7 @@ from pillarbox.store.disk.tables import (
     refuse_unknown_layout,
     segment_key,
 )
+from pillarbox.store.engine.changes import SMALL_BYTES_MAX, Change
 from pillarbox.store.engine.checkpointer import Checkpointer, FlushedState, Tuning, flush_tables
 from pillarbox.store.engine.commit_notification import CommitNotification
 from pillarbox.store.engine.database_limits import (
@@ -71,7 +72,7 @@ from pillarbox.store.engine.transaction import (
 from pillarbox.store.engine.transaction_blocks import PauseBlock, PreparingBlock, TransactionBlock
 from pillarbox.store.engine.uninterrupted import Uninterrupted
 from pillarbox.store.engine.upgrade import upgrade
-from pillarbox.store.engine.writer import Change, Writer
+from pillarbox.store.engine.writer import Writer
 from pillarbox.store.errors import (
     AlreadyExists,
     Corrupt,
@@ -94,6 +95,7 @@ FIRST_POSITION: Final = Position(1, SEGMENT_HEADER_BYTES)
 _LARGE_BYTES: Final = 1 << 20
 
 ResultT = TypeVar("ResultT")
+PreparedT = TypeVar("PreparedT")
 
 
 class MountState(Enum):
@@ -619,16 +621,29 @@ class Database:
             self._report_damage(error)
         self._dismount_if_broken(writer)
 
-    def change(self, actor: Actor, make: Callable[[WriteTransaction], ResultT], length: int) -> ResultT:
+    def change(
+        self,
+        actor: Actor,
+        prepare: Callable[[], PreparedT],
+        make: Callable[[WriteTransaction, PreparedT], ResultT],
+        length: int,
+    ) -> ResultT:
         """What `make` returns, with all it changed durable and visible; or what it raises, with nothing done.
 
-        The writer calls it, in one transaction with others that wait, and again where another one fails.
-        `length` is how many bytes it is about to add. `make` names no mailbox. Raises as `transaction`;
-        interrupted, it may be made.
+        `make` gets what `prepare` gives, and is called by the writer, in one transaction with others that
+        wait, and again where another one fails. `length` is how many bytes are prepared and added: few are
+        prepared by the writer, more in this thread, and of much as many at a time as 64 MB hold. `make` names
+        no mailbox. Raises as `transaction`, and what `prepare` does; interrupted, it may be made.
         """
         writer = self._writing()
         writer.refuse_within_transaction()  # which the writer would wait for
-        made = writer.change(Change(actor, make, length))
+        change = Change(actor, prepare, make, length)
+        if length <= SMALL_BYTES_MAX:
+            made = writer.change(change)
+        else:
+            with PreparingBlock(writer, length) if length >= _LARGE_BYTES else nullcontext():
+                change.prepare()
+                made = writer.change(change)
         if made.error is not None:
             self.failed(writer, made.error)
             raise made.error
@@ -666,10 +681,6 @@ class Database:
         Without it a thread does so. Raises as `transaction`; what is left then goes after the next mount.
         """
         self._remover.finish()
-
-    def preparing(self, length: int) -> AbstractContextManager[object]:
-        """For preparing and delivering `length` bytes in a `with` block: what is large takes turns."""
-        return PreparingBlock(self._writing(), length) if length >= _LARGE_BYTES else nullcontext()
 
     def paused(self, timeout_ms: int | None = None) -> AbstractContextManager[FlushedState]:
         """Hold all changes for a `with` block: the freeze of a snapshot. Reads go on.

@@ -13,65 +13,27 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from queue import SimpleQueue
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any, Final, NamedTuple
 
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import Clock
 from pillarbox.store.disk.stream import Position, Stream
 from pillarbox.store.disk.tables import StateRecord
+from pillarbox.store.engine.changes import Change, Made, Together, WaitingChanges
 from pillarbox.store.engine.checkpointer import Asked, Checkpointer, FlushedState, Tuning
-from pillarbox.store.engine.commits import GROUP_BYTES_MAX, GROUP_COMMITS_MAX, Commits, wait_for
+from pillarbox.store.engine.commits import Commits, wait_for
 from pillarbox.store.engine.group_store import GroupStore
 from pillarbox.store.engine.transaction import DatabaseFiles, WriteTransaction
 from pillarbox.store.engine.turns import Line, Turn, Watch
 from pillarbox.store.errors import Dismounted, InvalidSetting, PillarboxError, Refused, Retryable
 
-ResultT = TypeVar("ResultT")
-
 _PREPARED_BYTES_MAX: Final = 64 << 20
+_RETURN_PATIENCE_S: Final = 0.0005
 
 Inbox = SimpleQueue[Any]
-Event = tuple[int, dict[str, Any]]
-
-
-class Made(NamedTuple):
-    """How a change went: what it returned and the events it reported, or what kept it from being made."""
-
-    result: Any
-    events: Sequence[Event]
-    error: Exception | None
-
-
-class Change(Generic[ResultT]):
-    """A change that the writer makes for a caller, in one transaction with others that wait.
-
-    `length` is how many bytes it is about to add to the stream.
-    """
-
-    def __init__(self, actor: Actor, make: Callable[[WriteTransaction], ResultT], length: int) -> None:
-        self.actor = actor
-        self.make = make
-        self.length = length
-        self.outcome: SimpleQueue[Made] = SimpleQueue()
-
-    def fail(self, error: Exception) -> None:
-        """Tell its caller that it was not made."""
-        self.outcome.put(Made(None, (), error))
-
-
-class _Together:
-    """The outcome of a transaction that was made for several callers."""
-
-    def __init__(self, made: Sequence[tuple[Change[Any], Made]]) -> None:
-        self._made = made
-
-    def put(self, error: PillarboxError | None) -> None:
-        for change, made in self._made:
-            change.outcome.put(made if error is None else Made(None, (), error))
 
 
 class _Ending(NamedTuple):
@@ -117,7 +79,7 @@ class Writer:
         self._checkpoint_failed = checkpoint_failed
         self._broke = broke
         self._is_told_broken = False
-        self._changes: deque[Change[Any]] = deque()
+        self._changes = WaitingChanges()
         self._turn: Turn | None = None
         self._asked: list[Asked] = []
         self._ending: _Ending | None = None
@@ -169,7 +131,7 @@ class Writer:
         if commit is not None:
             wait_for(commit, outcome)
 
-    def change(self, change: Change[ResultT]) -> Made:
+    def change(self, change: Change[Any]) -> Made:
         """Have a change made by the writer, and wait until it is durable and visible, or not made."""
         self._inbox.put(change)
         return change.outcome.get()
@@ -260,8 +222,7 @@ class Writer:
         """Do what a message asks for, and what those behind it do."""
         try:
             self._take(message)
-            for _ in range(self._inbox.qsize()):
-                self._take(self._inbox.get_nowait())
+            self._take_waiting()
             self._store_commits()
             self._make_changes()
             self._begin_asked_checkpoint()
@@ -274,11 +235,15 @@ class Writer:
             if message.turn is not None:
                 message.turn.end()
         elif isinstance(message, Change):
-            self._changes.append(message)
+            self._changes.add(message)
         elif isinstance(message, _Ending):
             self._ending = message
         elif isinstance(message, SimpleQueue):
             self._asked.append(message)
+
+    def _take_waiting(self) -> None:
+        for _ in range(self._inbox.qsize()):
+            self._take(self._inbox.get_nowait())
 
     def _store_commits(self) -> None:
         while group := self._commits.next_group():
@@ -298,6 +263,10 @@ class Writer:
 
     def _make_changes(self) -> None:
         """Make the changes that wait, once it is the writer's turn: it waits for nobody's transaction."""
+        if self.broken is not None:
+            self._changes.fail(self._refusal())
+        self._wait_for_returning()
+        self._changes.prepare_next()  # before it is the writer's turn: others may change the database
         if not self._changes:
             return
         if self._turn is None:
@@ -305,7 +274,9 @@ class Writer:
             self._line.join(self._turn)
         if self._line.blocker(self._turn) is not None:
             return  # its end is told
-        changes = self._next_changes()
+        changes = self._changes.take_group()
+        self._take_waiting()
+        self._changes.expect_return(len(changes))
         try:
             for actor in dict.fromkeys(change.actor for change in changes):
                 self._make(actor, [change for change in changes if change.actor == actor])
@@ -320,15 +291,17 @@ class Writer:
         if self._changes:
             self._inbox.put(None)
 
-    def _next_changes(self) -> list[Change[Any]]:
-        taken: list[Change[Any]] = []
-        length = 0
-        while self._changes and len(taken) < GROUP_COMMITS_MAX:
-            length += self._changes[0].length
-            if taken and length > GROUP_BYTES_MAX:
-                break
-            taken.append(self._changes.popleft())
-        return taken
+    def _wait_for_returning(self) -> None:
+        """Let callers who were told together come back, while they do at once: one flush is for all then."""
+        while self._changes and self._changes.are_more_expected:
+            try:
+                message = self._inbox.get(timeout=_RETURN_PATIENCE_S)
+            except Empty:
+                return
+            self._take(message)
+            self._take_waiting()
+            if not isinstance(message, Change):
+                return
 
     def _make(self, actor: Actor, changes: Sequence[Change[Any]]) -> None:
         """Make changes in one transaction; one that cannot be made costs the others nothing."""
@@ -344,7 +317,7 @@ class Writer:
                         result = failed.make(transaction)
                         made.append((failed, Made(result, transaction.events[events:], None)))
                     failed = None
-                    together = _Together(made)
+                    together = Together(made)
                     if self._commits.hand_over(transaction, together) is None:
                         together.put(None)
                 finally:
@@ -418,8 +391,7 @@ class Writer:
     def _fail_waiting(self) -> None:
         refusal = self._refusal()
         self._commits.failed(refusal)
-        while self._changes:
-            self._changes.popleft().fail(refusal)
+        self._changes.fail(refusal)
         self._fail_asked()
         if self._turn is not None:
             self._turn.end()

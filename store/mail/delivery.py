@@ -32,14 +32,13 @@ def deliver(
     _refuse_wrong(database, actor, raw)
     names = named(mailboxes)
     database.refuse_below_disk_floor()
-    database.refuse_within_transaction()
-    with database.preparing(len(raw)):
-        prepared = messages.prepare(database.files, raw)
-        return database.change(
-            actor,
-            lambda txn: messages.deliver(txn, names, prepared, received_ms=received_ms),
-            len(raw),
-        )
+    files = database.files
+    return database.change(
+        actor,
+        lambda: messages.prepare(files, raw),
+        lambda txn, prepared: messages.deliver(txn, names, prepared, received_ms=received_ms),
+        len(raw),
+    )
 
 
 def append(
@@ -58,14 +57,13 @@ def append(
     _refuse_wrong(database, actor, raw)
     given = flags if isinstance(flags, str) else tuple(flags)
     database.refuse_below_disk_floor()
-    database.refuse_within_transaction()
-    with database.preparing(len(raw)):
-        prepared = messages.prepare(database.files, raw)
-        return database.change(
-            actor,
-            lambda txn: messages.append(txn, folder_id, prepared, flags=given, received_ms=received_ms),
-            len(raw),
-        )
+    files = database.files
+    return database.change(
+        actor,
+        lambda: messages.prepare(files, raw),
+        lambda txn, prepared: messages.append(txn, folder_id, prepared, flags=given, received_ms=received_ms),
+        len(raw),
+    )
 
 
 def _refuse_wrong(database: Database, actor: Actor, raw: bytes) -> None:

@@ -137,13 +137,18 @@ def raw_of(number: int) -> bytes:
     [
         "pause",
         "transaction",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("append", "large delivery", "stacked")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("append", "delivery", "large delivery", "stacked")
+        ),
     ],
 )
 def test_an_interrupt_at_any_step_leaves_nothing_half_made_and_nobody_waiting(
     database: Database, anna: mailboxes.MailboxRecord, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pillarbox.store.engine.database._LARGE_BYTES", 1)
+    if name == "large delivery":
+        monkeypatch.setattr("pillarbox.store.engine.database._LARGE_BYTES", 1)
+        monkeypatch.setattr("pillarbox.store.engine.database.SMALL_BYTES_MAX", 0)
     prepared = messages.prepare(database.files, raw_of(0))
     number = 0
 
@@ -163,7 +168,7 @@ def test_an_interrupt_at_any_step_leaves_nothing_half_made_and_nobody_waiting(
         with ExitStack() as stack:
             stack.enter_context(database.transaction(ACTOR)).set_size_check(number, 0)
 
-    def large_delivery() -> None:
+    def delivery() -> None:
         deliver(database, ACTOR, [anna.guid], raw_of(0))
 
     action = {
@@ -171,7 +176,8 @@ def test_an_interrupt_at_any_step_leaves_nothing_half_made_and_nobody_waiting(
         "append": append,
         "pause": pause,
         "stacked": stacked,
-        "large delivery": large_delivery,
+        "delivery": delivery,
+        "large delivery": delivery,
     }[name]
     kept: list[BaseException] = []
     with ThreadPoolExecutor(1) as pool:

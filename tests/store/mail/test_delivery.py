@@ -12,6 +12,8 @@ import pytest
 from pillarbox.store.access import Actor
 from pillarbox.store.disk.tables import ItemRecord
 from pillarbox.store.engine import database as database_module
+from pillarbox.store.engine import writer as writer_module
+from pillarbox.store.engine.changes import SMALL_BYTES_MAX
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.transaction import DatabaseFiles
 from pillarbox.store.errors import DiskFull, Dismounted, NotFound, Refused
@@ -52,15 +54,20 @@ def outcome(database: Database, number: int, actor: Actor, guid: bytes) -> Outco
         return error
 
 
-def at_once(database: Database, deliveries: list[tuple[Actor, bytes]]) -> list[Outcome]:
-    """What comes of deliveries (actor, mailbox) that all wait when the writer makes the first."""
+def at_once(
+    database: Database, deliveries: list[tuple[Actor, bytes]], *, failing_count: int = 0
+) -> list[Outcome]:
+    """What comes of deliveries (actor, mailbox) that all wait when the writer makes the first.
+
+    So many as are failing do not wait.
+    """
     with ThreadPoolExecutor(len(deliveries)) as pool:
         with database.paused():
             running = [
                 pool.submit(outcome, database, number, *delivery)
                 for number, delivery in enumerate(deliveries)
             ]
-            wait_for_changes(database, len(deliveries))
+            wait_for_changes(database, len(deliveries) - failing_count)
         return [each.result(60) for each in running]
 
 
@@ -115,17 +122,19 @@ def test_a_dismount_is_told_to_all_who_wait(database: Database, anna: bytes) -> 
 def test_a_message_that_takes_long_to_prepare_holds_up_nobody(
     database: Database, anna: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One too large for the writer, which prepares so many bytes at once that they cannot take long."""
     begun, go_on, prepare = threading.Event(), threading.Event(), messages.prepare
+    large = raw_of(0).ljust(SMALL_BYTES_MAX + 1, b"x")
 
     def slow_for_one(files: DatabaseFiles, raw: bytes) -> messages.PreparedMessage:
-        if raw == raw_of(0):
+        if raw == large:
             begun.set()
             assert go_on.wait(60)
         return prepare(files, raw)
 
     monkeypatch.setattr(messages, "prepare", slow_for_one)
     with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(deliver, database, ACTOR, [anna], raw_of(0))
+        slow = pool.submit(deliver, database, ACTOR, [anna], large)
         assert begun.wait(60)
         try:
             assert deliver(database, ACTOR, [anna], raw_of(1))
@@ -135,10 +144,70 @@ def test_a_message_that_takes_long_to_prepare_holds_up_nobody(
     assert subjects(database, anna) == ["0", "1"]
 
 
+def test_the_writer_prepares_what_is_small_and_callers_what_is_not(
+    database: Database, anna: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = messages.prepare
+    prepared_by: list[str] = []
+
+    def noted(files: DatabaseFiles, raw: bytes) -> messages.PreparedMessage:
+        prepared_by.append(threading.current_thread().name)
+        return prepare(files, raw)
+
+    monkeypatch.setattr(messages, "prepare", noted)
+    deliver(database, ACTOR, [anna], raw_of(1).ljust(SMALL_BYTES_MAX, b"x"))
+    deliver(database, ACTOR, [anna], raw_of(2).ljust(SMALL_BYTES_MAX + 1, b"x"))
+    assert prepared_by == ["pillarbox-writer", threading.current_thread().name]
+
+
+def test_one_that_cannot_be_prepared_fails_its_own_caller_alone(
+    database: Database, anna: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = messages.prepare
+
+    def failing_for_one(files: DatabaseFiles, raw: bytes) -> messages.PreparedMessage:
+        if raw == raw_of(1):
+            raise MemoryError
+        return prepare(files, raw)
+
+    monkeypatch.setattr(messages, "prepare", failing_for_one)
+    outcomes = at_once(database, [(ACTOR, anna)] * 3, failing_count=1)
+    assert [type(each) for each in outcomes] == [list, MemoryError, list]
+    assert subjects(database, anna) == ["0", "2"]
+
+
+def test_callers_who_come_back_at_once_are_waited_for(
+    database: Database, anna: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "_RETURN_PATIENCE_S", 60.0)
+    before = sequence(database)
+    at_once(database, [(ACTOR, anna)] * 2)
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(3):
+            list(pool.map(lambda number: deliver(database, ACTOR, [anna], raw_of(number)), range(2)))
+    assert sequence(database) == before + 4
+
+
+def test_nobody_waits_for_callers_who_do_not_come_back(
+    database: Database, anna: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver(database, ACTOR, [anna], raw_of(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(writer_module, "_RETURN_PATIENCE_S", 60.0)
+        deliver(database, ACTOR, [anna], raw_of(2))  # who is alone waits for nobody
+    at_once(database, [(ACTOR, anna)] * 2)
+    deliver(database, ACTOR, [anna], raw_of(3))  # in vain, for as long as the writer is patient
+    monkeypatch.setattr(writer_module, "_RETURN_PATIENCE_S", 60.0)
+    for number in range(4, 8):
+        deliver(database, ACTOR, [anna], raw_of(number))
+    assert len(subjects(database, anna)) == 9
+
+
 def test_large_messages_are_prepared_together_as_far_as_their_bytes_fit(
     database: Database, anna: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database_module, "_LARGE_BYTES", 100)
+    monkeypatch.setattr(database_module, "SMALL_BYTES_MAX", 99)
     writer = database._writer
     assert writer is not None
     writer._preparing._limit = 1000
