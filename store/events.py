@@ -130,6 +130,9 @@ class EventId(IntEnum):
     MAILBOX_DISCONNECTED = 20012, _INFORMATION, _MAILBOX, "Mailbox {mailbox} was disconnected by {account}."
     DATABASE_UPGRADED = (20013, _INFORMATION, _STORAGE,
         "Database {database} was upgraded from table layout {before} to {layout}: older programs refuse it.")
+    TABLES_SPACE_HELD = (20014, _WARNING, _STORAGE,
+        "Process {process}, begun {minutes} minutes ago, reads a state of database {database} that is "
+        "{transactions} transactions old: {held_bytes} of its property file wait for it to end.")
     IMPORT_FINISHED = 20020, _INFORMATION, _MAILBOX, "{messages} messages were imported into {mailbox}."
     IMPORT_FINISHED_DAMAGED = (20021, _WARNING, _MAILBOX,
         "{messages} messages were imported into {mailbox}, {damaged} of them damaged.")
@@ -142,6 +145,9 @@ class EventId(IntEnum):
         "Compaction of database {database} freed {freed_bytes}.", Level.MINIMUM)
     TABLES_VERIFIED = (20034, _INFORMATION, _MAINTENANCE,
         "The pages of the tables of database {database} were verified: {problems} problems in {size_bytes}, "
+        "{milliseconds} ms.", Level.MINIMUM)
+    TABLES_COMPACTED = (20035, _INFORMATION, _MAINTENANCE,
+        "The property file of database {database} was compacted from {before_bytes} to {after_bytes}, "
         "{milliseconds} ms.", Level.MINIMUM)
     SNAPSHOT_FINISHED = (20040, _INFORMATION, _BACKUP,
         "Snapshot {snapshot} of database {database} is complete.")

@@ -94,6 +94,7 @@ SEAMS = {
             "store/disk/mailbox_names.py": "the names of the mailboxes of each database",
             "store/upkeep/last_backup.py": "what is known of the backups of a database that is deleted",
             "store/engine/database.py": "the folder of a new database",
+            "store/engine/tables_compaction.py": "exchanges the property file",
             "store/disk/file_lock.py": "lock files",
             "store/events.py": "the event log",
             "store/files/eml.py": "mail files written by an export",

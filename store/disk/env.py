@@ -50,7 +50,8 @@ _LOOK_AGAIN_S: Final = 0.05
 _VIEWS_CLOSED_MAX: Final = 64
 _FLUSH_HINT: Final = "look at the disk: the system could not write what it had taken"
 _LAST_PAGE_AT: Final = 136  # in each of LMDB's two meta pages: mm_last_pg, behind the header and two trees
-_READER_LINE = re.compile(r"^\s*(\d+)\s+[0-9a-f]+\s+(\d+|-)", re.MULTILINE)
+_TRANSACTION_AT: Final = 144  # mm_txnid
+_READER_LINE = re.compile(r"^\s*(\d+)\s+[0-9a-f]+\s+(\d+)", re.MULTILINE)
 
 Changes = Mapping[Table, Mapping[bytes, bytes | None]]
 
@@ -90,6 +91,13 @@ class Pin(NamedTuple):
 
     transaction: Any
     meta_pages: bytes
+
+
+class TableReader(NamedTuple):
+    """A read of some process: LMDB's number of the transaction that made the state it looks at."""
+
+    process_id: int
+    transaction_id: int
 
 
 class MapFull(Retryable):
@@ -468,11 +476,25 @@ class Env:
         except lmdb.Error as error:
             raise _translate(error, self.path) from error
 
+    def last_transaction(self) -> int:
+        """LMDB's number of the last transaction that was applied."""
+        try:
+            return int(self._env.info()["last_txnid"])
+        except lmdb.Error as error:
+            raise _translate(error, self.path) from error
+
+    def readers(self) -> list[TableReader]:
+        """The reads of all processes that are open now."""
+        try:
+            self._env.reader_check()  # a process that was killed looks at nothing any more
+            found = _READER_LINE.finditer(self._env.readers())
+        except lmdb.Error as error:
+            raise _translate(error, self.path) from error
+        return [TableReader(int(line[1]), int(line[2])) for line in found]
+
     def oldest_reader(self) -> int | None:
         """The lowest LMDB transaction id any reader of any process still looks at."""
-        self._env.reader_check()  # a process that was killed looks at nothing any more
-        ids = [int(match[2]) for match in _READER_LINE.finditer(self._env.readers()) if match[2] != "-"]
-        return min(ids, default=None)
+        return min((reader.transaction_id for reader in self.readers()), default=None)
 
     def copy_to(self, directory: Path, view: ReadView) -> None:
         """Write a compacted image of exactly what `view` shows into an empty directory."""
@@ -526,15 +548,16 @@ def _refuse_damaged(data: Path) -> None:
             raise Corrupt(f"{data}: the file is cut short", file=str(data), offset=size_bytes)
 
 
-def _refuse_other_processes(lock: Path) -> None:
+def refuse_other_processes(path: Path) -> None:
     """Raise Retryable when another process has the environment open: LMDB locks a byte while it has."""
+    lock = path / LOCK_FILE
     if lock.exists():
         with _own_errors(lock), lock.open("r+b") as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
             except (BlockingIOError, PermissionError) as error:
                 raise Retryable(
-                    f"{lock.parent}: another process still reads the tables, which must be put back",
+                    f"{lock.parent}: another process still reads the tables, which must be exchanged",
                     hint="mount the database again once that process has ended",
                 ) from error
 
@@ -544,12 +567,56 @@ def put_back_meta_pages(path: Path, pages: bytes) -> None:
 
     Raises Retryable when a process has it open, Corrupt when its file is not there, or a disk error.
     """
-    _refuse_other_processes(path / LOCK_FILE)
+    refuse_other_processes(path)
     data = path / DATA_FILE
     with _own_errors(data), data.open("r+b") as file:
         if os.pwrite(file.fileno(), pages, 0) != len(pages):
             raise DiskFull(f"{path}: the checkpoint's meta pages could not be written back")
         os.fsync(file.fileno())
+
+
+def meta_pages_of(path: Path) -> bytes:
+    """The meta pages in the file of an environment that nobody writes. Raises OSError."""
+    with (path / DATA_FILE).open("rb") as file:
+        return file.read(META_BYTES)
+
+
+def transaction_id_of(meta_pages: bytes) -> int:
+    """LMDB's number of the transaction that made the state of two meta pages."""
+    return max(int.from_bytes(meta_pages[page + _TRANSACTION_AT :][:8], "little") for page in (0, PAGE_BYTES))
+
+
+def copy_compacted(path: Path, target: Path) -> None:
+    """Write an environment that nobody has open into an empty directory, without its free pages.
+
+    Raises Corrupt when the copy has not as many rows; DiskFull. A bent page ends the process.
+    """
+    try:
+        with _unlocked(path) as source:
+            source.copy(str(target), compact=True)
+            counts = _row_counts(source)
+        with _unlocked(target) as copy:
+            if _row_counts(copy) != counts:
+                raise Corrupt(f"{target / DATA_FILE}: the copy lacks rows", file=str(path / DATA_FILE))
+    except lmdb.Error as error:
+        raise _translate(error, path) from error
+
+
+def _unlocked(path: Path) -> lmdb.Environment:
+    """Open without LMDB's lock file, for who alone has the environment: closing it would let go of locks."""
+    return lmdb.open(
+        str(path), readonly=True, lock=False, create=False, max_dbs=len(Table) + 4, readahead=False
+    )
+
+
+def _row_counts(env: lmdb.Environment) -> list[int]:
+    counts = [int(env.stat()["entries"])]
+    for name in NAMES.values():
+        with suppress(lmdb.NotFoundError):
+            handle = env.open_db(name, create=False)
+            with env.begin() as txn:
+                counts.append(int(txn.stat(handle)["entries"]))
+    return counts
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Final
 
 from pillarbox.store.clock import Clock
 from pillarbox.store.disk.stream import disk_error
-from pillarbox.store.errors import WriterBusy
+from pillarbox.store.errors import Retryable, WriterBusy
 
 PASSING: Final = b"passing"
 PASSING_WAIT_MS: Final = 120_000  # a replay of what lies between two checkpoints takes less
@@ -99,3 +99,43 @@ def is_locked(path: Path) -> bool:
         return True
     finally:
         os.close(descriptor)
+
+
+class Opening:
+    """Held for a `with` block while a process opens the files in a directory to read, or exchanges them.
+
+    `alone` is for who exchanges them: nobody opens them meanwhile. What is open already is not seen. Raises
+    Retryable when the others take longer than `PASSING_WAIT_MS`; a disk error.
+    """
+
+    def __init__(self, directory: Path, clock: Clock, *, alone: bool = False) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+        self._descriptor = -1
+
+    def __enter__(self) -> Opening:
+        try:
+            self._descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise disk_error(error, str(self._directory)) from error
+        until_ms = self._clock.monotonic_ms() + PASSING_WAIT_MS
+        while not self._try():
+            if self._clock.monotonic_ms() >= until_ms:
+                self.__exit__()
+                raise Retryable(
+                    f"{self._directory}: another process exchanges the files in it",
+                    hint="try again once that process has ended",
+                )
+            self._clock.sleep_ms(_TRY_AGAIN_MS)
+        return self
+
+    def _try(self) -> bool:
+        try:
+            fcntl.flock(self._descriptor, self._how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self._descriptor)

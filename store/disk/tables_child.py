@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from lmdb.verify import VerifyError, verify
 
-from pillarbox.store.disk.env import DATA_FILE, Env, ReadView
+from pillarbox.store.disk.env import DATA_FILE, Env, ReadView, copy_compacted
 from pillarbox.store.disk.records import pack
 from pillarbox.store.disk.tables import PRIMARY, Table
-from pillarbox.store.errors import PillarboxError
+from pillarbox.store.errors import DiskFull, PillarboxError
 
 _NICE: Final = 10
 _ROWS_AT_ONCE: Final = 100
@@ -32,11 +32,30 @@ def problems_of(path: Path) -> list[str]:
     return problems
 
 
-def answers(what: str, path: Path, numbers: list[int]) -> Iterator[Any]:
-    """What the child writes, in order: problems, or lists of rows of the tables of these numbers."""
+def problem_of_copy(path: Path, target: Path) -> tuple[bool, str]:
+    """Copy tables without their free pages (`env.copy_compacted`): whether the disk is full, what failed."""
+    try:
+        copy_compacted(path, target)
+    except PillarboxError as error:
+        return isinstance(error, DiskFull), str(error)
+    return False, ""
+
+
+def answers(what: str, path: Path, words: list[str]) -> Iterator[Any]:
+    """What the child writes, in order: problems, how a copy went, or rows of the tables of these numbers.
+
+    `words` are the directory of the copy, or the numbers.
+    """
     if what == "verify":
         yield problems_of(path)
         return
+    if what == "copy":
+        yield problem_of_copy(path, Path(words[0]))
+        return
+    yield from _all_rows(path, {int(word) for word in words})
+
+
+def _all_rows(path: Path, numbers: set[int]) -> Iterator[Any]:
     try:
         env = Env(path)
     except PillarboxError as error:
@@ -66,7 +85,7 @@ def _rows_of(view: ReadView, table: Table) -> Iterator[list[tuple[int, bytes, An
 def main() -> None:
     """Write the answers to the standard output: length (4 bytes) and msgpack of each; length 0 ends them."""
     os.nice(_NICE)
-    for answer in answers(sys.argv[1], Path(sys.argv[2]), [int(word) for word in sys.argv[3:]]):
+    for answer in answers(sys.argv[1], Path(sys.argv[2]), sys.argv[3:]):
         packed = pack(answer)
         sys.stdout.buffer.write(len(packed).to_bytes(4, "little") + packed)
         sys.stdout.buffer.flush()  # the next row may end this process

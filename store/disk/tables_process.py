@@ -17,6 +17,7 @@ from pillarbox.store.disk import tables_child
 from pillarbox.store.disk.env import DATA_FILE
 from pillarbox.store.disk.records import unpack
 from pillarbox.store.disk.tables import NAMES, PRIMARY, Table
+from pillarbox.store.errors import Corrupt, DiskFull
 
 Row = tuple[Table, bytes, bytes]
 _ANSWER_BYTES_MAX: Final = 1 << 30
@@ -42,15 +43,31 @@ def verify_tables(path: Path) -> list[str]:
     return problems
 
 
+def copy_compacted(path: Path, target: Path) -> None:
+    """Write tables that nobody has open into an empty directory, without their free pages.
+
+    Raises Corrupt when they cannot be read, DiskFull.
+    """
+    data = str(path / DATA_FILE)
+    try:
+        for is_full, problem in _ask("copy", path, [str(target)]):
+            if is_full:
+                raise DiskFull(problem, hint="free some disk space and try again")
+            if problem:
+                raise Corrupt(problem, file=data)
+    except _ChildFailed as failure:
+        raise Corrupt(f"{data} cannot be copied: {failure}", file=data) from None
+
+
 class _ChildFailed(Exception):
     """The child did not answer to its end; says in words how it ended."""
 
 
-def _ask(what: str, path: Path, numbers: list[int]) -> Iterator[Any]:
+def _ask(what: str, path: Path, words: list[str]) -> Iterator[Any]:
     if not sys.executable:  # in some servers Python is a library
-        yield from tables_child.answers(what, path, numbers)
+        yield from tables_child.answers(what, path, words)
         return
-    command = [sys.executable, "-P", "-m", tables_child.__name__, what, str(path), *map(str, numbers)]
+    command = [sys.executable, "-P", "-m", tables_child.__name__, what, str(path), *words]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
@@ -111,7 +128,7 @@ class TableRows:
                     return
 
     def _of_one_child(self) -> Iterator[Row]:
-        for rows in _ask("rows", self._path, [int(table) for table in self._waiting]):
+        for rows in _ask("rows", self._path, [str(int(table)) for table in self._waiting]):
             for number, key, value in rows:
                 if number < 0:
                     self.problems.append(f"the tables cannot be opened: {value}")

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from pillarbox.store.clock import Clock
 from pillarbox.store.disk.checkpoint import Checkpoint, boot_identity, doubt_tables, write_checkpoint
-from pillarbox.store.disk.env import Env, Pin
+from pillarbox.store.disk.env import Env, Pin, transaction_id_of
 from pillarbox.store.disk.stream import SEGMENT_BYTES_DEFAULT, Position
 from pillarbox.store.errors import PillarboxError
 
@@ -29,7 +29,8 @@ class Tuning(NamedTuple):
 
     `checkpoint_beside` has a checkpoint that comes due made by a thread of its own while commits go on, as
     one that is asked for always is; otherwise the writer makes it, and commits wait. `remove_beside` has a
-    thread of its own remove what was deleted; otherwise `Database.finish_removals` does.
+    thread of its own remove what was deleted; otherwise `Database.finish_removals` does. A property file of
+    more than `tables_bytes` of which more than half is free is compacted at a mount for writing.
     """
 
     segment_bytes: int = SEGMENT_BYTES_DEFAULT
@@ -38,6 +39,7 @@ class Tuning(NamedTuple):
     checkpoint_interval_ms: int = 300_000
     checkpoint_beside: bool = True
     remove_beside: bool = True
+    tables_bytes: int = 64 << 20
 
 
 class FlushedState(NamedTuple):
@@ -54,7 +56,8 @@ class Checkpointer:
     """Makes the checkpoints of one mounted database. Its methods are the writer thread's.
 
     `ended` is told of each checkpoint that was begun beside the writer, with the error of one that was not
-    made, and of who asked for it; in the thread that made it.
+    made, and of who asked for it; `kept` is given LMDB's number of the state of each that was made. Both in
+    the thread that made it.
     """
 
     def __init__(
@@ -66,7 +69,9 @@ class Checkpointer:
         *,
         clock: Clock,
         tuning: Tuning,
+        kept: Callable[[int], None] = lambda transaction_id: None,
     ) -> None:
+        self._kept = kept
         self.ended: Callable[[PillarboxError | None, Sequence[Asked]], None] = lambda error, asked: None
         self._directory = directory
         self._database = database
@@ -145,6 +150,7 @@ class Checkpointer:
             pin.transaction.abort()
             raise
         self._due.made(flushed.position)
+        self._kept(transaction_id_of(pin.meta_pages))
 
 
 def flush_tables(directory: Path, env: Env) -> None:

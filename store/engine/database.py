@@ -36,7 +36,7 @@ from pillarbox.store.disk.checkpoint import (
     write_checkpoint,
 )
 from pillarbox.store.disk.env import Env, put_back_meta_pages
-from pillarbox.store.disk.file_lock import FileLock, is_locked
+from pillarbox.store.disk.file_lock import FileLock, Opening, is_locked
 from pillarbox.store.disk.mailbox_names import MailboxNames
 from pillarbox.store.disk.stream import SEGMENT_HEADER_BYTES, Position, Stream, disk_error, flush_directory
 from pillarbox.store.disk.tables import (
@@ -60,8 +60,10 @@ from pillarbox.store.engine.database_limits import (
     limits_from_settings,
 )
 from pillarbox.store.engine.disk_floor import DiskFloor
+from pillarbox.store.engine.held_space import GrowthWatch, is_mostly_free
 from pillarbox.store.engine.removal import Remover, pending
 from pillarbox.store.engine.replay import Replayed, find_transaction, read_state, replay_stream
+from pillarbox.store.engine.tables_compaction import Compaction, end_interrupted_compaction
 from pillarbox.store.engine.tables_proof import refuse_bent_pages
 from pillarbox.store.engine.transaction import (
     DatabaseFiles,
@@ -345,7 +347,9 @@ class Database:
         if death_mark.tells_of_fault(self.path) and not is_locked(self.path / LOCK):
             refuse_bent_pages(self.path / PROPERTIES, self.clock, self.report)
         death_mark.set_mark(self.path)
-        self._open_files(Env(self.path / PROPERTIES, read_only=True))
+        with Opening(self.path / PROPERTIES, self.clock):
+            env = Env(self.path / PROPERTIES, read_only=True)
+        self._open_files(env)
         self.state = MountState.READ_ONLY
 
     def _mount_for_writing(self, wait_ms: int) -> int | None:
@@ -359,6 +363,7 @@ class Database:
             is_passing=self._is_passing,
         )
         checkpoint = self._read_checkpoint()
+        end_interrupted_compaction(self.path, self.path / PROPERTIES)
         env = self._open_tables(checkpoint)
         try:
             replayed = self._replay(env, checkpoint)
@@ -366,6 +371,9 @@ class Database:
             if not checkpoint.clean:
                 # What a killed process wrote may be in the system's memory only, its flush may have failed.
                 self._stream.rewrite(checkpoint.position)
+            if is_mostly_free(env, self.tuning):
+                compaction = Compaction(self.path, self.path / PROPERTIES, self.guid, self.clock, self.report)
+                env = compaction(env, FlushedState(replayed.sequence, replayed.end))
             files = self._open_files(env)
             notification = CommitNotification(read_state(env).counter)
             writer = self._start_writer(files, replayed.end, notification)
@@ -400,7 +408,13 @@ class Database:
     def _start_writer(self, files: DatabaseFiles, end: Position, notification: CommitNotification) -> Writer:
         state = read_state(files.env)
         checkpointer = Checkpointer(
-            self.path, self.guid, files.env, end, clock=self.clock, tuning=self.tuning
+            self.path,
+            self.guid,
+            files.env,
+            end,
+            clock=self.clock,
+            tuning=self.tuning,
+            kept=GrowthWatch(files.env, self.tuning, self.report).checkpoint_made,
         )
         checkpointer.make(FlushedState(state.sequence, end))
         writer = Writer(

@@ -7,6 +7,7 @@ from typing import Final
 from pillarbox.store.access import Actor
 from pillarbox.store.disk.env import PAGE_BYTES
 from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.held_space import HeldSpace, held_since_checkpoint
 
 _ACTOR: Final = Actor.task("size check")
 
@@ -21,6 +22,14 @@ def logical_size_bytes(database: Database) -> int:
     used, _ = database.files.env.pages_used_and_total()
     with database.read(_ACTOR) as read:
         return min(used * PAGE_BYTES + read.state().live_bytes, physical_size_bytes(database))
+
+
+def held_space(database: Database) -> HeldSpace | None:
+    """The process that keeps much of the property file from being used again, or None.
+
+    It reads a state from before the last checkpoint.
+    """
+    return held_since_checkpoint(database.path, database.files.env, database.tuning)
 
 
 def last_size_check_ms(database: Database) -> int | None:

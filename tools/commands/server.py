@@ -167,6 +167,10 @@ def _database_status(
     return {**found, "error": str(reason or "it is set not to be mounted: `pillarbox mount` ends that")}
 
 
+def _begun_text(age_ms: int | None) -> str:
+    return "" if age_ms is None else f", begun {counted(age_ms // 60_000, 'minute')} ago,"
+
+
 def _sizes(database: pillarbox.Database) -> dict[str, Any]:
     from pillarbox.store.upkeep import sizes
 
@@ -176,6 +180,7 @@ def _sizes(database: pillarbox.Database) -> dict[str, Any]:
         "limit_bytes": database.limits.limit_bytes,
         "threshold_bytes": database.limits.threshold_bytes,
         "last_size_check_ms": sizes.last_size_check_ms(database),
+        "held_space": None if (held := sizes.held_space(database)) is None else held._asdict(),
     }
 
 
@@ -219,6 +224,12 @@ def _status_lines(databases: list[dict[str, Any]]) -> Iterator[str]:
             f" {size_text(each['physical_size_bytes'])} on disk;"
             f" size checked {local_time(each['last_size_check_ms']) or 'never'}"
         )
+        if held := each["held_space"]:
+            yield (
+                f"    process {held['process_id']}{_begun_text(held['age_ms'])} reads a state"
+                f" {counted(held['transactions_count'], 'transaction')} old:"
+            )
+            yield f"    {size_text(held['held_bytes'])} of the property file wait for it to end"
         yield from (f"    {line}" for line in backup_lines(each["backups"]))
         if "folders" in each:
             yield f"    {counted(each['folders'], 'public folder')}, {counted(each['messages'], 'message')}"

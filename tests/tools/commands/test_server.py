@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pillarbox.store.engine.database import MountState
+from pillarbox.store.engine.held_space import HeldSpace
 from pillarbox.store.server import Server
+from pillarbox.store.upkeep import sizes
 
 if TYPE_CHECKING:
     from conftest import Pillarbox
@@ -53,6 +55,18 @@ def test_status_shows_sizes_against_limits_and_mailboxes(pillarbox: Pillarbox, s
     assert public["folders"] == public["messages"] == 0
     text = pillarbox.run("status", server).stdout
     assert "of 18.0 GB used (0.0 %)" in text and "anna" in text
+
+
+def test_status_names_the_process_that_keeps_the_property_file_from_shrinking(
+    pillarbox: Pillarbox, server: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pillarbox.answer("status", server)[0]["held_space"] is None
+    held = HeldSpace(process_id=4711, age_ms=7_200_000, transactions_count=16_000, held_bytes=507 << 20)
+    monkeypatch.setattr(sizes, "held_space", lambda database: held)
+    assert pillarbox.answer("status", server)[0]["held_space"] == held._asdict()
+    text = pillarbox.run("status", server).stdout
+    assert "process 4711, begun 120 minutes ago, reads a state 16,000 transactions old" in text
+    assert "507.0 MB of the property file wait for it to end" in text
 
 
 def test_status_says_why_a_database_is_not_mounted(pillarbox: Pillarbox, server: Path) -> None:
