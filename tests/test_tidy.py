@@ -114,6 +114,7 @@ SEAMS = {
             "backup/replaced.py": "files that restores replaced",
             "backup/recovery_group.py": "files of databases that leave the recovery storage group",
             "backup/repository/backend_directory.py": "a repository in a directory",
+            "tools/main.py": "standard streams that were closed, which lead nowhere",
             "tools/commands/backup.py": "scratch for what is verified or compared",
             "tools/commands/repository.py": "new key files",
             "tools/bench/": "compares with bare files",

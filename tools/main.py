@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import Final
 
@@ -11,10 +12,22 @@ INTERRUPTED: Final = 130  # as shells say of a command that SIGINT ended
 
 def run() -> None:
     """Run the command line; without the extra `cli` say how to get it."""
+    _open_missing_streams()
     try:
         _run()
     except KeyboardInterrupt:  # while it loads; later the commands see to it
         sys.exit(INTERRUPTED)
+
+
+def _open_missing_streams() -> None:
+    """Lead standard streams that were closed by the caller nowhere.
+
+    A file of a database would take the number of one, and what is said on it would be written there.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(number, mode))
 
 
 def _run() -> None:

@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -110,9 +110,10 @@ def event_line(event: dict[str, Any]) -> str:
 
 
 def warn(lines: Iterable[str]) -> None:
-    """Print lines on stderr."""
-    for line in lines:
-        click.echo(printable(line), err=True)
+    """Print lines on stderr. Where that is not possible a command still ends with the code that it has."""
+    with suppress(OSError):
+        for line in lines:
+            click.echo(printable(line), err=True)
 
 
 def confirm(question: str, yes: bool) -> None:

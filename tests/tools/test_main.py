@@ -52,6 +52,29 @@ def test_a_locale_without_the_letters_of_a_mail_ends_no_listing(
     assert rb"\u65e5\u672c" in listed.stdout and listed.stderr == b""
 
 
+@pytest.mark.parametrize("outputs", [">&- 2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full"])
+def test_the_code_is_told_where_nothing_can_be_said(tmp_path: Path, outputs: str) -> None:
+    program = "from pillarbox.tools.main import run; run()"
+    command = [sys.executable, "-c", program, "list", str(tmp_path), "anna"]
+    ended = subprocess.run(["bash", "-c", f'"$@" {outputs}', "_", *command], check=False)
+    assert ended.returncode == 40
+
+
+def test_no_file_takes_the_number_of_a_stream_that_was_closed(server: Path) -> None:
+    program = (
+        "import os, sys\n"
+        "from pillarbox.tools import main\n"
+        "main._open_missing_streams()\n"
+        "from pillarbox import Server\n"
+        f"server = Server.open({str(server)!r})\n"
+        "os.write(1, b'said'); os.write(2, b'said')\n"
+        "print('said', file=sys.stderr)\n"
+        "server.close()\n"
+    )
+    subprocess.run(["bash", "-c", '"$@" <&- >&- 2>&-', "_", sys.executable, "-c", program], check=True)
+    assert all(b"said" not in path.read_bytes() for path in server.rglob("*") if path.is_file())
+
+
 HEAVY = {
     "pillarbox.store.server",
     "pillarbox.store.engine.database",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from pillarbox.store.errors import (
 )
 from pillarbox.store.ids import id_text
 from pillarbox.tools.options import JSON, SERVER, tell_error
-from pillarbox.tools.output import show
+from pillarbox.tools.output import show, warn
 from pillarbox.tools.parameters import complete_mailbox
 from pillarbox.tools.standard_input import read_message
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pillarbox.store.disk.tables import ItemRecord, MailboxRecord
 
     Recipients = dict[pillarbox.Database, list[MailboxRecord]]
+    Delivered = list[tuple[pillarbox.Database, MailboxRecord, ItemRecord]]
 
 # The codes of sysexits.h, which transports go by. With any other one a transport gives the message up.
 NO_MESSAGE: Final = 65
@@ -83,13 +85,24 @@ def deliver_message(server: Path, mailbox_names: tuple[str, ...], as_json: bool)
     pillarbox deliver /srv/mail anna < letter.eml
     pillarbox deliver /srv/mail anna bert < letter.eml
     """
+    delivered: Delivered = []
     try:
         raw = read_message()
         with pillarbox.Server.open(server, wait_ms=_WAIT_MS) as opened:
             recipients = _find(opened, mailbox_names)
             delivered = _deliver(recipients, raw)
     except Exception as error:  # a fault of the program must not cost the message either
-        _end_with(error, as_json)
+        if not delivered:
+            _end_with(error, as_json)
+        # It is durable: told otherwise, the transport would deliver it again, or return it.
+        warn([f"pillarbox: the message is delivered; after that: {error}"])
+    try:
+        _show(delivered, as_json)
+    except OSError:  # nobody reads it, or there is no room for it
+        sys.stdout = io.StringIO()  # Python flushes it once more at its end
+
+
+def _show(delivered: Delivered, as_json: bool) -> None:
     show(
         [
             {"mailbox": box.name, "database": database.label, "id": id_text(item.message_id)}
@@ -121,11 +134,9 @@ def _find(server: pillarbox.Server, names: Sequence[str]) -> Recipients:
     return found
 
 
-def _deliver(
-    recipients: Recipients, raw: bytes
-) -> list[tuple[pillarbox.Database, MailboxRecord, ItemRecord]]:
+def _deliver(recipients: Recipients, raw: bytes) -> Delivered:
     """Deliver in each database; what the ones before took is deleted again when one refuses."""
-    delivered: list[tuple[pillarbox.Database, MailboxRecord, ItemRecord]] = []
+    delivered: Delivered = []
     try:
         for database, boxes in recipients.items():
             items = pillarbox.deliver(database, TRANSPORT, [box.guid for box in boxes], raw)

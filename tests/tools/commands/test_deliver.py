@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,3 +138,35 @@ def test_an_error_is_json_when_asked_for(pillarbox: Pillarbox, server: Path) -> 
     assert result.exit_code == 67 and result.stdout == ""
     told = json.loads(result.stderr)
     assert (told["code"], told["class"]) == (67, "NotFound") and "pillarbox mailbox list" in told["hint"]
+
+
+@pytest.mark.parametrize("outputs", [">/dev/full 2>/dev/full", ">&- 2>&-", "| true"])
+def test_what_is_delivered_is_0_whoever_reads_the_answer(
+    pillarbox: Pillarbox, server: Path, outputs: str
+) -> None:
+    program = "from pillarbox.tools.main import run; run()"
+    command = [sys.executable, "-c", program, "deliver", str(server), "bert"]
+    ended = subprocess.run(
+        ["bash", "-c", f'set -o pipefail; "$@" {outputs}', "_", *command],
+        input=RAW.encode(),
+        capture_output=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert inbox(pillarbox, server, "bert") == ["hello"]
+
+
+def test_a_close_that_fails_after_the_delivery_is_0(
+    pillarbox: Pillarbox, server: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = Server.close
+
+    def failing(self: Server) -> None:
+        close(self)
+        raise errors.DiskFull("no room for a checkpoint")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Server, "close", failing)
+        result = pillarbox.run("deliver", server, "bert", input=RAW)
+    assert result.exit_code == 0 and "is delivered" in result.stderr
+    assert inbox(pillarbox, server, "bert") == ["hello"]
