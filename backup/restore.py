@@ -70,7 +70,7 @@ from pillarbox.store.upkeep.check import check_database
 from pillarbox.store.upkeep.repair_rebuild import LostMessage
 
 _UNFINISHED: Final = ".restoring"
-_THREADS: Final = 2
+_THREADS: Final = 4  # of which two work, as a rule, while the others wait for the disk to flush a file
 # More than a database gives out between its last backup or capture and its loss.
 _NUMBERS_LEFT_OUT: Final = 1 << 24
 
@@ -463,15 +463,18 @@ def _not_more(chunks: Iterable[bytes], size_bytes: int, what: str) -> Iterator[b
 def _write_files(
     repository: Repository, stored: StoredDatabase, directory: Path, progress: Progress | None
 ) -> None:
-    """The tables as of their image, and the stream; while one file is flushed the next is read."""
+    """The tables as of their image, and the stream; while one file is flushed the next is read.
+
+    The image is one file, which one thread writes: it comes first, or all would wait for it in the end.
+    """
 
     def write_segment(number: int, tree_id: BlobId) -> None:
         segment = read_stored_segment(repository, number, tree_id)
         _write_segment(repository, segment, directory / STREAM / segment_name(number), progress)
 
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="pillarbox-restore") as threads:
-        written = [threads.submit(write_segment, *each) for each in stored.segments]
-        written.append(threads.submit(write_image, repository, stored, directory / PROPERTIES / DATA_FILE))
+        written = [threads.submit(write_image, repository, stored, directory / PROPERTIES / DATA_FILE)]
+        written += [threads.submit(write_segment, *each) for each in stored.segments]
         try:
             for each in written:
                 each.result()
