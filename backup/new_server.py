@@ -30,7 +30,7 @@ from pillarbox.backup.restore import (
     restore_files,
 )
 from pillarbox.backup.restore_rate import restored_bytes
-from pillarbox.backup.snapshot import database_guids
+from pillarbox.backup.snapshot import database_guids, server_guid_of
 from pillarbox.backup.snapshot_owner import choose_server, list_servers, split_by_server
 from pillarbox.store.arguments import PathLike, as_path
 from pillarbox.store.clock import Clock
@@ -69,14 +69,19 @@ class PlannedDatabase(NamedTuple):
 
 @dataclass(frozen=True)
 class NewServerPlan:
-    """A server to be made. `missing` are databases that it had and no snapshot holds, by name; `has_config`
-    is false where the snapshots are older than the configuration in them, and defaults are taken.
+    """A server to be made. `missing` are databases that it had and no snapshot holds, by name; `config_text`
+    is its `server.toml` as it was, empty where the snapshots are older than that, and defaults are taken.
     """
 
     config: ServerConfig
     databases: tuple[PlannedDatabase, ...]
     missing: tuple[str, ...]
-    has_config: bool
+    config_text: str
+
+    @property
+    def has_config(self) -> bool:
+        """Whether the configuration is the server's own."""
+        return bool(self.config_text)
 
 
 def plan_new_server(repository: Repository, name: str, *, of: str | None = None) -> NewServerPlan:
@@ -91,15 +96,17 @@ def plan_new_server(repository: Repository, name: str, *, of: str | None = None)
     for snapshot in reversed(snapshots):
         for database in restorable_databases(snapshot):
             newest.setdefault(database.guid, (snapshot, database))
-    config = _config_of(snapshots)
-    if config is None:
+    found = newest_config(snapshots)
+    if found is None:
         made = _default_config([database for _, database in newest.values()])
-        return NewServerPlan(made, _placed(made, newest), (), has_config=False)
+        made.guid = next((guid for each in reversed(snapshots) if (guid := server_guid_of(each))), b"")
+        return NewServerPlan(made, _placed(made, newest), (), "")
+    config, text = found
     missing = []
     for group in config.groups:
         missing += [entry.name for entry in group.databases if entry.guid not in newest]
         group.databases = [entry for entry in group.databases if entry.guid in newest]
-    return NewServerPlan(config, _placed(config, newest), tuple(missing), has_config=True)
+    return NewServerPlan(config, _placed(config, newest), tuple(missing), text)
 
 
 def _of_server(repository: Repository, name: str, of: str | None) -> list[Snapshot]:
@@ -124,13 +131,13 @@ def _of_server(repository: Repository, name: str, of: str | None) -> list[Snapsh
     return [each for each in found if (each.time_ms, each.id) <= (meant.time_ms, meant.id)]
 
 
-def _config_of(snapshots: Sequence[Snapshot]) -> ServerConfig | None:
-    """The newest configuration that the snapshots hold."""
+def newest_config(snapshots: Sequence[Snapshot]) -> tuple[ServerConfig, str] | None:
+    """The newest configuration that the snapshots, oldest first, hold, and its text."""
     for snapshot in reversed(snapshots):
         text = snapshot.manifest.get("config")
         if isinstance(text, str) and text:
             try:
-                return parse_config(text, f"the configuration in snapshot {snapshot.id}")
+                return parse_config(text, f"the configuration in snapshot {snapshot.id}"), text
             except (InvalidSetting, UnsupportedVersion):
                 continue
     return None
@@ -194,7 +201,8 @@ def make_new_server(
         for group in plan.config.groups:
             (staging / group.directory).mkdir(exist_ok=True)
             rename_durably(staging / group.directory, directory / group.directory)
-        write_config(directory, _config_for(plan.config, guids, new_guid(rng) if as_copy else None))
+        config = _config_for(plan.config, guids, new_guid(rng) if as_copy else None)
+        write_config(directory, config, plan.config_text)
         staging.rmdir()
     except OSError as error:
         raise disk_error(error, str(directory)) from error

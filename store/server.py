@@ -62,6 +62,7 @@ from pillarbox.store.server_config import (
     GroupEntry,
     ServerConfig,
     format_config,
+    parse_config,
     read_config,
     write_config,
 )
@@ -275,8 +276,13 @@ class Server:
         return self._config.guid
 
     def config_text(self) -> str:
-        """The configuration in force, as the text of a `server.toml`."""
-        return format_config(self._config)
+        """What `server.toml` says, comments and all; where it cannot be read, what of it is in force."""
+        try:
+            text = (self.path / CONFIG_FILE).read_text(encoding="utf-8")
+            parse_config(text)
+        except (OSError, ValueError, PillarboxError):
+            return format_config(self._config)  # a person is in the middle of changing it
+        return text
 
     def group(self, name: str) -> StorageGroup:
         """The storage group of that name, in any case. Raises NotFound."""

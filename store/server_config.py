@@ -158,15 +158,16 @@ def read_config(server: PathLike) -> ServerConfig:
     return parse_config(text, str(path))
 
 
-def write_config(server: PathLike, config: ServerConfig) -> None:
+def write_config(server: PathLike, config: ServerConfig, text: str = "") -> None:
     """Put a configuration in the place of the one before, durably: the old or the new one, whole.
 
-    Comments in it stay. Raises DiskFull or PillarboxError when the disk fails.
+    Comments in it stay, or where there is none those of `text`. Raises DiskFull or PillarboxError when the
+    disk fails.
     """
     server = as_path(server, "server")
     path = server / CONFIG_FILE
     try:
-        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        before = path.read_text(encoding="utf-8") if path.exists() else text
     except OSError as error:
         raise disk_error(error, str(path)) from error
     write_atomically(path, format_config(config, before).encode())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -15,7 +16,7 @@ from pillarbox.store.disk.stream import SEGMENT_HEADER_BYTES, FrameKind, Positio
 from pillarbox.store.disk.tables import IDENTITY_KEY, DatabaseKind, IdentityRecord, Table, decode_record
 from pillarbox.store.engine.database import PROPERTIES, STREAM
 from pillarbox.store.errors import AlreadyExists, Conflict, NotFound, PillarboxError
-from pillarbox.store.names import check_name
+from pillarbox.store.names import check_name, name_key
 from pillarbox.store.server_config import (
     CONFIG_FILE,
     MAILBOX_NAMES,
@@ -32,18 +33,27 @@ from pillarbox.store.storage_group import smallest_edition
 _NO_DATABASES: Final = (".new", ".restoring", ".removing", ".replaced")
 
 
+FindConfig = Callable[[Collection[bytes]], tuple[ServerConfig, str] | None]
+"""The configuration, and its text, that a backup has of the server with databases of these GUIDs."""
+
+
 class Rebuilt(NamedTuple):
-    """A configuration made anew, and the directories whose identity could not be read."""
+    """A configuration made anew, and the directories whose identity could not be read.
+
+    `is_known` is set when it is that of a backup.
+    """
 
     config: ServerConfig
     unknown: tuple[Path, ...]
+    is_known: bool
 
 
-def rebuild_config(server: PathLike) -> Rebuilt:
+def rebuild_config(server: PathLike, find_config: FindConfig = lambda _: None) -> Rebuilt:
     """Write a server.toml for the databases below a directory that has none; durable when this returns.
 
-    Groups and databases are called as their directories are; settings have their defaults, and the edition is
-    the smallest that allows so many. Raises AlreadyExists when there is a server.toml, NotFound when there is
+    It is the one that `find_config` finds in a backup, with databases that came since. Else groups and
+    databases are called as their directories are, settings have their defaults, and the edition is the
+    smallest that allows so many. Raises AlreadyExists when there is a server.toml, NotFound when there is
     no database, Conflict when two directories hold the same one.
     """
     server = as_path(server, "server")
@@ -70,10 +80,31 @@ def rebuild_config(server: PathLike) -> Rebuilt:
     if not groups:
         raise NotFound(f"there is no database below {server}", hint="name the directory of a server")
     made = list(groups.values())
-    edition = smallest_edition([[entry.kind for entry in group.databases] for group in made])
-    config = ServerConfig(edition, made)
-    write_config(server, config)
-    return Rebuilt(config, tuple(unknown))
+    known = find_config(seen.keys())
+    if known is None:
+        edition = smallest_edition([[entry.kind for entry in group.databases] for group in made])
+        config = ServerConfig(edition, made)
+        write_config(server, config)
+    else:
+        config, text = known
+        _add_unknown(config, made)
+        write_config(server, config, text)
+    return Rebuilt(config, tuple(unknown), known is not None)
+
+
+def _add_unknown(config: ServerConfig, found: list[GroupEntry]) -> None:
+    """Add the databases that are there and that a configuration does not have, where their files lie.
+
+    What it has stays, also without files: those can be restored.
+    """
+    known = {entry.guid for group in config.groups for entry in group.databases}
+    by_directory = {name_key(group.directory): group for group in config.groups}
+    for group in found:
+        new = [entry for entry in group.databases if entry.guid not in known]
+        if new and name_key(group.directory) in by_directory:
+            by_directory[name_key(group.directory)].databases += new
+        elif new:
+            config.groups.append(replace(group, databases=new))
 
 
 def _database_directories(server: Path) -> Iterator[Path]:

@@ -35,7 +35,11 @@ COMMANDS: Final = (
         "server:status",
         "Databases, their sizes against their limits, their last backups, and mailboxes.",
     ),
-    ("rebuild", "server:rebuild", "Make the server.toml of SERVER anew from its databases, when it is lost."),
+    (
+        "rebuild",
+        "rebuild:rebuild",
+        "Make the server.toml of SERVER anew from its databases, when it is lost.",
+    ),
     ("mount", "server:mount", "Prove that DATABASE can be mounted, and have it mounted from now on."),
     ("dismount", "server:dismount", "Keep DATABASE dismounted until `pillarbox mount`."),
     (

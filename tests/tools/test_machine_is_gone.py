@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("cryptography", reason="cryptography (the extra `backup`) is not installed")
 
 from pillarbox.backup import new_server
+from pillarbox.store.server import Server
 from pillarbox.store.server_config import parse_config, read_config, write_config
 
 if TYPE_CHECKING:
@@ -135,9 +136,10 @@ def test_older_snapshots_give_a_server_with_defaults_and_it_is_said(
 ) -> None:
     before = mail(pillarbox, lived_in, tmp_path / "before")
     pillarbox.answer("backup", "create", lived_in, repo)
-    monkeypatch.setattr(new_server, "_config_of", lambda snapshots: None)
+    monkeypatch.setattr(new_server, "newest_config", lambda snapshots: None)
     made = pillarbox.run("backup", "restore", repo, "latest", "--new-server", tmp_path / "new")
     assert made.exit_code == 0 and "are defaults" in made.stdout
+    assert read_config(tmp_path / "new").guid == read_config(lived_in).guid
     assert mail(pillarbox, tmp_path / "new", tmp_path / "after") == before
 
 
@@ -226,6 +228,45 @@ def test_a_lost_server_toml_is_made_anew_from_the_databases(
     assert mail(pillarbox, lived_in, tmp_path / "after") == before
     pillarbox.answer("recovery", "mount", lived_in, repo, "latest")
     pillarbox.refused(51, "rebuild", lived_in)
+
+
+def test_with_a_repository_a_lost_server_toml_is_what_it_was(
+    pillarbox: Pillarbox, lived_in: Path, repo: Path
+) -> None:
+    (lived_in / "server.toml").write_text("# ours\n" + (lived_in / "server.toml").read_text())
+    pillarbox.answer("backup", "create", lived_in, repo)
+    text = (lived_in / "server.toml").read_text()
+    (lived_in / "server.toml").unlink()
+    assert pillarbox.answer("rebuild", lived_in, repo)["has_config"]
+    assert (lived_in / "server.toml").read_text() == text
+    # Databases that came since are added, and those whose files are gone stay: they can be restored.
+    pillarbox.answer("dismount", lived_in, "Public Folder Store")
+    pillarbox.answer("database", "delete", lived_in, "Public Folder Store", "--yes")
+    pillarbox.answer("database", "create", lived_in, "Forum", "--kind", "public-folder")
+    (lived_in / "server.toml").unlink()
+    made = pillarbox.answer("rebuild", lived_in, repo)
+    assert [each["database"] for each in made["databases"]] == ["Post", "Public Folder Store", "Forum"]
+    (lived_in / "server.toml").unlink()
+    assert not pillarbox.answer("rebuild", lived_in)["has_config"]
+
+
+def test_the_comments_of_server_toml_come_back_with_its_server(
+    pillarbox: Pillarbox, lived_in: Path, repo: Path, tmp_path: Path
+) -> None:
+    path = lived_in / "server.toml"
+    path.write_text("# ours\nof_a_newer_program = 1\n" + path.read_text() + "\n# and at the end\n")
+    pillarbox.answer("backup", "create", lived_in, repo)
+    pillarbox.answer("backup", "restore", repo, "latest", "--new-server", tmp_path / "new")
+    assert (tmp_path / "new" / "server.toml").read_text() == path.read_text()
+
+
+def test_a_server_toml_that_is_being_changed_is_backed_up_as_it_was_in_force(
+    lived_in: Path,
+) -> None:
+    with Server.open(lived_in, mount=False) as opened:
+        config = read_config(lived_in)
+        (lived_in / "server.toml").write_text("guid = ")
+        assert parse_config(opened.config_text()) == config
 
 
 def test_a_database_with_damaged_tables_is_told_by_its_stream(pillarbox: Pillarbox, lived_in: Path) -> None:

@@ -10,7 +10,7 @@ import click
 
 import pillarbox
 from pillarbox.store.engine.database_limits import Edition
-from pillarbox.store.errors import Dismounted, Incomplete, PillarboxError, WriterBusy
+from pillarbox.store.errors import Dismounted, PillarboxError, WriterBusy
 from pillarbox.tools.backup_rows import backup_data, backup_lines
 from pillarbox.tools.options import ACTOR, JSON, SERVER
 from pillarbox.tools.output import counted, local_time, percent_text, show, size_text
@@ -60,43 +60,6 @@ def set_edition(server: Path, edition: str, as_json: bool) -> None:
     with pillarbox.Server.open(server, mount=False) as opened:
         opened.set_edition(Edition(edition))
     show({"server": str(server), "edition": edition}, [f"{server} is of the edition {edition}."], as_json)
-
-
-@click.command()
-@SERVER
-@JSON
-def rebuild(server: Path, as_json: bool) -> None:
-    """Make the server.toml of SERVER anew from its databases, when it is lost.
-
-    Storage groups and databases are called as their directories are, and have default settings; the GUIDs of
-    the databases stay, so that backups of them are found and taken on.
-
-    \b
-    pillarbox rebuild /srv/mail
-    """
-    from pillarbox.store.server_config import KIND_TEXTS
-    from pillarbox.store.server_rebuild import rebuild_config
-
-    config, unknown = rebuild_config(server)
-    pillarbox.Server.open(server, mount=False).close()  # which gives it a GUID
-    rows = [
-        {"group": group.name, "database": entry.name, "kind": KIND_TEXTS[entry.kind]}
-        for group in config.groups
-        for entry in group.databases
-    ]
-    lines = [f"{server} has its server.toml again (edition {config.edition.value}):"]
-    lines += [f"  {row['group']}/{row['database']} ({row['kind']})" for row in rows]
-    lines.append("Names are those of the directories, settings the defaults: look them over.")
-    show(
-        {"edition": config.edition.value, "databases": rows, "unknown": list(map(str, unknown))},
-        lines,
-        as_json,
-    )
-    if unknown:
-        raise Incomplete(
-            f"not known which databases they are: {', '.join(map(str, unknown))}",
-            hint="restore them from a backup with `pillarbox backup restore REPO latest --to DIR`",
-        )
 
 
 # -- status
