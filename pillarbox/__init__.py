@@ -1,6 +1,7 @@
 """The public face of Pillarbox: the names that an embedding program needs, and nothing else.
 
-`Server` opens a directory of databases, `Actor` says who asks, `deliver` takes mail in. The modules
+`Server` opens a directory of databases, `Actor` says who asks, `deliver` takes mail in, `copy_folder` copies
+folders of any size. The modules
 `folders`, `messages`, `mailboxes`, `public_folders`, `views` and `change_feed` hold the operations:
 functions over a transaction of a `Database`. `errors` holds every error that is raised. Modules below
 `pillarbox.store`, `pillarbox.backup` and `pillarbox.tools` are internal where these names do not lead to
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pillarbox.store.engine import change_feed
     from pillarbox.store.engine.database import Database
     from pillarbox.store.mail import folders, mailboxes, messages, public_folders, views
+    from pillarbox.store.mail.copying import copy_folder
     from pillarbox.store.mail.delivery import deliver
     from pillarbox.store.server import Server
 
@@ -34,6 +36,7 @@ __all__ = [
     "Server",
     "__version__",
     "change_feed",
+    "copy_folder",
     "deliver",
     "errors",
     "folders",
@@ -50,6 +53,7 @@ _HOMES: Final = {
     "Database": "pillarbox.store.engine.database",
     "Server": "pillarbox.store.server",
     "change_feed": "pillarbox.store.engine",
+    "copy_folder": "pillarbox.store.mail.copying",
     "deliver": "pillarbox.store.mail.delivery",
     "errors": "pillarbox.store",
     "folders": "pillarbox.store.mail",

@@ -10,11 +10,11 @@ from types import TracebackType
 from typing import TypeVar
 
 from pillarbox.store.access import Actor
-from pillarbox.store.disk.tables import ItemRecord
+from pillarbox.store.disk.tables import FolderRecord, ItemRecord
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.transaction import ReadTransaction, WriteTransaction
 from pillarbox.store.errors import Refused
-from pillarbox.store.mail import delivery
+from pillarbox.store.mail import copying, delivery
 from pillarbox.store.mail.mailboxes import MailboxName
 
 ResultT = TypeVar("ResultT")
@@ -126,6 +126,10 @@ class AsyncDatabase:
         finally:
             self._bells.discard(bell)
             notification.take_down(bell)
+
+    async def copy_folder(self, actor: Actor, folder_id: int, parent_id: int, name: str = "") -> FolderRecord:
+        """Copy a folder of any size into another, durably, as `copying.copy_folder`."""
+        return await self.run(lambda: copying.copy_folder(self.database, actor, folder_id, parent_id, name))
 
     async def close(self) -> None:
         """Wait for the calls that are under way, and take no more. Closing twice is harmless."""

@@ -188,6 +188,12 @@ class NoPermission(Refused):
     exit_code = 56
 
 
+class TooManyMessages(Refused):
+    """One transaction may not copy so many messages."""
+
+    exit_code = 57
+
+
 class WrongKey(Refused):
     """No key of the backup repository opens with the passphrase or key file that was given."""
 

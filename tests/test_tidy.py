@@ -155,6 +155,8 @@ NO_RIGHT_ASKED = {
     "folders.all_of": _PART,
     "folders.insert": _PART,
     "folders.hide": _PART,
+    "folders.place_for": _PART,
+    "folders.show": _PART,
     "folders.count": _PART,
     "folders.count_in_mailbox": _PART,
     "mailboxes.remove": _PART,
@@ -163,6 +165,7 @@ NO_RIGHT_ASKED = {
     "messages.take_out": _PART,
     "messages.place": _PART,
     "messages.place_as_new": _PART,
+    "messages.place_hidden": _PART,
 }
 
 # Words that name nothing of the field; what is meant has a name of its own (CONTRIBUTING.md, "Rules").

@@ -114,6 +114,7 @@ def _are_digests(value: Any) -> bool:
 _CHECKS: Final[dict[str, Callable[[Any], bool]]] = {
     "tuple[str, ...]": _are(str),
     "tuple[tuple[int, int], ...]": _are_rows(_is_count_field, _is_count_field),
+    "tuple[tuple[int, int, int], ...]": _are_rows(*3 * (_is_count_field,)),
     "tuple[tuple[int, int, int, bytes], ...]": _are_rows(*3 * (_is_count_field,), _is_bytes),
     "tuple[tuple[int, int, int, bytes, tuple[bytes, ...]], ...]": _are_rows(
         *3 * (_is_count_field,), _is_bytes, _are_digests

@@ -79,6 +79,9 @@ ID_END: Final = (1 << 64) - 1
 UID_END: Final = 1 << 32
 DATABASE_SCOPE: Final = 0  # the feed of the whole database; a folder's feed has the folder's id as scope
 
+IS_COPY: Final = b"\3"
+"""The body of a row of REMOVAL for a folder of a copy that may yet be completed."""
+
 _U64 = struct.Struct(">Q")
 _PAIR = struct.Struct(">QQ")
 _ITEM_KEY = struct.Struct(">QI")
@@ -134,11 +137,12 @@ class MailboxRecord(NamedTuple):
 
 
 class Hidden(IntEnum):
-    """Why a folder is hidden, with all that is in it. A removed one counts nothing any more."""
+    """Why a folder is hidden, with all that is in it. In the mailbox only an arriving one counts."""
 
     NO = 0
     REMOVED = 1  # its rows are removed in batches (`removal`)
     ARRIVING = 2  # a mailbox that a move has not completed
+    COPYING = 3  # a copy that is not complete; the next mount removes it
 
 
 ARRIVING: Final = 2  # `state` of a mailbox that a move has not completed
@@ -300,6 +304,18 @@ class LeftOutRecord(NamedTuple):
     intervals: tuple[tuple[int, int], ...]
 
 
+class WithheldRecord(NamedTuple):
+    """Counters of what is copied in many transactions, under the key `WITHHELD_KEY` of META.
+
+    Each interval is (first, last, told): `told` is the counter of the transaction that showed the copy, 0
+    until then, `NEVER_TOLD` when it was given up. `forgotten` is the highest `told` of those that were
+    dropped.
+    """
+
+    intervals: tuple[tuple[int, int, int], ...]
+    forgotten: int
+
+
 class SizingRecord(NamedTuple):
     """How far daily maintenance has filled in `size_crlf` of messages, under the key `SIZING_KEY` of META.
 
@@ -330,6 +346,8 @@ IDENTITY_KEY: Final = b"identity"
 STATE_KEY: Final = b"state"
 LEFT_OUT_KEY: Final = b"left out"
 SIZING_KEY: Final = b"sizing"
+WITHHELD_KEY: Final = b"withheld"
+NEVER_TOLD: Final = (1 << 63) - 1
 LET_GO_KEY: Final = b"let go"
 
 Record = (
@@ -345,6 +363,7 @@ Record = (
     | IdentityRecord
     | StateRecord
     | LeftOutRecord
+    | WithheldRecord
     | SizingRecord
     | LetGoRecord
 )
@@ -365,9 +384,15 @@ META_TYPES: Final[dict[bytes, type[Record]]] = {
     IDENTITY_KEY: IdentityRecord,
     STATE_KEY: StateRecord,
     LEFT_OUT_KEY: LeftOutRecord,
+    WITHHELD_KEY: WithheldRecord,
     SIZING_KEY: SizingRecord,
     LET_GO_KEY: LetGoRecord,
 }
+
+
+def is_in_tree(folder: FolderRecord) -> bool:
+    """Whether a folder has its name and its place, and counts in its mailbox: not removed, nor copied yet."""
+    return folder.hidden in (Hidden.NO, Hidden.ARRIVING)
 
 
 def is_hidden(record: Record) -> bool:
@@ -537,9 +562,10 @@ def _changed_item_rows(old: ItemRecord, new: ItemRecord) -> tuple[list[Place], l
 
 
 def _folder_rows(folder: FolderRecord) -> Iterator[Entry]:
-    if folder.hidden == Hidden.REMOVED:
+    if not is_in_tree(folder):
         key = _U64.pack(folder.folder_id)
-        yield Table.REMOVAL, key, seal(Table.REMOVAL, key, b"")
+        body = IS_COPY if folder.hidden == Hidden.COPYING else b""
+        yield Table.REMOVAL, key, seal(Table.REMOVAL, key, body)
         return
     key = _U64.pack(folder.parent_id) + name_key(folder.name)
     yield Table.FOLDER_NAME, key, seal(Table.FOLDER_NAME, key, _U64.pack(folder.folder_id))

@@ -31,6 +31,7 @@ from pillarbox.store.disk.tables import (
     split_pair_key,
 )
 from pillarbox.store.engine.transaction import Reader
+from pillarbox.store.engine.withheld import withheld
 from pillarbox.store.errors import Corrupt, InvalidSetting, Refused
 from pillarbox.store.ids import LOCAL_BASE, counter_of, local_counter
 
@@ -113,9 +114,12 @@ class Changes:
         self._origin = reader.files.guid
         self._counter = reader.state().counter
         self._removed = {number_of(key)[0] for key, _ in reader.indexes(Table.REMOVAL, b"", None)}
-        everything = CNSet.full(self._origin, self._counter)
-        self._missing = everything - since
-        self.cnset = since | everything
+        self._withhold(withheld(reader))
+
+    def _withhold(self, kept_back: CNSet) -> None:
+        everything = CNSet.full(self._origin, self._counter) - kept_back
+        self._missing = everything - self._since
+        self.cnset = self._since | everything
         """What has been seen once these changes are: give it back next time."""
 
     def __iter__(self) -> Iterator[Change]:
@@ -131,13 +135,16 @@ class Changes:
         This is JMAP's `maxChanges` (RFC 8620 section 5.2): the state in between is the CNSET that was given
         with `next`, after the last page it is `cnset`. What changes again between two pages is told again, as
         new if it was, and what goes then as deleted, whether it had been told or not. Raises InvalidSetting
-        for a limit below 1; Refused when the database was restored to before the other page; Corrupt.
+        for a limit below 1; Refused when the database was restored to before the other page, or more than 64
+        large copies were made since the first page; Corrupt.
         """
         check_kind(limit, "limit", int, "the number of changes on a page")
         if limit < 1:
             raise InvalidSetting(f"a page of {limit} changes cannot be", hint="ask for at least 1")
         place = _START if after is None else _unpacked(after)
         _refuse_future(self._reader, place.made)
+        if place.begun:
+            self._withhold(withheld(self._reader, place.begun))
         found: list[Change] = []
         for row in self._rows(place):
             change = self._change(row, place)

@@ -61,7 +61,7 @@ from pillarbox.store.engine.database_limits import (
 )
 from pillarbox.store.engine.disk_floor import DiskFloor
 from pillarbox.store.engine.held_space import GrowthWatch, is_mostly_free
-from pillarbox.store.engine.removal import Remover, pending
+from pillarbox.store.engine.removal import Remover, give_up_copies, has_copies, pending
 from pillarbox.store.engine.replay import Replayed, find_transaction, read_state, replay_stream
 from pillarbox.store.engine.tables_compaction import Compaction, end_interrupted_compaction
 from pillarbox.store.engine.tables_proof import refuse_bent_pages
@@ -313,6 +313,17 @@ class Database:
                 self.report(EventId.DATABASE_MOUNTED)
                 self._resume_removals()
 
+    def _give_up_copies(self, writer: Writer, files: DatabaseFiles) -> None:
+        """Before anybody can begin a copy: whoever had begun one is gone."""
+        try:
+            with ReadTransaction(files, files.env.view(), Actor.task("mount"), self._report_damage) as read:
+                if not has_copies(read):
+                    return
+            with TransactionBlock(writer, Actor.task("mount"), self) as txn:
+                give_up_copies(txn)
+        except Corrupt:
+            return  # reported; what was copied stays hidden until a repair
+
     def _resume_removals(self) -> None:
         self._remover = Remover(self.transaction, self.clock)
         try:
@@ -435,6 +446,7 @@ class Database:
             if before != LAYOUT_VERSION:
                 self.report(EventId.DATABASE_UPGRADED, before=before, layout=LAYOUT_VERSION)
             self._keep_mailbox_names(files)
+            self._give_up_copies(writer, files)
         except BaseException:
             writer.end(self._not_mounted(), clean=False)
             raise

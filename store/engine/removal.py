@@ -8,15 +8,15 @@ mount finds an interrupted removal. The feed tells of the folders at once, and o
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from itertools import islice
 from typing import Final
 
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import Clock
-from pillarbox.store.disk.tables import Table, id_key, number_of
-from pillarbox.store.engine import content_store
+from pillarbox.store.disk.tables import IS_COPY, FolderRecord, Hidden, Table, id_key, number_of
+from pillarbox.store.engine import content_store, withheld
 from pillarbox.store.engine.change_feed import bury_message
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import PillarboxError
@@ -29,8 +29,40 @@ _ACTOR: Final = Actor.task("removal")
 
 
 def pending(reader: Reader) -> bool:
-    """Whether rows of hidden folders are left to be removed."""
-    return any(True for _ in reader.indexes(Table.REMOVAL, b"", None))
+    """Whether rows of deleted folders are left to be removed."""
+    return any(body != IS_COPY for _, body in reader.indexes(Table.REMOVAL, b"", None))
+
+
+def has_copies(reader: Reader) -> bool:
+    """Whether copies of folders are not complete."""
+    return any(body == IS_COPY for _, body in reader.indexes(Table.REMOVAL, b"", None))
+
+
+def give_up_copies(txn: WriteTransaction) -> None:
+    """Have all copies of folders removed that are not complete: for a mount, when nobody completes them."""
+    copied = [number_of(key)[0] for key, body in txn.indexes(Table.REMOVAL, b"", None) if body == IS_COPY]
+    for folder_id in copied:
+        _remove_copied(txn, folder_id)
+    withheld.never_tell_any(txn)
+
+
+def give_up_copy(txn: WriteTransaction, folder_ids: Iterable[int], first_number: int) -> None:
+    """Have a copy of folders removed, unless it is complete or was not begun; `first_number` is withheld."""
+    is_begun = False
+    for folder_id in folder_ids:
+        is_begun = _remove_copied(txn, folder_id) or is_begun
+    if is_begun:
+        withheld.never_tell(txn, first_number)
+        txn.leaves_rows = True
+
+
+def _remove_copied(txn: WriteTransaction, folder_id: int) -> bool:
+    """Leave no tombstone: it was never in the tree, and nobody was told of it. False for any other folder."""
+    record: FolderRecord | None = txn.record(Table.FOLDER, id_key(folder_id))
+    if record is None or record.hidden != Hidden.COPYING:
+        return False
+    txn.put(Table.FOLDER, id_key(folder_id), record._replace(hidden=int(Hidden.REMOVED)))
+    return True
 
 
 class Batches:
@@ -43,7 +75,8 @@ class Batches:
     def remove(self, txn: WriteTransaction) -> bool:
         """Remove some rows of hidden folders, the oldest folder first; False when none is left."""
         left = self._rows_max
-        folder_ids = [number_of(key)[0] for key, _ in islice(txn.indexes(Table.REMOVAL, b"", None), left)]
+        removed = (row for row in txn.indexes(Table.REMOVAL, b"", None) if row[1] != IS_COPY)
+        folder_ids = [number_of(key)[0] for key, _ in islice(removed, left)]
         for folder_id in folder_ids:
             left -= self._remove_from(txn, folder_id, left)
             if left <= 0:

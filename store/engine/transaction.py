@@ -178,7 +178,7 @@ class WriteTransaction(Reader):
 
     `layers` are what is committed and not applied, the newest first; `state` is the database's after the last
     of them; `position` is where this transaction's first frame will lie. `leaves_rows` is set where rows of
-    hidden folders are left to be removed later.
+    hidden folders are left to be removed later. `copies_count` is how many messages it has copied.
     """
 
     def __init__(
@@ -195,6 +195,7 @@ class WriteTransaction(Reader):
         self.placed: dict[Position, bytes] = {}
         self.events: list[tuple[int, dict[str, Any]]] = []
         self.leaves_rows = False
+        self.copies_count = 0
         self.counter = state.counter
         self.content_bytes = state.content_bytes
         self.live_bytes = state.live_bytes
@@ -215,6 +216,12 @@ class WriteTransaction(Reader):
         """A change number that nobody had before; also the id of what is created with it."""
         self.counter += 1
         return LOCAL_BASE | self.counter
+
+    def take_numbers(self, count: int) -> int:
+        """Take `count` new change numbers, for later transactions; the counter of the first."""
+        first = self.counter + 1
+        self.counter += count
+        return first
 
     def leave_out_numbers(self, up_to: int) -> None:
         """Give out only change numbers whose counter is above `up_to`. Call it before any is given out.

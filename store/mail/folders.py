@@ -35,6 +35,7 @@ _UID_MAX: Final = (1 << 32) - 1
 _HIDDEN_HINTS: Final = {
     Hidden.REMOVED: "it was deleted",
     Hidden.ARRIVING: "its mailbox is being moved here: find the mailbox by its name",
+    Hidden.COPYING: "it is being copied here: it shows once the copy is complete",
 }
 
 
@@ -177,10 +178,16 @@ def messages(reader: Reader, folder_id: int, after_uid: int = 0) -> Iterator[Ite
 
 
 def insert(
-    txn: WriteTransaction, mailbox: bytes, parent_id: int, name: str, hidden: Hidden = Hidden.NO
+    txn: WriteTransaction,
+    mailbox: bytes,
+    parent_id: int,
+    name: str,
+    hidden: Hidden = Hidden.NO,
+    *,
+    folder_id: int = 0,
 ) -> FolderRecord:
-    """A new folder, whose name was checked and is free."""
-    folder_id = txn.next_cn()
+    """Insert a folder, whose name was checked and is free. `folder_id` is a new change number, or 0."""
+    folder_id = folder_id or txn.next_cn()
     # A later folder of the same name has another id, so clients see another UIDVALIDITY (RFC 9051, 2.3.1.1).
     uid_validity = counter_of(folder_id) & _UID_MAX or 1
     record = FolderRecord(
@@ -207,11 +214,16 @@ def insert(
 def create(txn: WriteTransaction, parent_id: int, name: str) -> FolderRecord:
     """Make a folder in another. Raises NotFound, InvalidName, AlreadyExists; Refused when nested too deep."""
     require_change(txn, Right.CREATE_SUBFOLDERS, parent_id)
+    return insert(txn, place_for(txn, parent_id, name).mailbox, parent_id, name)
+
+
+def place_for(txn: WriteTransaction, parent_id: int, name: str, levels: int = 1) -> FolderRecord:
+    """The folder of that id, which can take one of that name and so many levels. Raises as `create`."""
     parent = get(txn, parent_id)
     check_name(name)
     _refuse_taken_name(txn, parent_id, name)
-    _refuse_too_deep(txn, parent_id, 1)
-    return insert(txn, parent.mailbox, parent_id, name)
+    _refuse_too_deep(txn, parent_id, levels)
+    return parent
 
 
 def ensure(txn: WriteTransaction, root_id: int, path: tuple[str, ...]) -> FolderRecord:
@@ -298,6 +310,13 @@ def delete(txn: WriteTransaction, folder_id: int, *, with_contents: bool = False
             f"folder {record.name!r} is not empty", hint="delete what is in it first, or ask for all of it"
         )
     hide(txn, record)
+
+
+def show(txn: WriteTransaction, folder_id: int, mailbox: bytes) -> None:
+    """Show a folder of a copy that is complete, in the mailbox of its parent, which counts it from now on."""
+    record = get_or_hidden(txn, folder_id)
+    txn.put(Table.FOLDER, id_key(folder_id), record._replace(hidden=int(Hidden.NO), mailbox=mailbox))
+    count_in_mailbox(txn, mailbox, counts_of_folder(record))
 
 
 def hide(txn: WriteTransaction, record: FolderRecord) -> None:

@@ -27,7 +27,7 @@ from pillarbox.store.disk.tables import (
 from pillarbox.store.engine import content_store
 from pillarbox.store.engine.change_feed import bury_message
 from pillarbox.store.engine.transaction import DatabaseFiles, Reader, WriteTransaction
-from pillarbox.store.errors import Corrupt, InvalidSetting, NotFound, Refused
+from pillarbox.store.errors import Corrupt, InvalidSetting, NotFound, Refused, TooManyMessages
 from pillarbox.store.ids import id_text
 from pillarbox.store.mail import folders
 from pillarbox.store.mail.counters import Counts, counts_of
@@ -44,6 +44,8 @@ from pillarbox.store.mail.rights import Right, require, require_change
 
 _BITS: Final = {name.lower(): bit for name, bit in FLAG_BITS.items()}
 CATEGORIES_MAX: Final = 64
+COPIES_MAX: Final = 1000
+"""How many messages one transaction copies."""
 FORMER_FOLDER: Final = "former_folder"
 RAW_WANTED: Final = "the message as bytes, as it goes over the wire"
 
@@ -234,6 +236,11 @@ def place_as_new(txn: WriteTransaction, target: FolderRecord, item: ItemRecord) 
     return place(txn, target, item, message_id=cn, arrived_cn=cn, change_cn=cn, read_cn=cn)
 
 
+def place_hidden(txn: WriteTransaction, target: FolderRecord, item: ItemRecord, cn: int) -> None:
+    """`place` a copy of a message, of the id `cn`, a change number, in a folder that counts nowhere yet."""
+    _enter(txn, target, item, message_id=cn, arrived_cn=cn, change_cn=cn, read_cn=cn)
+
+
 # -- reading
 
 
@@ -420,31 +427,52 @@ def put_into(txn: WriteTransaction, item: ItemRecord, target: FolderRecord) -> I
 
 
 def copy(txn: WriteTransaction, message_id: int, folder_id: int) -> ItemRecord:
-    """Put a copy of a message into a folder, with an id of its own. Raises NotFound."""
+    """Put a copy of a message into a folder, with an id of its own.
+
+    Raises NotFound; TooManyMessages from the 1,001st copy in one transaction on.
+    """
     require_change(txn, Right.CREATE_ITEMS, folder_id)
     require(txn, Right.READ_ITEMS, message_id)
     item = _get(txn, message_id)
     target = folders.get(txn, folder_id)
+    _count_copies(txn, 1)
     content_store.hold_again(txn, item.digest)
     return place_as_new(txn, target, item)
 
 
 def copy_folder(txn: WriteTransaction, folder_id: int, parent_id: int, name: str = "") -> FolderRecord:
-    """Copy a folder with all in it into another, under `name` or its own. Raises as `folders.create`."""
+    """Copy a folder with all in it into another, under `name` or its own.
+
+    Raises as `folders.create`, and TooManyMessages for more than 1,000 of them, which `copying.copy_folder`
+    copies in many transactions.
+    """
     require_change(txn, Right.CREATE_SUBFOLDERS, parent_id)
     require(txn, Right.READ_ITEMS, folder_id)
     source = folders.get(txn, folder_id)
-    inner = [(path, found.folder_id) for path, found in folders.walk(txn, folder_id)]
+    inner = list(folders.walk(txn, folder_id))
+    _count_copies(txn, source.messages_count + sum(found.messages_count for _, found in inner))
     target = folders.create(txn, parent_id, name or source.name)
-    _copy_messages(txn, folder_id, target.folder_id)
-    for path, inner_id in inner:
-        _copy_messages(txn, inner_id, folders.ensure(txn, target.folder_id, path).folder_id)
+    _copy_messages(txn, folder_id, target)
+    for path, found in inner:
+        _copy_messages(txn, found.folder_id, folders.ensure(txn, target.folder_id, path))
     return folders.get(txn, target.folder_id)
 
 
-def _copy_messages(txn: WriteTransaction, source_id: int, target_id: int) -> None:
+def _copy_messages(txn: WriteTransaction, source_id: int, target: FolderRecord) -> None:
     for item in list(folders.messages(txn, source_id)):
-        copy(txn, item.message_id, target_id)
+        content_store.hold_again(txn, item.digest)
+        place_as_new(txn, folders.get(txn, target.folder_id), item)
+
+
+def _count_copies(txn: WriteTransaction, count: int) -> None:
+    """Raises TooManyMessages when others would wait too long for the transaction."""
+    if txn.copies_count + count > COPIES_MAX:
+        raise TooManyMessages(
+            f"one transaction copies at most {COPIES_MAX:,} messages",
+            hint="copy the folder with `pillarbox.copy_folder(database, actor, folder_id, parent_id)`, or "
+            "messages in several transactions",
+        )
+    txn.copies_count += count
 
 
 def delete(txn: WriteTransaction, message_id: int) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pillarbox.store.disk.tables import (
     FolderRecord,
-    Hidden,
     ItemRecord,
     MailboxRecord,
     SeenRecord,
     Table,
     TombstoneRecord,
     id_key,
+    is_in_tree,
     item_key,
     split_pair_key,
 )
@@ -92,8 +92,8 @@ class RecordsCheck:
             self._checked.found(Table.FOLDER, key, "stands under the key of another folder", text)
             return
         self._note_cn(max(record.highest_cn, record.change_cn, record.folder_id))
-        if record.hidden == Hidden.REMOVED:
-            return  # it counts nothing, and what it was in may have gone first
+        if not is_in_tree(record):
+            return  # it counts nothing, and what it is in may have gone first
         self._check_folder_place(key, record, text)
         sums = self._sums(record.folder_id)
         for name, expected, stored in sums.problems(record):

@@ -18,7 +18,6 @@ from pillarbox.store.disk.tables import (
     PRIMARY,
     STATE_KEY,
     FolderRecord,
-    Hidden,
     IdentityRecord,
     ItemRecord,
     MailboxRecord,
@@ -28,6 +27,7 @@ from pillarbox.store.disk.tables import (
     Table,
     derived_entries,
     id_key,
+    is_in_tree,
     segment_key,
     split_pair_key,
 )
@@ -413,7 +413,7 @@ class Rebuild:
 
 
 def _folders_in_use(reader: ReadTransaction) -> Iterator[FolderRecord]:
-    """Every folder but the deleted ones, whose rows a task removes: they count nothing and have no place."""
+    """Every folder but deleted ones and incomplete copies, which the next mount removes."""
     for _, record in reader.records(Table.FOLDER, b"", None):
-        if record.hidden != Hidden.REMOVED:
+        if is_in_tree(record):
             yield record

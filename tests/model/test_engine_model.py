@@ -18,15 +18,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pillarbox.store.access import Actor
 from pillarbox.store.change_number import CNSet
 from pillarbox.store.clock import VirtualClock
-from pillarbox.store.disk.tables import DatabaseKind, MailboxRecord, ObjectKind
-from pillarbox.store.engine import change_feed
+from pillarbox.store.disk.tables import DatabaseKind, FolderRecord, MailboxRecord, ObjectKind
+from pillarbox.store.engine import change_feed, removal
 from pillarbox.store.engine.change_feed import ChangeKind
 from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.pace import Pace
 from pillarbox.store.engine.removal import Batches
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
-from pillarbox.store.errors import AlreadyExists, NotEmpty, Refused
-from pillarbox.store.mail import folders, mailboxes, messages, views
+from pillarbox.store.errors import AlreadyExists, NotEmpty, NotFound, Refused
+from pillarbox.store.mail import copying, folders, mailboxes, messages, views
 from pillarbox.store.mail.flags import SEEN_BIT
 from pillarbox.store.upkeep.check import check_database
 
@@ -284,6 +285,36 @@ class Operations:
             del self.model.messages[message_id]
 
 
+class Killed(BaseException):
+    """The process is gone: not an error that anything may catch."""
+
+
+class Contents:
+    """The messages of a folder, and of those below it, in the order of their UIDs: bytes and flags."""
+
+    def __init__(self, read: Reader, model: Model, folder_id: int) -> None:
+        walked = [((), folder_id), *((path, each.folder_id) for path, each in folders.walk(read, folder_id))]
+        self.paths = {
+            path: [
+                (raw, flags)
+                for at, _, raw, flags in sorted(model.messages.values(), key=lambda what: what[1])
+                if at == inner_id
+            ]
+            for path, inner_id in walked
+        }
+
+    def note_copy(self, read: Reader, model: Model, made: FolderRecord) -> None:
+        walked = [((), made), *folders.walk(read, made.folder_id)]
+        assert [path for path, _ in walked] == list(self.paths)
+        for path, found in walked:
+            assert found.folder_id not in model.folders
+            model.folders[found.folder_id] = (found.parent_id, found.name)
+            items = list(folders.messages(read, found.folder_id))
+            for item, (raw, flags) in zip(items, self.paths[path], strict=True):
+                assert item.message_id not in model.messages
+                model.messages[item.message_id] = (item.folder_id, item.uid, raw, flags)
+
+
 KINDS = [
     *("append", "append", "deliver", "set_flags", "move", "move", "copy", "delete"),
     *("create_folder", "create_folder", "rename_folder", "move_folder", "copy_folder", "delete_folder"),
@@ -387,6 +418,46 @@ class EngineMachine(RuleBasedStateMachine):
                 Operations(txn, scratch, self._number).run(name, pick)
             raise ZeroDivisionError
 
+    @precondition(lambda self: self.model.folders)
+    @rule(pick=PICK, steps=STEPS, ends=st.sampled_from(["complete", "complete", "failed", "crashed"]))
+    def copy_in_many_transactions(self, pick: int, steps: list[tuple[str, int]], ends: str) -> None:
+        """The copy holds what the folder held when it began, whatever is changed between its batches."""
+        rng = random.Random(pick)
+        parent = rng.choice(sorted(self.model.folders))
+        with_messages = [what[0] for what in self.model.messages.values()]
+        folder_id = rng.choice(sorted(with_messages or self.model.folders))
+        with self.database.read(ACTOR) as read:
+            held = Contents(read, self.model, folder_id)
+        if len(self.model.folders) > 80:
+            return
+        batches = 0
+
+        def beside(progress: object) -> None:
+            nonlocal batches
+            batches += 1
+            if batches == 1:
+                self._transact(steps)
+                self._catch_up(pick)
+                if ends != "complete":
+                    raise Killed
+
+        name = f"copy {self._number()}"
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(copying, "Pace", lambda: Pace(1))
+                if ends == "crashed":
+                    patch.setattr(removal, "give_up_copy", lambda *_: None)
+                made = copying.copy_folder(self.database, ACTOR, folder_id, parent, name, progress=beside)
+        except Killed:
+            if ends == "crashed":
+                self.crash(pick % 2 == 1)
+            return
+        except NotFound:
+            assert parent not in self.model.folders
+            return
+        with self.database.read(ACTOR) as read:
+            held.note_copy(read, self.model, made)
+
     @rule()
     def mount_again(self) -> None:
         self.database.dismount()
@@ -428,6 +499,9 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(pick=PICK)
     def catch_up(self, pick: int) -> None:
+        self._catch_up(pick)
+
+    def _catch_up(self, pick: int) -> None:
         follower = self.followers[pick % len(self.followers)]
         with self.database.read(ACTOR) as read:
             follower.catch_up(read)

@@ -184,3 +184,16 @@ def test_an_event_loop_that_is_gone_does_not_end_the_writer(server: Server) -> N
     assert len(deliver(database, ADMIN, [box.guid], RAW)) == 1
     assert not database.notification._bells
     assert len(deliver(database, ADMIN, [box.guid], RAW)) == 1
+
+
+def test_a_folder_is_copied(server: Server) -> None:
+    database, box = server.mailboxes.create(ADMIN, "anna")
+
+    async def main() -> int:
+        async with AsyncDatabase(database) as store:
+            await store.append(ADMIN, box.roles["sent"], RAW)
+            made = await store.copy_folder(ADMIN, box.roles["sent"], box.root_id, "Sent before")
+            assert made.name == "Sent before"
+            return made.messages_count
+
+    assert asyncio.run(main()) == 1

@@ -129,6 +129,7 @@ LAYOUTS: dict[int, dict[str, tuple[str, ...]]] = {
         "StateRecord": ("restored", "above_limit_ms"),
         "LetGoRecord": ("stretches",),
         "SizingRecord": ("after", "filled"),
+        "WithheldRecord": ("intervals", "forgotten"),
     },
 }
 """The fields that each layout added. What a layout that was released has here is never changed."""

@@ -198,6 +198,7 @@ def move(
     pillarbox folder move /srv/mail anna Lists/2002 --to Archive
     pillarbox folder move /srv/mail anna Archive/2002 --to /
     """
+
     with pillarbox.Server.open(server) as opened:
         tree = find_tree(opened, mailbox_name)
         into = target_tree(opened, tree, target_name)
@@ -229,12 +230,16 @@ def copy(
     \b
     pillarbox folder copy /srv/mail anna Lists --to Archive --name Lists-2024
     """
+    from pillarbox.store.mail.copying import copy_folder
+
     with pillarbox.Server.open(server) as opened:
         tree = find_tree(opened, mailbox_name)
         into = target_tree(opened, tree, target_name)
-        with tree.database.transaction(ACTOR) as txn:
-            source, target = tree.folder(txn, folder_path), into.folder(txn, target_path)
-            data = _placed(txn, pillarbox.messages.copy_folder(txn, source.folder_id, target.folder_id, name))
+        with tree.database.read(ACTOR) as read:
+            source, target = tree.folder(read, folder_path), into.folder(read, target_path)
+        made = copy_folder(tree.database, ACTOR, source.folder_id, target.folder_id, name)
+        with tree.database.read(ACTOR) as read:
+            data = _placed(read, made)
     show(data, [f"The copy is {data['folder']}, of {counted(data['messages'], 'message')}."], as_json)
 
 

@@ -52,6 +52,8 @@ def test_a_folder_is_copied_and_moved_to_another_mailbox(pillarbox: Pillarbox, s
         "folder", "copy", server, "anna", "spam", "--to", "/", "--to-mailbox", "bert", "--name", "junk"
     )
     assert (copied["folder"], copied["messages"]) == ("junk", 6)
+    again = ("folder", "copy", server, "anna", "spam", "--to", "/", "--to-mailbox", "bert", "--name", "Junk")
+    assert "already" in pillarbox.refused(51, *again)
     pillarbox.answer("folder", "move", server, "anna", "spam", "--to", "Inbox", "--to-mailbox", "bert")
     assert "spam" not in folders(pillarbox, server)
     assert folders(pillarbox, server, "bert")["Inbox/spam"] == 6

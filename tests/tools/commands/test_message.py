@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pillarbox.store.mail import messages
+
 if TYPE_CHECKING:
     from conftest import Pillarbox
 
@@ -284,6 +286,15 @@ def test_messages_are_moved_with_their_ids_and_copied_with_others(pillarbox: Pil
     assert not set(ids(copied)) & set(chosen)
     assert len(pillarbox.answer("list", server, "bert", "Drafts")) == 3
     assert "not at the top" in pillarbox.refused(20, "message", "move", server, "anna", *chosen, "--to", "/")
+
+
+def test_one_command_copies_a_bounded_number_of_messages(
+    pillarbox: Pillarbox, server: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messages, "COPIES_MAX", 2)
+    chosen = ids(found(pillarbox, server, "--folder", "lists"))[:3]
+    pillarbox.refused(57, "message", "copy", server, "anna", *chosen, "--to", "Drafts")
+    assert pillarbox.answer("list", server, "anna", "Drafts") == []
 
 
 def test_one_message_that_is_not_there_leaves_all_as_they_were(
