@@ -116,6 +116,10 @@ class WaitingChanges:
         self._are_quick = self._returning <= 0
         self._returning = callers
 
+    def expect_no_more(self) -> None:
+        """Those who are not back yet are not waited for."""
+        self._are_quick = False
+
     def prepare_next(self) -> None:
         """Prepare those that came first, until they are 1 MB. A failure is told to its own caller."""
         left = _PREPARED_AT_ONCE_BYTES

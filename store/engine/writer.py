@@ -31,7 +31,9 @@ from pillarbox.store.engine.turns import Line, Turn, Watch
 from pillarbox.store.errors import Dismounted, InvalidSetting, PillarboxError, Refused, Retryable
 
 _PREPARED_BYTES_MAX: Final = 64 << 20
-_RETURN_PATIENCE_S: Final = 0.0005
+# Callers come back within a tenth of a millisecond of one another when nothing else keeps them.
+_NEXT_RETURN_PATIENCE_S: Final = 0.0005
+_RETURN_PATIENCE_MS: Final = 2
 
 Inbox = SimpleQueue[Any]
 
@@ -231,11 +233,13 @@ class Writer:
             self._give_up(error)
 
     def _take(self, message: object) -> None:
+        if isinstance(message, Change):
+            self._changes.add(message)
+            return
+        self._changes.expect_no_more()  # whoever asks for something else goes first
         if isinstance(message, Watch):
             if message.turn is not None:
                 message.turn.end()
-        elif isinstance(message, Change):
-            self._changes.add(message)
         elif isinstance(message, _Ending):
             self._ending = message
         elif isinstance(message, SimpleQueue):
@@ -264,7 +268,7 @@ class Writer:
     def _make_changes(self) -> None:
         """Make the changes that wait, once it is the writer's turn: it waits for nobody's transaction."""
         if self.broken is not None:
-            self._changes.fail(self._refusal())
+            self._fail_changes()
         self._wait_for_returning()
         self._changes.prepare_next()  # before it is the writer's turn: others may change the database
         if not self._changes:
@@ -274,8 +278,8 @@ class Writer:
             self._line.join(self._turn)
         if self._line.blocker(self._turn) is not None:
             return  # its end is told
-        changes = self._changes.take_group()
         self._take_waiting()
+        changes = self._changes.take_group()
         self._changes.expect_return(len(changes))
         try:
             for actor in dict.fromkeys(change.actor for change in changes):
@@ -293,15 +297,16 @@ class Writer:
 
     def _wait_for_returning(self) -> None:
         """Let callers who were told together come back, while they do at once: one flush is for all then."""
+        until_ms = self._clock.monotonic_ms() + _RETURN_PATIENCE_MS
         while self._changes and self._changes.are_more_expected:
             try:
-                message = self._inbox.get(timeout=_RETURN_PATIENCE_S)
+                self._take(self._inbox.get(timeout=_NEXT_RETURN_PATIENCE_S))
             except Empty:
-                return
-            self._take(message)
+                self._changes.expect_no_more()
             self._take_waiting()
-            if not isinstance(message, Change):
-                return
+            if self._clock.monotonic_ms() > until_ms:
+                self._changes.expect_no_more()
+        self._store_commits()
 
     def _make(self, actor: Actor, changes: Sequence[Change[Any]]) -> None:
         """Make changes in one transaction; one that cannot be made costs the others nothing."""
@@ -389,10 +394,12 @@ class Writer:
             ending.outcome.put(self.broken if before is None else None)
 
     def _fail_waiting(self) -> None:
-        refusal = self._refusal()
-        self._commits.failed(refusal)
-        self._changes.fail(refusal)
+        self._commits.failed(self._refusal())
+        self._fail_changes()
         self._fail_asked()
+
+    def _fail_changes(self) -> None:
+        self._changes.fail(self._refusal())
         if self._turn is not None:
             self._turn.end()
             self._turn = None

@@ -87,3 +87,8 @@ def test_callers_are_expected_back_while_those_before_them_came() -> None:
     assert waiting.are_more_expected
     waiting.expect_return(2)
     assert not waiting.are_more_expected, "those before took their time"
+    for _ in range(2):
+        waiting.add(change_of(lambda: None, 1))
+    waiting.expect_return(2)
+    waiting.expect_no_more()
+    assert not waiting.are_more_expected

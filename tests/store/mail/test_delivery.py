@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
@@ -14,9 +14,9 @@ from pillarbox.store.disk.tables import ItemRecord
 from pillarbox.store.engine import database as database_module
 from pillarbox.store.engine import writer as writer_module
 from pillarbox.store.engine.changes import SMALL_BYTES_MAX
-from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.database import Database, MountState
 from pillarbox.store.engine.transaction import DatabaseFiles
-from pillarbox.store.errors import DiskFull, Dismounted, NotFound, Refused
+from pillarbox.store.errors import DiskFull, Dismounted, NotFound, PillarboxError, Refused
 from pillarbox.store.mail import folders, mailboxes, messages
 from pillarbox.store.mail.delivery import deliver
 
@@ -179,7 +179,7 @@ def test_one_that_cannot_be_prepared_fails_its_own_caller_alone(
 def test_callers_who_come_back_at_once_are_waited_for(
     database: Database, anna: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer_module, "_RETURN_PATIENCE_S", 60.0)
+    monkeypatch.setattr(writer_module, "_NEXT_RETURN_PATIENCE_S", 60.0)
     before = sequence(database)
     at_once(database, [(ACTOR, anna)] * 2)
     with ThreadPoolExecutor(2) as pool:
@@ -188,19 +188,73 @@ def test_callers_who_come_back_at_once_are_waited_for(
     assert sequence(database) == before + 4
 
 
-def test_nobody_waits_for_callers_who_do_not_come_back(
+NO_PATIENCE = -1.0  # an error where somebody is waited for
+
+
+def test_who_is_alone_waits_for_nobody(
     database: Database, anna: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deliver(database, ACTOR, [anna], raw_of(1))
-    with monkeypatch.context() as patch:
-        patch.setattr(writer_module, "_RETURN_PATIENCE_S", 60.0)
-        deliver(database, ACTOR, [anna], raw_of(2))  # who is alone waits for nobody
+    monkeypatch.setattr(writer_module, "_NEXT_RETURN_PATIENCE_S", NO_PATIENCE)
+    for number in range(3):
+        assert deliver(database, ACTOR, [anna], raw_of(number))
+
+
+def test_callers_are_not_waited_for_while_those_before_them_do_not_come_back(
+    database: Database, anna: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once(database, [(ACTOR, anna)] * 3)
+    at_once(database, [(ACTOR, anna)] * 2)  # one does not come back, for as long as the writer is patient
+    monkeypatch.setattr(writer_module, "_NEXT_RETURN_PATIENCE_S", NO_PATIENCE)
+    assert deliver(database, ACTOR, [anna], raw_of(3))
+
+
+def test_a_commit_is_made_at_once_while_callers_are_waited_for(
+    database: Database, anna: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "_NEXT_RETURN_PATIENCE_S", 60.0)
+    begun, go_on = threading.Event(), threading.Event()
+    writer = database._writer
+    assert writer is not None
+
+    def commit() -> None:
+        with database.transaction(ACTOR) as txn:
+            txn.set_size_check(1, 0)
+            begun.set()
+            assert go_on.wait(60)
+
+    def stay_open(until: Future[None]) -> None:
+        with database.transaction(ACTOR):
+            until.result(60)
+
     at_once(database, [(ACTOR, anna)] * 2)
-    deliver(database, ACTOR, [anna], raw_of(3))  # in vain, for as long as the writer is patient
-    monkeypatch.setattr(writer_module, "_RETURN_PATIENCE_S", 60.0)
-    for number in range(4, 8):
-        deliver(database, ACTOR, [anna], raw_of(number))
-    assert len(subjects(database, anna)) == 9
+    with ThreadPoolExecutor(3) as pool:
+        committing = pool.submit(commit)
+        assert begun.wait(60)
+        last = writer._line._last
+        open_behind = pool.submit(stay_open, committing)
+        while writer._line._last is last:
+            threading.Event().wait(0)
+        delivering = pool.submit(deliver, database, ACTOR, [anna], raw_of(2))
+        wait_for_changes(database, 1)
+        go_on.set()
+        for each in (committing, open_behind, delivering):
+            each.result(60)
+
+
+def test_a_delivery_that_waits_for_a_transaction_hears_of_the_end_of_all_writing(
+    database: Database, anna: bytes
+) -> None:
+    writer = database._writer
+    assert writer is not None
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(Dismounted), database.transaction(ACTOR):
+            waiting = pool.submit(outcome, database, 1, ACTOR, anna)
+            while writer._turn is None:
+                threading.Event().wait(0)
+            writer._groups.broken = PillarboxError("a checkpoint failed")
+            writer._inbox.put(None)
+        assert isinstance(waiting.result(60), Dismounted)
+    assert database.state is MountState.DISMOUNTED
 
 
 def test_large_messages_are_prepared_together_as_far_as_their_bytes_fit(
