@@ -76,23 +76,34 @@ class _EncodingNames:
 
 
 class _BlankLines:
-    """Where a message has blank lines; looks at no byte twice for one kind of them."""
+    """Where a message has blank lines; looks at hardly a byte twice for one kind of them."""
 
     def __init__(self, message: bytes) -> None:
         self._message = message
-        self._found = {b"\n\n": -1, b"\r\n\r\n": -1}
+        self._end = len(message)
+        lf = message.find(b"\n")
+        kinds = (b"\r\n\r\n", b"\n\n") if message[lf - 1 : lf] == b"\r" else (b"\n\n", b"\r\n\r\n")
+        self._likely, self._other = kinds
+        self._likely_bytes, self._other_bytes = map(len, kinds)
+        self._likely_at = self._other_at = -1
+        self._no_other_before = 0
 
     def next(self, start: int) -> tuple[int, int]:
         """Where the first at or behind `start`, which never goes back, begins and ends; -1 for none."""
-        first = end = -1
-        for blank, found in self._found.items():
-            if found < start:
-                found = self._message.find(blank, start)
-                # What is not there is never looked for again.
-                found = self._found[blank] = found if found >= 0 else len(self._message)
-            if found < len(self._message) and (first < 0 or found < first):
-                first, end = found, found + len(blank)
-        return first, end
+        if self._likely_at < start:
+            found = self._message.find(self._likely, start)
+            # What is not there is never looked for again.
+            self._likely_at = found if found >= 0 else self._end
+        likely = self._likely_at
+        if self._other_at < start and self._no_other_before < likely:
+            # It matters only where it comes first; a message with lines of one kind has none anywhere.
+            begin = start if start > self._no_other_before else self._no_other_before
+            self._other_at = self._message.find(self._other, begin, likely + self._other_bytes - 1)
+            if self._other_at < 0:
+                self._no_other_before = likely
+        if self._other_at >= start:
+            return self._other_at, self._other_at + self._other_bytes
+        return (likely, likely + self._likely_bytes) if likely < self._end else (-1, -1)
 
 
 def _delimiter(message: bytes, start: int) -> int:
@@ -116,10 +127,11 @@ def _decode(run: bytes) -> tuple[int, bytes, bytes] | None:
     else:
         line_end = b"\r\n" if run[line - 1 : line] == b"\r" else b"\n"
         width = line + 1 - len(line_end)
-        # Before anything is taken out of the run: that is slow where line ends are close together.
-        if not _WIDTH_MIN <= width <= _WIDTH_MAX or not _lines_are_even(run, width, line_end):
+        lines = (len(run) - 1) // (width + len(line_end))
+        if not _WIDTH_MIN <= width <= _WIDTH_MAX or not _lines_are_even(run, lines, width, line_end):
             return None
-        flat = run.replace(line_end, b"")
+        # As many as there are lines: more would be slow, where they are close together, and are no base64.
+        flat = run.replace(line_end, b"", lines)
     try:
         data = pybase64.b64decode(flat, validate=True)
     except ValueError:
@@ -127,9 +139,8 @@ def _decode(run: bytes) -> tuple[int, bytes, bytes] | None:
     return (width, line_end, data) if pybase64.b64encode(data) == flat else None
 
 
-def _lines_are_even(run: bytes, width: int, line_end: bytes) -> bool:
+def _lines_are_even(run: bytes, lines: int, width: int, line_end: bytes) -> bool:
     step = width + len(line_end)
-    lines = (len(run) - 1) // step
-    return run.count(b"\n") == lines and all(
+    return all(
         run[width + at :: step][:lines] == line_end[at : at + 1] * lines for at in range(len(line_end))
     )

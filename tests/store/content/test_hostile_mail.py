@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -123,12 +124,33 @@ def test_names_of_the_encoding_before_one_blank_line_are_one_place(monkeypatch: 
     assert looked_at == [6002]
 
 
-def test_line_ends_in_rows_are_no_lines_of_base64(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Untouched(bytes):
-        """Bytes of which nothing may be taken out: that is slow where line ends are close together."""
+def test_no_more_line_ends_are_taken_out_than_there_can_be_lines() -> None:
+    class Counted(bytes):
+        """Bytes of which little may be taken out: that is slow where line ends are close together."""
 
-        def replace(self, *given: Any) -> bytes:
-            raise AssertionError("taken out of a run that is no base64")
+        def replace(self, old: bytes, new: bytes, count: int = -1) -> bytes:  # type: ignore[override]
+            assert 0 <= count <= len(self) // 5
+            return super().replace(old, new, count)
 
-    for run in (b"\n" * 9000, b"\r\n" * 9000, b"A\n" * 9000, b"AAAA\n" + b"\n" * 9000):
-        assert runs._decode(Untouched(run)) is None
+    line = b"A" * 76
+    for run in (
+        b"\n" * 9000,
+        b"\r\n" * 9000,
+        b"A\n" * 9000,
+        b"AAAA\n" + b"\n" * 9000,
+        (line + b"\n") * 99 + line[1:] + b"\n",
+        line + b"\n" * 9000,
+    ):
+        assert runs._decode(Counted(run)) is None
+    assert runs._decode(Counted((line + b"\n") * 99 + line)) == (76, b"\n", bytes(57 * 100))
+
+
+def test_the_first_blank_line_is_found_whatever_ends_the_lines() -> None:
+    rng = random.Random(3)
+    for _ in range(2000):
+        message = bytes(rng.choices(b"\r\n\na", k=rng.randrange(40)))
+        lines = runs._BlankLines(message)
+        for start in sorted(rng.sample(range(45), 9)):
+            kinds = [(message.find(blank, start), len(blank)) for blank in (b"\n\n", b"\r\n\r\n")]
+            expected = min(((at, at + length) for at, length in kinds if at >= 0), default=(-1, -1))
+            assert lines.next(start) == expected
