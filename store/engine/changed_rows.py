@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -21,12 +22,9 @@ class ChangedRows(dict[bytes, RowT | None], Generic[RowT]):
     O(log n) times.
     """
 
-    __slots__ = ("_ordered", "_runs")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._ordered = 0
-        self._runs: list[list[bytes]] = []
+    # A delivery makes twenty of them: nothing is set up before a range is asked for.
+    _ordered = 0
+    _runs: Sequence[list[bytes]] = ()
 
     def between(self, start: bytes, stop: bytes | None) -> dict[bytes, RowT | None]:
         """The rows with start <= key < stop; no stop: to the last."""
@@ -40,21 +38,21 @@ class ChangedRows(dict[bytes, RowT | None], Generic[RowT]):
         came = len(self) - self._ordered
         if not came:
             return
+        runs = list(self._runs)
         run = sorted(islice(reversed(self), came))  # keys stand in the order in which they came
-        while self._runs and len(self._runs[-1]) <= 2 * len(run):
-            run = sorted(self._runs.pop() + run)
-        self._runs.append(run)
+        while runs and len(runs[-1]) <= 2 * len(run):
+            run = sorted(runs.pop() + run)
+        self._runs = (*runs, run)
         self._ordered = len(self)
 
 
-class ChangedTables(dict[Table, ChangedRows[RowT]], Generic[RowT]):
+class ChangedTables(defaultdict[Table, ChangedRows[RowT]], Generic[RowT]):
     """Changed rows by table; a table that is asked for by `[]` is there."""
 
     __slots__ = ()
 
-    def __missing__(self, table: Table) -> ChangedRows[RowT]:
-        rows = self[table] = ChangedRows()
-        return rows
+    def __init__(self) -> None:
+        super().__init__(ChangedRows)
 
     def take(self, later: ChangedTables[RowT]) -> None:
         """Put in the rows of a later transaction, which belong to this one from now on."""
