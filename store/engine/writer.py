@@ -5,8 +5,8 @@ wait. The writer takes all that waits as a group, stores it, and tells each call
 a commit goes"). No signal interrupts it, and it waits for nothing but its inbox and the disk, so it also ends
 the turns of callers that were interrupted.
 
-The inbox takes: None, when commits or a turn's end are to be looked for; a `Watch`; a `Change`; `Asked` for a
-checkpoint; the writer's `_Ending`.
+The inbox takes: None, when commits or a turn's end are to be looked for; a `Watch`; a `Change`;
+`_MORE_CHANGES`, when some are left for another group; `Asked` for a checkpoint; the writer's `_Ending`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ _PREPARED_BYTES_MAX: Final = 64 << 20
 # Callers come back within a tenth of a millisecond of one another when nothing else keeps them.
 _NEXT_RETURN_PATIENCE_S: Final = 0.0005
 _RETURN_PATIENCE_MS: Final = 2
+
+_MORE_CHANGES: Final = object()
 
 Inbox = SimpleQueue[Any]
 
@@ -236,7 +238,8 @@ class Writer:
         if isinstance(message, Change):
             self._changes.add(message)
             return
-        self._changes.expect_no_more()  # whoever asks for something else goes first
+        if message is not _MORE_CHANGES:
+            self._changes.expect_no_more()  # whoever asks for something else goes first
         if isinstance(message, Watch):
             if message.turn is not None:
                 message.turn.end()
@@ -293,7 +296,7 @@ class Writer:
             turn.end()
         self._store_commits()
         if self._changes:
-            self._inbox.put(None)
+            self._inbox.put(_MORE_CHANGES)
 
     def _wait_for_returning(self) -> None:
         """Let callers who were told together come back, while they do at once: one flush is for all then."""

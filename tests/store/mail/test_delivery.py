@@ -11,6 +11,7 @@ import pytest
 
 from pillarbox.store.access import Actor
 from pillarbox.store.disk.tables import ItemRecord
+from pillarbox.store.engine import changes as changes_module
 from pillarbox.store.engine import database as database_module
 from pillarbox.store.engine import writer as writer_module
 from pillarbox.store.engine.changes import SMALL_BYTES_MAX
@@ -189,6 +190,15 @@ def test_callers_who_come_back_at_once_are_waited_for(
 
 
 NO_PATIENCE = -1.0  # an error where somebody is waited for
+
+
+def test_what_is_left_for_another_group_waits_for_those_who_come_back(
+    database: Database, anna: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes_module, "GROUP_COMMITS_MAX", 2)
+    monkeypatch.setattr(writer_module, "_NEXT_RETURN_PATIENCE_S", NO_PATIENCE)
+    outcomes = at_once(database, [(ACTOR, anna)] * 3)
+    assert sorted(type(each).__name__ for each in outcomes) == ["Dismounted", "list", "list"]
 
 
 def test_who_is_alone_waits_for_nobody(
