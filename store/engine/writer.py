@@ -270,9 +270,12 @@ class Writer:
 
     def _make_changes(self) -> None:
         """Make the changes that wait, once it is the writer's turn: it waits for nobody's transaction."""
+        if not self._changes:
+            return
         if self.broken is not None:
             self._fail_changes()
-        self._wait_for_returning()
+        if self._changes.are_more_expected:
+            self._wait_for_returning()
         self._changes.prepare_next()  # before it is the writer's turn: others may change the database
         if not self._changes:
             return
