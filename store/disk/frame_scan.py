@@ -37,14 +37,16 @@ class Scanned(NamedTuple):
     frame: Frame | None
 
 
-def scan_frames(stream: Stream, segment: int, start: int = SEGMENT_HEADER_BYTES) -> Iterator[Scanned]:
+def scan_frames(
+    stream: Stream, segment: int, start: int = SEGMENT_HEADER_BYTES, stop: int | None = None
+) -> Iterator[Scanned]:
     """Everything in a segment's file, damaged or not, its header aside. Zeros at the end are left out.
 
-    Raises OSError when the file cannot be read.
+    `stop` is where to end in one that is being written. Raises OSError when the file cannot be read.
     """
     path = stream.path(segment)
     with path.open("rb") as file:
-        yield from _Scan(file, path).run(start)
+        yield from _Scan(file, path, stop).run(start)
 
 
 class _Scan:
@@ -56,10 +58,10 @@ class _Scan:
     the records that name its place.
     """
 
-    def __init__(self, file: BinaryIO, path: Path) -> None:
+    def __init__(self, file: BinaryIO, path: Path, stop: int | None) -> None:
         self._file = file
         self._where = str(path)
-        self._size = file.seek(0, 2)
+        self._size = file.seek(0, 2) if stop is None else min(stop, file.seek(0, 2))
         self._hashed_left = _HASHED_AT_ONCE
 
     def run(self, start: int) -> Iterator[Scanned]:

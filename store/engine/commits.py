@@ -85,6 +85,7 @@ class Commits:
         self.flushed = FlushedState(state.sequence, position)
         self._files = files
         self._segment_bytes = segment_bytes
+        self._sealed = 0
         self._chain = self._begun_on = Chain(state, position)
         self._generation = 0
         self._recent = _Recent(0, ChangedTables())
@@ -120,8 +121,12 @@ class Commits:
                         records[key] = decode_record(table, key, value)
         self._generation += 1
 
+    def seal(self, segment: int) -> None:
+        """Let no transaction that begins from now on lie in a segment."""
+        self._sealed = segment
+
     def _next_position(self, end: Position) -> Position:
-        if end.offset < self._segment_bytes:
+        if end.offset < self._segment_bytes and end.segment != self._sealed:
             return end
         return Position(end.segment + 1, SEGMENT_HEADER_BYTES)
 

@@ -715,6 +715,16 @@ class Database:
         """
         return PauseBlock(self._writing(), timeout_ms)
 
+    def seal_segment(self) -> int:
+        """Let the next transaction begin a new segment of the stream; the number of the one before.
+
+        Nothing is written to that one any more. Raises as `paused`.
+        """
+        writer = self._writing()
+        with PauseBlock(writer, None) as flushed:
+            writer.seal_segment(flushed.position.segment)
+            return flushed.position.segment
+
     def refuse_within_transaction(self) -> None:
         """Call before this thread waits for what others change. Raises Refused, Dismounted, ReadOnly."""
         self._writing().refuse_within_transaction()

@@ -151,6 +151,10 @@ class Writer:
         self._groups.refuse_if_broken()
         return self._commits.flushed
 
+    def seal_segment(self, segment: int) -> None:
+        """Let the next transaction begin a new segment. For the thread that has paused all changes."""
+        self._commits.seal(segment)
+
     def _settle(self) -> None:
         """Wait until all commits are made, or have failed. For the thread whose turn it is."""
         outcome: Asked = SimpleQueue()

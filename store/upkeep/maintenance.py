@@ -51,6 +51,8 @@ _BATCH_BYTES: Final = 1 << 20
 _BATCH_ROWS: Final = 2000
 # Segments given back together: each time costs a checkpoint, and until then the disk holds both copies.
 _REMOVE_EVERY: Final = 8
+# The segment that is being written is only looked at once it is so large a part of a full one (1 MB).
+_SEALED_FROM_PART: Final = 64
 
 
 class MaintenanceReport(NamedTuple):
@@ -200,7 +202,9 @@ def _packed_bytes(samples: list[bytes], dictionaries: Dictionaries) -> int:
 def compact(
     database: Database, actor: Actor, *, live_ratio_max: float = 0.5, until_ms: int | None = None
 ) -> int:
-    """Give back the space of sealed segments of which at most `live_ratio_max` is still needed; bytes freed.
+    """Give back the space of segments of which at most `live_ratio_max` is still needed; bytes freed.
+
+    The one that is being written is sealed for that, from 1 MB on.
 
     Negative when what was written again is more than could be given back yet. Work goes on meanwhile. A
     segment that a read still looks at is left for the next run; one that is damaged is left and reported
@@ -208,6 +212,8 @@ def compact(
     """
     run = _Compaction(database, actor, live_ratio_max)
     try:
+        if not _is_over(database, until_ms):
+            run.seal_if_it_pays()
         for number in run.sealed():
             if _is_over(database, until_ms):
                 break
@@ -239,6 +245,26 @@ class _Compaction:
         self._live_ratio_max = live_ratio_max
         self._emptied: list[int] = []
         self._is_oldest = True
+
+    def seal_if_it_pays(self) -> None:
+        """Begin a new segment when the one that is being written holds little that is needed.
+
+        Otherwise a store that never fills a segment would never give space back.
+        """
+        with self._database.paused() as flushed:
+            number, stop = flushed.position
+        if stop < self._database.tuning.segment_bytes // _SEALED_FROM_PART:
+            return
+        self._is_oldest = self._stream.segments() == [number]
+        with suppress(Corrupt):  # reported by the database, whose read it ended
+            if self._needed(number, stop) is not None:
+                self._seal()
+        self._is_oldest = True
+
+    def _seal(self) -> None:
+        number = self._database.seal_segment()
+        with self._database.transaction(self._actor) as txn:
+            content_store.count_bytes(txn, number, 0, 0)  # a row as it is: the next segment is begun with it
 
     def sealed(self) -> list[int]:
         """The segments that are never written again."""
@@ -276,27 +302,30 @@ class _Compaction:
                 txn.content_bytes -= record.content_bytes
         return True
 
-    def _needed(self, number: int) -> list[_Needed] | None:
-        """None when it is too much. Later it can only become less: what is new lies in a newer segment."""
-        limit = self._live_ratio_max * self._stream.size(number)
+    def _needed(self, number: int, stop: int | None = None) -> list[_Needed] | None:
+        """None when it is too much. Later it can only become less: what is new lies in a newer segment.
+
+        `stop` is where a segment ends that is not sealed.
+        """
+        limit = self._live_ratio_max * (self._stream.size(number) if stop is None else stop)
         needed: list[_Needed] = []
         with self._database.read(self._actor) as reader:
             record: SegmentRecord | None = reader.record(Table.SEGMENT, segment_key(number))
             if record is not None and record.live_bytes > limit:
                 return None
-            for each in self._needed_frames(reader, number):
+            for each in self._needed_frames(reader, number, stop):
                 needed.append(each)
                 limit -= each.length
                 if limit < 0:
                     return None
         return needed
 
-    def _needed_frames(self, reader: Reader, number: int) -> Iterator[_Needed]:
+    def _needed_frames(self, reader: Reader, number: int, stop: int | None) -> Iterator[_Needed]:
         """Raises Corrupt when a frame is damaged: nothing is thrown away unseen, but for what was let go."""
         path = str(self._stream.path(number))
         self._stream.read_bytes(number, 0, 1)
         let_go = LetGo.read(reader)
-        for offset, length, frame in scan_frames(self._stream, number):
+        for offset, length, frame in scan_frames(self._stream, number, stop=stop):
             if frame is None and let_go.covers(self._stream, number, offset, length):
                 continue
             if frame is None:

@@ -537,3 +537,77 @@ def test_a_reading_process_that_was_killed_keeps_no_segments(database: Database)
         process.kill()
     compact(database, ACTOR)
     assert not set(segments[:-1]) & set(database.stream.segments())
+
+
+# -- the segment that is being written
+
+
+def only_segment(database: Database) -> int:
+    (number,) = database.stream.segments()
+    return number
+
+
+@pytest.fixture
+def small(database: Database) -> Database:
+    """All that it has lies in one segment, which is being written."""
+    database.dismount()
+    database.tuning = Tuning(segment_bytes=1 << 20)
+    database.mount()
+    return database
+
+
+def test_a_store_smaller_than_a_segment_gives_space_back_too(small: Database) -> None:
+    items = deliver(small, [b"Subject: x\r\n\r\n" + random.Random(n).randbytes(20_000) for n in range(20)])
+    first = only_segment(small)
+    delete(small, items[2:])
+    before = contents(small)
+    assert compact(small, ACTOR) > 300_000
+    assert only_segment(small) == first + 1
+    assert contents(small) == before and len(before) == 2
+    assert compact(small, ACTOR) == 0 and only_segment(small) == first + 1
+    assert_clean(small)
+    small.dismount()
+    repair_database(small)
+    small.mount()
+    assert contents(small) == before
+
+
+def test_a_segment_that_is_being_written_stays_while_half_of_it_is_needed(small: Database) -> None:
+    items = deliver(small, [b"Subject: x\r\n\r\n" + random.Random(n).randbytes(20_000) for n in range(20)])
+    delete(small, items[12:])
+    first = only_segment(small)
+    assert compact(small, ACTOR) == 0
+    assert only_segment(small) == first
+
+
+def test_deliveries_go_on_while_the_segment_that_is_written_is_emptied(small: Database) -> None:
+    items = deliver(small, [b"Subject: x\r\n\r\n" + random.Random(n).randbytes(20_000) for n in range(20)])
+    delete(small, items)
+    more = [b"Subject: beside\r\n\r\n" + random.Random(99 + n).randbytes(3000) for n in range(40)]
+    thread = threading.Thread(target=lambda: deliver(small, more))
+    thread.start()
+    freed = compact(small, ACTOR)
+    thread.join()
+    assert freed > 0
+    assert {raw for _, raw in contents(small)} == set(more)
+    assert_clean(small)
+    small.dismount()
+    repair_database(small)
+    small.mount()
+    assert {raw for _, raw in contents(small)} == set(more)
+
+
+def test_an_interruption_after_sealing_leaves_a_whole_database(
+    small: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = deliver(small, [b"Subject: x\r\n\r\n" + random.Random(n).randbytes(20_000) for n in range(20)])
+    delete(small, items[2:])
+    before = contents(small)
+    small.seal_segment()
+    small.dismount()
+    small.mount()
+    assert contents(small) == before
+    deliver(small, [b"Subject: more\r\n\r\n"])
+    assert compact(small, ACTOR) > 0
+    assert len(contents(small)) == 3
+    assert_clean(small)
