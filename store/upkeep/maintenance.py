@@ -212,9 +212,7 @@ def compact(
     """
     run = _Compaction(database, actor, live_ratio_max)
     try:
-        if not _is_over(database, until_ms):
-            run.seal_if_it_pays()
-        for number in run.sealed():
+        for number in run.segments():
             if _is_over(database, until_ms):
                 break
             run.empty(number)
@@ -246,30 +244,33 @@ class _Compaction:
         self._emptied: list[int] = []
         self._is_oldest = True
 
-    def seal_if_it_pays(self) -> None:
-        """Begin a new segment when the one that is being written holds little that is needed.
+    def segments(self) -> Iterator[int]:
+        """The segments that are never written again, the one that is written last."""
+        with self._database.paused() as flushed:
+            written = flushed.position.segment
+        yield from [number for number in self._stream.segments() if number < written]
+        if self._seal_if_it_pays(written):
+            yield written
+
+    def _seal_if_it_pays(self, number: int) -> bool:
+        """Begin a new segment when the one that is written, still that `number`, holds little that is needed.
 
         Otherwise a store that never fills a segment would never give space back.
         """
         with self._database.paused() as flushed:
-            number, stop = flushed.position
-        if stop < self._database.tuning.segment_bytes // _SEALED_FROM_PART:
-            return
-        self._is_oldest = self._stream.segments() == [number]
-        with suppress(Corrupt):  # reported by the database, whose read it ended
-            if self._needed(number, stop) is not None:
-                self._seal()
-        self._is_oldest = True
-
-    def _seal(self) -> None:
-        number = self._database.seal_segment()
+            segment, stop = flushed.position
+        if segment != number or stop < self._database.tuning.segment_bytes // _SEALED_FROM_PART:
+            return False
+        try:
+            if self._needed(number, stop) is None:
+                return False
+        except Corrupt:  # reported by the database, whose read it ended
+            return False
+        if self._database.seal_segment() != number:
+            return False
         with self._database.transaction(self._actor) as txn:
             content_store.count_bytes(txn, number, 0, 0)  # a row as it is: the next segment is begun with it
-
-    def sealed(self) -> list[int]:
-        """The segments that are never written again."""
-        with self._database.paused() as flushed:
-            return [number for number in self._stream.segments() if number < flushed.position.segment]
+        return True
 
     def empty(self, number: int) -> None:
         """Write again what is needed of a segment, when that is little."""

@@ -107,8 +107,9 @@ def run_kills(path: Path, kills: int, seed: int) -> int:
     acknowledged: dict[int, int] = {}
     for number in range(_PATIENCE * kills):
         if number >= kills and database.stream.segments()[0] > 1:
-            break  # on a busy machine compaction may come to nothing in the first children
-        found = kill_once(path, number * 1_000_000, rng.randrange(1, 60), rng.random() * 0.01)
+            break  # on a busy machine compaction comes to something only in children that live longer
+        longer_s = 0.2 * max(0, number - kills)
+        found = kill_once(path, number * 1_000_000, rng.randrange(1, 60), rng.random() * 0.01 + longer_s)
         assert found.keys().isdisjoint(acknowledged)
         acknowledged |= found
         if number % 3 == 2:
