@@ -1,8 +1,9 @@
 """Moves of mailboxes between the databases of a server, while they are used (DOMAIN.md "Moving mailboxes").
 
 The mailbox is copied into the other database, hidden: only this module finds it there. What changed meanwhile
-is carried over until little is left, and the rest in a transaction that keeps all others from changing the
-source. Two databases share no transaction, so the end takes three, each durable before the next:
+is asked of the change feed and carried over, round by round, until little is left, and the rest in a
+transaction that keeps all others from changing the source. Two databases share no transaction, so the end
+takes three, each durable before the next:
 
     1. the copy, complete, is shown, with a mark that says which database it comes from
     2. the source mailbox is deleted, by the transaction in which the last changes were carried over; its rows
@@ -22,6 +23,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
 from pillarbox.store.access import Actor
+from pillarbox.store.change_number import CNSet
 from pillarbox.store.disk.tables import (
     ARRIVING,
     DatabaseKind,
@@ -29,12 +31,14 @@ from pillarbox.store.disk.tables import (
     Hidden,
     ItemRecord,
     MailboxRecord,
+    ObjectKind,
     Table,
     id_key,
     is_hidden,
     item_key,
 )
 from pillarbox.store.engine import content_transfer
+from pillarbox.store.engine.change_feed import Change, changes
 from pillarbox.store.engine.content_transfer import FetchedContent
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
@@ -208,13 +212,14 @@ def _finish_from(source: Database, guid: bytes, target: Database, actor: Actor) 
 
 
 class _Copied(NamedTuple):
-    """A message's id in the target, and the change number of its last change in the source then."""
+    """A message's id in the target; its folder and the number of its last change in the source then."""
 
     target_id: int
+    folder_id: int
     modseq: int
 
 
-class _Change(NamedTuple):
+class _Fetched(NamedTuple):
     """A message of the source that the copy lacks; `content` is None when only its record changed."""
 
     item: ItemRecord
@@ -242,8 +247,11 @@ class _Move:
         self._skip_damaged_max = skip_damaged_max
         self._progress = progress
         self._folders: dict[int, int] = {}  # ids in the source to those in the target
-        self._paths: dict[int, str] = {}
+        self._paths: dict[int, str] = {}  # of the folders that the source has now
+        self._since = CNSet()  # what of the source the copy has
         self._messages: dict[int, _Copied] = {}
+        self._were_in: dict[int, set[int]] = {}  # ids of messages by that of the folder they were in before
+        self._damaged_in: dict[int, int] = {}  # ids of damaged messages to those of their folders
         self._bytes = 0
 
     def run(self) -> None:
@@ -286,6 +294,7 @@ class _Move:
         """Batch by batch, each as it is then: a read that stayed open would pin all space freed meanwhile."""
         with self._source.read(self._actor) as read:
             matched = self._match_folders(read)
+            self._since = changes(read, CNSet()).cnset
         for each in matched:
             after_uid: int | None = 0
             while after_uid is not None:
@@ -319,26 +328,61 @@ class _Move:
         with self._source.paused():
             pass  # what is committed in the source is in its stream and tables after that
         with self._source.read(self._actor) as read:
-            changes = self._catch_up(read, read)
+            done = self._catch_up(read, read)
         self._tell()
-        return changes
+        return done
 
     def _catch_up(self, records: Reader, contents: Reader) -> int:
         """Make the copy what `records` show, with content read by way of `contents`; how much was to do."""
-        matched = self._match_folders(records)
-        seen: set[int] = set()
-        news: list[ItemRecord] = []
-        for each in matched:
-            for item in folders.messages(records, each.folder_id):
-                seen.add(item.message_id)
-                if self._is_news(item):
-                    news.append(item)
+        found = changes(records, self._since)
+        since = list(found)
+        gone_folders: set[int] = set()
+        had = set(self._folders)
+        if any(self._is_of_tree(records, change) for change in since):
+            present = {each.folder_id for each in self._match_folders(records)}
+            gone_folders = self._folders.keys() - present
+        news, gone = self._sort(since)
+        news += self._naming(records, self._folders.keys() - had, news, gone)
         at = iter(news)
         while batch := _up_to_full(at)[0]:
             self._write(contents, batch, must_be_applied=records is not contents)
-        gone = [each for each in self._messages if each not in seen]
-        self.damaged = {each: found for each, found in self.damaged.items() if each in seen}
-        return len(news) + self._remove_messages(gone) + self._remove_folders(matched)
+        self._remove_messages(gone)
+        self._remove_folders(gone_folders)
+        self._since = found.cnset
+        return len(news) + len(gone) + len(gone_folders)
+
+    def _is_of_tree(self, records: Reader, change: Change) -> bool:
+        """Whether a change is one of the mailbox or of a folder that it has or had."""
+        if change.object_kind is ObjectKind.MAILBOX:
+            return change.object_id == self._box.root_id
+        if change.object_id in self._folders:
+            return change.object_kind in (ObjectKind.FOLDER, ObjectKind.FOLDER_GONE)
+        if change.object_kind is not ObjectKind.FOLDER:
+            return False
+        return folders.get_or_hidden(records, change.object_id).mailbox == self._box.guid
+
+    def _sort(self, since: Iterable[Change]) -> tuple[list[ItemRecord], list[int]]:
+        """Messages that the copy lacks or that changed, and ids of those that the mailbox has no more."""
+        news: list[ItemRecord] = []
+        gone: list[int] = []
+        for change in since:
+            item = change.item
+            if item is not None and item.folder_id in self._paths:
+                if self._is_news(item):
+                    news.append(item)
+            elif change.object_kind in (ObjectKind.MESSAGE, ObjectKind.MESSAGE_GONE):
+                self.damaged.pop(change.object_id, None)
+                if change.object_id in self._messages:
+                    gone.append(change.object_id)
+        return news, gone
+
+    def _naming(
+        self, records: Reader, came: set[int], news: Sequence[ItemRecord], gone: Sequence[int]
+    ) -> list[ItemRecord]:
+        """Other messages of the copy that were in one of the folders that came, before they were moved."""
+        named = {each for folder_id in came for each in self._were_in.get(folder_id, ())}
+        named -= {item.message_id for item in news} | set(gone)
+        return [messages.get_or_hidden(records, each) for each in sorted(named & self._messages.keys())]
 
     def _is_news(self, item: ItemRecord) -> bool:
         if item.message_id in self.damaged:
@@ -346,13 +390,12 @@ class _Move:
         copied = self._messages.get(item.message_id)
         return copied is None or copied.modseq != item.modseq
 
-    def _remove_messages(self, gone: Sequence[int]) -> int:
+    def _remove_messages(self, gone: Sequence[int]) -> None:
         for first in range(0, len(gone), BATCH_MESSAGES):
             with self._target.transaction(self._actor) as txn:
                 for each in gone[first : first + BATCH_MESSAGES]:
                     target_id = self._messages.pop(each).target_id
                     messages.take_out(txn, messages.get_or_hidden(txn, target_id))
-        return len(gone)
 
     # -- folders
 
@@ -398,41 +441,47 @@ class _Move:
         name = f"{id_text(target_id)}{_SEPARATOR}gone"
         _put_changed(txn, held, held._replace(parent_id=self._folders[self._box.root_id], name=name))
 
-    def _remove_folders(self, present: Sequence[FolderRecord]) -> int:
-        gone = self._folders.keys() - {each.folder_id for each in present}
+    def _remove_folders(self, gone: set[int]) -> None:
+        """Remove folders of the copy with what is left in them: it went from the source with its folder."""
         for each in gone:
             with self._target.transaction(self._actor) as txn:
                 folders.hide(txn, folders.get_or_hidden(txn, self._folders[each]))
             del self._folders[each]
-        return len(gone)
+        if gone:
+            self._messages = {
+                each: copied for each, copied in self._messages.items() if copied.folder_id not in gone
+            }
+            self.damaged = {
+                each: found for each, found in self.damaged.items() if self._damaged_in[each] not in gone
+            }
 
     # -- messages
 
     def _write(self, contents: Reader, items: Sequence[ItemRecord], *, must_be_applied: bool = False) -> None:
         """Bring messages of the source into the copy, or what is new of them, all or none."""
-        changes = self._fetch(contents, items, must_be_applied)
-        if not changes:
+        fetched = self._fetch(contents, items, must_be_applied)
+        if not fetched:
             return
         self._target.refuse_below_disk_floor()
         copied: dict[int, _Copied] = {}
         with self._target.transaction(self._actor) as txn:
-            for item, content in changes:
+            for item, content in fetched:
                 if content is None:
                     target_id = self._update(txn, item)
                 else:
                     content_transfer.hold(txn, contents, content)
                     target_id = self._add(txn, item)
-                copied[item.message_id] = _Copied(target_id, item.modseq)
+                copied[item.message_id] = _Copied(target_id, item.folder_id, item.modseq)
         self._messages.update(copied)
-        self._bytes += sum(item.size for item, content in changes if content is not None)
+        self._bytes += sum(item.size for item, content in fetched if content is not None)
 
-    def _fetch(self, contents: Reader, items: Sequence[ItemRecord], must_be_applied: bool) -> list[_Change]:
+    def _fetch(self, contents: Reader, items: Sequence[ItemRecord], must_be_applied: bool) -> list[_Fetched]:
         fetched: content_transfer.Fetched = {}
-        changes = []
+        found = []
         with self._target.read(self._actor) as held:
             for item in items:
                 if item.message_id in self._messages:
-                    changes.append(_Change(item, None))
+                    found.append(_Fetched(item, None))
                     continue
                 if must_be_applied and contents.view.get(Table.CONTENT, item.digest) is None:
                     raise _NotAppliedYet
@@ -441,8 +490,8 @@ class _Move:
                 except Corrupt as error:
                     self._leave_behind(item, error)
                 else:
-                    changes.append(_Change(item, content))
-        return changes
+                    found.append(_Fetched(item, content))
+        return found
 
     def _leave_behind(self, item: ItemRecord, error: Corrupt) -> None:
         """Raises Corrupt when that is too much. Without sound records the source could not be purged."""
@@ -450,6 +499,7 @@ class _Move:
             raise error
         path = self._paths[item.folder_id]
         self.damaged[item.message_id] = DamagedMessage(path, item.message_id, str(error))
+        self._damaged_in[item.message_id] = item.folder_id
         if len(self.damaged) > self._skip_damaged_max:
             raise Corrupt(
                 f"message {id_text(item.message_id)} in {path} is damaged: {error}",
@@ -486,7 +536,9 @@ class _Move:
         former = item.properties.get(messages.FORMER_FOLDER)
         if former is None:
             return item.properties
-        target_id = self._folders.get(parse_id(former) or 0)
+        former_id = parse_id(former) or 0
+        self._were_in.setdefault(former_id, set()).add(item.message_id)
+        target_id = self._folders.get(former_id)
         text = None if target_id is None else id_text(target_id)
         return folders.with_property(item.properties, messages.FORMER_FOLDER, text)
 

@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from pillarbox.store.engine.change_feed import changes
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.database_limits import Edition
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
-from pillarbox.store.errors import AlreadyExists, Corrupt, Dismounted, NotFound, Refused
+from pillarbox.store.errors import AlreadyExists, Corrupt, Dismounted, NotFound, PillarboxError, Refused
 from pillarbox.store.files.mbox import read_mbox
 from pillarbox.store.ids import parse_id
 from pillarbox.store.mail import delivery, folders, mailboxes, messages
@@ -350,6 +350,151 @@ def test_what_changes_during_the_copy_is_carried_over(
     assert calls[0] and calls[0] != untouched
     assert described(server.database(SECOND), "anna") == calls[0]
     assert_clean(server)
+
+
+class HardWork:
+    """Seeded changes of the mailboxes anna and bert: deliveries, flags, moves and deletions of all kinds."""
+
+    def __init__(self, server: Server, seed: int) -> None:
+        self._server = server
+        self._rng = random.Random(seed)
+        self._number = 0
+
+    def do(self, count: int) -> None:
+        """Make so many changes, some of them together; those that cannot be made are left out."""
+        while count > 0:
+            together = min(count, self._rng.randrange(1, 6))
+            with self._server.database(FIRST).transaction(ACTOR) as txn:
+                for _ in range(together):
+                    with suppress(PillarboxError):
+                        self._rng.choice(self._KINDS)(self, txn)
+            count -= together
+        if self._rng.random() < 0.3:
+            self._server.database(FIRST).finish_removals()
+
+    def _box(self, txn: WriteTransaction) -> MailboxRecord:
+        return mailboxes.find(txn, "anna" if self._rng.random() < 0.85 else "bert")
+
+    def _folder(self, txn: WriteTransaction) -> FolderRecord:
+        walked = [found for _, found in folders.walk(txn, self._box(txn).root_id)]
+        return self._rng.choice(walked)
+
+    def _message(self, txn: WriteTransaction) -> ItemRecord:
+        walked = folders.walk(txn, self._box(txn).root_id)
+        full = [found.folder_id for _, found in walked if found.messages_count]
+        return self._rng.choice(list(folders.messages(txn, self._rng.choice(full))))
+
+    def _name(self) -> str:
+        self._number += 1
+        return self._rng.choice(["Lists", "Other", f"new {self._number}"])
+
+    def _deliver(self, txn: WriteTransaction) -> None:
+        self._number += 1
+        raw = b"Subject: %d\n\n" % self._number + self._rng.choice([b"", b"text " * 3000, MAIL[0]])
+        messages.deliver(txn, self._rng.choice(["anna", ["anna", "bert"]]), messages.prepare(txn.files, raw))
+
+    def _flag(self, txn: WriteTransaction) -> None:
+        flags = self._rng.sample(["\\Seen", "\\Flagged", "$Work", "later"], 2)
+        messages.set_flags(txn, self._message(txn).message_id, add=flags[:1], remove=flags[1:])
+
+    def _put_into_category(self, txn: WriteTransaction) -> None:
+        messages.set_categories(txn, self._message(txn).message_id, [self._name()])
+
+    def _set_property(self, txn: WriteTransaction) -> None:
+        messages.set_property(txn, self._message(txn).message_id, "colour", self._name())
+        folders.set_property(txn, self._folder(txn).folder_id, "colour", self._name())
+
+    def _move(self, txn: WriteTransaction) -> None:
+        messages.move(txn, self._message(txn).message_id, self._folder(txn).folder_id)
+
+    def _copy(self, txn: WriteTransaction) -> None:
+        messages.copy(txn, self._message(txn).message_id, self._folder(txn).folder_id)
+
+    def _delete(self, txn: WriteTransaction) -> None:
+        messages.delete(txn, self._message(txn).message_id)
+
+    def _create_folder(self, txn: WriteTransaction) -> None:
+        folders.create(txn, self._folder(txn).folder_id, self._name())
+
+    def _rename_folder(self, txn: WriteTransaction) -> None:
+        folders.rename(txn, self._folder(txn).folder_id, self._name())
+
+    def _move_folder(self, txn: WriteTransaction) -> None:
+        into = self._rng.choice([self._folder(txn).folder_id, self._box(txn).root_id])
+        folders.move(txn, self._folder(txn).folder_id, into)
+
+    def _copy_folder(self, txn: WriteTransaction) -> None:
+        messages.copy_folder(txn, self._folder(txn).folder_id, self._box(txn).root_id, self._name())
+
+    def _delete_folder(self, txn: WriteTransaction) -> None:
+        folders.delete(txn, self._folder(txn).folder_id, with_contents=True)
+
+    _KINDS = (
+        *(_deliver, _deliver, _flag, _flag, _put_into_category, _set_property, _move, _move, _copy, _delete),
+        *(_create_folder, _create_folder, _rename_folder, _move_folder, _copy_folder, _delete_folder),
+    )
+
+
+def move_beside_hard_work(server: Server, seed: int) -> None:
+    rng = random.Random(seed)
+    work = HardWork(server, seed)
+    work.do(rng.randrange(40))
+    left: list[dict[str, Any]] = [described(server.database(FIRST), "anna")]
+
+    def between(_: MoveProgress) -> None:
+        work.do(rng.randrange(12))
+        left.append(described(server.database(FIRST), "anna"))
+
+    moved = move(server, SECOND, progress=between)
+    assert described(server.database(SECOND), "anna") == left[-1]
+    assert (moved.size_bytes, moved.messages_count) == left[-1]["sums"]
+    assert_clean(server)
+    server.database(SECOND).finish_removals()
+    assert_clean(server)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_mailbox_that_works_hard_arrives_as_it_was_left(
+    server: Server, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(move_mailbox, "_FEW_CHANGES", 2)
+    move_beside_hard_work(server, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100, 200))
+def test_campaign_of_moves_beside_hard_work(
+    server: Server, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(move_mailbox, "_FEW_CHANGES", 2)
+    move_beside_hard_work(server, seed)
+
+
+def test_after_the_first_pass_a_move_asks_the_feed_and_lists_no_folder(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rounds take as long as the changes are many, however large the mailbox is."""
+    left: list[dict[str, Any]] = []
+    carry_over = move_mailbox._Move._catch_up
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a folder is listed")
+
+    def carry_over_by_the_feed(*arguments: Any) -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(folders, "messages", refuse)
+            return carry_over(*arguments)
+
+    def between(_: MoveProgress) -> None:
+        if not left:
+            edit(server, flag)
+            edit(server, delete_messages)
+            edit(server, replace_folder)
+            left.append(described(server.database(FIRST), "anna"))
+
+    monkeypatch.setattr(move_mailbox._Move, "_catch_up", carry_over_by_the_feed)
+    move(server, SECOND, progress=between)
+    assert left and described(server.database(SECOND), "anna") == left[0]
 
 
 def test_a_mailbox_that_never_rests_is_moved_all_the_same(server: Server) -> None:
