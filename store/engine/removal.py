@@ -18,13 +18,10 @@ from pillarbox.store.clock import Clock
 from pillarbox.store.disk.tables import IS_COPY, FolderRecord, Hidden, Table, id_key, number_of
 from pillarbox.store.engine import content_store, withheld
 from pillarbox.store.engine.change_feed import bury_message
+from pillarbox.store.engine.pace import BATCH_ROWS, Pace
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import PillarboxError
 
-BATCH_ROWS: Final = 128
-# While others change the database a removal rests for so many times what a batch took: they keep their rate.
-_REST: Final = 2
-_REST_MS_MAX: Final = 200
 _ACTOR: Final = Actor.task("removal")
 
 
@@ -68,13 +65,12 @@ def _remove_copied(txn: WriteTransaction, folder_id: int) -> bool:
 class Batches:
     """Removes rows batch by batch. A new one begins anew, as after a crash, and finds what rows are left."""
 
-    def __init__(self, rows_max: int = BATCH_ROWS) -> None:
-        self._rows_max = rows_max
+    def __init__(self) -> None:
         self._tombstones_from: dict[int, bytes] = {}
 
-    def remove(self, txn: WriteTransaction) -> bool:
+    def remove(self, txn: WriteTransaction, rows_max: int = BATCH_ROWS) -> bool:
         """Remove some rows of hidden folders, the oldest folder first; False when none is left."""
-        left = self._rows_max
+        left = rows_max
         removed = (row for row in txn.indexes(Table.REMOVAL, b"", None) if row[1] != IS_COPY)
         folder_ids = [number_of(key)[0] for key, _ in islice(removed, left)]
         for folder_id in folder_ids:
@@ -156,18 +152,16 @@ class Remover:
 
     def finish(self) -> None:
         """Remove all there is to be removed, in the caller's thread. Raises as `Database.transaction`."""
-        batches = Batches()
-        sequence: int | None = 0
-        while sequence is not None:
-            sequence = self._remove(batches, sequence)
+        batches, pace = Batches(), Pace()
+        while self._remove(batches, pace):
+            pass
 
     def _run(self) -> None:
         while self._is_wanted():
-            batches = Batches()
-            sequence: int | None = 0
+            batches, pace = Batches(), Pace()
             with suppress(PillarboxError):  # the database has told; a deletion, mount or maintenance goes on
-                while sequence is not None and not self._ended.is_set():
-                    sequence = self._remove(batches, sequence)
+                while not self._ended.is_set() and self._remove(batches, pace):
+                    pass
 
     def _is_wanted(self) -> bool:
         with self._starting:
@@ -177,14 +171,13 @@ class Remover:
             self._thread = None
             return False
 
-    def _remove(self, batches: Batches, before: int | None) -> int | None:
-        """Remove a batch; the number of its transaction, None when none is left; `before` is the last."""
-        began_ms = self._clock.monotonic_ms()
+    def _remove(self, batches: Batches, pace: Pace) -> bool:
+        """Remove a batch, and rest; False when none is left."""
         with self._begin(_ACTOR) as txn:
+            began_ms = self._clock.monotonic_ms()  # not before: the wait for the turn is no work
             sequence = txn.state().sequence
-            if not batches.remove(txn):
-                return None
-        if before and sequence > before + 1:  # others are at work
-            rest_ms = _REST * (self._clock.monotonic_ms() - began_ms)
-            self._ended.wait(min(rest_ms, _REST_MS_MAX) / 1000)
-        return sequence
+            if not batches.remove(txn, pace.rows):
+                return False
+        if rest_ms := pace.rest_ms(self._clock.monotonic_ms() - began_ms, sequence):
+            self._ended.wait(rest_ms / 1000)
+        return True

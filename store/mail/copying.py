@@ -140,9 +140,9 @@ class _Copy:
         pace = Pace()
         clock = self._database.clock
         while batch := list(islice(items, pace.rows)):
-            began_ms = clock.monotonic_ms()
             self._database.refuse_below_disk_floor()
             with self._database.transaction(self._actor) as txn:
+                began_ms = clock.monotonic_ms()
                 sequence = txn.state().sequence
                 for item in batch:
                     self._copy_message(txn, item)

@@ -466,7 +466,7 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(rows_max=st.integers(1, 4))
     def remove_rows_of_what_was_deleted(self, rows_max: int) -> None:
         with self.database.transaction(ACTOR) as txn:
-            Batches(rows_max).remove(txn)
+            Batches().remove(txn, rows_max)
 
     @rule()
     def checkpoint(self) -> None:

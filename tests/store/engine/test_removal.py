@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from pillarbox.store.access import Actor
 from pillarbox.store.change_number import CNSet
+from pillarbox.store.clock import VirtualClock
 from pillarbox.store.disk.tables import DatabaseKind, FolderRecord, Table, id_key
 from pillarbox.store.engine import change_feed
 from pillarbox.store.engine.change_feed import ChangeKind
 from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
-from pillarbox.store.engine.removal import BATCH_ROWS, Batches, Remover, pending
+from pillarbox.store.engine.pace import BATCH_ROWS
+from pillarbox.store.engine.removal import Batches, Remover, pending
+from pillarbox.store.engine.transaction import WriteTransaction
 from pillarbox.store.errors import NotFound
 from pillarbox.store.mail import folders, mailboxes, messages, public_folders, views
 from pillarbox.store.upkeep import repair
@@ -164,6 +169,31 @@ def test_an_interrupted_removal_goes_on_after_a_mount(
         if thread.name == "pillarbox removal":
             thread.join()
     assert rows(database, Table.ITEM) == 0 and check_database(database, ACTOR).clean
+
+
+def test_a_removal_rests_for_its_own_time_and_not_for_that_of_others(
+    database: Database, lists: FolderRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait for a turn is the others' time: a removal that rested for it too would take for ever."""
+    clock = VirtualClock()
+    rests: list[float] = []
+
+    @contextmanager
+    def begin(actor: Actor) -> Iterator[WriteTransaction]:
+        with database.transaction(ACTOR) as other:
+            other.next_cn()
+            folders.set_property(other, lists.parent_id, "others", other.counter)
+        clock.advance_ms(1000)  # the wait for the turn
+        with database.transaction(actor) as txn:
+            yield txn
+        clock.advance_ms(10)
+
+    delete(database, lists.folder_id)
+    remover = Remover(begin, clock)
+    monkeypatch.setattr(remover._ended, "wait", rests.append)
+    remover.finish()
+    assert len(rests) >= 3 and set(rests) == {0.018}
+    assert rows(database, Table.ITEM) == 0
 
 
 def test_a_repair_keeps_what_is_hidden_hidden(database: Database, lists: FolderRecord) -> None:

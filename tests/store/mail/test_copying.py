@@ -36,7 +36,6 @@ COUNT = 23
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "BATCH_ROWS", 5)
     monkeypatch.setattr(copying, "Pace", lambda: pace.Pace(5))
 
 
