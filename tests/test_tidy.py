@@ -153,6 +153,7 @@ NO_RIGHT_ASKED = {
     "folders.get_or_hidden": _LOOKUP,
     "folders.is_there": _LOOKUP,
     "folders.all_of": _PART,
+    "folders.create_as_new": "asks by `folders.create`",
     "folders.insert": _PART,
     "folders.hide": _PART,
     "folders.place_for": _PART,

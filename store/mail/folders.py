@@ -226,6 +226,12 @@ def place_for(txn: WriteTransaction, parent_id: int, name: str, levels: int = 1)
     return parent
 
 
+def create_as_new(txn: WriteTransaction, parent_id: int, name: str, described: FolderRecord) -> FolderRecord:
+    """`create` a folder with the properties and the time of creation of another, of any database."""
+    made = create(txn, parent_id, name)
+    return _change(txn, made, properties=dict(described.properties), created_ms=described.created_ms)
+
+
 def ensure(txn: WriteTransaction, root_id: int, path: tuple[str, ...]) -> FolderRecord:
     """The folder at a path below a root; what is missing of it is made. Raises as `create`."""
     require_change(txn, Right.CREATE_SUBFOLDERS, root_id)

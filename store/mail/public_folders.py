@@ -8,7 +8,7 @@ that were read, as intervals.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from blake3 import blake3
@@ -106,7 +106,7 @@ def mark_read(txn: WriteTransaction, folder_id: int, first_uid: int = 1, last_ui
     newest_uid = _public(txn, folder_id).uid_next - 1
     last_uid = newest_uid if last_uid is None else min(last_uid, newest_uid)
     before = read_uids(txn, folder_id).intervals
-    _keep(txn, folder_id, before, with_interval(before, max(first_uid, 1), last_uid))
+    _keep(txn, folder_id, txn.actor.account, before, with_interval(before, max(first_uid, 1), last_uid))
 
 
 def mark_unread(txn: WriteTransaction, folder_id: int, first_uid: int, last_uid: int) -> None:
@@ -115,7 +115,7 @@ def mark_unread(txn: WriteTransaction, folder_id: int, first_uid: int, last_uid:
     _refuse_no_uids(first_uid, last_uid)
     _public(txn, folder_id)
     before = read_uids(txn, folder_id).intervals
-    _keep(txn, folder_id, before, without_interval(before, first_uid, last_uid))
+    _keep(txn, folder_id, txn.actor.account, before, without_interval(before, first_uid, last_uid))
 
 
 def _refuse_no_uids(first_uid: int, last_uid: int) -> None:
@@ -144,10 +144,7 @@ def read_uids(reader: Reader, folder_id: int) -> ReadUids:
     """
     require(reader, Right.READ_ITEMS, folder_id)
     check_id(folder_id, "folder_id")
-    if not is_id(folder_id):
-        return ReadUids()
-    seen: SeenRecord | None = reader.record(Table.SEEN, _seen_key(reader, folder_id))
-    return ReadUids() if seen is None else ReadUids(seen.intervals)
+    return ReadUids(_seen(reader, folder_id, reader.actor.account) if is_id(folder_id) else ())
 
 
 def is_read(reader: Reader, item: ItemRecord) -> bool:
@@ -183,15 +180,48 @@ def _public(reader: Reader, folder_id: int) -> FolderRecord:
     return record
 
 
-def _keep(txn: WriteTransaction, folder_id: int, before: Intervals, intervals: Intervals) -> None:
+def _seen(reader: Reader, folder_id: int, account: str) -> Intervals:
+    seen: SeenRecord | None = reader.record(Table.SEEN, _seen_key(folder_id, account))
+    return () if seen is None else seen.intervals
+
+
+def _keep(
+    txn: WriteTransaction, folder_id: int, account: str, before: Intervals, intervals: Intervals
+) -> None:
     if intervals != before:
-        seen = SeenRecord(user=txn.actor.account, intervals=intervals) if intervals else None
-        txn.put(Table.SEEN, _seen_key(txn, folder_id), seen)
+        seen = SeenRecord(user=account, intervals=intervals) if intervals else None
+        txn.put(Table.SEEN, _seen_key(folder_id, account), seen)
 
 
-def _seen_key(reader: Reader, folder_id: int) -> bytes:
-    digest = blake3(name_key(reader.actor.account)).digest(length=DIGEST_BYTES)
-    return id_key(folder_id) + digest
+def _seen_key(folder_id: int, account: str) -> bytes:
+    return id_key(folder_id) + blake3(name_key(account)).digest(length=DIGEST_BYTES)
+
+
+# -- read state of all users, for what puts a folder back
+
+
+def readers(reader: Reader, folder_id: int) -> Iterator[tuple[str, ReadUids]]:
+    """(account, the UIDs that it has read) of each account that has read something of a folder.
+
+    None of a folder that does not exist. Raises Corrupt.
+    """
+    require(reader, Right.MANAGE_STORE, STORE)
+    check_id(folder_id, "folder_id")
+    if not is_id(folder_id):
+        return iter(())
+    found = reader.records(Table.SEEN, id_key(folder_id), id_key(folder_id + 1))
+    return ((seen.user, ReadUids(seen.intervals)) for _, seen in found)
+
+
+def mark_read_for(txn: WriteTransaction, folder_id: int, account: str, uids: Iterable[int]) -> None:
+    """Make messages of these UIDs, which are there, read for an account. Raises NotFound, Refused."""
+    require_change(txn, Right.MANAGE_STORE, STORE)
+    _public(txn, folder_id)
+    before = _seen(txn, folder_id, account)
+    intervals = before
+    for uid in uids:
+        intervals = with_interval(intervals, uid, uid)
+    _keep(txn, folder_id, account, before, intervals)
 
 
 # -- intervals, both ends included, in order, never touching each other

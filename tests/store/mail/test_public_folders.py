@@ -188,3 +188,34 @@ def test_few_of_the_intervals_are_looked_at_for_a_message() -> None:
 
 def expanded(intervals: public_folders.Intervals) -> list[int]:
     return [uid for low, high in intervals for uid in range(low, high + 1)]
+
+
+def test_who_puts_a_folder_back_reads_and_writes_the_read_state_of_all(database: Database) -> None:
+    with database.transaction(ANNA) as txn:
+        public_folders.create(txn, "Forum")
+    folder_id = post(database, "Forum", 4)
+    with database.transaction(ANNA) as txn:
+        public_folders.mark_read(txn, folder_id, 2, 2)
+        public_folders.mark_read_for(txn, folder_id, "BERT", [4, 1])
+        public_folders.mark_read_for(txn, folder_id, "bert", [3])
+        found = {account: uids.intervals for account, uids in public_folders.readers(txn, folder_id)}
+    assert found == {"anna": ((2, 2),), "bert": ((1, 1), (3, 4))}
+    assert unread_of(database, BERT, folder_id) == [2]
+    with database.transaction(ANNA) as txn:
+        assert list(public_folders.readers(txn, folder_id + 1000)) == []
+        with pytest.raises(NotFound):
+            public_folders.mark_read_for(txn, folder_id + 1000, "bert", [1])
+
+
+def test_a_folder_is_made_as_another_was(database: Database) -> None:
+    with database.transaction(ANNA) as txn:
+        parent = public_folders.create(txn, "Forum")
+        was = folders.set_property(txn, parent.folder_id, "permissions", {"anna": ["Owner"]})
+    database.clock.advance_ms(5000)  # type: ignore[attr-defined]
+    with database.transaction(ANNA) as txn:
+        made = folders.create_as_new(txn, parent.folder_id, "again", was)
+        with pytest.raises(AlreadyExists):
+            folders.create_as_new(txn, parent.folder_id, "AGAIN", was)
+    assert made.folder_id != was.folder_id and made.name == "again"
+    assert (made.properties, made.created_ms) == (was.properties, was.created_ms)
+    assert check_database(database, ANNA).clean
