@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from pillarbox.backup.repository.repository import LATEST, Repository, Snapshot
-from pillarbox.backup.restore import RestorableDatabase, restorable_databases
+from pillarbox.backup.restore import RECOVERY_TITLES, RestorableDatabase, restorable_databases
 from pillarbox.backup.snapshot import database_guids
 from pillarbox.backup.snapshot_owner import (
     ServerMark,
@@ -20,6 +20,7 @@ from pillarbox.backup.snapshot_owner import (
 from pillarbox.store.disk.tables import DatabaseKind
 from pillarbox.store.errors import InvalidName, InvalidSetting, NotFound
 from pillarbox.store.names import name_key
+from pillarbox.store.server_config import KIND_TEXTS
 
 AT: Final = "@"
 
@@ -216,19 +217,29 @@ def mailbox_stores(found: Sequence[FoundDatabases]) -> list[FoundDatabases]:
 
     Raises NotFound when there is none, InvalidName when they are of several storage groups.
     """
-    stores = []
-    for snapshot, databases in found:
-        chosen = tuple(each for each in databases if each.kind is DatabaseKind.MAILBOX_STORE)
-        stores += [FoundDatabases(snapshot, chosen)] if chosen else []
+    stores = stores_of_kind(found, DatabaseKind.MAILBOX_STORE)
     if not stores:
         raise NotFound(
             "there is no mailbox store; the recovery storage group takes no other",
             hint="see what a snapshot holds with `pillarbox backup show`",
         )
+    return stores
+
+
+def stores_of_kind(found: Sequence[FoundDatabases], kind: DatabaseKind) -> list[FoundDatabases]:
+    """The databases of a kind among what was found, which the recovery group of that kind takes.
+
+    Raises InvalidName when they are of several storage groups.
+    """
+    stores = []
+    for snapshot, databases in found:
+        chosen = tuple(each for each in databases if each.kind is kind)
+        stores += [FoundDatabases(snapshot, chosen)] if chosen else []
     groups = {database.group for each in stores for database in each.databases}
     if len(groups) > 1:
         raise InvalidName(
-            f"there are mailbox stores of {len(groups)} storage groups; the recovery storage group takes one",
+            f"there are {KIND_TEXTS[kind]}s of {len(groups)} storage groups; "
+            f"the {RECOVERY_TITLES[kind]} takes one",
             hint=f"name it with --group: {', '.join(sorted(groups))}",
         )
     return stores

@@ -1,4 +1,6 @@
-"""What a recovery storage group holds: `recovery.toml`, its source and its databases.
+"""What a recovery group holds: `recovery.toml`, its source and its databases.
+
+A server has two: the recovery storage group for mailbox stores, and the public folder recovery group.
 
     format = "pillarbox-recovery"
     version = 1
@@ -19,7 +21,8 @@
     repository = "/backup/mail"
     repository_id = "..."
 
-`held_as` is `repository` where content is fetched from there, `files` where all was restored.
+`held_as` is `repository` where content is fetched from there, `files` where all was restored. All databases
+are of the one `kind` that the group takes.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from pillarbox.backup.restore import RecoverySource
+from pillarbox.backup.restore import RECOVERY_TITLES, RecoverySource
 from pillarbox.store.disk.checkpoint import write_atomically
 from pillarbox.store.disk.stream import disk_error
 from pillarbox.store.disk.tables import DatabaseKind
@@ -46,7 +49,7 @@ ValueT = TypeVar("ValueT")
 
 
 class HeldAs(StrEnum):
-    """How a database is in the recovery storage group."""
+    """How a database is in a recovery group."""
 
     FILES = "files"
     REPOSITORY = "repository"
@@ -54,7 +57,7 @@ class HeldAs(StrEnum):
 
 @dataclass(frozen=True)
 class RecoveryEntry:
-    """A database of the recovery storage group, always a mailbox store, and where it came from.
+    """A database of a recovery group, of the kind that the group takes, and where it came from.
 
     `repository` is where the repository lay when it was used, as whoever used it wrote it.
     """
@@ -72,13 +75,14 @@ class RecoveryEntry:
 class RecoveryConfig:
     """A whole `recovery.toml`. `source` is the storage group its databases come from, None without any."""
 
+    kind: DatabaseKind = DatabaseKind.MAILBOX_STORE
     source: RecoverySource | None = None
     databases: list[RecoveryEntry] = field(default_factory=list)
     override: bool = False
 
 
-def read_recovery(directory: Path) -> RecoveryConfig:
-    """The configuration in the directory of a recovery storage group.
+def read_recovery(directory: Path, kind: DatabaseKind = DatabaseKind.MAILBOX_STORE) -> RecoveryConfig:
+    """The configuration in the directory of the recovery group that takes databases of a kind.
 
     Raises NotFound when there is no group, InvalidSetting naming what is wrong, UnsupportedVersion.
     """
@@ -90,10 +94,11 @@ def read_recovery(directory: Path) -> RecoveryConfig:
                 f"{path} has version {table.get('version')!r}",
                 hint=f"this program knows version {RECOVERY_VERSION}; use a newer one",
             )
-        return _parse(table)
+        return _parse(table, kind)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFound(
-            "the server has no recovery storage group", hint="make one with `pillarbox recovery mount`"
+            f"the server has no {RECOVERY_TITLES[kind]}",
+            hint="make one: `pillarbox recovery mount SERVER REPO SNAPSHOT`",
         ) from error
     except OSError as error:
         raise disk_error(error, str(path)) from error
@@ -119,7 +124,7 @@ def write_recovery(directory: Path, config: RecoveryConfig) -> None:
         {
             "name": entry.name,
             "guid": guid_text(entry.guid),
-            "kind": KIND_TEXTS[DatabaseKind.MAILBOX_STORE],
+            "kind": KIND_TEXTS[config.kind],
             "held_as": str(entry.held_as),
             "is_mounted": entry.is_mounted,
             "snapshot": entry.snapshot,
@@ -131,24 +136,24 @@ def write_recovery(directory: Path, config: RecoveryConfig) -> None:
     write_atomically(directory / RECOVERY_FILE, format_toml(table).encode())
 
 
-def _parse(table: dict[str, Any]) -> RecoveryConfig:
+def _parse(table: dict[str, Any], kind: DatabaseKind) -> RecoveryConfig:
     if table.get("format") != RECOVERY_FORMAT:
         raise ValueError(f'it does not say format = "{RECOVERY_FORMAT}"')
-    databases = [_parse_entry(each) for each in _value(table, "databases", list, [])]
+    databases = [_parse_entry(each, kind) for each in _value(table, "databases", list, [])]
     source = None
     if databases:
         held = _value(table, "source", dict)
         guid = parse_guid(_value(held, "server_guid", str)) if "server_guid" in held else b""
         source = RecoverySource(_value(held, "server", str), _value(held, "group", str), guid)
     # There it is a number, 0 or 1; `true` and `false` are what this program writes.
-    return RecoveryConfig(source, databases, bool(_value(table, "recovery_sg_override", int, 0)))
+    return RecoveryConfig(kind, source, databases, bool(_value(table, "recovery_sg_override", int, 0)))
 
 
-def _parse_entry(table: Any) -> RecoveryEntry:
+def _parse_entry(table: Any, kind: DatabaseKind) -> RecoveryEntry:
     if not isinstance(table, dict):
         raise ValueError("databases is a list of tables")
-    if table.get("kind") != KIND_TEXTS[DatabaseKind.MAILBOX_STORE]:
-        raise ValueError("a database in it is always a mailbox store")
+    if table.get("kind") != KIND_TEXTS[kind]:
+        raise ValueError(f"a database in it is always a {KIND_TEXTS[kind]}")
     return RecoveryEntry(
         parse_guid(_value(table, "guid", str)),
         _value(table, "name", str),

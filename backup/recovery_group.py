@@ -1,10 +1,13 @@
-"""The recovery storage group of a server: databases of a backup that only recovery tools reach.
+"""The recovery groups of a server: databases of a backup that only recovery tools reach.
 
     <server>/recovery/recovery.toml           what is in it (recovery_config); without it there is no group
     <server>/recovery/<group>/<database>/     restored files, or the records of a database in a repository
+    <server>/public-folder-recovery/          the same for public folder stores
 
-The rules are those of DOMAIN.md "Recovery storage group". Its databases are none of `Server.databases()`: no
-client, delivery, size check, maintenance or backup comes to them, and opening the server mounts none of them.
+The rules are those of DOMAIN.md "Recovery storage group", which takes mailbox stores only; public folder
+stores have the public folder recovery group, under the same rules. Their databases are none of
+`Server.databases()`: no client, delivery, size check, maintenance or backup comes to them, and opening the
+server mounts none of them.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from pillarbox.backup.recovery_config import (
 from pillarbox.backup.replaced import new_place
 from pillarbox.backup.repository.repository import Repository, Snapshot
 from pillarbox.backup.restore import (
+    RECOVERY_TITLES,
     Destination,
     Fill,
     RecoverySource,
@@ -65,6 +69,7 @@ from pillarbox.store.errors import (
 from pillarbox.store.events import EventId, PythonLoggingSink, make_event, tee
 from pillarbox.store.names import name_key
 from pillarbox.store.server import Server
+from pillarbox.store.server_config import KIND_TEXTS
 
 RECOVERY_LOCK: Final = "recovery.lock"
 _LOCK_WAIT_MS: Final = 5000
@@ -76,26 +81,49 @@ FillPlace = Callable[[RestorableDatabase, Path], None]
 
 def has_recovery_group(server: Server) -> bool:
     """Whether the server has a recovery storage group."""
-    return (server.recovery_path / RECOVERY_FILE).is_file()
+    return _is_group(server.recovery_paths[DatabaseKind.MAILBOX_STORE])
+
+
+def recovery_groups(server: Server, *, clock: Clock) -> list[RecoveryGroup]:
+    """The recovery groups that the server has: the recovery storage group first. Raises as `open`."""
+    return [
+        RecoveryGroup.open(server, clock=clock, kind=kind)
+        for kind, path in server.recovery_paths.items()
+        if _is_group(path)
+    ]
+
+
+def _is_group(path: Path) -> bool:
+    return (path / RECOVERY_FILE).is_file()
 
 
 def goes_to_recovery_group(server: Server) -> bool:
     """Whether a restore to the server goes to its recovery storage group, not over its databases."""
-    return has_recovery_group(server) and not read_recovery(server.recovery_path).override
+    if not has_recovery_group(server):
+        return False
+    return not read_recovery(server.recovery_paths[DatabaseKind.MAILBOX_STORE]).override
 
 
 class RecoveryGroup:
-    """The recovery storage group of a server. What is in it is read at every call: others use it too.
+    """The recovery storage group of a server, or with the kind PUBLIC_FOLDER_STORE its public folder recovery
+    group. What is in it is read at every call: others use it too.
 
     Databases that were opened are closed by `close`, or at the end of a `with` block. Use one of these in a
     process, from one thread: a process can open a database once. What it opened is read from any thread.
     """
 
     def __init__(
-        self, server: Server, *, clock: Clock, administrative_group: str = FIRST_ADMINISTRATIVE_GROUP
+        self,
+        server: Server,
+        *,
+        clock: Clock,
+        kind: DatabaseKind = DatabaseKind.MAILBOX_STORE,
+        administrative_group: str = FIRST_ADMINISTRATIVE_GROUP,
     ) -> None:
-        """Use `create`, `open` or `open_or_begin`."""
-        self.path = server.recovery_path
+        """Use `create`, `open` or `open_or_begin`. `kind` is that of all databases in it."""
+        self.kind = kind
+        self.title = RECOVERY_TITLES[kind]
+        self.path = server.recovery_paths[kind]
         self._server = server
         self._clock = clock
         self._administrative_group = administrative_group
@@ -106,37 +134,52 @@ class RecoveryGroup:
 
     @classmethod
     def create(
-        cls, server: Server, *, clock: Clock, administrative_group: str = FIRST_ADMINISTRATIVE_GROUP
+        cls,
+        server: Server,
+        *,
+        clock: Clock,
+        kind: DatabaseKind = DatabaseKind.MAILBOX_STORE,
+        administrative_group: str = FIRST_ADMINISTRATIVE_GROUP,
     ) -> RecoveryGroup:
-        """Make an empty recovery storage group. Raises AlreadyExists, ReadOnly, DiskFull."""
-        group = cls(server, clock=clock, administrative_group=administrative_group)
+        """Make an empty group. Raises AlreadyExists, ReadOnly, DiskFull."""
+        group = cls(server, clock=clock, kind=kind, administrative_group=administrative_group)
         with group._locked():
-            if has_recovery_group(server):
+            if _is_group(group.path):
                 raise AlreadyExists(
-                    "the server has a recovery storage group already", hint="use it, or remove it first"
+                    f"the server has a {group.title} already", hint="use it, or remove it first"
                 )
-            config = RecoveryConfig()
+            config = RecoveryConfig(kind)
             group._clear_leftovers(config)
             group._write(config)
         return group
 
     @classmethod
     def open(
-        cls, server: Server, *, clock: Clock, administrative_group: str = FIRST_ADMINISTRATIVE_GROUP
+        cls,
+        server: Server,
+        *,
+        clock: Clock,
+        kind: DatabaseKind = DatabaseKind.MAILBOX_STORE,
+        administrative_group: str = FIRST_ADMINISTRATIVE_GROUP,
     ) -> RecoveryGroup:
         """The group that is there. Raises NotFound when there is none, InvalidSetting, UnsupportedVersion."""
-        read_recovery(server.recovery_path)
-        return cls(server, clock=clock, administrative_group=administrative_group)
+        read_recovery(server.recovery_paths[kind], kind)
+        return cls(server, clock=clock, kind=kind, administrative_group=administrative_group)
 
     @classmethod
     def open_or_begin(
-        cls, server: Server, *, clock: Clock, administrative_group: str = FIRST_ADMINISTRATIVE_GROUP
+        cls,
+        server: Server,
+        *,
+        clock: Clock,
+        kind: DatabaseKind = DatabaseKind.MAILBOX_STORE,
+        administrative_group: str = FIRST_ADMINISTRATIVE_GROUP,
     ) -> RecoveryGroup:
         """The group that is there, or one that the server has once a first database is in it.
 
         Killed before, nothing of it takes later restores. Raises InvalidSetting, UnsupportedVersion.
         """
-        group = cls(server, clock=clock, administrative_group=administrative_group)
+        group = cls(server, clock=clock, kind=kind, administrative_group=administrative_group)
         group._may_be_missing = True
         group._config()
         return group
@@ -145,7 +188,7 @@ class RecoveryGroup:
         """Remove the group with all its databases, for good. Raises ReadOnly, WriterBusy."""
         with self._locked():
             self.close()
-            self._clear_leftovers(RecoveryConfig())
+            self._clear_leftovers(RecoveryConfig(self.kind))
             self._unlink()
 
     def close(self) -> None:
@@ -168,7 +211,7 @@ class RecoveryGroup:
 
     def entry(self, name: str) -> RecoveryEntry:
         """Its database of that name, in any case. Raises NotFound."""
-        return _entry(self._config(), name)
+        return self._entry(self._config(), name)
 
     def place(self, entry: RecoveryEntry) -> Path:
         """Where the files of one of its databases are."""
@@ -196,14 +239,21 @@ class RecoveryGroup:
         return ServerState(guids, self._administrative_group, True, config.override, config.source)
 
     def _config(self) -> RecoveryConfig:
-        if self._may_be_missing and not has_recovery_group(self._server):
-            return RecoveryConfig()
-        return read_recovery(self.path)
+        if self._may_be_missing and not _is_group(self.path):
+            return RecoveryConfig(self.kind)
+        return read_recovery(self.path, self.kind)
 
     def _place(self, config: RecoveryConfig, name: str) -> Path:
         if config.source is None:
-            raise NotFound("the recovery storage group is empty")
+            raise NotFound(f"the {self.title} is empty")
         return self.path / check_path_part(config.source.group) / check_path_part(name)
+
+    def _entry(self, config: RecoveryConfig, name: str) -> RecoveryEntry:
+        for entry in config.databases:
+            if name_key(entry.name) == name_key(name):
+                return entry
+        names = ", ".join(entry.name for entry in config.databases) or "there is none"
+        raise NotFound(f"the {self.title} has no database {name!r}", hint=f"its databases: {names}")
 
     # -- databases that come and go
 
@@ -217,7 +267,7 @@ class RecoveryGroup:
         foreign: bool = False,
         progress: Progress | None = None,
     ) -> list[RecoveryEntry]:
-        """Mount mailbox stores of a snapshot, all of them or those of the given names, all or none.
+        """Mount the databases of a snapshot that are of the group's kind, or those of the names, all or none.
 
         Only their records are brought over; content is fetched from the repository as it is touched.
         `location` is kept, for who opens them later; `progress` is told bytes of records as they come (their
@@ -233,7 +283,7 @@ class RecoveryGroup:
             open_snapshot_mount(repository, database, place).close()
 
         held = RecoveryEntry(b"", "", HeldAs.REPOSITORY, True, snapshot.id, location, repository.id)
-        chosen = choose_mailbox_stores(snapshot, names)
+        chosen = self._choose(snapshot, names)
         try:
             taken = self._take(chosen, held, fill)
         except PillarboxError as error:
@@ -255,7 +305,8 @@ class RecoveryGroup:
         thorough: bool = False,
         progress: Progress | None = None,
     ) -> list[RecoveryEntry]:
-        """Restore mailbox stores of a snapshot with all their files, all of them or those of the given names.
+        """Restore the databases of a snapshot that are of the group's kind, or those of the names, with all
+        their files.
 
         They are not mounted (`mount`). All or none. `foreign` is that of `mount_snapshot`, `thorough` and
         `progress` are those of `restore_to_directory`. Raises as `mount_snapshot`.
@@ -269,10 +320,22 @@ class RecoveryGroup:
             )
 
         held = RecoveryEntry(b"", "", HeldAs.FILES, False, snapshot.id, location, repository.id)
-        taken = self._take(choose_mailbox_stores(snapshot, names), held, fill)
+        taken = self._take(self._choose(snapshot, names), held, fill)
         for entry in taken:
             self._report(EventId.RESTORE_FINISHED, entry.name, snapshot=snapshot.id)
         return taken
+
+    def _choose(self, snapshot: Snapshot, names: Collection[str]) -> list[RestorableDatabase]:
+        """The databases of those names, of any kind; without names those of the group's. Raises NotFound."""
+        found = restorable_databases(snapshot, names)
+        if not names:
+            found = [each for each in found if each.kind is self.kind]
+        if not found:
+            raise NotFound(
+                f"snapshot {snapshot.id} holds no {KIND_TEXTS[self.kind]}; the {self.title} takes no other",
+                hint="see what it holds with `pillarbox backup show`",
+            )
+        return found
 
     def _refuse_foreign(self, snapshot: Snapshot) -> None:
         if not is_of_server(snapshot, mark_of(self._server)):
@@ -284,8 +347,8 @@ class RecoveryGroup:
         """Take databases in; those are in the group that `recovery.toml` names, so it is written last."""
         with self._changed() as config:
             state = ServerState((), self._administrative_group, recovery_source=config.source)
-            refuse_for_recovery(chosen, state)
-            _refuse_taken(chosen, config)
+            refuse_for_recovery(chosen, state, self.kind)
+            self._refuse_taken(chosen, config)
             config.source = config.source or chosen[0].source
             self._clear_leftovers(config)
             places = [self._place(config, each.name) for each in chosen]
@@ -297,6 +360,18 @@ class RecoveryGroup:
             taken = [replace(held, guid=each.guid, name=each.name) for each in chosen]
             config.databases += taken
         return taken
+
+    def _refuse_taken(self, chosen: Sequence[RestorableDatabase], config: RecoveryConfig) -> None:
+        if chosen[0].group.casefold() in _OWN_FILES:
+            raise InvalidName(f"a storage group {chosen[0].group!r} cannot lie in the {self.title}")
+        names = {name_key(entry.name) for entry in config.databases}
+        guids = {entry.guid for entry in config.databases}
+        for each in chosen:
+            if each.guid in guids or name_key(each.name) in names:
+                raise AlreadyExists(
+                    f"database {each.name!r} is in the {self.title} already",
+                    hint="remove it from there first with `pillarbox recovery dismount`",
+                )
 
     def mount(self, name: str) -> RecoveryEntry:
         """Let recovery tools read a database that was restored. Mounted already: nothing.
@@ -326,7 +401,7 @@ class RecoveryGroup:
 
     def _set_mounted(self, name: str, is_mounted: bool) -> RecoveryEntry:
         with self._changed() as config:
-            entry = _entry(config, name)
+            entry = self._entry(config, name)
             config.databases[config.databases.index(entry)] = replace(entry, is_mounted=is_mounted)
         if entry.is_mounted is not is_mounted:
             self._close(entry)
@@ -342,7 +417,7 @@ class RecoveryGroup:
         is taken by others at once.
         """
         with self._changed(remove_empty=remove_empty) as config:
-            entry = _entry(config, name)
+            entry = self._entry(config, name)
             place = self._place(config, entry.name)
             config.databases.remove(entry)
             self._close(entry)
@@ -388,9 +463,7 @@ class RecoveryGroup:
     def _open_files(self, entry: RecoveryEntry) -> RecoveryDatabase:
         place = self._files(entry)
         stream = Stream(place / STREAM, entry.guid)
-        return RecoveryDatabase(
-            place / PROPERTIES, entry.guid, entry.name, DatabaseKind.MAILBOX_STORE, stream
-        )
+        return RecoveryDatabase(place / PROPERTIES, entry.guid, entry.name, self.kind, stream)
 
     def _open_mount(self, entry: RecoveryEntry, repository: Repository | None) -> RecoveryDatabase:
         if repository is None:
@@ -429,13 +502,23 @@ class RecoveryGroup:
     def _locked(self) -> Iterator[None]:
         if self._server.read_only:
             raise _opened_for_reading()
+        self._refuse_directory_of_group()
         try:
             self.path.mkdir(exist_ok=True)
         except OSError as error:
             raise disk_error(error, str(self.path)) from error
         lock = self.path / RECOVERY_LOCK
-        with closing(FileLock(lock, "the recovery storage group", self._clock, wait_ms=_LOCK_WAIT_MS)):
+        with closing(FileLock(lock, f"the {self.title}", self._clock, wait_ms=_LOCK_WAIT_MS)):
             yield
+
+    def _refuse_directory_of_group(self) -> None:
+        """What is not listed here is removed: never in a directory that an older program gave a group."""
+        for group in self._server.groups.values():
+            if group.path == self.path:
+                raise Conflict(
+                    f"storage group {group.name} lies in {self.path}, the place of the {self.title}",
+                    hint="make another storage group, and move its mailboxes there",
+                )
 
     @contextmanager
     def _changed(self, *, remove_empty: bool = False) -> Iterator[RecoveryConfig]:
@@ -488,40 +571,6 @@ def _snapshot_of(entry: RecoveryEntry, repository: Repository) -> Snapshot:
 
 def _opened_for_reading() -> ReadOnly:
     return ReadOnly("the server was opened for reading only", hint="open it for writing")
-
-
-def choose_mailbox_stores(snapshot: Snapshot, names: Collection[str] = ()) -> list[RestorableDatabase]:
-    """The databases of those names, of any kind; without names the mailbox stores. Raises NotFound."""
-    found = restorable_databases(snapshot, names)
-    if not names:
-        found = [each for each in found if each.kind is DatabaseKind.MAILBOX_STORE]
-    if not found:
-        raise NotFound(
-            f"snapshot {snapshot.id} holds no mailbox store; the recovery storage group takes no other",
-            hint="see what it holds with `pillarbox backup show`",
-        )
-    return found
-
-
-def _entry(config: RecoveryConfig, name: str) -> RecoveryEntry:
-    for entry in config.databases:
-        if name_key(entry.name) == name_key(name):
-            return entry
-    names = ", ".join(entry.name for entry in config.databases) or "there is none"
-    raise NotFound(f"the recovery storage group has no database {name!r}", hint=f"its databases: {names}")
-
-
-def _refuse_taken(chosen: Sequence[RestorableDatabase], config: RecoveryConfig) -> None:
-    if chosen[0].group.casefold() in _OWN_FILES:
-        raise InvalidName(f"a storage group {chosen[0].group!r} cannot lie in the recovery storage group")
-    names = {name_key(entry.name) for entry in config.databases}
-    guids = {entry.guid for entry in config.databases}
-    for each in chosen:
-        if each.guid in guids or name_key(each.name) in names:
-            raise AlreadyExists(
-                f"database {each.name!r} is in the recovery storage group already",
-                hint="remove it from there first with `pillarbox recovery dismount`",
-            )
 
 
 def restore_to_server(

@@ -66,6 +66,7 @@ from pillarbox.store.events import EventId
 from pillarbox.store.ids import COUNTER_MAX, guid_text
 from pillarbox.store.mail import folders
 from pillarbox.store.names import name_key
+from pillarbox.store.server_config import KIND_TEXTS
 from pillarbox.store.upkeep.check import check_database
 from pillarbox.store.upkeep.repair_rebuild import LostMessage
 
@@ -73,6 +74,11 @@ _UNFINISHED: Final = ".restoring"
 _THREADS: Final = 4  # of which two work, as a rule, while the others wait for the disk to flush a file
 # More than a database gives out between its last backup or capture and its loss.
 _NUMBERS_LEFT_OUT: Final = 1 << 24
+RECOVERY_TITLES: Final = {
+    DatabaseKind.MAILBOX_STORE: "recovery storage group",
+    DatabaseKind.PUBLIC_FOLDER_STORE: "public folder recovery group",
+}
+"""What a server's recovery group is called that takes databases of a kind."""
 
 
 @dataclass(frozen=True)
@@ -219,14 +225,19 @@ def refuse_another_guid(database: RestorableDatabase) -> Conflict:
     )
 
 
-def refuse_for_recovery(databases: Sequence[RestorableDatabase], server: ServerState) -> None:
-    """Raises Refused for what the recovery storage group does not take."""
+def refuse_for_recovery(
+    databases: Sequence[RestorableDatabase],
+    server: ServerState,
+    kind: DatabaseKind = DatabaseKind.MAILBOX_STORE,
+) -> None:
+    """Raises Refused for what the recovery group that takes databases of a kind does not take."""
+    title = RECOVERY_TITLES[kind]
     for database in databases:
         refuse_layout(database)
-        if database.kind is not DatabaseKind.MAILBOX_STORE:
+        if database.kind is not kind:
             raise Refused(
-                f"{database.name!r} is no mailbox store; the recovery storage group takes no other",
-                hint="name the mailbox stores to be restored",
+                f"{database.name!r} is no {KIND_TEXTS[kind]}; the {title} takes no other",
+                hint=f"name the {KIND_TEXTS[kind]}s to be restored",
             )
         if database.administrative_group != server.administrative_group:
             raise Refused(
@@ -238,7 +249,7 @@ def refuse_for_recovery(databases: Sequence[RestorableDatabase], server: ServerS
         sources.append(server.recovery_source)
     if not all(source.is_same(sources[0]) for source in sources[1:]):
         raise Refused(
-            "the recovery storage group holds databases of one storage group at a time",
+            f"the {title} holds databases of one storage group at a time",
             hint="remove those that are there with `pillarbox recovery dismount` first",
         )
 

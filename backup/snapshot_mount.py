@@ -24,7 +24,7 @@ from pillarbox.backup.database_snapshot import (
 from pillarbox.backup.repository.damage import damaged_file
 from pillarbox.backup.repository.pack import BlobId
 from pillarbox.backup.repository.repository import Repository
-from pillarbox.backup.restore import RestorableDatabase, read_restorable
+from pillarbox.backup.restore import RECOVERY_TITLES, RestorableDatabase, read_restorable
 from pillarbox.store.access import Actor, Role
 from pillarbox.store.arguments import PathLike, as_path
 from pillarbox.store.content.blocks import Dictionaries
@@ -192,7 +192,7 @@ class RecoveryDatabase:
         if not (properties / DATA_FILE).is_file():
             raise NotFound(
                 f"the records of database {name} are not at {properties}",
-                hint="remove the database from the recovery storage group, then mount or restore it again",
+                hint=f"remove the database from the {RECOVERY_TITLES[kind]}, then mount or restore it again",
             )
         env = Env(properties, read_only=True)
         self._files: DatabaseFiles | None = None
@@ -225,11 +225,11 @@ class RecoveryDatabase:
         """
         if actor.role not in (Role.ADMINISTRATOR, Role.SERVER_TASK):
             raise AccessDenied(
-                f"database {self.name} is in the recovery storage group, which no client reaches",
-                hint="let an administrator merge what is needed into the mailbox",
+                f"database {self.name} is in the {RECOVERY_TITLES[self.kind]}, which no client reaches",
+                hint="let an administrator merge what is needed into the live database",
             )
         if self._files is None:
-            raise Dismounted(f"database {self.name} of the recovery storage group was closed")
+            raise Dismounted(f"database {self.name} of the {RECOVERY_TITLES[self.kind]} was closed")
         return RecoveryRead(self._files, self._files.env.view(), actor)
 
     @property

@@ -1,12 +1,13 @@
 """A server: its storage groups and databases in one directory, mounted, checked and reported on together.
 
-    <server>/server.toml            what it consists of (server_config)
-    <server>/server.lock            held while server.toml is changed
-    <server>/<group>/<database>/    files of a database
-    <server>/mailboxes/             the names of the mailboxes in each database (mailbox_directory)
-    <server>/backups/               when each database was last backed up (last_backup)
-    <server>/events/                the event log
-    <server>/recovery/              the recovery storage group
+    <server>/server.toml              what it consists of (server_config)
+    <server>/server.lock              held while server.toml is changed
+    <server>/<group>/<database>/      files of a database
+    <server>/mailboxes/               the names of the mailboxes in each database (mailbox_directory)
+    <server>/backups/                 when each database was last backed up (last_backup)
+    <server>/events/                  the event log
+    <server>/recovery/                the recovery storage group
+    <server>/public-folder-recovery/  the public folder recovery group
 
 Directories are named when a group or database is made; a rename moves no files.
 """
@@ -55,9 +56,9 @@ from pillarbox.store.server_config import (
     CONFIG_FILE,
     EVENTS,
     MAILBOX_NAMES,
+    PUBLIC_FOLDER_RECOVERY,
     RECOVERY,
-    REPLACED,
-    RESERVED_DIRECTORIES,
+    TAKEN_DIRECTORIES,
     DatabaseEntry,
     GroupEntry,
     ServerConfig,
@@ -104,8 +105,9 @@ class Server:
 
     `groups` are the regular storage groups by name; `not_mounted` says of each database that should be
     mounted and is not, why; `mailboxes` finds, makes and moves mailboxes by name; `events` is the log;
-    `recovery_path` is where the recovery storage group lies, `backups_path` where it is kept when databases
-    were last backed up, and `backup_rules` say how old that may be.
+    `recovery_paths` are the places of the recovery storage group, which takes mailbox stores, and of the
+    public folder recovery group; `backups_path` is where it is kept when databases were last backed up, and
+    `backup_rules` say how old that may be.
     """
 
     def __init__(
@@ -127,7 +129,10 @@ class Server:
         self.groups: dict[str, StorageGroup] = {}
         self.not_mounted: dict[str, PillarboxError] = {}
         self.events = EventLog(path / EVENTS)
-        self.recovery_path = path / RECOVERY
+        self.recovery_paths = {
+            DatabaseKind.MAILBOX_STORE: path / RECOVERY,
+            DatabaseKind.PUBLIC_FOLDER_STORE: path / PUBLIC_FOLDER_RECOVERY,
+        }
         self.backups_path = path / BACKUPS
         self.backup_rules = BackupRules()
         self._wait_ms = wait_ms
@@ -412,11 +417,7 @@ class Server:
             check_name(name)
             _refuse_taken(name, config.groups)
             refuse_another_group(config.edition, len(config.groups))
-            taken = (
-                RESERVED_DIRECTORIES
-                | {REPLACED, MAILBOX_NAMES, BACKUPS}
-                | {entry.directory for entry in config.groups}
-            )
+            taken = TAKEN_DIRECTORIES | {entry.directory for entry in config.groups}
             config.groups.append(GroupEntry(name, _free_directory(self.path, name, taken)))
         return self.group(name)
 

@@ -46,10 +46,13 @@ CONFIG_FORMAT: Final = "pillarbox-server"
 CONFIG_VERSION: Final = 1
 EVENTS: Final = "events"
 RECOVERY: Final = "recovery"
+PUBLIC_FOLDER_RECOVERY: Final = "public-folder-recovery"
 REPLACED: Final = "replaced"
 MAILBOX_NAMES: Final = "mailboxes"
 BACKUPS: Final = "backups"
 RESERVED_DIRECTORIES: Final = frozenset({EVENTS, RECOVERY})  # beside the directories of the groups
+# No new group gets one of these as its directory; of an older program a group may have one.
+TAKEN_DIRECTORIES: Final = RESERVED_DIRECTORIES | {PUBLIC_FOLDER_RECOVERY, REPLACED, MAILBOX_NAMES, BACKUPS}
 KIND_TEXTS: Final = {
     DatabaseKind.MAILBOX_STORE: "mailbox store",
     DatabaseKind.PUBLIC_FOLDER_STORE: "public folder store",

@@ -19,9 +19,7 @@ from pillarbox.store.errors import AlreadyExists, Conflict, NotFound, PillarboxE
 from pillarbox.store.names import check_name, name_key
 from pillarbox.store.server_config import (
     CONFIG_FILE,
-    MAILBOX_NAMES,
-    REPLACED,
-    RESERVED_DIRECTORIES,
+    TAKEN_DIRECTORIES,
     DatabaseEntry,
     GroupEntry,
     ServerConfig,
@@ -108,14 +106,13 @@ def _add_unknown(config: ServerConfig, found: list[GroupEntry]) -> None:
 
 
 def _database_directories(server: Path) -> Iterator[Path]:
-    reserved = RESERVED_DIRECTORIES | {MAILBOX_NAMES, REPLACED}
     for path in sorted(server.glob(f"*/*/{STREAM}")):
         database = path.parent
         with suppress(PillarboxError):
             check_name(database.parent.name)
             check_name(database.name)
             is_other = database.suffix in _NO_DATABASES or ".replaced-" in database.name
-            if database.parent.name not in reserved and not is_other:
+            if database.parent.name not in TAKEN_DIRECTORIES and not is_other:
                 yield database
 
 

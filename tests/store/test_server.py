@@ -284,10 +284,13 @@ def test_a_name_that_cannot_be_is_refused_and_changes_nothing(big: Server, name:
     assert (big.path / CONFIG_FILE).read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["events", "recovery", "EVENTS", "store.new", "..."])
+@pytest.mark.parametrize(
+    "name", ["events", "recovery", "Public-Folder-Recovery", "EVENTS", "store.new", "..."]
+)
 def test_a_name_that_the_server_uses_itself_gets_a_directory_of_its_own(big: Server, name: str) -> None:
     group = big.create_group(name)
-    assert group.path != big.path / "events" and group.path != big.recovery_path
+    own = {"events", *(path.name for path in big.recovery_paths.values())}
+    assert group.path.name.casefold() not in own
     database = big.create_database(name, name, DatabaseKind.MAILBOX_STORE)
     assert database.state is MountState.MOUNTED and not database.path.name.endswith(".new")
 
