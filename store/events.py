@@ -161,6 +161,9 @@ class EventId(IntEnum):
         "{messages} messages of mailbox {source} were archived and removed by {account}.")
     BACKUP_NEEDS_ATTENTION = (20046, _WARNING, _BACKUP,
         "Backups of database {database} need attention: {state}.")
+    PUBLIC_FOLDERS_MERGED = (20047, _INFORMATION, _BACKUP,
+        "{messages} messages of public folders were merged into database {database} by {account}; "
+        "{damaged} are damaged.")
     # fmt: on
 
 

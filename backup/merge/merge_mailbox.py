@@ -1,5 +1,7 @@
 """Merge of recovered mail into live mailboxes, or out to mail files (DOMAIN.md "Recovery", mailbox merge).
 
+Public folders are merged as mailboxes are; an empty GUID stands for those of a public folder store.
+
 The source is read only and may be a snapshot; the target goes on being used meanwhile. Messages are added in
 batches, each a transaction of its own, and marked with what they were made from: a merge that was
 interrupted, or is run again, adds what is still missing and nothing else.
@@ -13,7 +15,7 @@ from typing import Literal, NamedTuple
 from pillarbox.backup.merge.filter import MergeFilter
 from pillarbox.backup.merge.report import MailboxMerge, MergeOptions, MergeProgress
 from pillarbox.backup.merge.run import MergeRun
-from pillarbox.backup.merge.source import Damage, MergeSource, folders_of
+from pillarbox.backup.merge.source import Damage, MergeSource, folders_of, tree_of, trees_of
 from pillarbox.backup.merge.target import FileDestination, FileTarget, MailboxDestination, MailboxTarget
 from pillarbox.store.access import Actor
 from pillarbox.store.disk.tables import DatabaseKind, MailboxRecord, Table
@@ -38,10 +40,11 @@ def merge_mailbox(
     *,
     progress: Progress | None = None,
 ) -> MailboxMerge:
-    """Merge one mailbox (GUID) of `source` into `target`. A batch is durable when `progress` is next called.
+    """Merge one mailbox (GUID) of `source`, or with an empty GUID its public folders, into `target`.
 
-    A message of the source that is damaged is listed, and the others go on. Raises NotFound for a mailbox
-    that is not there; Refused for a source that is the target, or that cannot be written in archive mode;
+    A batch is durable when `progress` is next called. A message of the source that is damaged is listed, and
+    the others go on. Raises NotFound for a mailbox that is not there; Refused for a source that is the
+    target, for a mailbox and public folders, and for a source that cannot be written in archive mode;
     AlreadyExists for a directory that holds something; Dismounted, ReadOnly, DiskFull; Corrupt for damage in
     the target. What was added before stays, and the same merge goes on there.
     """
@@ -63,10 +66,15 @@ def merge_mailbox(
 def _report_events(source: MergeSource, target: MergeTarget, actor: Actor, report: MailboxMerge) -> None:
     name, account = report.mailbox, actor.account
     if isinstance(target, MailboxTarget):
-        with target.database.read(actor) as read:
-            into = mailboxes.get(read, target.guid).name
         counts = {"messages": report.merged_count, "damaged": report.damaged_count}
-        target.database.report(EventId.MERGE_FINISHED, source=name, mailbox=into, account=account, **counts)
+        if not target.guid:
+            target.database.report(EventId.PUBLIC_FOLDERS_MERGED, account=account, **counts)
+        else:
+            with target.database.read(actor) as read:
+                into = tree_of(read, target.guid).name
+            target.database.report(
+                EventId.MERGE_FINISHED, source=name, mailbox=into, account=account, **counts
+            )
     if report.removed_count and isinstance(source, Database):
         source.report(EventId.MESSAGES_ARCHIVED, messages=report.removed_count, source=name, account=account)
 
@@ -80,6 +88,11 @@ def _write_files(run: MergeRun, target: FileTarget, options: MergeOptions) -> No
 
 
 def _refuse(source: MergeSource, source_guid: bytes, target: MergeTarget, options: MergeOptions) -> None:
+    if isinstance(target, MailboxTarget) and bool(source_guid) != bool(target.guid):
+        raise Refused(
+            "mail of a mailbox and posts of public folders are not merged into each other",
+            hint="merge them out to files, and import these",
+        )
     if isinstance(target, MailboxTarget) and source is target.database and source_guid == target.guid:
         raise Refused("a mailbox is not merged into itself", hint="name another target")
     if options.archive and not (isinstance(source, Database) and source.state is MountState.MOUNTED):
@@ -124,7 +137,7 @@ def merge_mailboxes(
 def _name_of(source: MergeSource, actor: Actor, guid: bytes) -> str:
     try:
         with source.read(actor) as read:
-            return mailboxes.get(read, guid).name
+            return tree_of(read, guid).name
     except (NotFound, Corrupt):
         return guid_text(guid)
 
@@ -135,7 +148,8 @@ def _name_of(source: MergeSource, actor: Actor, guid: bytes) -> str:
 def refuse_unknown_folders(
     sources: Iterable[tuple[MergeSource, Sequence[str]]], actor: Actor, chosen: MergeFilter
 ) -> None:
-    """Call before a merge of mailboxes, given by name for each source; no names stand for all in it.
+    """Call before a merge of mailboxes, given by name for each source; no names stand for all in it, and in a
+    public folder store for its tree.
 
     Raises NotFound for a folder that the filter names, to take it or to leave it out, and none of them has:
     nobody means that.
@@ -145,9 +159,10 @@ def refuse_unknown_folders(
     for source, names in sources:
         if not unknown:
             return
+        trees = trees_of(source, actor, names)
         with source.read(actor) as read:
-            for box in [mailboxes.find(read, name) for name in names] or mailboxes.all_of(read):
-                for each in folders_of(read, box.root_id, unlisted.append):
+            for tree in trees:
+                for each in folders_of(read, tree.root_id, unlisted.append):
                     path = tuple(map(name_key, each.path))
                     unknown = {known: None for known in unknown if tuple(map(name_key, known)) != path}
     if unknown and not unlisted:  # what cannot be listed may be what is meant
@@ -182,6 +197,17 @@ def match_mailboxes(
         found = [mailboxes.find(read, name) for name in names] if names else list(mailboxes.all_of(read))
     live = sorted(filter(_may_take, databases), key=lambda each: each.guid != origin)
     return [_match(record, live, actor) for record in {each.guid: each for each in found}.values()]
+
+
+def match_public_folders(source: MergeSource, databases: Iterable[Database]) -> Database | None:
+    """The public folder store of `databases` that `source` was a state of.
+
+    By GUID, mounted or not, else the one of the name. None when there is none, or several have the name.
+    """
+    live = [each for each in databases if each.kind is DatabaseKind.PUBLIC_FOLDER_STORE]
+    same = [each for each in live if each.guid == source.guid]
+    same = same or [each for each in live if name_key(each.name) == name_key(source.name)]
+    return same[0] if len(same) == 1 else None
 
 
 def _may_take(database: Database) -> bool:

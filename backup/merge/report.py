@@ -47,11 +47,11 @@ class FolderMerge(NamedTuple):
 
 
 class MailboxMerge(NamedTuple):
-    """What a merge did with one mailbox, or would do. The counts are the sums of those of `folders`.
+    """What a merge did with one mailbox, or would do; public folders are called `/`.
 
-    `folders_made` are paths in the target. `damaged` lists the first 10,000. `removed_count` messages were
-    removed from the source; `unproven_count` were not, since they could not be read again in the target.
-    `error` says why the mailbox was given up, or is empty.
+    The counts are the sums of those of `folders`. `folders_made` are paths in the target. `damaged` lists the
+    first 10,000. `removed_count` messages were removed from the source; `unproven_count` were not, since they
+    could not be read again in the target. `error` says why the mailbox was given up, or is empty.
     """
 
     mailbox: str

@@ -1,4 +1,4 @@
-"""One mailbox on its way from a source to a destination, batch by batch."""
+"""One mailbox, or a public folder tree, on its way from a source to a destination, batch by batch."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pillarbox.backup.merge.source import (
     SourceFolder,
     folders_of,
     messages_of,
+    tree_of,
 )
 from pillarbox.backup.merge.target import Destination, Recovered
 from pillarbox.store.access import Actor
@@ -21,7 +22,7 @@ from pillarbox.store.disk.tables import ItemRecord, Table, item_key
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import Corrupt
-from pillarbox.store.mail import folders, mailboxes, messages
+from pillarbox.store.mail import folders, messages, public_folders
 
 BATCH_MESSAGES: Final = 256
 BATCH_BYTES: Final = 16 << 20
@@ -32,7 +33,7 @@ Place = tuple[int, int]  # number of the folder, UID
 
 
 class MergeRun:
-    """The merge of one mailbox (GUID) of `source`."""
+    """The merge of one mailbox (GUID), or with an empty GUID of the public folders, of `source`."""
 
     def __init__(
         self,
@@ -42,7 +43,7 @@ class MergeRun:
         options: MergeOptions,
         progress: Callable[[MergeProgress], None] | None,
     ) -> None:
-        """Reads the mailbox and its folders. Raises NotFound, Dismounted, Corrupt."""
+        """Reads the folders. Raises NotFound, Refused, Dismounted, Corrupt."""
         self._source = source
         self._actor = actor
         self._options = options
@@ -51,10 +52,13 @@ class MergeRun:
         self._targets: dict[FolderPath, FolderPath] = {}
         self._made: tuple[FolderPath, ...] = ()
         with source.read(actor) as read:
-            box = mailboxes.get(read, source_guid)
+            tree = tree_of(read, source_guid)
             sequence = read.state().sequence if options.mode is MergeMode.COPY else 0
-            self.origin = Origin(read.files.guid, box, sequence)
-            self.folders = list(folders_of(read, box.root_id, self._tally.damaged))
+            self.origin = Origin(read.files.guid, tree, sequence)
+            self.folders = list(folders_of(read, tree.root_id, self._tally.damaged))
+        self._messages_total = sum(each.record.messages_count for each in self.folders)
+        self._readers_of = 0  # id of the folder that `_readers` are of
+        self._readers: list[tuple[str, public_folders.ReadUids]] = []
 
     def run(self, destination: Destination) -> None:
         """Do it, or find out what would come. Raises what keeps it from going on; what was added stays."""
@@ -72,7 +76,7 @@ class MergeRun:
 
     def report(self) -> MailboxMerge:
         """What was done."""
-        return self._tally.report(self.origin.mailbox.name, self._targets, self._made)
+        return self._tally.report(self.origin.tree.name, self._targets, self._made)
 
     def _taken(self) -> list[SourceFolder]:
         taken = []
@@ -95,10 +99,8 @@ class MergeRun:
                 self.remove(batch, proven)
         if self._progress:
             at = taken[following[0]].path if following else ()
-            box, tally = self.origin.mailbox, self._tally
-            self._progress(
-                MergeProgress(box.name, at, tally.looked_at, box.messages_count, tally.merged_bytes)
-            )
+            name, tally = self.origin.tree.name, self._tally
+            self._progress(MergeProgress(name, at, tally.looked_at, self._messages_total, tally.merged_bytes))
         return following
 
     def _collect(
@@ -144,10 +146,24 @@ class MergeRun:
             if options.dry_run:
                 self._tally.merged(source.path, item.size)
                 return None
-            return Recovered(source, item, destination.fetch(read, item, raw))
+            fetched = destination.fetch(read, item, raw)
+            return Recovered(source, item, fetched, self._read_by(read, source, item))
         except Corrupt as error:
             self._tally.damaged(Damage(source.path, item.message_id, str(error)))
             return None
+
+    def _read_by(self, read: Reader, source: SourceFolder, item: ItemRecord) -> tuple[str, ...]:
+        """The accounts that have read a message of a public folder; in a mailbox that is one of its flags."""
+        if not self.origin.tree.is_public:
+            return ()
+        if self._readers_of != source.record.folder_id:
+            self._readers_of, self._readers = source.record.folder_id, []
+            try:
+                for reader in public_folders.readers(read, source.record.folder_id):
+                    self._readers.append(reader)
+            except Corrupt as error:
+                self._tally.damaged(Damage(source.path, 0, f"who has read what of it is damaged: {error}"))
+        return tuple(account for account, uids in self._readers if item.uid in uids)
 
     def _count(self, batch: Sequence[Recovered], added: Sequence[Recovered]) -> None:
         """Counted only once it is durable."""

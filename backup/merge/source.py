@@ -1,29 +1,98 @@
-"""What a merge reads: a mailbox's folders and messages, as far as damage lets it."""
+"""What a merge reads: the folders and messages of a mailbox or of the public folder tree.
+
+Damage is passed over and told.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple, Protocol
 
 from pillarbox.store.access import Actor
-from pillarbox.store.disk.tables import FolderRecord, ItemRecord, Table, id_key, number_of, split_item_key
+from pillarbox.store.disk.tables import (
+    DatabaseKind,
+    FolderRecord,
+    ItemRecord,
+    MailboxRecord,
+    Table,
+    id_key,
+    number_of,
+    split_item_key,
+)
 from pillarbox.store.engine.transaction import Reader, ReadTransaction
 from pillarbox.store.errors import Corrupt, NotFound
-from pillarbox.store.mail import folders
+from pillarbox.store.mail import folders, mailboxes, public_folders
 
+PUBLIC_FOLDERS: Final = "/"
 FolderPath = tuple[str, ...]
 
 
 class MergeSource(Protocol):
     """Where mail is recovered from: a mounted database, or a snapshot mounted from a repository."""
 
+    @property
+    def guid(self) -> bytes:
+        """The GUID of the database."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def kind(self) -> DatabaseKind:
+        """Mailbox store or public folder store."""
+        ...
+
     def read(self, actor: Actor) -> ReadTransaction:
         """A read of its present state. Raises Dismounted."""
         ...
 
 
+class MergeTree(NamedTuple):
+    """The folders that a merge reads or writes: those of a mailbox, or with an empty GUID the public folders.
+
+    Public folders are the IPM subtree, which users see, and are called `/`.
+    """
+
+    guid: bytes
+    name: str
+    root_id: int
+    roles: dict[str, int]
+
+    @property
+    def is_public(self) -> bool:
+        """Whether they are public folders."""
+        return not self.guid
+
+
+def tree_of(reader: Reader, guid: bytes) -> MergeTree:
+    """The folders of a mailbox, or with an empty GUID the public folders. Raises NotFound, Refused."""
+    if not guid:
+        return MergeTree(b"", PUBLIC_FOLDERS, public_folders.root_id(reader), {})
+    return _tree(mailboxes.get(reader, guid))
+
+
+def _tree(box: MailboxRecord) -> MergeTree:
+    return MergeTree(box.guid, box.name, box.root_id, box.roles)
+
+
+def trees_of(source: MergeSource, actor: Actor, names: Sequence[str] = ()) -> list[MergeTree]:
+    """The mailboxes of those names in a mailbox store, all without names; the tree of a public folder store.
+
+    Raises NotFound, Dismounted.
+    """
+    with source.read(actor) as read:
+        if source.kind is DatabaseKind.PUBLIC_FOLDER_STORE:
+            return [tree_of(read, b"")]
+        return [_tree(mailboxes.find(read, name)) for name in names] or list(
+            map(_tree, mailboxes.all_of(read))
+        )
+
+
 class SourceFolder(NamedTuple):
-    """A folder of the source mailbox; `path` is () for the root."""
+    """A folder of the source; `path` is () for the root."""
 
     record: FolderRecord
     path: FolderPath
@@ -41,7 +110,7 @@ Report = Callable[[Damage], None]
 
 
 def folders_of(reader: Reader, root_id: int, damaged: Report) -> Iterator[SourceFolder]:
-    """The root of a mailbox and every folder below it, each before those in it. Raises Corrupt, NotFound."""
+    """The root of a tree and every folder below it, each before those in it. Raises Corrupt, NotFound."""
     root = SourceFolder(folders.get(reader, root_id), ())
     yield root
     yield from _inner(reader, root, damaged)

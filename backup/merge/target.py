@@ -1,4 +1,4 @@
-"""Where recovered mail goes: a mailbox of a live store, or mail files."""
+"""Where recovered mail goes: a mailbox or the public folders of a live store, or mail files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from pillarbox.backup.merge.folders import RECOVERED_FROM, FolderMap, Origin
 from pillarbox.backup.merge.match import HeldMessages, is_there
-from pillarbox.backup.merge.source import FolderPath, SourceFolder
+from pillarbox.backup.merge.source import FolderPath, SourceFolder, tree_of
 from pillarbox.store.access import Actor
 from pillarbox.store.arguments import PathLike
 from pillarbox.store.content.blocks import PreparedContent, digest_of
@@ -23,12 +23,12 @@ from pillarbox.store.files.exporting import AddMessage, ExportFormat, read_mail_
 from pillarbox.store.files.mail_item import MailItem
 from pillarbox.store.files.mbox import Dialect
 from pillarbox.store.ids import id_text
-from pillarbox.store.mail import mailboxes, messages
+from pillarbox.store.mail import messages, public_folders
 from pillarbox.store.mail.folders import get as get_folder
 
 
 class MailboxTarget(NamedTuple):
-    """A mailbox (GUID) of a mounted, writable database."""
+    """A mailbox (GUID), or with an empty GUID the public folders, of a mounted, writable database."""
 
     database: Database
     guid: bytes
@@ -50,11 +50,15 @@ class Prepared(NamedTuple):
 
 
 class Recovered(NamedTuple):
-    """A message of the source on its way; `content` is None when the target holds the message already."""
+    """A message of the source on its way; `content` is None when the target holds the message already.
+
+    `read_by` are the accounts that have read it, in a public folder.
+    """
 
     folder: SourceFolder
     item: ItemRecord
     content: FetchedContent | Prepared | bytes | None
+    read_by: tuple[str, ...] = ()
 
 
 class Destination(Protocol):
@@ -116,7 +120,7 @@ def _raw(source: Reader, item: ItemRecord) -> bytes:
 
 
 class MailboxDestination:
-    """A live mailbox while mail is merged into it."""
+    """A live mailbox, or the public folders of a live store, while mail is merged into it."""
 
     def __init__(
         self, target: MailboxTarget, actor: Actor, origin: Origin, folders: Sequence[SourceFolder]
@@ -125,8 +129,8 @@ class MailboxDestination:
         self._actor = actor
         self._origin = origin
         self._is_lineage = target.database.guid == origin.database
-        self._held = HeldMessages(origin, target.guid, self._is_lineage)
         self._folders = FolderMap(origin, folders, target.guid, self._is_lineage)
+        self._held = HeldMessages(origin, target.guid, self._is_lineage, self._folders)
         self._read: ReadTransaction | None = None
         self._added: dict[int, int] = {}  # of the last batch: id in the source to that in the target
         self._fetched: content_transfer.Fetched = {}
@@ -144,9 +148,9 @@ class MailboxDestination:
         return self._read
 
     def learn(self, source: Reader, folders: Sequence[SourceFolder]) -> None:
-        mailboxes.get(self._present, self._target.guid)
-        self._held.learn(source, folders, self._present)
+        tree_of(self._present, self._target.guid)
         self._folders.learn(self._present)
+        self._held.learn(source, folders, self._present)
 
     def holds(self, item: ItemRecord) -> bool:
         return self._held.holds(self._present, item)
@@ -174,11 +178,17 @@ class MailboxDestination:
                 each for each in batch if each.content is not None and not self._held.has_added(each.item)
             ]
             places: dict[int, int] = {}
-            self._added = {each.item.message_id: self._add(txn, source, each, places) for each in added}
+            placed = [self._add(txn, source, each, places) for each in added]
+            self._added = {
+                each.item.message_id: item.message_id for each, item in zip(added, placed, strict=True)
+            }
+            _mark_read(txn, added, placed)
             self._held.seen(txn)
         return added
 
-    def _add(self, txn: WriteTransaction, source: Reader, each: Recovered, places: dict[int, int]) -> int:
+    def _add(
+        self, txn: WriteTransaction, source: Reader, each: Recovered, places: dict[int, int]
+    ) -> ItemRecord:
         source_id = each.folder.record.folder_id
         if source_id not in places:
             places[source_id] = self._folders.ensure(txn, source_id).folder_id
@@ -188,7 +198,7 @@ class MailboxDestination:
             content_store.hold(txn, *each.content)
         target = get_folder(txn, places[source_id])
         item = each.item._replace(properties=self._properties(each.item))
-        return messages.place_as_new(txn, target, item).message_id
+        return messages.place_as_new(txn, target, item)
 
     def _properties(self, item: ItemRecord) -> dict[str, object]:
         properties = {**item.properties, RECOVERED_FROM: self._origin.mark(item.message_id)}
@@ -221,6 +231,16 @@ class MailboxDestination:
             return digest_of(content_store.read(read, item.digest)) == item.digest
         except Corrupt:
             return False
+
+
+def _mark_read(txn: WriteTransaction, added: Sequence[Recovered], placed: Sequence[ItemRecord]) -> None:
+    """Let who had read the messages have read them where they are now; all at once for each account."""
+    uids: dict[tuple[int, str], list[int]] = {}
+    for each, item in zip(added, placed, strict=True):
+        for account in each.read_by:
+            uids.setdefault((item.folder_id, account), []).append(item.uid)
+    for (folder_id, account), read in uids.items():
+        public_folders.mark_read_for(txn, folder_id, account, read)
 
 
 class FileDestination:
