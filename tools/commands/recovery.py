@@ -1,8 +1,8 @@
-"""The recovery storage group: what is in it, what comes and goes, and a look into recovered mailboxes."""
+"""The recovery groups: what is in them, what comes and goes, and a look into what is recovered."""
 
 from __future__ import annotations
 
-from itertools import islice
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,33 +11,28 @@ import click
 import pillarbox
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.errors import NotFound
-from pillarbox.tools.commands.folder import folder_line, folder_rows
-from pillarbox.tools.commands.message import envelope, envelope_line, show_raw
+from pillarbox.tools.commands.recovery_look import look, mailboxes, show_
 from pillarbox.tools.commands.recovery_merge import merge
-from pillarbox.tools.options import ACTOR, JSON, SERVER
-from pillarbox.tools.output import counted, counting, progress, show, show_each, size_text
-from pillarbox.tools.parameters import COUNT
-from pillarbox.tools.recovery_sources import (
-    ONE_DATABASE,
-    Keys,
-    find_recovered,
-    mounted_databases,
-)
+from pillarbox.tools.options import JSON, SERVER
+from pillarbox.tools.output import counting, progress, show
+from pillarbox.tools.recovery_sources import Keys
 from pillarbox.tools.repository_options import GROUP, OF_ANOTHER, keys, location_of, open_repository
-from pillarbox.tools.tree import find_message
 
 if TYPE_CHECKING:
     from pillarbox.backup.find_snapshot import FoundDatabases
-    from pillarbox.backup.merge.merge_mailbox import MailboxMatch
     from pillarbox.backup.recovery_config import RecoveryEntry
+    from pillarbox.backup.recovery_group import RecoveryGroup
+    from pillarbox.store.disk.tables import DatabaseKind
 
 DATABASES = click.option("--database", "names", multiple=True, help="Only this database; may be said again.")
-MAILBOX = click.argument("mailbox_name", metavar="MAILBOX")
 
 
 @click.group()
 def recovery() -> None:
     """The recovery storage group: recovered databases beside the live ones, which no client reaches.
+
+    It takes mailbox stores; public folder stores have a group of their own beside it, the public folder
+    recovery group. MAILBOX may be /, or /DATABASE, for recovered public folders.
 
     `mount` takes a snapshot straight from its repository: only records are copied, content is fetched when it
     is touched, so that the passphrase is needed again by the commands that look into it or merge from it
@@ -51,6 +46,9 @@ def recovery() -> None:
     """
 
 
+recovery.add_command(mailboxes)
+recovery.add_command(look)
+recovery.add_command(show_)
 recovery.add_command(merge)
 
 
@@ -61,34 +59,56 @@ recovery.add_command(merge)
 @SERVER
 @JSON
 def list_(server: Path, as_json: bool) -> None:
-    """The databases in the recovery storage group, where they come from, and whether they are mounted.
+    """The recovered databases of both groups, where they come from, and whether they are mounted.
 
     \b
     pillarbox recovery list /srv/mail
     """
-    from pillarbox.backup.recovery_group import RecoveryGroup
+    from pillarbox.backup.restore import RECOVERY_TITLES
+    from pillarbox.store.disk.tables import DatabaseKind
+    from pillarbox.store.server_config import KIND_TEXTS
 
-    with (
-        pillarbox.Server.open(server, read_only=True, mount=False) as opened,
-        RecoveryGroup.open(opened, clock=SystemClock()) as group,
-    ):
-        entries, source, override = group.entries(), group.source, group.override
+    with pillarbox.Server.open(server, read_only=True, mount=False) as opened:
+        groups = _groups(opened)
+        found = {group.kind: group.entries() for group in groups}
+        sources = {group.kind: group.source for group in groups}
+        override = any(group.override for group in groups)
+    source = sources.get(DatabaseKind.MAILBOX_STORE)
     data = {
         "source_server": source and source.server,
         "source_group": source and source.group,
         "override": override,
-        "databases": [_entry_data(each) for each in entries],
+        "databases": [_entry_data(each, kind) for kind, entries in found.items() for each in entries],
     }
-    lines = [f"Databases of {source.group} of server {source.server}:"] if source else ["It is empty."]
-    lines += [_entry_line(each) for each in entries]
+    lines = []
+    for kind, entries in found.items():
+        come_from = sources[kind]
+        if come_from is None:
+            lines.append(f"The {RECOVERY_TITLES[kind]} is empty.")
+        else:
+            lines.append(
+                f"{KIND_TEXTS[kind].capitalize()}s of {come_from.group} of server {come_from.server}:"
+            )
+        lines += map(_entry_line, entries)
     if override:
         lines.append("Restores go to the original place all the same: the override is set.")
     show(data, lines, as_json)
 
 
-def _entry_data(entry: RecoveryEntry) -> dict[str, Any]:
+def _groups(server: pillarbox.Server) -> list[RecoveryGroup]:
+    """The recovery groups that there are. Raises NotFound when there is none."""
+    from pillarbox.backup.recovery_group import RecoveryGroup, recovery_groups
+
+    found = recovery_groups(server, clock=SystemClock())
+    return found or [RecoveryGroup.open(server, clock=SystemClock())]
+
+
+def _entry_data(entry: RecoveryEntry, kind: DatabaseKind) -> dict[str, Any]:
+    from pillarbox.store.server_config import KIND_TEXTS
+
     return {
         "database": entry.name,
+        "kind": KIND_TEXTS[kind],
         "held_as": str(entry.held_as),
         "mounted": entry.is_mounted,
         "snapshot": entry.snapshot,
@@ -166,17 +186,20 @@ def mount(
     key_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Mount the mailbox stores of SNAPSHOT in the recovery storage group, straight from the repository.
+    """Mount the mailbox stores and public folder stores of SNAPSHOT, straight from the repository.
 
+    Mailbox stores go to the recovery storage group, public folder stores to the public folder recovery group;
+    either is made where it is missing. All come, or none; each group takes those of one storage group.
     `latest` and a moment mean the newest that this server's databases are in. A snapshot of another server is
-    mounted only with --of, which names that server: a merge from it puts mail into mailboxes of this one. The
-    group is made where it is missing. Without REPO and SNAPSHOT, databases that were restored into the
-    group are mounted. All come from one storage group; public folder stores are left out.
+    mounted only with --of, which names that server: a merge from it puts mail into mailboxes of this one.
+    Without REPO and SNAPSHOT, databases that were restored into the recovery storage group are mounted.
 
     \b
     pillarbox recovery mount /srv/mail /backup/mail latest
     pillarbox recovery mount /srv/mail /backup/mail latest --database Sales
     """
+    from pillarbox.backup.restore import RECOVERY_TITLES
+
     if bool(repo) != bool(snapshot):
         raise click.UsageError("say which snapshot of the repository: `latest`, or an id of `backup list`")
     if repo:
@@ -185,8 +208,8 @@ def mount(
         )
     else:
         mounted = _mount_restored(server, names)
-    lines = [f"{each.name} is mounted in the recovery storage group." for each in mounted]
-    show([_entry_data(each) for each in mounted], lines, as_json)
+    lines = [f"{each.name} is mounted in the {RECOVERY_TITLES[kind]}." for kind, each in mounted]
+    show([_entry_data(each, kind) for kind, each in mounted], lines, as_json)
 
 
 def _mount_snapshot(
@@ -197,24 +220,27 @@ def _mount_snapshot(
     names: tuple[str, ...],
     opened_by: Keys,
     as_json: bool,
-) -> list[RecoveryEntry]:
-    from pillarbox.backup.find_snapshot import find_for_server, mailbox_stores
-    from pillarbox.backup.recovery_group import RecoveryGroup
+) -> list[tuple[DatabaseKind, RecoveryEntry]]:
+    from pillarbox.backup.find_snapshot import find_for_server, stores_of_kind
+    from pillarbox.backup.recovery_group import RecoveryGroup, recovery_groups
     from pillarbox.backup.snapshot_owner import mark_of
+    from pillarbox.store.disk.tables import DatabaseKind
 
     group_name, of = told_apart
-    with pillarbox.Server.open(server, mount=False) as opened:
+    with pillarbox.Server.open(server, mount=False) as opened, ExitStack() as undo:
         repository = open_repository(repo, *opened_by)
         found = find_for_server(repository, snapshot, mark_of(opened), of=of, group=group_name, names=names)
-        chosen = found if names else mailbox_stores(found)
-        with (
-            RecoveryGroup.open_or_begin(opened, clock=SystemClock()) as group,
-            progress("mounting", as_json) as step,
-        ):
-            told = step and counting(step, sum(map(_records_bytes, chosen)))
-            return [
-                entry
-                for each in chosen
+        chosen = [(kind, each) for kind in DatabaseKind for each in stores_of_kind(found, kind)]
+        if not chosen:
+            raise NotFound(
+                "the snapshot holds no database", hint="see what it holds with `pillarbox backup show`"
+            )
+        mounted = []
+        before = {group.kind for group in recovery_groups(opened, clock=SystemClock())}
+        with progress("mounting", as_json) as step:
+            told = step and counting(step, sum(_records_bytes(each) for _, each in chosen))
+            for kind, each in chosen:
+                group = RecoveryGroup.open_or_begin(opened, clock=SystemClock(), kind=kind)
                 for entry in group.mount_snapshot(
                     repository,
                     location_of(repo),
@@ -222,8 +248,11 @@ def _mount_snapshot(
                     names=each.names,
                     foreign=of is not None,
                     progress=told,
-                )
-            ]
+                ):
+                    undo.callback(group.delete, entry.name, remove_empty=kind not in before)
+                    mounted.append((kind, entry))
+        undo.pop_all()
+    return mounted
 
 
 def _records_bytes(found: FoundDatabases) -> int:
@@ -234,7 +263,7 @@ def _records_bytes(found: FoundDatabases) -> int:
     return sum(int(entry.get("records_bytes") or 0) for entry in entries)
 
 
-def _mount_restored(server: Path, names: tuple[str, ...]) -> list[RecoveryEntry]:
+def _mount_restored(server: Path, names: tuple[str, ...]) -> list[tuple[DatabaseKind, RecoveryEntry]]:
     from pillarbox.backup.recovery_group import RecoveryGroup
 
     with (
@@ -247,7 +276,7 @@ def _mount_restored(server: Path, names: tuple[str, ...]) -> list[RecoveryEntry]
                 "no dismounted database is in the recovery storage group",
                 hint="name a repository and a snapshot to mount",
             )
-        return [group.mount(each) for each in chosen]
+        return [(group.kind, group.mount(each)) for each in chosen]
 
 
 @recovery.command()
@@ -256,9 +285,9 @@ def _mount_restored(server: Path, names: tuple[str, ...]) -> list[RecoveryEntry]
 @click.option("--delete", is_flag=True, help="Delete restored databases with their files, too.")
 @JSON
 def dismount(server: Path, names: tuple[str, ...], delete: bool, as_json: bool) -> None:
-    """Dismount the databases of the recovery storage group, or those named.
+    """Dismount the recovered databases, of mailboxes and of public folders, or those named.
 
-    A mounted snapshot leaves the group, and its repository is as it was. Databases that were restored stay
+    A mounted snapshot leaves its group, and its repository is as it was. Databases that were restored stay
     until --delete. A group with nothing in it any more is removed, so that restores go to the original place
     again.
 
@@ -266,154 +295,35 @@ def dismount(server: Path, names: tuple[str, ...], delete: bool, as_json: bool) 
     pillarbox recovery dismount /srv/mail
     pillarbox recovery dismount /srv/mail --database "Mailbox Store" --delete
     """
-    from pillarbox.backup.recovery_group import RecoveryGroup, has_recovery_group
+    from pillarbox.backup.recovery_group import recovery_groups
 
-    with (
-        pillarbox.Server.open(server, mount=False) as opened,
-        RecoveryGroup.open(opened, clock=SystemClock()) as group,
-    ):
-        chosen = names or [each.name for each in group.entries()]
-        take_out = group.delete if delete else group.dismount
-        gone = [take_out(each, remove_empty=True) for each in chosen]
-        if not chosen:
-            group.remove()
-        is_removed = not has_recovery_group(opened)
-    data = {"dismounted": [_entry_data(each) for each in gone], "group_removed": is_removed}
-    lines = [f"{each.name} is dismounted." for each in gone]
-    if is_removed:
-        lines.append("The recovery storage group is empty, and removed.")
+    gone = []
+    with pillarbox.Server.open(server, mount=False) as opened:
+        groups = _groups(opened)
+        for group in _groups_with(groups, names):
+            chosen = [each.name for each in group.entries() if not names or _is_named(each, names)]
+            take_out = group.delete if delete else group.dismount
+            gone += [(group.kind, take_out(each, remove_empty=True)) for each in chosen]
+            if not names and not chosen:
+                group.remove()
+        left = {group.kind for group in recovery_groups(opened, clock=SystemClock())}
+    data = {"dismounted": [_entry_data(each, kind) for kind, each in gone], "group_removed": not left}
+    lines = [f"{each.name} is dismounted." for _, each in gone]
+    lines += [f"The {group.title} is empty, and removed." for group in groups if group.kind not in left]
     show(data, lines, as_json)
 
 
-# -- a look inside
+def _is_named(entry: RecoveryEntry, names: tuple[str, ...]) -> bool:
+    from pillarbox.store.names import name_key
+
+    return name_key(entry.name) in map(name_key, names)
 
 
-@recovery.command()
-@SERVER
-@ONE_DATABASE
-@keys
-@JSON
-def mailboxes(
-    server: Path, database_name: str, passphrase_file: Path | None, key_file: Path | None, as_json: bool
-) -> None:
-    """The mailboxes in the recovery storage group, and the live mailbox that each would be merged into.
-
-    It is found by GUID, or else by name.
-
-    \b
-    pillarbox recovery mailboxes /srv/mail
-    """
-    from pillarbox.backup.merge.merge_mailbox import match_mailboxes
-    from pillarbox.backup.recovery_group import RecoveryGroup
-
-    with (
-        pillarbox.Server.open(server, read_only=True) as opened,
-        RecoveryGroup.open(opened, clock=SystemClock()) as group,
-    ):
-        rows = [
-            _match_data(database.name, match)
-            for database in mounted_databases(group, database_name, Keys(passphrase_file, key_file))
-            for match in match_mailboxes(database, opened.databases(), ACTOR)
-        ]
-    show(rows, [_match_line(each) for each in rows] or ["There are no mailboxes in it."], as_json)
-
-
-def _match_data(database: str, match: MailboxMatch) -> dict[str, Any]:
-    return {
-        "database": database,
-        "mailbox": match.source.name,
-        "messages": match.source.messages_count,
-        "size_bytes": match.source.size,
-        "live_mailbox": match.target_name if match.target else None,
-        "matched_by": match.by,
-    }
-
-
-def _match_line(row: dict[str, Any]) -> str:
-    where = {
-        "none": "no live mailbox",
-        "several": "several live mailboxes of this name",
-    }.get(row["matched_by"], f"live: {row['live_mailbox']}")
-    bulk = f"{counted(row['messages'], 'message')}, {size_text(row['size_bytes'])}"
-    return f"{row['database']}: {row['mailbox']}  {bulk}  ({where})"
-
-
-@recovery.command()
-@SERVER
-@MAILBOX
-@click.argument("folder_path", metavar="[FOLDER]", default="")
-@ONE_DATABASE
-@click.option("--limit", type=COUNT, help="List at most this many messages.")
-@keys
-@JSON
-def look(
-    server: Path,
-    mailbox_name: str,
-    folder_path: str,
-    database_name: str,
-    limit: int | None,
-    passphrase_file: Path | None,
-    key_file: Path | None,
-    as_json: bool,
-) -> None:
-    """The folders of a recovered mailbox, or the messages of FOLDER. No content is fetched.
-
-    \b
-    pillarbox recovery look /srv/mail anna
-    pillarbox recovery look /srv/mail anna Lists/2002 --limit 20
-    """
-    from pillarbox.backup.recovery_group import RecoveryGroup
-
-    with (
-        pillarbox.Server.open(server, read_only=True, mount=False) as opened,
-        RecoveryGroup.open(opened, clock=SystemClock()) as group,
-    ):
-        databases = mounted_databases(group, database_name, Keys(passphrase_file, key_file))
-        database, box = find_recovered(databases, mailbox_name)
-        with database.read(ACTOR) as read:
-            if folder_path:
-                found = pillarbox.folders.by_path(read, box.root_id, folder_path)
-                items = islice(pillarbox.folders.messages(read, found.folder_id), limit)
-                empty = "There are no messages in it."
-                show_each(map(envelope, items), envelope_line, as_json, empty=empty)
-            else:
-                show_each(folder_rows(read, box.root_id), folder_line, as_json)
-
-
-@recovery.command("show")
-@SERVER
-@MAILBOX
-@click.argument("message_id", metavar="MESSAGE-ID")
-@ONE_DATABASE
-@keys
-@JSON
-def show_(
-    server: Path,
-    mailbox_name: str,
-    message_id: str,
-    database_name: str,
-    passphrase_file: Path | None,
-    key_file: Path | None,
-    as_json: bool,
-) -> None:
-    """Print a message of a recovered mailbox byte for byte; MESSAGE-ID is as `recovery look` shows it.
-
-    \b
-    pillarbox recovery show /srv/mail anna 1-2f > message.eml
-    """
-    from pillarbox.backup.recovery_group import RecoveryGroup
-
-    with (
-        pillarbox.Server.open(server, read_only=True, mount=False) as opened,
-        RecoveryGroup.open(opened, clock=SystemClock()) as group,
-    ):
-        databases = mounted_databases(group, database_name, Keys(passphrase_file, key_file))
-        database, box = find_recovered(databases, mailbox_name)
-        with database.read(ACTOR) as read:
-            item = find_message(read, box.guid, message_id)
-            if item is None:
-                raise NotFound(
-                    f"mailbox {box.name} has no message {message_id} there",
-                    hint="see which it has with `pillarbox recovery look`",
-                )
-            show_raw(item, pillarbox.messages.content(read, item), as_json)
+def _groups_with(groups: list[RecoveryGroup], names: tuple[str, ...]) -> list[RecoveryGroup]:
+    """The groups themselves. Raises NotFound when none of them has a database of one of the names."""
+    entries = [entry for group in groups for entry in group.entries()]
+    for name in names:
+        if not any(_is_named(entry, (name,)) for entry in entries):
+            known = ", ".join(entry.name for entry in entries) or "there is none"
+            raise NotFound(f"there is no recovered database {name!r}", hint=f"its databases: {known}")
+    return groups

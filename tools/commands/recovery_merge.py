@@ -1,8 +1,8 @@
-"""`recovery merge`: recovered mail back into live mailboxes, or out to files."""
+"""`recovery merge`: recovered mail back into live mailboxes and public folders, or out to files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,24 +11,26 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import click
 
 import pillarbox
-from pillarbox.store.clock import SystemClock
-from pillarbox.store.errors import Corrupt, Dismounted, NotFound, Refused
-from pillarbox.store.ids import id_text
+from pillarbox.store.errors import Dismounted, NotFound
+from pillarbox.tools.merge_rows import MergeRow, merge_data, merge_lines, merge_step, raise_unmerged
 from pillarbox.tools.options import ACTOR, JSON, PATH, SERVER
-from pillarbox.tools.output import Step, counted, progress, show, size_text, warn
+from pillarbox.tools.output import progress, show, warn
 from pillarbox.tools.parameters import FORMATS, complete_mailbox, moment
 from pillarbox.tools.recovery_sources import (
     ONE_DATABASE,
     Keys,
     find_recovered,
+    group_of,
+    is_public,
     mounted_databases,
 )
 from pillarbox.tools.repository_options import keys
+from pillarbox.tools.tree import find_tree
 
 if TYPE_CHECKING:
-    from pillarbox.backup.merge.filter import FolderPath, MergeFilter
+    from pillarbox.backup.merge.filter import MergeFilter
     from pillarbox.backup.merge.merge_mailbox import MergeTarget, MergeTask
-    from pillarbox.backup.merge.report import MailboxMerge, MergeOptions, MergeProgress
+    from pillarbox.backup.merge.report import MailboxMerge, MergeOptions
     from pillarbox.backup.merge.source import MergeSource
     from pillarbox.backup.merge.target import MailboxTarget
     from pillarbox.backup.snapshot_mount import RecoveryDatabase
@@ -90,13 +92,6 @@ class _Job(NamedTuple):
     given_up: list[MailboxMerge]
 
 
-class _Done(NamedTuple):
-    """What became of a mailbox; `target` is a mailbox or directory, "" where there was none."""
-
-    report: MailboxMerge
-    target: str
-
-
 @click.command()
 @SERVER
 @click.argument("mailboxes", metavar="[MAILBOX...]", nargs=-1, shell_complete=complete_mailbox)
@@ -137,19 +132,21 @@ def merge(
     as_json: bool,
     **filtered: Any,
 ) -> None:
-    """Merge recovered mailboxes into the live ones they were, without duplicates.
+    """Merge recovered mailboxes, or with / public folders, into the live ones they were, without duplicates.
 
     A mailbox goes into the live one of the same GUID, or else of the same name, or where --to or --to-files
-    says. Messages that are there already, wherever they were moved and whatever was changed in them, are not
-    added again; so the same merge may be run again, and goes on after an interruption. Permissions and rules
-    of folders are left as they are. What is damaged is listed, the rest merged, and the command ends with 30;
-    with 20 when a mailbox could not be merged at all.
+    says; public folders likewise, by their store. Messages that are there already, wherever they were moved
+    and whatever was changed in them, are not added again; so the same merge may be run again, and goes on
+    after an interruption. Permissions and rules of folders are left as they are; but a public folder that is
+    made anew has its own, and what comes back to one is read for those who had read it. What is damaged is
+    listed, the rest merged, and the command ends with 30; with 20 when a mailbox could not be merged at all.
 
     \b
     pillarbox recovery merge /srv/mail anna --dry-run
     pillarbox recovery merge /srv/mail anna bert --mode copy
     pillarbox recovery merge /srv/mail --all --exclude-folder "Deleted Items"
     pillarbox recovery merge /srv/mail anna --to-files /tmp/anna --format mbox
+    pillarbox recovery merge /srv/mail / --folder Announcements
     """
     from pillarbox.backup.merge.merge_mailbox import refuse_unknown_folders
     from pillarbox.backup.merge.report import MergeMode, MergeOptions
@@ -163,13 +160,18 @@ def merge(
         refuse_unknown_folders(sources, ACTOR, options.filter)
         jobs = [_job(opened, source, names, asked, only_reads) for source, names in sources]
         reports = _run(jobs, options, as_json)
-    show([_report_data(each) for each in reports], _report_lines(reports, dry_run), as_json)
-    _fail([each.report for each in reports])
+    show([merge_data(each) for each in reports], merge_lines(reports, dry_run), as_json)
+    raise_unmerged([each.report for each in reports])
 
 
 def _refuse_unclear(asked: _Asked, all_: bool, archive: bool) -> None:
     if all_ == bool(asked.mailboxes):
         raise click.UsageError("name the mailboxes to merge, or say --all")
+    public = [name for name in asked.mailboxes if is_public(name)]
+    if asked.live and public:
+        raise click.UsageError("--live is for mailboxes: public folders are merged from a backup")
+    if asked.to and bool(public) is not is_public(asked.to):
+        raise click.UsageError("--to names a mailbox for a mailbox, and /DATABASE for public folders")
     if asked.to and asked.out:
         raise click.UsageError("say --to or --to-files, not both")
     if asked.to and len(asked.mailboxes) != 1:
@@ -189,12 +191,15 @@ def _sources(
     server: pillarbox.Server, asked: _Asked, opened_by: Keys, stack: ExitStack
 ) -> Sequence[tuple[pillarbox.Database | RecoveryDatabase, Sequence[str]]]:
     """The databases to merge from, and the names of their mailboxes; none for all."""
-    from pillarbox.backup.recovery_group import RecoveryGroup
-
     if asked.live:
         return _live(server, asked.mailboxes)
-    group = stack.enter_context(RecoveryGroup.open(server, clock=SystemClock()))
-    return _recovered(mounted_databases(group, asked.database, opened_by), asked.mailboxes)
+    found = []
+    for public in (False, True):
+        names = [name for name in asked.mailboxes if is_public(name) is public]
+        if names or not (asked.mailboxes or public):
+            group = stack.enter_context(group_of(server, "/" if public else ""))
+            found += _recovered(mounted_databases(group, asked.database, opened_by), names)
+    return found
 
 
 def _live(server: pillarbox.Server, names: Sequence[str]) -> list[tuple[pillarbox.Database, list[str]]]:
@@ -213,8 +218,8 @@ def _recovered(
     if not names:
         return [(each, []) for each in databases]
     found: dict[bytes, tuple[RecoveryDatabase, list[str]]] = {}
-    for database, box in (find_recovered(databases, name) for name in names):
-        found.setdefault(database.guid, (database, []))[1].append(box.name)
+    for database, tree in (find_recovered(databases, name) for name in names):
+        found.setdefault(database.guid, (database, []))[1].append(tree.name)
     return list(found.values())
 
 
@@ -229,7 +234,10 @@ def _job(
     from pillarbox.backup.merge.report import MailboxMerge
     from pillarbox.backup.merge.target import FileTarget
     from pillarbox.backup.restore import check_path_part
+    from pillarbox.store.disk.tables import DatabaseKind
 
+    if source.kind is DatabaseKind.PUBLIC_FOLDER_STORE:
+        return _public_folders_job(server, source, asked)
     origin = next((each for each in server.databases() if each.guid == source.guid), None)
     if not asked.to and not asked.out:
         _refuse_dismounted(server, origin)
@@ -251,6 +259,29 @@ def _job(
     return job
 
 
+def _public_folders_job(
+    server: pillarbox.Server, source: pillarbox.Database | RecoveryDatabase, asked: _Asked
+) -> _Job:
+    from pillarbox.backup.merge.merge_mailbox import MergeTask, match_public_folders
+    from pillarbox.backup.merge.report import MailboxMerge
+    from pillarbox.backup.merge.source import PUBLIC_FOLDERS
+    from pillarbox.backup.merge.target import FileTarget, MailboxTarget
+    from pillarbox.backup.restore import check_path_part
+
+    if asked.out is not None:
+        out = asked.out / check_path_part(source.name) if len(asked.mailboxes) != 1 else asked.out
+        return _Job(source, [MergeTask(b"", FileTarget(out, asked.format))], [str(out)], [])
+    if asked.to:
+        database: pillarbox.Database | None = find_tree(server, asked.to).database
+    else:
+        database = match_public_folders(source, server.databases())
+        _refuse_dismounted(server, database)
+    if database is None:
+        return _Job(source, [], [], [MailboxMerge(PUBLIC_FOLDERS, error=_NO_PUBLIC_FOLDERS)])
+    return _Job(source, [MergeTask(b"", MailboxTarget(database, b""))], [f"/{database.label}"], [])
+
+
+_NO_PUBLIC_FOLDERS = "there is no live public folder store of its GUID or name; --to /DATABASE names one"
 _UNMATCHED = {
     "none": "there is no live mailbox of its GUID or name; --to names one, and makes it where it is missing",
     "several": "several live mailboxes have its name; --to names one of another name",
@@ -258,7 +289,7 @@ _UNMATCHED = {
 
 
 def _refuse_dismounted(server: pillarbox.Server, origin: pillarbox.Database | None) -> None:
-    """A mailbox whose own database is not mounted must not go to another one that has its name."""
+    """What has a database of its own that is not mounted must not go to another one of the name."""
     from pillarbox.store.engine.database import MountState
 
     if origin is not None and origin.state is MountState.DISMOUNTED:
@@ -290,100 +321,18 @@ def _find_or_create(
 # -- doing it, and telling of it
 
 
-def _run(jobs: Sequence[_Job], options: MergeOptions, as_json: bool) -> list[_Done]:
+def _run(jobs: Sequence[_Job], options: MergeOptions, as_json: bool) -> list[MergeRow]:
     from pillarbox.backup.merge.merge_mailbox import merge_mailboxes
 
-    done: list[_Done] = []
+    done: list[MergeRow] = []
     try:
         with progress("merging", as_json) as step:
             for job in jobs:
-                told = step and _step(step)
+                told = step and merge_step(step)
                 reports = merge_mailboxes(job.source, job.tasks, ACTOR, options, progress=told)
-                done += map(_Done, reports, job.targets)
-                done += [_Done(each, "") for each in job.given_up]
+                done += map(MergeRow, reports, job.targets)
+                done += [MergeRow(each, "") for each in job.given_up]
     except KeyboardInterrupt:
         warn(["What is merged stays; the same merge goes on from there."])
         raise
     return done
-
-
-def _step(step: Step) -> Any:
-    def told(each: MergeProgress) -> None:
-        step(each.messages_count, each.messages_total, "/".join((each.mailbox, *each.folder)))
-
-    return told
-
-
-def _report_data(done: _Done) -> dict[str, Any]:
-    report = done.report
-    return {
-        "mailbox": report.mailbox,
-        "target": done.target or None,
-        "merged": report.merged_count,
-        "merged_bytes": report.merged_bytes,
-        "duplicates": report.duplicates_count,
-        "filtered": report.filtered_count,
-        "folders": [
-            {
-                "folder": _path(each.path),
-                "target": _path(each.target),
-                "merged": each.merged_count,
-                "merged_bytes": each.merged_bytes,
-                "duplicates": each.duplicates_count,
-                "filtered": each.filtered_count,
-                "damaged": each.damaged_count,
-            }
-            for each in report.folders
-        ],
-        "folders_made": [_path(each) for each in report.folders_made],
-        "damaged": [
-            {
-                "folder": _path(each.folder),
-                "id": id_text(each.message_id) if each.message_id else None,
-                "reason": each.reason,
-            }
-            for each in report.damaged
-        ],
-        "removed": report.removed_count,
-        "unproven": report.unproven_count,
-        "error": report.error or None,
-    }
-
-
-def _path(path: FolderPath) -> str:
-    return "/".join(path)
-
-
-def _report_lines(reports: Sequence[_Done], dry_run: bool) -> Iterator[str]:
-    did, made = ("would be merged", "would be made") if dry_run else ("merged", "made")
-    for each, target in reports:
-        if each.error:
-            yield f"{each.mailbox}: not merged: {each.error}"
-            continue
-        said = [
-            f"{counted(each.merged_count, 'message')} ({size_text(each.merged_bytes)}) {did} into {target}"
-        ]
-        said.append(f"{each.duplicates_count:,} were there already")
-        if each.filtered_count:
-            said.append(f"{each.filtered_count:,} left out")
-        if each.removed_count or each.unproven_count:
-            said.append(f"{each.removed_count:,} removed from the source, {each.unproven_count:,} not proven")
-        yield f"{each.mailbox}: {', '.join(said)}."
-        for path in each.folders_made:
-            yield f"  folder {_path(path)} {made}"
-        for one in each.folders:
-            if one.merged_count:
-                yield f"  {one.merged_count:>8}  {size_text(one.merged_bytes):>9}  {_path(one.target)}"
-
-
-def _fail(reports: Sequence[MailboxMerge]) -> None:
-    for each in reports:
-        warn(
-            f"  damaged, not merged: {each.mailbox}/{_path(one.folder)}: {one.reason}" for one in each.damaged
-        )
-    given_up = sum(1 for each in reports if each.error)
-    if given_up:
-        raise Refused(f"not merged: {counted(given_up, 'mailbox')}")
-    damaged = sum(each.damaged_count for each in reports)
-    if damaged:
-        raise Corrupt(f"damaged, and not merged: {counted(damaged, 'message')}; the rest is")

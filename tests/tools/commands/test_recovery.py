@@ -61,10 +61,10 @@ def purge(pillarbox: Pillarbox, server: Path, name: str) -> None:
 def test_a_snapshot_is_mounted_beside_the_live_databases_and_leaves_nothing(
     pillarbox: Pillarbox, server: Path, repo: Path
 ) -> None:
-    (entry,) = pillarbox.answer("recovery", "mount", server, repo, "latest")
+    (entry, public) = pillarbox.answer("recovery", "mount", server, repo, "latest")
     assert (entry["database"], entry["held_as"], entry["mounted"]) == (STORE, "repository", True)
     listed = pillarbox.answer("recovery", "list", server)
-    assert (listed["source_group"], listed["databases"]) == ("First Storage Group", [entry])
+    assert (listed["source_group"], listed["databases"]) == ("First Storage Group", [entry, public])
     assert [each["database"] for each in pillarbox.answer("status", server)] == [
         STORE,
         "Public Folder Store",
@@ -80,7 +80,8 @@ def test_a_mount_that_is_killed_leaves_no_group_that_would_take_later_restores(
     killed, restore_records = tmp_path / "killed", recovery_group.restore_records
 
     def copy_and_restore(*words: Any, **options: Any) -> None:
-        shutil.copytree(server, killed)
+        if not killed.exists():
+            shutil.copytree(server, killed)
         restore_records(*words, **options)
 
     monkeypatch.setattr(recovery_group, "restore_records", copy_and_restore)
@@ -95,8 +96,8 @@ def test_the_rules_of_the_group_are_told_in_words(pillarbox: Pillarbox, mounted:
     again = pillarbox.refused(51, "recovery", "mount", mounted, repo, "latest")
     assert "in the recovery storage group already" in again and "recovery dismount" in again
     pillarbox.answer("recovery", "dismount", mounted)
-    public = ("recovery", "mount", mounted, repo, "latest", "--database", "Public Folder Store")
-    assert "public folder" in pillarbox.refused(20, *public).lower()
+    missing = ("recovery", "mount", mounted, repo, "latest", "--database", "Nobody's Store")
+    assert "Nobody's Store" in pillarbox.refused(40, *missing)
     # What failed to mount leaves no empty group behind: later restores would go there.
     pillarbox.refused(40, "recovery", "list", mounted)
 
