@@ -380,7 +380,7 @@ class Writer:
     def _end_if_asked(self) -> None:
         if self._ending is None:
             return
-        ending, self._ending = self._ending, None
+        ending = self._ending  # until it is answered: an error nobody foresaw is answered by `_give_up`
         error: PillarboxError | None = None
         if self.broken is None and ending.clean:
             try:
@@ -391,6 +391,7 @@ class Writer:
         self._is_told_broken = True  # who ends it knows
         self._groups.broken = self.broken or ending.reason
         self._fail_waiting()
+        self._ending = None
         ending.outcome.put(error)
 
     def _give_up(self, error: BaseException) -> None:

@@ -219,6 +219,34 @@ def test_a_transaction_begun_before_a_write_failed_writes_nothing(
     assert names(database) == []
 
 
+def test_a_dismount_whose_last_checkpoint_raises_what_nobody_foresaw_ends(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when somebody has removed the files of a database that is mounted."""
+    create(database, "anna")
+
+    def gone(*_: object, **__: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(checkpointer_module.Checkpointer, "make", gone)
+    raised: list[BaseException] = []
+
+    def dismount() -> None:
+        try:
+            database.dismount()
+        except PillarboxError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=dismount, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive() and "No such file" in str(raised[0])
+    assert database.state is MountState.DISMOUNTED
+    monkeypatch.undo()
+    database.mount()
+    assert names(database) == ["anna"]
+
+
 def test_pausing_holds_changes_but_no_reads(database: Database) -> None:
     create(database, "anna")
     thread = threading.Thread(target=create, args=(database, "berta"))
