@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -18,8 +20,8 @@ from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
 from pillarbox.store.disk.tables import DatabaseKind, FolderRecord, ItemRecord, Table, id_key
 from pillarbox.store.engine.database import Database
-from pillarbox.store.engine.transaction import Reader
-from pillarbox.store.errors import Refused
+from pillarbox.store.engine.transaction import Reader, WriteTransaction
+from pillarbox.store.errors import AlreadyExists, Refused
 from pillarbox.store.events import Event, EventId
 from pillarbox.store.mail import folders, mailboxes, messages, public_folders
 from pillarbox.store.upkeep.check import check_database
@@ -383,3 +385,102 @@ def test_a_merge_leaves_an_event(store: Store, tmp_path: Path) -> None:
     store.merge(source)
     (event,) = [each for each in store.events if each.event_id == EventId.PUBLIC_FOLDERS_MERGED]
     assert "3 messages of public folders were merged into database Public" in event.text
+
+
+# -- whatever became of the folders since
+
+
+class History:
+    """Random changes of public folders by two users."""
+
+    def __init__(self, store: Store, rng: Random) -> None:
+        self.store = store
+        self.rng = rng
+
+    def run(self, count: int) -> None:
+        kinds = (self.post, self.post, self.delete, self.move, self.read, self.make, self.change, self.drop)
+        for _ in range(count):
+            with self.store.database.transaction(self.rng.choice((ANNA, BERT))) as txn:
+                self.rng.choice(kinds)(txn)
+            self.store.database.finish_removals()
+
+    def _folder(self, txn: WriteTransaction) -> int:
+        found = [record.folder_id for _, record in public_folders.walk(txn)]
+        return self.rng.choice([public_folders.root_id(txn), *found])
+
+    def _item(self, txn: WriteTransaction) -> ItemRecord | None:
+        found = list(folders.messages(txn, self._folder(txn)))
+        return self.rng.choice(found) if found else None
+
+    def post(self, txn: WriteTransaction) -> None:
+        raw = b"Subject: %d\n\ntext\n" % self.rng.randrange(12)
+        messages.append(txn, self._folder(txn), messages.prepare(txn.files, raw))
+
+    def delete(self, txn: WriteTransaction) -> None:
+        if item := self._item(txn):
+            messages.delete(txn, item.message_id)
+
+    def move(self, txn: WriteTransaction) -> None:
+        if item := self._item(txn):
+            messages.move(txn, item.message_id, self._folder(txn))
+
+    def read(self, txn: WriteTransaction) -> None:
+        if item := self._item(txn):
+            mark = self.rng.choice((public_folders.mark_read, public_folders.mark_unread))
+            mark(txn, item.folder_id, item.uid, item.uid)
+
+    def make(self, txn: WriteTransaction) -> None:
+        with suppress(AlreadyExists):
+            folders.create(txn, self._folder(txn), self.rng.choice(("Forum", "zope", "News")))
+
+    def change(self, txn: WriteTransaction) -> None:
+        with suppress(AlreadyExists, Refused):
+            if self.rng.random() < 0.5:
+                folders.rename(txn, self._folder(txn), self.rng.choice(("Forum", "zope", "News")))
+            else:
+                folders.move(txn, self._folder(txn), self._folder(txn))
+
+    def drop(self, txn: WriteTransaction) -> None:
+        with suppress(Refused):
+            folders.delete(txn, self._folder(txn), with_contents=True)
+
+
+def all_of(database: Database) -> dict[int, tuple[ItemRecord, frozenset[str]]]:
+    """Every message by its id, with who has read it."""
+    found = {}
+    with database.read(TASK) as read:
+        roots = [public_folders.root_id(read)]
+        for folder_id in roots + [record.folder_id for _, record in public_folders.walk(read)]:
+            readers = list(public_folders.readers(read, folder_id))
+            for item in folders.messages(read, folder_id):
+                read_by = frozenset(account for account, uids in readers if item.uid in uids)
+                found[item.message_id] = item, read_by
+    return found
+
+
+@pytest.mark.parametrize(
+    "seed", [*range(4), *(pytest.param(each, marks=pytest.mark.slow) for each in range(4, 120))]
+)
+def test_whatever_became_of_them_what_is_missing_comes_back_once(tmp_path: Path, seed: int) -> None:
+    rng = Random(seed)
+    live = Store(tmp_path / "live")
+    History(live, rng).run(30)
+    source = live.snapshot(tmp_path / "snapshot")
+    History(live, rng).run(25)
+    lost, before = all_of(source), all_of(live.database)
+    report = live.merge(source)
+    after = all_of(live.database)
+    assert {each: after.get(each) for each in before} == before, "what was there is as it was"
+    came = {each: after[each] for each in after.keys() - before.keys()}
+    assert len(came) == report.merged_count and report.merged_count + report.duplicates_count == len(lost)
+    for item, read_by in came.values():
+        was, was_read_by = lost[item.properties["recovered_from"][1]]
+        assert (item.digest, item.received_ms, read_by) == (was.digest, was.received_ms, was_read_by)
+        assert was.message_id not in before
+    held, had = (Counter(item.digest for item, _ in each.values()) for each in (after, lost))
+    assert not had - held, "each is there, and as often"
+    changes = live.counter()
+    assert live.merge(source).merged_count == 0 and live.counter() == changes
+    assert live.is_sound()
+    source.dismount()
+    live.database.dismount()
