@@ -1,10 +1,18 @@
-"""What every backend promises: one suite, run on each of them."""
+"""What every backend promises: one suite, run on each of them.
+
+S3 twice: moto in the quick suite, and SeaweedFS, a real server, in the slow one where it is installed.
+"""
 
 from __future__ import annotations
 
+import json
+import shutil
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,7 +23,12 @@ from pillarbox.backup.repository.backend import Backend, FileInfo, FileKind
 from pillarbox.backup.repository.backend_directory import DirectoryBackend
 from pillarbox.backup.repository.backend_memory import MemoryBackend
 from pillarbox.backup.repository.backend_retry import RetryBackend
-from pillarbox.store.clock import VirtualClock
+from pillarbox.backup.repository.check import check_repository
+from pillarbox.backup.repository.crypto import Unencrypted
+from pillarbox.backup.repository.pack import BlobKind, Child
+from pillarbox.backup.repository.prune import prune
+from pillarbox.backup.repository.repository import Repository
+from pillarbox.store.clock import SystemClock, VirtualClock
 from pillarbox.store.errors import AlreadyExists, Corrupt, InvalidName, NotFound
 
 BUCKET = "backups"
@@ -55,14 +68,90 @@ def s3_backend(s3_client: Any, tmp_path: Path) -> Backend:
     return S3Backend(s3_client, BUCKET, f"/some/{tmp_path.name}/")
 
 
-@pytest.fixture(params=["memory", "directory", "retry", "s3"])
+SEAWEEDFS_STARTS_S: int = 120
+"""More than a busy machine needs: it is waited for no longer than it takes to say that it is there."""
+
+
+@pytest.fixture(scope="session")
+def seaweedfs_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    boto3 = pytest.importorskip("boto3", reason="boto3 (the extra `s3`) is not installed")
+    server = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
+    if server is None:
+        pytest.skip("SeaweedFS, a real S3 server, is not installed: tests/contract/seaweedfs.txt")
+    directory = tmp_path_factory.mktemp("seaweedfs")
+    identity = {
+        "name": "pillarbox",
+        "credentials": [{"accessKey": "id", "secretKey": "secret"}],
+        "actions": ["Admin", "Read", "Write", "List"],
+    }
+    (directory / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    parts = ("master", "volume", "filer", "s3")
+    ports = free_ports(2 * len(parts))
+    used = set(map(str, ports))
+    command = [server, "server", "-filer", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={directory}"]
+    command += [f"-{part}.port={ports.pop()}" for part in parts[:-1]]
+    command += [f"-{part}.port.grpc={ports.pop()}" for part in parts]
+    (port,) = ports
+    command += [f"-s3.port={port}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false"]
+    command += [f"-s3.config={directory / 's3.json'}", "-volume.max=20", "-master.volumeSizeLimitMB=64"]
+    command += ["-master.telemetry=false"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            wait_until_said(process, "Start Seaweed S3 API Server")
+            client = boto3.client(
+                "s3",
+                endpoint_url=f"http://127.0.0.1:{port}",
+                aws_access_key_id="id",
+                aws_secret_access_key="secret",
+                region_name="us-east-1",
+            )
+            client.create_bucket(Bucket=BUCKET)
+            yield client
+        finally:
+            process.kill()
+            for each in Path("/tmp").glob("seaweedfs-*.sock"):
+                if each.stem.rpartition("-")[2] in used:
+                    each.unlink()
+
+
+def free_ports(count: int) -> list[int]:
+    """So many ports that nobody listens on."""
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [each.getsockname()[1] for each in listeners]
+
+
+def wait_until_said(process: subprocess.Popen[str], text: str) -> None:
+    """Read what a process says, until it ends; return once it has said `text`."""
+    said = threading.Event()
+
+    def read() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if text in line:
+                said.set()
+
+    threading.Thread(target=read, daemon=True).start()
+    assert said.wait(SEAWEEDFS_STARTS_S), "SeaweedFS did not start"
+
+
+@pytest.fixture
+def seaweedfs_backend(seaweedfs_client: Any, tmp_path: Path) -> Backend:
+    from pillarbox.backup.repository.backend_s3 import S3Backend
+
+    return S3Backend(seaweedfs_client, BUCKET, f"/some/{tmp_path.name}/")
+
+
+@pytest.fixture(
+    params=["memory", "directory", "retry", "s3", pytest.param("seaweedfs", marks=pytest.mark.slow)]
+)
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
     if request.param == "directory":
         return DirectoryBackend(tmp_path / "not" / "there yet")
     if request.param == "retry":
         return RetryBackend(MemoryBackend(), VirtualClock(), Random(1))
-    if request.param == "s3":
-        found: Backend = request.getfixturevalue("s3_backend")
+    if request.param in ("s3", "seaweedfs"):
+        found: Backend = request.getfixturevalue(f"{request.param}_backend")
         return found
     return MemoryBackend()
 
@@ -200,3 +289,22 @@ def test_an_s3_bucket_that_is_not_there(s3_client: Any) -> None:
 
     with pytest.raises(NotFound):
         list(S3Backend(s3_client, "no-such-bucket").list(FileKind.PACK))
+
+
+@pytest.mark.slow
+def test_a_repository_on_a_real_s3_server(seaweedfs_backend: Backend) -> None:
+    """Made once, though two try; written, checked and pruned as in a directory."""
+    clock = SystemClock()
+    repository = Repository.create(seaweedfs_backend, Unencrypted(), clock=clock)
+    with pytest.raises(AlreadyExists):
+        Repository.create(seaweedfs_backend, Unencrypted(), clock=clock)
+    content = Random(1).randbytes(3_000_000)
+    with repository.writer() as writer:
+        blob = writer.add(BlobKind.DATA, content).id
+        root = writer.add_tree([Child(BlobKind.DATA, blob)], None).id
+        snapshot = writer.save_snapshot({}, [root])
+    again = Repository.open(seaweedfs_backend, Unencrypted(), clock=clock)
+    assert (again.read(blob), [each.id for each in again.snapshots()]) == (content, [snapshot])
+    assert check_repository(again, read_data=1).is_whole
+    again.forget([snapshot])
+    assert prune(again).bytes_after == 0
