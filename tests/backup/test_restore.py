@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -363,6 +364,46 @@ def test_what_has_no_room_on_the_disk_is_refused_before_it_is_written(group, mon
             group.repository, snapshot, group.directory / "out", clock=group.clock, progress=written.append
         )
     assert written == [] and not list(group.directory.glob("out/*/*"))
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch, number: int) -> list[int]:
+    """Let the disk be full from the `number`-th flush of a file on; the flushes that were asked for."""
+    asked: list[int] = []
+    flush = os.fsync
+
+    def full(descriptor: int) -> None:
+        asked.append(descriptor)
+        if len(asked) >= number:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    return asked
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_on_a_disk_that_becomes_full_nothing_half_made_is_left_and_what_was_there_serves(
+    group, monkeypatch, number
+):
+    group.deliver(group.databases[0], group.corpus()[:5])
+    snapshot = group.snapshot()
+    group.deliver(group.databases[0], group.corpus()[5:8])
+    before = group.contents(group.databases[0])
+    for bring_back in (
+        lambda: restore_to_directory(
+            group.repository, snapshot, group.directory / "out", clock=group.clock, names=["Store 1"]
+        ),
+        lambda: put_back(group, snapshot, group.databases, names=["Store 1"]),
+    ):
+        with monkeypatch.context() as patch:
+            asked = fill_disk(patch, number)
+            with pytest.raises(DiskFull):
+                bring_back()
+            assert len(asked) >= number
+        left = [*group.directory.glob("out/*/*"), *group.directory.glob("*.restoring")]
+        assert all(path.suffix == ".restoring" and not list(path.iterdir()) for path in left)
+        assert group.contents(group.databases[0]) == before
+    assert group.restored(snapshot, "out")[0] == before[:5]
 
 
 @pytest.mark.parametrize("part", ["image_bytes", "redo_bytes"])

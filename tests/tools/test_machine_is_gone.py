@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,6 +195,23 @@ def test_a_new_server_that_was_killed_while_it_was_made_is_made_by_the_same_call
     assert pillarbox.run("check", tmp_path / "new").exit_code == 0
     assert {path.name for path in (tmp_path / "new").iterdir()} >= {"server.toml", "First Storage Group"}
     assert not (tmp_path / "new" / new_server.STAGING).exists()
+
+
+def test_a_new_server_on_a_full_disk_ends_with_12_and_goes_on_when_there_is_room(
+    pillarbox: Pillarbox, lived_in: Path, repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pillarbox.answer("backup", "create", lived_in, repo)
+    call = ("backup", "restore", repo, "latest", "--new-server", tmp_path / "new")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        pillarbox.refused(12, *call)
+    assert [path.name for path in (tmp_path / "new").iterdir()] in ([], [new_server.STAGING])
+    pillarbox.answer(*call)
+    assert pillarbox.run("check", tmp_path / "new").exit_code == 0
 
 
 def test_a_directory_with_other_things_in_it_is_left_alone(
