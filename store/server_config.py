@@ -152,7 +152,7 @@ def read_config(server: PathLike) -> ServerConfig:
     except (FileNotFoundError, NotADirectoryError) as error:
         hint = "make one with `pillarbox init`, or name its directory"
         if any(server.glob("*/*/properties")):
-            hint = f"its databases are there: `pillarbox rebuild {server}` makes {CONFIG_FILE} anew from them"
+            hint = f"its databases are there: `pillarbox rebuild {server} [REPO]` makes {CONFIG_FILE} anew"
         raise NotFound(f"there is no server at {server}", hint=hint) from error
     except UnicodeDecodeError as error:
         raise _wrong(str(path), "it is not UTF-8 text") from error

@@ -33,14 +33,16 @@ _SMALL_PACKS_MIN: Final = 4
 @dataclass(frozen=True)
 class PackUse:
     """How much of a pack is still needed. Of a blob with several copies only one counts as needed, a whole
-    one where there is one; `has_spare_damage` is set when it has damaged copies, and none is needed.
+    one where there is one. `has_damage` is set when it has copies that are known to be damaged, and
+    `needs_damage` when one of them is all that there is of a needed blob.
     """
 
     pack: PackEntry
     used_blobs: int
     used_bytes: int
     unused_bytes: int
-    has_spare_damage: bool = False
+    has_damage: bool = False
+    needs_damage: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class PruneReport:
 def plan_prune(uses: Sequence[PackUse], unused_share_max: float, pack_bytes: int) -> PrunePlan:
     """Delete what nobody needs, then write anew the packs with the largest unused share, until what stays
     unused is at most `unused_share_max` of what is used; small packs, where several would become one; and
-    those with damaged copies of blobs that are whole elsewhere.
+    those with damaged copies of blobs that are whole elsewhere. What is left of a blob that is damaged stays
+    where it is.
     """
     needed = [use for use in uses if use.used_blobs]
     unused_bytes_max = sum(use.used_bytes for use in needed) * unused_share_max
@@ -81,7 +84,8 @@ def plan_prune(uses: Sequence[PackUse], unused_share_max: float, pack_bytes: int
     small = [use for use in needed if use.pack.size_bytes < pack_bytes // _SMALL_PACK_DIVISOR]
     if len(small) >= _SMALL_PACKS_MIN:
         repack.update(small)
-    repack.update(use for use in needed if use.has_spare_damage)
+    repack.update(use for use in needed if use.has_damage)
+    repack.difference_update([use for use in needed if use.needs_damage])
     return PrunePlan(
         keep=tuple(use for use in needed if use not in repack),
         repack=tuple(use for use in needed if use in repack),
@@ -105,7 +109,8 @@ def prune(
     While a snapshot is lost or damaged, nothing is freed that it may need, so that its file can be put back:
     only what those of `forgotten` needed, and data of interrupted backups.
     Up to `unused_share_max` of the used bytes may stay unused, which spares writing packs anew. Damage that
-    touches a kept snapshot stops it before anything is removed. Holds about three packs of memory.
+    touches a kept snapshot, and that no check has found before, stops it before anything is removed. Holds
+    about three packs of memory.
     Raises: RepositoryLocked, Corrupt, NotFound when a snapshot's blob is missing.
     """
     with repository.lock(exclusive=not dry_run, purpose="prune", wait_ms=wait_ms) as lock:
@@ -162,7 +167,8 @@ class _Prune:
                 used_blobs[name],
                 used_bytes[name],
                 all_bytes[name] - used_bytes[name],
-                bool(damaged[name]) and name not in needs_damage,
+                bool(damaged[name]),
+                name in needs_damage,
             )
             for pack in self._index.packs
             if (name := pack.name) not in self._absent

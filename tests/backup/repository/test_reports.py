@@ -66,6 +66,25 @@ def hit(repository: Repository) -> set[str]:
     return {snapshot for damage in report.damage for snapshot in damage.snapshots}
 
 
+def test_a_prune_goes_on_beside_damage_that_a_check_has_found(world: Any) -> None:
+    backend = MemoryBackend()
+    repository = world.create(backend)
+    blob, first = save(world, repository)
+    for seed in range(4):  # small packs, which would become one
+        world.save(repository, world.files(seed))
+    damage(backend, repository, blob)
+    with pytest.raises(Corrupt):
+        prune(world.open(backend))
+    check_repository(world.open(backend), read_data=1)
+    assert prune(world.open(backend)).packs_repacked > 0
+    later = world.open(backend)
+    assert hit(later) == {first}
+    assert later.index.find(blob)  # its pack is as it was: what is whole in it stays
+    later.forget([first])
+    prune(world.open(backend))
+    assert check_repository(world.open(backend), read_data=1).is_whole
+
+
 def test_what_a_reader_found_damaged_it_stores_anew_itself(world: Any) -> None:
     backend = MemoryBackend()
     repository = world.create(backend)
