@@ -108,6 +108,23 @@ def test_a_check_takes_over_what_it_did_not_look_at(world: Any) -> None:
     assert (later.damaged, len(later.damaged)) == (known.damaged, 1)
 
 
+def test_a_check_killed_at_any_write_forgets_no_damage(world: Any, killed_everywhere: Any) -> None:
+    backend = MemoryBackend()
+    repository = world.create(backend)
+    blob, _ = save(world, repository)
+    damage(backend, repository, blob)
+    check_repository(repository, read_data=1)
+    (known,) = repository.reports()
+
+    def survives(left: MemoryBackend) -> None:
+        later = world.open(left)
+        assert {copy for each in later.reports() for copy in each.damaged} == known.damaged
+        save(world, later)
+        assert world.open(left).read(blob) == CONTENT
+
+    assert killed_everywhere(backend, lambda left: check_repository(world.open(left)), survives) >= 4
+
+
 def test_a_report_takes_the_place_of_those_that_it_says_all_of(world: Any) -> None:
     repository = world.create(MemoryBackend())
     for each in (
