@@ -48,6 +48,7 @@ from pillarbox.backup.restore import (
     unfinished_all,
 )
 from pillarbox.backup.restore_rate import note_restore
+from pillarbox.backup.salvage import salvage_files
 from pillarbox.backup.snapshot import FIRST_ADMINISTRATIVE_GROUP
 from pillarbox.backup.snapshot_mount import RecoveryDatabase, open_snapshot_mount
 from pillarbox.backup.snapshot_owner import foreign_snapshot, is_of_server, mark_of
@@ -59,7 +60,9 @@ from pillarbox.store.engine.database import PROPERTIES, STREAM
 from pillarbox.store.errors import (
     AlreadyExists,
     Conflict,
+    Corrupt,
     Dismounted,
+    InvalidContent,
     InvalidName,
     NotFound,
     PillarboxError,
@@ -70,13 +73,17 @@ from pillarbox.store.events import EventId, PythonLoggingSink, make_event, tee
 from pillarbox.store.names import name_key
 from pillarbox.store.server import Server
 from pillarbox.store.server_config import KIND_TEXTS
+from pillarbox.store.upkeep.repair_rebuild import LostMessage
 
 RECOVERY_LOCK: Final = "recovery.lock"
 _LOCK_WAIT_MS: Final = 5000
 _REMOVING: Final = ".removing"
 _OWN_FILES: Final = frozenset({RECOVERY_FILE, RECOVERY_FILE + ".new", RECOVERY_LOCK})
 
-FillPlace = Callable[[RestorableDatabase, Path], None]
+FillPlace = Callable[[RestorableDatabase, Path], HeldAs]
+OnLost = Callable[[bytes, LostMessage], None]
+"""Told each message that a damaged snapshot has lost, with the GUID of its database."""
+_DAMAGE: Final = (Corrupt, InvalidContent, NotFound)
 
 
 def has_recovery_group(server: Server) -> bool:
@@ -265,6 +272,7 @@ class RecoveryGroup:
         *,
         names: Collection[str] = (),
         foreign: bool = False,
+        on_lost: OnLost | None = None,
         progress: Progress | None = None,
     ) -> list[RecoveryEntry]:
         """Mount the databases of a snapshot that are of the group's kind, or those of the names, all or none.
@@ -272,15 +280,27 @@ class RecoveryGroup:
         Only their records are brought over; content is fetched from the repository as it is touched.
         `location` is kept, for who opens them later; `progress` is told bytes of records as they come (their
         sum is `records_bytes` of the manifest). `foreign` takes a snapshot of another server too: a merge
-        would put its mail into mailboxes of the same names here. Raises Refused without it, and by the rules
-        of the group; AlreadyExists, NotFound, Corrupt, DiskFull, ReadOnly, WriterBusy; event 20001 tells it.
+        would put its mail into mailboxes of the same names here. With `on_lost` a database whose records are
+        damaged is restored instead, as `salvage_files` does, and mounted from its files. Raises Refused for
+        one of another server without `foreign`, and by the rules of the group; AlreadyExists, NotFound,
+        Corrupt, DiskFull, ReadOnly, WriterBusy; event 20001 tells it.
         """
         if not foreign:
             self._refuse_foreign(snapshot)
 
-        def fill(database: RestorableDatabase, place: Path) -> None:
-            restore_records(repository, database, place, progress=progress)
-            open_snapshot_mount(repository, database, place).close()
+        def fill(database: RestorableDatabase, place: Path) -> HeldAs:
+            try:
+                restore_records(repository, database, place, progress=progress)
+                open_snapshot_mount(repository, database, place).close()
+            except _DAMAGE:
+                if on_lost is None:
+                    raise
+                shutil.rmtree(place / PROPERTIES, ignore_errors=True)
+                lost = salvage_files(repository, database, place, clock=self._clock, thorough=False)
+                for message in lost:
+                    on_lost(database.guid, message)
+                return HeldAs.FILES
+            return HeldAs.REPOSITORY
 
         held = RecoveryEntry(b"", "", HeldAs.REPOSITORY, True, snapshot.id, location, repository.id)
         chosen = self._choose(snapshot, names)
@@ -303,24 +323,31 @@ class RecoveryGroup:
         names: Collection[str] = (),
         foreign: bool = False,
         thorough: bool = False,
+        fill: Fill | None = None,
+        on_lost: OnLost | None = None,
         progress: Progress | None = None,
     ) -> list[RecoveryEntry]:
         """Restore the databases of a snapshot that are of the group's kind, or those of the names, with all
         their files.
 
-        They are not mounted (`mount`). All or none. `foreign` is that of `mount_snapshot`, `thorough` and
-        `progress` are those of `restore_to_directory`. Raises as `mount_snapshot`.
+        They are not mounted (`mount`). All or none. `foreign` is that of `mount_snapshot`; `thorough`,
+        `fill` and `progress` are those of `restore_to_directory`. Raises as `mount_snapshot`.
         """
         if not foreign:
             self._refuse_foreign(snapshot)
 
-        def fill(database: RestorableDatabase, place: Path) -> None:
-            restore_files(
+        def write(database: RestorableDatabase, place: Path) -> HeldAs:
+            write_files = fill or restore_files
+            lost = write_files(
                 repository, database, place, clock=self._clock, thorough=thorough, progress=progress
             )
+            if on_lost is not None:
+                for message in lost:
+                    on_lost(database.guid, message)
+            return HeldAs.FILES
 
         held = RecoveryEntry(b"", "", HeldAs.FILES, False, snapshot.id, location, repository.id)
-        taken = self._take(self._choose(snapshot, names), held, fill)
+        taken = self._take(self._choose(snapshot, names), held, write)
         for entry in taken:
             self._report(EventId.RESTORE_FINISHED, entry.name, snapshot=snapshot.id)
         return taken
@@ -353,11 +380,13 @@ class RecoveryGroup:
             self._clear_leftovers(config)
             places = [self._place(config, each.name) for each in chosen]
             with unfinished_all(places) as unfinished:
-                for each, place in zip(chosen, unfinished, strict=True):
-                    fill(each, place)
+                ways = [fill(each, place) for each, place in zip(chosen, unfinished, strict=True)]
                 for new, place in zip(unfinished, places, strict=True):
                     rename_durably(new, place)
-            taken = [replace(held, guid=each.guid, name=each.name) for each in chosen]
+            taken = [
+                replace(held, guid=each.guid, name=each.name, held_as=way)
+                for each, way in zip(chosen, ways, strict=True)
+            ]
             config.databases += taken
         return taken
 
@@ -588,7 +617,7 @@ def restore_to_server(
 ) -> tuple[Destination, list[RestoredDatabase]]:
     """Restore databases of a snapshot to a server: into its recovery storage group when it has one whose
     override is not set, else those that are named over the same ones (`plan_restore` says what goes then, and
-    `replaced` has it). `foreign` is that of `mount_snapshot`, `fill` that of `restore_in_place`.
+    `replaced` has it). `foreign` is that of `mount_snapshot`, `fill` that of `restore_to_directory`.
 
     Databases in their original place are mounted after when they were before. Raises as
     `RecoveryGroup.restore` and `restore_in_place`.
@@ -601,12 +630,22 @@ def restore_to_server(
         group = RecoveryGroup.open(server, clock=clock, administrative_group=administrative_group)
         state = group.server_state()
         if not state.recovery_override:
+            lost: dict[bytes, list[LostMessage]] = {}
             entries = group.restore(
-                repository, location, snapshot, names=names, foreign=foreign, progress=progress
+                repository,
+                location,
+                snapshot,
+                names=names,
+                foreign=foreign,
+                fill=fill,
+                on_lost=lambda guid, message: lost.setdefault(guid, []).append(message),
+                progress=progress,
             )
             places = [group.place(each) for each in entries]
             return Destination.RECOVERY_GROUP, [
-                RestoredDatabase(each.guid, each.name, place.parent.name, place)
+                RestoredDatabase(
+                    each.guid, each.name, place.parent.name, place, lost=tuple(lost.get(each.guid, ()))
+                )
                 for each, place in zip(entries, places, strict=True)
             ]
     databases = list(server.databases())

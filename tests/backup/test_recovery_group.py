@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from pillarbox.backup import recovery_group
+from pillarbox.backup.database_snapshot import StoredDatabase, read_stored_segments
 from pillarbox.backup.recovery_config import RECOVERY_FILE, HeldAs, RecoveryConfig, write_recovery
 from pillarbox.backup.recovery_group import (
     RecoveryGroup,
@@ -26,7 +27,14 @@ from pillarbox.backup.repository.backend import FileKind
 from pillarbox.backup.repository.backend_directory import DirectoryBackend
 from pillarbox.backup.repository.backend_memory import MemoryBackend
 from pillarbox.backup.repository.repository import Repository, Snapshot
-from pillarbox.backup.restore import Destination, RecoverySource, RestoredDatabase, restorable_databases
+from pillarbox.backup.restore import (
+    Destination,
+    RecoverySource,
+    RestoredDatabase,
+    read_restorable,
+    restorable_databases,
+)
+from pillarbox.backup.salvage import salvage_files
 from pillarbox.backup.snapshot import GroupSnapshot, SnapshotSource
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
@@ -701,3 +709,58 @@ def restore(site: Site) -> tuple[Destination, list[RestoredDatabase]]:
     if goes_to_recovery_group(site.server):
         names = []
     return restore_to_server(site.repository, HERE, site.snapshot, site.server, names=names, clock=site.clock)
+
+
+# -- it goes on over damage, when that is asked for
+
+
+def damage_blob(site: Site, monkeypatch: pytest.MonkeyPatch, blob: bytes) -> None:
+    """Let one blob of the repository be damaged, for whoever reads it in whichever way."""
+    opened = site.repository.open_at
+
+    def open_at(location, sealed):
+        if location.record.blob_id == blob:
+            raise Corrupt("packs/x is damaged")
+        return opened(location, sealed)
+
+    monkeypatch.setattr(site.repository, "open_at", open_at)
+
+
+def stored_of(site: Site, name: str) -> StoredDatabase:
+    (database,) = restorable_databases(site.snapshot, [name])
+    return read_restorable(site.repository, database)
+
+
+def test_where_records_are_damaged_a_mount_that_is_to_keep_going_makes_them_from_the_stream(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (image,) = {each.blob_id for each in site.repository.read_tree(stored_of(site, STORE).image).children}
+    damage_blob(site, monkeypatch, image)
+    with pytest.raises(Corrupt):
+        site.mount()
+    assert site.names() == []
+    lost: list[object] = []
+    entries = site.group.mount_snapshot(
+        site.repository, HERE, site.snapshot, on_lost=lambda *found: lost.append(found)
+    )
+    held = {entry.name: (entry.held_as, entry.is_mounted) for entry in entries}
+    assert held == {STORE: (HeldAs.FILES, True), "Second Store": (HeldAs.REPOSITORY, True)}
+    assert lost == []
+    assert site.recovered(STORE, "anna") == site.corpus[:6]
+    assert site.recovered("Second Store", "bert") == site.corpus[6:]
+
+
+def test_a_restore_into_it_that_is_to_keep_going_brings_what_is_whole_and_names_the_rest(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = stored_of(site, STORE)
+    ((_, segment),) = read_stored_segments(site.repository, stored).items()
+    damage_blob(site, monkeypatch, segment.chunks[0])
+    with pytest.raises(Corrupt):
+        restore_to_server(site.repository, HERE, site.snapshot, site.server, names=[STORE], clock=site.clock)
+    where, (done,) = restore_to_server(
+        site.repository, HERE, site.snapshot, site.server, names=[STORE], fill=salvage_files, clock=site.clock
+    )
+    assert where is Destination.RECOVERY_GROUP
+    assert [each.folder for each in done.lost] == ["anna: Inbox"] * 6
+    assert site.names() == [STORE]
