@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pillarbox.store.errors import Corrupt
@@ -11,6 +11,7 @@ from pillarbox.tools.output import counted, local_time, size_text, warn
 
 if TYPE_CHECKING:
     from pillarbox.backup.repository.repository import Snapshot
+    from pillarbox.store.upkeep.repair_rebuild import LostMessage
 
 
 def snapshot_data(snapshot: Snapshot) -> dict[str, Any]:
@@ -58,6 +59,15 @@ def warn_unreadable(unreadable: Mapping[str, Corrupt]) -> None:
     warn(f"pillarbox: {error}" for error in unreadable.values())
     if unreadable:
         warn(["  what they may need is not freed; `pillarbox backup forget` accepts their loss"])
+
+
+def raise_lost(lost: Sequence[LostMessage]) -> None:
+    """Name on stderr the messages that a snapshot holds damaged. Raises Corrupt when there are any."""
+    from pillarbox.backup.repository.damage import damaged_file
+
+    warn(f"  damaged, not restored: {each.folder}: {each.subject!r} from {each.sender}" for each in lost)
+    if lost:
+        raise damaged_file(f"damaged, and not restored: {counted(len(lost), 'message')}; the rest is")
 
 
 def database_lines(snapshot: Snapshot) -> Iterator[str]:

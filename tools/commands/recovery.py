@@ -17,12 +17,14 @@ from pillarbox.tools.options import JSON, SERVER
 from pillarbox.tools.output import counting, progress, show
 from pillarbox.tools.recovery_sources import Keys
 from pillarbox.tools.repository_options import GROUP, OF_ANOTHER, keys, location_of, open_repository
+from pillarbox.tools.snapshot_rows import raise_lost
 
 if TYPE_CHECKING:
     from pillarbox.backup.find_snapshot import FoundDatabases
     from pillarbox.backup.recovery_config import RecoveryEntry
-    from pillarbox.backup.recovery_group import RecoveryGroup
+    from pillarbox.backup.recovery_group import OnLost, RecoveryGroup
     from pillarbox.store.disk.tables import DatabaseKind
+    from pillarbox.store.upkeep.repair_rebuild import LostMessage
 
 DATABASES = click.option("--database", "names", multiple=True, help="Only this database; may be said again.")
 
@@ -173,6 +175,7 @@ def override(server: Path, state: str, as_json: bool) -> None:
 @GROUP
 @OF_ANOTHER
 @DATABASES
+@click.option("--keep-going", is_flag=True, help="Mount what is whole of a damaged snapshot, name the rest.")
 @keys
 @JSON
 def mount(
@@ -182,6 +185,7 @@ def mount(
     group_name: str | None,
     of: str | None,
     names: tuple[str, ...],
+    keep_going: bool,
     passphrase_file: Path | None,
     key_file: Path | None,
     as_json: bool,
@@ -193,6 +197,9 @@ def mount(
     `latest` and a moment mean the newest that this server's databases are in. A snapshot of another server is
     mounted only with --of, which names that server: a merge from it puts mail into mailboxes of this one.
     Without REPO and SNAPSHOT, databases that were restored into the recovery storage group are mounted.
+    Damaged content is met when it is read, and a merge names it; a database with damaged records is mounted
+    only with --keep-going, which restores what is whole of it into its group, and names each message that is
+    lost.
 
     \b
     pillarbox recovery mount /srv/mail /backup/mail latest
@@ -202,14 +209,18 @@ def mount(
 
     if bool(repo) != bool(snapshot):
         raise click.UsageError("say which snapshot of the repository: `latest`, or an id of `backup list`")
+    lost: list[LostMessage] = []
+    on_lost = (lambda _, message: lost.append(message)) if keep_going else None
     if repo:
+        opened_by = Keys(passphrase_file, key_file)
         mounted = _mount_snapshot(
-            server, repo, snapshot, (group_name, of), names, Keys(passphrase_file, key_file), as_json
+            server, repo, snapshot, (group_name, of), names, opened_by, on_lost, as_json
         )
     else:
         mounted = _mount_restored(server, names)
     lines = [f"{each.name} is mounted in the {RECOVERY_TITLES[kind]}." for kind, each in mounted]
     show([_entry_data(each, kind) for kind, each in mounted], lines, as_json)
+    raise_lost(lost)
 
 
 def _mount_snapshot(
@@ -219,6 +230,7 @@ def _mount_snapshot(
     told_apart: tuple[str | None, str | None],
     names: tuple[str, ...],
     opened_by: Keys,
+    on_lost: OnLost | None,
     as_json: bool,
 ) -> list[tuple[DatabaseKind, RecoveryEntry]]:
     from pillarbox.backup.find_snapshot import find_for_server, stores_of_kind
@@ -247,6 +259,7 @@ def _mount_snapshot(
                     each.snapshot,
                     names=each.names,
                     foreign=of is not None,
+                    on_lost=on_lost,
                     progress=told,
                 ):
                     undo.callback(group.delete, entry.name, remove_empty=kind not in before)

@@ -36,6 +36,7 @@ from pillarbox.tools.repository_options import (
     location_of,
     open_repository,
 )
+from pillarbox.tools.snapshot_rows import raise_lost
 
 if TYPE_CHECKING:
     from pillarbox.backup.find_snapshot import FoundDatabases
@@ -133,7 +134,7 @@ def restore(
             done = _to_server(repository, repo, meant, opened, of is not None, fill, as_json)
     data = {"snapshot": done[0][0].id, "restored": [_done_data(each) for each in done]}
     show(data, _done_lines(done), as_json)
-    _raise_lost(done)
+    raise_lost([message for _, database in done for message in database.lost])
 
 
 def _make_server(
@@ -281,16 +282,6 @@ def _done_lines(done: Sequence[Done]) -> Iterator[str]:
         yield f"{database.name} is restored at {database.path}, as of {local_time(snapshot.time_ms)}."
         if database.replaced is not None:
             yield f"  What it replaced is at {database.replaced} until `pillarbox backup discard-replaced`."
-
-
-def _raise_lost(done: Sequence[Done]) -> None:
-    """Name the messages that the snapshot holds damaged. Raises Corrupt when there are any."""
-    from pillarbox.backup.repository.damage import damaged_file
-
-    lost = [each for _, database in done for each in database.lost]
-    warn(f"  damaged, not restored: {each.folder}: {each.subject!r} from {each.sender}" for each in lost)
-    if lost:
-        raise damaged_file(f"damaged, and not restored: {counted(len(lost), 'message')}; the rest is")
 
 
 # -- what was replaced

@@ -15,6 +15,11 @@ pytest.importorskip("cryptography", reason="cryptography (the extra `backup`) is
 from pillarbox.backup import recovery_group
 from pillarbox.backup.merge import run as merge_run
 from pillarbox.backup.merge.target import MailboxDestination
+from pillarbox.backup.repository.backend_directory import DirectoryBackend
+from pillarbox.backup.repository.crypto import Unencrypted
+from pillarbox.backup.repository.repository import Repository
+from pillarbox.backup.restore import read_restorable, restorable_databases
+from pillarbox.store.clock import SystemClock
 from pillarbox.store.server import Server
 from pillarbox.tools.repository_options import PASSPHRASE
 
@@ -362,3 +367,25 @@ def test_the_key_of_the_repository_is_needed_again(
     said = pillarbox.refused(61, "recovery", "merge", server, "anna")
     assert PASSPHRASE in said and "--key-file" in said
     assert pillarbox.answer("recovery", "merge", server, "anna", *key)[0]["duplicates"] == 30
+
+
+def test_a_snapshot_with_damaged_records_is_mounted_when_it_is_to_keep_going(
+    pillarbox: Pillarbox, server: Path, repo: Path
+) -> None:
+    repository = Repository.open(DirectoryBackend(repo), Unencrypted(), clock=SystemClock())
+    databases = {each.name: each for each in restorable_databases(repository.snapshot("latest"))}
+    image = repository.read_tree(read_restorable(repository, databases[STORE]).image).children[0].blob_id
+    pack, record = repository.index.find(image)[0]
+    (path,) = (repo / "packs").rglob(pack.name)
+    data = bytearray(path.read_bytes())
+    data[record.offset + record.length // 2] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(data)
+    pillarbox.refused(30, "recovery", "mount", server, repo, "latest")
+    mounted = pillarbox.answer("recovery", "mount", server, repo, "latest", "--keep-going")
+    (entry,) = [each for each in mounted if each["database"] == STORE]
+    assert (entry["held_as"], entry["mounted"]) == ("files", True)
+    purge(pillarbox, server, "anna")
+    pillarbox.answer("recovery", "merge", server, "anna", "--to", "anna")
+    (box,) = [each for each in pillarbox.answer("mailbox", "list", server) if each["mailbox"] == "anna"]
+    assert box["messages"] == 30
