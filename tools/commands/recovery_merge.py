@@ -309,9 +309,12 @@ def _find_or_create(
 
     try:
         database, box = server.mailboxes.find(name)
-    except NotFound:
+    except NotFound as error:
         if only_reads:
-            raise
+            raise NotFound(
+                str(error),
+                hint="a merge makes it, with all that `pillarbox recovery look` shows; this makes nothing",
+            ) from error
         is_there = origin is not None and origin.state is MountState.MOUNTED
         where = origin.label if origin is not None and is_there else ""
         database, box = server.mailboxes.create(ACTOR, name, where)

@@ -389,3 +389,11 @@ def test_a_snapshot_with_damaged_records_is_mounted_when_it_is_to_keep_going(
     pillarbox.answer("recovery", "merge", server, "anna", "--to", "anna")
     (box,) = [each for each in pillarbox.answer("mailbox", "list", server) if each["mailbox"] == "anna"]
     assert box["messages"] == 30
+
+
+def test_a_dry_run_to_a_mailbox_that_is_gone_says_what_a_merge_would_do(
+    pillarbox: Pillarbox, mounted: Path
+) -> None:
+    purge(pillarbox, mounted, "anna")
+    said = pillarbox.refused(40, "recovery", "merge", mounted, "anna", "--to", "anna", "--dry-run")
+    assert "a merge makes it" in said
