@@ -24,16 +24,16 @@ def last_backups(
     bad = _damaged_snapshots(reports)
     holding = {snapshot.id: guids for snapshot, guids in snapshots}
     found: dict[bytes, LastBackup] = {}
-    for snapshot, guids in snapshots:
+    for snapshot, guids in reversed(snapshots):  # a capture a minute makes thousands: the newest count
+        is_capture = snapshot.manifest.get("kind") == SnapshotKind.CAPTURE
         for guid in guids:
-            known = found.get(guid, LastBackup())
-            if snapshot.manifest.get("kind") == SnapshotKind.CAPTURE:
-                known = replace(known, capture_ms=snapshot.time_ms)
-            elif snapshot.id not in bad:
-                known = replace(
+            known = found.setdefault(guid, LastBackup())
+            if is_capture and known.capture_ms is None:
+                found[guid] = replace(known, capture_ms=snapshot.time_ms)
+            elif not is_capture and known.snapshot_ms is None and snapshot.id not in bad:
+                found[guid] = replace(
                     known, snapshot_ms=snapshot.time_ms, snapshot=snapshot.id, repository=repository_id
                 )
-            found[guid] = known
     for report in reports:
         for guid in report.subjects or found:
             found[guid] = _learnt(found.get(guid, LastBackup()), report, guid, holding)
