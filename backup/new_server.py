@@ -19,6 +19,7 @@ from pillarbox.backup.find_snapshot import choose_moment, is_moment, read_moment
 from pillarbox.backup.last_backups import last_backups
 from pillarbox.backup.repository.repository import LATEST, Repository, Snapshot
 from pillarbox.backup.restore import (
+    Fill,
     RestorableDatabase,
     RestoredDatabase,
     go_on_with_new_numbers,
@@ -53,6 +54,7 @@ from pillarbox.store.server_config import (
 from pillarbox.store.storage_group import smallest_edition
 from pillarbox.store.upkeep.last_backup import LastBackup, keep_last_backup
 from pillarbox.store.upkeep.new_identity import give_new_identity
+from pillarbox.store.upkeep.repair_rebuild import LostMessage
 
 STAGING: Final = "new-server.restoring"
 _DIRECTORY_BYTES_MAX: Final = 100
@@ -172,6 +174,7 @@ def make_new_server(
     directory: PathLike,
     *,
     as_copy: bool = False,
+    fill: Fill | None = None,
     clock: Clock,
     rng: random.Random,
     progress: Progress | None = None,
@@ -179,7 +182,8 @@ def make_new_server(
     """Make a server in a directory that is new or empty; durable when this returns.
 
     With `as_copy` the server and its databases get GUIDs of their own, and serve beside those that they were
-    copied from. Change numbers, ids and UIDs that were given out after the snapshots do not come again.
+    copied from. `fill` is that of `restore_to_directory`: `salvage_files` goes on over damage. Change
+    numbers, ids and UIDs that were given out after the snapshots do not come again.
     After a crash the same call ends it. Raises AlreadyExists, DiskFull, Corrupt, NotFound, InvalidContent.
     """
     directory = as_path(directory, "directory")
@@ -189,13 +193,17 @@ def make_new_server(
         refuse_layout(planned.database)
     guids = {each.entry.guid: new_guid(rng) if as_copy else each.entry.guid for each in plan.databases}
     staging = directory / STAGING
+    write = fill or restore_files
+    lost: dict[bytes, tuple[LostMessage, ...]] = {}
     try:
         make_directories(directory)
         _clear(directory, staging, {group.directory for group in plan.config.groups})
         for planned in plan.databases:
             place = staging / planned.group.directory / planned.entry.directory
             place.parent.mkdir(parents=True, exist_ok=True)
-            restore_files(repository, planned.database, place, clock=clock, thorough=False, progress=progress)
+            lost[planned.entry.guid] = write(
+                repository, planned.database, place, clock=clock, thorough=False, progress=progress
+            )
             _put_in_service(repository, planned, place, guids[planned.entry.guid], clock)
             flush_directory(place.parent)
         for group in plan.config.groups:
@@ -207,7 +215,7 @@ def make_new_server(
     except OSError as error:
         raise disk_error(error, str(directory)) from error
     _note_backups(repository, plan, directory / BACKUPS, guids, clock.monotonic_ms() - began_ms, clock)
-    return _restored(plan, directory, guids, clock)
+    return _restored(plan, directory, guids, lost, clock)
 
 
 def _note_backups(
@@ -270,7 +278,11 @@ def _config_for(config: ServerConfig, guids: dict[bytes, bytes], server_guid: by
 
 
 def _restored(
-    plan: NewServerPlan, directory: Path, guids: dict[bytes, bytes], clock: Clock
+    plan: NewServerPlan,
+    directory: Path,
+    guids: dict[bytes, bytes],
+    lost: dict[bytes, tuple[LostMessage, ...]],
+    clock: Clock,
 ) -> list[tuple[Snapshot, RestoredDatabase]]:
     done = []
     with Server.open(directory, mount=False, clock=clock) as server:
@@ -278,6 +290,12 @@ def _restored(
         for planned in plan.databases:
             database = databases[guids[planned.entry.guid]]
             database.report(EventId.RESTORE_FINISHED, snapshot=planned.snapshot.id)
-            restored = RestoredDatabase(database.guid, database.name, planned.group.name, database.path)
+            restored = RestoredDatabase(
+                database.guid,
+                database.name,
+                planned.group.name,
+                database.path,
+                lost=lost[planned.entry.guid],
+            )
             done.append((planned.snapshot, restored))
     return done

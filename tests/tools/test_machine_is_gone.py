@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -214,6 +215,30 @@ def test_a_new_server_on_a_full_disk_ends_with_12_and_goes_on_when_there_is_room
     assert pillarbox.run("check", tmp_path / "new").exit_code == 0
 
 
+@pytest.mark.parametrize("more", [(), ("--as-copy",)])
+def test_from_a_damaged_repository_a_new_server_has_all_that_is_whole(
+    pillarbox: Pillarbox, lived_in: Path, repo: Path, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    pillarbox.answer("backup", "create", lived_in, repo)
+    before = mail(pillarbox, lived_in, tmp_path / "before")
+    pack = max(
+        (each for each in (repo / "packs").rglob("*") if each.is_file()), key=lambda p: p.stat().st_size
+    )
+    data = bytearray(pack.read_bytes())
+    data[len(data) // 2] ^= 1
+    pack.chmod(0o600)
+    pack.write_bytes(data)
+    call = ("backup", "restore", repo, "latest", "--new-server", tmp_path / "new", *more)
+    pillarbox.refused(30, *call)
+    assert not (tmp_path / "new" / "server.toml").exists()
+    said = pillarbox.refused(30, *call, "--keep-going")
+    lost = said.count("damaged, not restored: ")
+    after = mail(pillarbox, tmp_path / "new", tmp_path / "after")
+    assert 0 < lost == len(before) - len(after)
+    assert Counter(after.values()) <= Counter(before.values())
+    assert pillarbox.run("check", tmp_path / "new").exit_code == 0
+
+
 def test_a_directory_with_other_things_in_it_is_left_alone(
     pillarbox: Pillarbox, lived_in: Path, repo: Path, tmp_path: Path
 ) -> None:
@@ -222,7 +247,7 @@ def test_a_directory_with_other_things_in_it_is_left_alone(
     (tmp_path / "used" / "file").write_bytes(b"mine")
     pillarbox.refused(51, "backup", "restore", repo, "latest", "--new-server", tmp_path / "used")
     assert (tmp_path / "used" / "file").read_bytes() == b"mine"
-    for more in (("--to", tmp_path / "x"), ("--database", "Post"), ("--keep-going",)):
+    for more in (("--to", tmp_path / "x"), ("--database", "Post")):
         pillarbox.refused(2, "backup", "restore", repo, "latest", "--new-server", tmp_path / "new", *more)
 
 

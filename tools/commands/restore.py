@@ -109,14 +109,14 @@ def restore(
 
     if sum(place is not None for place in (directory, server, new_server)) != 1:
         raise click.UsageError("say where to restore to: --to, --server or --new-server")
-    if new_server is not None and (names or group_name or keep_going):
+    if new_server is not None and (names or group_name):
         raise click.UsageError("a new server is made of all that its snapshots hold")
     if names and all_:
         raise click.UsageError("say --database or --all, not both")
     repository = open_repository(repo, passphrase_file, key_file)
     fill = salvage_files if keep_going else None
     if new_server is not None:
-        _make_server(repository, snapshot, new_server, of, as_copy, as_json)
+        _make_server(repository, snapshot, new_server, of, as_copy, fill, as_json)
         return
     if directory is not None:
         found = find_snapshot(repository, snapshot, group=group_name, of=of)
@@ -138,7 +138,13 @@ def restore(
 
 
 def _make_server(
-    repository: Repository, snapshot: str, directory: Path, of: str | None, as_copy: bool, as_json: bool
+    repository: Repository,
+    snapshot: str,
+    directory: Path,
+    of: str | None,
+    as_copy: bool,
+    fill: Fill | None,
+    as_json: bool,
 ) -> None:
     from pillarbox.backup.new_server import make_new_server, plan_new_server
 
@@ -150,6 +156,7 @@ def _make_server(
             plan,
             directory,
             as_copy=as_copy,
+            fill=fill,
             clock=SystemClock(),
             rng=SystemRandom(),
             progress=_counting(snapshots, step),
@@ -162,6 +169,7 @@ def _make_server(
         "missing": list(plan.missing),
     }
     show(data, _server_lines(directory, plan, done), as_json)
+    raise_lost([message for _, database in done for message in database.lost])
     if plan.missing:
         raise Incomplete(
             f"no snapshot holds {', '.join(plan.missing)}, which the server had",
