@@ -108,9 +108,9 @@ def prune(
     A dry run says what would be freed, with the snapshots of ids `as_if_forgotten` gone; it changes nothing.
     While a snapshot is lost or damaged, nothing is freed that it may need, so that its file can be put back:
     only what those of `forgotten` needed, and data of interrupted backups.
-    Up to `unused_share_max` of the used bytes may stay unused, which spares writing packs anew. Damage that
-    touches a kept snapshot, and that no check has found before, stops it before anything is removed. Holds
-    about three packs of memory.
+    Up to `unused_share_max` of the used bytes may stay unused, which spares writing packs anew. A damaged
+    tree of a kept snapshot, or damage that no check has found before, stops it before anything is removed.
+    Holds about three packs of memory.
     Raises: RepositoryLocked, Corrupt, NotFound when a snapshot's blob is missing.
     """
     with repository.lock(exclusive=not dry_run, purpose="prune", wait_ms=wait_ms) as lock:
