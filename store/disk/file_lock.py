@@ -9,7 +9,7 @@ from typing import Final
 
 from pillarbox.store.clock import Clock
 from pillarbox.store.disk.stream import disk_error
-from pillarbox.store.errors import Retryable, WriterBusy
+from pillarbox.store.errors import DiskFull, Retryable, WriterBusy
 
 PASSING: Final = b"passing"
 PASSING_WAIT_MS: Final = 120_000  # a replay of what lies between two checkpoints takes less
@@ -58,11 +58,19 @@ class FileLock:
             if self._is_passing or os.fstat(descriptor).st_size:
                 os.ftruncate(descriptor, 0)
             if self._is_passing:
-                os.pwrite(descriptor, PASSING, 0)
+                self._tell_of_passing(descriptor)
         except OSError as error:
             self.close()
             raise disk_error(error, str(path)) from error
         return True
+
+    def _tell_of_passing(self, descriptor: int) -> None:
+        try:
+            os.pwrite(descriptor, PASSING, 0)
+        except OSError as error:
+            if not isinstance(disk_error(error, ""), DiskFull):
+                raise
+            # Reading goes on on a full disk: others wait for this process as for any, that is all.
 
     def close(self) -> None:
         """Let go. Closing twice is harmless."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,15 @@ def test_what_a_killed_process_left_in_the_file_means_nothing(tmp_path: Path) ->
         FileLock(tmp_path / "lock", "it", clock)
     assert clock.monotonic_ms() == 0
     held.close()
+
+
+def test_one_who_is_passing_needs_no_room_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    lock = FileLock(tmp_path / "lock", "it", VirtualClock(), is_passing=True)
+    assert is_locked(tmp_path / "lock")
+    lock.close()
