@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import pillarbox
-from pillarbox.store.errors import NoPermission, PillarboxError, Retryable
+from pillarbox.store.errors import NoPermission, PillarboxError, RecoveryNeeded, Retryable
 from pillarbox.tools.options import ACTOR, JSON, SERVER, raise_not_mounted
-from pillarbox.tools.output import confirm, counted, progress, show, size_text
+from pillarbox.tools.output import Step, confirm, counted, progress, show, size_text
 from pillarbox.tools.parameters import DATABASE, YES, complete_database
 
 if TYPE_CHECKING:
@@ -47,20 +47,31 @@ def check(ctx: click.Context, server: Path, as_json: bool) -> None:
 
 
 def _check_one(server: pillarbox.Server, database: pillarbox.Database, as_json: bool) -> dict[str, Any]:
-    from pillarbox.store.upkeep.check import check_dismounted
     from pillarbox.store.upkeep.last_check import keep_last_check
 
     try:
         with progress(f"checking {database.label}", as_json) as step:
-            report = check_dismounted(
-                database, ACTOR, progress=step and (lambda done, total: step(done, total, ""))
-            )
+            report = _check_after_recovery(database, step)
     except (Retryable, NoPermission):  # which say nothing of what is there
         raise
     except PillarboxError as error:
         return {"database": database.label, "findings": [str(error)]}
     keep_last_check(database, len(report.findings))
     return {"database": database.label, **_check_data(report)}
+
+
+def _check_after_recovery(database: pillarbox.Database, step: Step | None) -> CheckReport:
+    from pillarbox.store.upkeep.check import check_dismounted
+
+    def told(done: int, total: int) -> None:
+        if step is not None:
+            step(done, total, "")
+
+    try:
+        return check_dismounted(database, ACTOR, progress=told)
+    except RecoveryNeeded:
+        database.recover()  # as every command that reads; its pages were proved sound
+        return check_dismounted(database, ACTOR, progress=told)
 
 
 def _check_data(report: CheckReport) -> dict[str, Any]:
