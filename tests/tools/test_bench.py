@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pillarbox.tools.bench.__main__ import on_one_core, run
+from pillarbox.tools.bench.peers import dovecot_import
 from pillarbox.tools.bench.report import (
     CHANGES,
     DOVECOT_IMPORT,
@@ -62,6 +63,26 @@ def test_with_dovecot_both_sides_are_also_measured_on_one_core(
     assert [figure.name for figure in figures if figure] == [DOVECOT_ONE_CORE, PILLARBOX_ONE_CORE]
     assert cores == [1]
     assert os.sched_getaffinity(0) == before
+
+
+def test_the_user_of_dovecot_may_look_through_every_directory_that_it_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[int] = []
+
+    def imported(root: Path, messages: object) -> None:
+        between = [root, *root.parents]
+        modes.extend(path.stat().st_mode for path in between[: between.index(tmp_path)])
+
+    monkeypatch.setattr("pillarbox.tools.bench.__main__.dovecot_import", imported)
+    assert run(["8", "--only", "bulk", "--dir", str(tmp_path)]) == 0
+    assert len(modes) == 3, "the run's directory twice, and the one of what runs on one core"
+    assert all(mode & 0o005 == 0o005 for mode in modes)
+
+
+def test_a_peer_that_cannot_be_run_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dovecot_import(tmp_path, []) is None
+    assert "no figure of doveadm import, mdbox, zstd: dovecot is not installed" in capsys.readouterr().err
 
 
 def test_every_measure_and_its_peers_come_out_of_one_run(

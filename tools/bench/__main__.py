@@ -124,6 +124,7 @@ def run(arguments: Sequence[str]) -> int:
 @contextmanager
 def _root(directory: Path | None) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="pillarbox-bench-", dir=directory) as made:
+        Path(made).chmod(0o755)  # Dovecot reads and writes as a user of its own
         yield Path(made)
 
 

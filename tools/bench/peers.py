@@ -7,6 +7,7 @@ import shutil
 import smtplib
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -139,7 +140,10 @@ def sqlite_read(root: Path, messages: Sequence[bytes], order: Sequence[int]) -> 
 
 
 def dovecot_import(root: Path, messages: Sequence[bytes]) -> Figure | None:
-    """`doveadm import` of a Maildir into mdbox with zstd; None where Dovecot 2.3 cannot be run as root."""
+    """`doveadm import` of a Maildir into mdbox with zstd; None, with the reason on stderr, where it fails.
+
+    Needs root, Dovecot 2.3, and a `root` that its user mail may look through.
+    """
     home = root / "dovecot-import"
     source = home / "source"
     if _has_dovecot():
@@ -150,14 +154,15 @@ def dovecot_import(root: Path, messages: Sequence[bytes]) -> Figure | None:
     try:
         with _dovecot(home) as conf:
             return _import_into_mdbox(home, conf, source, messages)
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.CalledProcessError) as error:
+        _tell_of_no_figure(DOVECOT_IMPORT, error)
         return None
 
 
 def dovecot_lmtp(root: Path, messages: Sequence[bytes]) -> Figure | None:
     """Dovecot's LMTP into mdbox with zstd: eight clients, a mailbox each; at most 2,000 of the messages.
 
-    None where Dovecot 2.3 cannot be run as root.
+    None as `dovecot_import`.
     """
     home = root / "dovecot-lmtp"
     some = messages[:_LMTP_MESSAGES_MAX]
@@ -173,8 +178,15 @@ def dovecot_lmtp(root: Path, messages: Sequence[bytes]) -> Figure | None:
             for _ in clients.map(deliver, range(LMTP_CLIENTS)):
                 pass
             return _figure(DOVECOT_LMTP, some, time.perf_counter() - start, home / "mail")
-    except (OSError, subprocess.CalledProcessError):  # that of a mail server that refuses is an OSError, too
+    except (OSError, subprocess.CalledProcessError) as error:  # of a server that refuses: an OSError, too
+        _tell_of_no_figure(DOVECOT_LMTP, error)
         return None
+
+
+def _tell_of_no_figure(name: str, error: OSError | subprocess.CalledProcessError) -> None:
+    told = error.stderr if isinstance(error, subprocess.CalledProcessError) else None
+    reason = told.decode(errors="replace").strip() if told else str(error)
+    print(f"bench: no figure of {name}: {reason}", file=sys.stderr)
 
 
 def _has_dovecot() -> bool:
@@ -187,8 +199,6 @@ def _dovecot(home: Path) -> Iterator[Path]:
     if not _has_dovecot():
         raise FileNotFoundError("dovecot is not installed")
     (home / "mail").mkdir(parents=True)
-    for directory in (home.parent, home):
-        directory.chmod(0o755)
     for directory in home.iterdir():
         subprocess.run(["chown", "-R", "mail:mail", str(directory)], check=True, capture_output=True)
     conf = home / "dovecot.conf"
@@ -204,16 +214,16 @@ def _dovecot(home: Path) -> Iterator[Path]:
         subprocess.run(["doveadm", "-c", str(conf), "stop"], check=False, capture_output=True)
 
 
-def _import_into_mdbox(home: Path, conf: Path, source: Path, messages: Sequence[bytes]) -> Figure | None:
+def _import_into_mdbox(home: Path, conf: Path, source: Path, messages: Sequence[bytes]) -> Figure:
     doveadm = ["doveadm", "-c", str(conf)]
     start = time.perf_counter()
     order = [*doveadm, "import", "-u", _USER, f"maildir:{source}", "", "ALL"]
     subprocess.run(order, check=True, capture_output=True)
     seconds = time.perf_counter() - start
     status = [*doveadm, "mailbox", "status", "-u", _USER, "-t", "messages", "*"]
-    told = subprocess.run(status, check=True, capture_output=True, text=True).stdout.strip()
+    told = subprocess.run(status, check=True, capture_output=True).stdout.decode().strip()
     if told != f"messages={len(messages)}":
-        return None
+        raise OSError(f"of {len(messages)} messages it has {told}")
     return _figure(DOVECOT_IMPORT, messages, seconds, home / "mail" / _USER)
 
 
