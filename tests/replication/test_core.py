@@ -109,6 +109,18 @@ class Post:
             self.carry(is_lost)
         self.now_ms = until_ms
 
+    def edit_apart(self, folder: ObjectId, message: ObjectId) -> None:
+        """Edit a message in two stores that know nothing of each other's edit."""
+        for store, content in ((0, b"mine"), (1, b"theirs")):
+            self.do(
+                store,
+                lambda replica, to=content: writing.edit(replica, folder, message, ACTOR, content=to),
+            )
+
+    def changes(self) -> list[Message]:
+        """The messages sent so far that carry changes."""
+        return [each for each in self.sent if is_changes(each)]
+
     def lose(self, store: int) -> None:
         """Lose a store for good; the others learn that it was removed, and count on without it."""
         gone = self.stores.pop(store).replica.me.database
@@ -291,7 +303,7 @@ def test_messages_that_come_twice_or_late_change_nothing() -> None:
     folder = post.folder()
     message = post.post(0, folder)
     post.wait(2_000)
-    old = [each for each in post.sent if is_changes(each)]
+    old = post.changes()
     post.do(0, lambda replica: writing.delete(replica, folder, message, ACTOR))
     post.wait(HOUR_MS)
     known = post.replica(1).state(folder).knowledge.known
@@ -307,11 +319,7 @@ def test_two_edits_that_knew_nothing_of_each_other_both_live_until_one_write_saw
     folder = post.folder()
     message = post.post(0, folder)
     post.wait(2_000)
-    for store, content in ((0, b"mine"), (1, b"theirs")):
-        post.do(
-            store,
-            lambda replica, content=content: writing.edit(replica, folder, message, ACTOR, content=content),
-        )
+    post.edit_apart(folder, message)
     post.wait(HOUR_MS)
     views = [post.messages(store, folder)[0] for store in (0, 1)]
     assert views[0] == views[1] and set(views[0].contents) == {b"mine", b"theirs"}
@@ -668,11 +676,7 @@ def test_noticing_a_conflict_spends_no_number() -> None:
     folder = post.folder("123")
     message = post.post(0, folder)
     post.wait(2_000)
-    for store, content in ((0, b"mine"), (1, b"theirs")):
-        post.do(
-            store,
-            lambda replica, to=content: writing.edit(replica, folder, message, ACTOR, content=to),
-        )
+    post.edit_apart(folder, message)
     given = [post.replica(store).record.counter for store in (0, 1, 2)]
     post.wait(HOUR_MS)
     assert len(post.messages(2, folder)[0].contents) == 2
@@ -685,7 +689,7 @@ def a_broadcast_from_before_the_delete() -> bool:
     folder = post.folder()
     message = post.post(0, folder)
     post.wait(2_000)
-    old = [each for each in post.sent if is_changes(each)]
+    old = post.changes()
     post.do(0, lambda replica: writing.delete(replica, folder, message, ACTOR))
     post.wait(2 * HOUR_MS)
     assert post.replica(1).objects.get(folder, message) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
+from hostile_names import hostile_names
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,22 +22,6 @@ from pillarbox.store.names import (
 
 steady = settings(deadline=None, max_examples=60)
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
-hostile_names = st.text(max_size=20) | st.sampled_from(
-    [
-        "..",
-        "../../up",
-        "/etc/passwd",
-        "C:\\x",
-        "CON",
-        "nul.txt",
-        "com1 .eml",
-        ".hidden",
-        "\0",
-        "a\u202egpj.exe",
-        "x" * 400,
-        "é" * 150,
-    ]
-)
 
 
 # -- allowed and compared
