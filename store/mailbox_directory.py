@@ -56,9 +56,15 @@ class Databases(Protocol):
 class MailboxDirectory:
     """The mailboxes of one server. Its methods may be called from any thread, and by several processes."""
 
-    def __init__(self, server: Databases, alone: Callable[[], AbstractContextManager[None]]) -> None:
-        """In a `with` block of `alone` no other thread or process gives a mailbox of the server a name."""
+    def __init__(
+        self,
+        server: Databases,
+        changing: AbstractContextManager[object],
+        alone: Callable[[], AbstractContextManager[object]],
+    ) -> None:
+        """`changing` keeps other threads, `alone` other processes, from giving a mailbox a name meanwhile."""
         self._server = server
+        self._changing = changing
         self._alone = alone
 
     def find(self, name: str) -> tuple[Database, MailboxRecord]:
@@ -97,7 +103,7 @@ class MailboxDirectory:
         mounted of which the names are not known; Refused in a public folder store, or when none is named and
         the server has several mailbox stores.
         """
-        with self._alone():
+        with self._changing, self._alone():
             database = self._server.database(database_name) if database_name else self._only_mailbox_store()
             check_name(name)
             if reason := self._server.not_mounted.get(database.label):
@@ -111,7 +117,7 @@ class MailboxDirectory:
 
         Raises as `find` and `create`.
         """
-        with self._alone():
+        with self._changing, self._alone():
             database, box = self.find(name)
             check_name(new_name)
             self._refuse_taken(new_name, box.guid)

@@ -34,6 +34,7 @@ from pillarbox.store.disk.stream import disk_error, make_directories
 from pillarbox.store.disk.tables import DatabaseKind
 from pillarbox.store.engine.database import LOCK, Database, MountState
 from pillarbox.store.engine.database_limits import Edition, changed_settings, limits_from_settings
+from pillarbox.store.engine.uninterrupted import Uninterrupted
 from pillarbox.store.errors import (
     AlreadyExists,
     Dismounted,
@@ -67,6 +68,7 @@ from pillarbox.store.server_config import (
     read_config,
     write_config,
 )
+from pillarbox.store.server_lock import ServerChange, ServerLock
 from pillarbox.store.storage_group import (
     StorageGroup,
     refuse_another_database,
@@ -139,7 +141,8 @@ class Server:
         self._clock: Clock = clock or SystemClock()
         self._rng = rng or random.SystemRandom()
         self._changing = threading.RLock()
-        self.mailboxes = MailboxDirectory(self, self._locked)
+        self._uninterrupted = Uninterrupted()
+        self.mailboxes = MailboxDirectory(self, self._changing, self._locked)
         self._checking = threading.Lock()
         self._maintaining = threading.Lock()
         self._diagnostics = Diagnostics(lowest=diagnostics_min)
@@ -344,7 +347,7 @@ class Server:
 
     def _start_grace(self, database: Database) -> None:
         if self._entry(database).dismounted_above_limit:
-            with self._changed() as config:
+            with self._changing, self._changed() as config:
                 config.place_of(database.guid)[1].dismounted_above_limit = False
         if above_limit_ms(database) is not None:
             record_size_check(database, last_size_check_ms(database) or 0)
@@ -391,7 +394,7 @@ class Server:
 
     def _dismount_above_limit(self, database: Database) -> None:
         try:
-            with self._changed() as config:
+            with self._changing, self._changed() as config:
                 config.place_of(database.guid)[1].dismounted_above_limit = True
         finally:
             reason = _above_limit(database)
@@ -413,7 +416,7 @@ class Server:
 
     def create_group(self, name: str) -> StorageGroup:
         """Make an empty storage group. Raises InvalidName, AlreadyExists, Refused above the edition's cap."""
-        with self._changed() as config:
+        with self._changing, self._changed() as config:
             check_name(name)
             _refuse_taken(name, config.groups)
             refuse_another_group(config.edition, len(config.groups))
@@ -423,7 +426,7 @@ class Server:
 
     def rename_group(self, name: str, new_name: str) -> StorageGroup:
         """Give a storage group another name. Raises NotFound, InvalidName, AlreadyExists."""
-        with self._changed() as config:
+        with self._changing, self._changed() as config:
             entry = config.group(name)
             check_name(new_name)
             _refuse_taken(new_name, [each for each in config.groups if each is not entry])
@@ -432,7 +435,7 @@ class Server:
 
     def delete_group(self, name: str) -> None:
         """Delete a storage group. Raises NotFound, NotEmpty."""
-        with self._changed() as config:
+        with self._changing, self._changed() as config:
             entry = config.group(name)
             if entry.databases:
                 raise NotEmpty(
@@ -446,7 +449,7 @@ class Server:
 
         Raises NotFound, InvalidName, AlreadyExists, DiskFull, and Refused above the edition's limit.
         """
-        with self._changed() as config:
+        with self._changing, self._changed() as config:
             group = config.group(group_name)
             check_name(name)
             _refuse_taken(name, group.databases)
@@ -477,7 +480,7 @@ class Server:
 
     def rename_database(self, name: str, new_name: str) -> Database:
         """Give a database another name; it may stay mounted. Raises NotFound, InvalidName, AlreadyExists."""
-        with self._changed() as config:
+        with self._changing, self._changed() as config:
             database = self.database(name)
             group, entry = config.place_of(database.guid)
             check_name(new_name)
@@ -491,7 +494,7 @@ class Server:
 
         Raises NotFound, InvalidName; Refused while it is mounted, WriterBusy when another process has it so.
         """
-        with self._changed() as config:
+        with self._changing, self._changed() as config:
             database = self.database(name)
             if database.state is not MountState.DISMOUNTED:
                 raise Refused(
@@ -525,7 +528,7 @@ class Server:
         Raises NotFound, InvalidName; InvalidSetting for an unknown key or a value the edition does not allow,
         and then nothing is changed.
         """
-        with self._changed() as config:
+        with self._changing, self._changed() as config:
             database = self.database(name)
             _, entry = config.place_of(database.guid)
             entry.settings = changed_settings(entry.settings, settings, config.edition)
@@ -537,13 +540,13 @@ class Server:
         Raises Refused when it has more storage groups, databases or higher limits than the edition allows:
         the error names all of them, and nothing is changed.
         """
-        with self._changed() as config:
+        with self._changing, self._changed() as config:
             refuse_edition(edition, config)
             config.edition = edition
 
     def set_mount_at_startup(self, name: str, mount: bool) -> Database:
         """Whether opening the server mounts a database. Raises NotFound, InvalidName."""
-        with self._changed() as config:
+        with self._changing, self._changed() as config:
             database = self.database(name)
             config.place_of(database.guid)[1].mount_at_startup = mount
         return database
@@ -565,7 +568,7 @@ class Server:
 
         Raises InvalidSetting.
         """
-        with self._changed() as config:
+        with self._changing, self._changed() as config:
             Diagnostics({category: level})
             config.diagnostics[category] = level.lower()
 
@@ -582,27 +585,25 @@ class Server:
         with self._changing:
             self._adopt(read_config(self.path))
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Keep other threads and processes from changing the server meanwhile."""
+    def _locked(self) -> ServerLock:
+        """Keep other processes from changing the server in a `with` block; take `_changing` before it."""
+        return ServerLock(self._take_lock, self._uninterrupted)
+
+    def _changed(self) -> ServerChange:
+        """The configuration, to be changed in a `with` block: then durable, and in force. As `_locked`."""
+        return ServerChange(
+            self._take_lock, self._uninterrupted, lambda: read_config(self.path), self._put_in_force
+        )
+
+    def _take_lock(self) -> FileLock:
         if self.read_only:
             raise ReadOnly("the server was opened for reading only", hint="open it for writing")
-        lock_path = self.path / SERVER_LOCK
         wait_ms = max(self._wait_ms, _CHANGE_WAIT_MS)
-        with self._changing, closing(FileLock(lock_path, "the server", self._clock, wait_ms=wait_ms)):
-            yield
+        return FileLock(self.path / SERVER_LOCK, "the server", self._clock, wait_ms=wait_ms)
 
-    @contextmanager
-    def _changed(self) -> Iterator[ServerConfig]:
-        """The configuration as it is on disk, to be changed in a `with` block: then durable, and in force.
-
-        An exception in the block changes nothing.
-        """
-        with self._locked():
-            config = read_config(self.path)
-            yield config
-            write_config(self.path, config)
-            self._adopt(config)
+    def _put_in_force(self, config: ServerConfig) -> None:
+        write_config(self.path, config)
+        self._adopt(config)
 
     def _adopt(self, config: ServerConfig) -> None:
         """Bring the groups and databases of this process in line with a configuration."""

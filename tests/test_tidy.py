@@ -36,7 +36,7 @@ MAY_IMPORT = {
 # modules is a room without a folder of its own: what all others stand on, or the face above them; "." is
 # the rest of those.
 GROUND = "access arguments batches change_number clock errors events ids names toml_text"
-FACE = "aio mailbox_directory server server_config server_rebuild storage_group"
+FACE = "aio mailbox_directory server server_config server_lock server_rebuild storage_group"
 ROOMS = {
     "store": (GROUND, "disk", "content", "engine", "mail", "upkeep", "files", FACE),
     "backup": ("repository", ".", "merge"),

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from queue import SimpleQueue
 from typing import Any, Final, NamedTuple
 
 from pillarbox.store.access import Actor
@@ -42,6 +43,7 @@ from pillarbox.store.engine.change_feed import Change, changes
 from pillarbox.store.engine.content_transfer import FetchedContent
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
+from pillarbox.store.engine.turns import Turn, TurnBlock
 from pillarbox.store.errors import AlreadyExists, Corrupt, NotFound, PillarboxError, Refused
 from pillarbox.store.ids import guid_text, id_text, parse_id
 from pillarbox.store.mail import folders, mailboxes, messages
@@ -64,7 +66,7 @@ _SEPARATOR: Final = "/"  # no mailbox or folder can be given a name with it (`ch
 # Whoever ends a move changes one database within a transaction of another: two at a time, in opposite
 # directions, would wait for each other. A database is written by one process only, so this is enough.
 _ending = threading.Lock()
-_moving: set[bytes] = set()
+_moves: dict[bytes, Turn] = {}  # by GUID of the mailbox; some have ended
 _moving_lock = threading.Lock()
 
 
@@ -129,7 +131,7 @@ def move_mailbox(
         raise Refused(f"the mailbox is in {target.name} already", hint="name another database")
     if target.kind != DatabaseKind.MAILBOX_STORE:
         raise Refused("a public folder store holds no mailboxes", hint="name a mailbox store")
-    with _alone(guid):
+    with _Alone(guid):
         box = _present(source, guid, actor)
         if box is None:
             return _finish_from(source, guid, target, actor)
@@ -148,17 +150,22 @@ def move_mailbox(
     return moved
 
 
-@contextmanager
-def _alone(guid: bytes) -> Iterator[None]:
-    with _moving_lock:
-        if guid in _moving:
-            raise Refused(f"mailbox {guid_text(guid)} is being moved", hint="wait until that has ended")
-        _moving.add(guid)
-    try:
-        yield
-    finally:
+class _Alone(TurnBlock[None]):
+    """Keeps other threads from moving the mailbox, by a turn that ends when the `with` block is gone."""
+
+    def __init__(self, guid: bytes) -> None:
+        super().__init__(Turn(SimpleQueue()))
+        self._guid = guid
+
+    def enter(self) -> None:
         with _moving_lock:
-            _moving.remove(guid)
+            for guid in [guid for guid, turn in _moves.items() if not turn.is_held]:
+                del _moves[guid]
+            if self._guid in _moves:
+                raise Refused(
+                    f"mailbox {guid_text(self._guid)} is being moved", hint="wait until that has ended"
+                )
+            _moves[self._guid] = self.turn
 
 
 def _present(source: Database, guid: bytes, actor: Actor) -> MailboxRecord | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import gc
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from queue import SimpleQueue
 from typing import Any
 
 import pytest
+from interrupts import interrupted_at
 
 from pillarbox.store.access import Actor
 from pillarbox.store.engine.database import Database
@@ -99,31 +99,6 @@ def test_the_writer_is_told_of_a_block_that_is_gone_before_its_turn_has_ended(st
 def anna(database: Database) -> mailboxes.MailboxRecord:
     with database.transaction(ACTOR) as txn:
         return mailboxes.create(txn, "anna")
-
-
-def interrupted_at(step: int, action: Callable[[], None], kept: list[BaseException]) -> bool:
-    """Interrupt `action` at its `step`th call, where a signal could; False when it has fewer.
-
-    The interrupt is kept with its traceback, which keeps the frames that it went through.
-    """
-    left = step
-    kept.clear()
-
-    def count(frame: object, event: str, argument: object) -> None:
-        nonlocal left
-        if event in ("call", "c_return"):
-            left -= 1
-            if left == 0:
-                raise KeyboardInterrupt
-
-    sys.setprofile(count)
-    try:
-        action()
-    except KeyboardInterrupt as error:
-        kept.append(error)
-    finally:
-        sys.setprofile(None)
-    return left <= 0
 
 
 def raw_of(number: int) -> bytes:
