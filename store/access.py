@@ -1,4 +1,4 @@
-"""Who is asking. Every call that touches mail carries an `Actor`: events name it, what was read of public
+"""The actor who asks. Each call that touches mail carries an `Actor`: events name it, what was read of public
 folders is kept for it, and a recovered database is read by administrators and the server's tasks only.
 """
 
@@ -18,7 +18,7 @@ class Role(Enum):
 
 
 class Actor(NamedTuple):
-    """Who asks for something: the account, the mailbox it acts from, and in which part."""
+    """An account that asks for something, the mailbox it acts from, and the part it plays."""
 
     role: Role
     account: str

@@ -37,7 +37,7 @@ class AsyncDatabase:
         self._bells: set[_LoopBell] = set()
 
     async def run(self, function: Callable[[], ResultT]) -> ResultT:
-        """What `function` returns or raises, called in a thread, as one that may wait for others that write.
+        """Return or raise as `function` does, called in a thread, as one that may wait for others that write.
 
         Raises Refused when this is closed.
         """
@@ -52,7 +52,7 @@ class AsyncDatabase:
             raise Refused(f"the asyncio face of database {self.database.name} is closed")
 
     async def read(self, actor: Actor, function: Callable[[ReadTransaction], ResultT]) -> ResultT:
-        """What `function` makes of a read of the database; iterators must be used up within it.
+        """Return what `function` makes of a read of the database; iterators must be used up within it.
 
         Raises Dismounted, and what `function` raises.
         """
@@ -64,7 +64,7 @@ class AsyncDatabase:
         return await self._run(self._reading, work)
 
     async def transaction(self, actor: Actor, function: Callable[[WriteTransaction], ResultT]) -> ResultT:
-        """What `function` returns, with all it changed durable; an exception in it undoes everything.
+        """Return what `function` does, with all it changed durable; an exception in it undoes everything.
 
         Raises Dismounted, ReadOnly, DiskFull, and what `function` raises.
         """

@@ -109,7 +109,7 @@ class CNSet:
         return _made({origin: _runs_of(sorted(counters)) for origin, counters in singles.items()})
 
     def with_number(self, number: ChangeNumber) -> CNSet:
-        """This set and one number more; cheap when it is the highest of its origin, as new changes are.
+        """The set with one number more; cheap when it is the highest of its origin, as new changes are.
 
         Raises ValueError when it is no change number.
         """
@@ -155,13 +155,13 @@ class CNSet:
         return position > 0 and number.counter < ends[position - 1]
 
     def covers(self, other: CNSet) -> bool:
-        """Whether every number of `other` is in this set."""
+        """True when every number of `other` is in this set."""
         return all(
             _common(runs, self._runs.get(origin, _NONE)) == runs for origin, runs in other._runs.items()
         )
 
     def count_common(self, other: CNSet) -> int:
-        """How many numbers are in both sets; their intersection is not built."""
+        """The number of numbers that are in both sets; their intersection is not built."""
         return sum(
             _count_common(runs, other._runs[origin])
             for origin, runs in self._runs.items()
@@ -191,11 +191,11 @@ class CNSet:
         return f"{guid_text(origin)}: {' '.join(texts)}{more}"
 
     def count(self) -> int:
-        """How many numbers are in the set."""
+        """The number of numbers in the set."""
         return sum(sum(ends) - sum(starts) for starts, ends in self._runs.values())
 
     def intervals_count(self) -> int:
-        """How many intervals the set is made of."""
+        """The number of intervals that the set is made of."""
         return sum(len(runs.starts) for runs in self._runs.values())
 
     def origins(self) -> tuple[bytes, ...]:
@@ -346,7 +346,7 @@ def _runs_of(counters: list[int]) -> _Runs:
 
 
 def _complement(runs: _Runs) -> _Runs:
-    """What lies before, between and after the runs, from 0 to `_LIMIT`."""
+    """The intervals before, between and after the runs, from 0 to `_LIMIT`."""
     return _Runs((0, *runs.ends), (*runs.starts, _LIMIT))
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What the engine asks of time."""
+    """The time, and waiting, as the engine asks for them."""
 
     def now_ms(self) -> int:
         """The wall clock: milliseconds since the epoch, UTC. May jump."""

@@ -143,13 +143,13 @@ class Corrupt(PillarboxError):
 
 
 class NotFound(PillarboxError):
-    """What was named does not exist."""
+    """The object that was named does not exist."""
 
     exit_code = 40
 
 
 class Conflict(PillarboxError):
-    """What exists already stands in the way."""
+    """Something that exists already stands in the way."""
 
     exit_code = 50
 

@@ -26,7 +26,7 @@ from pillarbox.store.errors import InvalidSetting, PillarboxError, UnsupportedVe
 
 
 class Severity(StrEnum):
-    """How much an event asks for attention, from the least on."""
+    """The degree to which an event asks for attention, from the least on."""
 
     INFORMATION = "information"
     WARNING = "warning"
@@ -34,7 +34,7 @@ class Severity(StrEnum):
 
 
 class Level(IntEnum):
-    """How much a diagnostic category writes (DOMAIN.md "Access")."""
+    """The amount that a diagnostic category writes (DOMAIN.md "Access")."""
 
     NONE = 0
     MINIMUM = 1
@@ -56,7 +56,7 @@ class Category(StrEnum):
 
 
 class EventKind(NamedTuple):
-    """What is fixed about an event: `text` names its details in braces."""
+    """The fixed part of an event: `text` names its details in braces."""
 
     severity: Severity
     category: Category
@@ -255,7 +255,7 @@ class Diagnostics:
             raise InvalidSetting(f"{level!r} is no diagnostic level", hint=f"one of {names}") from None
 
     def writes(self, event: Event) -> bool:
-        """Whether the event's level is within that of its category."""
+        """True when the event's level is within that of its category."""
         kind = EVENTS.get(event.event_id)
         return kind is None or kind.level <= self.level(event.category)
 
@@ -443,7 +443,7 @@ class EventLog:
         return sorted(int(name[1]) for name in names if name)
 
     def _is_over(self, descriptor: int, line_bytes: int) -> bool:
-        """Whether a file is full, or was deleted."""
+        """True when a file is full, or was deleted."""
         found = os.fstat(descriptor)
         full = found.st_size > len(_HEADER) and found.st_size + line_bytes > self._file_bytes_max
         return full or found.st_nlink == 0

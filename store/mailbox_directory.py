@@ -180,7 +180,7 @@ class MailboxDirectory:
                 yield database, found
 
     def _has_its_source(self, found: MailboxRecord) -> bool:
-        """Whether a mailbox is the copy of one that has not gone yet from where it is moved from."""
+        """True when a mailbox is the copy of one that has not gone yet from where it is moved from."""
         origin = found.properties.get(MOVED_FROM)
         source = next((each for each in self._server.databases() if each.guid.hex() == origin), None)
         if source is None:

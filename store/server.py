@@ -545,18 +545,18 @@ class Server:
             config.edition = edition
 
     def set_mount_at_startup(self, name: str, mount: bool) -> Database:
-        """Whether opening the server mounts a database. Raises NotFound, InvalidName."""
+        """Set whether opening the server mounts a database. Raises NotFound, InvalidName."""
         with self._changing, self._changed() as config:
             database = self.database(name)
             config.place_of(database.guid)[1].mount_at_startup = mount
         return database
 
     def mounts_at_startup(self, name: str) -> bool:
-        """Whether a database is set to be mounted when the server is opened. Raises NotFound, InvalidName."""
+        """True when a database is set to be mounted as the server is opened. Raises NotFound, InvalidName."""
         return self._entry(self.database(name)).mount_at_startup
 
     def is_to_be_mounted(self, name: str) -> bool:
-        """Whether opening the server mounts a database: no administrator and no size check has dismounted it.
+        """True when opening the server mounts a database: no administrator or size check has dismounted it.
 
         Raises NotFound, InvalidName.
         """

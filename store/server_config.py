@@ -1,4 +1,4 @@
-"""What a server remembers of itself: `server.toml`, its groups, its databases and their settings.
+"""The configuration of a server: `server.toml`, its groups, its databases and their settings.
 
     format = "pillarbox-server"
     version = 1

@@ -117,7 +117,7 @@ def _database_directories(server: Path) -> Iterator[Path]:
 
 
 def _identity_of(path: Path) -> IdentityRecord | None:
-    """What a database is, from its tables or, where these are damaged, from the beginning of its stream."""
+    """The identity of a database, from its tables or, where they are damaged, the head of its stream."""
     with suppress(PillarboxError):
         env = Env(path / PROPERTIES, read_only=True)
         try:

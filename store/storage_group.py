@@ -14,7 +14,7 @@ from pillarbox.store.server_config import ServerConfig
 
 
 class GroupLimits(NamedTuple):
-    """How many regular storage groups a server may have, and how many databases each of them."""
+    """The number of regular storage groups that a server may have, and of databases in each of them."""
 
     groups_max: int
     databases_max: int

@@ -63,7 +63,7 @@ def _bring_tables(present: Any, wanted: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _are_tables_apart(value: Any) -> bool:
-    """Whether `value` is a list of tables of which each has an identity of its own."""
+    """True when `value` is a list of tables of which each has an identity of its own."""
     if not isinstance(value, list) or not value or not all(isinstance(table, Mapping) for table in value):
         return False
     return len({_identity(table) for table in value}) == len(value)

@@ -38,7 +38,7 @@ assert _LINES_AT_ONCE % 4 == 0
 
 
 class Encoding(IntEnum):
-    """How a part's blocks become the message's bytes."""
+    """The way in which a part's blocks become the message's bytes."""
 
     AS_IS = 0
     BASE64 = 1
@@ -105,7 +105,7 @@ def _runs(message: bytes, start: int) -> Iterator[tuple[int, int, Part | None]]:
 
 
 def _encode(part: Part) -> list[bytes]:
-    """What the part is in the message, in pieces."""
+    """The bytes of the part as they are in the message, in pieces."""
     if part.encoding == Encoding.AS_IS:
         return list(part.chunks)
     data = part.chunks[0] if len(part.chunks) == 1 else b"".join(part.chunks)
@@ -125,7 +125,7 @@ def _encode(part: Part) -> list[bytes]:
 
 @lru_cache(maxsize=2 * _LINES_AT_ONCE)
 def _line_cutter(width: int, count: int) -> Callable[[bytes], tuple[bytes, ...]]:
-    """What cuts `count` lines from the front of a text, faster than slices do."""
+    """A function that cuts `count` lines from the front of a text, faster than slices do."""
     return struct.Struct(f"{width}s" * count).unpack_from
 
 
@@ -176,7 +176,7 @@ class Dictionaries:
         return number in self._known
 
     def compressor(self, number: int) -> zstandard.ZstdCompressor:
-        """This thread's compressor with a dictionary."""
+        """The compressor of the calling thread, with a dictionary."""
         made: dict[int, zstandard.ZstdCompressor] = self._local.__dict__.setdefault("compressors", {})
         if number not in made:
             made[number] = zstandard.ZstdCompressor(
@@ -233,7 +233,7 @@ class PreparedBlock:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it can be stored where the database does not have it."""
+        """True when the content can be stored where the database does not have it."""
         return self.raw is not None or self._frame is not None
 
     def made_frame(self) -> bytes | None:

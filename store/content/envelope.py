@@ -38,7 +38,7 @@ _PART_BYTES: Final = 64
 
 
 class Envelope(NamedTuple):
-    """What a message's header says, as text for people; absent or unreadable fields are empty.
+    """The fields of a message's header, as text for people; absent or unreadable ones are empty.
 
     `sender` is `Name <address>` or an address; `date_ms` is ms UTC, 0 when there is no readable date;
     `importance` is 0 low, 1 normal, 2 high. `conversation` is equal for messages whose own headers name the
@@ -318,7 +318,7 @@ def _importance(fields: dict[bytes, bytes]) -> int:
 
 
 def _has_attachment(fields: dict[bytes, bytes], message: bytes, end: int) -> bool:
-    """Whether some part is meant to be kept apart from the text.
+    """True when some part is meant to be kept apart from the text.
 
     Parts are only looked for when the header says multipart; then every line that looks like a boundary
     counts, so that nested ones need no parser. Costs one search through the message, and 64 KB of headers of

@@ -1,4 +1,4 @@
-"""What the processes of `prepare_processes` run: messages come in shared memory, and go back made ready.
+"""The program of the processes of `prepare_processes`: messages come in shared memory, and go back prepared.
 
 It opens no file and knows no database. Both ends are of one version of the program, so what they say to each
 other is no format. Requests and answers go by pipes, each a length of 4 bytes, then msgpack. A request's
@@ -71,7 +71,7 @@ def _read(source: IO[bytes], length: int) -> bytes:
 
 
 def made_ready(answer: memoryview) -> list[tuple[PreparedContent, Envelope]]:
-    """What was made of a request's messages. Blocks that came before are known by their digest only."""
+    """The contents and envelopes of a request's messages. Blocks that came before are only digests."""
     return [(_content(*content), Envelope(*envelope)) for content, envelope in unpack(answer)]
 
 

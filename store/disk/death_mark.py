@@ -23,7 +23,7 @@ _file = -1  # that faulthandler writes to: one file with a name in each database
 
 
 def tells_of_fault(directory: Path) -> bool:
-    """Whether a process has died of a fault since the marks of a database were last removed."""
+    """True when a process has died of a fault since the marks of a database were last removed."""
     return any(mark.stat().st_size for mark in directory.glob(_PREFIX + "*") if mark not in _marked)
 
 

@@ -109,7 +109,7 @@ def _ended() -> Refused:
 
 
 class _EndedTransaction:
-    """What a view that is closed has for its transaction."""
+    """Stands in for the transaction of a view that is closed."""
 
     def get(self, *_: Any, **__: Any) -> Any:
         raise _ended()
@@ -220,7 +220,7 @@ class ReadView:
             raise self._error(error) from error
 
     def count(self, table: Table) -> int:
-        """How many rows the table has."""
+        """The number of rows of the table."""
         handle = self._handles.get(table)
         if handle is None:
             return 0
@@ -239,7 +239,7 @@ class ReadView:
 
     @property
     def is_open(self) -> bool:
-        """Whether it still shows its snapshot."""
+        """True while the view shows its snapshot."""
         return self._txn is not _ENDED
 
     @property
@@ -344,7 +344,7 @@ class Env:
             return self._env.begin()
 
     def _views_open(self) -> int:
-        """How many views are open; those that are not are forgotten. For who holds `_opening`."""
+        """The number of views that are open; those that are not are forgotten. For who holds `_opening`."""
         found = [(each, each()) for each in self._views]
         self._views = [each for each, view in found if view is not None and view.is_open]
         self._views_looked_through = 2 * len(self._views) + _VIEWS_CLOSED_MAX

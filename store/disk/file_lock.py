@@ -1,4 +1,4 @@
-"""Who may write: one process at a time holds a lock file; the system lets go of it when that process ends."""
+"""Lock files: one process at a time may write; the system lets go of its lock when that process ends."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether some process holds the lock at `path`."""
+    """True when some process holds the lock at `path`."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What the fields of records may be, whoever wrote them: types, ranges, and the insides of lists.
+"""The values that fields of records may have, whoever wrote them: types, ranges, and the insides of lists.
 
 A value that is whole may still hold what no transaction writes, when an enemy made it. It is damage, found
 where a record is read: nothing behind it meets a field of another type, or a number that no key can hold.
@@ -24,7 +24,7 @@ _MAXIMA: Final = {"uid": (1 << 32) - 1, "uid_next": 1 << 32, "kind": 255}  # wha
 
 
 class _Shape:
-    """What is known of one type of record."""
+    """The fields of one type of record."""
 
     def __init__(self, kind: Any) -> None:
         fields = kind._fields

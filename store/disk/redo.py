@@ -58,7 +58,7 @@ _local = threading.local()
 
 
 def _compressor() -> zstandard.ZstdCompressor:
-    """This thread's compressor: making one costs more than a small record's compression."""
+    """The compressor of the calling thread: making one costs more than a small record's compression."""
     if not hasattr(_local, "compressor"):
         _local.compressor = zstandard.ZstdCompressor(level=1, write_checksum=False)
     compressor: zstandard.ZstdCompressor = _local.compressor
@@ -213,7 +213,7 @@ def _redo_frames(stream: Stream, start: Position, after_sequence: int) -> Iterat
 
 
 def _is_begun(stream: Stream, position: Position) -> bool:
-    """Whether the segment has its header. Raises Corrupt when that is damaged.
+    """True when the segment has its header. Raises Corrupt when that is damaged.
 
     A header is flushed before anything is written behind it: with a transaction there it was whole once.
     """

@@ -55,7 +55,7 @@ _OFFSET_MAX: Final = (1 << 63) - 1  # the system's
 
 
 class FrameKind(IntEnum):
-    """What a frame's payload is."""
+    """The kind of a frame's payload."""
 
     SKELETON = 1
     BLOCK = 2
@@ -64,7 +64,7 @@ class FrameKind(IntEnum):
 
 
 class Codec(IntEnum):
-    """How a payload is stored."""
+    """The way in which a payload is stored."""
 
     PLAIN = 0
     ZSTD = 1
@@ -453,7 +453,7 @@ class Stream:
         self._allocated = target
 
     def _with_zeros(self, chunks: list[bytes], offset: int, length: int) -> list[bytes]:
-        """What is appended, with zeros behind it when the appends are small and come to where none are yet.
+        """The appended bytes, and zeros behind them when appends are small and come to where none are yet.
 
         The system keeps preallocated blocks apart from written ones, and flushes a journal beside the data
         when one becomes the other: with zeros written ahead it does so once for many small appends.

@@ -99,12 +99,12 @@ segment_key = _U32.pack
 
 
 def is_id(number: int) -> bool:
-    """Whether a number can be the id of a folder or message. Nothing is found under one that cannot."""
+    """True when a number can be the id of a folder or message. Nothing is found under one that cannot."""
     return 0 <= number < ID_END
 
 
 class ObjectKind(IntEnum):
-    """What a change feed entry is about."""
+    """The kind of object that a change feed entry is about."""
 
     MESSAGE = 1
     FOLDER = 2
@@ -253,7 +253,7 @@ class SegmentRecord(NamedTuple):
 
 
 class SeenRecord(NamedTuple):
-    """What one user has read of a public folder, keyed by (folder id, digest of the user): UID intervals."""
+    """The UID intervals that a user has read of a public folder, keyed by (folder id, digest of the user)."""
 
     user: str
     intervals: tuple[tuple[int, int], ...]
@@ -268,7 +268,7 @@ class DictionaryRecord(NamedTuple):
 
 
 class IdentityRecord(NamedTuple):
-    """What a database is, under the key `IDENTITY_KEY` of META. `kind` is a `DatabaseKind`."""
+    """The identity of a database, under the key `IDENTITY_KEY` of META. `kind` is a `DatabaseKind`."""
 
     layout_version: int
     guid: bytes
@@ -278,7 +278,7 @@ class IdentityRecord(NamedTuple):
 
 
 class StateRecord(NamedTuple):
-    """What every transaction moves on, under the key `STATE_KEY` of META.
+    """The numbers that every transaction moves on, under the key `STATE_KEY` of META.
 
     `counter` is the last change number given out; `content_bytes` and `live_bytes` are the sums of those of
     all segments. `checked_ms` is the last daily check of the size, or the first look at it. `restored` says
@@ -317,7 +317,7 @@ class WithheldRecord(NamedTuple):
 
 
 class SizingRecord(NamedTuple):
-    """How far daily maintenance has filled in `size_crlf` of messages, under the key `SIZING_KEY` of META.
+    """The place up to which daily maintenance has filled in `size_crlf`, under the key `SIZING_KEY` of META.
 
     `after` is the key of the last item that it has looked at in this pass, `filled` how many it lacked.
     """
@@ -327,7 +327,7 @@ class SizingRecord(NamedTuple):
 
 
 class LetGoRecord(NamedTuple):
-    """What a repair has let go of the stream, under the key `LET_GO_KEY` of META.
+    """The stretches of the stream that a repair has let go, under the key `LET_GO_KEY` of META.
 
     Each stretch is (segment, offset, length, digest of its bytes).
     """
@@ -396,7 +396,7 @@ def is_in_tree(folder: FolderRecord) -> bool:
 
 
 def is_hidden(record: Record) -> bool:
-    """Whether nobody meets a record but the task that has hidden it: a folder or mailbox on its way."""
+    """True when nobody meets a record but the task that has hidden it: a folder or mailbox on its way."""
     if isinstance(record, FolderRecord):
         return record.hidden != Hidden.NO
     return isinstance(record, MailboxRecord) and record.state == ARRIVING
@@ -622,7 +622,7 @@ def changed_rows(
 
 
 def _has_same_rows(old: Record | None, new: Record | None) -> bool:
-    """Whether a folder or mailbox has the same index rows as before: only its counters moved, as a rule."""
+    """True when a folder or mailbox has the same index rows as before: only its counters moved, as a rule."""
     if isinstance(old, FolderRecord) and isinstance(new, FolderRecord):
         return _FOLDER_ROWS(old) == _FOLDER_ROWS(new)
     if isinstance(old, MailboxRecord) and isinstance(new, MailboxRecord):

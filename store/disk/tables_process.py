@@ -26,7 +26,7 @@ _VERIFIED_HERE_BYTES_MAX: Final = 1 << 20
 
 
 def verify_tables(path: Path) -> list[str]:
-    """What is wrong with the pages of the property file in a directory; nothing when it is sound.
+    """The problems of the pages of the property file in a directory; none when it is sound.
 
     Nobody may write the file meanwhile. A large one is verified by a process of low priority. LMDB's verifier
     finds swapped, zeroed and bent pages, and damage of the free list; of bits bent in keys of branch pages it
