@@ -39,7 +39,7 @@ _BEGIN_ANEW: Final = "start again from an empty state"
 
 
 class ChangeKind(StrEnum):
-    """What happened to an object since."""
+    """The kind of change of an object."""
 
     NEW = "new"
     CHANGED = "changed"
@@ -61,7 +61,7 @@ class Change(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What is to come: how many changes of each kind, and the bytes of the new messages.
+    """The size of what is to come: the number of changes of each kind, and the bytes of the new messages.
 
     Content never changes, so of all other changes there is nothing to fetch.
     """
@@ -75,7 +75,7 @@ class Cost(NamedTuple):
 
     @property
     def changes(self) -> int:
-        """How many changes there are."""
+        """The number of changes."""
         return self.new + self.changed + self.moved + self.deleted + self.read
 
 
@@ -166,7 +166,7 @@ class Changes:
                 yield split_pair_key(key)[1], *split_feed_value(body)
 
     def cost(self) -> Cost:
-        """How much is to come, before any of it is fetched. Raises Corrupt."""
+        """The cost of what is to come, before any of it is fetched. Raises Corrupt."""
         counts = dict.fromkeys(ChangeKind, 0)
         content_bytes = 0
         for change in self:
@@ -203,11 +203,11 @@ class Changes:
         return ChangeKind.READ if self._seen(item.change_cn) else ChangeKind.CHANGED
 
     def _has_seen_made(self, object_id: int) -> bool:
-        """Whether an object is known since it was made here. The id of another database's tells no change."""
+        """True when an object is known since it was made here. The id of another database tells no change."""
         return bool(local_counter(object_id)) and self._seen(object_id)
 
     def _may_be_known(self, kind: ObjectKind, object_id: int, folder_id: int, cn: int, place: _Place) -> bool:
-        """Whether an object that is gone came before the state, or an earlier page told of it before it went.
+        """True when an object that is gone came before the state, or an earlier page told of it in time.
 
         Where nothing tells when it came, it may be known.
         """
@@ -255,7 +255,7 @@ def _refuse_future(reader: Reader, counter: int) -> None:
 
 
 def changes(reader: Reader, since: CNSet, folder_id: int = DATABASE_SCOPE) -> Changes:
-    """What changed since `since` in a folder, or in the whole database; nothing in one that never was.
+    """The changes since `since` in a folder, or in the whole database; none in a folder that never was.
 
     Keep a CNSET for each database. Raises Refused when whoever asks must begin anew: `since` is of another
     database, as after the mailbox was moved, or names changes that this one has not made, since it was

@@ -168,7 +168,7 @@ def flush_tables(directory: Path, env: Env) -> None:
 
 
 class CheckpointDue:
-    """How much has happened since the last checkpoint."""
+    """Decides when the next checkpoint is due, by the bytes, pages and time since the last."""
 
     def __init__(self, tuning: Tuning, env: Env, clock: Clock) -> None:
         self._tuning = tuning
@@ -193,7 +193,7 @@ class CheckpointDue:
         self._behind_pages = max(1, min(self._pages, (2 * free_pages_max - free_pages) // _BEHIND))
 
     def is_due(self, end: Position, times: int) -> bool:
-        """Whether `times` as much has happened as makes the next one due.
+        """True when `times` as much has happened as makes the next checkpoint due.
 
         Only asked after commits, so never without a change.
         """

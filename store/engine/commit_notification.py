@@ -25,7 +25,7 @@ class Bell(Protocol):
 
 
 class CommitNotification:
-    """How far one mounted database has advanced, and who waits for more. Any thread may call it.
+    """The progress of one mounted database, and the callers who wait for more. Any thread may call it.
 
     `cn` is the last change number that is durable and visible.
     """
@@ -54,7 +54,7 @@ class CommitNotification:
             bells.pop().put(None)
 
     def has_passed(self, after: int) -> bool:
-        """Whether there is a change number above `after`. Raises Dismounted once the database is."""
+        """True when there is a change number above `after`. Raises Dismounted once the database is."""
         if self._reason is not None:
             raise self._reason.anew()
         return self.cn > after

@@ -54,7 +54,7 @@ def hold(txn: WriteTransaction, message: bytes, prepared: PreparedContent, holde
 
 
 def _lacks(txn: WriteTransaction, prepared: PreparedContent) -> bool:
-    """Whether bytes are needed that were not made ready, since the database had them then."""
+    """True when bytes are needed that were not made ready, since the database had them then."""
     return not prepared.skeleton.is_whole or any(
         not block.is_whole and txn.record(Table.BLOCK, block.digest) is None
         for part in prepared.parts

@@ -101,7 +101,7 @@ PreparedT = TypeVar("PreparedT")
 
 
 class MountState(Enum):
-    """Whether and how a database is mounted."""
+    """The ways in which a database is mounted, or is not."""
 
     DISMOUNTED = "dismounted"
     MOUNTED = "mounted"
@@ -252,7 +252,7 @@ class Database:
         self.dismount()
 
     def _identify(self, writer: Writer, files: DatabaseFiles) -> None:
-        """What `create` does last, and a mount after it was interrupted does for it."""
+        """Take the last steps of `create`; a mount takes them for a `create` that was interrupted."""
         with ReadTransaction(files, files.env.view(), Actor.task("mount")) as read:
             if read.record(Table.META, IDENTITY_KEY) is not None:
                 return
@@ -364,7 +364,7 @@ class Database:
         self.state = MountState.READ_ONLY
 
     def _mount_for_writing(self, wait_ms: int) -> int | None:
-        """How many transactions were replayed after a crash, None when there was none."""
+        """Mount, and return the number of transactions replayed after a crash, None when there was none."""
         refuse_newer_program(self.path)
         self._lock = FileLock(
             self.path / LOCK,

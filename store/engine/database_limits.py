@@ -27,7 +27,7 @@ LIMIT_KEYS: Final = frozenset({LIMIT_KEY, LIMIT_MB_KEY})
 
 
 class Edition(Enum):
-    """What a server is set up as; it decides what limits a database may have."""
+    """The edition of a server; it decides what limits a database may have."""
 
     STANDARD = "standard"
     ENTERPRISE = "enterprise"
@@ -181,7 +181,7 @@ def changed_settings(
 
 
 class Assessment(NamedTuple):
-    """What a size check found: the events to log, in order, and whether the database is above its limit.
+    """The outcome of a size check: the events to log, in order, and whether the database is above its limit.
 
     `logical_size_bytes` is None where it was not needed.
     """
@@ -199,7 +199,7 @@ def assess(
     *,
     is_grace_over: bool,
 ) -> Assessment:
-    """What a size check has to say of a database.
+    """Decide what a size check says of a database.
 
     The logical size is only asked for when the physical size reaches the warning threshold, since it can't
     be the larger one. At the threshold a warning, each time; above the limit it is reported, and once the
@@ -218,7 +218,7 @@ def assess(
 
 
 class DiskState(Enum):
-    """How much free disk there is for a database."""
+    """The state of the free disk of a database."""
 
     AMPLE = "ample"
     LOW = "low"
@@ -226,7 +226,7 @@ class DiskState(Enum):
 
 
 def assess_disk(limits: DatabaseLimits, free_bytes: int) -> DiskState:
-    """Whether `free_bytes` of free disk call for a warning, or for deliveries to be refused."""
+    """Decide whether `free_bytes` of free disk call for a warning, or for deliveries to be refused."""
     if free_bytes < limits.disk_floor_bytes:
         return DiskState.BELOW_FLOOR
     return DiskState.LOW if free_bytes < limits.disk_warning_bytes else DiskState.AMPLE

@@ -18,7 +18,7 @@ _BYTES_PER_APPLY: Final = 64 << 20
 
 
 class Replayed(NamedTuple):
-    """How far a replay came: where the last whole transaction ends, its number, and how many were applied."""
+    """The end of a replay: where the last whole transaction ends, its number, and how many were applied."""
 
     end: Position
     sequence: int
@@ -71,7 +71,7 @@ class TableWriter:
 
 
 def read_state(env: Env) -> StateRecord:
-    """How far the tables of an environment are. Raises Corrupt when they do not tell."""
+    """The state that the tables of an environment have reached. Raises Corrupt when they do not tell."""
     with env.view() as view:
         value = view.get(Table.META, STATE_KEY)
         if value is None:

@@ -19,7 +19,7 @@ Report = Callable[..., None]
 
 
 def problems_of_pages(properties: Path, clock: Clock, report: Report) -> list[str]:
-    """What is wrong with the pages of a property file that nobody writes; `report` gets event 20034."""
+    """The problems of the pages of a property file that nobody writes; `report` gets event 20034."""
     began_ms = clock.monotonic_ms()
     problems = verify_tables(properties)
     report(

@@ -51,7 +51,7 @@ class FrameSource(Protocol):
 
 
 class DatabaseFiles:
-    """What transactions read and write: the tables, the frames and the dictionaries of one database."""
+    """The files that transactions read and write: tables, frames and dictionaries of one database."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class DatabaseFiles:
 
 
 class Reader:
-    """What reads of both kinds of transactions have in common. `actor` is who asks."""
+    """The reads that both kinds of transactions have. `actor` is who asks."""
 
     def __init__(self, files: DatabaseFiles, view: ReadView, actor: Actor) -> None:
         self.files = files
@@ -351,7 +351,7 @@ class WriteTransaction(Reader):
 
     @property
     def changed(self) -> bool:
-        """Whether there is anything to commit."""
+        """True when there is something to commit."""
         return any(self._records.values())
 
     def named_mailboxes(self) -> tuple[NamedMailboxes, NamedMailboxes]:
@@ -398,7 +398,7 @@ class WriteTransaction(Reader):
 
 
 class _Ended(Records):
-    """What a transaction that has ended has for its records."""
+    """Stands in for the records of a transaction that has ended."""
 
     def get(self, *_: Any) -> Any:
         raise Refused("this transaction has ended", hint="begin another one")
@@ -408,7 +408,7 @@ class _Ended(Records):
 
 
 class _Storable:
-    """What a caller put into a record, such as a property of any type, may have no stored form."""
+    """Raises InvalidSetting in its block for a value without a stored form: properties may be of any type."""
 
     def __enter__(self) -> None:
         pass

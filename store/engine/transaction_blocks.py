@@ -16,7 +16,7 @@ class Owner(Protocol):
     """The database, which is told of its transactions."""
 
     def before_commit(self, txn: WriteTransaction) -> NamedMailboxes:
-        """What `committed` is to be told. An error undoes the transaction."""
+        """Return what `committed` is to be told. An error undoes the transaction."""
         ...
 
     def committed(self, txn: WriteTransaction, lost: NamedMailboxes) -> None:
@@ -79,7 +79,7 @@ class PauseBlock(TurnBlock[FlushedState]):
 
 
 class PreparingBlock(TurnBlock[Any]):
-    """What is prepared in such blocks at the same time takes a bounded amount of memory."""
+    """A turn at preparing much: blocks of this kind at the same time take a bounded amount of memory."""
 
     def __init__(self, writer: Writer, length: int) -> None:
         super().__init__(writer.preparing_turn(length))

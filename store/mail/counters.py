@@ -10,7 +10,7 @@ from pillarbox.store.mail.flags import SEEN_BIT
 
 
 class Counts(NamedTuple):
-    """How many messages, how many of these are unread, and their bytes; negative for messages that leave."""
+    """The numbers of messages and of unread ones, and their bytes; negative for messages that leave."""
 
     messages: int = 0
     unread: int = 0
@@ -26,12 +26,12 @@ def unread_of(item: ItemRecord) -> int:
 
 
 def counts_of(item: ItemRecord) -> Counts:
-    """What one message counts for."""
+    """The counts of one message."""
     return Counts(1, unread_of(item), item.size)
 
 
 def counts_of_folder(record: FolderRecord) -> Counts:
-    """What a folder says that it holds."""
+    """The counts in a folder's record."""
     return Counts(record.messages_count, record.unread_count, record.size)
 
 
@@ -74,7 +74,7 @@ class FolderSums:
 
     @property
     def counts(self) -> Counts:
-        """What the folder's record has to count."""
+        """The counts that belong into the folder's record."""
         return Counts(self.messages, self.unread, self.size)
 
     def corrected(self, record: FolderRecord) -> FolderRecord:
@@ -93,7 +93,7 @@ class FolderSums:
 
 
 class MailboxSums:
-    """What the folders of one mailbox hold, added up."""
+    """The folders of one mailbox, added up."""
 
     def __init__(self) -> None:
         self.messages = self.size = 0

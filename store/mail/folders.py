@@ -78,7 +78,7 @@ def all_of(reader: Reader) -> Iterator[FolderRecord]:
 
 
 def is_there(reader: Reader, folder_id: int) -> bool:
-    """Whether there is a folder of that id, and not hidden."""
+    """True when there is a folder of that id, and not hidden."""
     try:
         get(reader, folder_id)
     except NotFound:

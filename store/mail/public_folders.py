@@ -148,7 +148,7 @@ def read_uids(reader: Reader, folder_id: int) -> ReadUids:
 
 
 def is_read(reader: Reader, item: ItemRecord) -> bool:
-    """Whether the account that asks has read a message; of many in one folder ask `read_uids`."""
+    """True when the account that asks has read a message; of many in one folder ask `read_uids`."""
     check_kind(item, "item", ItemRecord, "the record of a message: `messages.get(reader, message_id)`")
     require(reader, Right.READ_ITEMS, item.folder_id)
     return item.uid in read_uids(reader, item.folder_id)
@@ -252,7 +252,7 @@ def without_interval(intervals: Intervals, first: int, last: int) -> Intervals:
 
 
 def gaps(first: int, last: int, intervals: Intervals) -> Iterator[tuple[int, int]]:
-    """What of first..last is in none of `intervals`, as intervals in order."""
+    """The numbers of first..last that are in none of `intervals`, as intervals in order."""
     for low, high in intervals:
         if first < low:
             yield first, min(low - 1, last)

@@ -29,7 +29,7 @@ _NUMBERS: Final = (
 
 
 class Sort(Enum):
-    """What a view is sorted by; the value is the kind of its rows.
+    """The order of a view; the value is the kind of its rows.
 
     Subjects are in the order of the first 24 bytes of their base subject, senders of those of their name.
     """
@@ -99,7 +99,7 @@ def position(item: ItemRecord, sort: Sort) -> bytes:
 
 
 class Query(NamedTuple):
-    """What a message's envelope must hold; empty conditions hold always. Text is compared without case.
+    """The conditions on a message's envelope; empty ones hold always. Text is compared without case.
 
     `since_ms` and `before_ms` bound the date (ms UTC) as the views sort by it, `received_since_ms` and
     `received_before_ms` when it was received. `flags` are IMAP flags (`\\Seen`) and keywords that it must
@@ -133,7 +133,7 @@ class Query(NamedTuple):
         parse_flags(filter(None, (self.without_flag,)))
 
     def matches(self, item: ItemRecord) -> bool:
-        """Whether a message is what is looked for."""
+        """True when a message fulfils the conditions."""
         everything = "\n".join((item.subject, item.sender, item.to, item.cc))
         date_ms = item.received_ms if item.date_ms is None else item.date_ms
         return (
