@@ -45,7 +45,7 @@ _MAIL_FIELDS_MIN: Final = 2
 
 
 def classify(path: PathLike) -> MailKind:
-    """What kind of mail is at `path`: an `mbox` file, a `maildir`, one message (`eml`), or a `tree` of these.
+    """The kind of mail at `path`: an `mbox` file, a `maildir`, one message (`eml`), or a `tree` of these.
 
     A file is told by its suffix (.eml, .mbox, .mbx), else by its first line; an empty one is an empty mbox.
     Raises NotFound, or InvalidContent for what is none of them.

@@ -49,7 +49,7 @@ class ExportDamage(NamedTuple):
 
 
 class ExportReport(NamedTuple):
-    """What an export wrote, and what it could not read."""
+    """The counts of an export, and the messages it could not read."""
 
     messages_count: int
     size_bytes: int
@@ -58,7 +58,7 @@ class ExportReport(NamedTuple):
 
 
 class ExportProgress(NamedTuple):
-    """How far an export is."""
+    """The progress of an export."""
 
     messages_count: int
     messages_total: int

@@ -51,7 +51,7 @@ _Found = tuple[FolderPath, MailItem]
 
 
 class Remark(NamedTuple):
-    """What is wrong with a message or file: `source` is the file, `position` the byte offset in it."""
+    """Something wrong with a message or file: `source` is the file, `position` the byte offset in it."""
 
     source: str
     position: int
@@ -59,7 +59,7 @@ class Remark(NamedTuple):
 
 
 class ImportProgress(NamedTuple):
-    """How far an import is. `bytes_total` counts the files and is about what `bytes_read` ends at."""
+    """The progress of an import. `bytes_total` counts the files and is about what `bytes_read` ends at."""
 
     messages_read: int
     bytes_read: int
@@ -68,7 +68,7 @@ class ImportProgress(NamedTuple):
 
 
 class ImportReport(NamedTuple):
-    """What an import did.
+    """The outcome of an import.
 
     `messages_count` were added, the `damaged_count` damaged ones among them; `present_count` were in their
     folder already. `damaged`, `unreadable` (files nothing could be read of) and `passed_over` (files in
@@ -155,7 +155,7 @@ def _refuse_lone_messages(
 
 
 class _Remarks:
-    """What is to be listed, as far as it is not too much."""
+    """The remarks to be listed, up to an upper bound."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -273,7 +273,7 @@ class _Held:
         self._counts: Counter[bytes] | None = None
 
     def take(self, txn: WriteTransaction, digest: bytes) -> bool:
-        """Whether the folder held one more message of that content than was asked for so far."""
+        """True when the folder held one more message of that content than was asked for so far."""
         if self._uid_next == 1 or txn.record(Table.CONTENT, digest) is None:
             return False
         if self._counts is None:
@@ -286,7 +286,7 @@ class _Held:
 
 
 def _kind(path: Path, unreadable: _Remarks) -> MailKind | None:
-    """What is at a path; None, and a remark, for what is no mail. Raises NotFound."""
+    """The kind of mail at a path; None, and a remark, for what is no mail. Raises NotFound."""
     try:
         return classify(path)
     except InvalidContent as error:

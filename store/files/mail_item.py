@@ -123,7 +123,7 @@ def path_text(path: Path) -> str:
 
 
 def unreadable(path: Path, error: NotFound | InvalidContent) -> MailItem:
-    """What stands for a file or directory that cannot be read: no bytes, and the reason as its damage."""
+    """An item for a file or directory that cannot be read: no bytes, and the reason as its damage."""
     return MailItem(b"", source=path_text(path), damage=str(error))
 
 

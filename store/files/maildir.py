@@ -48,7 +48,7 @@ _TO_SHIFT = re.compile(r"&|[^ -%'-\-0-~&]+")
 
 
 def is_maildir(path: PathLike) -> bool:
-    """Whether a directory is a maildir: it has `cur/` and `new/` or `tmp/`, or a folder `.name` that has.
+    """True when a directory is a maildir: it has `cur/` and `new/` or `tmp/`, or a folder `.name` that has.
 
     A copy without its empty parts is one too: `cur/` alone, when a file in it has a maildir's flags.
     """
@@ -98,7 +98,7 @@ def read_maildir(
 
 
 def is_named_as_mail(path: Path) -> bool:
-    """Whether a file is called as EML and mbox files are; others beside `cur/` are notes of mail programs."""
+    """True when a file is called as EML or mbox files are; others beside `cur/` are mail programs' notes."""
     return path.name.lower().endswith((".eml", ".mbox", ".mbx"))
 
 

@@ -92,7 +92,7 @@ def read_mbox(
 
 
 def is_mbox(path: PathLike) -> bool:
-    """Whether a file begins as an mbox does: empty, or with a "From " line after any blank lines."""
+    """True when a file begins as an mbox does: empty, or with a "From " line after any blank lines."""
     path = as_path(path, "path")
     with open_mail_file(path) as file:
         window = _Window(file, path_text(path))

@@ -135,7 +135,7 @@ class _Run:
             yield item, PreparedMessage(raw, content, envelope)
 
     def _answer(self, child: _Process, place: int) -> list[tuple[PreparedContent, Envelope]] | None:
-        """What was made of the messages put first; None when this process is to make them ready."""
+        """The messages put first, made ready; None when the process that calls is to make them ready."""
         try:
             length = child.answer()
             return made_ready(self._memory.read(place, length)) if length else None
@@ -189,7 +189,7 @@ class _Memory:
             place += len(raw)
 
     def read(self, place: int, length: int) -> memoryview:
-        """What is at a place."""
+        """The bytes at a place."""
         return memoryview(self._bytes)[place : place + length]
 
     def give_back(self) -> None:
@@ -228,14 +228,14 @@ class _Process:
         self.asked_count = 0
 
     def is_ready(self) -> bool:
-        """Whether it answers: until it has begun others do its work. One that never begins is never ready."""
+        """True once the process answers; others do its work before. One that never begins is never ready."""
         if not self._is_ready:
             with suppress(OSError, EOFError, ValueError):
                 self._is_ready = self._says(within_ms=0) and receive(self._answers) == READY
         return self._is_ready
 
     def _says(self, within_ms: int) -> bool:
-        """Whether it answers, or has gone, within a time."""
+        """True when the process answers, or has gone, within a time."""
         said = select.poll()
         said.register(self._answers, select.POLLIN)
         return bool(said.poll(within_ms))

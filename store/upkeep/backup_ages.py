@@ -1,4 +1,4 @@
-"""How old backups may be before somebody is told, by the table `[backups]` of server.toml. Pure functions."""
+"""The ages that backups may have, by the table `[backups]` of server.toml. Pure functions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BACKUP_SETTINGS: Final = {
 
 
 class BackupRules(NamedTuple):
-    """How old things may be, and how long a restore may take, in ms; 0 where nobody watches."""
+    """The highest ages of backups, and the longest time of a restore, in ms; 0 where nobody watches."""
 
     snapshot_age_max_ms: int = 48 * _HOUR_MS
     capture_age_max_ms: int = 0
@@ -82,7 +82,7 @@ class Concern(NamedTuple):
     age_max_ms: int
 
     def explain(self) -> str:
-        """What is wrong: "the last snapshot is 3 days old, more than 2 days"."""
+        """The concern in words: "the last snapshot is 3 days old, more than 2 days"."""
         if self.reason is Reason.NEVER:
             return f"no {self.what} was ever made"
         if self.reason is Reason.TO_COME:
@@ -94,7 +94,7 @@ class Concern(NamedTuple):
 
 
 def find_concerns(known: LastBackup, rules: BackupRules, now_ms: int) -> tuple[Concern, ...]:
-    """What of a database's backups is older than the rules allow, was never made, or found damage.
+    """The backups of a database that are older than the rules allow, were never made, or found damage.
 
     The age of a capture is that of the newest moment that can be restored, a snapshot too. A time that is to
     come, as after a clock went back, counts for nothing: nobody knows how old such a backup is.
@@ -128,7 +128,7 @@ def _reason(time_ms: int | None, age_max_ms: int, now_ms: int) -> Reason | None:
 
 
 def restore_time_ms(known: LastBackup, size_bytes: int) -> int | None:
-    """How long a restore of that many bytes takes at the rate of the last that was measured; None where none
+    """The time of a restore of so many bytes at the rate of the last that was measured; None where none
     was, or only one of so few bytes that it says nothing.
     """
     if known.restored_bytes < _MEASURED_BYTES_MIN:

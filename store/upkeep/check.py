@@ -30,7 +30,7 @@ from pillarbox.store.upkeep.verification import copied_tables
 
 
 class CheckReport(NamedTuple):
-    """What a check went through and what it found. `bytes_read` is of messages."""
+    """The objects that a check went through, and its findings. `bytes_read` is of messages."""
 
     findings: tuple[Finding, ...]
     records: int
@@ -40,7 +40,7 @@ class CheckReport(NamedTuple):
 
     @property
     def clean(self) -> bool:
-        """Whether nothing is damaged."""
+        """True when nothing is damaged."""
         return not self.findings
 
 
@@ -96,7 +96,7 @@ def _reported(database: Database, report: CheckReport) -> CheckReport:
 
 
 def _check_pages(database: Database, copy: Path) -> CheckReport | None:
-    """What is damaged when the pages are not sound; None when they are, and LMDB may read them."""
+    """The report of damage when the pages are not sound; None when they are, and LMDB may read them."""
     problems = problems_of_pages(copy, database.clock, database.report)
     if not problems:
         return None

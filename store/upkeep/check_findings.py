@@ -1,4 +1,4 @@
-"""What a check has under it and what it found: one state of a database, and one list of findings."""
+"""The state of a database that a check looks at, and its one list of findings."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class CheckedState:
             return f"mailbox {guid.hex()}"
 
     def key_text(self, table: Table, key: bytes) -> str:
-        """What a record that cannot be read was about, as far as its key tells."""
+        """The object that a record which cannot be read was about, in words, as far as its key tells."""
         if table in (Table.ITEM, Table.TOMBSTONE, Table.SEEN, Table.VIEW) and len(key) >= 8:
             what = {Table.ITEM: "a message in ", Table.VIEW: "the list of "}.get(table, "")
             return what + self.folder_text(number_of(key[:8])[0])
@@ -147,5 +147,5 @@ class CheckedState:
             yield key, record
 
     def exists(self, table: Table, key: bytes) -> bool:
-        """Whether a row is found by its key. Raises Corrupt."""
+        """True when a row is found by its key. Raises Corrupt."""
         return self.view.get(table, key) is not None

@@ -94,7 +94,7 @@ class StreamCheck:
         return sequence, last
 
     def _is_known(self, number: int, offset: int, length: int) -> bool:
-        """Whether damage was named with what lies there, or let go by a repair."""
+        """True when damage was named with what lies there, or let go by a repair."""
         named = any(
             segment == number and offset <= at < offset + length
             for segment, at in self._content.damaged_places

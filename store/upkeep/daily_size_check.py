@@ -119,7 +119,7 @@ def _above_ms(database: Database, now_ms: int) -> int | None:
 
 
 def _assess(database: Database, *, is_grace_over: bool) -> Assessment:
-    """What is to be said of a database's size, as events that are reported."""
+    """Assess a database's size, and report the events that follow."""
     limits = database.limits
     found = assess(
         limits,

@@ -21,7 +21,7 @@ CLOCK_SLACK_MS: Final = 15 * 60_000
 
 @dataclass(frozen=True)
 class LastBackup:
-    """What is known of the backups of one database; times in ms UTC, None for never.
+    """The backups of one database, as far as they are known; times in ms UTC, None for never.
 
     `snapshot_ms` is of the newest backup that is not known to be damaged, `snapshot` and `repository` are
     the ids of it and of where it is. `check_ms` and `verification_ms` are when its snapshots were last
@@ -41,7 +41,7 @@ class LastBackup:
     restored_ms: int = 0
 
     def followed_by(self, later: LastBackup, now_ms: int) -> LastBackup:
-        """What is known after `later` was learnt: its snapshot, and of all else what is of the later time.
+        """Both, joined: the snapshot of `later`, and of all else what is of the later time.
 
         A time to come is of a clock that was wrong, and gives way to any other.
         """
@@ -79,7 +79,7 @@ _FIELDS: Final = {field.name: getattr(LastBackup(), field.name) for field in fie
 
 
 def read_last_backup(directory: Path, guid: bytes) -> LastBackup:
-    """What `directory` has of the database of that GUID; nothing known where its file is missing or damaged:
+    """The record in `directory` of the database of that GUID; an empty one where the file is damaged or gone:
     at worst somebody looks after a backup that is well.
     """
     try:
@@ -120,7 +120,7 @@ def _checksum(body: bytes, guid: bytes) -> bytes:
 
 
 def _is_of_kind(key: str, value: Any) -> bool:
-    """Whether it is a field of ours with a value that it can have."""
+    """True when `key` is a field of ours and `value` one that it can have."""
     if key not in _FIELDS:
         return False
     kind = int if _FIELDS[key] is None else type(_FIELDS[key])

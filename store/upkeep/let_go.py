@@ -1,4 +1,4 @@
-"""What a repair has let go of the stream: stretches that stay damaged, remembered by place and digest.
+"""The stretches of the stream that a repair has let go: they stay damaged, remembered by place and digest.
 
 A check passes over them, and compaction may drop them. Any other byte there is new damage.
 """
@@ -24,11 +24,11 @@ class LetGo:
 
     @classmethod
     def read(cls, reader: Reader) -> LetGo:
-        """What the database that is read has let go. Raises Corrupt."""
+        """The stretches that the database which is read has let go. Raises Corrupt."""
         return cls(reader.record(Table.META, LET_GO_KEY))
 
     def covers(self, stream: Stream, segment: int, offset: int, length: int) -> bool:
-        """Whether exactly this stretch, byte for byte, was let go."""
+        """True when exactly this stretch, byte for byte, was let go."""
         digest = self._digests.get((segment, offset, length))
         return digest is not None and digest == stretch_digest(stream, segment, offset, length)
 

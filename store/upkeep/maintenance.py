@@ -56,7 +56,7 @@ _SEALED_FROM_PART: Final = 64
 
 
 class MaintenanceReport(NamedTuple):
-    """What a run did: mailboxes purged, the dictionary that was trained (0 for none), bytes given back to the
+    """The outcome of a run: mailboxes purged, the dictionary trained (0 for none), bytes given back to the
     disk by compaction, and bytes that lie free in the database's files at the end.
     """
 
@@ -224,7 +224,7 @@ def compact(
 
 
 class _Needed(NamedTuple):
-    """What of one frame must be written again: a content frame, or rows of a redo record; some `length`."""
+    """The part of a frame to be written again: a content frame, or rows of a redo record; some `length`."""
 
     offset: int
     frame: Frame | None
@@ -393,7 +393,7 @@ def _holder(reader: Reader, number: int, offset: int, frame: Frame) -> tuple[Tab
 
 
 def _is_current(reader: Reader, row: Row, is_oldest: bool) -> bool:
-    """Whether a replay without this row would end otherwise."""
+    """True when a replay without this row would end otherwise."""
     table, key, value = Table(row[0]), row[1], row[2]
     if (table, key) == (Table.META, STATE_KEY):
         return False  # every transaction writes it

@@ -90,7 +90,7 @@ class MailboxMove(NamedTuple):
 
 
 class MoveProgress(NamedTuple):
-    """How far a move is: messages copied, of those there were when it began, and bytes of these messages."""
+    """The progress of a move: messages copied, of those there were when it began, and their bytes."""
 
     mailbox: str
     messages_count: int
@@ -179,7 +179,7 @@ def _present(source: Database, guid: bytes, actor: Actor) -> MailboxRecord | Non
 
 
 def is_incomplete_copy(box: MailboxRecord) -> bool:
-    """Whether a mailbox is an incomplete copy; before it was hidden, its name told."""
+    """True when a mailbox is an incomplete copy; before it was hidden, its name told."""
     return is_hidden(box) or box.name == f"{guid_text(box.guid)}{_SEPARATOR}moving"
 
 

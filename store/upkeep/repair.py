@@ -53,7 +53,7 @@ _ROWS_PER_TRANSACTION: Final = 2_000
 
 
 class RepairReport(NamedTuple):
-    """What a repair kept, what it could not, and what stays damaged in the stream.
+    """The messages that a repair kept and lost, and the damage that stays in the stream.
 
     `from_stream` tells that the tables were of no use; `dropped` names damaged records and stretches of the
     stream in words; `recovered` counts contents of which no record told any more whose message they are, and

@@ -27,7 +27,7 @@ _TABLES: Final[dict[int, Table]] = {FrameKind.BLOCK: Table.BLOCK, FrameKind.SKEL
 
 
 class ProvedContent:
-    """What is whole, and why the rest is not.
+    """The content that is whole, and why the rest is not.
 
     `whole` are digests; `problems` say why content is lost; `unaccounted` is what is whole and of which no
     redo record says that it was deleted, should no message hold it; `fragments` are skeletons of messages
@@ -53,7 +53,7 @@ class ProvedContent:
             self._find_again()
 
     def is_unaccounted(self, digest: bytes) -> bool:
-        """Whether whole content that no message holds was not deleted, as far as the stream tells."""
+        """True when whole content that no message holds was not deleted, as far as the stream tells."""
         if digest not in self.whole:
             return False
         return (Table.CONTENT, digest) not in self._gathered.from_tables or digest in self._gathered.stray

@@ -69,7 +69,7 @@ class OldTables(NamedTuple):
 
 
 class Gathered(NamedTuple):
-    """What the gathering found beside the rows.
+    """The findings of the gathering beside the rows.
 
     `sequence` is the last transaction known of, `segment` the first segment number that was never used.
     `content_bytes` are those of each segment's content frames, `stray` the content frames of which no whole
@@ -260,7 +260,7 @@ class _Gathering:
         self._draft.put_value(table, key, value)
 
     def _is_newer(self, table: Table, key: bytes, record: Any, told: bytes | None) -> bool:
-        """Whether a row of the tables is one that the stream lacks."""
+        """True when a row of the tables is newer than what the stream tells of its key."""
         if told is None:
             return True
         counter = _counter_of_row(table, key, record)

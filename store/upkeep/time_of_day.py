@@ -50,7 +50,7 @@ def _change_of_offset(before: datetime, after: datetime, zone: tzinfo) -> dateti
 
 
 def is_due(at: time, last_ms: int, now_ms: int, zone: tzinfo) -> bool:
-    """Whether it was `at` local time since `last_ms`; one run makes up for any number of missed ones.
+    """True when it was `at` local time since `last_ms`; one run makes up for any number of missed ones.
 
     A last run more than a day in the future was made by a clock that was wrong, and counts as none.
     """

@@ -53,6 +53,6 @@ def _copy_dismounted(path: Path, copy: Path) -> None:
 
 
 def problems_in_use(database: Database) -> list[str]:
-    """What is wrong with the pages of a mounted database's tables. Raises Dismounted, DiskFull."""
+    """The problems of the pages of a mounted database's tables. Raises Dismounted, DiskFull."""
     with copied_tables(database) as copy:
         return problems_of_pages(copy, database.clock, database.report)
