@@ -418,13 +418,20 @@ class Env:
                 patience_s -= _LOOK_AGAIN_S  # looked at again: one that was dropped does not tell
 
     def pin(self) -> Pin:
-        """Hold the state that is applied now; call it while nothing is being applied."""
+        """Hold the state that is applied now; call it while nothing is being applied.
+
+        Raises Retryable when too many reads are open, PillarboxError when the file cannot be read.
+        """
         try:
             transaction = self._env.begin()
-            with self._data.open("rb") as file:
-                return Pin(transaction, file.read(META_BYTES))
         except lmdb.Error as error:
             raise _translate(error, self.path) from error
+        try:
+            with self._data.open("rb") as file:
+                return Pin(transaction, file.read(META_BYTES))
+        except OSError as error:
+            transaction.abort()
+            raise disk_error(error, str(self._data)) from error
 
     def sync(self) -> None:
         """Make all that is applied so far durable. Others may apply more meanwhile.

@@ -108,6 +108,9 @@ class Checkpointer:
         except PillarboxError as error:
             self._made(flushed, asked, error)
             return True
+        except BaseException:
+            self._under_way.release()  # the writer gives up, and its end waits for what is under way
+            raise
         work = (pin, flushed, asked)
         if self._beside or asked:
             with suppress(RuntimeError):  # no more threads can be had
@@ -132,11 +135,13 @@ class Checkpointer:
         self._made(flushed, asked, failed)
 
     def _made(self, flushed: FlushedState, asked: Sequence[Asked], error: PillarboxError | None) -> None:
-        if error is not None:
-            with suppress(PillarboxError):  # as many reads open as there can be
-                self._due.made(flushed.position)  # not tried again before as much is due once more
-        self._under_way.release()
-        self.ended(error, asked)
+        try:
+            if error is not None:
+                with suppress(PillarboxError, OSError):  # as many reads, or files, open as there can be
+                    self._due.made(flushed.position)  # not tried again before as much is due once more
+        finally:
+            self._under_way.release()
+            self.ended(error, asked)
 
     def _make(self, pin: Pin, flushed: FlushedState, clean: bool = False) -> None:
         try:

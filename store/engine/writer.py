@@ -387,6 +387,8 @@ class Writer:
                 self._checkpointer.make(self._commits.flushed, clean=True)
             except PillarboxError as failed:
                 error = failed
+            except BaseException as failed:  # who waits for the end is told of any
+                error = _interrupted(failed)
         self._checkpointer.wait()
         self._is_told_broken = True  # who ends it knows
         self._groups.broken = self.broken or ending.reason

@@ -447,3 +447,60 @@ def test_writers_wait_for_a_checkpoint_only_when_the_file_grew_by_far_more(used:
         tables.last = 10_000 + grown
         assert due.is_due(Position(1, 40), 1) is is_due
         assert due.is_due(Position(1, 40), 4) is is_behind
+
+
+def test_a_checkpoint_that_cannot_read_the_tables_file_fails_and_changes_go_on(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(database.files.env, "_data", tmp_path / "missing")
+        with pytest.raises(PillarboxError, match="No such file"):
+            database.checkpoint()
+        create(database, "after")
+    database.checkpoint()
+    assert names(database) == ["after"]
+
+
+def test_a_checkpoint_that_fails_as_nobody_foresaw_ends_in_a_dismount(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(_: Env) -> None:
+        raise LookupError("a fault of the program")
+
+    create(database, "before")
+    with monkeypatch.context() as patched:
+        patched.setattr(Env, "pin", fault)
+        with pytest.raises(Dismounted):
+            database.checkpoint()
+        ending = threading.Thread(target=database.dismount, daemon=True)
+        ending.start()
+        ending.join(30)
+        assert not ending.is_alive()
+    database.mount()
+    assert names(database) == ["before"]
+
+
+def test_a_dismount_that_fails_as_nobody_foresaw_ends(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(_: Env) -> None:
+        raise LookupError("a fault of the program")
+
+    told: list[BaseException] = []
+
+    def dismount() -> None:
+        try:
+            database.dismount()
+        except PillarboxError as error:
+            told.append(error)
+
+    create(database, "before")
+    with monkeypatch.context() as patched:
+        patched.setattr(Env, "pin", fault)
+        ending = threading.Thread(target=dismount, daemon=True)
+        ending.start()
+        ending.join(30)
+        assert not ending.is_alive()
+    assert len(told) == 1 and database.state is MountState.DISMOUNTED
+    database.mount()
+    assert names(database) == ["before"]
