@@ -27,7 +27,7 @@ from pillarbox.backup.repository.repository import Repository
 from pillarbox.backup.restore import RECOVERY_TITLES, RestorableDatabase, read_restorable
 from pillarbox.store.access import Actor, Role
 from pillarbox.store.arguments import PathLike, as_path
-from pillarbox.store.content.blocks import Dictionaries
+from pillarbox.store.content.blocks import BLOCK_BYTES_MAX, Dictionaries
 from pillarbox.store.disk.env import DATA_FILE, Env
 from pillarbox.store.disk.stream import Frame, parse_frame, segment_name
 from pillarbox.store.disk.tables import (
@@ -142,13 +142,13 @@ class _FetchedDictionaries(Dictionaries):
         self._places = places
         self._adding = threading.Lock()
 
-    def decompress(self, frame: Frame, where: str) -> bytes:
+    def decompress(self, frame: Frame, where: str, limit_bytes: int = BLOCK_BYTES_MAX) -> bytes:
         with self._adding:
             place = self._places.get(frame.dictionary)
             if place is not None:
                 self.add(frame.dictionary, self._frames.read(*place).payload)
                 del self._places[frame.dictionary]
-        return super().decompress(frame, where)
+        return super().decompress(frame, where, limit_bytes)
 
 
 class RecoveryRead(ReadTransaction):

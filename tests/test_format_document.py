@@ -338,7 +338,7 @@ STATEMENTS = [
     f"at least {base64_runs.BASE64_FROM_BYTES} bytes",
     f"at least {blocks.TEXT_FROM_BYTES} bytes",
     f"blocks of at least {blocks._COMPRESS_FROM_BYTES} bytes",
-    f"{base64_runs._WIDTH_MIN} to {base64_runs._WIDTH_MAX} wide",
+    f"{base64_runs._WIDTH_MIN} to {base64_runs.BASE64_WIDTH_MAX} wide",
     f"more than 2{'²⁰' if INTERVALS_MAX == 1 << 20 else '?'} intervals",
     f"at most {DETAILS_MAX}, text of at most {DETAIL_CHARS_MAX} characters",
     f"A line is at most {LINE_BYTES_MAX >> 10} KiB",

@@ -15,7 +15,7 @@ BASE64_FROM_BYTES: Final = 4096
 _BLANK_LINE_WITHIN: Final = 2048
 # A width of less than 4 would cost three times as much to take apart, and no mail program writes it.
 _WIDTH_MIN: Final = 4
-_WIDTH_MAX: Final = 1000
+BASE64_WIDTH_MAX: Final = 1000
 # Places that are looked at: as many, and one more for so many bytes. A message whose parts are shorter than
 # that on the average is a hostile one.
 _PLACES_AT_LEAST: Final = 32
@@ -128,7 +128,7 @@ def _decode(run: bytes) -> tuple[int, bytes, bytes] | None:
         line_end = b"\r\n" if run[line - 1 : line] == b"\r" else b"\n"
         width = line + 1 - len(line_end)
         lines = (len(run) - 1) // (width + len(line_end))
-        if not _WIDTH_MIN <= width <= _WIDTH_MAX or not _lines_are_even(run, lines, width, line_end):
+        if not _WIDTH_MIN <= width <= BASE64_WIDTH_MAX or not _lines_are_even(run, lines, width, line_end):
             return None
         # As many as there are lines: more would be slow, where they are close together, and are no base64.
         flat = run.replace(line_end, b"", lines)

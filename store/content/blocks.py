@@ -19,8 +19,8 @@ import pybase64
 import zstandard
 from blake3 import blake3
 
-from pillarbox.store.content.base64_runs import base64_runs
-from pillarbox.store.content.header import header_end
+from pillarbox.store.content.base64_runs import BASE64_WIDTH_MAX, base64_runs
+from pillarbox.store.content.header import HEADER_BYTES_MAX, header_end
 from pillarbox.store.content.line_ends import size_with_crlf
 from pillarbox.store.disk.stream import Codec, Frame, FrameKind, build_frame
 from pillarbox.store.disk.tables import DIGEST_BYTES
@@ -42,6 +42,9 @@ class Encoding(IntEnum):
 
     AS_IS = 0
     BASE64 = 1
+
+
+_ENCODINGS: Final = frozenset(Encoding)
 
 
 class Part(NamedTuple):
@@ -129,6 +132,20 @@ def _line_cutter(width: int, count: int) -> Callable[[bytes], tuple[bytes, ...]]
     return struct.Struct(f"{width}s" * count).unpack_from
 
 
+def skeleton_bytes_max(parts_count: int) -> int:
+    """How large a skeleton can be: a header, and text between parts that is too short to be one."""
+    return HEADER_BYTES_MAX + (parts_count + 1) * TEXT_FROM_BYTES
+
+
+def refuse_no_part(skeleton_bytes: int, encoding: int, position: int, width: int, line_end: bytes) -> None:
+    """Raise ValueError for what `split` makes no part of a message with."""
+    is_line = width == 0 if not line_end else 0 < width <= BASE64_WIDTH_MAX
+    if position > skeleton_bytes or encoding not in _ENCODINGS:
+        raise ValueError("a part that no message has")
+    if encoding == Encoding.BASE64 and not (is_line and line_end in (b"", b"\n", b"\r\n")):
+        raise ValueError("base64 in lines that no message has")
+
+
 def assemble(skeleton: bytes, parts: tuple[Part, ...]) -> bytes:
     """The message that `split` took apart."""
     if not parts:
@@ -187,8 +204,14 @@ class Dictionaries:
             )
         return made[number]
 
-    def decompress(self, frame: Frame, where: str) -> bytes:
-        """A frame's raw bytes. Raises Corrupt; never inflates beyond the length the frame states."""
+    def decompress(self, frame: Frame, where: str, limit_bytes: int = BLOCK_BYTES_MAX) -> bytes:
+        """A frame's raw bytes, of which there may be `limit_bytes`. Raises Corrupt.
+
+        Never inflates beyond the length the frame states.
+        """
+        if frame.raw_bytes > limit_bytes:
+            problem = f"{where}: a frame of {frame.raw_bytes} bytes, where none is of more than {limit_bytes}"
+            raise Corrupt(problem, file=where)
         raw = self._unpacked(frame, where)
         if len(raw) != frame.raw_bytes:
             raise Corrupt(f"{where}: {len(raw)} bytes where {frame.raw_bytes} were stored", file=where)

@@ -38,6 +38,8 @@ _COMPRESS_FROM_BYTES: Final = 4096
 # Bounds of what a frame may ask for, whoever made it. Compressed at level 1 no frame has a window of more.
 ROW_BYTES_MAX: Final = 64 << 20
 KEY_BYTES_MAX: Final = 511  # LMDB's
+# Earlier versions stored larger rows: one is read from a frame that has a part of so many of its bytes.
+_RATIO_MAX: Final = 100
 _WINDOW_BYTES_MAX: Final = 8 << 20
 _READ_BYTES: Final = 64 << 10
 _UNPACKED_BYTES_MAX: Final = 1 << 20
@@ -114,11 +116,12 @@ def read_rows(frame: Frame, where: str) -> Collection[Row]:
 def _unpacked_rows(frame: Frame, where: str) -> Iterator[Row]:
     try:
         with _packed_rows(frame) as packed:
+            row_bytes_max = max(ROW_BYTES_MAX, min(_RATIO_MAX * len(frame.payload), PAYLOAD_BYTES_MAX))
             unpacker = msgpack.Unpacker(
                 packed,
                 read_size=_READ_BYTES,
-                max_buffer_size=ROW_BYTES_MAX + 2 * _READ_BYTES,
-                max_bin_len=ROW_BYTES_MAX,
+                max_buffer_size=row_bytes_max + 2 * _READ_BYTES,
+                max_bin_len=row_bytes_max,
                 max_str_len=0,
                 max_array_len=0,
                 max_map_len=0,

@@ -17,8 +17,9 @@ from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from pillarbox.store.disk.record_shapes import problem_of_fields
-from pillarbox.store.disk.records import open_record, seal, seal_record
+from pillarbox.store.disk.records import open_record, seal, seal_record, unseal
 from pillarbox.store.errors import Corrupt, UnsupportedVersion
+from pillarbox.store.ids import GUID_BYTES
 from pillarbox.store.names import name_key, sender_sort_key, subject_sort_key
 
 LAYOUT_VERSION: Final = 2
@@ -435,28 +436,18 @@ def _cut(record: Record, defaults: dict[str, Any]) -> tuple[Any, ...]:
 def decode_record(table: Table, key: bytes, value: bytes) -> Record:
     """The record in a stored value; fields at its end that an earlier layout lacks have their defaults.
 
-    Raises Corrupt; UnsupportedVersion for a record with more fields than this program knows.
+    Each field is of its type and within its range, whoever has made the value. Raises Corrupt;
+    UnsupportedVersion for a record with more fields than this program knows.
     """
     name = _TEXT_NAMES[table]
     fields = open_record(table, key, value, name)
     kind = RECORD_TYPES.get(table) or record_type(table, key)
     if len(fields) != len(kind._fields):
         fields += _missing_defaults(kind, len(fields), name, key)
+    if problem := problem_of_fields(kind, fields):
+        raise Corrupt(f"{name}[{key.hex()}]: {problem}", table=name, key=key)
     made: Record = tuple.__new__(kind, fields)  # `_make` takes three times as long
     return made
-
-
-def decode_untrusted(table: Table, key: bytes, value: bytes) -> Record:
-    """`decode_record` of what an enemy may have made: each field is of its type and within its range.
-
-    For what comes from files that are checked, repaired or replayed; it takes three times as long.
-    """
-    record = decode_record(table, key, value)
-    problem = problem_of_fields(type(record), record)
-    if problem:
-        name = _TEXT_NAMES[table]
-        raise Corrupt(f"{name}[{key.hex()}]: {problem}", table=name, key=key)
-    return record
 
 
 def _missing_defaults(kind: type[Record], count: int, name: str, key: bytes) -> tuple[Any, ...]:
@@ -507,6 +498,37 @@ def feed_entry(scope: int, cn: int, kind: int, object_id: int, folder_id: int, u
     """One row of the change feed."""
     key = _PAIR.pack(scope, cn)
     return Table.FEED, key, seal(Table.FEED, key, _FEED_VALUE.pack(kind, object_id, folder_id, uid))
+
+
+class _IndexShape(NamedTuple):
+    """How long the keys and bodies of the rows of a derived table are, in bytes."""
+
+    key_min: int
+    key_max: int
+    body_bytes: frozenset[int]
+
+
+_OBJECT_KINDS: Final = frozenset(ObjectKind)
+_INDEX_SHAPES: Final = {
+    Table.FOLDER_NAME: _IndexShape(9, 511, frozenset({8})),
+    Table.MAILBOX_NAME: _IndexShape(1, 511, frozenset({GUID_BYTES})),
+    Table.LOCATION: _IndexShape(8, 8, frozenset({_ITEM_KEY.size})),
+    Table.VIEW: _IndexShape(13, 511, frozenset({0})),
+    Table.FEED: _IndexShape(16, 16, frozenset({_FEED_VALUE.size})),
+    Table.REMOVAL: _IndexShape(8, 8, frozenset({0, len(IS_COPY)})),
+}
+
+
+def decode_index(table: Table, key: bytes, value: bytes) -> bytes:
+    """The body of a derived table's stored value, of the shape that its rows have. Raises Corrupt."""
+    name = _TEXT_NAMES[table]
+    body = unseal(table, key, value, name)
+    shape = _INDEX_SHAPES[table]
+    if len(body) not in shape.body_bytes or not shape.key_min <= len(key) <= shape.key_max:
+        raise Corrupt(f"{name}[{key.hex()}]: no row of that table is so long", table=name, key=key)
+    if table == Table.FEED and body[0] not in _OBJECT_KINDS:
+        raise Corrupt(f"{name}[{key.hex()}]: kind {body[0]} is none", table=name, key=key)
+    return body
 
 
 def split_feed_value(body: bytes) -> tuple[int, int, int, int]:

@@ -6,7 +6,16 @@ theirs, so an attachment is stored once also when it comes in other messages (DO
 
 from __future__ import annotations
 
-from pillarbox.store.content.blocks import Part, PreparedBlock, PreparedContent, assemble, prepare_content
+from pillarbox.store.content.blocks import (
+    BLOCK_BYTES_MAX,
+    Part,
+    PreparedBlock,
+    PreparedContent,
+    assemble,
+    prepare_content,
+    refuse_no_part,
+    skeleton_bytes_max,
+)
 from pillarbox.store.content.header import header_end
 from pillarbox.store.disk.stream import FrameKind
 from pillarbox.store.disk.tables import BlockRecord, ContentRecord, SegmentRecord, Table, segment_key
@@ -135,13 +144,10 @@ def content_record(reader: Reader, digest: bytes) -> ContentRecord:
 def read(reader: Reader, digest: bytes) -> bytes:
     """A message's bytes, as they came in. Raises Corrupt, naming the file and place that is damaged."""
     record = content_record(reader, digest)
-    skeleton = _read_frame(reader, FrameKind.SKELETON, digest, record.segment, record.offset, record.length)
+    skeleton = _read_skeleton(reader, digest, record)
     if not record.parts:
         return skeleton
-    parts = tuple(
-        Part(position, encoding, width, line_end, tuple(_read_block(reader, each) for each in blocks))
-        for position, encoding, width, line_end, blocks in record.parts
-    )
+    parts = _read_parts(reader, digest, record, len(skeleton))
     message = assemble(skeleton, parts)
     if len(message) != record.size:
         raise Corrupt(
@@ -155,10 +161,39 @@ def read(reader: Reader, digest: bytes) -> bytes:
 def read_header(reader: Reader, digest: bytes) -> bytes:
     """The header of a message's bytes, to the end of the blank line. Raises as `read`."""
     record = content_record(reader, digest)
-    skeleton = _read_frame(reader, FrameKind.SKELETON, digest, record.segment, record.offset, record.length)
+    skeleton = _read_skeleton(reader, digest, record)
     # The first part stands behind the header: what is before it is how the message begins.
     begin = skeleton[: record.parts[0][0]] if record.parts else skeleton
     return begin[: header_end(begin)]
+
+
+def _read_skeleton(reader: Reader, digest: bytes, record: ContentRecord) -> bytes:
+    place = (record.segment, record.offset, record.length)
+    limit_bytes = min(skeleton_bytes_max(len(record.parts)), record.size)
+    return _read_frame(reader, FrameKind.SKELETON, digest, *place, limit_bytes)
+
+
+def _read_parts(
+    reader: Reader, digest: bytes, record: ContentRecord, skeleton_bytes: int
+) -> tuple[Part, ...]:
+    """Raises Corrupt before more is read than the message has bytes, whatever the record names."""
+    left_bytes = record.size - skeleton_bytes
+    parts: list[Part] = []
+    for position, encoding, width, line_end, blocks in record.parts:
+        try:
+            refuse_no_part(skeleton_bytes, encoding, position, width, line_end)
+        except ValueError as error:
+            problem = f"content[{digest.hex()}]: {error}"
+            raise Corrupt(problem, table="content", key=digest) from error
+        chunks: list[bytes] = []
+        for block in blocks:
+            chunks.append(_read_block(reader, block))
+            left_bytes -= len(chunks[-1])
+            if left_bytes < 0:
+                problem = f"content[{digest.hex()}] names more than the {record.size} bytes that it has"
+                raise Corrupt(problem, table="content", key=digest)
+        parts.append(Part(position, encoding, width, line_end, tuple(chunks)))
+    return tuple(parts)
 
 
 def _read_block(reader: Reader, digest: bytes) -> bytes:
@@ -169,10 +204,16 @@ def _read_block(reader: Reader, digest: bytes) -> bytes:
 
 
 def _read_frame(
-    reader: Reader, kind: FrameKind, digest: bytes, segment: int, offset: int, length: int
+    reader: Reader,
+    kind: FrameKind,
+    digest: bytes,
+    segment: int,
+    offset: int,
+    length: int,
+    limit_bytes: int = BLOCK_BYTES_MAX,
 ) -> bytes:
     frame = reader.frame(segment, offset, length)
     where = f"segment {segment} at {offset}"
     if frame.kind != kind or frame.digest != digest:
         raise Corrupt(f"{where}: the frame is of other content", file=where, offset=offset)
-    return reader.files.dictionaries.decompress(frame, where)
+    return reader.files.dictionaries.decompress(frame, where, limit_bytes)

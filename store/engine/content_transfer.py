@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pillarbox.store.content.blocks import PreparedBlock
+from pillarbox.store.content.blocks import BLOCK_BYTES_MAX, PreparedBlock, skeleton_bytes_max
 from pillarbox.store.disk.stream import Codec, FrameKind, build_frame
 from pillarbox.store.disk.tables import BlockRecord, ContentRecord, Table
 from pillarbox.store.engine import content_store
@@ -64,7 +64,8 @@ def _fetch(
     skeleton = fetched.get((FrameKind.SKELETON, digest))
     if skeleton is None:
         place = (record.segment, record.offset, record.length)
-        skeleton = _fetch_frame(source, target.files, FrameKind.SKELETON, digest, place)
+        limit_bytes = skeleton_bytes_max(len(record.parts))
+        skeleton = _fetch_frame(source, target.files, FrameKind.SKELETON, digest, place, limit_bytes)
         fetched[FrameKind.SKELETON, digest] = skeleton
     return FetchedContent(digest, record.size, record.parts, skeleton, blocks)
 
@@ -82,7 +83,12 @@ def _fetch_block(source: Reader, target: DatabaseFiles, digest: bytes, fetched: 
 
 
 def _fetch_frame(
-    source: Reader, target: DatabaseFiles, kind: FrameKind, digest: bytes, place: tuple[int, int, int]
+    source: Reader,
+    target: DatabaseFiles,
+    kind: FrameKind,
+    digest: bytes,
+    place: tuple[int, int, int],
+    limit_bytes: int = BLOCK_BYTES_MAX,
 ) -> FetchedFrame:
     frame = source.frame(*place)
     where = f"segment {place[0]} at {place[1]}"
@@ -91,7 +97,7 @@ def _fetch_frame(
     if frame.codec == Codec.PLAIN or not frame.dictionary:
         built = build_frame(kind, frame.codec, 0, frame.raw_bytes, digest, frame.payload)
     else:
-        raw = source.files.dictionaries.decompress(frame, where)
+        raw = source.files.dictionaries.decompress(frame, where, limit_bytes)
         built = PreparedBlock(kind, raw, digest).frame(target.dictionaries)
     return FetchedFrame(frame.raw_bytes, built)
 

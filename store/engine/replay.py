@@ -8,7 +8,7 @@ from pillarbox.store.batches import batches
 from pillarbox.store.disk.env import Env
 from pillarbox.store.disk.redo import Redo, Row, replay
 from pillarbox.store.disk.stream import Position, Stream
-from pillarbox.store.disk.tables import STATE_KEY, StateRecord, Table, decode_untrusted, encode_record
+from pillarbox.store.disk.tables import STATE_KEY, StateRecord, Table, decode_record, encode_record
 from pillarbox.store.engine.changed_rows import ChangedTables
 from pillarbox.store.engine.transaction import Layer, Records, derive
 from pillarbox.store.errors import Corrupt
@@ -52,8 +52,8 @@ class TableWriter:
                     old: Any = self._layer.records[table][key]
                 else:
                     stored = view.get(table, key)
-                    old = None if stored is None else decode_untrusted(table, key, stored)
-                new = None if value is None else decode_untrusted(table, key, value)
+                    old = None if stored is None else decode_record(table, key, stored)
+                new = None if value is None else decode_record(table, key, value)
                 records[table][key] = new
                 changes[table][key] = value
                 before[table][key] = old
@@ -76,7 +76,7 @@ def read_state(env: Env) -> StateRecord:
         value = view.get(Table.META, STATE_KEY)
         if value is None:
             raise Corrupt("meta[state] is missing", table="meta", key=STATE_KEY)
-        record = decode_untrusted(Table.META, STATE_KEY, value)
+        record = decode_record(Table.META, STATE_KEY, value)
     assert isinstance(record, StateRecord)
     return record
 

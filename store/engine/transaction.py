@@ -29,6 +29,7 @@ from pillarbox.store.disk.tables import (
     StateRecord,
     Table,
     changed_rows,
+    decode_index,
     decode_record,
     encode_record,
 )
@@ -96,7 +97,7 @@ class Reader:
     def index(self, table: Table, key: bytes) -> bytes | None:
         """The body of an index row, or None. Raises Corrupt."""
         value = self.view.get(table, key)
-        return None if value is None else unseal(table, key, value, table.name.lower())
+        return None if value is None else decode_index(table, key, value)
 
     def records(
         self, table: Table, start: bytes, stop: bytes | None, *, reverse: bool = False
@@ -109,9 +110,8 @@ class Reader:
         self, table: Table, start: bytes, stop: bytes | None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
         """(key, body) of an index table with start <= key < stop, in key order or the reverse."""
-        name = table.name.lower()
         for key, value in self.view.scan(table, start, stop, reverse=reverse):
-            yield key, unseal(table, key, value, name)
+            yield key, decode_index(table, key, value)
 
     def frame(self, segment: int, offset: int, length: int) -> Frame:
         """The frame of `length` bytes at a place of the stream. Raises Corrupt."""

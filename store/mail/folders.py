@@ -22,7 +22,7 @@ from pillarbox.store.disk.tables import (
 )
 from pillarbox.store.engine.change_feed import bury
 from pillarbox.store.engine.transaction import Reader, WriteTransaction, as_stored
-from pillarbox.store.errors import AlreadyExists, NotEmpty, NotFound, Refused
+from pillarbox.store.errors import AlreadyExists, Corrupt, NotEmpty, NotFound, Refused
 from pillarbox.store.events import EventId
 from pillarbox.store.ids import counter_of, guid_text, id_text
 from pillarbox.store.mail.counters import Counts, counts_of_folder, with_counts, with_counts_of_folder
@@ -115,11 +115,22 @@ def _children_or_hidden(reader: Reader, folder_id: int) -> Iterator[FolderRecord
         yield get_or_hidden(reader, number_of(found)[0])
 
 
-def _below(reader: Reader, record: FolderRecord) -> Iterator[FolderRecord]:
-    """A folder, hidden or not, and all below it."""
+def _below(reader: Reader, record: FolderRecord, met: tuple[int, ...] = ()) -> Iterator[FolderRecord]:
+    """A folder, hidden or not, and all below it. `met` are those above it. Raises Corrupt."""
+    _refuse_circle(record, met)
     yield record
     for child in _children_or_hidden(reader, record.folder_id):
-        yield from _below(reader, child)
+        yield from _below(reader, child, (*met, record.folder_id))
+
+
+def _refuse_circle(record: FolderRecord, above: tuple[int, ...]) -> None:
+    """Raise Corrupt for a folder that lies below itself, or deeper than any transaction puts one."""
+    if record.folder_id in above or len(above) > DEPTH_MAX + 1:
+        raise Corrupt(
+            f"folder {id_text(record.folder_id)} lies below itself, or deeper than a folder can",
+            table="folder",
+            key=id_key(record.folder_id),
+        )
 
 
 def walk(
@@ -128,16 +139,18 @@ def walk(
     """(path, folder) of each folder below another, each before those in it, by name; as `children`."""
     require(reader, Right.FOLDER_VISIBLE, folder_id)
     check_id(folder_id, "folder_id")
-    return _walk(reader, folder_id, path)
+    return _walk(reader, folder_id, path, ())
 
 
 def _walk(
-    reader: Reader, folder_id: int, path: tuple[str, ...] = ()
+    reader: Reader, folder_id: int, path: tuple[str, ...], above: tuple[int, ...]
 ) -> Iterator[tuple[tuple[str, ...], FolderRecord]]:
+    above = (*above, folder_id)
     for child in _children(reader, folder_id):
+        _refuse_circle(child, above)
         inner = (*path, child.name)
         yield inner, child
-        yield from _walk(reader, child.folder_id, inner)
+        yield from _walk(reader, child.folder_id, inner, above)
 
 
 def by_path(reader: Reader, root_id: int, path: str) -> FolderRecord:

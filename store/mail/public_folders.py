@@ -17,6 +17,7 @@ from pillarbox.store.arguments import check_id, check_kind
 from pillarbox.store.disk.tables import (
     DIGEST_BYTES,
     IDENTITY_KEY,
+    UID_END,
     DatabaseKind,
     FolderRecord,
     IdentityRecord,
@@ -28,7 +29,7 @@ from pillarbox.store.disk.tables import (
     item_key,
 )
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
-from pillarbox.store.errors import InvalidName, Refused
+from pillarbox.store.errors import Corrupt, InvalidName, Refused
 from pillarbox.store.mail import folders
 from pillarbox.store.mail.rights import STORE, Right, require, require_change
 from pillarbox.store.names import name_key
@@ -165,7 +166,11 @@ def unread(reader: Reader, folder_id: int) -> Iterator[ItemRecord]:
 
 def _unread(reader: Reader, folder_id: int, uid_next: int) -> Iterator[ItemRecord]:
     for first, last in gaps(1, uid_next - 1, read_uids(reader, folder_id).intervals):
-        start, stop = item_key(folder_id, first), item_key(folder_id, last + 1)
+        if not 0 < first <= last < UID_END:
+            key = _seen_key(folder_id, reader.actor.account)
+            raise Corrupt("the UIDs that were read are none", table="seen", key=key)
+        start = item_key(folder_id, first)
+        stop = item_key(folder_id, last + 1) if last + 1 < UID_END else id_key(folder_id + 1)
         for _, item in reader.records(Table.ITEM, start, stop):
             yield item
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from pillarbox.store.content.blocks import digest_of
+from pillarbox.store.content.blocks import BLOCK_BYTES_MAX, digest_of, skeleton_bytes_max
 from pillarbox.store.disk.stream import FrameKind
 from pillarbox.store.disk.tables import BlockRecord, ContentRecord, DictionaryRecord, Table
 from pillarbox.store.engine import content_store
@@ -30,7 +30,15 @@ class ContentCheck:
         self.bytes_read = 0
         self._records = records
 
-    def _frame(self, kind: FrameKind, digest: bytes, segment: int, offset: int, length: int) -> bytes:
+    def _frame(
+        self,
+        kind: FrameKind,
+        digest: bytes,
+        segment: int,
+        offset: int,
+        length: int,
+        limit_bytes: int = BLOCK_BYTES_MAX,
+    ) -> bytes:
         self.live_bytes[segment] += length
         try:
             frame = self._checked.stream.read(segment, offset, length)
@@ -39,7 +47,7 @@ class ContentCheck:
                 raise Corrupt(
                     f"{where}: the frame at {offset} is of other content", file=where, offset=offset
                 )
-            return self._checked.reader.files.dictionaries.decompress(frame, where)
+            return self._checked.reader.files.dictionaries.decompress(frame, where, limit_bytes)
         except PillarboxError as error:
             self.damaged_places.add((segment, offset))
             path = str(self._checked.stream.path(segment))
@@ -60,7 +68,8 @@ class ContentCheck:
     def check_content(self, key: bytes, record: ContentRecord) -> None:
         """Read a message, and compare it with its digest."""
         try:
-            self._frame(FrameKind.SKELETON, key, record.segment, record.offset, record.length)
+            place = (record.segment, record.offset, record.length)
+            self._frame(FrameKind.SKELETON, key, *place, skeleton_bytes_max(len(record.parts)))
             raw = content_store.read(self._checked.reader, key)
         except SHAPE_ERRORS as error:
             self._records.damaged_content[key] = str(error)

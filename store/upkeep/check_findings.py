@@ -11,7 +11,7 @@ from pillarbox.store.disk.tables import (
     ItemRecord,
     MailboxRecord,
     Table,
-    decode_untrusted,
+    decode_record,
     id_key,
     number_of,
 )
@@ -137,7 +137,7 @@ class CheckedState:
         """Every record that can be read; those that cannot are named when `naming`."""
         for key, value in self.rows(table):
             try:
-                record = decode_untrusted(table, key, value)
+                record = decode_record(table, key, value)
             except UnsupportedVersion:
                 raise  # a newer program's record is no damage
             except SHAPE_ERRORS as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pillarbox.store.disk.env import DATA_FILE
 from pillarbox.store.disk.frame_scan import scan_frames
 from pillarbox.store.disk.stream import disk_error
-from pillarbox.store.disk.tables import LET_GO_KEY, LetGoRecord, Table, decode_untrusted
+from pillarbox.store.disk.tables import LET_GO_KEY, LetGoRecord, Table, decode_record
 from pillarbox.store.disk.tables_process import TableRows
 from pillarbox.store.engine.database import PROPERTIES, Database
 from pillarbox.store.errors import Corrupt, PillarboxError
@@ -47,7 +47,7 @@ class UnsoundCheck:
         self.records += 1
         self.messages += table == Table.ITEM
         try:
-            record = decode_untrusted(table, key, value)
+            record = decode_record(table, key, value)
         except Corrupt as error:
             self.findings.append(Finding(table.name.lower(), key, "", -1, str(error), ""))
             return

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import zstandard
 
 from pillarbox.store.access import Actor
-from pillarbox.store.content.blocks import Dictionaries, digest_of
+from pillarbox.store.content.blocks import Dictionaries, digest_of, skeleton_bytes_max
 from pillarbox.store.disk.frame_scan import scan_frames
 from pillarbox.store.disk.redo import Row, read_rows
 from pillarbox.store.disk.stream import Codec, Frame, FrameKind, build_frame
@@ -178,7 +178,8 @@ def _skeletons(reader: Reader) -> Iterator[bytes]:
             return
         try:
             frame = reader.files.frames.read(record.segment, record.offset, record.length)
-            yield reader.files.dictionaries.decompress(frame, f"content[{key.hex()}]")
+            limit_bytes = skeleton_bytes_max(len(record.parts))
+            yield reader.files.dictionaries.decompress(frame, f"content[{key.hex()}]", limit_bytes)
             taken += 1
         except Corrupt:
             continue  # the check names it

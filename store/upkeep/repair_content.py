@@ -25,6 +25,10 @@ from pillarbox.store.upkeep.repair_gather import Gathered, Place
 # The frames that hold content, and the table of the records that lead to them.
 _TABLES: Final[dict[int, Table]] = {FrameKind.BLOCK: Table.BLOCK, FrameKind.SKELETON: Table.CONTENT}
 
+# Nobody knows how many parts a skeleton without its record had. A larger one was made by an enemy, or had
+# thousands of parts, which would be lost with the record.
+_STRAY_BYTES_MAX: Final = 16 << 20
+
 
 class ProvedContent:
     """The content that is whole, and why the rest is not.
@@ -73,7 +77,8 @@ class ProvedContent:
 
     def _raw(self, place: Place) -> tuple[Frame, bytes]:
         frame = self._stream.read(place.segment, place.offset, place.length)
-        return frame, self._draft.files.dictionaries.decompress(frame, f"segment {place.segment}")
+        where = f"segment {place.segment}"
+        return frame, self._draft.files.dictionaries.decompress(frame, where, _STRAY_BYTES_MAX)
 
     def _adopt_strays(self) -> None:
         for digest, place in self._gathered.stray.items():

@@ -27,7 +27,7 @@ from pillarbox.store.disk.tables import (
     ObjectKind,
     StateRecord,
     Table,
-    decode_untrusted,
+    decode_record,
     split_pair_key,
 )
 from pillarbox.store.disk.tables_process import TableRows
@@ -197,7 +197,7 @@ class _Gathering:
 
     def _counter_in(self, value: bytes) -> int:
         try:
-            state = decode_untrusted(Table.META, STATE_KEY, value)
+            state = decode_record(Table.META, STATE_KEY, value)
             return state.counter if isinstance(state, StateRecord) else self._counter
         except Corrupt:
             return self._counter
@@ -239,7 +239,7 @@ class _Gathering:
         if value == told:
             return
         try:
-            record = decode_untrusted(table, key, value)
+            record = decode_record(table, key, value)
         except Corrupt:
             self._damaged[table, key] = value
             return
@@ -252,7 +252,7 @@ class _Gathering:
         elif table in _CONTENT_TABLES:
             self._spare[table, key] = value
         elif table == Table.FOLDER and told is not None and not told.startswith(_DELETED):
-            self._keep_uids(key, value, decode_untrusted(table, key, told))
+            self._keep_uids(key, value, decode_record(table, key, told))
 
     def _take(self, table: Table, key: bytes, value: bytes) -> None:
         self._from_tables.add((table, key))
@@ -267,7 +267,7 @@ class _Gathering:
         if told.startswith(_DELETED):
             return counter > int.from_bytes(told[1:], "big")
         try:
-            return counter > _counter_of_row(table, key, decode_untrusted(table, key, told))
+            return counter > _counter_of_row(table, key, decode_record(table, key, told))
         except Corrupt:
             return True
 
@@ -275,13 +275,13 @@ class _Gathering:
         """No UID is given out a second time, whichever of two records of a folder is taken."""
         if other is None or other.startswith(_DELETED):
             return
-        found: Any = decode_untrusted(Table.FOLDER, key, other)
+        found: Any = decode_record(Table.FOLDER, key, other)
         if found.uid_next > record.uid_next:
             self._draft.put(Table.FOLDER, key, record._replace(uid_next=found.uid_next))
 
     def _take_meta(self, key: bytes, record: Any, told: bytes | None) -> None:
         if key == STATE_KEY:
-            known: Any = None if told is None else decode_untrusted(Table.META, key, told)
+            known: Any = None if told is None else decode_record(Table.META, key, told)
             self._sequence = max(self._sequence, record.sequence)
             if known is None or record.counter > known.counter:
                 self._draft.put(Table.META, key, record)
@@ -314,7 +314,7 @@ class _Gathering:
                         self._draft.put_value(table, key, None)
                         continue
                     try:
-                        decode_untrusted(table, key, value)
+                        decode_record(table, key, value)
                     except Corrupt as error:
                         self._dropped.append(str(error))
                         self._draft.put(table, key, None)
@@ -333,7 +333,7 @@ def _counter_of_row(table: Table, key: bytes, record: Any) -> int:
 
 
 def _left_out(value: bytes) -> tuple[Any, ...]:
-    record = decode_untrusted(Table.META, LEFT_OUT_KEY, value)
+    record = decode_record(Table.META, LEFT_OUT_KEY, value)
     return record.intervals if isinstance(record, LeftOutRecord) else ()
 
 

@@ -16,7 +16,7 @@ from pillarbox.store.disk.tables import (
     PRIMARY,
     STATE_KEY,
     Table,
-    decode_untrusted,
+    decode_record,
     derived_entries,
     record_type,
 )
@@ -56,11 +56,11 @@ def test_a_record_with_any_field_of_an_enemy_is_usable_or_corrupt(
 ) -> None:
     kind = record_type(table, key)
     fields = [good_value(kind.__annotations__[name]) for name in kind._fields]
-    good = decode_untrusted(table, key, seal_record(table, key, tuple(fields)))
+    good = decode_record(table, key, seal_record(table, key, tuple(fields)))
     derived_entries(table, key, good)
     fields[data.draw(st.integers(0, len(fields) - 1))] = data.draw(VALUES)
     try:
-        record = decode_untrusted(table, key, seal_record(table, key, tuple(fields)))
+        record = decode_record(table, key, seal_record(table, key, tuple(fields)))
     except (Corrupt, UnsupportedVersion):
         return
     derived_entries(table, key, record)

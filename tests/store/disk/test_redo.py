@@ -208,6 +208,16 @@ def test_a_record_that_no_reader_would_take_is_not_written() -> None:
         build_redo([(int(Table.ITEM), b"key", bytes(ROW_BYTES_MAX + 1))], 1, 1, 0)
 
 
+def test_a_larger_record_that_an_earlier_version_has_written_is_read() -> None:
+    value = random.Random(1).randbytes(1 << 20) * 65
+    raw = pack([(int(Table.ITEM), b"key", value)])
+    packed = zstandard.ZstdCompressor(level=1).compress(raw)
+    for codec, payload in ((Codec.PLAIN, raw), (Codec.ZSTD, packed)):
+        frame = Frame(FrameKind.REDO, codec, 0, len(raw), bytes(24), payload)
+        ((table, key, found),) = read_rows(frame, "here")
+        assert (table, key) == (Table.ITEM, b"key") and found == value
+
+
 def test_bytes_that_are_not_zstd_are_damage() -> None:
     with pytest.raises(Corrupt):
         read_rows(Frame(FrameKind.REDO, Codec.ZSTD, 0, 10, bytes(24), b"no zstd frame"), "here")
