@@ -14,7 +14,7 @@ from pillarbox.store.access import Actor
 from pillarbox.store.disk.tables import Table, id_key
 from pillarbox.store.engine.database import Database, MountState
 from pillarbox.store.errors import AccessDenied, PillarboxError, Refused, Retryable, UnsupportedVersion
-from pillarbox.store.ids import LOCAL_BASE
+from pillarbox.store.ids import COUNTER_BITS, LOCAL_BASE, LOCAL_REPLICA
 from pillarbox.store.server import Server
 from pillarbox.store.upkeep.last_check import last_check
 
@@ -105,6 +105,10 @@ def _counter_of(state: Any) -> int | None:
 
 def _count_above(database: Database, last: int) -> Newer:
     with database.read(Actor.task("restore")) as read:
-        messages_count = sum(1 for _ in read.indexes(Table.LOCATION, id_key(last + 1), None))
+        end = id_key((LOCAL_REPLICA + 1) << COUNTER_BITS)
+        messages_count = sum(1 for _ in read.indexes(Table.LOCATION, id_key(last + 1), end))
+        # The id of a message of another store tells nothing; it came here as a change of this database.
+        foreign = (place for _, place in read.indexes(Table.LOCATION, end, None))
+        messages_count += sum(read.record(Table.ITEM, place).arrived_cn > last for place in foreign)
         boxes = [record for _, record in read.records(Table.MAILBOX, b"", None)]
         return Newer(messages_count, sum(box.root_id > last for box in boxes))

@@ -35,7 +35,7 @@ MAY_IMPORT = {
 # The rooms of each package from the ground up; a module imports from its own room or those below. A list of
 # modules is a room without a folder of its own: what all others stand on, or the face above them; "." is
 # the rest of those.
-GROUND = "access arguments batches change_number clock errors events ids names toml_text"
+GROUND = "access arguments batches change_number clock errors events hybrid_clock ids names toml_text"
 FACE = "aio mailbox_directory server server_config server_lock server_rebuild storage_group"
 ROOMS = {
     "store": (GROUND, "disk", "content", "engine", "mail", "upkeep", "files", FACE),
@@ -167,6 +167,13 @@ NO_RIGHT_ASKED = {
     "messages.place": _PART,
     "messages.place_as_new": _PART,
     "messages.place_hidden": _PART,
+    **{
+        f"versions.{name}": _PART
+        for name in (
+            *("as_new", "as_changed", "as_resolved", "as_new_folder", "as_changed_folder"),
+            *("with_content_cleared", "records_of", "others", "refuse_conflict"),
+        )
+    },
 }
 
 # Words that name nothing of the field; what is meant has a name of its own (CONTRIBUTING.md, "Rules").

@@ -11,13 +11,13 @@ from pillarbox.replication.core.effects import Effect, Notice, Report, Send
 from pillarbox.replication.core.objects import ObjectStore
 from pillarbox.replication.core.preset import Preset
 from pillarbox.replication.core.state import NEVER_MS, FolderState, expired_by_all
-from pillarbox.replication.ground.hybrid_clock import HybridClock, Stamp
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import Folder, ObjectId, ReplicaState, Tree
 from pillarbox.replication.ground.versions import Versions
 from pillarbox.replication.organisation.topology import Organisation
 from pillarbox.replication.wire.messages import Body, Life, Message, Numberings, Sender, Statement
 from pillarbox.store.change_number import ChangeNumber, CNSet
+from pillarbox.store.hybrid_clock import HybridClock, Stamp
 
 
 class Moment(NamedTuple):

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Generic, NamedTuple, TypeVar
 
-from pillarbox.replication.ground.hybrid_clock import Stamp
 from pillarbox.replication.ground.versions import Versions
 from pillarbox.store.change_number import ChangeNumber, CNSet
+from pillarbox.store.hybrid_clock import Stamp
 
 T = TypeVar("T")
 

@@ -44,7 +44,7 @@ class Machine:
         self.skew_ms = 0
         self.age_limit_ms: int | None = None
         self.answers: dict[tuple[bytes, ObjectId], Answer] = {}
-        self._mount(ReplicaRecord(sender), DictObjects())
+        self._mount(ReplicaRecord(sender=sender), DictObjects())
         self.disk = Copy(self.record.copy(), self.objects.snapshot())
         self._uncommitted: set[ObjectId] = set()
 

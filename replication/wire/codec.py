@@ -10,7 +10,6 @@ from typing import Any, Final, TypeVar
 
 import msgpack
 
-from pillarbox.replication.ground.hybrid_clock import Stamp
 from pillarbox.replication.ground.knowledge import Pair
 from pillarbox.replication.ground.records import (
     Entry,
@@ -39,6 +38,7 @@ from pillarbox.replication.wire.messages import (
 )
 from pillarbox.store.change_number import ChangeNumber, CNSet
 from pillarbox.store.errors import InvalidContent
+from pillarbox.store.hybrid_clock import Stamp
 from pillarbox.store.ids import COUNTER_MAX, GUID_BYTES
 
 TEXT_BYTES_MAX: Final = 1 << 16

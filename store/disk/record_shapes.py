@@ -17,6 +17,7 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "int | None": (int, type(None)),
     "bool": (bool,),
     "bytes": (bytes,),
+    "bytes | None": (bytes, type(None)),
     "str": (str,),
 }
 _TIME_MAX: Final = (1 << 63) - 1  # signed: it may lie before 1970
@@ -79,6 +80,8 @@ def _usual_record(fields: tuple[str, ...], texts: list[str]) -> Callable[[tuple[
 def _usual_of(annotation: str) -> tuple[Any, ...]:
     if annotation == "bool":
         return (False, True)
+    if annotation == "bytes | None":
+        return (None,)
     return ({},) if annotation.startswith("dict") else ((),) if annotation.startswith("tuple") else ()
 
 
@@ -144,18 +147,26 @@ def _is_bytes(value: Any) -> bool:
     return type(value) is bytes
 
 
+def _is_text(value: Any) -> bool:
+    return type(value) is str
+
+
 def _are_digests(value: Any) -> bool:
     return type(value) is tuple and _are(bytes)(value)
 
 
 _CHECKS: Final[dict[str, Callable[[Any], bool]]] = {
     "tuple[str, ...]": _are(str),
+    "tuple[int, ...]": _are_counts,
     "tuple[tuple[int, int], ...]": _are_rows(_is_count_field, _is_count_field),
     "tuple[tuple[int, int, int], ...]": _are_rows(*3 * (_is_count_field,)),
     "tuple[tuple[int, int, int, bytes], ...]": _are_rows(*3 * (_is_count_field,), _is_bytes),
     "tuple[tuple[int, int, int, bytes, tuple[bytes, ...]], ...]": _are_rows(
         *3 * (_is_count_field,), _is_bytes, _are_digests
     ),
+    "tuple[tuple[str, int, int, int], ...]": _are_rows(_is_text, *3 * (_is_count_field,)),
+    "tuple[tuple[str, int, int, int, int], ...]": _are_rows(_is_text, *4 * (_is_count_field,)),
+    "tuple[tuple[bytes, int, int, int, int], ...]": _are_rows(_is_bytes, *4 * (_is_count_field,)),
     "dict[str, int]": lambda found: _are(str)(found) and _are_counts(found.values()),
     "dict[str, Any]": _are(str),
 }

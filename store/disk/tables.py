@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
+from functools import cache
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
@@ -22,7 +23,7 @@ from pillarbox.store.errors import Corrupt, UnsupportedVersion
 from pillarbox.store.ids import GUID_BYTES
 from pillarbox.store.names import name_key, sender_sort_key, subject_sort_key
 
-LAYOUT_VERSION: Final = 2
+LAYOUT_VERSION: Final = 3
 LAYOUT_VERSION_MIN: Final = 1
 
 
@@ -49,18 +50,31 @@ class Table(IntEnum):
     SEGMENT = 7
     SEEN = 8
     DICTIONARY = 9
+    REPLICA = 10
+    REPLICATION = 11
     FOLDER_NAME = 16
     MAILBOX_NAME = 17
     LOCATION = 18
     VIEW = 19
     FEED = 20
     REMOVAL = 21
+    VERSION = 22
+    GONE = 23
 
 
 NAMES: Final = {table: table.name.lower().encode() for table in Table}
 _TEXT_NAMES: Final = {table: table.name.lower() for table in Table}
 DERIVED: Final = frozenset(
-    {Table.FOLDER_NAME, Table.MAILBOX_NAME, Table.LOCATION, Table.VIEW, Table.FEED, Table.REMOVAL}
+    {
+        Table.FOLDER_NAME,
+        Table.MAILBOX_NAME,
+        Table.LOCATION,
+        Table.VIEW,
+        Table.FEED,
+        Table.REMOVAL,
+        Table.VERSION,
+        Table.GONE,
+    }
 )
 PRIMARY: Final = tuple(table for table in Table if table not in DERIVED)
 INDEXED: Final = frozenset({Table.MAILBOX, Table.FOLDER, Table.ITEM, Table.TOMBSTONE})  # have index rows
@@ -71,6 +85,8 @@ SOURCES: Final = {
     Table.VIEW: (Table.ITEM,),
     Table.FEED: tuple(INDEXED),
     Table.REMOVAL: (Table.FOLDER,),
+    Table.VERSION: (Table.FOLDER, Table.ITEM, Table.TOMBSTONE),
+    Table.GONE: (Table.TOMBSTONE,),
 }
 """The primary tables that the rows of each derived table come from."""
 
@@ -79,6 +95,7 @@ DIGEST_BYTES: Final = 24
 ID_END: Final = (1 << 64) - 1
 UID_END: Final = 1 << 32
 DATABASE_SCOPE: Final = 0  # the feed of the whole database; a folder's feed has the folder's id as scope
+HIERARCHY_SCOPE: Final = 0  # versions of folders; those of messages have the folder's id as scope
 
 IS_COPY: Final = b"\3"
 """The body of a row of REMOVAL for a folder of a copy that may yet be completed."""
@@ -88,6 +105,9 @@ _PAIR = struct.Struct(">QQ")
 _ITEM_KEY = struct.Struct(">QI")
 _FEED_VALUE = struct.Struct(">BQQI")
 _U32 = struct.Struct(">I")
+_U16 = struct.Struct(">H")
+_TRIPLE = struct.Struct(">QQQ")
+_STATE_KEY = struct.Struct(">BQ16s")
 assert _ITEM_KEY.size == 12 and _FEED_VALUE.size == 21
 
 id_key = _U64.pack
@@ -97,6 +117,12 @@ pair_key = _PAIR.pack
 split_pair_key = _PAIR.unpack
 number_of = _U64.unpack
 segment_key = _U32.pack
+replica_key = _U16.pack
+split_replica_key = _U16.unpack
+triple_key = _TRIPLE.pack
+split_triple_key = _TRIPLE.unpack
+replication_key = _STATE_KEY.pack
+split_replication_key = _STATE_KEY.unpack
 
 
 def is_id(number: int) -> bool:
@@ -144,6 +170,7 @@ class Hidden(IntEnum):
     REMOVED = 1  # its rows are removed in batches (`removal`)
     ARRIVING = 2  # a mailbox that a move has not completed
     COPYING = 3  # a copy that is not complete; the next mount removes it
+    SIBLING = 4  # another version of a folder that was changed in two places at once
 
 
 ARRIVING: Final = 2  # `state` of a mailbox that a move has not completed
@@ -152,7 +179,11 @@ ARRIVING: Final = 2  # `state` of a mailbox that a move has not completed
 class FolderRecord(NamedTuple):
     """A folder, keyed by its id. `mailbox` is empty for public folders. `size` in bytes, of its messages.
 
-    `hidden` is not 0 where nobody but its own task meets it: see `Hidden`.
+    `hidden` is not 0 where nobody but its own task meets it: see `Hidden`. `arrived_cn` is when a folder of
+    another store came here. `written` are the (name, parent id) that all stores of the tree have, where they
+    differ from those that are shown here. For `versions` to `stamps` see `ItemRecord`. `replicas` has a row
+    (GUID, state, ms, counter, replica number) for each database of the replica list, `rights` a row (subject,
+    rights, ms, counter, replica number). `cleared` is an encoded CNSET of content that was deleted.
     """
 
     folder_id: int
@@ -170,13 +201,29 @@ class FolderRecord(NamedTuple):
     created_ms: int
     properties: dict[str, Any]
     hidden: int = 0
+    arrived_cn: int = 0
+    written: tuple[Any, ...] = ()
+    versions: tuple[int, ...] = ()
+    conflict_of: int = 0
+    changed: tuple[int, ...] = ()
+    actor: str = ""
+    stamps: tuple[tuple[str, int, int, int], ...] = ()
+    replicas: tuple[tuple[bytes, int, int, int, int], ...] = ()
+    rights: tuple[tuple[str, int, int, int, int], ...] = ()
+    cleared: bytes | None = None
 
     def __repr__(self) -> str:
         return f"<folder {self.name!r}, folder_id {self.folder_id}, {self.messages_count} messages>"
 
 
 class ItemRecord(NamedTuple):
-    """A message in a folder, keyed by (folder id, UID). `size` in bytes, times in ms UTC."""
+    """A message in a folder, keyed by (folder id, UID). `size` in bytes, times in ms UTC.
+
+    `versions` to `stamps` are filled in where the database has joined an organisation: the number of this
+    version and the rest of the message's context, as replica number and counter like ids; the message of
+    which this is another version; when it was changed, as (ms, counter) of the hybrid clock, and by whom; and
+    a row (property, ms, counter, replica number) for each property that was not set by this very change.
+    """
 
     folder_id: int
     uid: int
@@ -202,6 +249,11 @@ class ItemRecord(NamedTuple):
     conversation: bytes
     properties: dict[str, Any]
     size_crlf: int | None = None  # with CRLF line ends; unknown in records of layout 1
+    versions: tuple[int, ...] = ()
+    conflict_of: int = 0
+    changed: tuple[int, ...] = ()
+    actor: str = ""
+    stamps: tuple[tuple[str, int, int, int], ...] = ()
 
     def __repr__(self) -> str:
         # Not its subject: errors and logs show this, and a subject is somebody's mail.
@@ -214,7 +266,12 @@ class ItemRecord(NamedTuple):
 
 
 class TombstoneRecord(NamedTuple):
-    """Something that left a scope, keyed by (folder id, CN): deleted, or moved to another folder."""
+    """Something that left a scope, keyed by (folder id, CN): deleted, or moved to another folder.
+
+    A message's tombstone without a UID is of one that was never shown here: the feed tells nothing of it.
+    `versions`, `changed` and `actor` are as in `ItemRecord`; one that is no version itself, and only keeps
+    the context, has 0 for its number. `folder` are the fields of a folder's record as it was.
+    """
 
     kind: int
     object_id: int
@@ -222,6 +279,10 @@ class TombstoneRecord(NamedTuple):
     deleted_ms: int
     moved_to: int  # folder id, 0 when deleted
     arrived_cn: int = 0  # when it had come to the folder; 0 where only its id tells, as in layout 1
+    versions: tuple[int, ...] = ()
+    changed: tuple[int, ...] = ()
+    actor: str = ""
+    folder: tuple[Any, ...] = ()
 
 
 class ContentRecord(NamedTuple):
@@ -268,6 +329,24 @@ class DictionaryRecord(NamedTuple):
     length: int
 
 
+class ReplicaRecord(NamedTuple):
+    """Who gives numbers under a replica number, its key: the database, its numbering, and which one it is.
+
+    `origin` is the replica GUID of the numbering, `incarnation` counts the numberings of the database.
+    """
+
+    origin: bytes
+    database: bytes
+    incarnation: int
+    first_seen_ms: int
+
+
+class ReplicationRecord(NamedTuple):
+    """A row of the replication state table, keyed by (kind, folder id, GUID)."""
+
+    value: bytes
+
+
 class IdentityRecord(NamedTuple):
     """The identity of a database, under the key `IDENTITY_KEY` of META. `kind` is a `DatabaseKind`."""
 
@@ -284,7 +363,9 @@ class StateRecord(NamedTuple):
     `counter` is the last change number given out; `content_bytes` and `live_bytes` are the sums of those of
     all segments. `checked_ms` is the last daily check of the size, or the first look at it. `restored` says
     that the database has gone back in time, and that nobody who numbers its changes for others has seen it
-    yet. `above_limit_ms` is when it was first reported above its limit, 0 while it is not.
+    yet. `above_limit_ms` is when it was first reported above its limit, 0 while it is not. `numbering` is the
+    replica number under which changes are numbered for other stores, 0 in a database that has not joined an
+    organisation; `clock_ms` and `clock_counter` are the latest stamp of the hybrid clock.
     """
 
     sequence: int
@@ -294,6 +375,9 @@ class StateRecord(NamedTuple):
     checked_ms: int
     restored: bool = False
     above_limit_ms: int = 0
+    numbering: int = 0
+    clock_ms: int = 0
+    clock_counter: int = 0
 
 
 class LeftOutRecord(NamedTuple):
@@ -336,6 +420,19 @@ class LetGoRecord(NamedTuple):
     stretches: tuple[tuple[int, int, int, bytes], ...]
 
 
+class MembershipRecord(NamedTuple):
+    """The tree of public folders that a database has joined, under the key `MEMBERSHIP_KEY` of META.
+
+    `nonce` is given anew by each mount that compares it with what the node keeps outside the database.
+    `stamped` is how far objects of before the joining have their versions: (table number, key), empty when
+    all have.
+    """
+
+    tree: bytes
+    nonce: bytes
+    stamped: tuple[Any, ...]
+
+
 class DatabaseKind(IntEnum):
     """The two kinds of databases (DOMAIN.md "Store")."""
 
@@ -350,6 +447,7 @@ SIZING_KEY: Final = b"sizing"
 WITHHELD_KEY: Final = b"withheld"
 NEVER_TOLD: Final = (1 << 63) - 1
 LET_GO_KEY: Final = b"let go"
+MEMBERSHIP_KEY: Final = b"membership"
 
 Record = (
     MailboxRecord
@@ -367,6 +465,9 @@ Record = (
     | WithheldRecord
     | SizingRecord
     | LetGoRecord
+    | ReplicaRecord
+    | ReplicationRecord
+    | MembershipRecord
 )
 RECORD_TYPES: Final[dict[Table, type[Record]]] = {
     Table.MAILBOX: MailboxRecord,
@@ -378,6 +479,8 @@ RECORD_TYPES: Final[dict[Table, type[Record]]] = {
     Table.SEGMENT: SegmentRecord,
     Table.SEEN: SeenRecord,
     Table.DICTIONARY: DictionaryRecord,
+    Table.REPLICA: ReplicaRecord,
+    Table.REPLICATION: ReplicationRecord,
 }
 
 
@@ -388,6 +491,7 @@ META_TYPES: Final[dict[bytes, type[Record]]] = {
     WITHHELD_KEY: WithheldRecord,
     SIZING_KEY: SizingRecord,
     LET_GO_KEY: LetGoRecord,
+    MEMBERSHIP_KEY: MembershipRecord,
 }
 
 
@@ -420,17 +524,18 @@ def record_type(table: Table, key: bytes) -> type[Record]:
 
 def encode_record(table: Table, key: bytes, record: Record) -> bytes:
     """The stored value of a record. Defaults at its end are left out, as in layouts without these fields."""
-    defaults = record._field_defaults
-    return seal_record(table, key, _cut(record, defaults) if defaults else record)
+    kind: Any = type(record)  # a type is hashable, which mypy does not know
+    for count, defaults in _ends_of_defaults(kind):
+        if record[count:] == defaults:
+            return seal_record(table, key, record[:count])
+    return seal_record(table, key, record)
 
 
-def _cut(record: Record, defaults: dict[str, Any]) -> tuple[Any, ...]:
-    kept = len(record)
-    for default in reversed(defaults.values()):
-        if record[kept - 1] != default:
-            break
-        kept -= 1
-    return record[:kept]
+@cache
+def _ends_of_defaults(kind: Any) -> tuple[tuple[int, tuple[Any, ...]], ...]:
+    """Each (place, defaults from there on) of a type of record, the most first; places count from the end."""
+    defaults = tuple(kind._field_defaults.values())
+    return tuple((at - len(defaults), defaults[at:]) for at in range(len(defaults)))
 
 
 def decode_record(table: Table, key: bytes, value: bytes) -> Record:
@@ -441,27 +546,32 @@ def decode_record(table: Table, key: bytes, value: bytes) -> Record:
     """
     name = _TEXT_NAMES[table]
     fields = open_record(table, key, value, name)
-    kind = RECORD_TYPES.get(table) or record_type(table, key)
-    if len(fields) != len(kind._fields):
-        fields += _missing_defaults(kind, len(fields), name, key)
+    kind: Any = RECORD_TYPES.get(table) or record_type(table, key)
+    count = len(fields)
+    if count != len(kind._fields):
+        fields += _defaults_behind(kind, count) or _refuse_count(kind, count, name, key)
     if problem := problem_of_fields(kind, fields):
         raise Corrupt(f"{name}[{key.hex()}]: {problem}", table=name, key=key)
     made: Record = tuple.__new__(kind, fields)  # `_make` takes three times as long
     return made
 
 
-def _missing_defaults(kind: type[Record], count: int, name: str, key: bytes) -> tuple[Any, ...]:
-    """The defaults behind the first `count` fields. Raises Corrupt, UnsupportedVersion."""
+@cache
+def _defaults_behind(kind: Any, count: int) -> tuple[Any, ...]:
+    """The defaults of the fields behind the first `count`; none where one of these has no default."""
     missing = len(kind._fields) - count
-    if missing < 0:
+    defaults = tuple(kind._field_defaults.values())
+    return defaults[len(defaults) - missing :] if 0 < missing <= len(defaults) else ()
+
+
+def _refuse_count(kind: type[Record], count: int, name: str, key: bytes) -> tuple[Any, ...]:
+    """Raises Corrupt for a record that lacks fields, UnsupportedVersion for one with too many."""
+    if count > len(kind._fields):
         raise UnsupportedVersion(
             f"{name}[{key.hex()}] has {count} fields",
             hint=f"this program knows {len(kind._fields)} of table layout {LAYOUT_VERSION}; use a newer one",
         )
-    defaults = tuple(kind._field_defaults.values())
-    if missing > len(defaults):
-        raise Corrupt(f"{name}[{key.hex()}] has {count} fields", table=name, key=key)
-    return defaults[len(defaults) - missing :]
+    raise Corrupt(f"{name}[{key.hex()}] has {count} fields", table=name, key=key)
 
 
 Entry = tuple[Table, bytes, bytes]
@@ -472,6 +582,7 @@ Sorts = tuple[tuple[bytes, bytes], ...]
 _LOCATION: Final = Table.LOCATION
 _VIEW: Final = Table.VIEW
 _FEED: Final = Table.FEED
+_VERSION: Final = Table.VERSION
 
 
 def view_key(folder_id: int, kind: bytes, sort: bytes, uid: int) -> bytes:
@@ -516,6 +627,8 @@ _INDEX_SHAPES: Final = {
     Table.VIEW: _IndexShape(13, 511, frozenset({0})),
     Table.FEED: _IndexShape(16, 16, frozenset({_FEED_VALUE.size})),
     Table.REMOVAL: _IndexShape(8, 8, frozenset({0, len(IS_COPY)})),
+    Table.VERSION: _IndexShape(24, 24, frozenset({_FEED_VALUE.size})),
+    Table.GONE: _IndexShape(24, 24, frozenset({0})),
 }
 
 
@@ -526,7 +639,7 @@ def decode_index(table: Table, key: bytes, value: bytes) -> bytes:
     shape = _INDEX_SHAPES[table]
     if len(body) not in shape.body_bytes or not shape.key_min <= len(key) <= shape.key_max:
         raise Corrupt(f"{name}[{key.hex()}]: no row of that table is so long", table=name, key=key)
-    if table == Table.FEED and body[0] not in _OBJECT_KINDS:
+    if table in (Table.FEED, Table.VERSION) and body[0] not in _OBJECT_KINDS:
         raise Corrupt(f"{name}[{key.hex()}]: kind {body[0]} is none", table=name, key=key)
     return body
 
@@ -545,7 +658,21 @@ def _item_rows(item: ItemRecord, sorts: Sorts) -> list[Entry]:
     for kind, sort in sorts:
         key = folder_key + kind + sort + uid_key
         rows.append((_VIEW, key, seal(_VIEW, key, b"")))
+    if item.versions:
+        rows += _item_version_rows(item)
     return rows + _item_feed_rows(item)
+
+
+def _item_version_rows(item: ItemRecord) -> list[Entry]:
+    object_id = item.conflict_of or item.message_id
+    body = _FEED_VALUE.pack(ObjectKind.MESSAGE, object_id, item.folder_id, item.uid)
+    return _version_rows(item.folder_id, item.versions, item.message_id, body)
+
+
+def _version_rows(scope: int, versions: tuple[int, ...], row_id: int, body: bytes) -> list[Entry]:
+    """A row for each number by which an object is found; `row_id` tells records of one object apart."""
+    keys = [_TRIPLE.pack(scope, entry, row_id) for entry in dict.fromkeys(versions) if entry]
+    return [(_VERSION, key, seal(_VERSION, key, body)) for key in keys]
 
 
 def _item_feed_rows(item: ItemRecord) -> list[Entry]:
@@ -564,34 +691,47 @@ def _item_places(item: ItemRecord, sorts: Sorts) -> list[Place]:
     place = _ITEM_KEY.pack(item.folder_id, item.uid)
     folder_key, uid_key = place[:8], place[8:]
     database, folder = _item_feed_keys(item)
-    return [
+    places: list[Place] = [
         (_LOCATION, _U64.pack(item.message_id)),
         *[(_VIEW, folder_key + kind + sort + uid_key) for kind, sort in sorts],
         (_FEED, database),
         (_FEED, folder),
     ]
+    if item.versions:
+        places += [(row[0], row[1]) for row in _item_version_rows(item)]
+    return places
 
 
 def _changed_item_rows(old: ItemRecord, new: ItemRecord) -> tuple[list[Place], list[Entry]]:
     """A change of flags moves a message in the feed only, a move changes its sort keys in no view."""
     shown = _SHOWN(old) == _SHOWN(new)
     if shown and _STANDS(old) == _STANDS(new):
-        if old.modseq == new.modseq:
-            return [], []
-        return [(_FEED, key) for key in _item_feed_keys(old)], _item_feed_rows(new)
+        places: list[Place] = []
+        rows: list[Entry] = []
+        if old.modseq != new.modseq:
+            places, rows = [(_FEED, key) for key in _item_feed_keys(old)], _item_feed_rows(new)
+        if old.versions != new.versions or old.conflict_of != new.conflict_of:
+            places += [(row[0], row[1]) for row in _item_version_rows(old)]
+            rows += _item_version_rows(new)
+        return places, rows
     sorts = view_sorts(old)
     return _item_places(old, sorts), _item_rows(new, sorts if shown else view_sorts(new))
 
 
 def _folder_rows(folder: FolderRecord) -> Iterator[Entry]:
-    if not is_in_tree(folder):
-        key = _U64.pack(folder.folder_id)
+    folder_id = folder.folder_id
+    if folder.hidden in (Hidden.REMOVED, Hidden.COPYING):
+        key = _U64.pack(folder_id)
         body = IS_COPY if folder.hidden == Hidden.COPYING else b""
         yield Table.REMOVAL, key, seal(Table.REMOVAL, key, body)
         return
+    if folder.versions:
+        body = _FEED_VALUE.pack(ObjectKind.FOLDER, folder.conflict_of or folder_id, folder_id, 0)
+        yield from _version_rows(HIERARCHY_SCOPE, folder.versions, folder_id, body)
+    if folder.hidden == Hidden.SIBLING:
+        return
     key = _U64.pack(folder.parent_id) + name_key(folder.name)
-    yield Table.FOLDER_NAME, key, seal(Table.FOLDER_NAME, key, _U64.pack(folder.folder_id))
-    folder_id = folder.folder_id
+    yield Table.FOLDER_NAME, key, seal(Table.FOLDER_NAME, key, _U64.pack(folder_id))
     yield feed_entry(DATABASE_SCOPE, folder.change_cn, ObjectKind.FOLDER, folder_id, folder_id, 0)
 
 
@@ -603,9 +743,22 @@ def _mailbox_rows(mailbox: MailboxRecord) -> Iterator[Entry]:
     yield feed_entry(DATABASE_SCOPE, mailbox.change_cn, ObjectKind.MAILBOX, root_id, root_id, 0)
 
 
+def is_silent(tombstone: TombstoneRecord) -> bool:
+    """Whether a tombstone is of a message that was never shown here: no reader of the feed is told."""
+    return bool(tombstone.versions) and tombstone.kind == ObjectKind.MESSAGE_GONE and not tombstone.uid
+
+
 def _tombstone_rows(folder_id: int, cn: int, tombstone: TombstoneRecord) -> Iterator[Entry]:
     """The feed rows of a deletion, or of a move away: to the database the object is then merely elsewhere."""
     kind, object_id, uid = tombstone.kind, tombstone.object_id, tombstone.uid
+    if tombstone.versions:
+        scope = folder_id if kind == ObjectKind.MESSAGE_GONE else HIERARCHY_SCOPE
+        body = _FEED_VALUE.pack(kind, object_id, folder_id, uid)
+        yield from _version_rows(scope, tombstone.versions, cn, body)
+        key = _TRIPLE.pack(object_id, folder_id, cn)
+        yield Table.GONE, key, seal(Table.GONE, key, b"")
+    if is_silent(tombstone):
+        return
     if not tombstone.moved_to:
         yield feed_entry(DATABASE_SCOPE, cn, kind, object_id, folder_id, uid)
     yield feed_entry(folder_id, cn, kind, object_id, folder_id, uid)
@@ -653,5 +806,5 @@ def _has_same_rows(old: Record | None, new: Record | None) -> bool:
 
 
 # The fields that the index rows of a folder and of a mailbox follow from.
-_FOLDER_ROWS: Final = attrgetter("change_cn", "parent_id", "name", "hidden")
+_FOLDER_ROWS: Final = attrgetter("change_cn", "parent_id", "name", "hidden", "versions", "conflict_of")
 _MAILBOX_ROWS: Final = attrgetter("change_cn", "root_id", "name", "state")

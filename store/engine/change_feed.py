@@ -17,12 +17,14 @@ from pillarbox.store.change_number import ChangeNumber, CNSet
 from pillarbox.store.disk.tables import (
     DATABASE_SCOPE,
     LEFT_OUT_KEY,
+    FolderRecord,
     ItemRecord,
     LeftOutRecord,
     ObjectKind,
     Record,
     Table,
     TombstoneRecord,
+    id_key,
     is_id,
     item_key,
     number_of,
@@ -30,7 +32,8 @@ from pillarbox.store.disk.tables import (
     split_feed_value,
     split_pair_key,
 )
-from pillarbox.store.engine.transaction import Reader
+from pillarbox.store.engine import numbering
+from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.engine.withheld import withheld
 from pillarbox.store.errors import Corrupt, InvalidSetting, Refused
 from pillarbox.store.ids import LOCAL_BASE, counter_of, local_counter
@@ -188,7 +191,8 @@ class Changes:
                 return None
             return Change(ChangeKind.DELETED, kind, object_id, folder_id, uid, cn, None)
         if kind is not ObjectKind.MESSAGE:
-            known = ChangeKind.CHANGED if self._has_seen_made(object_id) else ChangeKind.NEW
+            is_known = self._has_seen_made(object_id) or self._has_seen_arrive(kind, object_id)
+            known = ChangeKind.CHANGED if is_known else ChangeKind.NEW
             return Change(known, kind, object_id, folder_id, uid, cn, None)
         item: ItemRecord | None = self._reader.record(Table.ITEM, item_key(folder_id, uid))
         if item is None:
@@ -206,6 +210,13 @@ class Changes:
         """True when an object is known since it was made here. The id of another database tells no change."""
         return bool(local_counter(object_id)) and self._seen(object_id)
 
+    def _has_seen_arrive(self, kind: ObjectKind, object_id: int) -> bool:
+        """Whether a folder of another database is known since it came here."""
+        if kind is not ObjectKind.FOLDER or local_counter(object_id):
+            return False
+        record: FolderRecord | None = self._reader.record(Table.FOLDER, id_key(object_id))
+        return record is not None and bool(record.arrived_cn) and self._seen(record.arrived_cn)
+
     def _may_be_known(self, kind: ObjectKind, object_id: int, folder_id: int, cn: int, place: _Place) -> bool:
         """True when an object that is gone came before the state, or an earlier page told of it in time.
 
@@ -222,7 +233,8 @@ class Changes:
         A message that was deleted may have been known in another folder: to the database it came when it
         was made.
         """
-        if kind is ObjectKind.MESSAGE_GONE and self._scope != DATABASE_SCOPE:
+        is_foreign = kind is ObjectKind.FOLDER_GONE and not local_counter(object_id)
+        if is_foreign or (kind is ObjectKind.MESSAGE_GONE and self._scope != DATABASE_SCOPE):
             key = pair_key(folder_id, cn)
             tombstone: TombstoneRecord | None = self._reader.record(Table.TOMBSTONE, key)
             if tombstone is None and folder_id in self._removed:
@@ -290,12 +302,52 @@ def bury(txn: Burying, kind: ObjectKind, folder_id: int) -> None:
     _bury(txn, folder_id, tombstone)
 
 
+def bury_folder(txn: WriteTransaction, record: FolderRecord) -> None:
+    """Leave a tombstone of a folder that other stores have too; it keeps the folder's record."""
+    cn = txn.next_cn()
+    tombstone = TombstoneRecord(
+        kind=ObjectKind.FOLDER_GONE,
+        object_id=record.folder_id,
+        uid=0,
+        deleted_ms=txn.now_ms,
+        moved_to=0,
+        arrived_cn=record.arrived_cn,
+        versions=numbering.written(txn, record.versions, cn),
+        changed=numbering.next_stamp(txn),
+        actor=txn.actor.account,
+        folder=tuple(record),
+    )
+    txn.insert(Table.TOMBSTONE, pair_key(record.folder_id, cn), tombstone)
+
+
 def bury_message(txn: Burying, item: ItemRecord, moved_to: int = 0) -> int:
     """Leave a tombstone of a message that leaves its folder; the change number it has.
 
     `moved_to` is the folder that it goes to, 0 when it is deleted.
     """
-    tombstone = TombstoneRecord(
+    return _bury(txn, item.folder_id, _tombstone_of(txn, item, moved_to))
+
+
+def bury_version(txn: WriteTransaction, item: ItemRecord, moved_to: int = 0) -> int:
+    """`bury_message` of a deletion that other stores make too, where they have the message.
+
+    Not for what is expired here, or goes with its folder.
+    """
+    if not (txn.numbering and item.versions):
+        return bury_message(txn, item, moved_to)
+    cn = txn.next_cn()
+    tombstone = _tombstone_of(txn, item, moved_to)._replace(
+        object_id=item.conflict_of or item.message_id,
+        versions=numbering.written(txn, item.versions, cn),
+        changed=numbering.next_stamp(txn),
+        actor=txn.actor.account,
+    )
+    txn.insert(Table.TOMBSTONE, pair_key(item.folder_id, cn), tombstone)
+    return cn
+
+
+def _tombstone_of(txn: Burying, item: ItemRecord, moved_to: int) -> TombstoneRecord:
+    return TombstoneRecord(
         kind=ObjectKind.MESSAGE_GONE,
         object_id=item.message_id,
         uid=item.uid,
@@ -303,7 +355,6 @@ def bury_message(txn: Burying, item: ItemRecord, moved_to: int = 0) -> int:
         moved_to=moved_to,
         arrived_cn=item.arrived_cn,
     )
-    return _bury(txn, item.folder_id, tombstone)
 
 
 def _bury(txn: Burying, folder_id: int, tombstone: TombstoneRecord) -> int:

@@ -179,6 +179,8 @@ class WriteTransaction(Reader):
     `layers` are what is committed and not applied, the newest first; `state` is the database's after the last
     of them; `position` is where this transaction's first frame will lie. `leaves_rows` is set where rows of
     hidden folders are left to be removed later. `copies_count` is how many messages it has copied.
+    `numbering` is the replica number under which changes are numbered for other stores, 0 where none are;
+    `clock` the latest stamp of the hybrid clock.
     """
 
     def __init__(
@@ -202,6 +204,8 @@ class WriteTransaction(Reader):
         self.checked_ms = state.checked_ms
         self.restored = state.restored
         self.above_limit_ms = state.above_limit_ms
+        self.numbering = state.numbering
+        self.clock = state.clock_ms, state.clock_counter
         self.position = position
         self._sequence = state.sequence + 1
         self._layers = layers
@@ -335,6 +339,9 @@ class WriteTransaction(Reader):
             checked_ms=self.checked_ms,
             restored=self.restored,
             above_limit_ms=self.above_limit_ms,
+            numbering=self.numbering,
+            clock_ms=self.clock[0],
+            clock_counter=self.clock[1],
         )
 
     def _all_changes(self) -> Iterator[Changes]:

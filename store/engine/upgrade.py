@@ -28,7 +28,12 @@ def _to_layout_2(txn: WriteTransaction) -> bool:
     return True
 
 
-STEPS: Final[dict[int, Step]] = {2: _to_layout_2}
+def _to_layout_3(_: WriteTransaction) -> bool:
+    """Nothing is to be done: a database that has joined no organisation makes no use of what is new."""
+    return True
+
+
+STEPS: Final[dict[int, Step]] = {2: _to_layout_2, 3: _to_layout_3}
 """The steps by the layout that the tables have once they are done."""
 
 

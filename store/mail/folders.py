@@ -20,11 +20,12 @@ from pillarbox.store.disk.tables import (
     item_key,
     number_of,
 )
-from pillarbox.store.engine.change_feed import bury
+from pillarbox.store.engine.change_feed import bury, bury_folder
 from pillarbox.store.engine.transaction import Reader, WriteTransaction, as_stored
 from pillarbox.store.errors import AlreadyExists, Corrupt, NotEmpty, NotFound, Refused
 from pillarbox.store.events import EventId
 from pillarbox.store.ids import counter_of, guid_text, id_text
+from pillarbox.store.mail import versions
 from pillarbox.store.mail.counters import Counts, counts_of_folder, with_counts, with_counts_of_folder
 from pillarbox.store.mail.rights import Right, check_reader, require, require_change
 from pillarbox.store.names import check_name, name_key
@@ -36,6 +37,7 @@ _HIDDEN_HINTS: Final = {
     Hidden.REMOVED: "it was deleted",
     Hidden.ARRIVING: "its mailbox is being moved here: find the mailbox by its name",
     Hidden.COPYING: "it is being copied here: it shows once the copy is complete",
+    Hidden.SIBLING: "it is another version of a folder that was changed in two places at once",
 }
 
 
@@ -220,7 +222,9 @@ def insert(
         properties={},
         hidden=int(hidden),
     )
-    txn.insert(Table.FOLDER, id_key(folder_id), record)
+    if txn.numbering and parent_id:  # the roots are the tree's own
+        record = versions.as_new_folder(txn, record)
+    txn.insert(Table.FOLDER, id_key(record.folder_id), record)
     return record
 
 
@@ -346,7 +350,10 @@ def hide(txn: WriteTransaction, record: FolderRecord) -> None:
     for found in list(_below(txn, record)):
         count_in_mailbox(txn, found.mailbox, -counts_of_folder(found))
         txn.put(Table.FOLDER, id_key(found.folder_id), found._replace(hidden=int(Hidden.REMOVED)))
-        bury(txn, ObjectKind.FOLDER_GONE, found.folder_id)
+        if txn.numbering and found.versions:
+            bury_folder(txn, versions.with_content_cleared(txn, found))
+        else:
+            bury(txn, ObjectKind.FOLDER_GONE, found.folder_id)
         if not found.mailbox:
             _report_deleted(txn, found)
     txn.leaves_rows = True
@@ -386,6 +393,8 @@ def count_in_mailbox(txn: WriteTransaction, guid: bytes, change: Counts) -> None
 
 def _change(txn: WriteTransaction, record: FolderRecord, **fields: Any) -> FolderRecord:
     changed = record._replace(change_cn=txn.next_cn(), **fields)
+    if txn.numbering and record.versions:
+        changed = versions.as_changed_folder(txn, record, changed)
     txn.put(Table.FOLDER, id_key(record.folder_id), changed)
     return changed
 

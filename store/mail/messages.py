@@ -25,11 +25,11 @@ from pillarbox.store.disk.tables import (
     item_key,
 )
 from pillarbox.store.engine import content_store
-from pillarbox.store.engine.change_feed import bury_message
+from pillarbox.store.engine.change_feed import bury_message, bury_version
 from pillarbox.store.engine.transaction import DatabaseFiles, Reader, WriteTransaction
 from pillarbox.store.errors import Corrupt, InvalidSetting, NotFound, Refused, TooManyMessages
 from pillarbox.store.ids import id_text
-from pillarbox.store.mail import folders
+from pillarbox.store.mail import folders, versions
 from pillarbox.store.mail.counters import Counts, counts_of
 from pillarbox.store.mail.flags import (
     FLAG_BITS,
@@ -46,7 +46,7 @@ _BITS: Final = {name.lower(): bit for name, bit in FLAG_BITS.items()}
 CATEGORIES_MAX: Final = 64
 COPIES_MAX: Final = 1000
 """How many messages one transaction copies."""
-FORMER_FOLDER: Final = "former_folder"
+FORMER_FOLDER: Final = versions.FORMER_FOLDER
 RAW_WANTED: Final = "the message as bytes, as it goes over the wire"
 
 
@@ -225,6 +225,8 @@ def place(txn: WriteTransaction, target: FolderRecord, item: ItemRecord, **chang
 def _enter(txn: WriteTransaction, target: FolderRecord, item: ItemRecord, **changes: Any) -> ItemRecord:
     """The only place that gives UIDs. The mailbox counts nothing yet."""
     placed = item._replace(folder_id=target.folder_id, uid=target.uid_next, **changes)
+    if txn.numbering:
+        placed = versions.as_new(txn, placed)
     txn.insert(Table.ITEM, item_key(placed.folder_id, placed.uid), placed)
     folders.count(txn, target, counts_of(placed), placed.modseq, uids=1)
     return placed
@@ -233,12 +235,14 @@ def _enter(txn: WriteTransaction, target: FolderRecord, item: ItemRecord, **chan
 def place_as_new(txn: WriteTransaction, target: FolderRecord, item: ItemRecord) -> ItemRecord:
     """`place` what is said of a message of any folder or database under an id of its own; as it is there."""
     cn = txn.next_cn()
-    return place(txn, target, item, message_id=cn, arrived_cn=cn, change_cn=cn, read_cn=cn)
+    return place(
+        txn, target, item, message_id=cn, arrived_cn=cn, change_cn=cn, read_cn=cn, **versions.UNVERSIONED
+    )
 
 
 def place_hidden(txn: WriteTransaction, target: FolderRecord, item: ItemRecord, cn: int) -> None:
     """`place` a copy of a message, of the id `cn`, a change number, in a folder that counts nowhere yet."""
-    _enter(txn, target, item, message_id=cn, arrived_cn=cn, change_cn=cn, read_cn=cn)
+    _enter(txn, target, item, message_id=cn, arrived_cn=cn, change_cn=cn, read_cn=cn, **versions.UNVERSIONED)
 
 
 # -- reading
@@ -367,7 +371,7 @@ def set_flags(
     unread = 0
     if read_changed:
         unread = -1 if bits & SEEN_BIT else 1
-    return _store(txn, changed, unread, cn)
+    return _store(txn, item, changed, unread, cn)
 
 
 def set_categories(txn: WriteTransaction, message_id: int, categories: Sequence[str]) -> ItemRecord:
@@ -385,7 +389,7 @@ def set_categories(txn: WriteTransaction, message_id: int, categories: Sequence[
     if names == item.categories:
         return item
     cn = txn.next_cn()
-    return _store(txn, item._replace(categories=names, change_cn=cn), 0, cn)
+    return _store(txn, item, item._replace(categories=names, change_cn=cn), 0, cn)
 
 
 def set_property(txn: WriteTransaction, message_id: int, key: str, value: Any) -> ItemRecord:
@@ -394,17 +398,23 @@ def set_property(txn: WriteTransaction, message_id: int, key: str, value: Any) -
     item = _get(txn, message_id)
     cn = txn.next_cn()
     properties = folders.with_property(item.properties, key, value)
-    return _store(txn, item._replace(properties=properties, change_cn=cn), 0, cn)
+    return _store(txn, item, item._replace(properties=properties, change_cn=cn), 0, cn)
 
 
-def _store(txn: WriteTransaction, item: ItemRecord, unread: int, cn: int) -> ItemRecord:
+def _store(txn: WriteTransaction, before: ItemRecord, item: ItemRecord, unread: int, cn: int) -> ItemRecord:
+    if txn.numbering and before.versions:
+        item = versions.as_changed(txn, before, item, cn)
     txn.put(Table.ITEM, item_key(item.folder_id, item.uid), item)
     folders.count(txn, folders.get(txn, item.folder_id), Counts(unread=unread), cn)
     return item
 
 
 def move(txn: WriteTransaction, message_id: int, folder_id: int) -> ItemRecord:
-    """Put a message into another folder: it keeps its id and gets a new UID. Raises NotFound."""
+    """Put a message into another folder: it keeps its id and gets a new UID.
+
+    In a database that has joined an organisation it gets another id, too, as a message of another folder.
+    Raises NotFound, Refused for one in conflict.
+    """
     require_change(txn, Right.DELETE_ALL, message_id)
     require_change(txn, Right.CREATE_ITEMS, folder_id)
     item = _get(txn, message_id)
@@ -417,6 +427,7 @@ def put_into(txn: WriteTransaction, item: ItemRecord, target: FolderRecord) -> I
     if item.folder_id == folder_id:
         return item
     source = folders.get_or_hidden(txn, item.folder_id)
+    versions.refuse_conflict(txn, item)
     _leave(txn, source, item, moved_to=folder_id)
     properties = {**item.properties, FORMER_FOLDER: id_text(item.folder_id)}
     moved = _enter(txn, target, item, arrived_cn=txn.next_cn(), properties=properties)
@@ -476,21 +487,53 @@ def _count_copies(txn: WriteTransaction, count: int) -> None:
 
 
 def delete(txn: WriteTransaction, message_id: int) -> None:
-    """Delete a message for good; a tombstone tells those who follow the folder. Raises NotFound."""
+    """Delete a message for good; a tombstone tells those who follow the folder.
+
+    Raises NotFound; Refused for one in conflict, of which a version is to be kept first (`keep_version`).
+    """
     require_change(txn, Right.DELETE_ALL, message_id)
-    take_out(txn, _get(txn, message_id))
+    item = _get(txn, message_id)
+    versions.refuse_conflict(txn, item)
+    take_out(txn, item, is_replicated=True)
 
 
-def take_out(txn: WriteTransaction, item: ItemRecord) -> None:
-    """`delete` of a message whose folder may be hidden."""
+def keep_version(txn: WriteTransaction, message_id: int) -> ItemRecord:
+    """Resolve a conflict: one version of a message is kept, by its id, and the others go, in all stores.
+
+    Raises NotFound. A message that is in no conflict stays as it is.
+    """
+    require_change(txn, Right.EDIT_ALL, message_id)
+    item = _get(txn, message_id)
+    lost = versions.others(txn, item) if item.versions else []
+    if not lost:
+        return item
+    for other in lost:
+        take_out(txn, other)
+    cn = txn.next_cn()
+    kept = versions.as_resolved(txn, item, cn)
+    txn.put(Table.ITEM, item_key(item.folder_id, item.uid), kept)
+    folders.count(txn, folders.get(txn, item.folder_id), Counts(), cn)
+    return kept
+
+
+def take_out(txn: WriteTransaction, item: ItemRecord, *, is_replicated: bool = False) -> None:
+    """Delete a message whose folder may be hidden, in this database alone unless `is_replicated`."""
     folder = folders.get_or_hidden(txn, item.folder_id)
-    _leave(txn, folder, item)
+    _leave(txn, folder, item, is_replicated=is_replicated)
     folders.count_in_mailbox(txn, folder.mailbox, -counts_of(item))
     content_store.release(txn, item.digest)
 
 
-def _leave(txn: WriteTransaction, folder: FolderRecord, item: ItemRecord, *, moved_to: int = 0) -> None:
+def _leave(
+    txn: WriteTransaction,
+    folder: FolderRecord,
+    item: ItemRecord,
+    *,
+    moved_to: int = 0,
+    is_replicated: bool = False,
+) -> None:
     """Take a message out of a folder. The mailbox counts it still."""
     txn.delete(Table.ITEM, item_key(item.folder_id, item.uid))
-    cn = bury_message(txn, item, moved_to)
+    bury = bury_version if is_replicated or moved_to else bury_message
+    cn = bury(txn, item, moved_to)
     folders.count(txn, folder, -counts_of(item), cn)

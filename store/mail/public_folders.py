@@ -36,6 +36,8 @@ from pillarbox.store.names import name_key
 
 IPM_SUBTREE: Final = "IPM_SUBTREE"
 NON_IPM_SUBTREE: Final = "NON_IPM_SUBTREE"
+LOST_AND_FOUND: Final = "Lost and Found"
+"""The subtree of folders that have no other place, in a store that has joined an organisation."""
 Intervals = tuple[tuple[int, int], ...]
 
 
@@ -54,6 +56,20 @@ def create_tree(txn: WriteTransaction) -> dict[str, int]:
     roots = {name: folders.insert(txn, b"", 0, name).folder_id for name in (IPM_SUBTREE, NON_IPM_SUBTREE)}
     txn.put(Table.META, IDENTITY_KEY, identity._replace(roots=roots))
     return roots
+
+
+def create_lost_and_found(txn: WriteTransaction) -> int:
+    """Make the root of the folders that have no other place, in a tree; its id. One that is there stays.
+
+    Raises Refused in a mailbox store.
+    """
+    require_change(txn, Right.MANAGE_STORE, STORE)
+    identity = _identity(txn)
+    if LOST_AND_FOUND in identity.roots:
+        return identity.roots[LOST_AND_FOUND]
+    folder_id = folders.insert(txn, b"", 0, LOST_AND_FOUND).folder_id
+    txn.put(Table.META, IDENTITY_KEY, identity._replace(roots={**identity.roots, LOST_AND_FOUND: folder_id}))
+    return folder_id
 
 
 def root_id(reader: Reader, subtree: str = IPM_SUBTREE) -> int:

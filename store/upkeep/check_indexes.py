@@ -18,6 +18,7 @@ from pillarbox.store.disk.tables import (
     pair_key,
     split_feed_value,
     split_pair_key,
+    split_triple_key,
 )
 from pillarbox.store.errors import Corrupt, PillarboxError
 from pillarbox.store.upkeep.check_findings import CheckedState
@@ -94,6 +95,10 @@ class IndexCheck:
             return Table.FOLDER, key
         if table == Table.MAILBOX_NAME:
             return Table.MAILBOX, body
+        if table == Table.GONE:
+            return Table.TOMBSTONE, key[8:]
+        if table == Table.VERSION:
+            return self._version_owner_key(key, body)
         kind, object_id, folder_id, uid = split_feed_value(body)
         if kind == ObjectKind.MESSAGE:
             return Table.ITEM, item_key(folder_id, uid)
@@ -103,3 +108,13 @@ class IndexCheck:
             root: FolderRecord | None = self._checked.reader.record(Table.FOLDER, id_key(object_id))
             return Table.MAILBOX, root.mailbox if root else b"\0"
         return Table.TOMBSTONE, pair_key(folder_id, split_pair_key(key)[1])
+
+    @staticmethod
+    def _version_owner_key(key: bytes, body: bytes) -> tuple[Table, bytes]:
+        kind, _, folder_id, uid = split_feed_value(body)
+        row_id = split_triple_key(key)[2]
+        if kind == ObjectKind.MESSAGE:
+            return Table.ITEM, item_key(folder_id, uid)
+        if kind == ObjectKind.FOLDER:
+            return Table.FOLDER, id_key(row_id)
+        return Table.TOMBSTONE, pair_key(folder_id, row_id)

@@ -34,6 +34,7 @@ from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import Corrupt, DiskFull
 from pillarbox.store.events import EventId
 from pillarbox.store.mail import mailboxes
+from pillarbox.store.upkeep.joining import finish_joining
 from pillarbox.store.upkeep.let_go import LetGo
 from pillarbox.store.upkeep.sizes import logical_size_bytes, physical_size_bytes
 from pillarbox.store.upkeep.sizing import fill_in_sizes
@@ -80,6 +81,7 @@ def run_maintenance(database: Database, actor: Actor, *, until_ms: int | None = 
     database.finish_removals()
     number = train_dictionary(database, actor)
     fill_in_sizes(database, actor, until_ms=until_ms)
+    finish_joining(database, actor, until_ms=until_ms)
     freed_bytes = compact(database, actor, until_ms=until_ms)
     free_bytes = physical_size_bytes(database) - logical_size_bytes(database)
     database.report(EventId.FREE_SPACE_AFTER_MAINTENANCE, free_megabytes=free_bytes >> 20)

@@ -28,6 +28,7 @@ from pillarbox.store.disk.tables import (
     StateRecord,
     Table,
     decode_record,
+    is_silent,
     split_pair_key,
 )
 from pillarbox.store.disk.tables_process import TableRows
@@ -364,7 +365,7 @@ class _Settling:
         gone: dict[ObjectKind, dict[int, int]] = {kind: {} for kind in ObjectKind}
         with self._draft.reading() as reader:
             for key, tombstone in reader.records(Table.TOMBSTONE, b"", None):
-                if not tombstone.moved_to:
+                if not tombstone.moved_to and not is_silent(tombstone):
                     gone[ObjectKind(tombstone.kind)][tombstone.object_id] = split_pair_key(key)[1]
             folders = gone[ObjectKind.FOLDER_GONE]
             for key, box in reader.records(Table.MAILBOX, b"", None):

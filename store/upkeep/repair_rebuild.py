@@ -30,6 +30,7 @@ from pillarbox.store.disk.tables import (
     is_in_tree,
     segment_key,
     split_pair_key,
+    split_replica_key,
 )
 from pillarbox.store.engine.change_feed import bury_message
 from pillarbox.store.engine.database import Database
@@ -397,6 +398,9 @@ class Rebuild:
                 checked_ms=old.checked_ms if old else 0,
                 restored=self._has_lost_records() or old is None or old.restored,
                 above_limit_ms=old.above_limit_ms if old else 0,
+                numbering=old.numbering if old else _own_numbering(reader),
+                clock_ms=old.clock_ms if old else 0,
+                clock_counter=old.clock_counter if old else 0,
             )
             if state != old:
                 self._draft.put(Table.META, STATE_KEY, state)
@@ -410,6 +414,16 @@ class Rebuild:
                 for key, record in reader.records(table, b"", None):
                     for (index, index_key), value in derived_entries(table, key, record).items():
                         self._draft.put_value(index, index_key, value)
+
+
+def _own_numbering(reader: ReadTransaction) -> int:
+    """The replica number of the database's last numbering that is known of; 0 where it has none."""
+    own = [
+        (replica.incarnation, split_replica_key(key)[0])
+        for key, replica in reader.records(Table.REPLICA, b"", None)
+        if replica.database == reader.files.guid
+    ]
+    return max(own, default=(0, 0))[1]
 
 
 def _folders_in_use(reader: ReadTransaction) -> Iterator[FolderRecord]:

@@ -9,6 +9,7 @@ from random import Random
 
 import pytest
 
+from pillarbox.backup import restore_plan
 from pillarbox.backup.find_snapshot import FoundDatabases, find_for_server
 from pillarbox.backup.recovery_group import restore_to_server
 from pillarbox.backup.replaced import discard_replaced, replaced_databases, replaced_of
@@ -19,10 +20,12 @@ from pillarbox.backup.restore_plan import Newer, plan_restore
 from pillarbox.backup.snapshot import GroupSnapshot, source_of
 from pillarbox.backup.snapshot_owner import mark_of
 from pillarbox.store.access import Actor
+from pillarbox.store.engine import numbering
 from pillarbox.store.errors import Conflict, Refused
-from pillarbox.store.mail import mailboxes, messages
+from pillarbox.store.mail import mailboxes, messages, public_folders
 from pillarbox.store.server import FIRST_GROUP, Server
 from pillarbox.store.upkeep.check import check_database
+from pillarbox.store.upkeep.joining import join
 from pillarbox.store.upkeep.last_check import keep_last_check, last_check
 from pillarbox.store.upkeep.repair import repair_database
 
@@ -68,6 +71,21 @@ def site(world, tmp_path, mail_corpus) -> Iterator[Site]:
     made = Site(world, tmp_path / "server", mail_corpus)
     yield made
     made.server.close()
+
+
+def test_messages_of_other_stores_are_newer_by_when_they_came_and_not_by_their_ids(site: Site) -> None:
+    """Ids of another numbering are above all of the first one, whenever they came."""
+    public = site.server.database(PUBLIC)
+    with public.transaction(ADMIN) as txn:
+        folder = public_folders.create(txn, "Posts")
+    join(public, ADMIN, b"t" * 16)
+    with public.transaction(ADMIN) as txn:
+        numbering.begin_numbering(txn, b"o" * 16)
+        prepared = messages.prepare(public.files, site.corpus[0])
+        items = [messages.append(txn, folder.folder_id, prepared) for _ in range(3)]
+    assert all(item.message_id > items[2].arrived_cn for item in items)
+    assert restore_plan._count_above(public, items[0].arrived_cn).messages_count == 2
+    assert restore_plan._count_above(public, items[2].arrived_cn).messages_count == 0
 
 
 def test_with_nothing_damaged_and_nothing_named_it_says_what_could_be(site):

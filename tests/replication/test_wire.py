@@ -13,7 +13,6 @@ pytest.importorskip("cryptography", reason="cryptography (the extra `replication
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from pillarbox.replication.ground.hybrid_clock import Stamp
 from pillarbox.replication.ground.knowledge import Pair
 from pillarbox.replication.ground.records import (
     Entry,
@@ -53,6 +52,7 @@ from pillarbox.store.errors import (
     PillarboxError,
     UnsupportedVersion,
 )
+from pillarbox.store.hybrid_clock import Stamp
 
 TREE = Tree(b"t" * 16)
 A, B = b"a" * 16, b"b" * 16

@@ -13,6 +13,7 @@ from pillarbox.store.disk.tables import (
     IDENTITY_KEY,
     LEFT_OUT_KEY,
     LET_GO_KEY,
+    MEMBERSHIP_KEY,
     PRIMARY,
     STATE_KEY,
     Table,
@@ -23,7 +24,7 @@ from pillarbox.store.disk.tables import (
 from pillarbox.store.errors import Corrupt, UnsupportedVersion
 
 PLACES = [(table, b"k" * 16) for table in PRIMARY if table != Table.META]
-PLACES += [(Table.META, key) for key in (IDENTITY_KEY, STATE_KEY, LEFT_OUT_KEY, LET_GO_KEY)]
+PLACES += [(Table.META, key) for key in (IDENTITY_KEY, STATE_KEY, LEFT_OUT_KEY, LET_GO_KEY, MEMBERSHIP_KEY)]
 VALUES = st.recursive(
     st.none()
     | st.booleans()
@@ -39,6 +40,7 @@ GOOD: dict[str, Any] = {
     "int | None": None,
     "bool": True,
     "bytes": b"bytes",
+    "bytes | None": None,
     "str": "text",
 }
 

@@ -14,6 +14,7 @@ from pillarbox.store.disk.records import CHECKSUM_BYTES, open_record, pack, seal
 from pillarbox.store.disk.tables import (
     DATABASE_SCOPE,
     DERIVED,
+    HIERARCHY_SCOPE,
     IDENTITY_KEY,
     META_TYPES,
     NAMES,
@@ -21,6 +22,7 @@ from pillarbox.store.disk.tables import (
     RECORD_TYPES,
     STATE_KEY,
     FolderRecord,
+    Hidden,
     IdentityRecord,
     ItemRecord,
     MailboxRecord,
@@ -43,6 +45,7 @@ from pillarbox.store.disk.tables import (
     split_feed_value,
     split_item_key,
     split_pair_key,
+    triple_key,
     view_key,
     view_sorts,
 )
@@ -55,6 +58,11 @@ steady = settings(deadline=None, max_examples=60)
 ids = st.integers(0, (1 << 64) - 1)
 uids = st.integers(0, (1 << 32) - 1)
 times = st.integers(-(1 << 63), (1 << 63) - 1)
+unversioned: dict[str, Any] = {
+    "versions": st.just(()),
+    "changed": st.just(()),
+    "actor": st.just(""),
+}
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
 items = st.builds(
     ItemRecord,
@@ -82,6 +90,9 @@ items = st.builds(
     conversation=st.binary(max_size=12),
     properties=st.just({}),
     size_crlf=st.none() | ids,
+    conflict_of=st.just(0),
+    stamps=st.just(()),
+    **unversioned,
 )
 folders = st.builds(
     FolderRecord,
@@ -100,6 +111,14 @@ folders = st.builds(
     created_ms=times,
     properties=st.just({}),
     hidden=st.just(0),
+    arrived_cn=ids,
+    written=st.just(()),
+    conflict_of=st.just(0),
+    stamps=st.just(()),
+    replicas=st.just(()),
+    rights=st.just(()),
+    cleared=st.none() | st.binary(max_size=9),
+    **unversioned,
 )
 mailboxes = st.builds(
     MailboxRecord,
@@ -123,6 +142,8 @@ tombstones = st.builds(
     deleted_ms=times,
     moved_to=st.just(0) | ids,
     arrived_cn=st.just(0) | ids,
+    folder=st.just(()),
+    **unversioned,
 )
 
 
@@ -386,6 +407,51 @@ def test_a_deletion_is_in_both_feeds_and_a_move_only_in_that_of_the_folder_it_le
         assert found == (record.kind, record.object_id, folder_id, record.uid)
 
 
+numbers = st.lists(ids.filter(bool), min_size=1, max_size=4, unique=True).map(tuple)
+
+
+@given(record=items | folders, versions=numbers, conflict_of=st.just(0) | ids)
+@steady
+def test_a_message_or_folder_of_an_organisation_is_found_by_each_number_of_its_context(
+    record: ItemRecord | FolderRecord, versions: tuple[int, ...], conflict_of: int
+) -> None:
+    table, key = key_of(record)
+    plain = derived_entries(table, key, record)
+    rows = derived_entries(table, key, record._replace(versions=versions, conflict_of=conflict_of))
+    row_id = record.message_id if isinstance(record, ItemRecord) else record.folder_id
+    scope = record.folder_id if isinstance(record, ItemRecord) else HIERARCHY_SCOPE
+    keys = {triple_key(scope, number, row_id) for number in versions}
+    assert {place for place in rows if place not in plain} == {(Table.VERSION, key) for key in keys}
+    for key in keys:
+        body = unseal(Table.VERSION, key, rows[Table.VERSION, key], "version")
+        assert split_feed_value(body)[1:3] == (conflict_of or row_id, record.folder_id)
+
+
+@given(record=tombstones, versions=numbers, folder_id=ids.filter(bool), cn=ids)
+@steady
+def test_a_tombstone_of_an_organisation_is_found_by_its_object_and_without_a_uid_tells_no_reader(
+    record: TombstoneRecord, versions: tuple[int, ...], folder_id: int, cn: int
+) -> None:
+    key = pair_key(folder_id, cn)
+    plain = derived_entries(Table.TOMBSTONE, key, record)
+    rows = derived_entries(Table.TOMBSTONE, key, record._replace(versions=(0, *versions)))
+    assert (Table.GONE, triple_key(record.object_id, folder_id, cn)) in rows
+    scope = folder_id if record.kind == ObjectKind.MESSAGE_GONE else HIERARCHY_SCOPE
+    found = [triple_key(scope, number, cn) for number in versions]
+    assert [each for table, each in rows if table == Table.VERSION] == found
+    is_told = record.uid or record.kind != ObjectKind.MESSAGE_GONE
+    assert {place for place in rows if place[0] == Table.FEED} == ({*plain} if is_told else set())
+
+
+@given(record=folders, versions=numbers)
+@steady
+def test_another_version_of_a_folder_has_no_name_and_is_not_in_the_feed(
+    record: FolderRecord, versions: tuple[int, ...]
+) -> None:
+    sibling = record._replace(hidden=int(Hidden.SIBLING), versions=versions)
+    assert {table for table, _ in derived_entries(Table.FOLDER, b"", sibling)} == {Table.VERSION}
+
+
 def key_of(record: Record) -> tuple[Table, bytes]:
     if isinstance(record, ItemRecord):
         return Table.ITEM, item_key(record.folder_id, record.uid)
@@ -429,6 +495,9 @@ def test_a_feed_row_says_what_changed() -> None:
         ({"folder_id": 5, "uid": 7, "arrived_cn": 99}, {Table.LOCATION, Table.VIEW, Table.FEED}),
         ({"subject": "another", "change_cn": 99}, {Table.LOCATION, Table.VIEW, Table.FEED}),
         ({"flags": 1}, set()),
+        ({"versions": (7,)}, {Table.VERSION}),
+        ({"versions": (7,), "flags": 1, "change_cn": 99}, {Table.FEED, Table.VERSION}),
+        ({"versions": (7,), "uid": 7}, {Table.LOCATION, Table.VIEW, Table.FEED, Table.VERSION}),
     ],
 )
 def test_a_change_of_a_message_touches_the_index_rows_that_change(

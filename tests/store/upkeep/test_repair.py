@@ -61,7 +61,9 @@ def database(tmp_path: Path) -> Iterator[Database]:
     made.dismount()
 
 
-FILLED = [each for each in Table if each not in (Table.SEEN, Table.DICTIONARY, Table.REMOVAL)]
+EMPTY = (Table.SEEN, Table.DICTIONARY, Table.REMOVAL)
+OF_ORGANISATIONS = (Table.REPLICA, Table.REPLICATION, Table.VERSION, Table.GONE)
+FILLED = [each for each in Table if each not in (*EMPTY, *OF_ORGANISATIONS)]
 TOLD_BY_OTHERS = [
     each for each in FILLED if each not in (Table.ITEM, Table.TOMBSTONE, Table.CONTENT, Table.BLOCK)
 ]

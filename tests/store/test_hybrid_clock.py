@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pillarbox.replication.ground.hybrid_clock import AHEAD_MS_MAX, HybridClock, Stamp
+from pillarbox.store.hybrid_clock import AHEAD_MS_MAX, HybridClock, Stamp
 
 A, B = b"a" * 16, b"b" * 16
 NOW = 1_800_000_000_000

@@ -1,0 +1,218 @@
+"""Versions of messages and folders that other stores have too: what a change made here puts into a record.
+
+In a database that has joined an organisation each change of a public folder or of a message in one has its
+replicated number (`numbering`), its stamp and its actor. Properties are entries with a stamp each, so that
+stores which change different properties of one object do not disturb each other (REPLICATION.md, K6). One
+that has no stamp of its own was set by the change that the record tells of.
+
+A message that was changed in two places at once has a record for each version. One keeps the message's id;
+the others have ids of their own, and name it (`conflict_of`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pillarbox.store.change_number import CNSet
+from pillarbox.store.disk.tables import (
+    FolderRecord,
+    ItemRecord,
+    ObjectKind,
+    Table,
+    item_key,
+    split_feed_value,
+    split_triple_key,
+    triple_key,
+)
+from pillarbox.store.engine import numbering, replication_state
+from pillarbox.store.engine.numbering import Versions
+from pillarbox.store.engine.transaction import Reader, WriteTransaction
+from pillarbox.store.errors import Refused
+from pillarbox.store.ids import COUNTER_BITS, id_text
+from pillarbox.store.mail.flags import FLAG_BITS, SEEN
+
+Stamps = tuple[tuple[str, int, int, int], ...]
+"""(property, ms, counter, replica number) of each property with a stamp of its own."""
+
+KEYWORD: Final = "keyword "
+CATEGORY: Final = "category "
+PROPERTY: Final = "property "
+NAME: Final = "name"
+PARENT: Final = "parent"
+FORMER_FOLDER: Final = "former_folder"
+"""The property of a message that says, in this database alone, from which folder it was moved."""
+_FLAGS: Final = {name: bit for name, bit in FLAG_BITS.items() if name != SEEN}  # who read it is no change
+UNVERSIONED: Final[Mapping[str, Any]] = {
+    "versions": (),
+    "conflict_of": 0,
+    "changed": (),
+    "actor": "",
+    "stamps": (),
+}
+"""The fields of a message that no other store has."""
+
+
+def properties_of(item: ItemRecord) -> dict[str, Any]:
+    """The properties of a message that replicate, by name."""
+    found: dict[str, Any] = {name: True for name, bit in _FLAGS.items() if item.flags & bit}
+    found |= {KEYWORD + word.lower(): word for word in item.keywords}
+    found |= {CATEGORY + name: True for name in item.categories}
+    return found | {
+        PROPERTY + name: value for name, value in item.properties.items() if name != FORMER_FOLDER
+    }
+
+
+def properties_of_folder(record: FolderRecord) -> dict[str, Any]:
+    """The properties of a folder that replicate, by name."""
+    name, parent_id = record.written or (record.name, record.parent_id)
+    found: dict[str, Any] = {NAME: name, PARENT: parent_id}
+    return found | {PROPERTY + name: value for name, value in record.properties.items()}
+
+
+def _stamps_after(
+    record: ItemRecord | FolderRecord, before: Mapping[str, Any], after: Mapping[str, Any]
+) -> Stamps:
+    """The stamps of properties that a change leaves as they are; those that it sets have the change's own."""
+    number = record.versions[0] >> COUNTER_BITS
+    time_ms, counter = record.changed
+    held = {stamp[0]: stamp for stamp in record.stamps}
+    names = sorted(name for name in {*before, *held} if before.get(name) == after.get(name))
+    return tuple(held.get(name, (name, time_ms, counter, number)) for name in names)
+
+
+# -- changes made here
+
+
+def as_new(txn: WriteTransaction, item: ItemRecord) -> ItemRecord:
+    """A message that was made here by the change it arrived with, under the id that this gives it."""
+    number = numbering.own_number(txn, item.arrived_cn)
+    return item._replace(
+        message_id=number,
+        versions=(number,),
+        conflict_of=0,
+        changed=numbering.next_stamp(txn),
+        actor=txn.actor.account,
+        stamps=(),
+    )
+
+
+def as_changed(txn: WriteTransaction, before: ItemRecord, after: ItemRecord, cn: int) -> ItemRecord:
+    """A message after a change made here; read state alone is no change to other stores.
+
+    Raises Refused for one in conflict: other stores would take the change for its resolution.
+    """
+    old, new = properties_of(before), properties_of(after)
+    if old == new:
+        return after
+    refuse_conflict(txn, before)
+    return after._replace(
+        versions=numbering.written(txn, before.versions, cn),
+        stamps=_stamps_after(before, old, new),
+        changed=numbering.next_stamp(txn),
+        actor=txn.actor.account,
+    )
+
+
+def as_resolved(txn: WriteTransaction, item: ItemRecord, cn: int) -> ItemRecord:
+    """A version of a message that takes the place of all of them, under the message's own id."""
+    properties = properties_of(item)
+    return item._replace(
+        message_id=item.conflict_of or item.message_id,
+        conflict_of=0,
+        change_cn=cn,
+        versions=numbering.written(txn, item.versions, cn),
+        stamps=_stamps_after(item, properties, properties),
+        changed=numbering.next_stamp(txn),
+        actor=txn.actor.account,
+    )
+
+
+def as_new_folder(txn: WriteTransaction, record: FolderRecord) -> FolderRecord:
+    """A folder that was made here by its first change."""
+    number = numbering.own_number(txn, record.change_cn)
+    return record._replace(
+        folder_id=number,
+        arrived_cn=0 if number == record.change_cn else record.change_cn,
+        versions=(number,),
+        changed=numbering.next_stamp(txn),
+        actor=txn.actor.account,
+    )
+
+
+def as_changed_folder(txn: WriteTransaction, before: FolderRecord, after: FolderRecord) -> FolderRecord:
+    """A folder after a change made here; a name or parent that is set here is what it is elsewhere too."""
+    if before.written and (before.name, before.parent_id) != (after.name, after.parent_id):
+        name, parent_id = before.written
+        if before.name != after.name:
+            name = after.name
+        if before.parent_id != after.parent_id:
+            parent_id = after.parent_id
+        written = () if (name, parent_id) == (after.name, after.parent_id) else (name, parent_id)
+        after = after._replace(written=written)
+    old, new = properties_of_folder(before), properties_of_folder(after)
+    if old == new and (before.replicas, before.rights) == (after.replicas, after.rights):
+        return after
+    return after._replace(
+        versions=numbering.written(txn, before.versions, after.change_cn),
+        stamps=_stamps_after(before, old, new),
+        changed=numbering.next_stamp(txn),
+        actor=txn.actor.account,
+    )
+
+
+def with_content_cleared(reader: Reader, record: FolderRecord) -> FolderRecord:
+    """A folder as its tombstone keeps it: the numbers of its content are among those that are cleared.
+
+    They are those that a replicator said are known here, and those of the messages that are here.
+    """
+    start, stop = triple_key(record.folder_id, 0, 0), triple_key(record.folder_id + 1, 0, 0)
+    entries = {split_triple_key(key)[1] for key, _ in reader.indexes(Table.VERSION, start, stop)}
+    cleared = numbering.as_cnset(reader, sorted(entries)) | replication_state.known(reader, record.folder_id)
+    if record.cleared is not None:
+        cleared |= CNSet.decode(record.cleared)
+    return record._replace(cleared=cleared.encode() if cleared else None)
+
+
+# -- records of one object
+
+
+def records_of(reader: Reader, scope: int, versions: Versions) -> list[tuple[Table, bytes]]:
+    """(table, key) of every record of the object that has this context: its versions and tombstones."""
+    context = numbering.context_of(versions)
+    if not context:
+        return []
+    origin, counter = min(context.items())
+    entry = origin << COUNTER_BITS | counter
+    found: list[tuple[Table, bytes]] = []
+    for key, body in reader.indexes(
+        Table.VERSION, triple_key(scope, entry, 0), triple_key(scope, entry + 1, 0)
+    ):
+        kind, _, folder_id, uid = split_feed_value(body)
+        row_id = split_triple_key(key)[2]
+        if kind == ObjectKind.MESSAGE:
+            found.append((Table.ITEM, item_key(folder_id, uid)))
+        elif kind == ObjectKind.FOLDER:
+            found.append((Table.FOLDER, row_id.to_bytes(8, "big")))
+        else:
+            found.append((Table.TOMBSTONE, folder_id.to_bytes(8, "big") + row_id.to_bytes(8, "big")))
+    return found
+
+
+def others(reader: Reader, item: ItemRecord) -> list[ItemRecord]:
+    """The other versions of a message that was changed in two places at once."""
+    own = item_key(item.folder_id, item.uid)
+    return [
+        reader.record(table, key)
+        for table, key in records_of(reader, item.folder_id, item.versions)
+        if table == Table.ITEM and key != own
+    ]
+
+
+def refuse_conflict(reader: Reader, item: ItemRecord) -> None:
+    """Raise Refused for a message of which there are several versions."""
+    if item.versions and others(reader, item):
+        raise Refused(
+            f"message {id_text(item.message_id)} was changed in two places at once",
+            hint="keep one of its versions first: `messages.keep_version`",
+        )
