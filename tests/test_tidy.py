@@ -159,6 +159,7 @@ NO_RIGHT_ASKED = {
     "folders.place_for": _PART,
     "folders.show": _PART,
     "folders.count": _PART,
+    "folders.change": _PART,
     "folders.count_in_mailbox": _PART,
     "mailboxes.remove": _PART,
     "messages.get_or_hidden": _LOOKUP,
@@ -167,11 +168,15 @@ NO_RIGHT_ASKED = {
     "messages.place": _PART,
     "messages.place_as_new": _PART,
     "messages.place_hidden": _PART,
+    "messages.give_uid": _PART,
+    "apply_messages.refuse_unjoined": _PART,
+    "apply_folders.lost_and_found_id": _LOOKUP,
+    "apply_messages.drop_tombstone": _PART,
     **{
         f"versions.{name}": _PART
         for name in (
             *("as_new", "as_changed", "as_resolved", "as_new_folder", "as_changed_folder"),
-            *("with_content_cleared", "records_of", "others", "refuse_conflict"),
+            *("with_content_cleared", "records_of", "object_ids", "others", "refuse_conflict"),
         )
     },
 }

@@ -574,6 +574,12 @@ def _refuse_count(kind: type[Record], count: int, name: str, key: bytes) -> tupl
     raise Corrupt(f"{name}[{key.hex()}] has {count} fields", table=name, key=key)
 
 
+def kept_folder(tombstone: TombstoneRecord) -> FolderRecord:
+    """The record of a folder as its tombstone keeps it; fields that are newer have their defaults."""
+    fields = tombstone.folder
+    return FolderRecord._make((*fields, *_defaults_behind(FolderRecord, len(fields))))
+
+
 Entry = tuple[Table, bytes, bytes]
 Place = tuple[Table, bytes]
 Sorts = tuple[tuple[bytes, bytes], ...]

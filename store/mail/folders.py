@@ -204,7 +204,7 @@ def insert(
     """Insert a folder, whose name was checked and is free. `folder_id` is a new change number, or 0."""
     folder_id = folder_id or txn.next_cn()
     # A later folder of the same name has another id, so clients see another UIDVALIDITY (RFC 9051, 2.3.1.1).
-    uid_validity = counter_of(folder_id) & _UID_MAX or 1
+    uid_validity = uid_validity_of(folder_id)
     record = FolderRecord(
         folder_id=folder_id,
         mailbox=mailbox,
@@ -246,7 +246,7 @@ def place_for(txn: WriteTransaction, parent_id: int, name: str, levels: int = 1)
 def create_as_new(txn: WriteTransaction, parent_id: int, name: str, described: FolderRecord) -> FolderRecord:
     """`create` a folder with the properties and the time of creation of another, of any database."""
     made = create(txn, parent_id, name)
-    return _change(txn, made, properties=dict(described.properties), created_ms=described.created_ms)
+    return change(txn, made, properties=dict(described.properties), created_ms=described.created_ms)
 
 
 def ensure(txn: WriteTransaction, root_id: int, path: tuple[str, ...]) -> FolderRecord:
@@ -267,7 +267,7 @@ def rename(txn: WriteTransaction, folder_id: int, name: str) -> FolderRecord:
     check_name(name)
     if name_key(name) != name_key(record.name):
         _refuse_taken_name(txn, record.parent_id, name)
-    return _change(txn, record, name=name)
+    return change(txn, record, name=name)
 
 
 def move(txn: WriteTransaction, folder_id: int, parent_id: int) -> FolderRecord:
@@ -291,7 +291,7 @@ def move(txn: WriteTransaction, folder_id: int, parent_id: int) -> FolderRecord:
         for inner in [found for _, found in walk(txn, folder_id)]:
             _change_mailbox(txn, inner, parent.mailbox)
         record = _change_mailbox(txn, record, parent.mailbox)
-    return _change(txn, record, parent_id=parent_id)
+    return change(txn, record, parent_id=parent_id)
 
 
 def _change_mailbox(txn: WriteTransaction, record: FolderRecord, mailbox: bytes) -> FolderRecord:
@@ -302,21 +302,26 @@ def _change_mailbox(txn: WriteTransaction, record: FolderRecord, mailbox: bytes)
         arrived = item._replace(arrived_cn=txn.next_cn())
         txn.put(Table.ITEM, item_key(record.folder_id, item.uid), arrived)
         record = record._replace(highest_cn=arrived.arrived_cn)
-    return _change(txn, record, mailbox=mailbox)
+    return change(txn, record, mailbox=mailbox)
 
 
 def set_property(txn: WriteTransaction, folder_id: int, key: str, value: Any) -> FolderRecord:
     """Set one of a folder's properties, or remove it with None. Raises NotFound."""
     require_change(txn, Right.FOLDER_OWNER, folder_id)
     record = get(txn, folder_id)
-    return _change(txn, record, properties=with_property(record.properties, key, value))
+    return change(txn, record, properties=with_property(record.properties, key, value))
 
 
 def renew_uid_validity(txn: WriteTransaction, folder_id: int) -> FolderRecord:
     """Let the UIDs that clients know of a folder mean nothing now (RFC 9051, 2.3.1.1). Raises NotFound."""
     require_change(txn, Right.FOLDER_OWNER, folder_id)
     record = get(txn, folder_id)
-    return _change(txn, record, uid_validity=counter_of(txn.next_cn()) & _UID_MAX or 1)
+    return change(txn, record, uid_validity=uid_validity_of(txn.next_cn()))
+
+
+def uid_validity_of(cn: int) -> int:
+    """The UIDVALIDITY that a change of this database gives a folder."""
+    return counter_of(cn) & _UID_MAX or 1
 
 
 def delete(txn: WriteTransaction, folder_id: int, *, with_contents: bool = False) -> None:
@@ -391,7 +396,8 @@ def count_in_mailbox(txn: WriteTransaction, guid: bytes, change: Counts) -> None
     txn.put(Table.MAILBOX, guid, with_counts_of_folder(record, change))
 
 
-def _change(txn: WriteTransaction, record: FolderRecord, **fields: Any) -> FolderRecord:
+def change(txn: WriteTransaction, record: FolderRecord, **fields: Any) -> FolderRecord:
+    """Change fields of a folder's record, as a change of its own; the record as it is then."""
     changed = record._replace(change_cn=txn.next_cn(), **fields)
     if txn.numbering and record.versions:
         changed = versions.as_changed_folder(txn, record, changed)

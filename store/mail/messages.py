@@ -180,16 +180,28 @@ def _insert(
     words: tuple[str, ...] = (),
     properties: dict[str, Any] | None = None,
 ) -> ItemRecord:
-    envelope = prepared.envelope
     check_kind(received_ms, "received_ms", int, "ms UTC, 0 for now")
-    cn = txn.next_cn()
-    item = ItemRecord(
-        folder_id=target.folder_id,
-        uid=0,  # `place` gives it
+    item = new_record(txn.next_cn(), prepared, received_ms or txn.now_ms, bits, words, properties)
+    return place(txn, target, item)
+
+
+def new_record(
+    cn: int,
+    prepared: PreparedMessage,
+    received_ms: int,
+    bits: int = 0,
+    words: tuple[str, ...] = (),
+    properties: dict[str, Any] | None = None,
+) -> ItemRecord:
+    """The record of a message that is made by the change `cn`, before it has a place."""
+    envelope = prepared.envelope
+    return ItemRecord(
+        folder_id=0,  # `place` gives it, and the UID
+        uid=0,
         message_id=cn,
         digest=prepared.content.digest,
         size=prepared.content.size,
-        received_ms=received_ms or txn.now_ms,
+        received_ms=received_ms,
         flags=bits,
         keywords=words,
         categories=(),
@@ -209,13 +221,12 @@ def _insert(
         properties=properties or {},
         size_crlf=prepared.content.size_crlf,
     )
-    return place(txn, target, item)
 
 
 def place(txn: WriteTransaction, target: FolderRecord, item: ItemRecord, **changes: Any) -> ItemRecord:
     """Store a message's record, with `changes`, in a folder that gives it its next UID; as it is there.
 
-    Its content is held already.
+    Its content is held already. Where changes are numbered for other stores the message is a new one.
     """
     placed = _enter(txn, target, item, **changes)
     folders.count_in_mailbox(txn, target.mailbox, counts_of(placed))
@@ -223,10 +234,18 @@ def place(txn: WriteTransaction, target: FolderRecord, item: ItemRecord, **chang
 
 
 def _enter(txn: WriteTransaction, target: FolderRecord, item: ItemRecord, **changes: Any) -> ItemRecord:
-    """The only place that gives UIDs. The mailbox counts nothing yet."""
-    placed = item._replace(folder_id=target.folder_id, uid=target.uid_next, **changes)
+    """The mailbox counts nothing yet."""
     if txn.numbering:
-        placed = versions.as_new(txn, placed)
+        item, changes = versions.as_new(txn, item._replace(**changes)), {}
+    return give_uid(txn, target, item, **changes)
+
+
+def give_uid(txn: WriteTransaction, target: FolderRecord, item: ItemRecord, **changes: Any) -> ItemRecord:
+    """Store a message's record as it is, with `changes`, under the next UID of a folder; as it is there.
+
+    The only place that gives UIDs. The mailbox counts nothing yet.
+    """
+    placed = item._replace(folder_id=target.folder_id, uid=target.uid_next, **changes)
     txn.insert(Table.ITEM, item_key(placed.folder_id, placed.uid), placed)
     folders.count(txn, target, counts_of(placed), placed.modseq, uids=1)
     return placed
@@ -509,6 +528,12 @@ def keep_version(txn: WriteTransaction, message_id: int) -> ItemRecord:
         return item
     for other in lost:
         take_out(txn, other)
+    if item.conflict_of:  # its record keeps its id for life
+        content_store.hold_again(txn, item.digest)
+        take_out(txn, item)
+        cn = txn.next_cn()
+        fields = {"arrived_cn": cn, "message_id": item.conflict_of, "conflict_of": 0}
+        return give_uid(txn, folders.get(txn, item.folder_id), versions.as_resolved(txn, item, cn), **fields)
     cn = txn.next_cn()
     kept = versions.as_resolved(txn, item, cn)
     txn.put(Table.ITEM, item_key(item.folder_id, item.uid), kept)

@@ -28,6 +28,7 @@ from pillarbox.store.disk.tables import (
     is_id,
     item_key,
 )
+from pillarbox.store.engine import numbering
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import Corrupt, InvalidName, Refused
 from pillarbox.store.mail import folders
@@ -108,6 +109,39 @@ def walk(
 ) -> Iterator[tuple[tuple[str, ...], FolderRecord]]:
     """(path below it, folder) of each folder below one, each before those in it. Raises as `find`."""
     return folders.walk(reader, find(reader, path, subtree=subtree).folder_id)
+
+
+# -- replica list and permissions of a folder, in a store that has joined an organisation
+
+
+def set_replica(txn: WriteTransaction, folder_id: int, database: bytes, state: int) -> FolderRecord:
+    """Set the state of a database (GUID) in a folder's replica list: 0 removed, 1 delete pending, 2 active.
+
+    Raises NotFound; Refused in a database that has joined no organisation.
+    """
+    require_change(txn, Right.FOLDER_OWNER, folder_id)
+    record = folders.get(txn, folder_id)
+    entries = {row[0]: row for row in record.replicas}
+    entries[database] = (database, state, *_entry_stamp(txn, record))
+    return folders.change(txn, record, replicas=tuple(sorted(entries.values())))
+
+
+def set_rights(txn: WriteTransaction, folder_id: int, subject: str, rights: int) -> FolderRecord:
+    """Set the rights of a subject on a folder, as bits. Raises as `set_replica`."""
+    require_change(txn, Right.FOLDER_OWNER, folder_id)
+    record = folders.get(txn, folder_id)
+    entries = {row[0]: row for row in record.rights}
+    entries[subject] = (subject, rights, *_entry_stamp(txn, record))
+    return folders.change(txn, record, rights=tuple(sorted(entries.values())))
+
+
+def _entry_stamp(txn: WriteTransaction, record: FolderRecord) -> tuple[int, int, int]:
+    if not (txn.numbering and record.versions):
+        raise Refused(
+            f"folder {record.name!r} is in no organisation",
+            hint="join the store to one first: `joining.join`",
+        )
+    return (*numbering.next_stamp(txn), txn.numbering)
 
 
 # -- read state of one user, the one who asks: no change of a message, so the feed tells nothing of it

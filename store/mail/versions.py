@@ -115,11 +115,9 @@ def as_changed(txn: WriteTransaction, before: ItemRecord, after: ItemRecord, cn:
 
 
 def as_resolved(txn: WriteTransaction, item: ItemRecord, cn: int) -> ItemRecord:
-    """A version of a message that takes the place of all of them, under the message's own id."""
+    """A version of a message that takes the place of all of them."""
     properties = properties_of(item)
     return item._replace(
-        message_id=item.conflict_of or item.message_id,
-        conflict_of=0,
         change_cn=cn,
         versions=numbering.written(txn, item.versions, cn),
         stamps=_stamps_after(item, properties, properties),
@@ -197,6 +195,12 @@ def records_of(reader: Reader, scope: int, versions: Versions) -> list[tuple[Tab
         else:
             found.append((Table.TOMBSTONE, folder_id.to_bytes(8, "big") + row_id.to_bytes(8, "big")))
     return found
+
+
+def object_ids(reader: Reader, scope: int) -> set[int]:
+    """The ids of all objects of a scope that have numbers."""
+    rows = reader.indexes(Table.VERSION, triple_key(scope, 0, 0), triple_key(scope + 1, 0, 0))
+    return {split_feed_value(body)[1] for _, body in rows}
 
 
 def others(reader: Reader, item: ItemRecord) -> list[ItemRecord]:

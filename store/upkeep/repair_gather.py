@@ -367,11 +367,13 @@ class _Settling:
             for key, tombstone in reader.records(Table.TOMBSTONE, b"", None):
                 if not tombstone.moved_to and not is_silent(tombstone):
                     gone[ObjectKind(tombstone.kind)][tombstone.object_id] = split_pair_key(key)[1]
-            folders = gone[ObjectKind.FOLDER_GONE]
+            folders = set(gone[ObjectKind.FOLDER_GONE])
             for key, box in reader.records(Table.MAILBOX, b"", None):
                 if box.root_id in gone[ObjectKind.MAILBOX_GONE]:
                     self._draft.put(Table.MAILBOX, key, None)
             for key, record in reader.records(Table.FOLDER, b"", None):
+                if record.change_cn > gone[ObjectKind.FOLDER_GONE].get(record.folder_id, 0):
+                    folders.discard(record.folder_id)  # it came back
                 if record.folder_id in folders or record.folder_id in gone[ObjectKind.MAILBOX_GONE]:
                     self._draft.put(Table.FOLDER, key, None)
             for key, item in reader.records(Table.ITEM, b"", None):

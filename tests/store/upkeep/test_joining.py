@@ -190,6 +190,22 @@ def test_every_change_made_here_has_its_number_its_stamp_and_who_made_it(store: 
     assert check_database(store, ACTOR).clean
 
 
+def test_replica_list_and_permissions_are_entries_with_a_stamp_each(store: Database) -> None:
+    with store.transaction(ACTOR) as txn, pytest.raises(Refused, match="organisation"):
+        public_folders.set_rights(txn, public_folders.find(txn, "News").folder_id, "bert", 3)
+    join(store, ACTOR, TREE)
+    with store.transaction(ACTOR) as txn:
+        folder_id = public_folders.find(txn, "News").folder_id
+        first = public_folders.set_replica(txn, folder_id, b"d" * 16, 2)
+        second = public_folders.set_replica(txn, folder_id, b"c" * 16, 1)
+        third = public_folders.set_rights(txn, folder_id, "bert", 3)
+    assert [(row[0], row[1], row[4]) for row in second.replicas] == [(b"c" * 16, 1, 1), (b"d" * 16, 2, 1)]
+    assert second.replicas[1] == first.replicas[0], "another entry keeps its stamp"
+    assert second.replicas[0][2:4] > first.replicas[0][2:4]
+    assert third.replicas == second.replicas and third.rights[0][:2] == ("bert", 3)
+    assert third.versions == (third.change_cn,)
+
+
 def test_a_property_that_a_change_leaves_keeps_its_stamp(store: Database) -> None:
     join(store, ACTOR, TREE)
     with store.transaction(ACTOR) as txn:

@@ -1,0 +1,448 @@
+"""Folders that other stores changed, put into the public folder tree as a replicator has merged them.
+
+The whole state of a folder is put at once, as that of a message is (`apply_messages`). The folder's own
+record is of one of its versions; others are hidden. What cannot be shown as all stores have it is shown
+otherwise, and kept as it is (`written`): a folder whose parent is deleted or not here yet, and of a circle of
+moves the folder with the latest one, stand in Lost and Found; of two folders of one name in one place the one
+that was made later has its id behind its name. Nothing is numbered for that, else each store's notice would
+be news to all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
+
+from pillarbox.store.arguments import check_id
+from pillarbox.store.disk.tables import (
+    HIERARCHY_SCOPE,
+    IDENTITY_KEY,
+    FolderRecord,
+    Hidden,
+    IdentityRecord,
+    ObjectKind,
+    Table,
+    TombstoneRecord,
+    id_key,
+    item_key,
+    kept_folder,
+    number_of,
+    pair_key,
+    split_triple_key,
+    triple_key,
+)
+from pillarbox.store.engine import numbering
+from pillarbox.store.engine.change_feed import bury
+from pillarbox.store.engine.transaction import Reader, WriteTransaction
+from pillarbox.store.errors import InvalidName
+from pillarbox.store.ids import COUNTER_BITS, counter_of
+from pillarbox.store.mail import folders, versions
+from pillarbox.store.mail.apply_messages import refuse_unjoined
+from pillarbox.store.mail.counters import FolderSums
+from pillarbox.store.mail.public_folders import LOST_AND_FOUND
+from pillarbox.store.mail.rights import Right, require, require_change
+from pillarbox.store.names import NAME_CHARS_MAX, check_held_name, folder_name, name_key
+
+Entries = tuple[tuple[Any, int, int, int, int], ...]
+"""(database GUID or subject, state or rights, ms, counter, replica number), ascending."""
+
+
+class FolderVersion(NamedTuple):
+    """A version of a folder under its number; a tombstone (`gone`) has all that the folder had.
+
+    `changed` is its stamp, (ms, counter). `stamps` has a row (property, ms, counter, replica number) for each
+    property with a stamp of its own, ascending. `cleared` is an encoded CNSET of content that was deleted.
+    """
+
+    number: int
+    changed: tuple[int, int]
+    actor: str
+    gone: bool
+    name: str
+    parent_id: int
+    properties: Mapping[str, Any]
+    stamps: versions.Stamps
+    replicas: Entries
+    rights: Entries
+    cleared: bytes | None
+
+
+class FolderState(NamedTuple):
+    """A folder as it is in this database: its context, and its versions by ascending number."""
+
+    context: Mapping[int, int]
+    versions: tuple[FolderVersion, ...]
+
+
+# -- reading
+
+
+def state_of(reader: Reader, folder_id: int) -> FolderState | None:
+    """The state of a folder that has numbers, a deleted one too; None when nothing is known of it."""
+    require(reader, Right.FOLDER_VISIBLE, folder_id)
+    held = _held(reader, folder_id)
+    records: list[FolderRecord | TombstoneRecord] = [*held.live, *held.gone.values()]
+    if not records:
+        return None
+    found = [_version_of(record) for record in records if record.versions[0]]
+    return FolderState(numbering.context_of(records[0].versions), tuple(sorted(found)))
+
+
+def _version_of(record: FolderRecord | TombstoneRecord) -> FolderVersion:
+    kept = kept_folder(record) if isinstance(record, TombstoneRecord) else record
+    name, parent_id = kept.written or (kept.name, kept.parent_id)
+    time_ms, counter = record.changed
+    return FolderVersion(
+        number=record.versions[0],
+        changed=(time_ms, counter),
+        actor=record.actor,
+        gone=isinstance(record, TombstoneRecord),
+        name=name,
+        parent_id=parent_id,
+        properties=kept.properties,
+        stamps=kept.stamps,
+        replicas=kept.replicas,
+        rights=kept.rights,
+        cleared=kept.cleared,
+    )
+
+
+class _Held(NamedTuple):
+    """The records of one folder: those of live versions, its own first, and tombstones by key."""
+
+    live: list[FolderRecord]
+    gone: dict[bytes, TombstoneRecord]
+
+
+def _held(reader: Reader, folder_id: int) -> _Held:
+    found = _context_of(reader, folder_id)
+    places = versions.records_of(reader, HIERARCHY_SCOPE, found)
+    live = [cast(FolderRecord, reader.record(table, key)) for table, key in places if table == Table.FOLDER]
+    gone = {key: reader.record(table, key) for table, key in places if table == Table.TOMBSTONE}
+    return _Held(sorted(live, key=lambda record: bool(record.conflict_of)), gone)
+
+
+def _context_of(reader: Reader, folder_id: int) -> numbering.Versions:
+    record: FolderRecord | None = reader.record(Table.FOLDER, id_key(folder_id))
+    if record is not None and record.hidden == Hidden.NO:
+        return record.versions
+    for key, _ in reader.indexes(
+        Table.GONE, triple_key(folder_id, folder_id, 0), triple_key(folder_id, folder_id + 1, 0)
+    ):
+        tombstone: TombstoneRecord = reader.record(
+            Table.TOMBSTONE, pair_key(folder_id, split_triple_key(key)[2])
+        )
+        return tombstone.versions
+    return ()
+
+
+def ids(reader: Reader) -> set[int]:
+    """The ids of all folders that have numbers, deleted ones too."""
+    require(reader, Right.FOLDER_VISIBLE, HIERARCHY_SCOPE)
+    return versions.object_ids(reader, HIERARCHY_SCOPE)
+
+
+# -- applying
+
+
+def apply(txn: WriteTransaction, folder_id: int, state: FolderState) -> bool:
+    """Put a folder into this state, whatever it is in; False when it is in it already.
+
+    A folder that is deleted is hidden, and its content removed later (`folders.delete`); until then it may
+    come back with all of it. A state without versions keeps the context alone. Raises Refused in a database
+    that has joined no organisation.
+    """
+    require_change(txn, Right.FOLDER_OWNER, folder_id)
+    refuse_unjoined(txn)
+    check_id(folder_id, "folder_id")
+    wanted = FolderState(dict(state.context), tuple(sorted(state.versions)))
+    if state_of(txn, folder_id) == wanted:
+        return False
+    for version in wanted.versions:
+        numbering.witness(txn, version.changed)
+    _Applying(txn, folder_id, wanted).run()
+    return True
+
+
+class _Applying:
+    """One folder on its way into a state."""
+
+    def __init__(self, txn: WriteTransaction, folder_id: int, state: FolderState) -> None:
+        self._txn = txn
+        self._folder_id = folder_id
+        self._context = dict(state.context)
+        self._live = [version for version in state.versions if not version.gone]
+        self._gone = {version.number: version for version in state.versions if version.gone}
+        self._held = _held(txn, folder_id)
+        self._record: FolderRecord | None = txn.record(Table.FOLDER, id_key(folder_id))
+
+    def run(self) -> None:
+        was_live = self._record is not None and self._record.hidden == Hidden.NO
+        main = self._main_version()
+        self._put_siblings(main)
+        self._put_tombstones(must_tell=was_live and main is None)
+        if main is not None:
+            self._put(main)
+        elif was_live and self._record is not None:
+            _hide(self._txn, self._record)
+
+    def _versions(self, number: int) -> numbering.Versions:
+        return numbering.with_context(number, self._context)
+
+    def _main_version(self) -> FolderVersion | None:
+        """The version that the folder's own record is of: the one it is of already, or else the first."""
+        own = [record.versions[0] for record in self._held.live if not record.conflict_of]
+        return next(
+            (version for version in self._live if version.number in own), next(iter(self._live), None)
+        )
+
+    def _put_siblings(self, main: FolderVersion | None) -> None:
+        wanted = {version.number: version for version in self._live if version is not main}
+        for record in self._held.live:
+            if record.conflict_of and record.versions[0] not in wanted:
+                self._txn.delete(Table.FOLDER, id_key(record.folder_id))
+            elif record.conflict_of:
+                changed = record._replace(versions=self._versions(record.versions[0]))
+                self._txn.put(Table.FOLDER, id_key(record.folder_id), changed)
+                del wanted[record.versions[0]]
+        for version in wanted.values():
+            cn = self._txn.next_cn()
+            made = self._with_version(self._new_record(cn, cn), version)._replace(
+                hidden=int(Hidden.SIBLING), conflict_of=self._folder_id
+            )
+            self._txn.insert(Table.FOLDER, id_key(cn), made)
+
+    def _new_record(self, folder_id: int, cn: int) -> FolderRecord:
+        return FolderRecord(
+            folder_id=folder_id,
+            mailbox=b"",
+            parent_id=0,
+            name="",
+            kind=folders.GENERIC,
+            uid_validity=folders.uid_validity_of(cn),
+            uid_next=1,
+            messages_count=0,
+            unread_count=0,
+            size=0,
+            highest_cn=cn,
+            change_cn=cn,
+            created_ms=self._txn.now_ms,
+            properties={},
+            arrived_cn=cn,
+        )
+
+    def _with_version(self, record: FolderRecord, version: FolderVersion) -> FolderRecord:
+        """A record with all that a version says, as it is written; it is shown elsewhere (`_show`)."""
+        return record._replace(
+            name=version.name,
+            parent_id=version.parent_id,
+            written=(),
+            properties=dict(version.properties),
+            versions=self._versions(version.number),
+            changed=version.changed,
+            actor=version.actor,
+            stamps=version.stamps,
+            replicas=version.replicas,
+            rights=version.rights,
+            cleared=version.cleared,
+        )
+
+    def _put_tombstones(self, *, must_tell: bool) -> None:
+        """Put the versions that are tombstones; without any version, one that keeps the context."""
+        wanted = dict(self._gone)
+        if not wanted and not self._live:
+            wanted[0] = FolderVersion(0, (0, 0), "", True, "", 0, {}, (), (), (), None)
+        for key, tombstone in self._held.gone.items():
+            number = tombstone.versions[0]
+            if number not in wanted or must_tell:  # a folder that goes now is told of with a change of now
+                self._txn.delete(Table.TOMBSTONE, key)
+            else:
+                changed = tombstone._replace(versions=self._versions(number))
+                self._txn.put(Table.TOMBSTONE, key, changed)
+                del wanted[number]
+        for version in wanted.values():
+            self._put_tombstone(version)
+
+    def _put_tombstone(self, version: FolderVersion) -> None:
+        cn = self._txn.next_cn()
+        kept = self._with_version(self._record or self._new_record(self._folder_id, cn), version)
+        tombstone = TombstoneRecord(
+            kind=ObjectKind.FOLDER_GONE,
+            object_id=self._folder_id,
+            uid=0,
+            deleted_ms=self._txn.now_ms,
+            moved_to=0,
+            arrived_cn=kept.arrived_cn,
+            versions=kept.versions,
+            changed=version.changed,
+            actor=version.actor,
+            folder=tuple(kept),
+        )
+        self._txn.insert(Table.TOMBSTONE, pair_key(self._folder_id, cn), tombstone)
+
+    def _put(self, version: FolderVersion) -> None:
+        cn = self._txn.next_cn()
+        before = self._record
+        record = before if before is not None else self._new_record(self._folder_id, cn)
+        if record.hidden:
+            record = _recounted(self._txn, record._replace(hidden=int(Hidden.NO)))
+        # Above the tombstones of its own versions, which stand among those of its messages.
+        changed = self._with_version(record, version)._replace(change_cn=cn, highest_cn=cn)
+        if before is None or before.hidden:  # it has no place yet
+            changed = changed._replace(parent_id=lost_and_found_id(self._txn))
+            changed = changed._replace(name=_with_id(self._txn, changed, version.name))
+        else:
+            changed = changed._replace(name=before.name, parent_id=before.parent_id)
+        changed = changed._replace(written=(version.name, version.parent_id))
+        self._txn.put(Table.FOLDER, id_key(self._folder_id), changed)
+        _show(self._txn, self._folder_id)
+        if before is not None and not before.hidden:
+            _show_named(self._txn, before.parent_id, before.name)
+        _show_waiting(self._txn)
+
+
+def _recounted(txn: WriteTransaction, record: FolderRecord) -> FolderRecord:
+    """A folder that comes back, with what is left in it: while it was removed it counted nothing."""
+    sums = FolderSums()
+    start, stop = item_key(record.folder_id, 0), item_key(record.folder_id + 1, 0)
+    for _, item in txn.records(Table.ITEM, start, stop):
+        sums.add(item)
+    return sums.corrected(record)
+
+
+def _hide(txn: WriteTransaction, record: FolderRecord) -> None:
+    """Hide a folder that is deleted; those in it that are not stand in Lost and Found."""
+    inner = list(folders.children(txn, record.folder_id))
+    txn.put(Table.FOLDER, id_key(record.folder_id), record._replace(hidden=int(Hidden.REMOVED)))
+    txn.leaves_rows = True
+    for child in inner:
+        _show(txn, child.folder_id)
+    _show_named(txn, record.parent_id, record.name)
+    _show_waiting(txn)
+
+
+def forget(txn: WriteTransaction, folder_id: int) -> None:
+    """Let a folder and its tombstones go here alone: purged, or gone by reconciling. Idempotent."""
+    require_change(txn, Right.FOLDER_OWNER, folder_id)
+    held = _held(txn, folder_id)
+    for record in held.live:
+        if record.conflict_of:
+            txn.delete(Table.FOLDER, id_key(record.folder_id))
+        else:
+            bury(txn, ObjectKind.FOLDER_GONE, record.folder_id)
+            _hide(txn, record._replace(versions=()))
+    for key, tombstone in held.gone.items():
+        txn.put(Table.TOMBSTONE, key, tombstone._replace(versions=(), changed=(), actor="", folder=()))
+
+
+# -- where a folder is shown, and by what name
+
+
+def lost_and_found_id(reader: Reader) -> int:
+    """The id of Lost and Found. Raises KeyError in a database that has joined no organisation."""
+    identity: IdentityRecord = reader.record(Table.META, IDENTITY_KEY)
+    return identity.roots[LOST_AND_FOUND]
+
+
+def _show(txn: WriteTransaction, folder_id: int) -> bool:
+    """Show a folder where it stands by now, by the name that is free there; False when it was already."""
+    record = folders.get(txn, folder_id)
+    name, parent_id = record.written or (record.name, record.parent_id)
+    shown_id = _place(txn, record, parent_id)
+    shown_name = _name(txn, record, shown_id, name)
+    written = () if (shown_name, shown_id) == (name, parent_id) else (name, parent_id)
+    record = folders.get(txn, folder_id)  # another may have given up its place for it
+    if (record.name, record.parent_id, record.written) == (shown_name, shown_id, written):
+        return False
+    changed = record._replace(name=shown_name, parent_id=shown_id, written=written, change_cn=txn.next_cn())
+    txn.put(Table.FOLDER, id_key(folder_id), changed)
+    if (record.name, record.parent_id) != (shown_name, shown_id):
+        _show_named(txn, record.parent_id, record.name)
+    return True
+
+
+def _place(txn: WriteTransaction, record: FolderRecord, parent_id: int) -> int:
+    """The parent under which a folder is shown."""
+    lost_id = lost_and_found_id(txn)
+    if parent_id == lost_id or not folders.is_there(txn, parent_id):
+        return lost_id
+    ring = _above(txn, parent_id)
+    ids_above = [each.folder_id for each in ring]
+    if record.folder_id not in ids_above:
+        return parent_id if len(ring) < folders.DEPTH_MAX else lost_id
+    ring = [record, *ring[: ids_above.index(record.folder_id)]]
+    latest = max(ring, key=_parent_stamp)
+    if latest.folder_id == record.folder_id:
+        return lost_id
+    written = latest.written or (latest.name, latest.parent_id)
+    other = latest._replace(
+        name=_with_id(txn, latest, written[0]), parent_id=lost_id, written=written, change_cn=txn.next_cn()
+    )
+    txn.put(Table.FOLDER, id_key(latest.folder_id), other)
+    return parent_id
+
+
+def _above(reader: Reader, folder_id: int) -> list[FolderRecord]:
+    """A folder and all above it, as they are shown, up to a root."""
+    found: list[FolderRecord] = []
+    while folder_id and len(found) <= folders.DEPTH_MAX:
+        record = folders.get(reader, folder_id)
+        found.append(record)
+        folder_id = record.parent_id
+    return found
+
+
+def _parent_stamp(record: FolderRecord) -> tuple[int, int, int]:
+    number = record.versions[0] >> COUNTER_BITS if record.versions else 0
+    for name, time_ms, counter, origin in record.stamps:
+        if name == versions.PARENT:
+            return time_ms, counter, origin
+    return (*record.changed, number) if record.changed else (0, 0, 0)  # type: ignore[return-value]
+
+
+def _name(txn: WriteTransaction, record: FolderRecord, parent_id: int, name: str) -> str:
+    """The name by which a folder is shown in a place; of two of one name the later made has its id behind."""
+    try:
+        check_held_name(name)
+    except InvalidName:
+        name = folder_name(name)
+    taken = txn.index(Table.FOLDER_NAME, id_key(parent_id) + name_key(name))
+    if taken is None or number_of(taken)[0] == record.folder_id:
+        return name
+    other = folders.get(txn, number_of(taken)[0])
+    if _age(txn, record) > _age(txn, other):
+        return _with_id(txn, record, name)
+    written = other.written or (other.name, other.parent_id)
+    renamed = other._replace(name=_with_id(txn, other, name), written=written, change_cn=txn.next_cn())
+    txn.put(Table.FOLDER, id_key(other.folder_id), renamed)
+    return name
+
+
+def _age(reader: Reader, record: FolderRecord) -> tuple[int, bytes]:
+    """Orders folders alike in all stores."""
+    number = record.folder_id
+    return counter_of(number), numbering.replica(reader, number >> COUNTER_BITS).origin
+
+
+def _with_id(reader: Reader, record: FolderRecord, name: str) -> str:
+    counter, origin = _age(reader, record)
+    suffix = f" ({counter:x}-{origin[:4].hex()})"
+    return name[: NAME_CHARS_MAX - len(suffix)].rstrip() + suffix
+
+
+def _show_waiting(txn: WriteTransaction) -> None:
+    """Show those in Lost and Found elsewhere, or by another name, that can be by now."""
+    shown_count = 1
+    passes = 0
+    while shown_count and passes < folders.DEPTH_MAX:  # one that goes may have kept another waiting
+        waiting = [record for record in folders.children(txn, lost_and_found_id(txn)) if record.written]
+        shown_count = sum(_show(txn, record.folder_id) for record in waiting)
+        passes += 1
+
+
+def _show_named(txn: WriteTransaction, parent_id: int, name: str) -> None:
+    """Show those by their own name that had given it up to a folder which has another name or place now."""
+    key = name_key(name)
+    for record in list(folders.children(txn, parent_id)):
+        if record.written and name_key(record.written[0]) == key:
+            _show(txn, record.folder_id)

@@ -1,0 +1,233 @@
+"""Folders of other stores: what is applied is there; what cannot be shown so is shown alike everywhere."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pillarbox.store.access import Actor
+from pillarbox.store.change_number import CNSet
+from pillarbox.store.disk.tables import DatabaseKind, FolderRecord, Table
+from pillarbox.store.engine import change_feed, numbering
+from pillarbox.store.engine.database import PROPERTIES, Database
+from pillarbox.store.errors import NotFound, Refused
+from pillarbox.store.ids import COUNTER_BITS
+from pillarbox.store.mail import apply_folders, folders, messages, public_folders
+from pillarbox.store.mail.apply_folders import FolderState, FolderVersion
+from pillarbox.store.upkeep.check import check_database
+from pillarbox.store.upkeep.joining import join
+from pillarbox.store.upkeep.repair import repair_database
+
+if TYPE_CHECKING:
+    from conftest import OpenDatabase
+
+ACTOR = Actor.task("replication")
+B, C = 2 << COUNTER_BITS, 3 << COUNTER_BITS  # numbers of two other stores
+IDS = [B | 100, C | 100, B | 200, C | 200, B | 300]
+
+
+class Tree:
+    """The tree of a store that has joined an organisation."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        join(database, ACTOR, b"t" * 16)
+        with database.transaction(ACTOR) as txn:
+            for origin in (b"b" * 16, b"c" * 16):
+                numbering.replica_number(txn, origin, origin, 1)
+            self.root_id = public_folders.root_id(txn)
+
+    def apply(self, folder_id: int, state: FolderState) -> bool:
+        with self.database.transaction(ACTOR) as txn:
+            return apply_folders.apply(txn, folder_id, state)
+
+    def state(self, folder_id: int) -> FolderState | None:
+        with self.database.read(ACTOR) as read:
+            return apply_folders.state_of(read, folder_id)
+
+    def folder(self, folder_id: int) -> FolderRecord:
+        with self.database.read(ACTOR) as read:
+            return folders.get(read, folder_id)
+
+    def shown(self) -> dict[int, str]:
+        """The path of each folder that is shown, from its root down."""
+        with self.database.read(ACTOR) as read:
+            found = {}
+            for record in folders.all_of(read):
+                if record.parent_id:
+                    top = record
+                    while top.parent_id:
+                        top = folders.get(read, top.parent_id)
+                    path = "/".join(folders.path_of(read, record.folder_id))
+                    found[record.folder_id] = f"{top.name}: {path}"
+            return found
+
+    def version(self, number: int, name: str = "News", parent_id: int = 0, **fields: object) -> FolderVersion:
+        made = FolderVersion(
+            number=number,
+            changed=(1_000_000_000_000 + (number & 0xFFFF), 0),
+            actor="bert",
+            gone=False,
+            name=name,
+            parent_id=parent_id or self.root_id,
+            properties={},
+            stamps=(),
+            replicas=((b"d" * 16, 2, 5, 6, 2),),
+            rights=(("Default", 3, 5, 6, 2),),
+            cleared=None,
+        )
+        return made._replace(**fields)  # type: ignore[arg-type]
+
+
+def state(*held: FolderVersion, context: dict[int, int] | None = None) -> FolderState:
+    found = context or numbering.context_of(tuple(each.number for each in held))
+    return FolderState(found, tuple(sorted(held)))
+
+
+@pytest.fixture
+def tree(open_database: OpenDatabase) -> Tree:
+    return Tree(open_database(kind=DatabaseKind.PUBLIC_FOLDER_STORE))
+
+
+def test_a_folder_comes_under_its_own_id_with_its_replica_list_and_permissions(tree: Tree) -> None:
+    with tree.database.read(ACTOR) as read:
+        before = change_feed.changes(read, CNSet()).cnset
+    wanted = state(tree.version(B | 100, properties={"p": 1}, cleared=CNSet().encode()))
+    assert tree.apply(B | 100, wanted) and not tree.apply(B | 100, wanted)
+    assert tree.state(B | 100) == wanted
+    record = tree.folder(B | 100)
+    assert (record.name, record.parent_id, record.written) == ("News", tree.root_id, ())
+    assert record.arrived_cn >> COUNTER_BITS == 1 == record.change_cn >> COUNTER_BITS
+    with tree.database.read(ACTOR) as read:
+        (told,) = change_feed.changes(read, before)
+        assert (told.kind, told.object_id) == (change_feed.ChangeKind.NEW, B | 100)
+    with tree.database.transaction(ACTOR) as txn:
+        item = messages.append(txn, B | 100, messages.prepare(tree.database.files, b"a"))
+        assert item.uid == 1 and folders.rename(txn, B | 100, "Other").versions[1:] == (B | 100,)
+    assert check_database(tree.database, ACTOR).clean
+
+
+def test_a_folder_whose_parent_is_not_here_waits_for_it_in_lost_and_found(tree: Tree) -> None:
+    tree.apply(B | 100, state(tree.version(B | 100, "Sub", C | 100)))
+    assert tree.shown()[B | 100] == "Lost and Found: Sub"
+    assert tree.state(B | 100) == state(tree.version(B | 100, "Sub", C | 100))
+    tree.apply(C | 100, state(tree.version(C | 100, "Top")))
+    assert tree.shown()[B | 100] == "IPM_SUBTREE: Top/Sub"
+    assert check_database(tree.database, ACTOR).clean
+
+
+def test_a_folder_whose_parent_is_deleted_stands_in_lost_and_found(tree: Tree) -> None:
+    tree.apply(C | 100, state(tree.version(C | 100, "Top")))
+    tree.apply(B | 100, state(tree.version(B | 100, "Sub", C | 100)))
+    tree.apply(C | 100, state(tree.version(C | 101, "Top", gone=True)))
+    assert tree.shown() == {B | 100: "Lost and Found: Sub"}
+    tree.database.finish_removals()
+    assert check_database(tree.database, ACTOR).clean
+
+
+def test_of_a_circle_of_moves_the_latest_stands_in_lost_and_found_whichever_comes_first(tree: Tree) -> None:
+    one = state(tree.version(B | 105, "One", C | 100))
+    other = state(tree.version(C | 109, "Other", B | 100))
+    for name, folder_id in (("One", B | 100), ("Other", C | 100)):
+        tree.apply(folder_id, state(tree.version(folder_id, name)))
+    tree.apply(C | 100, other)
+    tree.apply(B | 100, one)
+    expected = {C | 100: "Lost and Found: Other", B | 100: "Lost and Found: Other/One"}
+    assert tree.shown() == expected
+    assert (tree.state(B | 100), tree.state(C | 100)) == (one, other)
+    assert check_database(tree.database, ACTOR).clean
+
+
+def test_of_two_folders_of_one_name_the_later_made_has_its_id_behind_until_the_name_is_free(
+    tree: Tree,
+) -> None:
+    tree.apply(B | 200, state(tree.version(B | 200)))
+    tree.apply(B | 100, state(tree.version(B | 100)))
+    assert tree.shown() == {B | 100: "IPM_SUBTREE: News", B | 200: "IPM_SUBTREE: News (c8-62626262)"}
+    assert tree.state(B | 200) == state(tree.version(B | 200))
+    tree.apply(B | 100, state(tree.version(B | 101, "Old news")))
+    assert tree.shown() == {B | 100: "IPM_SUBTREE: Old news", B | 200: "IPM_SUBTREE: News"}
+    assert check_database(tree.database, ACTOR).clean
+
+
+def test_a_deleted_folder_goes_and_comes_back_with_what_is_left_in_it(tree: Tree) -> None:
+    tree.apply(B | 100, state(tree.version(B | 100)))
+    with tree.database.transaction(ACTOR) as txn:
+        messages.append(txn, B | 100, messages.prepare(tree.database.files, b"a"))
+    gone = state(tree.version(C | 5, gone=True), context={2: 100, 3: 5})
+    tree.apply(B | 100, gone)
+    assert tree.state(B | 100) == gone
+    with pytest.raises(NotFound):
+        tree.folder(B | 100)
+    back = state(*gone.versions, tree.version(B | 107), context={2: 107, 3: 5})
+    tree.apply(B | 100, back)
+    assert tree.state(B | 100) == back
+    assert tree.folder(B | 100).messages_count == 1
+    tree.database.finish_removals()
+    assert tree.folder(B | 100).messages_count == 1
+    assert check_database(tree.database, ACTOR).clean
+    path = tree.database.path
+    tree.database.dismount()
+    for file in (path / PROPERTIES).iterdir():
+        file.unlink()
+    repair_database(tree.database)
+    tree.database.mount()
+    assert tree.state(B | 100) == back and tree.folder(B | 100).messages_count == 1
+
+
+def test_other_versions_of_a_folder_are_kept_and_met_by_nobody(tree: Tree) -> None:
+    wanted = state(tree.version(B | 100), tree.version(C | 1, "Renamed"))
+    tree.apply(B | 100, wanted)
+    assert tree.state(B | 100) == wanted and list(tree.shown()) == [B | 100]
+    tree.apply(B | 100, state(tree.version(B | 102), context={2: 102, 3: 1}))
+    with tree.database.read(ACTOR) as read:
+        assert sum(1 for _, record in read.records(Table.FOLDER, b"", None) if record.hidden) == 0
+    assert check_database(tree.database, ACTOR).clean
+
+
+def test_a_store_that_has_not_joined_takes_no_folder(database: Database) -> None:
+    with database.transaction(ACTOR) as txn, pytest.raises(Refused, match="joined"):
+        apply_folders.apply(txn, B | 100, FolderState({2: 1}, ()))
+
+
+def some_state(tree: Tree, rng: random.Random, folder_id: int, step: int) -> FolderState:
+    """A state of a folder whose numbers no other folder has, later than all before."""
+    held = []
+    at = (folder_id & 0xFFFF) * 1000 + step * 10 + (folder_id >> COUNTER_BITS)
+    for origin in rng.sample((2, 3), rng.choice((1, 1, 2))):
+        number = origin << COUNTER_BITS | at
+        parent_id = rng.choice([tree.root_id, tree.root_id, *IDS])
+        gone = rng.random() < 0.25
+        changed = (1_000_000_000_000 + step, origin)
+        held.append(tree.version(number, rng.choice("xyz"), parent_id, gone=gone, changed=changed))
+    return state(*held)
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_in_whatever_order_states_come_the_same_is_shown_in_the_end(
+    open_database: OpenDatabase, tmp_path: Path, seed: int
+) -> None:
+    rng = random.Random(seed)
+    tree = Tree(open_database(kind=DatabaseKind.PUBLIC_FOLDER_STORE))
+    states: dict[int, FolderState] = {}
+    for step in range(30):
+        folder_id = rng.choice(IDS)
+        states[folder_id] = some_state(tree, rng, folder_id, step)
+        tree.apply(folder_id, states[folder_id])
+        assert {each: tree.state(each) for each in states} == states
+        if rng.random() < 0.1:
+            tree.database.finish_removals()
+    live = {each for each, held in states.items() if any(not version.gone for version in held.versions)}
+    assert set(tree.shown()) == live
+    assert check_database(tree.database, ACTOR).clean
+    other = Tree(open_database(tmp_path / "other", kind=DatabaseKind.PUBLIC_FOLDER_STORE))
+    assert other.root_id == tree.root_id
+    for folder_id in rng.sample(sorted(states), len(states)):
+        other.apply(folder_id, states[folder_id])
+    assert {each: other.state(each) for each in states} == states
+    assert other.shown().keys() == tree.shown().keys()
+    assert check_database(other.database, ACTOR).clean
+    assert other.shown() == tree.shown()
