@@ -207,29 +207,10 @@ class _Applying:
                 del wanted[record.versions[0]]
         for version in wanted.values():
             cn = self._txn.next_cn()
-            made = self._with_version(self._new_record(cn, cn), version)._replace(
+            made = self._with_version(_new_record(self._txn, cn, cn), version)._replace(
                 hidden=int(Hidden.SIBLING), conflict_of=self._folder_id
             )
             self._txn.insert(Table.FOLDER, id_key(cn), made)
-
-    def _new_record(self, folder_id: int, cn: int) -> FolderRecord:
-        return FolderRecord(
-            folder_id=folder_id,
-            mailbox=b"",
-            parent_id=0,
-            name="",
-            kind=folders.GENERIC,
-            uid_validity=folders.uid_validity_of(cn),
-            uid_next=1,
-            messages_count=0,
-            unread_count=0,
-            size=0,
-            highest_cn=cn,
-            change_cn=cn,
-            created_ms=self._txn.now_ms,
-            properties={},
-            arrived_cn=cn,
-        )
 
     def _with_version(self, record: FolderRecord, version: FolderVersion) -> FolderRecord:
         """A record with all that a version says, as it is written; it is shown elsewhere (`_show`)."""
@@ -265,7 +246,7 @@ class _Applying:
 
     def _put_tombstone(self, version: FolderVersion) -> None:
         cn = self._txn.next_cn()
-        kept = self._with_version(self._record or self._new_record(self._folder_id, cn), version)
+        kept = self._with_version(self._record or _new_record(self._txn, self._folder_id, cn), version)
         tombstone = TombstoneRecord(
             kind=ObjectKind.FOLDER_GONE,
             object_id=self._folder_id,
@@ -283,7 +264,7 @@ class _Applying:
     def _put(self, version: FolderVersion) -> None:
         cn = self._txn.next_cn()
         before = self._record
-        record = before if before is not None else self._new_record(self._folder_id, cn)
+        record = before if before is not None else _new_record(self._txn, self._folder_id, cn)
         if record.hidden:
             record = _recounted(self._txn, record._replace(hidden=int(Hidden.NO)))
         # Above the tombstones of its own versions, which stand among those of its messages.
@@ -299,6 +280,27 @@ class _Applying:
         if before is not None and not before.hidden:
             _show_named(self._txn, before.parent_id, before.name)
         _show_waiting(self._txn)
+
+
+def _new_record(txn: WriteTransaction, folder_id: int, cn: int) -> FolderRecord:
+    """A folder that comes here by the change `cn`, before it has a name and a place."""
+    return FolderRecord(
+        folder_id=folder_id,
+        mailbox=b"",
+        parent_id=0,
+        name="",
+        kind=folders.GENERIC,
+        uid_validity=folders.uid_validity_of(cn),
+        uid_next=1,
+        messages_count=0,
+        unread_count=0,
+        size=0,
+        highest_cn=cn,
+        change_cn=cn,
+        created_ms=txn.now_ms,
+        properties={},
+        arrived_cn=cn,
+    )
 
 
 def _recounted(txn: WriteTransaction, record: FolderRecord) -> FolderRecord:
@@ -319,6 +321,15 @@ def _hide(txn: WriteTransaction, record: FolderRecord) -> None:
         _show(txn, child.folder_id)
     _show_named(txn, record.parent_id, record.name)
     _show_waiting(txn)
+
+
+def make_room(txn: WriteTransaction, folder_id: int) -> None:
+    """Have a hidden folder for content of one that is not here any more; one that is there stays."""
+    require_change(txn, Right.FOLDER_OWNER, folder_id)
+    if txn.record(Table.FOLDER, id_key(folder_id)) is None:
+        made = _new_record(txn, folder_id, txn.next_cn())._replace(hidden=int(Hidden.REMOVED))
+        txn.put(Table.FOLDER, id_key(folder_id), made)
+        txn.leaves_rows = True
 
 
 def forget(txn: WriteTransaction, folder_id: int) -> None:

@@ -1,0 +1,84 @@
+"""Numbers and ids as all stores know them, and as one store keeps them.
+
+A store keeps a u64, its own short number for a replica GUID and the counter. The roots of the tree are the
+same everywhere to the core, and ordinary folders here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pillarbox.replication.ground.records import ObjectId, Tree
+from pillarbox.replication.ground.versions import Context
+from pillarbox.store.change_number import ChangeNumber, CNSet
+from pillarbox.store.disk.tables import HIERARCHY_SCOPE
+from pillarbox.store.engine import numbering
+from pillarbox.store.engine.transaction import WriteTransaction
+from pillarbox.store.hybrid_clock import Stamp
+from pillarbox.store.ids import COUNTER_BITS, counter_of
+from pillarbox.store.mail import public_folders
+
+OwnerOf = Callable[[bytes], tuple[bytes, int]]
+"""Of a replica GUID the database and the incarnation that number their changes under it."""
+
+
+class Identifiers:
+    """Translates within one transaction. A replica GUID that is met for the first time gets a number."""
+
+    def __init__(self, txn: WriteTransaction, tree: Tree, owner_of: OwnerOf) -> None:
+        self._txn = txn
+        self._owner_of = owner_of
+        self._numbers = {record.origin: number for number, record in numbering.replicas(txn)}
+        self._origins = {number: origin for origin, number in self._numbers.items()}
+        self._fixed = {
+            tree.hierarchy: HIERARCHY_SCOPE,
+            tree.root: public_folders.root_id(txn, public_folders.IPM_SUBTREE),
+            tree.system_root: public_folders.root_id(txn, public_folders.NON_IPM_SUBTREE),
+            tree.lost_and_found: public_folders.root_id(txn, public_folders.LOST_AND_FOUND),
+        }
+        self._fixed_back = {number: object_id for object_id, number in self._fixed.items()}
+
+    def replica(self, origin: bytes) -> int:
+        """The replica number of a replica GUID. Raises OverLimit when no more can be told apart."""
+        number = self._numbers.get(origin)
+        if number is None:
+            number = numbering.replica_number(self._txn, origin, *self._owner_of(origin))
+            self._numbers[origin], self._origins[number] = number, origin
+        return number
+
+    def known_replica(self, origin: bytes) -> int | None:
+        """The replica number of a replica GUID, None where nothing here is of it."""
+        return self._numbers.get(origin)
+
+    def number(self, number: ChangeNumber) -> int:
+        """A change number as this store keeps it."""
+        return self.replica(number.origin) << COUNTER_BITS | number.counter
+
+    def id(self, object_id: ObjectId) -> int:
+        """An id as this store keeps it."""
+        fixed = self._fixed.get(object_id)
+        return self.number(object_id) if fixed is None else fixed
+
+    def change_number(self, number: int) -> ChangeNumber:
+        """A number that this store keeps, as all know it."""
+        return ChangeNumber(self._origins[number >> COUNTER_BITS], counter_of(number))
+
+    def object_id(self, number: int) -> ObjectId:
+        """An id that this store keeps, as all know it."""
+        return self._fixed_back.get(number) or self.change_number(number)
+
+    def context(self, context: Context) -> dict[int, int]:
+        """A context as this store keeps it."""
+        return {self.replica(origin): counter for origin, counter in context.items()}
+
+    def context_of(self, context: Context | dict[int, int]) -> dict[bytes, int]:
+        """A context that this store keeps, as all know it."""
+        return {self._origins[int(number)]: counter for number, counter in context.items()}
+
+    def stamp(self, time_ms: int, counter: int, replica: int) -> Stamp:
+        """A stamp that this store keeps, as all know it."""
+        return Stamp(time_ms, counter, self._origins[replica])
+
+    def cnset(self, numbers: list[int]) -> CNSet:
+        """Numbers that this store keeps, as a set that all know."""
+        return CNSet.of(map(self.change_number, numbers))

@@ -1,0 +1,114 @@
+"""The objects of the core in a real public folder store: `ObjectStore` over one transaction of it.
+
+Nothing is decided here. Which versions an object has is the core's, how its records, UIDs and tombstones
+follow is the store's (`apply_messages`, `apply_folders`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pillarbox.replication.ground.records import ObjectId, Tree
+from pillarbox.replication.ground.versions import Versions
+from pillarbox.replication.node.identifiers import Identifiers, OwnerOf
+from pillarbox.replication.node.stored_versions import folder_of, message_of, stored_folder, stored_message
+from pillarbox.store.change_number import ChangeNumber, CNSet
+from pillarbox.store.disk.tables import Table, split_feed_value, split_triple_key, triple_key
+from pillarbox.store.engine import content_store
+from pillarbox.store.engine.transaction import WriteTransaction
+from pillarbox.store.ids import COUNTER_BITS
+from pillarbox.store.mail import apply_folders, apply_messages, messages
+from pillarbox.store.mail.apply_folders import FolderState
+from pillarbox.store.mail.apply_messages import MessageState
+
+ContentOf = Callable[[bytes], bytes]
+"""The bytes of a message by their digest, which came with it or are of an object that is here."""
+
+
+class StoredObjects:
+    """Implements `ObjectStore` within a transaction of a store that has joined the tree."""
+
+    def __init__(self, txn: WriteTransaction, tree: Tree, owner_of: OwnerOf, content_of: ContentOf) -> None:
+        self._txn = txn
+        self._hierarchy = tree.hierarchy
+        self.identifiers = self._ids = Identifiers(txn, tree, owner_of)
+        self._content_of = content_of
+
+    def get(self, folder: ObjectId, object_id: ObjectId) -> Versions[Any] | None:
+        """The object, or None."""
+        state: FolderState | MessageState | None
+        if folder == self._hierarchy:
+            state = apply_folders.state_of(self._txn, self._ids.id(object_id))
+        else:
+            state = apply_messages.state_of(self._txn, self._ids.id(folder), self._ids.id(object_id))
+        if state is None:
+            return None
+        siblings = {self._ids.change_number(each.number): self._version(each) for each in state.versions}
+        return Versions(self._ids.context_of(dict(state.context)), siblings)
+
+    def _version(self, stored: apply_folders.FolderVersion | apply_messages.MessageVersion) -> Any:
+        if isinstance(stored, apply_folders.FolderVersion):
+            return folder_of(self._ids, stored)
+        size = content_store.content_record(self._txn, stored.digest).size if stored.digest else 0
+        return message_of(self._ids, stored, size)
+
+    def put(self, folder: ObjectId, object_id: ObjectId, versions: Versions[Any]) -> None:
+        """Store the object's new state."""
+        context = self._ids.context(versions.context)
+        if folder == self._hierarchy:
+            held = (stored_folder(self._ids, *each) for each in versions.siblings.items())
+            state = FolderState(context, tuple(sorted(held)))
+            apply_folders.apply(self._txn, self._ids.id(object_id), state)
+            return
+        found = [stored_message(self._ids, *each) for each in versions.siblings.items()]
+        folder_id = self._ids.id(folder)
+        apply_folders.make_room(self._txn, folder_id)
+        contents = {
+            version.digest: messages.prepare(self._txn.files, self._content_of(version.digest))
+            for version in found
+            if version.digest and self._txn.record(Table.CONTENT, version.digest) is None
+        }
+        message_state = MessageState(context, tuple(sorted(found)))
+        apply_messages.apply(self._txn, folder_id, self._ids.id(object_id), message_state, contents)
+
+    def remove(self, folder: ObjectId, object_id: ObjectId) -> None:
+        """Forget the object; the call is idempotent."""
+        if folder == self._hierarchy:
+            apply_folders.forget(self._txn, self._ids.id(object_id))
+        else:
+            apply_messages.forget(self._txn, self._ids.id(folder), [self._ids.id(object_id)])
+
+    def ids(self, folder: ObjectId) -> list[ObjectId]:
+        """The ids of all objects of the folder, tombstones too, ascending."""
+        if folder == self._hierarchy:
+            found = apply_folders.ids(self._txn)
+        else:
+            found = apply_messages.ids_in(self._txn, self._ids.id(folder))
+        return sorted(map(self._ids.object_id, found))
+
+    def entries(self, folder: ObjectId) -> CNSet:
+        """All numbers by which objects of the folder are found: those of their contexts and siblings."""
+        scope = self._ids.id(folder)
+        rows = self._txn.indexes(Table.VERSION, triple_key(scope, 0, 0), triple_key(scope + 1, 0, 0))
+        return self._ids.cnset(sorted({split_triple_key(key)[1] for key, _ in rows}))
+
+    def found(self, folder: ObjectId, numbers: CNSet) -> list[ObjectId]:
+        """The objects that are found by any of these numbers, in the order of the lowest such number."""
+        hits = sorted(self._hits(self._ids.id(folder), numbers))
+        return list(dict.fromkeys(object_id for _, object_id in hits))
+
+    def _hits(self, scope: int, numbers: CNSet) -> Iterator[tuple[ChangeNumber, ObjectId]]:
+        for origin in numbers.origins():
+            replica = self._ids.known_replica(origin)
+            for first, last in numbers.ranges(origin) if replica is not None else ():
+                start = triple_key(scope, (replica or 0) << COUNTER_BITS | first, 0)
+                stop = triple_key(scope, ((replica or 0) << COUNTER_BITS | last) + 1, 0)
+                for key, body in self._txn.indexes(Table.VERSION, start, stop):
+                    number = self._ids.change_number(split_triple_key(key)[1])
+                    yield number, self._ids.object_id(split_feed_value(body)[1])
+
+    def clear(self, folder: ObjectId) -> None:
+        """Forget all objects of the folder."""
+        for object_id in self.ids(folder):
+            self.remove(folder, object_id)

@@ -1,0 +1,147 @@
+"""What a replicator knows, in the replication state table: kept in the transactions of the objects it is of.
+
+Of a folder its known numbers are a row of their own, which the store reads when the folder is deleted; each
+other replica's last statement is one, so that a status which arrives writes little. Pairs that wait for
+required numbers, and all that is due, are not kept: a replicator that starts asks and plans anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from pillarbox.replication.core.replica import ReplicaRecord
+from pillarbox.replication.core.state import FolderState, Leaving, Row
+from pillarbox.replication.ground.knowledge import Knowledge
+from pillarbox.replication.ground.records import ObjectId
+from pillarbox.replication.node.identifiers import Identifiers
+from pillarbox.replication.wire.messages import Life, Sender
+from pillarbox.store.change_number import ChangeNumber, CNSet
+from pillarbox.store.disk.records import pack, unpack
+from pillarbox.store.engine import replication_state
+from pillarbox.store.engine.replication_state import Kept
+from pillarbox.store.engine.transaction import Reader, WriteTransaction
+from pillarbox.store.errors import UnsupportedVersion
+from pillarbox.store.hybrid_clock import HybridClock
+
+VERSION: Final = 1
+
+
+def save(txn: WriteTransaction, ids: Identifiers, record: ReplicaRecord, folders: Iterable[ObjectId]) -> None:
+    """Keep the record of a store, with the state of those folders that a call touched."""
+    replication_state.keep(txn, Kept.STORE, _packed(_store_fields(record)))
+    for folder in folders:
+        state = record.folders.get(folder)
+        if state is not None:
+            _save_folder(txn, ids.id(folder), state)
+
+
+def _save_folder(txn: WriteTransaction, folder_id: int, state: FolderState) -> None:
+    known = state.knowledge.known
+    replication_state.keep(txn, Kept.KNOWN, known.encode() if known else None, folder_id)
+    replication_state.keep(txn, Kept.FOLDER, _packed(_folder_fields(state)), folder_id)
+    for _, guid, _ in list(replication_state.all_kept(txn, Kept.ROW, folder_id)):
+        if guid not in state.rows:
+            replication_state.keep(txn, Kept.ROW, None, folder_id, guid)
+    for guid, row in state.rows.items():
+        fields = (*row.life, row.known.encode(), row.expired.encode(), row.heard_ms)
+        replication_state.keep(txn, Kept.ROW, _packed(fields), folder_id, guid)
+
+
+def load(reader: Reader, ids: Identifiers) -> ReplicaRecord | None:
+    """The record that was kept, None where none was. Raises Corrupt; UnsupportedVersion for a newer one."""
+    value = replication_state.kept(reader, Kept.STORE)
+    if value is None:
+        return None
+    sender, counter, clock, owners, left_out, quarantined = _unpacked(value)
+    record = ReplicaRecord(
+        sender=Sender(*sender),
+        counter=counter,
+        clock=HybridClock(*clock),
+        owners={origin: (database, incarnation) for origin, database, incarnation in owners},
+        left_out=CNSet.decode(left_out),
+        quarantined=frozenset(quarantined),
+    )
+    for folder_id, _, fields in replication_state.all_kept(reader, Kept.FOLDER):
+        known = replication_state.known(reader, folder_id)
+        state = _folder_of(known, _unpacked(fields))
+        for _, guid, row in replication_state.all_kept(reader, Kept.ROW, folder_id):
+            incarnation, life, had, expired, heard_ms = _unpacked(row)
+            state.rows[guid] = Row(
+                Life(incarnation, life), CNSet.decode(had), CNSet.decode(expired), heard_ms
+            )
+        record.folders[ids.object_id(folder_id)] = state
+    return record
+
+
+def _store_fields(record: ReplicaRecord) -> tuple[Any, ...]:
+    owners = tuple((origin, *owner) for origin, owner in sorted(record.owners.items()))
+    return (
+        tuple(record.sender),
+        record.counter,
+        tuple(record.clock),
+        owners,
+        record.left_out.encode(),
+        tuple(sorted(record.quarantined)),
+    )
+
+
+def _folder_fields(state: FolderState) -> tuple[Any, ...]:
+    leaving = state.leaving
+    return (
+        state.is_held,
+        state.life,
+        state.own_last,
+        state.broadcast_to,
+        state.applied,
+        state.knowledge.expired.encode(),
+        state.knowledge.purged.encode(),
+        (
+            leaving.number,
+            None if leaving.stated is None else leaving.stated.encode(),
+            tuple(
+                (guid, held.encode(), expired.encode())
+                for guid, (held, expired) in sorted(leaving.acknowledged.items())
+            ),
+        ),
+        tuple(
+            (tuple(object_id), tuple(map(tuple, sorted(numbers))))
+            for object_id, numbers in sorted(state.expired_objects.items())
+        ),
+    )
+
+
+def _folder_of(known: CNSet, fields: tuple[Any, ...]) -> FolderState:
+    is_held, life, own_last, broadcast_to, applied, expired, purged, leaving, expired_objects = fields
+    number, stated, acknowledged = leaving
+    return FolderState(
+        is_held=is_held,
+        life=life,
+        knowledge=Knowledge(known, CNSet.decode(expired), CNSet.decode(purged)),
+        own_last=own_last,
+        broadcast_to=broadcast_to,
+        applied=applied,
+        leaving=Leaving(
+            number,
+            None if stated is None else CNSet.decode(stated),
+            {guid: (CNSet.decode(held), CNSet.decode(gone)) for guid, held, gone in acknowledged},
+        ),
+        expired_objects={
+            ChangeNumber(*object_id): frozenset(ChangeNumber(*number) for number in numbers)
+            for object_id, numbers in expired_objects
+        },
+    )
+
+
+def _packed(fields: tuple[Any, ...]) -> bytes:
+    return pack((VERSION, *fields))
+
+
+def _unpacked(value: bytes) -> tuple[Any, ...]:
+    version, *fields = unpack(value)
+    if version != VERSION:
+        raise UnsupportedVersion(
+            f"the replication state is of version {version}",
+            hint=f"this program reads version {VERSION}; use a newer one",
+        )
+    return tuple(fields)
