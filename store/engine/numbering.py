@@ -21,7 +21,7 @@ from pillarbox.store.disk.tables import (
     split_replica_key,
 )
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
-from pillarbox.store.errors import Corrupt, OverLimit
+from pillarbox.store.errors import Corrupt, OverLimit, Refused
 from pillarbox.store.hybrid_clock import HybridClock, Stamp
 from pillarbox.store.ids import COUNTER_BITS, counter_of
 
@@ -35,6 +35,19 @@ Versions = tuple[int, ...]
 def membership(reader: Reader) -> MembershipRecord | None:
     """The tree that the database has joined, None when it has not. Raises Corrupt."""
     return cast(MembershipRecord | None, reader.record(Table.META, MEMBERSHIP_KEY))
+
+
+def renew_nonce(txn: WriteTransaction) -> bytes:
+    """Give this mount a nonce of its own, to be compared with what is kept outside the database.
+
+    Raises Refused in a database that has joined no organisation.
+    """
+    joined = membership(txn)
+    if joined is None:
+        raise Refused("the database has joined no organisation", hint="join it first: `joining.join`")
+    nonce = txn.new_guid()
+    txn.put(Table.META, MEMBERSHIP_KEY, joined._replace(nonce=nonce))
+    return nonce
 
 
 # -- replicas

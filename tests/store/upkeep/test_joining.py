@@ -25,7 +25,7 @@ from pillarbox.store.engine.database import PROPERTIES, Database
 from pillarbox.store.engine.transaction import WriteTransaction
 from pillarbox.store.errors import Refused
 from pillarbox.store.ids import COUNTER_BITS, counter_of
-from pillarbox.store.mail import folders, messages, public_folders, versions
+from pillarbox.store.mail import copying, folders, messages, public_folders, versions
 from pillarbox.store.upkeep import joining
 from pillarbox.store.upkeep.check import check_database
 from pillarbox.store.upkeep.joining import has_joined, join
@@ -250,6 +250,28 @@ def test_a_message_that_is_moved_is_another_message_for_other_stores(store: Data
         assert (tombstone.object_id, tombstone.moved_to) == (item.message_id, other.folder_id)
         assert tombstone.versions
     assert check_database(store, ACTOR).clean
+
+
+def test_a_folder_that_is_copied_is_one_of_its_own_with_messages_of_its_own(store: Database) -> None:
+    join(store, ACTOR, TREE)
+    with store.read(ACTOR) as read:
+        news, root_id = public_folders.find(read, "News"), public_folders.root_id(read)
+    made = copying.copy_folder(store, ACTOR, news.folder_id, root_id, "Copy")
+    with store.transaction(ACTOR) as txn:
+        originals, copies = news_of(txn), list(folders.messages(txn, made.folder_id))
+        assert made.versions == (made.folder_id,)
+        assert [item.versions for item in copies] == [(item.message_id,) for item in copies]
+        assert not {item.versions for item in copies} & {item.versions for item in originals}
+    assert check_database(store, ACTOR).clean
+
+
+def test_each_mount_that_asks_for_it_has_a_nonce_of_its_own(store: Database) -> None:
+    join(store, ACTOR, TREE)
+    with store.transaction(ACTOR) as txn:
+        first, second = numbering.renew_nonce(txn), numbering.renew_nonce(txn)
+    with store.read(ACTOR) as read:
+        found = numbering.membership(read)
+        assert found is not None and found.nonce == second != first
 
 
 def test_a_deleted_folder_keeps_the_numbers_of_its_content_and_its_record(store: Database) -> None:
