@@ -30,6 +30,7 @@ class _Shape:
     def __init__(self, kind: Any) -> None:
         fields = kind._fields
         known = {name: text for base in reversed(kind.__mro__) for name, text in _annotations_of(base)}
+        self._stamps = [at for at, name in enumerate(fields) if name == "changed"]
         texts = [known.get(name, "Any") for name in fields]
         self._types = [(at, _types_of(text)) for at, text in enumerate(texts) if text != "Any"]
         self._counts = [at for at, name in enumerate(fields) if _is_count(name, texts[at])]
@@ -47,6 +48,8 @@ class _Shape:
         for at, most in self._maxima:
             if fields[at] is not None and fields[at] > most:
                 return "a number is out of its range"
+        if any(len(fields[at]) not in (0, 2) for at in self._stamps):
+            return "a stamp is no time and counter"
         for at, holds in self._lists:
             if fields[at] and not holds(fields[at]):
                 return "a list holds what it cannot"

@@ -575,9 +575,21 @@ def _refuse_count(kind: type[Record], count: int, name: str, key: bytes) -> tupl
 
 
 def kept_folder(tombstone: TombstoneRecord) -> FolderRecord:
-    """The record of a folder as its tombstone keeps it; fields that are newer have their defaults."""
+    """The record of a folder as its tombstone keeps it; fields that are newer have their defaults.
+
+    Raises Corrupt, UnsupportedVersion, as `decode_record`.
+    """
     fields = tombstone.folder
-    return FolderRecord._make((*fields, *_defaults_behind(FolderRecord, len(fields))))
+    count = len(fields)
+    if count != len(FolderRecord._fields):
+        key = _U64.pack(tombstone.object_id)
+        fields += _defaults_behind(FolderRecord, count) or _refuse_count(
+            FolderRecord, count, "tombstone", key
+        )
+    if problem := problem_of_fields(FolderRecord, fields):
+        key = _U64.pack(tombstone.object_id)
+        raise Corrupt(f"tombstone of folder {key.hex()}: {problem}", table="tombstone", key=key)
+    return FolderRecord._make(fields)
 
 
 Entry = tuple[Table, bytes, bytes]

@@ -91,7 +91,7 @@ def state_of(reader: Reader, folder_id: int) -> FolderState | None:
 def _version_of(record: FolderRecord | TombstoneRecord) -> FolderVersion:
     kept = kept_folder(record) if isinstance(record, TombstoneRecord) else record
     name, parent_id = kept.written or (kept.name, kept.parent_id)
-    time_ms, counter = record.changed
+    time_ms, counter = record.changed or (0, 0)
     return FolderVersion(
         number=record.versions[0],
         changed=(time_ms, counter),

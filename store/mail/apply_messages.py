@@ -82,7 +82,7 @@ def state_of(reader: Reader, folder_id: int, message_id: int) -> MessageState | 
 
 
 def _version_of(record: ItemRecord | TombstoneRecord) -> MessageVersion:
-    time_ms, counter = record.changed
+    time_ms, counter = record.changed or (0, 0)
     made = MessageVersion(record.versions[0], (time_ms, counter), record.actor)
     if isinstance(record, TombstoneRecord):
         return made

@@ -75,7 +75,7 @@ def _stamps_after(
 ) -> Stamps:
     """The stamps of properties that a change leaves as they are; those that it sets have the change's own."""
     number = record.versions[0] >> COUNTER_BITS
-    time_ms, counter = record.changed
+    time_ms, counter = record.changed or (0, 0)
     held = {stamp[0]: stamp for stamp in record.stamps}
     names = sorted(name for name in {*before, *held} if before.get(name) == after.get(name))
     return tuple(held.get(name, (name, time_ms, counter, number)) for name in names)

@@ -12,6 +12,7 @@ from pillarbox.store.disk.tables import (
     id_key,
     is_in_tree,
     item_key,
+    kept_folder,
     split_pair_key,
 )
 from pillarbox.store.engine import content_store
@@ -74,8 +75,10 @@ class RecordsCheck:
                     self._checked.message_text(item),
                 )
 
-    def check_tombstone(self, key: bytes, _: TombstoneRecord) -> None:
-        """Take note of the change number of a deletion."""
+    def check_tombstone(self, key: bytes, tombstone: TombstoneRecord) -> None:
+        """Take note of the change number of a deletion, and read the folder that it keeps."""
+        if tombstone.folder:
+            kept_folder(tombstone)
         folder_id, cn = split_pair_key(key)
         self._note_cn(cn)
         self._sums(folder_id).note(0, cn)

@@ -38,6 +38,7 @@ from pillarbox.store.disk.tables import (
     feed_entry,
     id_key,
     item_key,
+    kept_folder,
     number_of,
     pair_key,
     record_type,
@@ -479,6 +480,27 @@ def test_index_rows_follow_from_the_stored_record_and_fit_in_lmdb(record: Record
 def test_no_record_and_records_without_an_index_have_no_rows() -> None:
     assert derived_entries(Table.ITEM, item_key(1, 2), None) == {}
     assert derived_entries(Table.SEGMENT, segment_key(1), RECORD_TYPES[Table.SEGMENT]._make((1, 2))) == {}
+
+
+def test_the_folder_in_a_tombstone_is_read_as_a_record_of_its_layout() -> None:
+    made = [7, b"", 5, "name", 0, 1, 1, 0, 0, 0, 9, 9, 0, {}]
+    fields = {"kind": 5, "object_id": 7, "uid": 0, "deleted_ms": 0, "moved_to": 0}
+    whole = TombstoneRecord(**fields, folder=tuple(made))  # type: ignore[arg-type]
+    assert kept_folder(whole) == FolderRecord(*made)  # type: ignore[arg-type]
+    value = encode_record(Table.TOMBSTONE, b"key", whole)
+    assert decode_record(Table.TOMBSTONE, b"key", value) == whole
+    newer = (*FolderRecord(*made), "new")  # type: ignore[arg-type]
+    for folder, error in ((newer, UnsupportedVersion), (made[:5], Corrupt), ([b"", *made[1:]], Corrupt)):
+        with pytest.raises(error):
+            kept_folder(whole._replace(folder=tuple(folder)))
+
+
+def test_a_stamp_in_a_record_is_a_time_and_a_counter() -> None:
+    for changed in ((), (1, 2)):
+        record = item(changed=changed)
+        assert decode_record(Table.ITEM, b"key", encode_record(Table.ITEM, b"key", record)) == record
+    with pytest.raises(Corrupt, match="stamp"):
+        decode_record(Table.ITEM, b"key", encode_record(Table.ITEM, b"key", item(changed=(1,))))
 
 
 def test_a_feed_row_says_what_changed() -> None:
