@@ -164,6 +164,8 @@ class EventId(IntEnum):
     PUBLIC_FOLDERS_MERGED = (20047, _INFORMATION, _BACKUP,
         "{messages} messages of public folders were merged into database {database} by {account}; "
         "{damaged} are damaged.")
+    FOLDER_DELETED_ELSEWHERE = (20050, _INFORMATION, _FOLDERS,
+        "Folder {folder} with folder ID {folder_id} was deleted at another store by {account}.", Level.MEDIUM)
     # fmt: on
 
 

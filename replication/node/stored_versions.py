@@ -31,7 +31,7 @@ Row = tuple[str, int, int, int]
 
 
 def _is_special(name: str) -> bool:
-    """Whether a property of that name would be taken for another thing by the core."""
+    """True when a property of that name would be taken for another thing by the core."""
     return name in _FLAGS or name.startswith(_PREFIXES)
 
 

@@ -762,7 +762,7 @@ def _mailbox_rows(mailbox: MailboxRecord) -> Iterator[Entry]:
 
 
 def is_silent(tombstone: TombstoneRecord) -> bool:
-    """Whether a tombstone is of a message that was never shown here: no reader of the feed is told."""
+    """True for a tombstone of a message that was never shown here: no reader of the feed is told."""
     return bool(tombstone.versions) and tombstone.kind == ObjectKind.MESSAGE_GONE and not tombstone.uid
 
 

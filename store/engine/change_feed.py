@@ -211,7 +211,7 @@ class Changes:
         return bool(local_counter(object_id)) and self._seen(object_id)
 
     def _has_seen_arrive(self, kind: ObjectKind, object_id: int) -> bool:
-        """Whether a folder of another database is known since it came here."""
+        """True when a folder of another database is known since it came here."""
         if kind is not ObjectKind.FOLDER or local_counter(object_id):
             return False
         record: FolderRecord | None = self._reader.record(Table.FOLDER, id_key(object_id))

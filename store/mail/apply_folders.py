@@ -35,7 +35,8 @@ from pillarbox.store.engine import numbering
 from pillarbox.store.engine.change_feed import bury
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import InvalidName
-from pillarbox.store.ids import COUNTER_BITS, counter_of
+from pillarbox.store.events import EventId
+from pillarbox.store.ids import COUNTER_BITS, counter_of, id_text
 from pillarbox.store.mail import folders, versions
 from pillarbox.store.mail.apply_messages import refuse_unjoined
 from pillarbox.store.mail.counters import FolderSums
@@ -185,6 +186,16 @@ class _Applying:
             self._put(main)
         elif was_live and self._record is not None:
             _hide(self._txn, self._record)
+            self._report_deleted(self._record)
+
+    def _report_deleted(self, record: FolderRecord) -> None:
+        actors = [version.actor for version in self._gone.values()]
+        self._txn.report(
+            EventId.FOLDER_DELETED_ELSEWHERE,
+            folder=record.name,
+            folder_id=id_text(record.folder_id),
+            account=", ".join(actors) or self._txn.actor.account,
+        )
 
     def _versions(self, number: int) -> numbering.Versions:
         return numbering.with_context(number, self._context)

@@ -70,7 +70,7 @@ def _begin(txn: WriteTransaction, tree: bytes) -> None:
 
 
 def has_joined(reader: Reader) -> bool:
-    """Whether the database is a store of a tree, and all that is in it has its number."""
+    """True when the database is a store of a tree, and all that is in it has its number."""
     joined = numbering.membership(reader)
     return joined is not None and not joined.stamped
 

@@ -182,7 +182,14 @@ def test_meta_holds_one_kind_of_record_a_key() -> None:
     assert record_type(Table.META, STATE_KEY) is StateRecord
 
 
-GOOD: dict[str, Any] = {"int": 7, "int | None": 8, "bool": True, "bytes": b"bytes", "str": "text"}
+GOOD: dict[str, Any] = {
+    "int": 7,
+    "int | None": 8,
+    "bool": True,
+    "bytes": b"bytes",
+    "bytes | None": b"set",
+    "str": "text",
+}
 
 
 def good_value(annotation: Any) -> Any:

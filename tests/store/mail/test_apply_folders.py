@@ -14,6 +14,7 @@ from pillarbox.store.disk.tables import DatabaseKind, FolderRecord, Table
 from pillarbox.store.engine import change_feed, numbering
 from pillarbox.store.engine.database import PROPERTIES, Database
 from pillarbox.store.errors import NotFound, Refused
+from pillarbox.store.events import Event, EventId
 from pillarbox.store.ids import COUNTER_BITS
 from pillarbox.store.mail import apply_folders, folders, messages, public_folders
 from pillarbox.store.mail.apply_folders import FolderState, FolderVersion
@@ -122,7 +123,12 @@ def test_a_folder_whose_parent_is_not_here_waits_for_it_in_lost_and_found(tree: 
 def test_a_folder_whose_parent_is_deleted_stands_in_lost_and_found(tree: Tree) -> None:
     tree.apply(C | 100, state(tree.version(C | 100, "Top")))
     tree.apply(B | 100, state(tree.version(B | 100, "Sub", C | 100)))
+    events: list[Event] = []
+    tree.database.reporter = type("Reporter", (), {"report": staticmethod(events.append)})()
     tree.apply(C | 100, state(tree.version(C | 101, "Top", gone=True)))
+    (told,) = events
+    assert told.event_id == EventId.FOLDER_DELETED_ELSEWHERE
+    assert told.details == {"folder": "Top", "folder_id": "3-64", "account": "bert"}
     assert tree.shown() == {B | 100: "Lost and Found: Sub"}
     tree.database.finish_removals()
     assert check_database(tree.database, ACTOR).clean
