@@ -119,6 +119,8 @@ class _Check:
         self._unlisted_blobs: set[BlobId] = set()
         self._nodes: dict[BlobId, _Node] = {}
         self._blobs_checked = 0
+        # Before the index: what a backup saves meanwhile is in index files that are not read any more.
+        self._snapshot_ids = repository.snapshot_ids()
         for info in self._backend.list(FileKind.KEY):
             try:
                 read_key(self._backend, info.name)
@@ -197,9 +199,8 @@ class _Check:
 
     def walk(self, packs_read: int) -> CheckReport:
         """Walk all snapshots and close the check."""
-        names = self._repository.snapshot_ids()
         roots = {}
-        for name in names:
+        for name in self._snapshot_ids:
             try:
                 roots[name] = self._repository.snapshot(name).roots
             except NotFound:  # forgotten since the listing
@@ -223,7 +224,7 @@ class _Check:
                 Damage(each.file, each.message, tuple(sorted(each.snapshots))) for each in self._findings
             ),
             leftovers=self._leftovers,
-            snapshots_checked=len(names),
+            snapshots_checked=len(self._snapshot_ids),
             blobs_checked=self._blobs_checked,
             packs_read=packs_read,
         )

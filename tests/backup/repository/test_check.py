@@ -392,3 +392,23 @@ def test_forgetting_killed_at_any_write_makes_nothing_lost(
         world.open(backend, **site.credential).forget(site.ids[:2])
 
     assert killed_everywhere(site.backend, forget, survives) >= 4
+
+
+@pytest.mark.parametrize("kind", [FileKind.KEY, FileKind.INDEX, FileKind.PACK, FileKind.SNAPSHOT])
+def test_a_backup_that_ends_during_a_check_is_no_damage(world: Any, kind: FileKind) -> None:
+    """It ends right after the check has listed files of one kind."""
+    backend = MemoryBackend()
+    repository = world.create(backend)
+    world.save(repository, world.files(0))
+    other = world.open(backend)
+    saved: list[str] = []
+
+    def save(operation: str, listed: FileKind, _: str) -> None:
+        if (operation, listed) == ("list", kind) and not saved:
+            saved.append("")
+            saved.append(world.save(other, world.files(20)))
+
+    backend.after = save
+    report = check_repository(repository, read_data=1)
+    assert saved and not report.damage
+    assert check_repository(repository, read_data=1).snapshots_checked == 2
