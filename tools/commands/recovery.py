@@ -196,7 +196,7 @@ def mount(
     either is made where it is missing. All come, or none; each group takes those of one storage group.
     `latest` and a moment mean the newest that this server's databases are in. A snapshot of another server is
     mounted only with --of, which names that server: a merge from it puts mail into mailboxes of this one.
-    Without REPO and SNAPSHOT, databases that were restored into the recovery storage group are mounted.
+    Without REPO and SNAPSHOT, databases whose files were restored are mounted.
     Damaged content is met when it is read, and a merge names it; a database with damaged records is mounted
     only with --keep-going, which restores what is whole of it into its group, and names each message that is
     lost.
@@ -277,19 +277,19 @@ def _records_bytes(found: FoundDatabases) -> int:
 
 
 def _mount_restored(server: Path, names: tuple[str, ...]) -> list[tuple[DatabaseKind, RecoveryEntry]]:
-    from pillarbox.backup.recovery_group import RecoveryGroup
-
-    with (
-        pillarbox.Server.open(server, mount=False) as opened,
-        RecoveryGroup.open(opened, clock=SystemClock()) as group,
-    ):
-        chosen = names or [each.name for each in group.entries() if not each.is_mounted]
+    with pillarbox.Server.open(server, mount=False) as opened:
+        chosen = [
+            (group, entry.name)
+            for group in _groups_with(_groups(opened), names)
+            for entry in group.entries()
+            if (_is_named(entry, names) if names else not entry.is_mounted)
+        ]
         if not chosen:
             raise NotFound(
-                "no dismounted database is in the recovery storage group",
+                "none of the recovered databases is dismounted",
                 hint="name a repository and a snapshot to mount",
             )
-        return [(group.kind, group.mount(each)) for each in chosen]
+        return [(group.kind, group.mount(name)) for group, name in chosen]
 
 
 @recovery.command()

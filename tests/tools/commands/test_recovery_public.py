@@ -11,6 +11,12 @@ import pytest
 pytest.importorskip("cryptography", reason="cryptography (the extra `backup`) is not installed")
 
 from pillarbox.backup import recovery_group
+from pillarbox.backup.recovery_group import RecoveryGroup
+from pillarbox.backup.repository.backend_directory import DirectoryBackend
+from pillarbox.backup.repository.crypto import Unencrypted
+from pillarbox.backup.repository.repository import Repository
+from pillarbox.store.clock import SystemClock
+from pillarbox.store.disk.tables import DatabaseKind
 from pillarbox.store.errors import Corrupt
 from pillarbox.store.server import Server
 
@@ -111,6 +117,24 @@ def test_a_mount_that_fails_half_way_leaves_nothing(
     pillarbox.answer("recovery", "create", forum)
     pillarbox.refused(30, "recovery", "mount", forum, repo, "latest")
     assert pillarbox.answer("recovery", "list", forum)["databases"] == []
+
+
+def test_what_was_restored_of_damaged_public_folders_is_mounted_again(
+    pillarbox: Pillarbox, forum: Path, repo: Path
+) -> None:
+    """As when its records are damaged in the repository: all that is whole is restored from the stream."""
+    repository = Repository.open(DirectoryBackend(repo), Unencrypted(), clock=SystemClock())
+    with Server.open(forum, mount=False) as opened:
+        group = RecoveryGroup.open_or_begin(
+            opened, clock=SystemClock(), kind=DatabaseKind.PUBLIC_FOLDER_STORE
+        )
+        group.restore(repository, str(repo), repository.snapshot("latest"))
+    (entry,) = pillarbox.answer("recovery", "mount", forum)
+    assert (entry["database"], entry["held_as"], entry["mounted"]) == (STORE, "files", True)
+    assert pillarbox.answer("recovery", "merge", forum, "/")[0]["duplicates"] == 5
+    assert not pillarbox.answer("recovery", "dismount", forum)["group_removed"]
+    pillarbox.answer("recovery", "mount", forum, "--database", STORE)
+    assert pillarbox.answer("recovery", "dismount", forum, "--delete")["group_removed"]
 
 
 # -- a look inside
