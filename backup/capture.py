@@ -90,7 +90,7 @@ class Capture:
                 keep_last_backup(self._source.noted_in, database.guid, unchanged, began_ms)
 
     def _newest_states(self) -> dict[bytes, Any]:
-        """How far the newest snapshot of the group holds each of its databases."""
+        """The state of each database in the newest snapshot of the group, by GUID."""
         for snapshot in reversed(self._repository.snapshots()):
             if is_of_group(snapshot, self._source):
                 with suppress(*OF_ANOTHER_PROGRAM):

@@ -1,4 +1,4 @@
-"""What a snapshot holds of one database, as trees of a repository, and how little of it is written anew.
+"""One database in a snapshot, as trees of a repository, of which little is written anew.
 
     root      children: image, redo, contents, then a tree a segment
     image     the LMDB file of some moment, compacted, in blobs of 1 MiB
@@ -46,7 +46,7 @@ Progress = Callable[[int], None]
 
 
 class FrozenDatabase(NamedTuple):
-    """What is taken of a database during the freeze; the read keeps its pages and segments until it ends."""
+    """The state of a database in the freeze; the read keeps its pages and segments until it ends."""
 
     database: Database
     flushed: FlushedState
@@ -240,7 +240,7 @@ class _DatabaseStoring:
         return self._position.offset if number == self._position.segment else self._stream.size(number)
 
     def _continues(self, earlier: _Earlier) -> bool:
-        """Whether the stream still holds what it held then, by the last chunks that both have."""
+        """True when the stream still holds what it held then, by the last chunks that both have."""
         common = [number for number in self._numbers if number in earlier.segments]
         if earlier.stored.position > self._position or earlier.stored.sequence > self._sequence or not common:
             return False
@@ -276,7 +276,7 @@ class _DatabaseStoring:
         return list(stored.values())
 
     def _is_removed(self, number: int) -> bool:
-        """Whether a segment is gone that nothing needed any more at the snapshot's moment.
+        """True when a segment is gone that nothing needed any more at the snapshot's moment.
 
         One that was needed then stays as long as the read of that moment does.
         """
@@ -355,7 +355,7 @@ class _DatabaseStoring:
                 return
 
     def _store_redo(self, earlier: Tree, frames: bytes) -> BlobId:
-        """What the snapshot before had, and `frames` behind it; many small pieces become one again."""
+        """Store the redo of the snapshot before, and `frames` behind it; many small pieces become one."""
         whole_count = int(earlier.meta)
         loose = earlier.children[whole_count:]
         if len(loose) < REDO_PIECES_MAX:
@@ -400,7 +400,7 @@ def _below(tree_id: BlobId) -> Child:
 
 
 def describe_database(frozen: FrozenDatabase, stored: StoredDatabase) -> dict[str, Any]:
-    """What a manifest says of a database: plain data, no blob ids."""
+    """The entry of a database in a manifest: plain data, no blob ids."""
     database = frozen.database
     return {
         "guid": database.guid,
@@ -418,7 +418,7 @@ def describe_database(frozen: FrozenDatabase, stored: StoredDatabase) -> dict[st
 
 
 def describe_state(read: ReadTransaction) -> list[int]:
-    """What is the same for as long as no object changes: the last change number, bytes stored and in use.
+    """The numbers that stay while no object changes: the last change number, bytes stored and in use.
 
     A transaction of the engine alone, as the note that sizes were checked, is no change to be backed up for.
     """

@@ -1,4 +1,4 @@
-"""What changed between two states of a database, folder by folder, from their records alone."""
+"""The changes between two states of a database, folder by folder, from their records alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pillarbox.store.mail import folders, mailboxes
 
 
 class FolderDiff(NamedTuple):
-    """What became of one folder.
+    """The changes of one folder.
 
     `mailbox` is the mailbox's name, empty for public folders. `path` is where the folder is, or was when it
     is gone, "" for the root; `path_before` is where it was. Messages that changed are those whose flags,
@@ -34,7 +34,7 @@ class FolderDiff(NamedTuple):
 
     @property
     def is_changed(self) -> bool:
-        """Whether there is anything to tell."""
+        """True when there is anything to tell."""
         messages_count = self.added_count + self.removed_count + self.changed_count
         return self.is_new or self.is_gone or self.path != self.path_before or messages_count > 0
 

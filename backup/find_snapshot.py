@@ -45,7 +45,7 @@ def find_snapshot(
 
 
 def is_moment(name: str) -> bool:
-    """Whether `name` means the newest snapshot, or that of a time, and not one of an id."""
+    """True when `name` means the newest snapshot, or that of a time, and not one of an id."""
     return name == LATEST or name.startswith(AT)
 
 

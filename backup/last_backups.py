@@ -1,4 +1,4 @@
-"""What the snapshots and reports of a repository say of the last backups of each database."""
+"""The last backups of each database, as the snapshots and reports of a repository tell."""
 
 from __future__ import annotations
 

@@ -231,7 +231,7 @@ class RecoveryGroup:
 
     @property
     def override(self) -> bool:
-        """Whether restores go to the original place all the same ("Recovery SG Override")."""
+        """True when restores go to the original place all the same ("Recovery SG Override")."""
         return self._config().override
 
     def set_override(self, override: bool) -> None:
@@ -240,7 +240,7 @@ class RecoveryGroup:
             config.override = override
 
     def server_state(self) -> ServerState:
-        """What the rules for restores ask of the server."""
+        """The state of the server that the rules for restores ask for."""
         config = self._config()
         guids = {database.guid for database in self._server.databases()}
         return ServerState(guids, self._administrative_group, True, config.override, config.source)

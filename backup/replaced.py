@@ -84,7 +84,7 @@ def put_away(database: Path, place: Path) -> Path | None:
 
 
 def replaced_of(server: Server, database: Database) -> list[ReplacedDatabase]:
-    """What restores replaced of a database that the server has, and is kept."""
+    """The files that restores replaced of a database which the server has, and that are kept."""
     name = str(database.path.relative_to(server.path))
     return [each for each in replaced_databases(server) if each.database == name]
 

@@ -112,7 +112,7 @@ class RecoverySource(NamedTuple):
     server_guid: bytes = b""
 
     def is_same(self, other: RecoverySource) -> bool:
-        """Whether both are one storage group: by the servers' GUIDs or, where one has none, their names."""
+        """True when both are one storage group: by the servers' GUIDs or, where one has none, their names."""
         if self.server_guid and other.server_guid:
             return (self.server_guid, self.group) == (other.server_guid, other.group)
         return (self.server, self.group) == (other.server, other.group)
@@ -193,7 +193,7 @@ class Destination(Enum):
 
 @dataclass(frozen=True)
 class ServerState:
-    """What the rules ask of the server: the GUIDs of its databases, its recovery group and override.
+    """The state of the server for the rules: the GUIDs of its databases, its recovery group and override.
 
     `recovery_source` is the storage group that the databases in the recovery group come from.
     """

@@ -20,7 +20,7 @@ from pillarbox.store.upkeep.last_check import last_check
 
 
 class Newer(NamedTuple):
-    """What a database holds that came after a snapshot of it."""
+    """The changes in a database that came after a snapshot of it."""
 
     messages_count: int
     mailboxes_count: int
@@ -39,7 +39,7 @@ class PlannedRestore(NamedTuple):
 def plan_restore(
     server: Server, found: Sequence[FoundDatabases], *, named: bool, all_: bool = False
 ) -> list[PlannedRestore]:
-    """What to restore over databases of a server: all that was found when they were `named`, or with `all_`
+    """Plan a restore over databases of a server: of all that was found when they were `named`, or with `all_`
     when the server has them; else those that are damaged or missing, as the mount or the last check says.
 
     Raises Refused when that is none, listing what could be named; Conflict when a named one is none of the
@@ -77,7 +77,7 @@ def damage_of(server: Server, database: Database) -> str:
 
 
 def count_newer(database: Database, snapshot: Snapshot) -> Newer | None:
-    """What of a database came after a snapshot; None when it cannot be read or the snapshot does not say.
+    """The changes in a database after a snapshot; None when it cannot be read or the snapshot does not say.
 
     Ids and change numbers come from one counter, and a snapshot says how far that was.
     """

@@ -1,4 +1,4 @@
-"""How fast a restore was: measured, and noted in the server, which warns of limits too high for it."""
+"""The rate of a restore: measured, and noted in the server, which warns of limits too high for it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pillarbox.store.upkeep.last_backup import LastBackup, keep_last_backup
 
 
 def restored_bytes(snapshot: Snapshot, guids: Collection[bytes]) -> int:
-    """How many bytes a restore of these databases of a snapshot writes, as its manifest says."""
+    """The number of bytes that a restore of these databases of a snapshot writes, as its manifest says."""
     return sum(
         int(entry.get("stream_bytes") or 0) + int(entry.get("records_bytes") or 0)
         for entry, _ in snapshot_databases(snapshot)

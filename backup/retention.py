@@ -18,7 +18,7 @@ CAPTURES_MS: Final = 48 * 3_600_000
 
 @dataclass(frozen=True)
 class KeepRules:
-    """How many snapshots to keep: the newest ones, the newest of each of so many hours, days, weeks (ISO),
+    """The snapshots to keep: so many of the newest, the newest of each of so many hours, days, weeks (ISO),
     months and years that have any, and all within `within_ms` of the newest. Zero is a rule that keeps none.
 
     Captures (capture.py) don't count among them: all that were taken within `captures_ms` of the newest
@@ -48,7 +48,7 @@ class KeepRules:
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of a snapshot: it is kept when there is a reason."""
+    """The fate of a snapshot: it is kept when there is a reason."""
 
     snapshot: Snapshot
     reasons: tuple[str, ...]
@@ -114,7 +114,7 @@ def _names_by_guid(snapshot: Snapshot) -> dict[bytes, str]:
 
 
 def choose_kept(snapshots: Sequence[Snapshot], rules: KeepRules, zone: tzinfo = UTC) -> list[Decision]:
-    """What `rules` say of each snapshot, newest first; hours, days and so on are those of `zone`.
+    """Apply `rules` to each snapshot, newest first; hours, days and so on are those of `zone`.
 
     Give it all snapshots of the repository: what is the last of a database shows only among all.
     """
@@ -157,7 +157,7 @@ def _reasons_by_rule(
 
 
 def is_capture(snapshot: Snapshot) -> bool:
-    """Whether a snapshot is a moment between backups (capture.py)."""
+    """True when a snapshot is a moment between backups (capture.py)."""
     return snapshot.manifest.get("kind") == SnapshotKind.CAPTURE
 
 

@@ -33,7 +33,7 @@ class Schedule:
 
 
 class ScheduledRun(NamedTuple):
-    """What one look at the schedule did: nothing when no backup was due. `next_ms` is when to look again.
+    """The outcome of a look at the schedule: nothing when no backup was due. `next_ms` is when to look again.
 
     `gone` are the databases that the server no longer has, and of which something is kept.
     """

@@ -80,7 +80,7 @@ class SnapshotHook(Protocol):
 
 
 class Step(Enum):
-    """How far a snapshot is."""
+    """The progress of a snapshot."""
 
     NEW = "new"
     PREPARED = "prepared"
@@ -355,7 +355,7 @@ class _HookFreezer:
 
 
 def _is_still(database: Database, read: ReadTransaction, actor: Actor) -> bool:
-    """Whether a database is as it was read; one that is paused is, without looking."""
+    """True when a database is as it was read; one that is paused is, without looking."""
     if database.state is not MountState.READ_ONLY:
         return True
     with database.read(actor) as now:
@@ -373,7 +373,7 @@ def _end_of(database: Database, checkpoint: Checkpoint, read: ReadTransaction) -
 
 
 def snapshot_databases(snapshot: Snapshot) -> Iterator[tuple[Mapping[str, Any], BlobId]]:
-    """What a snapshot says of each of its databases, with the root tree of each.
+    """The entries of a snapshot for each of its databases, with the root tree of each.
 
     Raises InvalidContent; UnsupportedVersion for a snapshot of a newer program.
     """
@@ -399,7 +399,7 @@ def snapshot_databases(snapshot: Snapshot) -> Iterator[tuple[Mapping[str, Any], 
 
 
 def _is_described(entry: object) -> bool:
-    """Whether what a manifest, perhaps an enemy's, says of a database can be worked with."""
+    """True when what a manifest, perhaps an enemy's, says of a database can be worked with."""
     if not isinstance(entry, dict):
         return False
     guid, counts = entry.get("guid"), [entry.get(key) for key in _COUNTS]
@@ -443,7 +443,7 @@ def choose_base(snapshots: Sequence[Snapshot], source: SnapshotSource, kind: Sna
 
 
 def is_of_group(snapshot: Snapshot, source: SnapshotSource) -> bool:
-    """Whether a snapshot is one of that storage group of that server.
+    """True when a snapshot is one of that storage group of that server.
 
     Where one of the two has no GUID of the server, its name must be the same, and a database in common:
     servers of several machines mostly lie in directories of the same name.

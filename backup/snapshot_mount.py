@@ -91,7 +91,7 @@ class RepositoryFrames:
 
     @property
     def chunks_in_memory(self) -> int:
-        """How many chunks, of at most 256 KiB, are kept."""
+        """The number of chunks, of at most 256 KiB, that are kept."""
         return len(self._chunks)
 
     def _segment(self, number: int) -> StoredSegment:
@@ -234,7 +234,7 @@ class RecoveryDatabase:
 
     @property
     def is_open(self) -> bool:
-        """Whether it can be read."""
+        """True while the database can be read."""
         return self._files is not None
 
     def close(self) -> None:

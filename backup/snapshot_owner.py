@@ -1,4 +1,4 @@
-"""Whose snapshots they are: servers that share a repository are kept apart by their GUIDs.
+"""The servers whose snapshots share a repository, kept apart by their GUIDs.
 
 Snapshots of before servers had GUIDs are told apart by those of their databases.
 """
@@ -19,7 +19,7 @@ from pillarbox.store.server_config import parse_config
 
 @dataclass(frozen=True)
 class ServerMark:
-    """What tells a server: its GUID, empty when it has none yet, and its databases' names by their GUIDs."""
+    """The mark of a server: its GUID, empty when it has none yet, and its databases' names by their GUIDs."""
 
     guid: bytes
     names: Mapping[bytes, str]
@@ -40,12 +40,12 @@ class ServerSnapshots:
 
     @property
     def names(self) -> set[str]:
-        """What the server was called."""
+        """The names that the server had."""
         return {_server_name(snapshot) for snapshot in self.snapshots}
 
     @property
     def id_text(self) -> str:
-        """What `--of` takes: the server's GUID or, where it has none, that of a database."""
+        """The id for `--of`: the server's GUID or, where it has none, that of a database."""
         return guid_text(self.guid or min(self.database_guids)) if self.guid or self.database_guids else ""
 
 
@@ -55,7 +55,7 @@ def mark_of(server: Server) -> ServerMark:
 
 
 def is_of_server(snapshot: Snapshot, mark: ServerMark) -> bool:
-    """Whether a snapshot is of that server: it has its GUID, or a database in common with it."""
+    """True when a snapshot is of that server: it has its GUID, or a database in common with it."""
     has_its_guid = bool(mark.guid) and server_guid_of(snapshot) == mark.guid
     return has_its_guid or not database_guids(snapshot).isdisjoint(mark.database_guids)
 

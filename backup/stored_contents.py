@@ -1,4 +1,4 @@
-"""What a snapshot tells of a database without its tables: mailboxes and folders, with counts and sizes.
+"""The contents of a database in a snapshot without its tables: mailboxes and folders, with counts and sizes.
 
 They lie in slices, each a run of keys of one table. A further snapshot reads and stores the slices in which a
 record changed and names the others again, so that its cost follows the change and not the number of folders.
@@ -70,12 +70,12 @@ class Contents(NamedTuple):
 
     @property
     def mailboxes_count(self) -> int:
-        """How many mailboxes there are."""
+        """The number of mailboxes."""
         return sum(each.rows_count for each in self.slices if each.table is Table.MAILBOX)
 
     @property
     def messages_count(self) -> int:
-        """How many messages they hold or, where there are none, public folders do."""
+        """The number of messages in mailboxes or, where there are none, in public folders."""
         table = Table.MAILBOX if self.mailboxes_count else Table.FOLDER
         return sum(each.messages_count for each in self.slices if each.table is table)
 

@@ -12,7 +12,7 @@ FolderPath = tuple[str, ...]
 
 
 class MergeFilter(NamedTuple):
-    """What a message must be; empty conditions hold always, and of several texts one must fit.
+    """The conditions on a message; empty ones hold always, and of several texts one must fit.
 
     `since_ms` and `before_ms` bound the time of receipt (ms UTC, the second excluded). Folders are paths
     below the mailbox's root and stand for those in them too; what is excluded stays out in any case. Text is
@@ -29,13 +29,13 @@ class MergeFilter(NamedTuple):
     attachments_containing: tuple[str, ...] = ()
 
     def takes_folder(self, path: FolderPath) -> bool:
-        """Whether messages of the folder at a path may be taken."""
+        """True when messages of the folder at a path may be taken."""
         if any(_is_in(path, outer) for outer in self.folders_excluded):
             return False
         return not self.folders or any(_is_in(path, outer) for outer in self.folders)
 
     def takes(self, item: ItemRecord) -> bool:
-        """Whether a message is taken, as far as its record tells."""
+        """True when a message is taken, as far as its record tells."""
         if self.since_ms is not None and item.received_ms < self.since_ms:
             return False
         if self.before_ms is not None and item.received_ms >= self.before_ms:
@@ -45,18 +45,18 @@ class MergeFilter(NamedTuple):
         return _fits([item.subject], self.subjects, self.subjects_containing)
 
     def takes_content(self, raw: bytes) -> bool:
-        """Whether a message that `takes` took is taken by its bytes, too."""
+        """True when a message that `takes` took is taken by its bytes, too."""
         names = [each.name for each in attachments(raw)]
         return _fits(names, self.attachments, self.attachments_containing)
 
     @property
     def reads_content(self) -> bool:
-        """Whether it is of any use to call `takes_content`."""
+        """True when it is of any use to call `takes_content`."""
         return bool(self.attachments or self.attachments_containing)
 
     @property
     def chooses_messages(self) -> bool:
-        """Whether it may leave out some messages of a folder that it takes."""
+        """True when the filter may leave out some messages of a folder that it takes."""
         return bool(
             self.since_ms is not None
             or self.before_ms is not None

@@ -98,7 +98,7 @@ class FolderMap:
         return found
 
     def is_settled(self, target: Reader, source_id: int) -> bool:
-        """Whether `ensure` has nothing to do."""
+        """True when `ensure` has nothing to do."""
         found = self._known(target, source_id) or self.find(target, source_id)
         return found is not None and not self._lacks_mark(target, source_id, found)
 

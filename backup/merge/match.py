@@ -111,7 +111,7 @@ class HeldMessages:
         return self._by_id and is_there(target, item, self._target_guid)
 
     def _is_of_source(self, source: Reader, item: ItemRecord) -> bool:
-        """Whether a message of the target is one that the source has under the same id."""
+        """True when a message of the target is one that the source has under the same id."""
         try:
             return self._by_id and is_there(source, item, self._origin.tree.guid)
         except Corrupt:
@@ -134,7 +134,7 @@ class HeldMessages:
         return self._present.get(item.message_id, item.message_id)
 
     def has_added(self, item: ItemRecord) -> bool:
-        """Whether a message that was not there is there now, as `catch_up` saw it."""
+        """True when a message that was not there is there now, as `catch_up` saw it."""
         return item.message_id in self._present
 
     def seen(self, txn: WriteTransaction) -> None:

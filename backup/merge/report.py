@@ -1,4 +1,4 @@
-"""How to merge, and what a merge did."""
+"""The options of a merge, and its report."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class MergeMode(StrEnum):
 
 
 class MergeOptions(NamedTuple):
-    """How to merge. `archive` removes from the source what is proven to be in the target; `dry_run` only says
-    what would come.
+    """The options of a merge. `archive` removes from the source what is proven to be in the target; `dry_run`
+    only says what would come.
     """
 
     mode: MergeMode = MergeMode.MERGE
@@ -31,7 +31,7 @@ class MergeOptions(NamedTuple):
 
 
 class FolderMerge(NamedTuple):
-    """What a merge did with one folder of the source; `target` is where its messages go.
+    """The merge of one folder of the source; `target` is where its messages go.
 
     `merged_count` messages of `merged_bytes` were added; `duplicates_count` were there already;
     `filtered_count` were not asked for; `damaged_count` could not be read.
@@ -69,7 +69,7 @@ class MailboxMerge(NamedTuple):
 
 
 class MergeProgress(NamedTuple):
-    """How far the merge of a mailbox is: messages looked at, of about `messages_total`; bytes added."""
+    """The progress of the merge of a mailbox: messages looked at, of about `messages_total`; bytes added."""
 
     mailbox: str
     folder: FolderPath
@@ -118,7 +118,7 @@ class Tally:
         return self._folders.get(path) or FolderMerge(path)
 
     def merged_in(self, path: FolderPath) -> bool:
-        """Whether messages of a folder were added."""
+        """True when messages of a folder were added."""
         return self._of(path).merged_count > 0
 
     def report(

@@ -62,7 +62,7 @@ class Recovered(NamedTuple):
 
 
 class Destination(Protocol):
-    """What a merge asks of either target."""
+    """The target of a merge, of either kind."""
 
     def reading(self) -> AbstractContextManager[None]:
         """Look at the target's present state in a `with` block: all but `write` and what follows it."""
@@ -73,7 +73,7 @@ class Destination(Protocol):
         ...
 
     def holds(self, item: ItemRecord) -> bool:
-        """Whether the target holds a message of the source."""
+        """True when the target holds a message of the source."""
         ...
 
     def fetch(self, source: Reader, item: ItemRecord, raw: bytes | None) -> FetchedContent | Prepared | bytes:
@@ -88,7 +88,7 @@ class Destination(Protocol):
         ...
 
     def has_folder(self, folder: SourceFolder) -> bool:
-        """Whether that folder is there."""
+        """True when that folder is there."""
         ...
 
     def write(self, source: Reader, batch: Sequence[Recovered]) -> list[Recovered]:
@@ -223,7 +223,7 @@ class MailboxDestination:
             return [each for each in batch if self._is_proven(read, each.item)]
 
     def _is_proven(self, read: Reader, item: ItemRecord) -> bool:
-        """Whether the mailbox has the message now (its user may have deleted it), and its bytes are right."""
+        """True when the mailbox has the message now (its user may have deleted it), its bytes right."""
         target_id = self._added.get(item.message_id) or self._held.id_of(item)
         try:
             if not is_there(read, item._replace(message_id=target_id), self._target.guid):

@@ -41,7 +41,7 @@ _NAME: Final = re.compile(r"[0-9a-z][0-9a-z-]{0,127}")
 
 
 def is_name(name: str) -> bool:
-    """Whether `name` is safe as a file name everywhere: 1 to 128 of a-z, 0-9 and the hyphen."""
+    """True when `name` is safe as a file name everywhere: 1 to 128 of a-z, 0-9 and the hyphen."""
     return _NAME.fullmatch(name) is not None
 
 

@@ -52,7 +52,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What a check found. `leftovers` are packs of interrupted work: harmless, and removed by `prune`."""
+    """The findings of a check. `leftovers` are packs of interrupted work: harmless, removed by `prune`."""
 
     damage: tuple[Damage, ...]
     leftovers: tuple[str, ...]
@@ -75,7 +75,7 @@ class _Finding:
 
 
 class _Node(NamedTuple):
-    """What the walk learnt of one tree: the trees below it, and the findings that hit it or data below it."""
+    """One tree as the walk knows it: the trees below it, and the findings that hit it or data below it."""
 
     trees: tuple[BlobId, ...]
     findings: frozenset[int]
@@ -148,7 +148,7 @@ class _Check:
         return absent, tuple(sorted(f"{FileKind.PACK}/{name}" for name in sizes))
 
     def to_be_kept(self, report: CheckReport, read_share: float, packs_read: Collection[str]) -> Report:
-        """What backups are to know of it, with what earlier reports say of packs that it did not read."""
+        """The report that backups are to know, with what earlier ones say of packs that it did not read."""
         unread = {pack.name for pack in self.index.packs}.difference(packs_read)
         earlier = known_damage(read_reports(self._backend, self._repository.sealer))
         return Report(
@@ -264,7 +264,7 @@ class _Check:
         return None
 
     def _findings_of(self, blob_id: BlobId) -> frozenset[int]:
-        """What is wrong with a blob: nothing when one of its copies is whole."""
+        """The findings on a blob: none when one of its copies is whole."""
         self._blobs_checked += 1
         if not self._absent and not self._bad_copies and blob_id in self.index:
             return frozenset()
@@ -344,7 +344,7 @@ def _read_index_leniently(repository: Repository) -> tuple[Index, list[str], lis
 
 @dataclass(frozen=True)
 class RepairReport:
-    """What a new index lists, and what of the packs it could not or did not."""
+    """The blobs that a new index lists, and those of the packs that it could not or did not."""
 
     packs_listed: int
     blobs_listed: int

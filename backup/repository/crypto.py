@@ -44,14 +44,14 @@ _KEY_FILE_PREFIX: Final = "pillarbox-key-1:"
 
 
 class Encryption(IntEnum):
-    """How the files of a repository are sealed."""
+    """The way in which the files of a repository are sealed."""
 
     NONE = 0
     AES_256_GCM = 1
 
 
 class Kdf(IntEnum):
-    """How the key that wraps the master secret comes from what a person holds."""
+    """The way from what a person holds to the key that wraps the master secret."""
 
     ARGON2ID = 1
     SCRYPT = 2
@@ -109,7 +109,7 @@ Credential = Passphrase | KeyFile | Unencrypted
 
 @dataclass(frozen=True)
 class KdfCost:
-    """What one try of a passphrase costs. The defaults are RFC 9106's second recommended set."""
+    """The cost of one try of a passphrase. The defaults are RFC 9106's second recommended set."""
 
     memory_kib: int = 1 << 16
     passes: int = 3
@@ -124,7 +124,7 @@ _LANES_MAX: Final = 64
 
 @dataclass(frozen=True)
 class Config:
-    """What a repository says of itself to everybody."""
+    """The part of a repository that everybody may read."""
 
     repository_id: bytes
     encryption: Encryption
@@ -195,7 +195,7 @@ class Cipher(Protocol):
         ...
 
     def decrypt(self, offset: int, data: bytes, context: bytes, file: str) -> bytes:
-        """What was sealed. Raises: Corrupt, naming `file` and `offset`, when it is anything else."""
+        """The bytes that were sealed. Raises Corrupt, naming `file` and `offset`, for anything else."""
         ...
 
 

@@ -34,7 +34,7 @@ _LOCK_BYTES_MAX: Final = 4096
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock. `machine` tells apart what has its own process numbers: boots, containers."""
+    """The holder of a lock. `machine` tells apart what has its own process numbers: boots, containers."""
 
     host: str
     machine: str
@@ -53,7 +53,7 @@ def this_process() -> Holder:
 
 
 def is_process_alive(pid: int) -> bool:
-    """Whether a process of that number runs here."""
+    """True when a process of that number runs here."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -65,7 +65,7 @@ def is_process_alive(pid: int) -> bool:
 
 @dataclass(frozen=True)
 class LockContext:
-    """What locking needs from outside.
+    """The outside world as locking needs it.
 
     `without_lock` is for who only reads: where nothing may be written (a read-only medium, want of
     permission) it is told why, once for each shared lock, and the work goes on without one. Nobody sees it

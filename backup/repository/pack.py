@@ -98,7 +98,7 @@ _local = threading.local()
 
 
 def _compressor(level: int) -> zstandard.ZstdCompressor:
-    """This thread's compressor: they are dear to make and must not be shared by threads."""
+    """The compressor of the calling thread: they are dear to make and must not be shared by threads."""
     made: dict[int, zstandard.ZstdCompressor] = _local.__dict__.setdefault("compressors", {})
     if level not in made:
         made[level] = zstandard.ZstdCompressor(level=level, write_checksum=False)

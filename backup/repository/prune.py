@@ -47,7 +47,7 @@ class PackUse:
 
 @dataclass(frozen=True)
 class PrunePlan:
-    """What becomes of each pack."""
+    """The fate of each pack."""
 
     keep: tuple[PackUse, ...]
     repack: tuple[PackUse, ...]
@@ -56,7 +56,7 @@ class PrunePlan:
 
 @dataclass(frozen=True)
 class PruneReport:
-    """What a prune did, or in a dry run would do. Bytes are those of packs."""
+    """The outcome of a prune, done or tried out. Bytes are those of packs."""
 
     packs_kept: int
     packs_repacked: int

@@ -30,7 +30,7 @@ DamagedCopy = tuple[str, int]
 
 
 class ReportKind(StrEnum):
-    """What made a report."""
+    """The work that made a report."""
 
     CHECK = "check"
     VERIFICATION = "verification"
@@ -38,7 +38,7 @@ class ReportKind(StrEnum):
 
 @dataclass(frozen=True)
 class Report:
-    """What a check or a verification of snapshots found.
+    """The findings of a check or a verification of snapshots.
 
     `read_share` (0 to 1) of the packs were read; `hit` are ids of snapshots that do not restore whole.
     `subjects` are what it is of, in the program's terms, and empty when it is of the whole repository;
@@ -54,7 +54,7 @@ class Report:
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def replaces(self, earlier: Report) -> bool:
-        """Whether nobody needs `earlier` any more, once its damaged copies are in this one."""
+        """True when nobody needs `earlier` any more, once its damaged copies are in the later report."""
         return earlier.kind is self.kind and earlier.subjects <= self.subjects
 
 

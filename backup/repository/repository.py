@@ -102,7 +102,7 @@ _CIPHERS_KEPT: Final = 64
 
 
 class SnapshotKind(StrEnum):
-    """What a backup is to those that follow (DOMAIN.md "Backup"). Each restores by itself, of any kind."""
+    """The part of a backup among others (DOMAIN.md "Backup"). Each restores by itself, of any kind."""
 
     FULL = "full"
     COPY = "copy"
@@ -378,7 +378,7 @@ class Repository:
         raise failure
 
     def is_known_damaged(self, location: Location) -> bool:
-        """Whether a copy of a blob was found damaged, here or as a report says."""
+        """True when a copy of a blob was found damaged, here or as a report says."""
         return (location.pack.name, location.record.offset) in self.damaged
 
     def _make_cipher(self, pack: PackEntry) -> Cipher:
@@ -524,7 +524,7 @@ class Repository:
     # --- reports --------------------------------------------------------------------------------------------
 
     def reports(self) -> list[Report]:
-        """What checks and verifications found, oldest first; `damaged` then has what they name."""
+        """The reports of checks and verifications, oldest first; `damaged` then has what they name."""
         found = read_reports(self.backend, self.sealer)
         self.damaged |= known_damage(found)
         return sorted(found.values(), key=lambda report: report.time_ms)
@@ -601,7 +601,7 @@ def read_key(backend: Backend, name: str) -> WrappedKey:
 
 @dataclass
 class WriterCounts:
-    """What a writer was given and what it stored."""
+    """The bytes and blobs that a writer was given and stored."""
 
     blobs: int = 0
     content_bytes: int = 0
@@ -665,7 +665,7 @@ class Writer:
         return self.add(BlobKind.TREE, encode_tree(children, meta))
 
     def has(self, blob_id: BlobId) -> bool:
-        """Whether a blob is stored or about to be.
+        """True when a blob is stored or about to be.
 
         A copy in a pack that is not there or cut does not count, nor one that is known to be damaged.
         """
@@ -811,7 +811,7 @@ def copy_snapshots(source: Repository, target: Repository, snapshots: Iterable[S
 
 
 def _origin_of(repository: Repository, snapshot: Snapshot) -> str:
-    """What the copies of a snapshot that was taken into `repository` say of where they come from."""
+    """The origin that the copies of a snapshot which was taken into `repository` tell of."""
     return f"{repository.id}/{snapshot.id}"
 
 
