@@ -1,4 +1,4 @@
-"""What commands print of the last backups of a database: as JSON, and in lines for a person."""
+"""The last backups of a database as commands print them: as JSON, and in lines for a person."""
 
 from __future__ import annotations
 

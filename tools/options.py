@@ -1,4 +1,4 @@
-"""What all commands share: who asks, the arguments that each has, and how a mistake is shown."""
+"""The parts that all commands share: who asks, the arguments that each has, and how a mistake is shown."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOBODY_READS = 141  # and of one that SIGPIPE ended
 
 
 def _account() -> str:
-    """Who runs the command, as the system knows: environment variables can say anything."""
+    """The account that runs the command, as the system knows it: environment variables can say anything."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:

@@ -1,4 +1,4 @@
-"""What commands print: lines for people, or JSON; questions, warnings and progress on stderr."""
+"""The output of commands: lines for people, or JSON; questions, warnings and progress on stderr."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def counted(count: int, what: str) -> str:
 
 
 def percent_text(part: int, whole: int) -> str:
-    """How much of `whole` a part is, for a person."""
+    """The part that `part` is of `whole`, for a person."""
     return f"{100 * part / whole:.1f} %" if whole else "-"
 
 
@@ -160,7 +160,7 @@ def progress(title: str, as_json: bool) -> Iterator[Step | None]:
 
 
 def counting(step: Step, total: int) -> Callable[[int], None]:
-    """What moves a bar of `progress` by each count it is told. `total` may be an estimate, and too low."""
+    """A function that moves a bar of `progress` by each count. `total` may be an estimate, and too low."""
     done = 0
 
     def told(count: int) -> None:

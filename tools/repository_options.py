@@ -1,4 +1,4 @@
-"""What commands on a backup repository share: where it lies, what opens it, and which snapshot is meant."""
+"""The options of commands on a backup repository: where it lies, what opens it, which snapshot is meant."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def keys(command: _FunctionT) -> _FunctionT:
 
 
 def is_directory(repo: str) -> bool:
-    """Whether `repo` names a directory, there or not, and no object store."""
+    """True when `repo` names a directory, there or not, and no object store."""
     return not repo.startswith(S3)
 
 
@@ -79,7 +79,7 @@ def connect(repo: str, clock: Clock) -> Backend:
 
 
 def given_credential(passphrase_file: Path | None, key_file: Path | None) -> Credential | None:
-    """What a person gave to open a repository with, or None. Raises NotFound, InvalidSetting."""
+    """The credential that a person gave to open a repository, or None. Raises NotFound, InvalidSetting."""
     from pillarbox.backup.repository.crypto import KeyFile, Passphrase
 
     if key_file is not None:

@@ -1,4 +1,4 @@
-"""What commands print of a snapshot: as JSON, and in lines for a person."""
+"""A snapshot as commands print it: as JSON, and in lines for a person."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What backups and captures are taken of: a storage group of a server, opened."""
+"""The source of backups and captures: a storage group of a server, opened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a MAILBOX argument names: the folders of a mailbox, or with `/` the public folders of a database."""
+"""The folders that a MAILBOX argument names: of a mailbox, or with `/` the public folders of a database."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class Replica:
 
     @property
     def me(self) -> Sender:
-        """This store as it signs its messages."""
+        """The identity with which the store signs its messages."""
         return self.record.sender
 
     def state(self, folder: ObjectId) -> FolderState:

@@ -59,14 +59,14 @@ class Versions(Generic[V]):
         return self.context.get(number.origin, 0) >= number.counter
 
     def received(self, had: CNSet) -> Versions[V]:
-        """This state as it arrives where the object is absent and the numbers `had` are held.
+        """The state as it arrives where the object is absent and the numbers `had` are held.
 
         A version that was had and is not there any more is deleted there, and stays so.
         """
         return self._keeping(lambda number: number not in had)
 
     def merged(self, other: Versions[V], had: CNSet) -> Versions[V]:
-        """This state and one that arrives where the numbers `had` are held.
+        """The state merged with one that arrives where the numbers `had` are held.
 
         Of the same versions either one may be taken; a version that was had and is not here was replaced
         here.
@@ -82,7 +82,7 @@ class Versions(Generic[V]):
         return Versions(context, {**theirs.siblings, **mine.siblings})
 
     def without(self, numbers: CNSet) -> Versions[V]:
-        """This state without the versions of these numbers; its context stays."""
+        """The state without the versions of these numbers; its context stays."""
         return self._keeping(lambda number: number not in numbers)
 
     def holes(self, had: CNSet) -> CNSet:

@@ -42,7 +42,7 @@ _IO: Final = Path("/proc/self/io")
 
 @dataclass
 class ToolRun:
-    """What one tool took: seconds, and bytes on the disk and read. None: not asked.
+    """The cost of one tool: seconds, and bytes on the disk and read. None: not asked.
 
     The `opening_s` are parts of the times before them, in which the key was made of the passphrase: a server
     that backs up by a schedule pays it once, a command each time.
@@ -96,7 +96,7 @@ class BackupReport:
 
 
 class Stopwatch(SnapshotHook):
-    """How long the freezes took, finer than the engine's clock counts."""
+    """Measures how long the freezes took, finer than the engine's clock counts."""
 
     def __init__(self) -> None:
         self.freezes_ms: list[float] = []
@@ -283,7 +283,7 @@ def _deliveries(target: Target, corpus: Sequence[bytes]) -> Iterator[list[None]]
 
 
 def _stream_bytes(target: Target) -> int:
-    """What is in the stream, without the room ahead."""
+    """The bytes in the stream, without the room ahead."""
     stream = target.database.stream
     with target.database.paused() as flushed:
         sealed = [number for number in stream.segments() if number < flushed.position.segment]
@@ -298,7 +298,7 @@ def _read_all(path: Path) -> None:
 
 
 def _bytes_read() -> int:
-    """What this process has read through system calls; 0 where the system does not tell."""
+    """The bytes that the process has read through system calls; 0 where the system does not tell."""
     try:
         lines = _IO.read_text().splitlines()
     except OSError:

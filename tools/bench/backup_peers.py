@@ -1,4 +1,4 @@
-"""What a user would back the directory up with instead: restic and borg with their defaults, and `cp`."""
+"""Other tools that back the directory up: restic and borg with their defaults, and `cp`."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def installed_peers(root: Path, source: Path) -> tuple[list[BackupTool], list[st
 
 
 def copy_seconds(source: Path, target: Path, *, flush: bool) -> float:
-    """How long `cp -a` takes; with `flush` until all of it is durable."""
+    """The time that `cp -a` takes; with `flush` until all of it is durable."""
     start = time.perf_counter()
     subprocess.run(["cp", "-a", str(source), str(target)], check=True)
     if flush:

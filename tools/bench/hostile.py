@@ -162,7 +162,7 @@ def ordinary(kind: str, corpus: Sequence[bytes], size: int) -> bytes:
 
 
 def prepare(raw: bytes, dictionaries: Dictionaries) -> None:
-    """What a delivery does with a message before its transaction, as for a database that has none of it."""
+    """Prepare a message as a delivery does before its transaction, for a database that has none of it."""
     header_bytes = header_end(raw)
     prepare_content(raw, dictionaries, lambda digest, is_message: False, header_bytes)
     parse_envelope(raw, header_bytes)

@@ -1,4 +1,4 @@
-"""What a user would pick instead, on the same messages, each with its durable settings."""
+"""Stores that a user would pick instead, on the same messages, each with its durable settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was measured, the targets it is held against, and both as text or JSON."""
+"""The figures, the targets they are held against, and both as text or JSON."""
 
 from __future__ import annotations
 
@@ -160,5 +160,5 @@ def at_least_one(text: str) -> int:
 
 
 def disk_bytes(path: Path) -> int:
-    """What the files below a path take on the disk."""
+    """The bytes that the files below a path take on the disk."""
     return sum(found.lstat().st_blocks * 512 for found in path.rglob("*") if found.is_file())

@@ -161,7 +161,7 @@ def show_(
     key_file: Path | None,
     as_json: bool,
 ) -> None:
-    """What is in a snapshot: databases, mailboxes, folders, sizes.
+    """Show a snapshot: databases, mailboxes, folders, sizes.
 
     \b
     pillarbox backup show /backup/mail latest
@@ -252,7 +252,7 @@ def diff(
     key_file: Path | None,
     as_json: bool,
 ) -> None:
-    """What changed from snapshot BEFORE to snapshot AFTER, folder by folder.
+    """Show what changed from snapshot BEFORE to snapshot AFTER, folder by folder.
 
     Their records are read, no content. A message that was moved is added in one folder, removed in another.
 

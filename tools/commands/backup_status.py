@@ -1,4 +1,4 @@
-"""Whether the backups of a server are as new as it asks for."""
+"""The command that tells whether the backups of a server are as new as it asks for."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _known(server: pillarbox.Server, repository: Repository | None) -> dict[byte
 
 
 def _rows(server: pillarbox.Server, known: dict[bytes, LastBackup]) -> dict[str, dict[str, Any]]:
-    """What is told of each database, by its label."""
+    """The rows for each database, by its label."""
     from pillarbox.store.upkeep.last_backup import LastBackup
 
     return {

@@ -58,7 +58,7 @@ class NoSuchMailbox(Exception):
 
 
 def exit_code_for(error: Exception) -> int:
-    """What a transport is told of an error: to try again unless the same call cannot ever succeed."""
+    """The exit code for a transport: to try again unless the same call cannot ever succeed."""
     if isinstance(error, NoSuchMailbox):
         return NO_MAILBOX
     if isinstance(error, InvalidContent):

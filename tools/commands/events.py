@@ -73,7 +73,7 @@ def list_events(
 
 
 def _labels(server: pillarbox.Server, name: str) -> set[str]:
-    """What the log calls a database: as it is labelled now, or was while another group had one of its name.
+    """The names of a database in the log: its label now, or while another group had one of its name.
 
     What the server does not know, or not well enough, is of the log's past, when that holds events of it; if
     not, raises NotFound or InvalidName.
@@ -90,7 +90,7 @@ def _labels(server: pillarbox.Server, name: str) -> set[str]:
 
 @events.group()
 def diagnostics() -> None:
-    """How much each diagnostic category writes: none, minimum, medium or maximum."""
+    """Show how much each diagnostic category writes: none, minimum, medium or maximum."""
 
 
 @diagnostics.command("show")

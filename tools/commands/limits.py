@@ -212,7 +212,7 @@ def set_limits(
 
 
 def _slow_restores(server: pillarbox.Server, databases: list[pillarbox.Database]) -> Iterator[str]:
-    """What is to be said of limits that a restore would not bring back in the time that is asked for."""
+    """Warnings of limits that a restore would not bring back in the time that is asked for."""
     from pillarbox.store.upkeep.backup_ages import RESTORE_TIME_KEY, restore_time_ms, span_text
     from pillarbox.store.upkeep.last_backup import read_last_backup
 
@@ -234,7 +234,7 @@ def _slow_restores(server: pillarbox.Server, databases: list[pillarbox.Database]
 
 
 def _said_of_options(error: InvalidSetting) -> InvalidSetting:
-    """What the library says of its settings, said of the options that stand for them."""
+    """The library's words on its settings, said of the options that stand for them."""
     text, hint = str(error), error.hint
     for key, option in _OPTIONS.items():
         text, hint = text.replace(key, option), hint.replace(key, option)

@@ -60,7 +60,7 @@ def message_() -> None:
 
 
 def envelope(item: ItemRecord) -> Row:
-    """What a listing says of a message."""
+    """The fields of a message in a listing."""
     return {
         "id": id_text(item.message_id),
         "uid": item.uid,

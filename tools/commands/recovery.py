@@ -149,7 +149,7 @@ def create(server: Path, as_json: bool) -> None:
 @click.argument("state", type=click.Choice(["on", "off"]))
 @JSON
 def override(server: Path, state: str, as_json: bool) -> None:
-    """Whether a restore to the server goes to the original place while there is a recovery storage group.
+    """Set whether a restore to the server goes to the original place while there is a recovery storage group.
 
     \b
     pillarbox recovery override /srv/mail on

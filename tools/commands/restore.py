@@ -250,7 +250,7 @@ def _counting(snapshots: Sequence[Snapshot], step: Step | None) -> Any:
 
 
 def _confirmed(planned: Sequence[PlannedRestore], yes: bool) -> list[FoundDatabases]:
-    """What is planned, by snapshot, once it is confirmed. Raises Refused."""
+    """The plan, by snapshot, once it is confirmed. Raises Refused."""
     from pillarbox.backup.find_snapshot import FoundDatabases
 
     if not yes:
