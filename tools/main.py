@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
 from typing import Final
 
 INTERRUPTED: Final = 130  # as shells say of a command that SIGINT ended
+# Loading makes no garbage: looking for it as often as Python does is a tenth of a short command's time.
+_GARBAGE_OBJECTS: Final = 50_000
 
 
 def run() -> None:
@@ -31,6 +34,7 @@ def _open_missing_streams() -> None:
 
 
 def _run() -> None:
+    gc.set_threshold(_GARBAGE_OBJECTS)
     try:
         from pillarbox.store.errors import Corrupt
         from pillarbox.tools.cli import cli
