@@ -82,7 +82,7 @@ class NewServerPlan:
 
     @property
     def has_config(self) -> bool:
-        """Whether the configuration is the server's own."""
+        """True when the configuration is the server's own."""
         return bool(self.config_text)
 
 

@@ -1,4 +1,4 @@
-"""What a recovery group holds: `recovery.toml`, its source and its databases.
+"""The configuration of a recovery group: `recovery.toml`, its source and its databases.
 
 A server has two: the recovery storage group for mailbox stores, and the public folder recovery group.
 
@@ -49,7 +49,7 @@ ValueT = TypeVar("ValueT")
 
 
 class HeldAs(StrEnum):
-    """How a database is in a recovery group."""
+    """The way in which a database is in a recovery group."""
 
     FILES = "files"
     REPOSITORY = "repository"

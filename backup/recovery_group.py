@@ -87,7 +87,7 @@ _DAMAGE: Final = (Corrupt, InvalidContent, NotFound)
 
 
 def has_recovery_group(server: Server) -> bool:
-    """Whether the server has a recovery storage group."""
+    """True when the server has a recovery storage group."""
     return _is_group(server.recovery_paths[DatabaseKind.MAILBOX_STORE])
 
 
@@ -105,7 +105,7 @@ def _is_group(path: Path) -> bool:
 
 
 def goes_to_recovery_group(server: Server) -> bool:
-    """Whether a restore to the server goes to its recovery storage group, not over its databases."""
+    """True when a restore to the server goes to its recovery storage group, not over its databases."""
     if not has_recovery_group(server):
         return False
     return not read_recovery(server.recovery_paths[DatabaseKind.MAILBOX_STORE]).override
@@ -541,7 +541,7 @@ class RecoveryGroup:
             yield
 
     def _refuse_directory_of_group(self) -> None:
-        """What is not listed here is removed: never in a directory that an older program gave a group."""
+        """Raises Conflict where an older program put a storage group: what is not listed here is removed."""
         for group in self._server.groups.values():
             if group.path == self.path:
                 raise Conflict(

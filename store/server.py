@@ -284,7 +284,7 @@ class Server:
         return self._config.guid
 
     def config_text(self) -> str:
-        """What `server.toml` says, comments and all; where it cannot be read, what of it is in force."""
+        """The text of `server.toml`, comments and all; where it cannot be read, what of it is in force."""
         try:
             text = (self.path / CONFIG_FILE).read_text(encoding="utf-8")
             parse_config(text)

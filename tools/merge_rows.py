@@ -1,4 +1,4 @@
-"""What a merge of recovered mail did, as commands show it and as JSON."""
+"""The outcome of a merge of recovered mail, as commands show it and as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class MergeRow(NamedTuple):
-    """What became of a mailbox; `target` is a mailbox or directory, "" where there was none."""
+    """The outcome for a mailbox; `target` is a mailbox or directory, "" where there was none."""
 
     report: MailboxMerge
     target: str
@@ -77,7 +77,7 @@ def _place(mailbox: str, path: FolderPath) -> str:
 
 
 def merge_lines(reports: Sequence[MergeRow], dry_run: bool) -> Iterator[str]:
-    """What was merged, or would be, in lines."""
+    """The merge, done or tried out, in lines."""
     did, made = ("would be merged", "would be made") if dry_run else ("merged", "made")
     for each, target in reports:
         if each.error:

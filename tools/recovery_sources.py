@@ -1,4 +1,4 @@
-"""What commands on the recovery groups share: their databases, opened, their mailboxes and public folders."""
+"""The sources of commands on the recovery groups: databases, opened, their mailboxes and public folders."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Recovered(NamedTuple):
 
 
 def is_public(name: str) -> bool:
-    """Whether a MAILBOX argument means public folders: `/`, or `/DATABASE`."""
+    """True when a MAILBOX argument means public folders: `/`, or `/DATABASE`."""
     return name.startswith("/")
 
 

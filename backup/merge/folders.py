@@ -31,7 +31,7 @@ class Origin(NamedTuple):
     copy: int
 
     def mark(self, object_id: int) -> tuple[bytes, int, int]:
-        """What is kept with the thing made of a folder or message of that id, which `database` gave out."""
+        """The mark kept with the thing made of a folder or message of that id, which `database` gave out."""
         return self.database, object_id, self.copy
 
     def marked_id(self, properties: dict[str, Any]) -> int:

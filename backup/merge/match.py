@@ -33,7 +33,7 @@ class _Content(NamedTuple):
 
 
 class HeldMessages:
-    """What a target tree holds of a source tree, as far as one merge needs to know it.
+    """The messages of a source tree that a target tree holds, as far as one merge needs to know them.
 
     Kept in memory are the ids of messages that the target holds under other ids.
     """
@@ -104,7 +104,7 @@ class HeldMessages:
                 self._present[message_id] = free[content].pop()
 
     def holds(self, target: Reader, item: ItemRecord) -> bool:
-        """Whether the target holds a message of the source."""
+        """True when the target holds a message of the source."""
         return item.message_id in self._present or self._found(target, item)
 
     def _found(self, target: Reader, item: ItemRecord) -> bool:
@@ -143,8 +143,8 @@ class HeldMessages:
 
 
 def is_there(reader: Reader, item: ItemRecord, mailbox_guid: bytes) -> bool:
-    """Whether a mailbox, or with an empty GUID the public folders, has a message of the same id and bytes, as
-    its record says. Raises Corrupt.
+    """True when a mailbox, or with an empty GUID the public folders, has a message of the same id and bytes,
+    as its record says. Raises Corrupt.
     """
     place = reader.index(Table.LOCATION, id_key(item.message_id))
     found: ItemRecord | None = None if place is None else reader.record(Table.ITEM, place)

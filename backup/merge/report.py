@@ -47,7 +47,7 @@ class FolderMerge(NamedTuple):
 
 
 class MailboxMerge(NamedTuple):
-    """What a merge did with one mailbox, or would do; public folders are called `/`.
+    """The merge of one mailbox, done or tried out; public folders are called `/`.
 
     The counts are the sums of those of `folders`. `folders_made` are paths in the target. `damaged` lists the
     first 10,000. `removed_count` messages were removed from the source; `unproven_count` were not, since they

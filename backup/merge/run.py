@@ -75,7 +75,7 @@ class MergeRun:
         self._made = tuple(sorted({*destination.made(), *would_make}))
 
     def report(self) -> MailboxMerge:
-        """What was done."""
+        """The report of what was done."""
         return self._tally.report(self.origin.tree.name, self._targets, self._made)
 
     def _taken(self) -> list[SourceFolder]:

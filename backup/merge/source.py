@@ -1,4 +1,4 @@
-"""What a merge reads: the folders and messages of a mailbox or of the public folder tree.
+"""The source of a merge: the folders and messages of a mailbox or of the public folder tree.
 
 Damage is passed over and told.
 """
@@ -63,7 +63,7 @@ class MergeTree(NamedTuple):
 
     @property
     def is_public(self) -> bool:
-        """Whether they are public folders."""
+        """True when the folders are public ones."""
         return not self.guid
 
 

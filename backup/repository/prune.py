@@ -32,7 +32,7 @@ _SMALL_PACKS_MIN: Final = 4
 
 @dataclass(frozen=True)
 class PackUse:
-    """How much of a pack is still needed. Of a blob with several copies only one counts as needed, a whole
+    """The bytes of a pack that are needed. Of a blob with several copies only one counts as needed, a whole
     one where there is one. `has_damage` is set when it has copies that are known to be damaged, and
     `needs_damage` when one of them is all that there is of a needed blob.
     """

@@ -133,7 +133,7 @@ def _line_cutter(width: int, count: int) -> Callable[[bytes], tuple[bytes, ...]]
 
 
 def skeleton_bytes_max(parts_count: int) -> int:
-    """How large a skeleton can be: a header, and text between parts that is too short to be one."""
+    """The upper bound of a skeleton: a header, and text between parts that is too short to be one."""
     return HEADER_BYTES_MAX + (parts_count + 1) * TEXT_FROM_BYTES
 
 

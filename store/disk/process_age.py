@@ -1,4 +1,4 @@
-"""How long a process of this machine has run, as the system tells it."""
+"""The time that a process of this machine has run, as the system tells it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _STARTED: Final = 19  # of the fields behind the name in /proc/PID/stat: ticks f
 
 
 def process_age_ms(process_id: int, proc: Path = _PROC) -> int | None:
-    """How long a process has run, in ms; None when it is gone, or the system does not tell."""
+    """The time that a process has run, in ms; None when it is gone, or the system does not tell."""
     try:
         started = (proc / str(process_id) / "stat").read_text("latin-1").rpartition(")")[2].split()[_STARTED]
         up_s = (proc / "uptime").read_text().split()[0]

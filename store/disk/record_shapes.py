@@ -57,7 +57,7 @@ class _Shape:
 
 
 def _usual_record(fields: tuple[str, ...], texts: list[str]) -> Callable[[tuple[Any, ...]], bool]:
-    """What knows the usual record, of millions that are read, by C code that takes nothing else.
+    """A test that knows the usual record, of millions that are read, by C code that takes nothing else.
 
     Its numbers can be packed, its texts and bytes be joined, and its lists are empty. It raises for others.
     """
@@ -93,7 +93,7 @@ def _maximum_of(name: str) -> int:
 
 
 def _code_of(name: str) -> str:
-    """What packs a number of that name only when it is within its range."""
+    """The code that packs a number of that name only when it is within its range."""
     return "q" if name.endswith("_ms") else "I" if name.startswith("uid") else "B" if name == "kind" else "Q"
 
 

@@ -496,7 +496,7 @@ META_TYPES: Final[dict[bytes, type[Record]]] = {
 
 
 def is_in_tree(folder: FolderRecord) -> bool:
-    """Whether a folder has its name and its place, and counts in its mailbox: not removed, nor copied yet."""
+    """True when a folder has its name and place, and counts in its mailbox: not removed, nor copied yet."""
     return folder.hidden in (Hidden.NO, Hidden.ARRIVING)
 
 
@@ -630,7 +630,7 @@ def feed_entry(scope: int, cn: int, kind: int, object_id: int, folder_id: int, u
 
 
 class _IndexShape(NamedTuple):
-    """How long the keys and bodies of the rows of a derived table are, in bytes."""
+    """The lengths of the keys and bodies of the rows of a derived table, in bytes."""
 
     key_min: int
     key_max: int

@@ -24,7 +24,7 @@ _ROWS_AT_ONCE: Final = 100
 
 
 def problems_of(path: Path) -> list[str]:
-    """What LMDB's verifier finds in the property file of a directory."""
+    """The problems that LMDB's verifier finds in the property file of a directory."""
     try:
         problems: list[str] = verify(str(path / DATA_FILE))
     except (VerifyError, OSError) as error:
@@ -42,7 +42,7 @@ def problem_of_copy(path: Path, target: Path) -> tuple[bool, str]:
 
 
 def answers(what: str, path: Path, words: list[str]) -> Iterator[Any]:
-    """What the child writes, in order: problems, how a copy went, or rows of the tables of these numbers.
+    """The answers of the child, in order: problems, how a copy went, or rows of the tables of these numbers.
 
     `words` are the directory of the copy, or the numbers.
     """

@@ -30,7 +30,7 @@ Event = tuple[int, dict[str, Any]]
 
 
 class Made(NamedTuple):
-    """How a change went: what it returned and the events it reported, or what kept it from being made."""
+    """The outcome of a change: its result and the events it reported, or what kept it from being made."""
 
     result: Any
     events: Sequence[Event]
@@ -105,7 +105,7 @@ class WaitingChanges:
 
     @property
     def are_more_expected(self) -> bool:
-        """Whether callers whose changes were made last are about to come back with their next."""
+        """True when callers whose changes were made last are about to come back with their next."""
         return self._are_quick and self._returning > 0
 
     def expect_return(self, callers: int) -> None:

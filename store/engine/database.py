@@ -654,7 +654,7 @@ class Database:
         make: Callable[[WriteTransaction, PreparedT], ResultT],
         length: int,
     ) -> ResultT:
-        """What `make` returns, with all it changed durable and visible; or what it raises, with nothing done.
+        """Return or raise what `make` does: with all it changed durable and visible, or with nothing done.
 
         `make` gets what `prepare` gives, and is called by the writer, in one transaction with others that
         wait, and again where another one fails. `length` is how many bytes are prepared and added: few are

@@ -105,7 +105,7 @@ class GroupStore:
             self.broken = error
 
     def _tables_lack(self, flushed: FlushedState) -> bool:
-        """Whether the tables certainly took nothing of a group."""
+        """True when the tables certainly took nothing of a group."""
         try:
             return read_state(self._env).sequence <= flushed.sequence
         except PillarboxError:

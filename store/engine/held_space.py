@@ -1,4 +1,4 @@
-"""Who keeps pages of the property file from being used again.
+"""The processes that keep pages of the property file from being used again.
 
 LMDB uses no page again that a read may still see, whichever process reads: one that is stopped makes the file
 grow with every change.
@@ -33,7 +33,7 @@ class HeldSpace(NamedTuple):
 
 
 def is_mostly_free(env: Env, tuning: Tuning) -> bool:
-    """Whether the file is large and more than half of it is free."""
+    """True when the file is large and more than half of it is free."""
     used, total = env.pages_used_and_total()
     return total * PAGE_BYTES > tuning.tables_bytes and 2 * used < total
 

@@ -22,7 +22,7 @@ class Pace:
         self._sequence = 0
 
     def rest_ms(self, took_ms: int, sequence: int) -> int:
-        """How long to rest after a transaction of number `sequence` that took `took_ms`, from its turn on.
+        """The time to rest after a transaction of number `sequence` that took `took_ms`, from its turn on.
 
         The work rests only where others changed the database since its transaction before.
         """

@@ -26,12 +26,12 @@ _ACTOR: Final = Actor.task("removal")
 
 
 def pending(reader: Reader) -> bool:
-    """Whether rows of deleted folders are left to be removed."""
+    """True when rows of deleted folders are left to be removed."""
     return any(body != IS_COPY for _, body in reader.indexes(Table.REMOVAL, b"", None))
 
 
 def has_copies(reader: Reader) -> bool:
-    """Whether copies of folders are not complete."""
+    """True when copies of folders are not complete."""
     return any(body == IS_COPY for _, body in reader.indexes(Table.REMOVAL, b"", None))
 
 

@@ -67,7 +67,7 @@ class Turn:
 
     @property
     def is_held(self) -> bool:
-        """Whether the `with` block of the turn is still there, and has not ended the turn."""
+        """True while the `with` block of the turn is there, and has not ended the turn."""
         return not self.has_ended and self.watch is not None and self.watch() is not None
 
 

@@ -94,7 +94,7 @@ class Writer:
 
     @property
     def broken(self) -> PillarboxError | None:
-        """What ended all writing, or None."""
+        """The error that ended all writing, or None."""
         return self._groups.broken
 
     # -- for callers

@@ -26,7 +26,7 @@ from pillarbox.store.mail.rights import Right, require, require_change
 
 
 class CopyProgress(NamedTuple):
-    """How far a copy is: messages copied, of those that it is to hold."""
+    """The progress of a copy: messages copied, of those that it is to hold."""
 
     messages_count: int
     messages_total: int

@@ -76,7 +76,7 @@ def flag_names(item: ItemRecord) -> tuple[str, ...]:
 
 
 def has_flag(item: ItemRecord, flag: str) -> bool:
-    """Whether a message has an IMAP flag or keyword, whatever its case."""
+    """True when a message has an IMAP flag or keyword, whatever its case."""
     lower = flag.lower()
     bit = _BITS.get(lower)
     return bool(item.flags & bit) if bit else any(word.lower() == lower for word in item.keywords)

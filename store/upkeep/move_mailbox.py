@@ -359,7 +359,7 @@ class _Move:
         return len(news) + len(gone) + len(gone_folders)
 
     def _is_of_tree(self, records: Reader, change: Change) -> bool:
-        """Whether a change is one of the mailbox or of a folder that it has or had."""
+        """True when a change is one of the mailbox or of a folder that it has or had."""
         if change.object_kind is ObjectKind.MAILBOX:
             return change.object_id == self._box.root_id
         if change.object_id in self._folders:

@@ -54,12 +54,12 @@ class PurgeRound:
 
     @property
     def kept_rate(self) -> float:
-        """What the deliveries kept of their rate."""
+        """The part of their rate that the deliveries kept."""
         return self.beside.rate / statistics.mean(self.rates_alone)
 
     @property
     def times_longer(self) -> float:
-        """How much longer the purge took beside deliveries."""
+        """The time of the purge beside deliveries, as a multiple of its time alone."""
         return self.beside_s / self.alone_s
 
 
@@ -213,7 +213,7 @@ def growths(root: Path, part: int, rounds: int) -> list[Growth]:
 
 
 def verdicts(purges: Sequence[PurgeRound], grown: Sequence[Growth]) -> list[Verdict]:
-    """What was reached of what is asked for; of the rounds the median, of waits the longest."""
+    """The targets, and the figures that were reached: of the rounds the median, of waits the longest."""
     kept = statistics.median(purge.kept_rate for purge in purges)
     longer = statistics.median(purge.times_longer for purge in purges)
     longest = max(purge.beside.longest_ms for purge in purges)

@@ -289,7 +289,7 @@ _UNMATCHED = {
 
 
 def _refuse_dismounted(server: pillarbox.Server, origin: pillarbox.Database | None) -> None:
-    """What has a database of its own that is not mounted must not go to another one of the name."""
+    """Refuse a mailbox whose own database is not mounted: it must not go to another one of the name."""
     from pillarbox.store.engine.database import MountState
 
     if origin is not None and origin.state is MountState.DISMOUNTED:
