@@ -661,6 +661,35 @@ def test_names_are_those_of_the_field() -> None:
     )
 
 
+# --- sentences ----------------------------------------------------------------------------------------------
+
+
+NO_SUBJECTS = {"what", "who", "whose", "whether", "how", "this"}
+
+
+def riddles(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, first word) of each docstring that begins with a word that names no thing."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            words = (ast.get_docstring(node) or "").split()
+            if words and words[0].lower() in NO_SUBJECTS:
+                yield node.body[0].lineno, words[0]
+
+
+def test_a_docstring_begins_with_a_verb_or_the_thing() -> None:
+    assert_none(
+        f"{module.file}:{line}: begin with what it does, or with the thing that it is, not with {word}"
+        for module in MODULES
+        for line, word in riddles(module.tree)
+    )
+
+
+@pytest.mark.parametrize("text", ["Whether it is.", "What it is.", "This thing.", "How\n    many."])
+def test_a_docstring_that_begins_with_no_thing_is_found(text: str) -> None:
+    function = f'def f() -> None:\n    """{text}"""'
+    assert len(list(riddles(ast.parse(function)))) == len(list(riddles(ast.parse(f'"""{text}"""')))) == 1
+
+
 # --- errors -------------------------------------------------------------------------------------------------
 
 
