@@ -8,8 +8,8 @@ BATCH_ROWS: Final = 128
 _BATCH_ROWS_MIN: Final = 16
 # A delivery waits for a batch and for what it is in the line behind: a quarter of a second at most.
 _BATCH_MS: Final = 40
-# Measured beside deliveries, each waiting for its own (docs/benchmarks.md): they keep more than 70 % of their
-# rate, and the work takes less than three times as long as alone.
+# Beside it deliveries keep about two thirds of their rate, and the work takes some three times as long as
+# alone: more of the one costs more of the other (docs/benchmarks.md, "Bulk work").
 _REST: Final = 1.8
 _REST_MS_MAX: Final = 200
 
