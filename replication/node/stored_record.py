@@ -1,4 +1,4 @@
-"""What a replicator knows, in the replication state table: kept in the transactions of the objects it is of.
+"""The knowledge of a replicator, in the replication state table: kept in the transactions of its objects.
 
 Of a folder its known numbers are a row of their own, which the store reads when the folder is deleted; each
 other replica's last statement is one, so that a status which arrives writes little. Pairs that wait for

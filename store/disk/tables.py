@@ -330,7 +330,7 @@ class DictionaryRecord(NamedTuple):
 
 
 class ReplicaRecord(NamedTuple):
-    """Who gives numbers under a replica number, its key: the database, its numbering, and which one it is.
+    """The giver of numbers under a replica number, its key: the database, and which of its numberings.
 
     `origin` is the replica GUID of the numbering, `incarnation` counts the numberings of the database.
     """

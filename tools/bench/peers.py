@@ -107,9 +107,15 @@ def _sqlite_rows(first: int, messages: Sequence[bytes]) -> Iterator[tuple[object
         yield (number, len(message), *fields, compress(message))
 
 
+# Lists, which SQLite has no column for, and what is empty in a store that has joined no organisation.
+_UNLISTED: Final = frozenset(
+    "keywords categories properties versions conflict_of changed actor stamps".split()
+)
+
+
 def sqlite_list(root: Path, items: Sequence[ItemRecord]) -> Figure:
     """A SELECT of the columns that a listing of Pillarbox gives, from a table that holds nothing else."""
-    columns = [name for name in ItemRecord._fields if name not in ("keywords", "categories", "properties")]
+    columns = [name for name in ItemRecord._fields if name not in _UNLISTED]
     with closing(sqlite3.connect(root / "envelopes")) as connection:
         connection.execute("create table item({})".format(", ".join(f'"{name}"' for name in columns)))
         rows = [tuple(getattr(item, name) for name in columns) for item in items]
