@@ -88,10 +88,20 @@ class StreamCheck:
                 sequence = self._check_redo(number, offset, frame, sequence)
                 last = self._state is not None and sequence >= self._state.sequence
                 if last:
+                    self._check_behind(number, offset + length)
                     break
         if whole:
             self._check_content_bytes(number, content_bytes)
         return sequence, last
+
+    def _check_behind(self, number: int, offset: int) -> None:
+        """Look behind the last transaction that the tables have: at what a mount would replay.
+
+        A writer may be at work there, so only a redo record that is whole and cannot be read is damage.
+        """
+        for at, _, frame in scan_frames(self._checked.stream, number, offset):
+            if frame is not None and frame.kind == FrameKind.REDO:
+                self._check_redo(number, at, frame, -1)
 
     def _is_known(self, number: int, offset: int, length: int) -> bool:
         """True when damage was named with what lies there, or let go by a repair."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
+from pillarbox.store.disk.checkpoint import read_checkpoint
 from pillarbox.store.disk.records import seal_record
+from pillarbox.store.disk.stream import Codec, FrameKind, build_frame
 from pillarbox.store.disk.tables import (
     IDENTITY_KEY,
     STATE_KEY,
@@ -23,6 +26,7 @@ from pillarbox.store.disk.tables import (
 )
 from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
+from pillarbox.store.errors import Corrupt
 from pillarbox.store.events import EventId
 from pillarbox.store.files.mbox import read_mbox
 from pillarbox.store.mail import folders, mailboxes, messages
@@ -366,3 +370,21 @@ def test_pages_that_are_bent_while_the_database_is_mounted_are_named(database: D
 def test_the_time_that_verification_takes_is_told(database: Database, events: Events) -> None:
     check(database)
     assert EventId.TABLES_VERIFIED in events.ids
+
+
+def test_a_redo_record_behind_the_end_that_a_mount_would_refuse_is_found(database: Database) -> None:
+    database.dismount()
+    checkpoint = read_checkpoint(database.path)
+    header = struct.pack("<QQII", checkpoint.sequence + 1, checkpoint.sequence + 1, 0, 0)
+    frame = build_frame(FrameKind.REDO, Codec.PLAIN, 0, 3, header, b"\x91\x92\x00")
+    path = database.stream.path(checkpoint.position.segment)
+    with path.open("r+b") as file:
+        file.seek(checkpoint.position.offset)
+        file.write(frame)
+    with pytest.raises(Corrupt):
+        database.mount()
+    database.mount(read_only=True)
+    (found,) = check_database(database, ACTOR).findings
+    assert (found.file, found.offset) == (str(path), checkpoint.position.offset)
+    path.write_bytes(path.read_bytes()[: checkpoint.position.offset + len(frame) - 1])
+    assert check_database(database, ACTOR).clean  # torn: what an interrupted flush left
