@@ -149,6 +149,8 @@ class EventId(IntEnum):
     TABLES_COMPACTED = (20035, _INFORMATION, _MAINTENANCE,
         "The property file of database {database} was compacted from {before_bytes} to {after_bytes}, "
         "{milliseconds} ms.", Level.MINIMUM)
+    TABLES_NOT_VERIFIED = (20036, _WARNING, _MAINTENANCE,
+        "The pages of the tables of database {database} were not verified: {reason}")
     SNAPSHOT_FINISHED = (20040, _INFORMATION, _BACKUP,
         "Snapshot {snapshot} of database {database} is complete.")
     SNAPSHOT_FAILED = 20041, _ERROR, _BACKUP, "The snapshot of database {database} failed: {error}"

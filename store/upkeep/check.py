@@ -26,7 +26,7 @@ from pillarbox.store.upkeep.check_indexes import IndexCheck
 from pillarbox.store.upkeep.check_records import RecordsCheck
 from pillarbox.store.upkeep.check_stream import StreamCheck
 from pillarbox.store.upkeep.check_unsound import UnsoundCheck
-from pillarbox.store.upkeep.verification import copied_tables
+from pillarbox.store.upkeep.verification import copied_tables, told_without_room
 
 
 class CheckReport(NamedTuple):
@@ -54,7 +54,7 @@ def check_database(
     program. Damage is returned, not raised.
     """
     report = None
-    with suppress(DiskFull), copied_tables(database) as copy:  # without room for it all else is proved
+    with told_without_room(database), copied_tables(database) as copy:  # without room all else is proved
         report = _check_pages(database, copy)
     return _reported(database, report or _check_records(database, actor, progress))
 

@@ -9,7 +9,6 @@ Segments go in order, the oldest first: what has no older one beside it needs no
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import zstandard
@@ -31,14 +30,14 @@ from pillarbox.store.disk.tables import (
 from pillarbox.store.engine import content_store
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
-from pillarbox.store.errors import Corrupt, DiskFull
+from pillarbox.store.errors import Corrupt
 from pillarbox.store.events import EventId
 from pillarbox.store.mail import mailboxes
 from pillarbox.store.upkeep.joining import finish_joining
 from pillarbox.store.upkeep.let_go import LetGo
 from pillarbox.store.upkeep.sizes import logical_size_bytes, physical_size_bytes
 from pillarbox.store.upkeep.sizing import fill_in_sizes
-from pillarbox.store.upkeep.verification import problems_in_use
+from pillarbox.store.upkeep.verification import problems_in_use, told_without_room
 
 MAILBOX_RETENTION_MS: Final = 30 * 24 * 3600 * 1000
 DICTIONARY_BYTES: Final = 112 << 10
@@ -74,7 +73,7 @@ def run_maintenance(database: Database, actor: Actor, *, until_ms: int | None = 
     does after an interruption: the database is whole at any moment. One run of a database at a time. Raises
     Dismounted, ReadOnly, DiskFull.
     """
-    with suppress(DiskFull):  # compaction gives the room for the next time
+    with told_without_room(database):  # compaction gives the room for the next time
         for problem in problems_in_use(database):
             database.report(EventId.DAMAGE_FOUND, error=problem)
     purged = purge_disconnected(database, actor, until_ms=until_ms)

@@ -13,7 +13,8 @@ from pillarbox.store.disk.env import DATA_FILE, put_back_meta_pages
 from pillarbox.store.disk.stream import disk_error
 from pillarbox.store.engine.database import PROPERTIES, Database, MountState
 from pillarbox.store.engine.tables_proof import problems_of_pages
-from pillarbox.store.errors import Corrupt
+from pillarbox.store.errors import Corrupt, DiskFull
+from pillarbox.store.events import EventId
 
 _COPY: Final = "verify.new"
 
@@ -50,6 +51,15 @@ def _copy_dismounted(path: Path, copy: Path) -> None:
     checkpoint = read_checkpoint(path)
     if not checkpoint.clean and checkpoint.boot != boot_identity():
         put_back_meta_pages(copy, checkpoint.meta_pages)
+
+
+@contextmanager
+def told_without_room(database: Database) -> Iterator[None]:
+    """Let a `with` block that verifies a copy end on a full disk, and tell that nothing was verified."""
+    try:
+        yield
+    except DiskFull as full:
+        database.report(EventId.TABLES_NOT_VERIFIED, reason=str(full))
 
 
 def problems_in_use(database: Database) -> list[str]:

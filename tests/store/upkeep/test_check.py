@@ -13,6 +13,7 @@ import pytest
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
 from pillarbox.store.disk.checkpoint import read_checkpoint
+from pillarbox.store.disk.env import Env
 from pillarbox.store.disk.records import seal_record
 from pillarbox.store.disk.stream import Codec, FrameKind, build_frame
 from pillarbox.store.disk.tables import (
@@ -26,11 +27,12 @@ from pillarbox.store.disk.tables import (
 )
 from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
-from pillarbox.store.errors import Corrupt
+from pillarbox.store.errors import Corrupt, DiskFull
 from pillarbox.store.events import EventId
 from pillarbox.store.files.mbox import read_mbox
 from pillarbox.store.mail import folders, mailboxes, messages
 from pillarbox.store.upkeep.check import CheckReport, check_database, check_dismounted
+from pillarbox.store.upkeep.maintenance import run_maintenance
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 ACTOR = Actor.task("test")
@@ -388,3 +390,17 @@ def test_a_redo_record_behind_the_end_that_a_mount_would_refuse_is_found(databas
     assert (found.file, found.offset) == (str(path), checkpoint.position.offset)
     path.write_bytes(path.read_bytes()[: checkpoint.position.offset + len(frame) - 1])
     assert check_database(database, ACTOR).clean  # torn: what an interrupted flush left
+
+
+def test_on_a_disk_without_room_it_is_said_that_pages_were_not_verified(
+    database: Database, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(env: Env, directory: Path) -> None:
+        raise DiskFull("no space left on the disk")
+
+    monkeypatch.setattr(Env, "copy_pages_to", full)
+    assert check_database(database, ACTOR).clean
+    assert events.ids.count(EventId.TABLES_NOT_VERIFIED) == 1
+    run_maintenance(database, ACTOR)
+    assert events.ids.count(EventId.TABLES_NOT_VERIFIED) == 2
+    assert not (database.path / "verify.new").exists()
