@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +170,54 @@ def test_damage_that_ends_a_read_or_a_transaction_is_reported_with_its_place(dat
         messages.content(txn, item)
     assert [event.event_id for event in events] == [EventId.DAMAGE_FOUND] * 2
     assert all(path.name in event.text for event in events)
+
+
+FORKS = """
+import os, sys
+from pathlib import Path
+from pillarbox.store.access import Actor
+from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.engine.database import Database
+from pillarbox.store.errors import Dismounted, Refused
+from pillarbox.store.mail import mailboxes
+
+ACTOR = Actor.task("test")
+database = Database(sys.argv[1], b"x" * 16, "Mail", DatabaseKind.MAILBOX_STORE)
+database.create()
+database.mount()
+with database.transaction(ACTOR) as txn:
+    mailboxes.create(txn, "anna")
+    child = os.fork()
+    if not child:
+        told = [database.state.value]
+        for ask in (
+            lambda: database.read(ACTOR),
+            lambda: database.transaction(ACTOR),
+            lambda: database.mount(read_only=True),
+            lambda: Database(sys.argv[1], b"x" * 16, "Mail", DatabaseKind.MAILBOX_STORE).mount(),
+        ):
+            try:
+                ask()
+                told.append("taken")
+            except (Dismounted, Refused) as error:
+                told.append(type(error).__name__)
+        print(*told, flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+with database.transaction(ACTOR) as txn:
+    mailboxes.create(txn, "bert")
+with database.read(ACTOR) as read:
+    print(*[found.name for found in mailboxes.all_of(read)], flush=True)
+database.dismount()
+"""
+
+
+def test_a_process_that_is_forked_has_nothing_mounted_and_costs_its_parent_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "forks"
+    run = subprocess.run([sys.executable, "-c", FORKS, str(path)], capture_output=True, text=True, check=True)
+    told, boxes = run.stdout.splitlines()
+    assert told == "dismounted Dismounted Dismounted Refused Refused"
+    assert boxes == "anna bert"
+    again = Database(path, b"x" * 16, "Mail", DatabaseKind.MAILBOX_STORE)
+    again.mount(read_only=True)  # left clean by the parent
+    again.dismount()
