@@ -176,9 +176,9 @@ class _Repair:
         checkpoint = None
         try:
             copy.mkdir()
-            shutil.copyfile(self._database.path / PROPERTIES / DATA_FILE, copy / DATA_FILE)
             with suppress(Corrupt):  # each row proves itself, whatever the state it is from
                 checkpoint = read_checkpoint(self._database.path)
+            shutil.copyfile(self._database.path / PROPERTIES / DATA_FILE, copy / DATA_FILE)
             if checkpoint and not checkpoint.clean and checkpoint.boot != boot_identity():
                 put_back_meta_pages(copy, checkpoint.meta_pages)
         except DiskFull:

@@ -21,6 +21,7 @@ from pillarbox.store.disk.tables import (
     PRIMARY,
     STATE_KEY,
     FolderRecord,
+    Hidden,
     ItemRecord,
     LeftOutRecord,
     MailboxRecord,
@@ -69,6 +70,15 @@ class OldTables(NamedTuple):
     problem: str
 
 
+class Gap(NamedTuple):
+    """Transactions that are not in the stream, by their numbers, and the segments on both sides."""
+
+    first: int
+    last: int
+    segment_before: int
+    segment_after: int
+
+
 class Gathered(NamedTuple):
     """The findings of the gathering beside the rows.
 
@@ -76,7 +86,8 @@ class Gathered(NamedTuple):
     `content_bytes` are those of each segment's content frames, `stray` the content frames of which no whole
     redo record tells. `spare` are rows of the old tables that were not taken, for content that the stream's
     row does not lead to; `from_tables` are the rows that were. `unread` are segments that the disk
-    does not give, in words; `unreadable` says why the old tables were of no use, if so.
+    does not give, in words; `unreadable` says why the old tables were of no use, if so. `is_end_known` where
+    something proves that no transaction is missing behind the last one: the old tables or a clean checkpoint.
     """
 
     sequence: int
@@ -89,6 +100,7 @@ class Gathered(NamedTuple):
     dropped: list[str]
     unread: list[str]
     unreadable: str
+    is_end_known: bool
 
 
 def gather(database: Database, draft: Draft, old: OldTables) -> Gathered:
@@ -104,6 +116,8 @@ class _Gathering:
         self._old = old
         self._sequence = self._counter = self._segment = 0
         self._last_of_last_segment = -1
+        self._last_segment = 0
+        self._gaps: list[Gap] = []
         self._content_bytes: Counter[int] = Counter()
         self._stray: dict[bytes, Place] = {}
         self._spare: dict[tuple[Table, bytes], bytes] = {}
@@ -120,8 +134,11 @@ class _Gathering:
         sequence_in_stream = self._sequence
         self._take_tables()
         self._name_damaged()
+        if self._unreadable:
+            self._name_missing(sequence_in_stream)
         self._drop_unreadable()
-        if self._from_tables:
+        # Where a transaction is missing, what it deleted or moved away may be there still.
+        if self._from_tables or self._gaps or self._stretches or self._unread:
             _Settling(self._draft).run()
         # A number is left out where transactions are missing at the end: the next one does not follow.
         follows = self._last_of_last_segment in (-1, self._sequence) and sequence_in_stream == self._sequence
@@ -136,7 +153,13 @@ class _Gathering:
             self._dropped,
             self._unread,
             self._unreadable,
+            not self._unreadable or self._is_end(sequence_in_stream),
         )
+
+    def _is_end(self, sequence: int) -> bool:
+        """Tell whether a database that was closed cleanly had come to that transaction, and no further."""
+        checkpoint = self._old.checkpoint
+        return checkpoint is not None and checkpoint.clean and checkpoint.sequence == sequence
 
     # -- the stream
 
@@ -181,7 +204,10 @@ class _Gathering:
         except Corrupt as error:
             self._let_go(segment, offset, frame.length, str(error))
             return None
+        if self._sequence and redo.sequence > self._sequence + 1:
+            self._gaps.append(Gap(self._sequence + 1, redo.sequence - 1, self._last_segment, segment))
         self._sequence = self._last_of_last_segment = redo.sequence
+        self._last_segment = segment
         return redo
 
     def _take_redo(self, redo: Redo, pending: dict[bytes, Place]) -> None:
@@ -306,6 +332,18 @@ class _Gathering:
 
     # -- both
 
+    def _name_missing(self, sequence_in_stream: int) -> None:
+        """Name the transactions of which neither the stream nor a table tells any more."""
+        for gap in self._gaps:
+            # A whole segment may have been given back: compaction wrote again what was needed of it.
+            if gap.segment_after - gap.segment_before <= 1:
+                self._dropped.append(f"transactions {gap.first} to {gap.last} are missing in the stream")
+        if sequence_in_stream < self._sequence:
+            self._dropped.append(
+                f"the stream ends with transaction {sequence_in_stream}, "
+                f"the checkpoint names {self._sequence}"
+            )
+
     def _drop_unreadable(self) -> None:
         """Take out what stands for a deletion, and rows that are whole and say what no record says."""
         for table in PRIMARY:
@@ -374,7 +412,9 @@ class _Settling:
             for key, record in reader.records(Table.FOLDER, b"", None):
                 if record.change_cn > gone[ObjectKind.FOLDER_GONE].get(record.folder_id, 0):
                     folders.discard(record.folder_id)  # it came back
-                if record.folder_id in folders or record.folder_id in gone[ObjectKind.MAILBOX_GONE]:
+                if record.hidden == Hidden.REMOVED:
+                    folders.discard(record.folder_id)  # its messages are removed, and told of, as ever
+                elif record.folder_id in folders or record.folder_id in gone[ObjectKind.MAILBOX_GONE]:
                     self._draft.put(Table.FOLDER, key, None)
             for key, item in reader.records(Table.ITEM, b"", None):
                 since = gone[ObjectKind.MESSAGE_GONE].get(item.message_id, 0)

@@ -44,6 +44,7 @@ from pillarbox.store.upkeep.let_go import record_of
 from pillarbox.store.upkeep.repair_content import ProvedContent
 from pillarbox.store.upkeep.repair_draft import Draft
 from pillarbox.store.upkeep.repair_gather import Gathered
+from pillarbox.store.upkeep.repair_numbers import leave_numbers_out
 
 RECOVERED: Final = "Recovered"
 
@@ -95,6 +96,8 @@ class Rebuild:
         self._count_references()
         self._count_segments()
         self._remember_let_go()
+        if self._has_lost_transactions():
+            self._counter = leave_numbers_out(self._draft, self._counter)
         self._write_state()
         self._derive()
 
@@ -406,7 +409,12 @@ class Rebuild:
                 self._draft.put(Table.META, STATE_KEY, state)
 
     def _has_lost_records(self) -> bool:
-        return bool(self._gathered.dropped or self._gathered.unreadable or self.lost)
+        return self._has_lost_transactions() or bool(self._gathered.unreadable)
+
+    def _has_lost_transactions(self) -> bool:
+        """Tell whether there may have been transactions of which nothing is left."""
+        gathered = self._gathered
+        return bool(gathered.dropped or gathered.unread or self.lost) or not gathered.is_end_known
 
     def _derive(self) -> None:
         with self._draft.reading() as reader:

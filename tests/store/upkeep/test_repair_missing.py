@@ -1,0 +1,198 @@
+"""A repair where transactions are missing says so, mixes no moments, and gives no number out again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pillarbox.store.access import Actor
+from pillarbox.store.change_number import CNSet
+from pillarbox.store.clock import VirtualClock
+from pillarbox.store.disk.frame_scan import scan_frames
+from pillarbox.store.disk.stream import FrameKind
+from pillarbox.store.disk.tables import DatabaseKind, ItemRecord
+from pillarbox.store.engine.change_feed import ChangeKind, changes
+from pillarbox.store.engine.checkpointer import Tuning
+from pillarbox.store.engine.database import Database
+from pillarbox.store.errors import Refused
+from pillarbox.store.mail import folders, mailboxes, messages
+from pillarbox.store.mail.delivery import deliver
+from pillarbox.store.upkeep.check import check_database
+from pillarbox.store.upkeep.maintenance import compact
+from pillarbox.store.upkeep.repair import repair_database
+
+ACTOR = Actor.task("test")
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    """A database with an empty mailbox, mounted; a segment takes two messages."""
+    made = Database(
+        tmp_path / "db",
+        b"x" * 16,
+        "Mail",
+        DatabaseKind.MAILBOX_STORE,
+        clock=VirtualClock(),
+        rng=random.Random(1),
+        tuning=Tuning(segment_bytes=4_000, remove_beside=False),
+    )
+    made.create()
+    made.mount()
+    with made.transaction(ACTOR) as txn:
+        mailboxes.create(txn, "anna")
+    yield made
+    made.dismount()
+
+
+def delivered(database: Database, count: int) -> list[ItemRecord]:
+    rng = random.Random(count)
+    raws = [b"Subject: %d\r\n\r\n" % number + rng.randbytes(3_000) for number in range(count)]
+    return [item for raw in raws for item in deliver(database, ACTOR, "anna", raw)]
+
+
+def lose_tables(database: Database) -> None:
+    database.dismount()
+    (database.path / "properties" / "data.mdb").write_bytes(b"")
+
+
+def repaired(database: Database) -> tuple[str, ...]:
+    """What a repair says that it dropped; the database is mounted again, and clean."""
+    database.dismount()
+    report = repair_database(database)
+    database.mount()
+    assert check_database(database, ACTOR).findings == ()
+    return report.dropped
+
+
+def inbox(database: Database) -> list[ItemRecord]:
+    with database.read(ACTOR) as read:
+        return list(folders.messages(read, mailboxes.find(read, "anna").roles["inbox"]))
+
+
+def cut_last_transaction(database: Database, segment: int) -> None:
+    redo = [
+        (offset, length)
+        for offset, length, frame in scan_frames(database.stream, segment)
+        if frame is not None and frame.kind == FrameKind.REDO
+    ]
+    path = database.stream.path(segment)
+    path.write_bytes(path.read_bytes()[: sum(redo[-2]) if len(redo) > 1 else redo[0][0]])
+
+
+def test_numbers_of_transactions_that_are_gone_do_not_come_again(database: Database) -> None:
+    *kept, lost = delivered(database, 4)
+    with database.read(ACTOR) as read:
+        seen = changes(read, CNSet()).cnset
+    lose_tables(database)
+    cut_last_transaction(database, database.stream.segments()[-1])
+    repaired(database)
+    assert [item.uid for item in inbox(database)] == [item.uid for item in kept]
+    (new,) = deliver(database, ACTOR, "anna", b"Subject: another\r\n\r\n")
+    assert new.uid > lost.uid and new.message_id > lost.message_id
+    with database.read(ACTOR) as read, pytest.raises(Refused, match="future"):
+        changes(read, seen)
+
+
+def test_what_a_client_knows_of_messages_that_are_kept_stays_right(database: Database) -> None:
+    kept = delivered(database, 3)
+    with database.read(ACTOR) as read:
+        seen = changes(read, CNSet()).cnset
+        before = folders.get(read, kept[0].folder_id)
+    lose_tables(database)
+    repaired(database)
+    (new,) = deliver(database, ACTOR, "anna", b"Subject: another\r\n\r\n")
+    with database.read(ACTOR) as read:
+        assert folders.get(read, before.folder_id).uid_validity == before.uid_validity
+        assert [change.object_id for change in changes(read, seen, before.folder_id)] == [new.message_id]
+
+
+def test_tables_that_are_gone_after_a_clean_end_leave_no_number_out(database: Database) -> None:
+    (*_, last) = delivered(database, 3)
+    lose_tables(database)
+    repaired(database)
+    (new,) = deliver(database, ACTOR, "anna", b"Subject: another\r\n\r\n")
+    assert new.uid == last.uid + 1
+
+
+def test_a_repair_that_loses_nothing_leaves_no_number_out(database: Database) -> None:
+    (*_, last) = delivered(database, 3)
+    repaired(database)
+    (new,) = deliver(database, ACTOR, "anna", b"Subject: another\r\n\r\n")
+    assert new.uid == last.uid + 1
+
+
+def test_transactions_that_nothing_tells_of_are_named(database: Database) -> None:
+    items = delivered(database, 6)
+    segment = database.stream.segments()[1]
+    lose_tables(database)
+    path = database.stream.path(segment)
+    path.write_bytes(path.read_bytes()[:5_000])
+    (cut, named) = repaired(database)
+    assert cut.endswith("are no whole frame")
+    assert named.startswith("transactions ") and named.endswith(" are missing in the stream")
+    assert len(inbox(database)) < len(items)
+
+
+def test_a_stream_that_ends_before_its_checkpoint_is_named(database: Database) -> None:
+    delivered(database, 4)
+    lose_tables(database)
+    database.stream.path(database.stream.segments()[-1]).unlink()
+    (named,) = repaired(database)
+    assert named.startswith("the stream ends with transaction ")
+
+
+def test_segments_that_compaction_gave_back_are_not_missing(database: Database) -> None:
+    items = delivered(database, 6)
+    for item in items[2:4]:
+        with database.transaction(ACTOR) as txn:
+            messages.delete(txn, item.message_id)
+    before = database.stream.segments()
+    assert compact(database, ACTOR) > 0
+    left = database.stream.segments()
+    assert left[0] == before[0] and not set(before) <= set(left)
+    lose_tables(database)
+    assert repaired(database) == ()
+    assert len(inbox(database)) == 4
+
+
+def test_a_message_whose_way_out_is_missing_is_in_one_place(database: Database) -> None:
+    item, *others = delivered(database, 3)
+    with database.read(ACTOR) as read:
+        junk = mailboxes.find(read, "anna").roles["junk"]
+    before = database.stream.segments()
+    with database.transaction(ACTOR) as txn:
+        messages.move(txn, item.message_id, junk)
+        messages.append(
+            txn, junk, messages.prepare(database.files, b"\r\n" + random.Random(9).randbytes(5_000))
+        )
+    (lost,) = set(database.stream.segments()) - set(before)
+    with database.transaction(ACTOR) as txn:
+        messages.set_flags(txn, item.message_id, add=["\\Seen"])
+    lose_tables(database)
+    database.stream.path(lost).unlink()
+    repaired(database)
+    assert {found.message_id for found in inbox(database)} == {each.message_id for each in others}
+    with database.read(ACTOR) as read:
+        assert messages.get(read, item.message_id).folder_id == junk
+
+
+def test_messages_of_a_deleted_folder_are_told_of_after_a_repair_too(database: Database) -> None:
+    with database.transaction(ACTOR) as txn:
+        lists = folders.create(txn, mailboxes.find(txn, "anna").root_id, "Lists").folder_id
+        item = messages.append(txn, lists, messages.prepare(database.files, b"Subject: a\r\n\r\n"))
+    with database.read(ACTOR) as read:
+        seen = changes(read, CNSet()).cnset
+    delivered(database, 6)
+    with database.transaction(ACTOR) as txn:
+        folders.delete(txn, lists, with_contents=True)
+    lose_tables(database)
+    path = database.stream.path(database.stream.segments()[1])
+    path.write_bytes(path.read_bytes()[:60])
+    assert repaired(database)
+    database.finish_removals()
+    with database.read(ACTOR) as read:
+        gone = {change.object_id for change in changes(read, seen) if change.kind is ChangeKind.DELETED}
+    assert {lists, item.message_id} <= gone
