@@ -117,6 +117,7 @@ class _Gathering:
         self._sequence = self._counter = self._segment = 0
         self._last_of_last_segment = -1
         self._last_segment = 0
+        self._is_unbroken = False  # nothing damaged or missing since the last transaction that was read
         self._gaps: list[Gap] = []
         self._content_bytes: Counter[int] = Counter()
         self._stray: dict[bytes, Place] = {}
@@ -165,6 +166,7 @@ class _Gathering:
 
     def _replay(self) -> None:
         for segment in self._stream.segments():
+            self._is_unbroken = self._is_unbroken and segment == self._segment + 1
             self._segment = segment
             self._last_of_last_segment = -1
             try:
@@ -173,6 +175,7 @@ class _Gathering:
             except Corrupt as error:  # a segment of another database, or of another number
                 self._let_go(segment, 0, self._stream.size(segment), str(error))
             except OSError as error:
+                self._is_unbroken = False
                 self._unread.append(str(disk_error(error, str(self._stream.path(segment)))))
 
     def _replay_segment(self, segment: int) -> None:
@@ -206,6 +209,11 @@ class _Gathering:
             return None
         if self._sequence and redo.sequence > self._sequence + 1:
             self._gaps.append(Gap(self._sequence + 1, redo.sequence - 1, self._last_segment, segment))
+            if self._is_unbroken:  # cut off between two frames: there are no bytes to remember it by
+                self._stretches.append(
+                    Stretch(segment, offset, 0, stretch_digest(self._stream, segment, offset, 0))
+                )
+        self._is_unbroken = True
         self._sequence = self._last_of_last_segment = redo.sequence
         self._last_segment = segment
         return redo
@@ -238,6 +246,7 @@ class _Gathering:
     def _let_go(self, segment: int, offset: int, length: int, problem: str) -> None:
         digest = stretch_digest(self._stream, segment, offset, length)
         self._stretches.append(Stretch(segment, offset, length, digest))
+        self._is_unbroken = False
         self._dropped.append(problem)
 
     # -- the old tables

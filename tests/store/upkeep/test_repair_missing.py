@@ -144,6 +144,26 @@ def test_a_stream_that_ends_before_its_checkpoint_is_named(database: Database) -
     assert named.startswith("the stream ends with transaction ")
 
 
+@pytest.mark.parametrize("has_tables", [True, False])
+def test_a_segment_that_ends_a_transaction_early_is_repaired(database: Database, has_tables: bool) -> None:
+    items = delivered(database, 6)
+    segment = database.stream.segments()[1]
+    if has_tables:
+        database.dismount()
+    else:
+        lose_tables(database)
+    cut_last_transaction(database, segment)
+    if has_tables:
+        database.mount()
+        assert not check_database(database, ACTOR).clean
+    repaired(database)
+    kept = {item.message_id for item in inbox(database)}
+    assert len(kept) == 5 and kept < {item.message_id for item in items}
+    database.dismount()
+    assert repair_database(database).lost == (), "it is lost once"
+    database.mount()
+
+
 def test_segments_that_compaction_gave_back_are_not_missing(database: Database) -> None:
     items = delivered(database, 6)
     for item in items[2:4]:
