@@ -170,6 +170,11 @@ class Commits:
 
     # -- for the writer thread
 
+    @property
+    def waiting_count(self) -> int:
+        """The number of commits that are not in the tables yet."""
+        return len(self._chain.commits) - 1
+
     def next_group(self) -> list[Commit]:
         """The commits to be flushed together next; none when all are in the tables."""
         group: list[Commit] = []

@@ -257,7 +257,13 @@ class Writer:
             self._take(self._inbox.get_nowait())
 
     def _store_commits(self) -> None:
-        while group := self._commits.next_group():
+        """Store what is handed over by now.
+
+        What is handed over meanwhile has a message of its own in the inbox: others wait there, too.
+        """
+        left = self._commits.waiting_count
+        while left > 0 and (group := self._commits.next_group()):
+            left -= len(group)
             try:
                 self._groups.store(group, self._commits.flushed)
             except PillarboxError as error:

@@ -18,13 +18,17 @@ from pillarbox.store.disk.stream import Position, Stream
 from pillarbox.store.engine import checkpointer as checkpointer_module
 from pillarbox.store.engine.checkpointer import CheckpointDue, Tuning
 from pillarbox.store.engine.database import Database, MountState
+from pillarbox.store.engine.group_store import GroupStore
+from pillarbox.store.engine.turns import Turn
 from pillarbox.store.errors import Dismounted, PillarboxError, Retryable
 from pillarbox.store.mail import mailboxes
+from pillarbox.store.mail.delivery import deliver
 
 if TYPE_CHECKING:
     from conftest import OpenDatabase
 
 ACTOR = Actor.task("test")
+ENDLESS = 1000
 BESIDE = Tuning(16 << 10, checkpoint_stream_bytes=24 << 10, checkpoint_pages=64)
 
 
@@ -90,6 +94,46 @@ def test_those_who_wait_while_one_flushes_share_the_next_flush(
         thread.join(10)
     assert len(names(database)) == 4
     assert flushes == 2
+
+
+def test_a_delivery_and_a_checkpoint_come_between_transactions_that_never_cease(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While each group is stored, another thread hands over the next."""
+    create(database, "anna")
+    is_over, end, store = threading.Event(), Turn.end, GroupStore.store
+    others: list[threading.Thread] = []
+    ended: set[threading.Thread] = set()
+    has_ended = threading.Condition()
+
+    def tell(turn: Turn) -> None:
+        end(turn)
+        with has_ended:
+            ended.add(threading.current_thread())
+            has_ended.notify_all()
+
+    def hand_over_another() -> None:
+        other = threading.Thread(target=create, args=(database, f"user {len(others)}"))
+        others.append(other)
+        other.start()
+        with has_ended:
+            assert has_ended.wait_for(lambda: other in ended, 10)
+
+    def store_meanwhile(groups: GroupStore, *given: Any) -> None:
+        if not is_over.is_set() and len(others) < ENDLESS:
+            hand_over_another()
+        store(groups, *given)
+
+    monkeypatch.setattr(Turn, "end", tell)
+    monkeypatch.setattr(GroupStore, "store", store_meanwhile)
+    hand_over_another()
+    deliver(database, ACTOR, "anna", b"Subject: 1\r\n\r\n")
+    database.checkpoint()
+    is_over.set()
+    assert len(others) < ENDLESS
+    for thread in others:
+        thread.join(10)
+    assert len(names(database)) == 1 + len(others)
 
 
 def test_a_failed_flush_fails_all_of_its_group_and_ends_all_writing(
