@@ -101,15 +101,22 @@ class _Copy:
             raise
 
     def _begin(self) -> None:
-        with self._database.transaction(self._actor) as txn:
-            require_change(txn, Right.CREATE_SUBFOLDERS, self._parent_id)
-            parent = self._place(txn)
-            count = len(self._folders) + self._total
-            first = withheld.withhold(txn, count)
-            self._numbers = (LOCAL_BASE | counter for counter in range(first, first + count))
-            self._first_number = first
-            for found in self._folders:
-                self._copies[found.folder_id] = self._insert_copy(txn, found, parent)
+        copies: dict[int, int] = {}
+        try:
+            with self._database.transaction(self._actor) as txn:
+                require_change(txn, Right.CREATE_SUBFOLDERS, self._parent_id)
+                parent = self._place(txn)
+                count = len(self._folders) + self._total
+                first = withheld.withhold(txn, count)
+                self._numbers = (LOCAL_BASE | counter for counter in range(first, first + count))
+                self._first_number = first
+                for found in self._folders:
+                    copies[found.folder_id] = self._insert_copy(txn, found, parent, copies)
+                # Last: what is undone is not to be given up. Another copy may get the same numbers.
+                self._copies = copies
+        except PillarboxError:
+            self._copies = {}
+            raise
 
     def _place(self, txn: WriteTransaction) -> FolderRecord:
         return folders.place_for(txn, self._parent_id, self._name, self._levels())
@@ -120,9 +127,11 @@ class _Copy:
             depths[found.folder_id] = depths[found.parent_id] + 1
         return max(depths.values())
 
-    def _insert_copy(self, txn: WriteTransaction, found: FolderRecord, parent: FolderRecord) -> int:
-        is_top = not self._copies
-        parent_id = self._parent_id if is_top else self._copies[found.parent_id]
+    def _insert_copy(
+        self, txn: WriteTransaction, found: FolderRecord, parent: FolderRecord, copies: dict[int, int]
+    ) -> int:
+        is_top = not copies
+        parent_id = self._parent_id if is_top else copies[found.parent_id]
         name = self._name if is_top else found.name
         record = folders.insert(
             txn, parent.mailbox, parent_id, name, Hidden.COPYING, folder_id=self._next_number()

@@ -15,9 +15,11 @@ from pillarbox.store.disk.tables import DatabaseKind, FolderRecord, Hidden, Tabl
 from pillarbox.store.engine import change_feed, pace, withheld
 from pillarbox.store.engine.change_feed import ChangeKind
 from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.group_store import GroupStore
 from pillarbox.store.engine.transaction import Reader
 from pillarbox.store.errors import (
     AlreadyExists,
+    DiskFull,
     Dismounted,
     NotFound,
     PillarboxError,
@@ -311,6 +313,52 @@ def test_of_a_copy_that_fails_nothing_is_left(
         assert followed(read, state)[0] == [], "nobody was told of it, so nobody is told that it is gone"
     assert facts_of(database, lists.folder_id) == before
     assert copy(database, lists).name == "Copy"
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "calls_count", "error"),
+    [(folders, "insert", 2, Interrupted()), (GroupStore, "store", 1, DiskFull("full"))],
+)
+def test_a_copy_that_did_not_begin_takes_no_other_with_it(
+    database: Database,
+    lists: FolderRecord,
+    monkeypatch: pytest.MonkeyPatch,
+    where: Any,
+    name: str,
+    calls_count: int,
+    error: BaseException,
+) -> None:
+    """Undone, it has given out no numbers: another copy that waited for its turn gets the same."""
+    has_begun, go_on = threading.Event(), threading.Event()
+    copied: list[FolderRecord] = []
+
+    def wait() -> None:
+        has_begun.set()
+        assert go_on.wait(10)
+
+    other = threading.Thread(target=lambda: copied.append(copy(database, lists, progress=once(wait))))
+    work, give_up = getattr(where, name), copying._Copy._give_up
+
+    def fail(*given: Any, **named: Any) -> Any:
+        nonlocal calls_count
+        calls_count -= 1
+        if not calls_count:
+            raise error
+        return work(*given, **named)
+
+    def give_up_late(failed: Any) -> None:
+        other.start()
+        assert has_begun.wait(10)
+        give_up(failed)
+
+    monkeypatch.setattr(where, name, fail)
+    monkeypatch.setattr(copying._Copy, "_give_up", give_up_late)
+    with pytest.raises(type(error)):
+        copy(database, lists)
+    go_on.set()
+    other.join(10)
+    assert [each.name for each in copied] == ["Copy"]
+    assert facts_of(database, copied[0].folder_id) == facts_of(database, lists.folder_id)
 
 
 def test_a_copy_whose_process_ended_is_removed_by_the_next_mount(
