@@ -139,12 +139,13 @@ class Remover:
         self._ended = threading.Event()
 
     def wake(self) -> None:
-        """Let a thread remove what is left to be removed."""
-        with self._starting:
+        """Let a thread remove what is left to be removed; the next wake, if none can be had now."""
+        with self._starting, suppress(RuntimeError):  # too many threads, or the interpreter ends
             self._again = True
             if self._thread is None and not self._ended.is_set():
-                self._thread = threading.Thread(target=self._run, name="pillarbox removal", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="pillarbox removal", daemon=True)
+                thread.start()
+                self._thread = thread  # only now: one that was not started would be waited for for ever
 
     def end(self) -> None:
         """Begin no further batch in the thread. What is left is found by the next mount."""

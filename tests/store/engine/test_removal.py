@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -169,6 +169,33 @@ def test_an_interrupted_removal_goes_on_after_a_mount(
         if thread.name == "pillarbox removal":
             thread.join()
     assert rows(database, Table.ITEM) == 0 and check_database(database, ACTOR).clean
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(RuntimeError, nullcontext()), (KeyboardInterrupt, pytest.raises(KeyboardInterrupt))]
+)
+def test_a_removal_whose_thread_did_not_start_begins_with_the_next_wake(
+    database: Database,
+    lists: FolderRecord,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
+    told: AbstractContextManager[object],
+) -> None:
+    """What was deleted is durable by then: that no thread can be had is no error of the deletion."""
+
+    def fail(thread: threading.Thread) -> None:
+        raise error
+
+    remover = Remover(database.transaction, database.clock)
+    delete(database, lists.folder_id)
+    with monkeypatch.context() as patch, told:
+        patch.setattr(threading.Thread, "start", fail)
+        remover.wake()
+    remover.wake()
+    for thread in threading.enumerate():
+        if thread.name == "pillarbox removal":
+            thread.join()
+    assert rows(database, Table.ITEM) == 0
 
 
 def test_a_removal_rests_for_its_own_time_and_not_for_that_of_others(
