@@ -24,12 +24,12 @@ def copied_tables(database: Database) -> Iterator[Path]:
     """A directory with a copy of the property file for a `with` block, of one moment, sound or not.
 
     A database that is dismounted must not be in use by another process. Takes as much free disk as the
-    property file. Raises Corrupt when it is missing, DiskFull.
+    property file. Raises Corrupt when it is missing, also with all the files of the database; DiskFull.
     """
     copy = database.path / _COPY
     try:
         shutil.rmtree(copy, ignore_errors=True)
-        copy.mkdir()
+        _make_directory(copy)
         if database.state is MountState.DISMOUNTED:
             _copy_dismounted(database.path, copy)
         else:
@@ -37,6 +37,15 @@ def copied_tables(database: Database) -> Iterator[Path]:
         yield copy
     finally:
         shutil.rmtree(copy, ignore_errors=True)
+
+
+def _make_directory(copy: Path) -> None:
+    try:
+        copy.mkdir()
+    except FileNotFoundError as error:  # as on a disk that is gone
+        raise Corrupt(f"there are no files at {copy.parent}", file=str(copy.parent)) from error
+    except OSError as error:
+        raise disk_error(error, str(copy)) from error
 
 
 def _copy_dismounted(path: Path, copy: Path) -> None:

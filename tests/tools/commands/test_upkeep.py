@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,3 +41,17 @@ def test_damage_is_found_after_a_kill_too(pillarbox: Pillarbox, server: Path) ->
         file.write(b"damage")
     result = pillarbox.run("check", server)
     assert result.exit_code == 1 and "Mailbox Store" in result.stdout
+
+
+def test_a_database_whose_files_are_gone_keeps_no_other_from_being_checked(
+    pillarbox: Pillarbox, server: Path
+) -> None:
+    path = server / "First Storage Group" / "Mailbox Store"
+    shutil.rmtree(path)
+    result = pillarbox.run("check", server, "--json")
+    assert result.exit_code == 1
+    mail, public = json.loads(result.stdout)["databases"]
+    (finding,) = mail["findings"]
+    assert str(path) in finding
+    assert public["findings"] == [] and public["records"] > 0
+    assert not path.exists()
