@@ -40,18 +40,22 @@ def backup_data(known: LastBackup, rules: BackupRules) -> dict[str, Any]:
 
 
 def backup_lines(data: dict[str, Any]) -> Iterator[str]:
-    """The same in lines."""
+    """The same in lines, of at most 76 columns but for concerns."""
+    from pillarbox.store.upkeep.backup_ages import MEASURED_BYTES_MIN
+
     when = {
         what: local_time(data[key]) or "never"
         for what, key in (
             ("backed up", "snapshot_ms"),
             ("captured", "capture_ms"),
-            ("checked", "check_ms"),
+            ("repository checked", "check_ms"),
             ("verified", "verification_ms"),
         )
     }
-    yield "; ".join(f"{what} {time}" for what, time in when.items())
-    if data["restored_bytes"] and data["restored_ms"]:
+    told = [f"{what} {time}" for what, time in when.items()]
+    yield "; ".join(told[:2])
+    yield "; ".join(told[2:])
+    if data["restored_bytes"] >= MEASURED_BYTES_MIN and data["restored_ms"]:
         rate = data["restored_bytes"] * 1000 // data["restored_ms"]
         yield f"the last restore brought back {size_text(rate)} a second"
     for concern in data["concerns"]:

@@ -96,7 +96,7 @@ def merge_lines(reports: Sequence[MergeRow], dry_run: bool) -> Iterator[str]:
             yield f"  folder {_path(path)} {made}"
         for one in each.folders:
             if one.merged_count:
-                yield f"  {one.merged_count:>8}  {size_text(one.merged_bytes):>9}  {_path(one.target)}"
+                yield f"  {one.merged_count:>8,}  {size_text(one.merged_bytes):>9}  {_path(one.target)}"
 
 
 def raise_unmerged(reports: Sequence[MailboxMerge]) -> None:

@@ -50,7 +50,7 @@ def snapshot_line(snapshot: Snapshot) -> str:
     without = f", without {', '.join(data['left_out'])}" if data["left_out"] else ""
     return (
         f"{snapshot.id[:12]}  {local_time(snapshot.time_ms)}  {data['kind']:12}  {size_text(size_bytes):>9}"
-        f"  {counted(messages, 'message')}  {data['server']}: {data['group']}{without}"
+        f"  {counted(messages, 'message'):>14}  {data['server']}: {data['group']}{without}"
     )
 
 

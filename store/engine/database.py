@@ -180,7 +180,7 @@ class Database:
         self.tuning = tuning or Tuning()
         self.mailbox_names: MailboxNames | None = None
         self.state = MountState.DISMOUNTED
-        self.dismount_reason = "it was not mounted"
+        self.dismount_reason = "nobody has mounted it"
         self._mounting = threading.RLock()
         self._uninterrupted = Uninterrupted()
         self._lock: FileLock | None = None

@@ -13,7 +13,9 @@ from pillarbox.store.upkeep.last_backup import CLOCK_SLACK_MS, LastBackup
 _MINUTE_MS: Final = 60_000
 _HOUR_MS: Final = 60 * _MINUTE_MS
 _DAY_MS: Final = 24 * _HOUR_MS
-_MEASURED_BYTES_MIN: Final = 16 << 20  # below it a restore takes its time to begin and to end
+
+MEASURED_BYTES_MIN: Final = 16 << 20
+"""The bytes below which a restore tells nothing of its rate: it takes its time to begin and to end."""
 
 SNAPSHOT_AGE_KEY: Final = "snapshot_age_max_in_hours"
 CAPTURE_AGE_KEY: Final = "capture_age_max_in_minutes"
@@ -131,7 +133,7 @@ def restore_time_ms(known: LastBackup, size_bytes: int) -> int | None:
     """The time of a restore of so many bytes at the rate of the last that was measured; None where none
     was, or only one of so few bytes that it says nothing.
     """
-    if known.restored_bytes < _MEASURED_BYTES_MIN:
+    if known.restored_bytes < MEASURED_BYTES_MIN:
         return None
     return size_bytes * known.restored_ms // known.restored_bytes
 

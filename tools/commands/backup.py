@@ -183,7 +183,7 @@ def show_(
             name = box["mailbox"] or "public folders"
             lines.append(f"  {name}: {counted(box['messages'], 'message')}, {size_text(box['size_bytes'])}")
             lines += [
-                f"    {each['messages']:>8}  {size_text(each['size_bytes']):>9}  {each['folder']}"
+                f"    {each['messages']:>8,}  {size_text(each['size_bytes']):>9}  {each['folder']}"
                 for each in box["folders"]
             ]
     show(data, lines, as_json)

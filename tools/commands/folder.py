@@ -72,7 +72,7 @@ def _placed(reader: Reader, record: FolderRecord) -> dict[str, Any]:
 def folder_line(each: dict[str, Any]) -> str:
     """A folder in a listing."""
     size = size_text(each["size_bytes"])
-    return f"{each['messages']:>8} messages {each['unread']:>8} unread {size:>10}  {each['folder']}"
+    return f"{each['messages']:>8,} messages {each['unread']:>8,} unread {size:>10}  {each['folder']}"
 
 
 def folder_rows(reader: Reader, folder_id: int, prefix: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:

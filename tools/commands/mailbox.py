@@ -41,7 +41,7 @@ def _data(database: pillarbox.Database, box: MailboxRecord) -> dict[str, Any]:
 def _line(box: dict[str, Any]) -> str:
     apart = f"  disconnected {local_time(box['disconnected_ms'])}" if box["disconnected"] else ""
     size = size_text(box["size_bytes"])
-    return f"{box['mailbox']:24} {box['messages']:>8} messages  {size:>10}  {box['database']}{apart}"
+    return f"{box['mailbox']:24} {box['messages']:>8,} messages  {size:>10}  {box['database']}{apart}"
 
 
 @mailbox_.command("create")
@@ -140,7 +140,7 @@ def show_mailbox(server: Path, mailbox_name: str, as_json: bool) -> None:
     if data["disconnected"]:
         lines.append(f"disconnected {local_time(box.disconnected_ms)}")
     lines += [
-        f"{each['messages']:>8} {size_text(each['size_bytes']):>10}  {each['folder']}" for each in shown
+        f"{each['messages']:>8,} {size_text(each['size_bytes']):>10}  {each['folder']}" for each in shown
     ]
     show({**data, "folders": shown}, lines, as_json)
 

@@ -61,7 +61,7 @@ def forget(
     confirm(f"Forget {counted(len(chosen), 'snapshot')}?", yes)
     repository.forget(chosen)
     data = {"forgotten": chosen, "last_of": [_held_data(held) for held in last]}
-    show(data, [f"{counted(len(chosen), 'snapshot')} forgotten; the next prune frees their space."], as_json)
+    show(data, [f"{counted(len(chosen), 'snapshot')} forgotten; the next prune frees the space."], as_json)
 
 
 def _id_of(repository: Repository, name: str, group_name: str | None, of: str | None) -> str:

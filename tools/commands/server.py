@@ -184,9 +184,9 @@ def _status_lines(databases: list[dict[str, Any]]) -> Iterator[str]:
         used, limit = each["logical_size_bytes"], each["limit_bytes"]
         yield (
             f"    {size_text(used)} of {size_text(limit)} used ({percent_text(used, limit)}),"
-            f" {size_text(each['physical_size_bytes'])} on disk;"
-            f" size checked {local_time(each['last_size_check_ms']) or 'never'}"
+            f" {size_text(each['physical_size_bytes'])} on disk"
         )
+        yield f"    size checked {local_time(each['last_size_check_ms']) or 'never'}"
         if held := each["held_space"]:
             yield (
                 f"    process {held['process_id']}{_begun_text(held['age_ms'])} reads a state"
@@ -200,7 +200,7 @@ def _status_lines(databases: list[dict[str, Any]]) -> Iterator[str]:
         for box in each["mailboxes"]:
             apart = "  disconnected" if box["disconnected"] else ""
             size = size_text(box["size_bytes"])
-            yield f"    {box['mailbox']:24} {box['messages']:>8} messages  {size:>10}{apart}"
+            yield f"    {box['mailbox']:24} {box['messages']:>8,} messages  {size:>10}{apart}"
 
 
 # -- mount, dismount
