@@ -109,7 +109,7 @@ def _sqlite_rows(first: int, messages: Sequence[bytes]) -> Iterator[tuple[object
 
 # Lists, which SQLite has no column for, and what is empty in a store that has joined no organisation.
 _UNLISTED: Final = frozenset(
-    ["keywords", "categories", "properties", "versions", "conflict_of", "changed", "actor", "stamps"]
+    ("keywords", "categories", "properties", "versions", "conflict_of", "changed", "actor", "stamps")
 )
 
 
