@@ -40,8 +40,14 @@ class Finding(NamedTuple):
     hit: str
 
     def __str__(self) -> str:
-        place = f"{self.table}[{self.key.hex()}]" if self.table else f"{self.file} at {self.offset}"
-        return f"{place}: {self.problem}" + (f" ({self.hit})" if self.hit else "")
+        return f"{self._place()}{self.problem}" + (f" ({self.hit})" if self.hit else "")
+
+    def _place(self) -> str:
+        if self.table:
+            return f"{self.table}[{self.key.hex()}]: "
+        if self.file and self.problem.startswith(self.file):
+            return ""  # the problem is an error of the disk or the stream, which names it
+        return f"{self.file}: " if self.offset < 0 else f"{self.file} at {self.offset}: "
 
 
 class CheckedState:

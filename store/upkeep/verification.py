@@ -43,7 +43,7 @@ def _make_directory(copy: Path) -> None:
     try:
         copy.mkdir()
     except FileNotFoundError as error:  # as on a disk that is gone
-        raise Corrupt(f"there are no files at {copy.parent}", file=str(copy.parent)) from error
+        raise Corrupt("the files of the database are not there", file=str(copy.parent)) from error
     except OSError as error:
         raise disk_error(error, str(copy)) from error
 

@@ -32,6 +32,7 @@ from pillarbox.store.events import EventId
 from pillarbox.store.files.mbox import read_mbox
 from pillarbox.store.mail import folders, mailboxes, messages
 from pillarbox.store.upkeep.check import CheckReport, check_database, check_dismounted
+from pillarbox.store.upkeep.check_findings import Finding
 from pillarbox.store.upkeep.maintenance import run_maintenance
 
 DATA = Path(__file__).resolve().parents[2] / "data"
@@ -404,3 +405,22 @@ def test_on_a_disk_without_room_it_is_said_that_pages_were_not_verified(
     run_maintenance(database, ACTOR)
     assert events.ids.count(EventId.TABLES_NOT_VERIFIED) == 2
     assert not (database.path / "verify.new").exists()
+
+
+@pytest.mark.parametrize(
+    ("finding", "text"),
+    [
+        (
+            Finding("item", b"\x01", "a.stm", 5, "it is damaged", "a message"),
+            "item[01]: it is damaged (a message)",
+        ),
+        (Finding("", b"", "a.stm", 5, "a bad head", ""), "a.stm at 5: a bad head"),
+        (
+            Finding("", b"", "data.mdb", -1, "page 7 is bent", "the tables"),
+            "data.mdb: page 7 is bent (the tables)",
+        ),
+        (Finding("", b"", "data.mdb", -1, "data.mdb is missing", ""), "data.mdb is missing"),
+    ],
+)
+def test_a_finding_names_its_place_once(finding: Finding, text: str) -> None:
+    assert str(finding) == text
