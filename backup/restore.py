@@ -237,7 +237,8 @@ def refuse_for_recovery(
         if database.kind is not kind:
             raise Refused(
                 f"{database.name!r} is no {KIND_TEXTS[kind]}; the {title} takes no other",
-                hint=f"name the {KIND_TEXTS[kind]}s to be restored",
+                hint=f"name {KIND_TEXTS[kind]}s, or have restores go over the server's databases:"
+                " `pillarbox recovery override SERVER on`",
             )
         if database.administrative_group != server.administrative_group:
             raise Refused(

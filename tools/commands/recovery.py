@@ -321,9 +321,17 @@ def dismount(server: Path, names: tuple[str, ...], delete: bool, as_json: bool) 
                 group.remove()
         left = {group.kind for group in recovery_groups(opened, clock=SystemClock())}
     data = {"dismounted": [_entry_data(each, kind) for kind, each in gone], "group_removed": not left}
-    lines = [f"{each.name} is dismounted." for _, each in gone]
+    lines = [_gone_line(each, delete) for _, each in gone]
     lines += [f"The {group.title} is empty, and removed." for group in groups if group.kind not in left]
     show(data, lines, as_json)
+
+
+def _gone_line(entry: RecoveryEntry, delete: bool) -> str:
+    from pillarbox.backup.recovery_config import HeldAs
+
+    if entry.held_as is HeldAs.REPOSITORY:
+        return f"{entry.name} is dismounted."
+    return f"{entry.name} is {'deleted' if delete else 'dismounted; its files stay until --delete'}."
 
 
 def _is_named(entry: RecoveryEntry, names: tuple[str, ...]) -> bool:

@@ -101,7 +101,7 @@ def restore(
     pillarbox backup restore /backup/mail latest --server /srv/mail
     pillarbox backup restore /backup/mail latest --new-server /srv/mail
     """
-    from pillarbox.backup.find_snapshot import find_for_server, find_snapshot, mailbox_stores
+    from pillarbox.backup.find_snapshot import find_for_server, find_snapshot
     from pillarbox.backup.recovery_group import goes_to_recovery_group
     from pillarbox.backup.restore_plan import plan_restore
     from pillarbox.backup.salvage import salvage_files
@@ -128,13 +128,31 @@ def restore(
                 repository, snapshot, mark_of(opened), of=of, group=group_name, names=names
             )
             if goes_to_recovery_group(opened):
-                meant = meant if names else mailbox_stores(meant)
+                meant = meant if names else _for_recovery(meant)
             else:
                 meant = _confirmed(plan_restore(opened, meant, named=bool(names), all_=all_), yes)
             done = _to_server(repository, repo, meant, opened, of is not None, fill, as_json)
     data = {"snapshot": done[0][0].id, "restored": [_done_data(each) for each in done]}
     show(data, _done_lines(done), as_json)
     raise_lost([message for _, database in done for message in database.lost])
+
+
+def _for_recovery(found: Sequence[FoundDatabases]) -> list[FoundDatabases]:
+    """Choose what goes to the recovery storage group, and say on stderr what does not."""
+    from pillarbox.backup.find_snapshot import mailbox_stores
+
+    stores = mailbox_stores(found)
+    taken = {database.guid for each in stores for database in each.databases}
+    left = [database.name for each in found for database in each.databases if database.guid not in taken]
+    if left:
+        warn(
+            [
+                f"pillarbox: not restored, since the recovery storage group takes mailbox stores only:"
+                f" {', '.join(left)}",
+                "  `pillarbox recovery override SERVER on` has restores go over the server's databases",
+            ]
+        )
+    return stores
 
 
 def _make_server(

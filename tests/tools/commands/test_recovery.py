@@ -112,14 +112,17 @@ def test_a_restore_goes_to_the_group_that_was_made_and_is_mounted_there(
 ) -> None:
     pillarbox.answer("recovery", "create", server)
     pillarbox.refused(51, "recovery", "create", server)
-    pillarbox.answer("backup", "restore", repo, "latest", "--server", server)
+    told = pillarbox.run("backup", "restore", repo, "latest", "--server", server)
+    assert "Public Folder Store" in told.stderr and "recovery override" in told.stderr
     (entry,) = pillarbox.answer("recovery", "list", server)["databases"]
     assert (entry["held_as"], entry["mounted"]) == ("files", False)
     pillarbox.refused(40, "recovery", "merge", server, "anna")
     pillarbox.answer("recovery", "mount", server)
     assert pillarbox.answer("recovery", "merge", server, "anna")[0]["duplicates"] == 30
-    assert not pillarbox.answer("recovery", "dismount", server)["group_removed"]
-    assert pillarbox.answer("recovery", "dismount", server, "--delete")["group_removed"]
+    assert "its files stay until --delete" in pillarbox.run("recovery", "dismount", server).stdout
+    assert pillarbox.answer("recovery", "list", server)["databases"][0]["mounted"] is False
+    assert "Mailbox Store is deleted." in pillarbox.run("recovery", "dismount", server, "--delete").stdout
+    pillarbox.refused(40, "recovery", "list", server)
 
 
 def test_with_the_override_a_restore_goes_to_the_original_place(
