@@ -375,7 +375,9 @@ class _Move:
         for change in since:
             item = change.item
             if item is not None and item.folder_id in self._paths:
-                if self._is_news(item):
+                if item.message_id in self.damaged:
+                    self._damaged_in[item.message_id] = item.folder_id
+                elif self._is_news(item):
                     news.append(item)
             elif change.object_kind in (ObjectKind.MESSAGE, ObjectKind.MESSAGE_GONE):
                 self.damaged.pop(change.object_id, None)

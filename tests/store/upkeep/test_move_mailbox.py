@@ -761,6 +761,29 @@ def test_damaged_messages_are_left_behind_as_far_as_allowed_and_listed(server: S
     no_mailbox_but(server, FIRST, "bert")
 
 
+def test_a_damaged_message_is_listed_also_when_its_folder_goes_meanwhile(server: Server) -> None:
+    def put_first(txn: WriteTransaction, box: MailboxRecord) -> None:
+        first = folders.create(txn, box.root_id, "A")
+        messages.append(txn, first.folder_id, messages.prepare(txn.files, b"Subject: alone\n\n"))
+
+    def rescue(txn: WriteTransaction, box: MailboxRecord) -> None:
+        first = folders.by_path(txn, box.root_id, "A")
+        messages.move(txn, lost, folders.by_path(txn, box.root_id, "Lists").folder_id)
+        folders.delete(txn, first.folder_id, with_contents=True)
+
+    calls: list[MoveProgress] = []
+
+    def between(progress: MoveProgress) -> None:
+        calls.append(progress)
+        if len(calls) == 1:
+            edit(server, rescue)
+
+    edit(server, put_first)
+    (lost,) = damage(server, 1)
+    moved = move(server, SECOND, skip_damaged_max=1, progress=between)
+    assert [each.message_id for each in moved.damaged] == [lost]
+
+
 def test_a_damaged_record_keeps_the_mailbox_where_it_is(server: Server) -> None:
     """It could not be purged there."""
     source = server.database(FIRST)
