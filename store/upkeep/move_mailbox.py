@@ -146,7 +146,8 @@ def move_mailbox(
                     discard_copy(target, guid, source.guid, actor)
             raise
         moved = finish_move(target, guid, actor)._replace(damaged=tuple(move.damaged.values()))
-    source.finish_removals()
+    with suppress(PillarboxError):  # it is moved; what is left of it is removed after the next mount
+        source.finish_removals()
     return moved
 
 

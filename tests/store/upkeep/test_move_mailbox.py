@@ -20,7 +20,15 @@ from pillarbox.store.engine.change_feed import changes
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.database_limits import Edition
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
-from pillarbox.store.errors import AlreadyExists, Corrupt, Dismounted, NotFound, PillarboxError, Refused
+from pillarbox.store.errors import (
+    AlreadyExists,
+    Corrupt,
+    DiskFull,
+    Dismounted,
+    NotFound,
+    PillarboxError,
+    Refused,
+)
 from pillarbox.store.files.mbox import read_mbox
 from pillarbox.store.ids import parse_id
 from pillarbox.store.mail import delivery, folders, mailboxes, messages
@@ -712,6 +720,24 @@ def test_an_error_after_any_batch_leaves_everything_as_it_was(server: Server, ba
     assert described(server.database(FIRST), "anna") == before
     no_mailbox_but(server, SECOND)
     assert calls[-1].messages_count <= calls[-1].messages_total == len(MAIL) + 1
+    assert_clean(server)
+
+
+def test_a_mailbox_whose_rows_cannot_be_removed_now_is_moved_all_the_same(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = described(server.database(FIRST), "anna")
+
+    def fail(database: Database) -> None:
+        raise DiskFull("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "finish_removals", fail)
+        moved = move(server, SECOND)
+    assert moved.messages_count == before["sums"][1]
+    assert described(server.database(SECOND), "anna") == before
+    server.database(FIRST).finish_removals()
+    no_mailbox_but(server, FIRST, "bert")
     assert_clean(server)
 
 
