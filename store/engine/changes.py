@@ -73,6 +73,13 @@ class Change(Generic[ResultT]):
         """Tell its caller that it was not made."""
         self.outcome.put(Made(None, (), error))
 
+    def fail_with_others(self, error: Exception) -> None:
+        """`fail` by an error that others are told, too: each raises one of its own."""
+        if isinstance(error, PillarboxError):
+            shared, error = error, error.anew()
+            error.__cause__ = shared
+        self.fail(error)
+
 
 class Together:
     """The outcome of a transaction that was made for several callers."""
@@ -83,7 +90,10 @@ class Together:
     def put(self, error: PillarboxError | None) -> None:
         """Tell each caller how its own change went."""
         for change, made in self._made:
-            change.outcome.put(made if error is None else Made(None, (), error))
+            if error is None:
+                change.outcome.put(made)
+            else:
+                change.fail_with_others(error)
 
 
 class WaitingChanges:
@@ -153,4 +163,4 @@ class WaitingChanges:
         """Tell all that wait that they are not made."""
         for waiting in (self._prepared, self._came):
             while waiting:
-                waiting.popleft().fail(error)
+                waiting.popleft().fail_with_others(error)

@@ -356,7 +356,7 @@ class Writer:
                     return
                 else:
                     for change in changes:
-                        change.fail(error)
+                        change.fail_with_others(error)
                     return
 
     def _begin_asked_checkpoint(self) -> None:

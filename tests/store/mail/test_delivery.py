@@ -16,6 +16,7 @@ from pillarbox.store.engine import database as database_module
 from pillarbox.store.engine import writer as writer_module
 from pillarbox.store.engine.changes import SMALL_BYTES_MAX
 from pillarbox.store.engine.database import Database, MountState
+from pillarbox.store.engine.group_store import GroupStore
 from pillarbox.store.engine.transaction import DatabaseFiles
 from pillarbox.store.errors import DiskFull, Dismounted, NotFound, PillarboxError, Refused
 from pillarbox.store.mail import folders, mailboxes, messages
@@ -318,3 +319,21 @@ def test_on_a_disk_without_room_ahead_mail_is_refused_and_deleting_goes_on(
     with database.transaction(ACTOR) as txn:
         messages.delete(txn, item.message_id)
     assert subjects(database, anna) == []
+
+
+def test_each_of_those_who_are_told_the_same_raises_an_error_of_its_own(
+    database: Database, anna: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One instance would carry the tracebacks of all the others' threads."""
+
+    def full(*_: object) -> None:
+        raise DiskFull("no space left")
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor(4) as pool:
+        with database.paused():
+            patch.setattr(GroupStore, "store", full)
+            waiting = [pool.submit(deliver, database, ACTOR, anna, raw_of(number)) for number in range(4)]
+            wait_for_changes(database, 4)
+        told = [each.exception(10) for each in waiting]
+    assert {type(error) for error in told} == {DiskFull}
+    assert len({id(error) for error in told}) == 4
