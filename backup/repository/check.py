@@ -87,8 +87,10 @@ def check_repository(
     """Check the structure, and the content of a share `read_data` (0 to 1) of the packs.
 
     Which packs these are `random` chooses; without it the first by name. Runs beside backups, not beside a
-    prune. Holds the largest pack in memory. What it found is kept in the repository, where it may be written:
-    later backups store anew what is damaged. Raises: RepositoryLocked, InvalidSetting, DiskFull.
+    prune. Holds the largest pack in memory. What a check before found damaged in packs that are not read now
+    is damage still, until one that reads them finds it whole or a prune has removed it. What it found is kept
+    in the repository, where it may be written: later backups store anew what is damaged. Raises:
+    RepositoryLocked, InvalidSetting, DiskFull.
     """
     if not 0 <= read_data <= 1:
         raise InvalidSetting("the share of the data to read is between 0 and 1", hint="say --read-data=10%")
@@ -102,6 +104,7 @@ def check_repository(
         for pack in packs:
             lock.renew_if_due()
             check.read_pack(pack, records[pack.name])
+        check.take_over({pack.name for pack in packs})
         report = check.walk(len(packs))
         repository.keep_report(check.to_be_kept(report, read_data, {pack.name for pack in packs}))
         return report
@@ -146,6 +149,15 @@ class _Check:
                 message = f"{pack.file} has {size_bytes} bytes instead of {pack.size_bytes}"
                 absent[pack.name] = self._found(pack.file, message)
         return absent, tuple(sorted(f"{FileKind.PACK}/{name}" for name in sizes))
+
+    def take_over(self, packs_read: Collection[str]) -> None:
+        """Hold for damaged what earlier reports name in packs that this check does not read."""
+        unread = {pack.name for pack in self.index.packs}.difference(packs_read)
+        for name, offset in sorted(known_damage(read_reports(self._backend, self._repository.sealer))):
+            if name in unread and name not in self._absent:
+                file = f"{FileKind.PACK}/{name}"
+                message = f"the blob at byte {offset} of {file} was damaged when it was last read"
+                self._bad_copies[name, offset] = self._found(file, message)
 
     def to_be_kept(self, report: CheckReport, read_share: float, packs_read: Collection[str]) -> Report:
         """The report that backups are to know, with what earlier ones say of packs that it did not read."""

@@ -108,6 +108,22 @@ def test_a_check_takes_over_what_it_did_not_look_at(world: Any) -> None:
     assert (later.damaged, len(later.damaged)) == (known.damaged, 1)
 
 
+def test_a_check_that_reads_no_content_calls_nothing_whole_that_was_found_damaged(world: Any) -> None:
+    backend = MemoryBackend()
+    repository = world.create(backend)
+    blob, first = save(world, repository)
+    damage(backend, repository, blob)
+    check_repository(repository, read_data=1)
+    again = check_repository(world.open(backend))
+    assert [each.snapshots for each in again.damage] == [(first,)]
+    assert [each.hit for each in world.open(backend).reports()] == [{first}]
+
+    save(world, world.open(backend))  # which stores it anew
+    assert [each.snapshots for each in check_repository(world.open(backend)).damage] == [()]
+    prune(world.open(backend))
+    assert check_repository(world.open(backend)).is_whole
+
+
 def test_a_check_killed_at_any_write_forgets_no_damage(world: Any, killed_everywhere: Any) -> None:
     backend = MemoryBackend()
     repository = world.create(backend)
