@@ -23,6 +23,7 @@ CHECK_AGE_KEY: Final = "check_age_max_in_days"
 VERIFICATION_AGE_KEY: Final = "verification_age_max_in_days"
 RESTORE_TIME_KEY: Final = "restore_time_max_in_minutes"
 _TEN_YEARS_IN_DAYS: Final = 3650
+_SNAPSHOT: Final = "snapshot"
 BACKUP_SETTINGS: Final = {
     setting.key: setting
     for setting in (
@@ -89,6 +90,8 @@ class Concern(NamedTuple):
             return f"no {self.what} was ever made"
         if self.reason is Reason.TO_COME:
             return f"the last {self.what} is of a time to come: a clock was wrong"
+        if self.reason is Reason.DAMAGED and self.what == _SNAPSHOT:
+            return "no snapshot is left that is not damaged"
         if self.reason is Reason.DAMAGED:
             return f"the last {self.what} found damage"
         age, age_max = span_text(self.age_ms or 0), span_text(self.age_max_ms)
@@ -105,10 +108,13 @@ def find_concerns(known: LastBackup, rules: BackupRules, now_ms: int) -> tuple[C
 
 
 def _concerns(known: LastBackup, rules: BackupRules, now_ms: int) -> Iterator[Concern]:
+    is_watched = rules.snapshot_age_max_ms > 0
+    has_damage = known.check_damaged or known.verification_damaged
+    is_none_whole = is_watched and known.snapshot_ms is None and has_damage
     moments = [time_ms for time_ms in (known.capture_ms, known.snapshot_ms) if time_ms is not None]
     past = [time_ms for time_ms in moments if time_ms <= now_ms + CLOCK_SLACK_MS]
     for what, time_ms, age_max_ms, damaged in (
-        ("snapshot", known.snapshot_ms, rules.snapshot_age_max_ms, False),
+        (_SNAPSHOT, known.snapshot_ms, rules.snapshot_age_max_ms, is_none_whole),
         ("capture", max(past or moments, default=None), rules.capture_age_max_ms, False),
         ("check", known.check_ms, rules.check_age_max_ms, known.check_damaged),
         ("verification", known.verification_ms, rules.verification_age_max_ms, known.verification_damaged),

@@ -47,6 +47,12 @@ def test_what_was_never_made_is_told_where_somebody_watches() -> None:
     assert told(LastBackup(), BackupRules()) == [("snapshot", Reason.NEVER)]
 
 
+def test_where_every_snapshot_is_damaged_none_is_called_never_made() -> None:
+    (first, _) = find_concerns(known(snapshot_ms=None, check_damaged=True), RULES, NOW_MS)
+    assert (first.what, first.reason) == ("snapshot", Reason.DAMAGED)
+    assert first.explain() == "no snapshot is left that is not damaged"
+
+
 def test_a_backup_is_a_moment_to_restore_to_as_a_capture_is() -> None:
     assert told(known(capture_ms=None)) == []
     assert told(known(capture_ms=NOW_MS - DAY_MS)) == []
