@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 import lmdb
 
 from pillarbox.store.disk.stream import disk_error, preallocate
-from pillarbox.store.disk.tables import NAMES, Table
+from pillarbox.store.disk.tables import KEY_BYTES_MAX, NAMES, Table
 from pillarbox.store.errors import (
     Corrupt,
     DiskFull,
@@ -133,6 +133,8 @@ class ReadView:
 
     def get(self, table: Table, key: bytes) -> bytes | None:
         """The stored value, still sealed, or None. Raises Corrupt when the pages lead past it."""
+        if not 0 < len(key) <= KEY_BYTES_MAX:
+            return None  # asked for with what a bent page gave as a key
         try:
             value: bytes | None = self._txn.get(key, db=self._handles[table])
             if value is None:

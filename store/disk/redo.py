@@ -28,7 +28,7 @@ from pillarbox.store.disk.stream import (
     Stream,
     build_frame,
 )
-from pillarbox.store.disk.tables import DERIVED, LAYOUT_VERSION, NAMES
+from pillarbox.store.disk.tables import DERIVED, KEY_BYTES_MAX, LAYOUT_VERSION, NAMES
 from pillarbox.store.errors import Corrupt, OverLimit, UnsupportedVersion
 
 _HEADER: Final = struct.Struct("<QQII")
@@ -37,7 +37,6 @@ assert _HEADER.size == 24
 _COMPRESS_FROM_BYTES: Final = 4096
 # Bounds of what a frame may ask for, whoever made it. Compressed at level 1 no frame has a window of more.
 ROW_BYTES_MAX: Final = 64 << 20
-KEY_BYTES_MAX: Final = 511  # LMDB's
 # Earlier versions stored larger rows: one is read from a frame that has a part of so many of its bytes.
 _RATIO_MAX: Final = 100
 _WINDOW_BYTES_MAX: Final = 8 << 20

@@ -23,6 +23,7 @@ from pillarbox.store.errors import Corrupt, UnsupportedVersion
 from pillarbox.store.ids import GUID_BYTES
 from pillarbox.store.names import name_key, sender_sort_key, subject_sort_key
 
+KEY_BYTES_MAX: Final = 511  # LMDB's
 LAYOUT_VERSION: Final = 3
 LAYOUT_VERSION_MIN: Final = 1
 
@@ -639,10 +640,10 @@ class _IndexShape(NamedTuple):
 
 _OBJECT_KINDS: Final = frozenset(ObjectKind)
 _INDEX_SHAPES: Final = {
-    Table.FOLDER_NAME: _IndexShape(9, 511, frozenset({8})),
-    Table.MAILBOX_NAME: _IndexShape(1, 511, frozenset({GUID_BYTES})),
+    Table.FOLDER_NAME: _IndexShape(9, KEY_BYTES_MAX, frozenset({8})),
+    Table.MAILBOX_NAME: _IndexShape(1, KEY_BYTES_MAX, frozenset({GUID_BYTES})),
     Table.LOCATION: _IndexShape(8, 8, frozenset({_ITEM_KEY.size})),
-    Table.VIEW: _IndexShape(13, 511, frozenset({0})),
+    Table.VIEW: _IndexShape(13, KEY_BYTES_MAX, frozenset({0})),
     Table.FEED: _IndexShape(16, 16, frozenset({_FEED_VALUE.size})),
     Table.REMOVAL: _IndexShape(8, 8, frozenset({0, len(IS_COPY)})),
     Table.VERSION: _IndexShape(24, 24, frozenset({_FEED_VALUE.size})),

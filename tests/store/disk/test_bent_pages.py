@@ -95,6 +95,25 @@ def test_a_bit_bent_in_the_key_of_a_branch_page_gives_no_wrong_answer(sound: Pat
     assert refused > 3
 
 
+def test_a_key_that_a_bent_page_gives_as_empty_is_asked_for_in_vain(sound: Path, tmp_path: Path) -> None:
+    data = bytearray((sound / DATA_FILE).read_bytes())
+    for page in range(2 * PAGE, len(data), PAGE):
+        number, _, flags = struct.unpack_from("<QHH", data, page)
+        if number * PAGE == page and flags == 2 and data[page + 4000 :].count(b"value"):
+            node = page + struct.unpack_from("<H", data, page + 16)[0]
+            data[node + 6 : node + 8] = bytes(2)  # the size of the first key
+    (tmp_path / DATA_FILE).write_bytes(data)
+    env = Env(tmp_path)
+    try:
+        with env.view() as view:
+            keys = [key for key, _ in view.all_rows(Table.ITEM)]
+            assert keys.count(b"") > 3
+            assert view.get(Table.ITEM, b"") is None
+            assert view.get(Table.ITEM, bytes(512)) is None
+    finally:
+        env.close()
+
+
 def test_sound_pages_are_found_sound(sound: Path) -> None:
     assert verify_tables(sound) == []
 
