@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pillarbox.store.disk.checkpoint import CHECKPOINT_FILE, read_checkpoint
+from pillarbox.store.disk.env import DATA_FILE
 from pillarbox.store.disk.frame_scan import scan_frames
 from pillarbox.store.disk.redo import read_redo
 from pillarbox.store.disk.stream import SEGMENT_HEADER_BYTES, Frame, FrameKind, Position, disk_error
@@ -18,6 +19,8 @@ from pillarbox.store.disk.tables import (
     id_key,
     segment_key,
 )
+from pillarbox.store.engine.database import PROPERTIES
+from pillarbox.store.engine.replay import read_state
 from pillarbox.store.errors import Corrupt, PillarboxError
 from pillarbox.store.ids import guid_text
 from pillarbox.store.upkeep.check_content import ContentCheck
@@ -37,11 +40,18 @@ class StreamCheck:
         self.segments_count = 0
 
     def check_checkpoint(self) -> None:
-        """Read the checkpoint."""
+        """Read the checkpoint, which the tables must have reached: a mount refuses those of an older time."""
+        database = self._checked.database
         try:
-            read_checkpoint(self._checked.database.path)
+            told = read_checkpoint(database.path).sequence
         except PillarboxError as error:
-            self._checked.found_in_file(self._checked.database.path / CHECKPOINT_FILE, 0, error)
+            self._checked.found_in_file(database.path / CHECKPOINT_FILE, 0, error)
+            return
+        # Not the state that is checked: a checkpoint may have been made since.
+        held = read_state(database.files.env).sequence
+        if held < told:
+            problem = f"the tables have transaction {held}, the checkpoint was made after {told}"
+            self._checked.found_in_file(database.path / PROPERTIES / DATA_FILE, -1, problem)
 
     def check_segments(self) -> None:
         """Every frame up to the state that is checked; whoever writes may be ahead of it."""

@@ -393,6 +393,22 @@ def test_a_redo_record_behind_the_end_that_a_mount_would_refuse_is_found(databas
     assert check_database(database, ACTOR).clean  # torn: what an interrupted flush left
 
 
+def test_tables_of_an_older_time_are_found(database: Database) -> None:
+    """Whole in themselves, but a mount refuses them: the stream has gone on behind the checkpoint."""
+    data = database.path / "properties" / "data.mdb"
+    database.dismount()
+    older = data.read_bytes()
+    database.mount()
+    with database.transaction(ACTOR) as txn:
+        mailboxes.create(txn, "clara")
+    database.dismount()
+    data.write_bytes(older)
+    (found,) = check_dismounted(database, ACTOR).findings
+    assert (found.file, "checkpoint" in str(found)) == (str(data), True)
+    with pytest.raises(Corrupt):
+        database.mount()
+
+
 def test_on_a_disk_without_room_it_is_said_that_pages_were_not_verified(
     database: Database, events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
