@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from told_whole import told_whole
 
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
-from pillarbox.store.disk.frame_scan import scan_frames
-from pillarbox.store.disk.redo import read_rows
-from pillarbox.store.disk.stream import FrameKind
-from pillarbox.store.disk.tables import DatabaseKind, ItemRecord, Table, item_key
+from pillarbox.store.disk.tables import DatabaseKind, ItemRecord
 from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
 from pillarbox.store.files.mbox import read_mbox
@@ -169,40 +167,6 @@ def test_damage_of_the_tables_costs_nothing(truth: Truth, tmp_path: Path) -> Non
         shutil.rmtree(path)
 
 
-def told_whole(path: Path, truth: Truth) -> Counter[bytes]:
-    """The messages whose record and content are whole in the stream, and nothing later is damaged."""
-    stream = opened(path).stream
-    records: dict[tuple[int, bytes], bytes | None] = {}
-    frames: set[bytes] = set()
-    for segment in stream.segments():
-        try:
-            stream.read_bytes(segment, 0, 1)
-        except Exception:
-            stream.restore_header(segment)
-        for scanned in scan_frames(stream, segment):
-            if scanned.frame is None:
-                continue
-            if scanned.frame.kind == FrameKind.REDO:
-                for number, key, value in read_rows(scanned.frame, ""):
-                    records[number, key] = value
-            else:
-                frames.add(scanned.frame.digest)
-    whole = opened(truth.path)
-    whole.mount(read_only=True)
-    told: Counter[bytes] = Counter()
-    with whole.read(ACTOR) as reader:
-        for item, raw in truth.held:
-            content = reader.record(Table.CONTENT, item.digest)
-            needed = {item.digest, *(digest for part in content.parts for digest in part[4])}
-            rows = [(Table.ITEM, item_key(item.folder_id, item.uid)), (Table.CONTENT, item.digest)]
-            rows += [(Table.BLOCK, digest) for digest in needed - {item.digest}]
-            if needed <= frames and all(records.get(row) is not None for row in rows):
-                told[raw] += 1
-    whole.dismount()
-    stream.close()
-    return told
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("tables_too", [False, True])
 def test_damage_of_the_stream_costs_only_what_was_hit(truth: Truth, tmp_path: Path, tables_too: bool) -> None:
@@ -214,7 +178,7 @@ def test_damage_of_the_stream_costs_only_what_was_hit(truth: Truth, tmp_path: Pa
         damage(rng.choice(sorted((path / "stream").glob("*.stm"))), STREAM, rng, b"")
         if tables_too:
             damage(path / "properties" / "data.mdb", TABLES, rng, truth.old_tables)
-        told = told_whole(path, truth)
+        told = told_whole(opened(path), opened(truth.path), truth.held)
         report, after = repaired(truth, path)
         now = Counter(raw for _, raw in after)
         assert not told - now, seed

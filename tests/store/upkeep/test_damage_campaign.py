@@ -1,0 +1,386 @@
+"""Damage of every live byte range: what a check calls whole is read right, a repair keeps what is told.
+
+Each round damages one file of a copy of a small database, at a place that its seed decides. Children look at
+it; one that dies tells of itself by its death, and another goes on.
+
+- A check ends without an error, and says clean only when every listing and every content is what it was.
+- Damage of the stream and the checkpoint, and a bit bent anywhere, never gives a reader what is wrong. Whole
+  sectors of the tables can, since LMDB has no checksums of pages: then the check has told of it.
+- A reader who dies of a page leaves the mark by which the next mount refuses.
+- A repair loses nothing that the stream tells, and names what it loses.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import pickle
+import random
+import shutil
+import signal
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from told_whole import told_whole
+
+from pillarbox.store.access import Actor
+from pillarbox.store.clock import VirtualClock
+from pillarbox.store.disk.tables import DatabaseKind, ItemRecord
+from pillarbox.store.engine.checkpointer import Tuning
+from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.transaction import ReadTransaction
+from pillarbox.store.errors import PillarboxError
+from pillarbox.store.files.mbox import read_mbox
+from pillarbox.store.mail import folders, mailboxes, messages, views
+from pillarbox.store.upkeep.check import check_dismounted
+from pillarbox.store.upkeep.repair import repair_database
+
+DATA = Path(__file__).resolve().parents[2] / "data"
+ACTOR = Actor.task("test")
+PAGE = 4096
+ROUNDS = {"short": 24, "long": 2000}.get(os.environ.get("PILLARBOX_CAMPAIGN", ""), 200)
+FAULTS = {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS}
+TABLES, CHECKPOINT = Path("properties/data.mdb"), Path("checkpoint")
+
+# LMDB's file: the header of a page; in a meta page the roots of its two trees, its number, and its end.
+PAGE_HEADER, ROOTS_AT, TRANSACTION_AT, META_END = 16, (80, 128), 144, 152
+BRANCH, OVERFLOW, SUBTREE = 1, 1, 2  # flags of a page, and of a row
+
+Question = Callable[[ReadTransaction], Any]
+
+
+def opened(path: Path) -> Database:
+    return Database(
+        path,
+        b"x" * 16,
+        "Mail",
+        DatabaseKind.MAILBOX_STORE,
+        clock=VirtualClock(),
+        rng=random.Random(1),
+        tuning=Tuning(segment_bytes=60_000, checkpoint_pages=64, checkpoint_beside=False),
+    )
+
+
+# -- what a reader can see
+
+
+def listing(folder_id: int, sort: views.Sort, descending: bool) -> Question:
+    def asked(reader: ReadTransaction) -> list[ItemRecord]:
+        items: list[ItemRecord] = []
+        after = None
+        while True:
+            page = views.page(reader, folder_id, sort=sort, descending=descending, after=after, limit=7)
+            items += page.items
+            after = page.next
+            if after is None:
+                return items
+
+    return asked
+
+
+def questions(reader: ReadTransaction) -> Iterator[Question]:
+    """All that can be asked about what is there: mailboxes, folders with counts, listings, messages."""
+    yield lambda reader: list(mailboxes.all_of(reader))
+    for box in mailboxes.all_of(reader):
+        yield lambda reader, name=box.name: mailboxes.find(reader, name)
+        yield lambda reader, root_id=box.root_id: list(folders.walk(reader, root_id))
+        for _, folder in folders.walk(reader, box.root_id):
+            folder_id = folder.folder_id
+            yield lambda reader, folder_id=folder_id: folders.get(reader, folder_id)
+            yield lambda reader, folder_id=folder_id: list(folders.messages(reader, folder_id))
+            for sort in views.Sort:
+                yield listing(folder_id, sort, descending=False)
+                yield listing(folder_id, sort, descending=True)
+            for item in folders.messages(reader, folder_id):
+                message_id = item.message_id
+                yield lambda reader, message_id=message_id: messages.get(reader, message_id)
+                yield lambda reader, message_id=message_id: messages.content(
+                    reader, messages.get(reader, message_id)
+                )
+
+
+class Truth(NamedTuple):
+    """A database, all questions about it with their answers, its messages, and its files of another time."""
+
+    path: Path
+    asked: list[tuple[Question, Any]]
+    held: list[tuple[ItemRecord, bytes]]
+    older: Path
+    used: dict[Path, list[range]]
+
+
+def held(database: Database) -> list[tuple[ItemRecord, bytes]]:
+    found = []
+    with database.read(ACTOR) as reader:
+        for box in mailboxes.all_of(reader):
+            for _, folder in folders.walk(reader, box.root_id):
+                items = folders.messages(reader, folder.folder_id)
+                found += [(item, messages.content(reader, item)) for item in items]
+    return found
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory: pytest.TempPathFactory) -> Truth:
+    mail = [item.raw for item in read_mbox(DATA / "lists.mbox")]
+    mail += [path.read_bytes() for path in sorted((DATA / "spam").glob("*.eml"))]
+    directory = tmp_path_factory.mktemp("truth")
+    database, older = opened(directory / "db"), directory / "older"
+    database.create()
+    database.mount()
+    with database.transaction(ACTOR) as txn:
+        anna, bert = mailboxes.create(txn, "anna"), mailboxes.create(txn, "bert")
+        lists = folders.create(txn, anna.root_id, "Lists")
+    for number in range(64):
+        prepared = messages.prepare(database.files, b"X-Number: %d\r\n" % number + mail[number % len(mail)])
+        with database.transaction(ACTOR) as txn:
+            item, _ = messages.deliver(txn, [anna.guid, bert.guid], prepared)
+        with database.transaction(ACTOR) as txn:
+            if number % 3 == 0:
+                messages.move(txn, item.message_id, lists.folder_id)
+            elif number % 5 == 0:
+                messages.delete(txn, item.message_id)
+            elif number % 7 == 0:
+                messages.set_flags(txn, item.message_id, add=["\\Seen", "work"])
+        if number == 40:
+            database.dismount()
+            shutil.copytree(database.path, older)
+            database.mount()
+    database.dismount()
+    database.mount(read_only=True)
+    with database.read(ACTOR) as reader:
+        asked = [(question, question(reader)) for question in questions(reader)]
+    before = held(database)
+    database.dismount()
+    return Truth(database.path, asked, before, older, used_bytes(database.path))
+
+
+# -- the bytes that count
+
+
+def used_tables(data: bytes) -> list[range]:
+    """The bytes of LMDB's file that lead to a row or to a free page, from its newer meta page on."""
+    meta = max((0, PAGE), key=lambda at: struct.unpack_from("<Q", data, at + TRANSACTION_AT)[0])
+    used = [range(meta + PAGE_HEADER, meta + META_END)]
+    waiting = [struct.unpack_from("<Q", data, meta + at)[0] for at in ROOTS_AT]
+    while waiting:
+        start = PAGE * waiting.pop()
+        if start >= len(data):
+            continue  # the root of an empty tree
+        _, _, flags, lower, upper = struct.unpack_from("<QHHHH", data, start)
+        used += [range(start, start + lower), range(start + upper, start + PAGE)]
+        for slot in range(start + PAGE_HEADER, start + lower, 2):
+            node = start + struct.unpack_from("<H", data, slot)[0]
+            low, high, node_flags, key_bytes = struct.unpack_from("<HHHH", data, node)
+            value = node + 8 + key_bytes
+            if flags & BRANCH:
+                waiting.append(low | high << 16 | node_flags << 32)
+            elif node_flags & SUBTREE:
+                waiting.append(struct.unpack_from("<Q", data, value + 40)[0])
+            elif node_flags & OVERFLOW:
+                first = PAGE * struct.unpack_from("<Q", data, value)[0]
+                used.append(range(first, first + PAGE_HEADER + (low | high << 16)))
+    return used
+
+
+def used_bytes(path: Path) -> dict[Path, list[range]]:
+    """The live byte ranges of each file of a database, by the name below its directory, in pages or less."""
+    found = {TABLES: used_tables((path / TABLES).read_bytes())}
+    for file in (path / CHECKPOINT, *sorted(path.glob("stream/*.stm"))):
+        end = len(file.read_bytes().rstrip(b"\0"))
+        found[file.relative_to(path)] = [range(at, min(at + PAGE, end)) for at in range(0, end, PAGE)]
+    return found
+
+
+# -- damage, of the live bytes `at` of a file
+
+
+def flip_a_bit(data: bytearray, at: range, rng: random.Random, _: bytes) -> None:
+    data[rng.choice(at)] ^= 1 << rng.randrange(8)
+
+
+def zero_a_stretch(data: bytearray, at: range, rng: random.Random, _: bytes) -> None:
+    start = rng.choice(at)
+    length = min(rng.choice((16, 512, PAGE)), len(data) - start)
+    data[start : start + length] = bytes(length)
+
+
+def zero_a_page(data: bytearray, at: range, rng: random.Random, _: bytes) -> None:
+    start = at.start // PAGE * PAGE
+    data[start : start + PAGE] = bytes(len(data[start : start + PAGE]))
+
+
+def swap_pages(data: bytearray, at: range, rng: random.Random, _: bytes) -> None:
+    one, other = at.start // PAGE * PAGE, PAGE * rng.randrange(len(data) // PAGE)
+    data[one : one + PAGE], data[other : other + PAGE] = data[other : other + PAGE], data[one : one + PAGE]
+
+
+def an_older_page(data: bytearray, at: range, _: random.Random, old: bytes) -> None:
+    start = at.start // PAGE * PAGE
+    page = old[start : start + PAGE]
+    data[start : start + len(page)] = page
+
+
+KINDS = (flip_a_bit, flip_a_bit, zero_a_stretch, zero_a_page, swap_pages, an_older_page)
+
+
+class Damage(NamedTuple):
+    """The file below the database's directory, the first of the live bytes that were hit, and how."""
+
+    file: Path
+    offset: int
+    kind: str
+
+
+def damage(truth: Truth, path: Path, seed: int) -> Damage:
+    """Change one page: one round in ten of the checkpoint, three of the stream, else of the tables."""
+    rng = random.Random(seed)
+    name = TABLES
+    if seed % 10 == 0:
+        name = CHECKPOINT
+    elif seed % 10 in (1, 4, 7):
+        name = rng.choice([file for file in truth.used if file.suffix == ".stm"])
+    older = truth.older / name
+    old = older.read_bytes() if older.exists() else b""
+    data = before = (path / name).read_bytes()
+    while data == before:
+        at, kind, changed = rng.choice(truth.used[name]), rng.choice(KINDS), bytearray(before)
+        kind(changed, at, rng, old)
+        data = bytes(changed)
+    (path / name).write_bytes(data)
+    return Damage(name, at.start, kind.__name__)
+
+
+# -- children, one after the other
+
+
+class Step(NamedTuple):
+    """What a child does, and in which round."""
+
+    seed: int
+    name: str
+
+
+def answers(steps: list[Step], do: Callable[[Step], Any]) -> Iterator[tuple[Step, Any]]:
+    """What children answer, step by step; how a child ended is the answer to the step that it died of."""
+    done = 0
+    while done < len(steps):
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(reading)
+            faulthandler.disable()  # pytest's own: a database's mark needs it
+            with suppress(BaseException), os.fdopen(writing, "wb") as pipe:
+                for step in steps[done:]:
+                    pickle.dump(do(step), pipe)
+                    pipe.flush()
+                os._exit(0)
+            os._exit(1)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe, suppress(EOFError):
+            while True:
+                answer = pickle.load(pipe)
+                yield steps[done], answer
+                done += 1
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if done < len(steps):
+            yield steps[done], f"ended with {code}" if code >= 0 else signal.Signals(-code)
+            done += 1
+
+
+def checked(path: Path) -> str:
+    """`clean`, or the first finding."""
+    findings = check_dismounted(opened(path), ACTOR).findings
+    return f"found: {findings[0]}" if findings else "clean"
+
+
+def seen(truth: Truth, path: Path) -> str:
+    """How a reader fares who asks everything: `right`, `refused` (an error somewhere), or `wrong`."""
+    database = opened(path)
+    try:
+        database.mount()
+    except PillarboxError:
+        return "refused"
+    found = {answered(database, question, wanted) for question, wanted in truth.asked}
+    with suppress(PillarboxError):
+        database.dismount()
+    return next(answer for answer in ("wrong", "refused", "right") if answer in found)
+
+
+def answered(database: Database, question: Question, wanted: Any) -> str:
+    try:
+        with database.read(ACTOR) as reader:
+            return "right" if question(reader) == wanted else "wrong"
+    except PillarboxError:
+        return "refused"
+
+
+def repaired(truth: Truth, path: Path) -> str:
+    """`kept` when a repair lost nothing that the stream tells and named all else; else what was wrong."""
+    told = told_whole(opened(path), opened(truth.path), truth.held)
+    segments = [segment.relative_to(truth.path) for segment in truth.path.glob("stream/*.stm")]
+    is_stream_whole = all((path / each).read_bytes() == (truth.path / each).read_bytes() for each in segments)
+    database = opened(path)
+    report = repair_database(database)
+    findings = check_dismounted(opened(path), ACTOR).findings
+    database.mount()
+    after = held(database)
+    database.dismount()
+    before, now = Counter(raw for _, raw in truth.held), Counter(raw for _, raw in after)
+    if findings:
+        return f"damaged after it: {findings[0]}"
+    if is_stream_whole and (report.lost or report.recovered or after != truth.held):
+        return f"lost from a whole stream: {report.lost}, {report.recovered} recovered"
+    if told - now:
+        return f"lost {sum((told - now).values())} messages that the stream tells"
+    if now - before:
+        return "made messages that never were"
+    if sum((before - now).values()) > len(report.lost):
+        return "lost messages without a word"
+    return "kept"
+
+
+@pytest.mark.slow
+def test_no_damage_is_served_as_whole_or_costs_what_the_stream_tells(truth: Truth, tmp_path: Path) -> None:
+    def do(step: Step) -> Any:
+        path, read = tmp_path / f"{step.seed}", tmp_path / f"{step.seed}-read"
+        if step.name == "damage":
+            shutil.copytree(truth.path, path)
+            made = damage(truth, path, step.seed)
+            shutil.copytree(path, read)
+            return made
+        if step.name == "check":
+            return checked(path)
+        if step.name == "repair":
+            answer = repaired(truth, path)
+            shutil.rmtree(path)
+            shutil.rmtree(read)
+            return answer
+        return seen(truth, read)
+
+    names = ("damage", "check", "read", "again", "repair")
+    rounds: dict[int, dict[str, Any]] = {}
+    for step, answer in answers([Step(seed, name) for seed in range(ROUNDS) for name in names], do):
+        rounds.setdefault(step.seed, {})[step.name] = answer
+    failed = {seed: told for seed, told in rounds.items() if is_broken(**told)}
+    assert not failed, "\n".join(f"{seed}: {told}" for seed, told in failed.items())
+    kinds = Counter((told["damage"].file.suffix, told["check"][:5], told["read"]) for told in rounds.values())
+    assert all(kinds[suffix, "found", "refused"] for suffix in (".mdb", ".stm", "")), kinds
+    print(*(f"{count} {kind}" for kind, count in kinds.most_common()), sep="\n")
+
+
+def is_broken(damage: Damage, check: str, read: Any, again: Any, repair: str) -> bool:
+    """True when a round broke a promise (see above)."""
+    has_died = read in FAULTS
+    if check == "clean":
+        is_right = read == again == "right"
+    elif str(check).startswith("found"):
+        may_be_wrong = damage.file == TABLES and damage.kind != flip_a_bit.__name__
+        is_right = read in ("right", "refused") or (read == "wrong" and may_be_wrong) or has_died
+    else:
+        return True
+    return not is_right or again in FAULTS or (has_died and again != "refused") or repair != "kept"
