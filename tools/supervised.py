@@ -38,7 +38,8 @@ def run_supervised(run: Callable[[], None]) -> None:
     if -code in _FAULTS:
         raise Corrupt(
             f"reading the tables ended the process ({signal.Signals(-code).name}): a page of them is bent",
-            hint="dismount the database, run `pillarbox check`, then `pillarbox repair`",
+            hint="dismount the database, run `pillarbox check`, then `pillarbox repair`; "
+            "or run a restore over it again",
         )
     signal.signal(-code, signal.SIG_DFL)
     os.kill(os.getpid(), -code)

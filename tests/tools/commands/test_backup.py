@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 DATA = Path(__file__).parents[2] / "data"
 STORE = "First Storage Group/Mailbox Store"
 DAY_MS = 86_400_000
+PAGE, BRANCH, LEAF = 4096, 1, 2  # LMDB's: bytes of a page, and its kinds
 
 
 @pytest.fixture
@@ -479,4 +483,27 @@ def test_what_a_restore_replaced_is_kept_and_counted_until_it_is_discarded(
     shutil.rmtree(server / STORE)
     shutil.copytree(tmp_path / "kept", server / STORE)
     assert mail_in(pillarbox, server) == newer
+    assert pillarbox.run("check", server).exit_code == 0
+
+
+def test_a_restore_over_a_bent_page_ends_with_a_code_and_goes_on_when_it_is_run_again(
+    pillarbox: Pillarbox, server: Path, repo: Path, newer: int
+) -> None:
+    """LMDB ends the process that meets the page; the next one is told of it, and leaves the tables alone."""
+    data = server / STORE / "properties" / "data.mdb"
+    pages = bytearray(data.read_bytes())
+    for page in range(2 * PAGE, len(pages), PAGE):
+        number, _, flags = struct.unpack_from("<QHH", pages, page)
+        if (number * PAGE, flags) == (page, LEAF) and b"identity" in pages[page : page + PAGE]:
+            struct.pack_into("<HH", pages, page + 10, BRANCH, 16 + 2)  # a branch of one row, which cannot be
+    data.write_bytes(pages)
+    program = "from pillarbox.tools.main import run; run()"
+    restore = ("backup", "restore", str(repo), "latest", "--server", str(server), "--yes")
+    command = [sys.executable, "-c", program, *restore, "--database", "Mailbox Store"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (
+        ended.returncode == 30 and "SIGABRT" in ended.stderr and "run a restore over it again" in ended.stderr
+    )
+    subprocess.run(command, check=True, capture_output=True)
+    assert mail_in(pillarbox, server) == newer - 1
     assert pillarbox.run("check", server).exit_code == 0
