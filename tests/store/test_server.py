@@ -36,7 +36,7 @@ from pillarbox.store.errors import (
 from pillarbox.store.events import Category, EventId, Level
 from pillarbox.store.mail import folders, mailboxes, public_folders
 from pillarbox.store.mail.delivery import deliver
-from pillarbox.store.server import FIRST_GROUP, Server
+from pillarbox.store.server import FIRST_GROUP, SERVER_LOCK, Server
 from pillarbox.store.server_config import CONFIG_FILE, read_config, write_config
 from pillarbox.store.upkeep import sizes
 from pillarbox.store.upkeep.time_of_day import DAY_MS
@@ -232,6 +232,26 @@ def test_a_writer_waits_for_a_reader_that_recovers_the_database(
         assert not server.not_mounted and set(found) == {PASSING}
     with Server.open(tmp_path / "crashed") as server:
         assert (server.database(MAILBOX_STORE).path / LOCK).read_bytes() == b""
+
+
+def test_the_names_of_a_new_server_are_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power loss a directory has the entries that it had when it was last flushed."""
+    flushed: dict[int, set[str]] = {}
+    fsync = os.fsync
+
+    def recorded(descriptor: int) -> None:
+        fsync(descriptor)
+        place = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if place.is_dir():
+            flushed[place.stat().st_ino] = {entry.name for entry in place.iterdir()}
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    path = tmp_path / "made" / "server"
+    Server.create(path).close()
+    remade = {"lock", "lock.mdb", "events.jsonl", "checkpoint.new", SERVER_LOCK}
+    for place in (tmp_path, path.parent, path, *(each for each in path.rglob("*") if each.is_dir())):
+        entries = {entry.name for entry in place.iterdir()} - remade
+        assert entries <= flushed.get(place.stat().st_ino, set()), place
 
 
 def test_a_server_read_after_a_crash_is_recovered_first(path: Path, tmp_path: Path) -> None:
