@@ -17,7 +17,7 @@ import msgpack
 from blake3 import blake3
 
 from pillarbox.backup.repository.backend import Backend, FileKind
-from pillarbox.backup.repository.crypto import HEADER_BYTES, SEALED_FILE_BYTES_MAX, Sealer
+from pillarbox.backup.repository.crypto import HEADER_BYTES, Sealer
 from pillarbox.backup.repository.damage import damaged_file
 from pillarbox.backup.repository.pack import (
     BLOB_ID_BYTES,
@@ -27,6 +27,7 @@ from pillarbox.backup.repository.pack import (
     check_records,
     decode_record,
 )
+from pillarbox.backup.repository.sealed_files import read_sealed_file
 from pillarbox.store.errors import NotFound
 
 INDEX_LETTER: Final = b"I"
@@ -241,14 +242,9 @@ def read_index(backend: Backend, sealer: Sealer) -> tuple[Index, list[str]]:
 def read_index_file(backend: Backend, sealer: Sealer, name: str) -> list[tuple[PackEntry, bytes]]:
     """The packs of one index file with their records. Raises: Corrupt, UnsupportedVersion, NotFound."""
     file = f"{FileKind.INDEX}/{name}"
-    if backend.size(FileKind.INDEX, name) > SEALED_FILE_BYTES_MAX:
-        raise damaged_file(f"{file} is larger than any index file of ours", file=file)
-    data = backend.get(FileKind.INDEX, name)
-    if blake3(data).hexdigest() != name:
-        raise damaged_file(f"{file} is not the file of that name", file=file)
     try:
-        found = []
-        for pack_name, header, size_bytes, records in msgpack.unpackb(sealer.open(INDEX_LETTER, data, file)):
+        body, found = read_sealed_file(backend, sealer, FileKind.INDEX, name, INDEX_LETTER), []
+        for pack_name, header, size_bytes, records in msgpack.unpackb(body):
             if len(pack_name) != BLOB_ID_BYTES or len(header) != HEADER_BYTES or type(size_bytes) is not int:
                 raise ValueError("an entry is no pack")
             found.append((PackEntry(pack_name.hex(), header, size_bytes), check_records(records, file)))

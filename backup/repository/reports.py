@@ -16,9 +16,10 @@ import msgpack
 from blake3 import blake3
 
 from pillarbox.backup.repository.backend import Backend, FileKind, is_name
-from pillarbox.backup.repository.crypto import SEALED_FILE_BYTES_MAX, Sealer
+from pillarbox.backup.repository.crypto import Sealer
 from pillarbox.backup.repository.damage import damaged_file
 from pillarbox.backup.repository.pack import pack_value, unpack_value
+from pillarbox.backup.repository.sealed_files import read_sealed_file
 from pillarbox.store.errors import Corrupt, NoPermission, NotFound, ReadOnly, UnsupportedVersion
 
 _REPORT_LETTER: Final = b"R"
@@ -108,13 +109,8 @@ def _encode(report: Report) -> bytes:
 
 def _read_report(backend: Backend, sealer: Sealer, name: str) -> Report:
     file = f"{FileKind.REPORT}/{name}"
-    if backend.size(FileKind.REPORT, name) > SEALED_FILE_BYTES_MAX:
-        raise damaged_file(f"{file} is larger than any report of ours", file=file)
-    data = backend.get(FileKind.REPORT, name)
-    if blake3(data).hexdigest() != name:
-        raise damaged_file(f"{file} is not the file of that name", file=file)
     try:
-        return _decode(unpack_value(sealer.open(_REPORT_LETTER, data, file)))
+        return _decode(unpack_value(read_sealed_file(backend, sealer, FileKind.REPORT, name, _REPORT_LETTER)))
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise damaged_file(f"{file}: {error}", file=file) from error
 

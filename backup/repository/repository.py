@@ -77,6 +77,7 @@ from pillarbox.backup.repository.reports import (
     known_damage,
     read_reports,
 )
+from pillarbox.backup.repository.sealed_files import read_sealed_file
 from pillarbox.store.clock import Clock
 from pillarbox.store.errors import (
     AlreadyExists,
@@ -503,13 +504,8 @@ class Repository:
 
     def _read_snapshot(self, name: str) -> Snapshot:
         file = f"{FileKind.SNAPSHOT}/{name}"
-        if self.backend.size(FileKind.SNAPSHOT, name) > SEALED_FILE_BYTES_MAX:
-            raise damaged_file(f"{file} is larger than any snapshot of ours", file=file)
-        data = self.backend.get(FileKind.SNAPSHOT, name)
-        if blake3(data).hexdigest() != name:
-            raise damaged_file(f"{file} is not the file of that name", file=file)
         try:
-            body = self.sealer.open(_SNAPSHOT_LETTER, data, file)
+            body = read_sealed_file(self.backend, self.sealer, FileKind.SNAPSHOT, name, _SNAPSHOT_LETTER)
             time_ms, roots, origin, manifest = unpack_value(body)
             if type(time_ms) is not int or not 0 <= time_ms <= _TIME_MS_MAX:
                 raise ValueError("its time is none")
