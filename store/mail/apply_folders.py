@@ -295,23 +295,7 @@ class _Applying:
 
 def _new_record(txn: WriteTransaction, folder_id: int, cn: int) -> FolderRecord:
     """A folder that comes here by the change `cn`, before it has a name and a place."""
-    return FolderRecord(
-        folder_id=folder_id,
-        mailbox=b"",
-        parent_id=0,
-        name="",
-        kind=folders.GENERIC,
-        uid_validity=folders.uid_validity_of(cn),
-        uid_next=1,
-        messages_count=0,
-        unread_count=0,
-        size=0,
-        highest_cn=cn,
-        change_cn=cn,
-        created_ms=txn.now_ms,
-        properties={},
-        arrived_cn=cn,
-    )
+    return folders.new_record(folder_id, cn, txn.now_ms)._replace(arrived_cn=cn)
 
 
 def _recounted(txn: WriteTransaction, record: FolderRecord) -> FolderRecord:

@@ -192,6 +192,27 @@ def messages(reader: Reader, folder_id: int, after_uid: int = 0) -> Iterator[Ite
 # -- changing
 
 
+def new_record(folder_id: int, cn: int, now_ms: int) -> FolderRecord:
+    """The record of an empty folder that comes by the change `cn`, before it has a name and a place."""
+    return FolderRecord(
+        folder_id=folder_id,
+        mailbox=b"",
+        parent_id=0,
+        name="",
+        kind=GENERIC,
+        # A later folder of the same name has another one (RFC 9051, section 2.3.1.1).
+        uid_validity=uid_validity_of(cn),
+        uid_next=1,
+        messages_count=0,
+        unread_count=0,
+        size=0,
+        highest_cn=cn,
+        change_cn=cn,
+        created_ms=now_ms,
+        properties={},
+    )
+
+
 def insert(
     txn: WriteTransaction,
     mailbox: bytes,
@@ -203,25 +224,8 @@ def insert(
 ) -> FolderRecord:
     """Insert a folder, whose name was checked and is free. `folder_id` is a new change number, or 0."""
     folder_id = folder_id or txn.next_cn()
-    # A later folder of the same name has another id, so clients see another UIDVALIDITY (RFC 9051, 2.3.1.1).
-    uid_validity = uid_validity_of(folder_id)
-    record = FolderRecord(
-        folder_id=folder_id,
-        mailbox=mailbox,
-        parent_id=parent_id,
-        name=name,
-        kind=GENERIC,
-        uid_validity=uid_validity,
-        uid_next=1,
-        messages_count=0,
-        unread_count=0,
-        size=0,
-        highest_cn=folder_id,
-        change_cn=folder_id,
-        created_ms=txn.now_ms,
-        properties={},
-        hidden=int(hidden),
-    )
+    record = new_record(folder_id, folder_id, txn.now_ms)
+    record = record._replace(mailbox=mailbox, parent_id=parent_id, name=name, hidden=int(hidden))
     if txn.numbering and parent_id:  # the roots are the tree's own
         record = versions.as_new_folder(txn, record)
     txn.insert(Table.FOLDER, id_key(record.folder_id), record)
