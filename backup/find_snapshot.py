@@ -1,4 +1,4 @@
-"""Which snapshot is meant: by its id, as the newest, or by a time."""
+"""The snapshot that is meant: by its id, as the newest, or by a time."""
 
 from __future__ import annotations
 

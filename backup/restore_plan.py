@@ -1,4 +1,4 @@
-"""Which databases of a server a restore in place goes over, why, and what of them would go."""
+"""The databases of a server that a restore in place goes over, why, and what of them would go."""
 
 from __future__ import annotations
 

@@ -664,7 +664,7 @@ def test_names_are_those_of_the_field() -> None:
 # --- sentences ----------------------------------------------------------------------------------------------
 
 
-NO_SUBJECTS = {"what", "who", "whose", "whether", "how", "this"}
+NO_SUBJECTS = {"what", "which", "who", "whose", "whether", "how", "this", "those"}
 
 
 def riddles(tree: ast.Module) -> Iterator[tuple[int, str]]:

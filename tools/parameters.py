@@ -74,7 +74,7 @@ def _mailbox(ctx: click.Context) -> str | None:
 
 
 def _names(found: Iterator[str], incomplete: str) -> list[CompletionItem]:
-    """Those that begin as what was typed; none when the server cannot be read: a shell shows no errors."""
+    """The names that begin as typed; none when the server cannot be read: a shell shows no errors."""
     try:
         names = [name for name in found if name.casefold().startswith(incomplete.casefold())]
     except PillarboxError:

@@ -10,7 +10,7 @@ from types import FrameType
 
 
 class StopSignals:
-    """Which of the signals that ask a process to end has come; `number` is 0 until one has."""
+    """The signal that has come of those that ask a process to end; `number` is 0 until one has."""
 
     def __init__(self) -> None:
         self.number = 0

@@ -1,4 +1,4 @@
-"""Which messages a merge takes (DOMAIN.md "Recovery", mailbox merge). Pure, but for the bytes it is given."""
+"""The messages that a merge takes (DOMAIN.md "Recovery", mailbox merge). Pure, but for the bytes given."""
 
 from __future__ import annotations
 

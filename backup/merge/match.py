@@ -1,4 +1,4 @@
-"""Which messages a tree holds already, wherever they were moved and however they were flagged since.
+"""The messages that a tree holds already, wherever they were moved and however they were flagged since.
 
 A message is the same one when it has the same id in the same database; else when what is there is marked as
 made from it; else when one of the same bytes is there that no other message of the source is. A message's

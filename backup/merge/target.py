@@ -104,8 +104,8 @@ class Destination(Protocol):
         ...
 
     def proven(self, batch: Sequence[Recovered]) -> list[Recovered] | None:
-        """Those of a batch whose bytes were read again from where they now are, and are the same; None when
-        that cannot be known before all is written.
+        """The part of a batch whose bytes were read again from where they now are, and are the same; None
+        when that cannot be known before all is written.
         """
         ...
 

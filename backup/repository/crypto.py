@@ -163,7 +163,7 @@ class Secrets:
 
     @classmethod
     def public(cls, repository_id: bytes) -> Secrets:
-        """Those of an unencrypted repository."""
+        """The secrets of an unencrypted repository, which everybody can derive from its id."""
         return cls(
             derive(repository_id, "pillarbox repository 1 public files"),
             derive(repository_id, "pillarbox repository 1 public ids"),

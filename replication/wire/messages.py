@@ -37,7 +37,7 @@ class Sender(NamedTuple):
 
 
 class Life(NamedTuple):
-    """Which replica it is that says something: a later one replaces what an earlier one said of itself."""
+    """The replica that says something: a later one replaces what an earlier one said of itself."""
 
     incarnation: int
     life: int

@@ -119,7 +119,7 @@ class WaitingChanges:
         return self._are_quick and self._returning > 0
 
     def expect_return(self, callers: int) -> None:
-        """So many callers are about to be told together; many deliver the next message at once.
+        """Note that so many callers are about to be told together; many deliver the next message at once.
 
         They are waited for only while those who were told before them have come back by now.
         """
@@ -127,7 +127,7 @@ class WaitingChanges:
         self._returning = callers
 
     def expect_no_more(self) -> None:
-        """Those who are not back yet are not waited for."""
+        """Wait for no caller who is not back yet."""
         self._are_quick = False
 
     def prepare_next(self) -> None:

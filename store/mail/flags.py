@@ -24,6 +24,6 @@ _FLAGS: Final = frozenset(flag.lower() for flag in (SEEN, ANSWERED, FLAGGED, DEL
 
 
 def keywords(words: list[str]) -> list[str]:
-    """Those of `words` that can be IMAP keywords, each once, at most 64; no flag without its backslash."""
+    """The words that can be IMAP keywords, each once, at most 64; no flag without its backslash."""
     valid = (word for word in words if _KEYWORD.fullmatch(word) and f"\\{word.lower()}" not in _FLAGS)
     return list(dict.fromkeys(valid))[:_KEYWORDS_MAX]

@@ -73,7 +73,7 @@ def _filter(asked: dict[str, Any]) -> MergeFilter:
 
 @dataclass(frozen=True)
 class _Asked:
-    """Which mailboxes, from where, and where to."""
+    """The mailboxes to merge, from where, and where to."""
 
     mailboxes: tuple[str, ...]
     live: bool
