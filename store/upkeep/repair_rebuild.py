@@ -35,9 +35,9 @@ from pillarbox.store.disk.tables import (
 from pillarbox.store.engine.change_feed import bury_message
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.transaction import ReadTransaction
-from pillarbox.store.ids import LOCAL_BASE, counter_of, guid_text, id_text, local_counter
+from pillarbox.store.ids import LOCAL_BASE, guid_text, id_text, local_counter
 from pillarbox.store.mail.counters import FolderSums, MailboxSums
-from pillarbox.store.mail.folders import DEPTH_MAX, GENERIC
+from pillarbox.store.mail.folders import DEPTH_MAX, new_record
 from pillarbox.store.mail.mailboxes import CONNECTED, STANDARD_FOLDERS
 from pillarbox.store.names import name_key
 from pillarbox.store.upkeep.let_go import record_of
@@ -173,22 +173,8 @@ class Rebuild:
     # -- folders and mailboxes
 
     def _folder(self, folder_id: int, mailbox: bytes, parent_id: int, name: str) -> FolderRecord:
-        record = FolderRecord(
-            folder_id=folder_id,
-            mailbox=mailbox,
-            parent_id=parent_id,
-            name=name,
-            kind=GENERIC,
-            uid_validity=counter_of(folder_id) & 0xFFFFFFFF or 1,
-            uid_next=1,
-            messages_count=0,
-            unread_count=0,
-            size=0,
-            highest_cn=folder_id,
-            change_cn=self.next_cn(),
-            created_ms=self.now_ms,
-            properties={},
-        )
+        record = new_record(folder_id, folder_id, self.now_ms)
+        record = record._replace(mailbox=mailbox, parent_id=parent_id, name=name, change_cn=self.next_cn())
         self._draft.put(Table.FOLDER, id_key(folder_id), record)
         return record
 
