@@ -26,21 +26,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from mailbox_stores import held, mailbox_store, real_mail
 from told_whole import told_whole
 
 from pillarbox.store.access import Actor
-from pillarbox.store.clock import VirtualClock
-from pillarbox.store.disk.tables import DatabaseKind, ItemRecord
+from pillarbox.store.disk.tables import ItemRecord
 from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.transaction import ReadTransaction
 from pillarbox.store.errors import PillarboxError
-from pillarbox.store.files.mbox import read_mbox
 from pillarbox.store.mail import folders, mailboxes, messages, views
 from pillarbox.store.upkeep.check import check_dismounted
 from pillarbox.store.upkeep.repair import repair_database
 
-DATA = Path(__file__).resolve().parents[2] / "data"
 ACTOR = Actor.task("test")
 PAGE = 4096
 ROUNDS = {"short": 24, "long": 2000}.get(os.environ.get("PILLARBOX_CAMPAIGN", ""), 200)
@@ -55,15 +53,7 @@ Question = Callable[[ReadTransaction], Any]
 
 
 def opened(path: Path) -> Database:
-    return Database(
-        path,
-        b"x" * 16,
-        "Mail",
-        DatabaseKind.MAILBOX_STORE,
-        clock=VirtualClock(),
-        rng=random.Random(1),
-        tuning=Tuning(segment_bytes=60_000, checkpoint_pages=64, checkpoint_beside=False),
-    )
+    return mailbox_store(path, Tuning(segment_bytes=60_000, checkpoint_pages=64, checkpoint_beside=False))
 
 
 # -- what a reader can see
@@ -114,20 +104,9 @@ class Truth(NamedTuple):
     used: dict[Path, list[range]]
 
 
-def held(database: Database) -> list[tuple[ItemRecord, bytes]]:
-    found = []
-    with database.read(ACTOR) as reader:
-        for box in mailboxes.all_of(reader):
-            for _, folder in folders.walk(reader, box.root_id):
-                items = folders.messages(reader, folder.folder_id)
-                found += [(item, messages.content(reader, item)) for item in items]
-    return found
-
-
 @pytest.fixture(scope="module")
 def truth(tmp_path_factory: pytest.TempPathFactory) -> Truth:
-    mail = [item.raw for item in read_mbox(DATA / "lists.mbox")]
-    mail += [path.read_bytes() for path in sorted((DATA / "spam").glob("*.eml"))]
+    mail = real_mail()
     directory = tmp_path_factory.mktemp("truth")
     database, older = opened(directory / "db"), directory / "older"
     database.create()

@@ -2,45 +2,33 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mailbox_stores import mailbox_store, real_mail
 
 from pillarbox.store.access import Actor
-from pillarbox.store.clock import VirtualClock
 from pillarbox.store.disk.frame_scan import scan_frames
 from pillarbox.store.disk.redo import read_rows
 from pillarbox.store.disk.stream import SEGMENT_HEADER_BYTES, FrameKind, segment_header
-from pillarbox.store.disk.tables import STATE_KEY, DatabaseKind, ItemRecord, Table, id_key
+from pillarbox.store.disk.tables import STATE_KEY, ItemRecord, Table, id_key
 from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
 from pillarbox.store.errors import Corrupt, PillarboxError, Refused
-from pillarbox.store.files.mbox import read_mbox
 from pillarbox.store.mail import folders, mailboxes, messages
 from pillarbox.store.upkeep import repair
 from pillarbox.store.upkeep.check import check_database
 from pillarbox.store.upkeep.repair import repair_database
 
-DATA = Path(__file__).resolve().parents[2] / "data"
 ACTOR = Actor.task("test")
-MAIL = [item.raw for item in read_mbox(DATA / "lists.mbox")]
-MAIL += [path.read_bytes() for path in sorted((DATA / "spam").glob("*.eml"))]
+MAIL = real_mail()
 
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
     """Mail of two mailboxes over several segments; dismounted."""
-    made = Database(
-        tmp_path / "db",
-        b"x" * 16,
-        "Mail",
-        DatabaseKind.MAILBOX_STORE,
-        clock=VirtualClock(),
-        rng=random.Random(1),
-        tuning=Tuning(segment_bytes=40_000),
-    )
+    made = mailbox_store(tmp_path / "db", Tuning(segment_bytes=40_000))
     made.create()
     made.mount()
     with made.transaction(ACTOR) as txn:

@@ -14,20 +14,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from mailbox_stores import held, mailbox_store, real_mail
 from told_whole import told_whole
 
 from pillarbox.store.access import Actor
-from pillarbox.store.clock import VirtualClock
-from pillarbox.store.disk.tables import DatabaseKind, ItemRecord
+from pillarbox.store.disk.tables import ItemRecord
 from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
-from pillarbox.store.files.mbox import read_mbox
 from pillarbox.store.mail import folders, mailboxes, messages
 from pillarbox.store.upkeep.check import check_database
 from pillarbox.store.upkeep.maintenance import compact
 from pillarbox.store.upkeep.repair import RepairReport, repair_database
 
-DATA = Path(__file__).resolve().parents[2] / "data"
 ACTOR = Actor.task("test")
 PAGE = 4096
 ROUNDS = 10 if os.environ.get("PILLARBOX_CAMPAIGN") == "short" else 150
@@ -42,32 +40,13 @@ class Truth(NamedTuple):
 
 
 def opened(path: Path) -> Database:
-    return Database(
-        path,
-        b"x" * 16,
-        "Mail",
-        DatabaseKind.MAILBOX_STORE,
-        clock=VirtualClock(),
-        rng=random.Random(1),
-        tuning=Tuning(segment_bytes=60_000),
-    )
-
-
-def held(database: Database) -> list[tuple[ItemRecord, bytes]]:
-    found = []
-    with database.read(ACTOR) as reader:
-        for box in mailboxes.all_of(reader):
-            for _, folder in folders.walk(reader, box.root_id):
-                items = folders.messages(reader, folder.folder_id)
-                found += [(item, messages.content(reader, item)) for item in items]
-    return found
+    return mailbox_store(path, Tuning(segment_bytes=60_000))
 
 
 @pytest.fixture(scope="module")
 def truth(tmp_path_factory: pytest.TempPathFactory) -> Truth:
     """Mail that was delivered, moved, flagged and deleted, in segments of which some were compacted."""
-    mail = [item.raw for item in read_mbox(DATA / "lists.mbox")]
-    mail += [path.read_bytes() for path in sorted((DATA / "spam").glob("*.eml"))]
+    mail = real_mail()
     database = opened(tmp_path_factory.mktemp("truth") / "db")
     database.create()
     database.mount()

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mailbox_stores import mailbox_store
 
 from pillarbox.store.access import Actor
 from pillarbox.store.change_number import CNSet
-from pillarbox.store.clock import VirtualClock
 from pillarbox.store.disk.frame_scan import scan_frames
 from pillarbox.store.disk.stream import FrameKind
-from pillarbox.store.disk.tables import DatabaseKind, ItemRecord
+from pillarbox.store.disk.tables import ItemRecord
 from pillarbox.store.engine.change_feed import ChangeKind, changes
 from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
@@ -30,15 +30,7 @@ ACTOR = Actor.task("test")
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
     """A database with an empty mailbox, mounted; a segment takes two messages."""
-    made = Database(
-        tmp_path / "db",
-        b"x" * 16,
-        "Mail",
-        DatabaseKind.MAILBOX_STORE,
-        clock=VirtualClock(),
-        rng=random.Random(1),
-        tuning=Tuning(segment_bytes=4_000, remove_beside=False),
-    )
+    made = mailbox_store(tmp_path / "db", Tuning(segment_bytes=4_000, remove_beside=False))
     made.create()
     made.mount()
     with made.transaction(ACTOR) as txn:
