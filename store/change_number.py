@@ -132,13 +132,16 @@ class CNSet:
         return _made(union)
 
     def __sub__(self, other: CNSet) -> CNSet:
-        return _made(
-            {
-                origin: _common(runs, _complement(other._runs[origin])) if origin in other._runs else runs
-                for origin, runs in self._runs.items()
-                if runs != other._runs.get(origin)
-            }
-        )
+        if not other._runs:
+            return self
+        left = {}
+        for origin, runs in self._runs.items():
+            taken = other._runs.get(origin)
+            if taken is None:
+                left[origin] = runs
+            elif taken != runs and not _covers(taken, runs):
+                left[origin] = _common(runs, _complement(taken))
+        return _made(left)
 
     def __and__(self, other: CNSet) -> CNSet:
         return _made(
@@ -156,9 +159,13 @@ class CNSet:
 
     def covers(self, other: CNSet) -> bool:
         """True when every number of `other` is in this set."""
-        return all(
-            _common(runs, self._runs.get(origin, _NONE)) == runs for origin, runs in other._runs.items()
-        )
+        if self._runs == other._runs:
+            return True
+        for origin, runs in other._runs.items():
+            held = self._runs.get(origin)
+            if held is None or (held != runs and not _covers(held, runs)):
+                return False
+        return True
 
     def count_common(self, other: CNSet) -> int:
         """The number of numbers that are in both sets; their intersection is not built."""
@@ -352,8 +359,20 @@ def _complement(runs: _Runs) -> _Runs:
 
 def _union(some: _Runs, others: _Runs) -> _Runs:
     """All numbers of both: what is left between their complements' common runs."""
+    # Most sets are one run for each origin: what stores know that were never far apart.
+    are_single = len(some.starts) == len(others.starts) == 1
+    if are_single and some.starts[0] <= others.ends[0] and others.starts[0] <= some.ends[0]:
+        return _Runs(min(some.starts, others.starts), max(some.ends, others.ends))
     neither = _common(_complement(some), _complement(others))
     return _Runs(neither.ends[:-1], neither.starts[1:])
+
+
+def _covers(some: _Runs, others: _Runs) -> bool:
+    """True when every number of `others` is in `some`."""
+    if len(others.starts) == 1:
+        position = bisect_right(some.starts, others.starts[0])
+        return position > 0 and others.ends[0] <= some.ends[position - 1]
+    return _common(others, some) == others
 
 
 def _common(some: _Runs, others: _Runs) -> _Runs:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pillarbox.replication.core.preset import Wait
 from pillarbox.replication.core.replica import Replica
-from pillarbox.replication.core.state import NEVER_MS, BackfillEntry, FolderState, known_to_any
+from pillarbox.replication.core.state import NEVER_MS, BackfillEntry, FolderState
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.organisation.sources import Candidate, Late, Plan, choose_sources
@@ -21,7 +21,11 @@ def missing(replica: Replica, folder: ObjectId) -> CNSet:
     state = replica.state(folder)
     if not replica.is_live(folder):
         return NOTHING
-    return known_to_any(state.rows) - state.knowledge.had
+    had, lacked = state.knowledge.had, NOTHING
+    for row in state.rows.values():
+        if not had.covers(row.known):
+            lacked |= row.known - had
+    return lacked
 
 
 def note_missing(replica: Replica, folder: ObjectId) -> None:

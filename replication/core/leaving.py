@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pillarbox.replication.core import hierarchy, status
 from pillarbox.replication.core.effects import Notice
 from pillarbox.replication.core.replica import Replica
-from pillarbox.replication.core.state import NEVER_MS, FolderState
+from pillarbox.replication.core.state import NEVER_MS, FolderState, Leaving
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.wire.messages import Acknowledgement, Message, Statement, StatusRequest
 from pillarbox.store.change_number import CNSet
@@ -29,9 +31,9 @@ def state_all(replica: Replica, folder: ObjectId) -> None:
     state = replica.state(folder)
     leaving = state.leaving
     if leaving.stated != state.knowledge.known:
-        leaving.number += 1
-        leaving.stated, leaving.acknowledged = state.knowledge.known, {}
-    leaving.due_ms = replica.now_ms + replica.preset.first_retry.same_site_ms
+        leaving = Leaving(leaving.number + 1, state.knowledge.known)
+    due_ms = replica.now_ms + replica.preset.first_retry.same_site_ms
+    state.leaving = leaving = replace(leaving, due_ms=due_ms)
     for peer, listed in replica.peers(folder).items():
         if listed is ReplicaState.ACTIVE:
             replica.send(peer, folder, StatusRequest(leaving.number))
@@ -62,7 +64,8 @@ def acknowledged(
         or states.get(source) is not ReplicaState.ACTIVE
     ):
         return
-    state.leaving.acknowledged[source] = (statement.known, statement.expired)
+    acknowledged = {**state.leaving.acknowledged, source: (statement.known, statement.expired)}
+    state.leaving = replace(state.leaving, acknowledged=acknowledged)
     rest = to_cover(state) - statement.known
     active = [peer for peer, listed in replica.peers(folder).items() if listed is ReplicaState.ACTIVE]
     if rest and not _is_expired_by_all(state, rest, active):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -78,6 +78,7 @@ class Replica:
         self.fired: Counter[str] = Counter()
         self.down: frozenset[str] = frozenset()
         self._read: dict[ObjectId, tuple[Versions[Any], Stamp, Folder]] = {}
+        self._lists: dict[ObjectId, tuple[Folder | None, Organisation, Mapping[bytes, ReplicaState]]] = {}
         record.owners[self.me.origin] = (self.me.database, self.me.incarnation)
 
     @property
@@ -89,7 +90,10 @@ class Replica:
         """The state of a folder, made when there is none. Its due times are looked at again after this
         call."""
         self.touched.add(folder)
-        return self.record.folders.setdefault(folder, FolderState())
+        state = self.record.folders.get(folder)
+        if state is None:
+            state = self.record.folders[folder] = FolderState()
+        return state
 
     def held(self, folder: ObjectId) -> FolderState | None:
         """The state of a folder of which this store holds a replica."""
@@ -149,16 +153,26 @@ class Replica:
         read = None if folder == self.tree.hierarchy else self.folder(folder)
         return folder == self.tree.hierarchy or (read is not None and read.is_live)
 
-    def replica_states(self, folder: ObjectId, read: Folder | None = None) -> dict[bytes, ReplicaState]:
+    def replica_states(self, folder: ObjectId, read: Folder | None = None) -> Mapping[bytes, ReplicaState]:
         """Read the replica list: the state of each store that was not removed from the tree.
 
         Where it names no active store, the one with the highest database GUID among those that are delete
         pending is active again: alike everywhere, so it is computed and never written.
         """
-        if folder == self.tree.hierarchy:
-            stores = (self.me.database, *self.organisation.others(self.me.database))
-            return dict.fromkeys(stores, ReplicaState.ACTIVE)
-        read = read or self.folder(folder)
+        if folder != self.tree.hierarchy:
+            read = read or self.folder(folder)
+        before = self._lists.get(folder)
+        if before and before[0] is read and before[1] is self.organisation:
+            return before[2]
+        listed = self._list(read) if folder != self.tree.hierarchy else self._everywhere()
+        self._lists[folder] = read, self.organisation, listed
+        return listed
+
+    def _everywhere(self) -> dict[bytes, ReplicaState]:
+        stores = (self.me.database, *self.organisation.others(self.me.database))
+        return dict.fromkeys(stores, ReplicaState.ACTIVE)
+
+    def _list(self, read: Folder | None) -> dict[bytes, ReplicaState]:
         listed = {
             database: entry.value
             for database, entry in (read.replicas if read else {}).items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -27,7 +28,7 @@ class Row:
     @property
     def had(self) -> CNSet:
         """The numbers that the other replica need not be sent."""
-        return self.known | self.expired
+        return self.known | self.expired if self.expired else self.known
 
     def told(self, statement: Statement, now_ms: int) -> Row:
         """The row after a statement; one of an earlier life changes nothing.
@@ -37,6 +38,8 @@ class Row:
         if statement.life < self.life:
             return self
         before = self if statement.life == self.life else Row()
+        if before.known == statement.known and before.expired == statement.expired:
+            return Row(statement.life, before.known, before.expired, now_ms)
         expired = (before.expired | statement.expired) - statement.known
         return Row(statement.life, (before.known | statement.known) - statement.expired, expired, now_ms)
 
@@ -50,13 +53,13 @@ class BackfillEntry:
     tries: int = 0
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Leaving:
     """A replica that is delete pending: its statement by number, and who acknowledged it with what."""
 
     number: int = 0
     stated: CNSet | None = None
-    acknowledged: dict[bytes, tuple[CNSet, CNSet]] = field(default_factory=dict)
+    acknowledged: Mapping[bytes, tuple[CNSet, CNSet]] = field(default_factory=dict)
     due_ms: int = 0
 
 
@@ -103,7 +106,7 @@ class FolderState:
         self.asked.clear()
         self.reconciles.clear()
         self.reconciling.clear()
-        self.leaving.due_ms = now_ms
+        self.leaving = replace(self.leaving, due_ms=now_ms)
         self.unsent_since_ms = now_ms if self.own_last > self.broadcast_to else NEVER_MS
         self.changed_ms = self.burst_since_ms = self.broadcast_ms = now_ms
         self.unstated_since_ms = self.news_ms = self.stated_ms = now_ms
@@ -111,17 +114,14 @@ class FolderState:
 
     def copy(self) -> FolderState:
         """A copy that does not change with this one."""
-        leaving = replace(self.leaving, acknowledged=dict(self.leaving.acknowledged))
-        return replace(
-            self,
-            knowledge=self.knowledge.copy(),
-            rows=dict(self.rows),
-            leaving=leaving,
-            expired_objects=dict(self.expired_objects),
-            asked=dict(self.asked),
-            reconciles=dict(self.reconciles),
-            reconciling=dict(self.reconciling),
-        )
+        copied = copy(self)
+        copied.knowledge = self.knowledge.copy()
+        copied.rows = dict(self.rows)
+        copied.expired_objects = dict(self.expired_objects)
+        copied.asked = dict(self.asked)
+        copied.reconciles = dict(self.reconciles)
+        copied.reconciling = dict(self.reconciling)
+        return copied
 
 
 def known_to_any(rows: Mapping[bytes, Row]) -> CNSet:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from typing import Generic, NamedTuple, TypeVar
 
 from pillarbox.replication.ground.versions import Versions
@@ -75,27 +76,28 @@ class FolderVersion:
         return (*single, *replicas, *(entry.stamp for entry in self.properties.values()))
 
 
-class Tree(NamedTuple):
+@dataclass(frozen=True)
+class Tree:
     """The public folder tree: its GUID, and the ids that are the same in every store of it."""
 
     guid: bytes
 
-    @property
+    @cached_property
     def hierarchy(self) -> ObjectId:
         """The folder whose items are folders."""
         return ChangeNumber(self.guid, 0)
 
-    @property
+    @cached_property
     def root(self) -> ObjectId:
         """The root of the folders that users see."""
         return ChangeNumber(self.guid, 1)
 
-    @property
+    @cached_property
     def system_root(self) -> ObjectId:
         """The root of the system folders."""
         return ChangeNumber(self.guid, 2)
 
-    @property
+    @cached_property
     def lost_and_found(self) -> ObjectId:
         """The folder of those that have no other place."""
         return ChangeNumber(self.guid, 3)

@@ -15,7 +15,7 @@ from pillarbox.replication.simulation.world import Trace, World
 
 GAPS_MS = (50, 2_000, 30_000, 5 * MINUTE_MS)
 CONVERGED_MS_MAX = 10 * DAY_MS
-QUIET_MS = 3 * HOUR_MS
+QUIET_MS = 1 * HOUR_MS
 STORM = 200  # messages an hour from each store to each other, hours after the last fault
 STORM_AFTER_MS = 2 * HOUR_MS
 

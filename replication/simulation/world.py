@@ -130,8 +130,9 @@ class World:
                     self._plan_page(machine, key)
             elif isinstance(effect, Report):
                 self._note(machine, effect)
-        self.fired.update(machine.replicator.fired)
-        machine.replicator.fired.clear()
+        if machine.replicator.fired:
+            self.fired.update(machine.replicator.fired)
+            machine.replicator.fired.clear()
         self.invariants.look_at(machine, self.machines)
         self._plan_tick(machine)
 
