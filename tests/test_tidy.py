@@ -35,7 +35,9 @@ MAY_IMPORT = {
 # The rooms of each package from the ground up; a module imports from its own room or those below. A list of
 # modules is a room without a folder of its own: what all others stand on, or the face above them; "." is
 # the rest of those.
-GROUND = "access arguments batches change_number clock errors events hybrid_clock ids names toml_text"
+GROUND = (
+    "access arguments batches change_number clock errors events hybrid_clock ids local_time names toml_text"
+)
 FACE = "aio mailbox_directory server server_config server_lock server_rebuild storage_group"
 ROOMS = {
     "store": (GROUND, "disk", "content", "engine", "mail", "upkeep", "files", FACE),
