@@ -1,0 +1,107 @@
+"""The state of connectors: what one end of a link says of it, and what others make of all that is said.
+
+A connector that goes up and down all the time would move every tree each time. So it is stated late (after
+30 s down, 10 s up), and one that changed more than three times in ten minutes counts as up until it rests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from typing import Final
+
+DOWN_AFTER_MS: Final = 30_000
+UP_AFTER_MS: Final = 10_000
+OSCILLATING_WINDOW_MS: Final = 600_000
+OSCILLATING_CHANGES: Final = 3
+NEVER_MS: Final = 1 << 62
+
+
+class LinkState(IntEnum):
+    """The state of a connector, as it is stated."""
+
+    UP = 0
+    DOWN = 1
+    OSCILLATING = 2
+
+
+@dataclass(frozen=True, slots=True)
+class LinkWatch:
+    """One end of a connector: what is seen of it, and the state that is stated.
+
+    `changes_ms` are the times at which what is seen changed, within the last ten minutes.
+    """
+
+    stated: LinkState = LinkState.UP
+    is_up: bool = True
+    since_ms: int = 0
+    changes_ms: tuple[int, ...] = ()
+
+    def seen(self, is_up: bool, now_ms: int) -> LinkWatch:
+        """The connector is seen up or down; nothing is stated by that yet."""
+        if is_up == self.is_up:
+            return self
+        changes_ms = (*self._recent(now_ms), now_ms)
+        return replace(self, is_up=is_up, since_ms=now_ms, changes_ms=changes_ms)
+
+    def at(self, now_ms: int) -> LinkWatch:
+        """The watch with the state that is to be stated now."""
+        return replace(self, stated=self._state(now_ms), changes_ms=self._recent(now_ms))
+
+    def due_ms(self) -> int:
+        """The time at which another state may have to be stated; `NEVER_MS` when none changes by waiting."""
+        if len(self.changes_ms) > OSCILLATING_CHANGES:
+            rested_ms = self.changes_ms[-1] + OSCILLATING_WINDOW_MS
+            return rested_ms if self.stated is LinkState.OSCILLATING else self.changes_ms[-1]
+        if self.is_up == (self.stated is LinkState.UP):
+            return NEVER_MS
+        return self.since_ms + (UP_AFTER_MS if self.is_up else DOWN_AFTER_MS)
+
+    def _state(self, now_ms: int) -> LinkState:
+        if self.stated is LinkState.OSCILLATING and self.changes_ms:
+            if now_ms < self.changes_ms[-1] + OSCILLATING_WINDOW_MS:
+                return LinkState.OSCILLATING
+        elif len(self._recent(now_ms)) > OSCILLATING_CHANGES:
+            return LinkState.OSCILLATING
+        if now_ms >= self.since_ms + (UP_AFTER_MS if self.is_up else DOWN_AFTER_MS):
+            return LinkState.UP if self.is_up else LinkState.DOWN
+        return LinkState.UP if self.stated is LinkState.OSCILLATING else self.stated
+
+    def _recent(self, now_ms: int) -> tuple[int, ...]:
+        recent = tuple(each for each in self.changes_ms if now_ms < each + OSCILLATING_WINDOW_MS)
+        # The last change says until when an oscillating connector rests.
+        return recent or self.changes_ms[-1:] if self.stated is LinkState.OSCILLATING else recent
+
+
+@dataclass
+class StatedLinks:
+    """The last statements of the ends of all connectors, in memory only: they are made again by themselves.
+
+    Statements are numbered by their maker, and an older one that comes late changes nothing.
+    """
+
+    said: dict[tuple[str, bytes], tuple[int, LinkState]] = field(default_factory=dict)
+
+    def hear(self, connector: str, server: bytes, number: int, state: LinkState) -> bool:
+        """Take a statement; True when it is new, and so to be handed on."""
+        before, _ = self.said.get((connector, server), (0, LinkState.UP))
+        if number <= before:
+            return False
+        self.said[connector, server] = number, state
+        return True
+
+    def down(self) -> frozenset[str]:
+        """The connectors that one of their ends states as down. An oscillating one counts as up."""
+        return frozenset(name for (name, _), (_, state) in self.said.items() if state is LinkState.DOWN)
+
+    def states(self) -> Mapping[str, LinkState]:
+        """The worst that is said of each connector, for the operator."""
+        worst: dict[str, LinkState] = {}
+        for (name, _), (_, state) in sorted(self.said.items()):
+            worst[name] = max(state, worst.get(name, LinkState.UP), key=_badness)
+        return worst
+
+
+def _badness(state: LinkState) -> int:
+    return (LinkState.UP, LinkState.OSCILLATING, LinkState.DOWN).index(state)

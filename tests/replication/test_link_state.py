@@ -1,0 +1,57 @@
+"""Link state: stated late, only when it really changed, and counted as up while it oscillates."""
+
+from __future__ import annotations
+
+from pillarbox.replication.organisation.link_state import LinkState, LinkWatch, StatedLinks
+
+MINUTE_MS = 60_000
+
+
+def stated(changes: list[tuple[int, bool]], at_ms: int) -> LinkState:
+    """The state that is stated at a time, after a connector was seen up or down at earlier ones."""
+    watch, left = LinkWatch(), list(changes)
+    for now_ms in range(0, at_ms + 1, 1000):
+        while left and left[0][0] <= now_ms:
+            watch = watch.seen(left.pop(0)[1], now_ms)
+        if watch.due_ms() <= now_ms:
+            watch = watch.at(now_ms)
+    return watch.stated
+
+
+def test_a_connector_is_down_after_thirty_seconds_and_up_after_ten() -> None:
+    assert stated([(5_000, False)], 34_000) is LinkState.UP
+    assert stated([(5_000, False)], 35_000) is LinkState.DOWN
+    back = [(5_000, False), (60_000, True)]
+    assert stated(back, 69_000) is LinkState.DOWN
+    assert stated(back, 70_000) is LinkState.UP
+
+
+def test_a_short_break_is_not_stated() -> None:
+    assert stated([(5_000, False), (20_000, True)], MINUTE_MS) is LinkState.UP
+
+
+def test_more_than_three_changes_in_ten_minutes_oscillate_until_ten_minutes_without_one() -> None:
+    changes = [(k * 60_000, k % 2 == 0) for k in range(1, 8)]  # down at 1, up at 2, ... down at 7 minutes
+    assert stated(changes, 3 * MINUTE_MS + 40_000) is LinkState.DOWN
+    assert stated(changes, 4 * MINUTE_MS) is LinkState.OSCILLATING
+    assert stated(changes, 16 * MINUTE_MS) is LinkState.OSCILLATING
+    assert stated(changes, 17 * MINUTE_MS) is LinkState.DOWN
+
+
+def test_a_watch_that_rests_is_due_no_more() -> None:
+    watch = LinkWatch().seen(False, 0)
+    assert watch.due_ms() == 30_000
+    watch = watch.at(30_000)
+    assert watch.stated is LinkState.DOWN and watch.due_ms() > 10**12
+
+
+def test_late_statements_change_nothing_and_new_ones_are_handed_on_once() -> None:
+    links = StatedLinks()
+    assert links.hear("ab", b"1" * 16, 2, LinkState.DOWN)
+    assert not links.hear("ab", b"1" * 16, 2, LinkState.DOWN)
+    assert not links.hear("ab", b"1" * 16, 1, LinkState.UP)
+    assert links.down() == {"ab"}
+    assert links.hear("ab", b"2" * 16, 1, LinkState.OSCILLATING)
+    assert links.states() == {"ab": LinkState.DOWN}
+    assert links.hear("ab", b"1" * 16, 3, LinkState.UP)
+    assert not links.down() and links.states() == {"ab": LinkState.OSCILLATING}
