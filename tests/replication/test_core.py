@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
+from driven_stores import ACTOR, TREE, Post, is_changes
 
 from pillarbox.replication.core import (
     applying,
@@ -18,12 +17,10 @@ from pillarbox.replication.core import (
     replicator,
     writing,
 )
-from pillarbox.replication.core.effects import Answer, Effect, Send
-from pillarbox.replication.core.preset import CLASSIC, HOUR_MS, MINUTE_MS, PROMPT, Preset
-from pillarbox.replication.core.replica import Moment, Replica, ReplicaRecord
+from pillarbox.replication.core.preset import CLASSIC, HOUR_MS, MINUTE_MS, PROMPT
+from pillarbox.replication.core.replica import Moment, Replica
 from pillarbox.replication.core.replicator import Replicator
-from pillarbox.replication.ground.records import MessageView, ObjectId, ReplicaState, Tree
-from pillarbox.replication.organisation.topology import Connector, Organisation, Server
+from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.simulation.objects import DictObjects
 from pillarbox.replication.wire.messages import (
     BackfillRequest,
@@ -35,129 +32,6 @@ from pillarbox.replication.wire.messages import (
 )
 from pillarbox.store.change_number import ChangeNumber, CNSet
 from pillarbox.store.errors import NotFound, Refused
-
-TREE = Tree(b"t" * 16)
-ACTOR = "anna"
-
-
-class Post:
-    """Stores that are joined by a table on which messages lie until they are taken or lost."""
-
-    def __init__(self, sites: str = "aa", preset: Preset = PROMPT) -> None:
-        self.now_ms = 1_800_000_000_000
-        stores = [name.encode() * 16 for name in "123456789"[: len(sites)]]
-        servers = {
-            store: Server(store, store.decode()[0], site, 6)
-            for store, site in zip(stores, sites, strict=True)
-        }
-        self.organisation = Organisation(servers, (Connector("ab", ("a", "b"), 10),))
-        self.table: list[Message] = []
-        self.sent: list[Message] = []
-        self.stores = [
-            Replicator(
-                ReplicaRecord(Sender(store, 1, bytes([65 + k]) * 16)),
-                TREE,
-                self.organisation,
-                preset,
-                DictObjects(),
-            )
-            for k, store in enumerate(stores)
-        ]
-        for store in self.stores:
-            self.put(store, store.start(self.now))
-
-    @property
-    def now(self) -> Moment:
-        return Moment(self.now_ms, self.now_ms)
-
-    def put(self, store: Replicator, effects: list[Effect]) -> None:
-        for effect in effects:
-            if isinstance(effect, Send):
-                self.table.append(effect.message)
-            elif isinstance(effect, Answer):
-                left: Answer | None = effect
-                while left:
-                    message, left = store.answer_page(left, self.now)
-                    self.table.append(message)
-
-    def do(self, store: int, change: Callable[[Replica], Any]) -> Any:
-        result, effects = self.stores[store].local_changes(change, self.now)
-        self.put(self.stores[store], effects)
-        return result
-
-    def carry(self, is_lost: Callable[[Message], bool] = lambda message: False) -> None:
-        """Deliver all that lies on the table and what follows from it."""
-        while self.table:
-            message = self.table.pop(0)
-            self.sent.append(message)
-            if not is_lost(message):
-                store = next(each for each in self.stores if each.replica.me.database == message.to)
-                self.put(store, store.receive(message, self.now))
-
-    def wait(self, duration_ms: int, is_lost: Callable[[Message], bool] = lambda message: False) -> None:
-        """Let time pass: each store ticks when it is due."""
-        until_ms = self.now_ms + duration_ms
-        self.carry(is_lost)
-        while True:
-            planned = [(each.next_due_ms(), k) for k, each in enumerate(self.stores)]
-            due = [(due_ms, k) for due_ms, k in planned if due_ms is not None]
-            if not due or min(due)[0] > until_ms:
-                break
-            due_ms, store = min(due)
-            self.now_ms = max(self.now_ms, due_ms)
-            self.put(self.stores[store], self.stores[store].tick(self.now))
-            self.carry(is_lost)
-        self.now_ms = until_ms
-
-    def edit_apart(self, folder: ObjectId, message: ObjectId) -> None:
-        """Edit a message in two stores that know nothing of each other's edit."""
-        for store, content in ((0, b"mine"), (1, b"theirs")):
-            self.do(
-                store,
-                lambda replica, to=content: writing.edit(replica, folder, message, ACTOR, content=to),
-            )
-
-    def changes(self) -> list[Message]:
-        """The messages sent so far that carry changes."""
-        return [each for each in self.sent if is_changes(each)]
-
-    def lose(self, store: int) -> None:
-        """Lose a store for good; the others learn that it was removed, and count on without it."""
-        gone = self.stores.pop(store).replica.me.database
-        servers = {**self.organisation.servers}
-        servers[gone] = servers[gone]._replace(is_removed=True)
-        self.organisation = replace(self.organisation, servers=servers)
-        for left in self.stores:
-            self.put(left, left.organisation_changed(self.organisation, self.now))
-        self.table = [each for each in self.table if gone not in (each.to, each.sender.database)]
-
-    def replica(self, store: int) -> Replica:
-        return self.stores[store].replica
-
-    def messages(self, store: int, folder: ObjectId) -> list[MessageView]:
-        objects = self.replica(store).objects
-        found = (objects.get(folder, message) for message in objects.ids(folder))
-        return [MessageView.read(each, self.now_ms) for each in found if each and each.live()]
-
-    def folder(self, replicas: str = "12", at: int = 0) -> ObjectId:
-        """A folder with these replicas, known to all stores."""
-        lists = {name.encode() * 16: ReplicaState.ACTIVE for name in replicas}
-        made: ObjectId = self.do(
-            at, lambda replica: writing.create_folder(replica, TREE.root, "News", lists, ACTOR)
-        )
-        self.wait(10_000)
-        self.sent.clear()
-        return made
-
-    def post(self, store: int, folder: ObjectId, content: bytes = b"c", size_bytes: int = 1000) -> ObjectId:
-        made: ObjectId = self.do(
-            store, lambda replica: writing.post(replica, folder, content, size_bytes, ACTOR)
-        )
-        return made
-
-
-def is_changes(message: Message) -> bool:
-    return isinstance(message.body, Changes)
 
 
 def requests(post: Post) -> list[Message]:
