@@ -68,7 +68,6 @@ class Plan(NamedTuple):
 class _Offer(NamedTuple):
     candidate: Candidate
     is_preferred: bool
-    numbers: CNSet
     needed_count: int
 
 
@@ -83,16 +82,16 @@ def choose_sources(
     """
     offers = sorted(
         (
-            _Offer(candidate, candidate.database in preferred, offered, offered.count())
+            _Offer(candidate, candidate.database in preferred, needed_count)
             for candidate in candidates
-            if (offered := needed & candidate.available)
+            if (needed_count := needed.count_common(candidate.available))
         ),
         key=lambda offer: _place(asker, offer),
     )
     requests: list[Request] = []
     reasons: list[Reason] = []
     for offer in offers:
-        asked = needed & offer.numbers
+        asked = needed & offer.candidate.available
         if asked:
             requests.append(Request(offer.candidate.database, asked))
             needed -= asked
