@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pillarbox.replication.core import writing
+from pillarbox.replication.core import organisation_folder, writing
 from pillarbox.replication.core.applying import store_or_bury
 from pillarbox.replication.core.effects import Notice
 from pillarbox.replication.core.replica import Replica
@@ -22,13 +22,25 @@ def even_out(replica: Replica, folders: Iterable[ObjectId]) -> None:
     Deletions clear content, content that a deletion had not seen brings its folder back, replicas that the
     list adds begin, and rows are exactly those of the list.
     """
-    for folder in sorted(folders):
+    changed = sorted(folders)
+    if replica.tree.organisation in changed and organisation_folder.follow(replica):
+        even_out_organisation(replica)
+        return
+    for folder in changed:
         read = replica.folder(folder)
         if read is not None:
             _clear(replica, folder, read.cleared)
             _bring_back(replica, folder, read)
             _follow_list(replica, folder)
         match_rows(replica, folder)
+
+
+def even_out_organisation(replica: Replica) -> None:
+    """Bring this store in line with servers, sites or connectors that changed: rows, lists and costs
+    follow."""
+    even_out(replica, replica.objects.ids(replica.tree.hierarchy))
+    match_rows(replica, replica.tree.hierarchy)
+    replica.touched.update(replica.record.folders)
 
 
 def _clear(replica: Replica, folder: ObjectId, cleared: CNSet) -> None:
@@ -132,7 +144,7 @@ def match_rows(replica: Replica, folder: ObjectId) -> None:
 
 
 def places(replica: Replica) -> dict[ObjectId, ObjectId]:
-    """The parent of each folder as all stores show it.
+    """The parent of each folder as all stores show it; those of a fixed place are not among them.
 
     A folder whose parent is gone or unknown stands in Lost and Found, and so does of each circle the folder
     with the latest parent entry. It is computed: written, it would cost numbers at each store that notices.
@@ -141,7 +153,7 @@ def places(replica: Replica) -> dict[ObjectId, ObjectId]:
     parents = {
         folder: read.parent
         for folder in replica.objects.ids(tree.hierarchy)
-        if (read := replica.folder(folder)) and read.is_live
+        if folder != tree.organisation and (read := replica.folder(folder)) and read.is_live
     }
     fixed = (tree.root, tree.system_root, tree.lost_and_found)
     shown = {

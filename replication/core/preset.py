@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from pillarbox.replication.organisation.topology import PresetName
+
 SECOND_MS: Final = 1000
 MINUTE_MS: Final = 60 * SECOND_MS
 HOUR_MS: Final = 60 * MINUTE_MS
@@ -77,3 +79,5 @@ CLASSIC: Final = Preset(
     retry_ms_max=48 * HOUR_MS,
     purge_interval_ms=DAY_MS,
 )
+
+PRESETS: Final = {PresetName.PROMPT: PROMPT, PresetName.CLASSIC: CLASSIC}

@@ -191,9 +191,7 @@ class Replicator:
 
         def change() -> None:
             self.replica.organisation = organisation
-            hierarchy.even_out(self.replica, self.replica.objects.ids(self.replica.tree.hierarchy))
-            hierarchy.match_rows(self.replica, self.replica.tree.hierarchy)
-            self.replica.touched.update(self.replica.record.folders)
+            hierarchy.even_out_organisation(self.replica)
 
         return self._call(now, change)
 

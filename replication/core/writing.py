@@ -108,8 +108,12 @@ def change_folder(
     """Write entries of a folder; `cleared` deletes it. What is not given stays as it is read from all
     siblings.
 
-    A folder that is deleted comes back by any of the other arguments. Raises NotFound when it is unknown.
+    A folder that is deleted comes back by any of the other arguments. Raises NotFound when it is unknown,
+    Refused for anything but properties of the organisation's folder, which all stores find where it is.
     """
+    is_moved = not (name is None and parent is None and replicas is None and cleared is None)
+    if is_moved and folder == replica.tree.organisation:
+        raise Refused("the folder of the organisation stays as it is", hint="apply an organisation file")
     read = replica.folder(folder)
     if read is None:
         raise NotFound(f"no folder {folder.counter} is known here")

@@ -102,6 +102,11 @@ class Tree:
         """The folder of those that have no other place."""
         return ChangeNumber(self.guid, 3)
 
+    @property
+    def organisation(self) -> ObjectId:
+        """The system folder whose entries are the servers, sites and connectors of the tree."""
+        return ChangeNumber(self.guid, 4)
+
 
 def latest(entries: Iterable[Entry[T]], now_ms: int) -> Entry[T]:
     """The entry of the last writer. Raises ValueError when there are none."""

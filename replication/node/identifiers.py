@@ -27,6 +27,7 @@ class Identifiers:
 
     def __init__(self, txn: WriteTransaction, tree: Tree, owner_of: OwnerOf) -> None:
         self._txn = txn
+        self._tree = tree.guid
         self._owner_of = owner_of
         self._numbers = {record.origin: number for number, record in numbering.replicas(txn)}
         self._origins = {number: origin for origin, number in self._numbers.items()}
@@ -42,7 +43,9 @@ class Identifiers:
         """The replica number of a replica GUID. Raises OverLimit when no more can be told apart."""
         number = self._numbers.get(origin)
         if number is None:
-            number = numbering.replica_number(self._txn, origin, *self._owner_of(origin))
+            # Under the tree's own GUID there are ids that are the same in all stores, and no changes.
+            owner = (origin, 0) if origin == self._tree else self._owner_of(origin)
+            number = numbering.replica_number(self._txn, origin, *owner)
             self._numbers[origin], self._origins[number] = number, origin
         return number
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import heapq
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final, NamedTuple
+
+from pillarbox.replication.organisation.schedules import ALWAYS, Schedule
 
 COST_MIN: Final = 1
 COST_MAX: Final = 100
@@ -13,21 +16,58 @@ COST_MAX: Final = 100
 
 class Server(NamedTuple):
     """A public folder store of the tree: its database GUID, its site, and the version of the program it
-    runs."""
+    runs.
+
+    `schedule` is that of its folders which have none of their own.
+    """
 
     database: bytes
     name: str
     site: str
     version: int
     is_removed: bool = False
+    schedule: Schedule = ALWAYS
 
 
 class Connector(NamedTuple):
-    """A link between two sites, in both directions, with a cost of 1 to 100."""
+    """A link between two sites, in both directions, with a cost of 1 to 100.
+
+    Outside its schedule it counts as down. `rate_bytes` bounds the bytes a second in each direction; 0 bounds
+    nothing. Clients are referred over it only where it allows referrals.
+    """
 
     name: str
     sites: tuple[str, str]
     cost: int
+    schedule: Schedule = ALWAYS
+    rate_bytes: int = 0
+    allows_referrals: bool = True
+
+
+class PresetName(StrEnum):
+    """The delays by which all stores of the tree replicate."""
+
+    PROMPT = "prompt"
+    CLASSIC = "classic"
+
+
+class ContentFlow(NamedTuple):
+    """Replication of content in the whole tree: stopped, or going on since `resumes_ms` (ms UTC).
+
+    A resume that lies in the future is a stop until then. `rate_bytes` bounds the bytes a second over each
+    direction of each connector that has no rate of its own; 0 bounds nothing.
+    """
+
+    is_stopped: bool = False
+    resumes_ms: int = 0
+    rate_bytes: int = 0
+
+    def is_stopped_at(self, now_ms: int) -> bool:
+        """True while no content, request or answer may leave a store."""
+        return self.is_stopped or now_ms < self.resumes_ms
+
+
+RUNNING: Final = ContentFlow()
 
 
 class Way(NamedTuple):
@@ -42,11 +82,16 @@ class Organisation:
     """The servers of a tree and the connectors between their sites.
 
     `preferred` names backfill sources that an operator set for a store; they are asked before all others.
+    `referrals` gives a store its own list of servers with costs, to which alone it refers clients.
     """
 
     servers: Mapping[bytes, Server]
     connectors: tuple[Connector, ...] = ()
     preferred: Mapping[bytes, tuple[bytes, ...]] = field(default_factory=dict)
+    sites: tuple[str, ...] = ()
+    referrals: Mapping[bytes, Mapping[bytes, int]] = field(default_factory=dict)
+    preset: PresetName = PresetName.PROMPT
+    content: ContentFlow = RUNNING
 
     def others(self, database: bytes) -> tuple[bytes, ...]:
         """The stores of the tree but this one and those that were removed, in the order of their GUIDs."""

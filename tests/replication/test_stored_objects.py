@@ -57,6 +57,12 @@ def content(rng: random.Random) -> tuple[bytes, int]:
     return digest_of(raw), len(raw)
 
 
+def owner_of(origin: bytes) -> tuple[bytes, int]:
+    """The database and incarnation of a replica GUID; the tree's own GUID is none."""
+    assert origin != TREE.guid
+    return origin, 1
+
+
 def store_at(path: Path, guid: bytes) -> Database:
     made = Database(
         path,
@@ -132,7 +138,7 @@ class RealStore:
             assert isinstance(block, TransactionBlock)
             self._block = block
             self._txn = txn = block.__enter__()
-            self._objects = StoredObjects(txn, self._tree, lambda origin: (origin, 1), CONTENTS.__getitem__)
+            self._objects = StoredObjects(txn, self._tree, owner_of, CONTENTS.__getitem__)
         return self._objects
 
     def keep(self, record: ReplicaRecord, folders: Iterable[ObjectId]) -> None:
@@ -362,6 +368,23 @@ def test_properties_and_permissions_of_a_folder_are_entries(real: RealStore) -> 
     assert real.objects.get(TREE.hierarchy, FOLDER) == wanted
     real.objects.remove(TREE.hierarchy, FOLDER)
     assert real.objects.get(TREE.hierarchy, FOLDER) is None
+
+
+def test_the_folder_of_the_organisation_is_kept_under_the_id_that_all_stores_have_for_it(
+    real: RealStore,
+) -> None:
+    properties = {"server/x/name": Entry(stamp(1), "b1"), "connector/c/cost": Entry(stamp(2, B), "")}
+    versions = a_folder(
+        name=Entry(stamp(1), "organisation"),
+        parent=Entry(stamp(1), TREE.system_root),
+        replicas={},
+        properties=properties,
+    )
+    real.objects.put(TREE.hierarchy, TREE.organisation, versions)
+    real.commit()
+    assert real.objects.get(TREE.hierarchy, TREE.organisation) == versions
+    assert real.objects.ids(TREE.hierarchy) == [TREE.organisation]
+    assert check_database(real.database, ACTOR).findings == ()
 
 
 def test_content_of_a_folder_that_is_gone_is_kept_for_the_core_to_decide(real: RealStore) -> None:
