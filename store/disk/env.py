@@ -13,6 +13,7 @@ import fcntl
 import os
 import re
 import shutil
+import struct
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -49,14 +50,31 @@ _READERS_MAX: Final = 1024
 _LOOK_AGAIN_S: Final = 0.05
 _VIEWS_CLOSED_MAX: Final = 64
 _FLUSH_HINT: Final = "look at the disk: the system could not write what it had taken"
-_LAST_PAGE_AT: Final = 136  # in each of LMDB's two meta pages: mm_last_pg, behind the header and two trees
-_TRANSACTION_AT: Final = 144  # mm_txnid
+# Each of LMDB's two meta pages: mm_magic, mm_version, mm_address, mm_mapsize; the trees of free pages and of
+# names, of which the first begins with the size of a page; mm_last_pg, mm_txnid.
+_META: Final = struct.Struct("<2I2QI44x48x2Q")
+_META_AT: Final = 16  # behind the header of the page
+_TRANSACTION_AT: Final = 144
+_MAGIC: Final = 0xBEEFC0DE
+_VERSION: Final = 1
+_MAP_BYTES_MAX: Final = 1 << 46  # half of the address space that a process has
 _READER_LINE = re.compile(r"^\s*(\d+)\s+[0-9a-f]+\s+(\d+)", re.MULTILINE)
 
 Changes = Mapping[Table, Mapping[bytes, bytes | None]]
 
 # Keys that often come in ascending order: told of it, LMDB leaves full pages behind, not half full ones.
 _APPENDED: Final = frozenset({Table.ITEM, Table.LOCATION, Table.TOMBSTONE})
+
+# A map that the writing process has made larger is followed before its error is translated (`Env._begin`).
+_DAMAGE: Final = (
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.InvalidError,
+    lmdb.PanicError,
+    lmdb.MapResizedError,
+)
+# The system says so of a copy of pages that a meta page has and the file has not.
+_BAD_ADDRESS: Final = os.strerror(errno.EFAULT)
 
 # What LMDB also says when the disk took a part of what it wrote.
 _IO_ERROR: Final = os.strerror(errno.EIO)
@@ -68,7 +86,7 @@ def _is_full(path: Path) -> bool:
 
 def _translate(error: lmdb.Error, path: Path) -> PillarboxError:
     """The error of the project for one of LMDB's."""
-    if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.PanicError)):
+    if isinstance(error, _DAMAGE) or _BAD_ADDRESS in str(error):
         return Corrupt(f"{path}: LMDB says {error}", file=str(path))
     if "closed/deleted/dropped" in str(error):
         return Dismounted(f"{path}: it was dismounted meanwhile", hint="mount the database again")
@@ -339,11 +357,24 @@ class Env:
         try:
             return self._env.begin()
         except lmdb.MapResizedError:
-            # The writing process has grown the map; this one may follow while nothing here looks at it.
-            if self._views_open():
-                raise
-            self._env.set_mapsize(0)
+            self._follow_map()
             return self._env.begin()
+
+    def _follow_map(self) -> None:
+        """Take over the size of the map after another process, the one that writes, has made it larger.
+
+        Only while nothing here looks at it, and never the size that a bent meta page has: LMDB lets go of the
+        map that it has before it asks for the other. Raises Retryable, Corrupt. For who holds `_opening`.
+        """
+        if not self._read_only:
+            raise Corrupt(f"{self._data}: a meta page has pages outside of the map", file=str(self._data))
+        _refuse_damaged(self._data)
+        if held_open := self._views_open():
+            raise Retryable(
+                f"{self.path}: another process has made the map larger, and {held_open} snapshots are open",
+                hint="close them, then try again",
+            )
+        self._env.set_mapsize(0)
 
     def _views_open(self) -> int:
         """The number of views that are open; those that are not are forgotten. For who holds `_opening`."""
@@ -514,10 +545,11 @@ class Env:
 
     def copy_pages_to(self, directory: Path) -> None:
         """Write all pages of one moment, sound or not, into an empty directory. Others go on meanwhile."""
-        try:
-            self._env.copy(str(directory), compact=False)
-        except lmdb.Error as error:
-            raise _translate(error, self.path) from error
+        with self._opening:
+            try:
+                _copy_pages(self._env, directory, self._follow_map)
+            except lmdb.Error as error:
+                raise _translate(error, self.path) from error
 
     def forget_inherited(self) -> None:
         """Never close this in a process that was forked: LMDB would end the reads of the parent.
@@ -544,16 +576,22 @@ def _reserve_lock_file(path: Path) -> None:
 
 
 def _refuse_damaged(data: Path) -> None:
-    """Raise Corrupt when LMDB's file is not there, or lacks pages that it says it has.
+    """Raise Corrupt when LMDB's file is not there, lacks pages that it says it has, or has no meta pages.
 
-    LMDB would make an empty one, and to read a page that its mapped file does not have ends the process.
+    LMDB would make an empty one; to read a page that its mapped file does not have ends the process, and so
+    may a size of pages or of the map that no program has given it.
     """
     with _own_errors(data), data.open("rb") as file:
         meta = file.read(META_BYTES)
         size_bytes = file.seek(0, 2)
+    if len(meta) < META_BYTES:
+        raise Corrupt(f"{data}: the file is cut short", file=str(data), offset=size_bytes)
     for page in (0, PAGE_BYTES):
-        last_page = int.from_bytes(meta[page + _LAST_PAGE_AT :][:8], "little")
-        if len(meta) < META_BYTES or (last_page + 1) * PAGE_BYTES > size_bytes:
+        magic, version, _, map_bytes, page_bytes, last_page, _ = _META.unpack_from(meta, page + _META_AT)
+        is_map = (last_page + 1) * PAGE_BYTES <= map_bytes <= _MAP_BYTES_MAX
+        if (magic, version, page_bytes) != (_MAGIC, _VERSION, PAGE_BYTES) or not is_map:
+            raise Corrupt(f"{data}: page {page // PAGE_BYTES} is no meta page", file=str(data), offset=page)
+        if (last_page + 1) * PAGE_BYTES > size_bytes:
             raise Corrupt(f"{data}: the file is cut short", file=str(data), offset=size_bytes)
 
 
@@ -593,6 +631,27 @@ def meta_pages_of(path: Path) -> bytes:
 def transaction_id_of(meta_pages: bytes) -> int:
     """LMDB's number of the transaction that made the state of two meta pages."""
     return max(int.from_bytes(meta_pages[page + _TRANSACTION_AT :][:8], "little") for page in (0, PAGE_BYTES))
+
+
+def _copy_pages(env: lmdb.Environment, directory: Path, follow_map: Callable[[], None]) -> None:
+    try:
+        env.copy(str(directory), compact=False)
+    except lmdb.MapResizedError:
+        follow_map()
+        env.copy(str(directory), compact=False)
+
+
+def copy_pages_in_use(path: Path, directory: Path) -> None:
+    """`Env.copy_pages_to` of an environment that another process has open, and this one has not.
+
+    No tree is looked at. Raises Corrupt, Retryable, DiskFull.
+    """
+    _refuse_damaged(path / DATA_FILE)
+    try:
+        with lmdb.open(str(path), readonly=True, create=False, max_readers=_READERS_MAX) as env:
+            _copy_pages(env, directory, lambda: env.set_mapsize(0))
+    except lmdb.Error as error:
+        raise _translate(error, path) from error
 
 
 def copy_compacted(path: Path, target: Path) -> None:

@@ -8,17 +8,14 @@ messages: references are counted in passes over a part of the digests each.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from pillarbox.store.access import Actor
-from pillarbox.store.disk.file_lock import is_locked
 from pillarbox.store.disk.tables import DERIVED, Table
-from pillarbox.store.engine.database import LOCK, Database
+from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.tables_proof import problems_of_pages
-from pillarbox.store.errors import Corrupt, DiskFull, UnsupportedVersion
+from pillarbox.store.errors import Corrupt, UnsupportedVersion
 from pillarbox.store.events import EventId
 from pillarbox.store.upkeep.check_content import ContentCheck
 from pillarbox.store.upkeep.check_findings import SHAPE_ERRORS, CheckedState, Finding
@@ -54,8 +51,8 @@ def check_database(
     program. Damage is returned, not raised.
     """
     report = None
-    with told_without_room(database), copied_tables(database) as copy:  # without room all else is proved
-        report = _check_pages(database, copy)
+    with told_without_room(database):  # without room all else is proved
+        report = _check_pages(database)
     return _reported(database, report or _check_records(database, actor, progress))
 
 
@@ -64,24 +61,20 @@ def check_dismounted(
 ) -> CheckReport:
     """`check_database` of a database that this process has not mounted, and that it mounts for reading only.
 
-    Bent pages are named before LMDB sees them, unless another process has the database mounted. Raises
-    RecoveryNeeded when that is to be mounted for writing first; Retryable, UnsupportedVersion, AccessDenied.
+    Bent pages are named before LMDB sees them. Raises RecoveryNeeded when the database is to be mounted for
+    writing first; Retryable, UnsupportedVersion, AccessDenied.
     """
     report = None
+    with told_without_room(database):
+        report = _check_pages(database)
+    if report is not None:
+        return _reported(database, report)
     try:
-        is_in_use = is_locked(database.path / LOCK)
-        if not is_in_use:
-            with suppress(DiskFull), copied_tables(database) as copy:
-                report = _check_pages(database, copy)
-        if report is not None:
-            return _reported(database, report)
         database.mount(read_only=True)
     except Corrupt as error:
         finding = Finding("", b"", error.file, error.offset, str(error), "")
         return _reported(database, CheckReport((finding,), 0, 0, 0, 0))
     try:
-        if is_in_use:
-            return check_database(database, actor, progress=progress)
         return _reported(database, _check_records(database, actor, progress))
     finally:
         database.dismount()
@@ -95,13 +88,21 @@ def _reported(database: Database, report: CheckReport) -> CheckReport:
     return report
 
 
-def _check_pages(database: Database, copy: Path) -> CheckReport | None:
-    """The report of damage when the pages are not sound; None when they are, and LMDB may read them."""
-    problems = problems_of_pages(copy, database.clock, database.report)
-    if not problems:
-        return None
-    check = UnsoundCheck(database, copy)
-    check.run(problems)
+def _check_pages(database: Database) -> CheckReport | None:
+    """The report of damage when the pages are not sound; None when they are, and LMDB may read them.
+
+    Raises DiskFull, Retryable.
+    """
+    check = UnsoundCheck(database)
+    try:
+        with copied_tables(database) as copy:
+            problems = problems_of_pages(copy, database.clock, database.report)
+            if not problems:
+                return None
+            check.check_pages(copy, problems)
+    except Corrupt as error:
+        check.found(error)
+    check.check_stream()
     return CheckReport(tuple(check.findings), check.records, check.messages, 0, check.segments)
 
 

@@ -22,20 +22,26 @@ from pillarbox.store.upkeep.let_go import LetGo
 class UnsoundCheck:
     """One run. `findings` is what was found, `records` how many rows were read."""
 
-    def __init__(self, database: Database, copy: Path) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._copy = copy
         self._let_go = LetGo(None)
         self.findings: list[Finding] = []
         self.records = self.messages = self.segments = 0
 
-    def run(self, problems: list[str]) -> None:
-        """Name the problems of the pages, and what is damaged beside them."""
+    def found(self, error: Corrupt) -> None:
+        """Name what keeps the pages from being looked at."""
+        self.findings.append(Finding("", b"", error.file, error.offset, str(error), ""))
+
+    def check_pages(self, copy: Path, problems: list[str]) -> None:
+        """Name the problems of the pages in a copy, and the rows that are damaged beside them."""
         self._found_in_pages(problems)
-        rows = TableRows(self._copy)
+        rows = TableRows(copy)
         for table, key, value in rows:
             self._check_row(table, key, value)
         self._found_in_pages(rows.problems)
+
+    def check_stream(self) -> None:
+        """Name what is damaged in the stream."""
         for segment in self._database.stream.segments():
             self._check_segment(segment)
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from pillarbox.store.disk.checkpoint import boot_identity, read_checkpoint
-from pillarbox.store.disk.env import DATA_FILE, put_back_meta_pages
+from pillarbox.store.disk.env import DATA_FILE, copy_pages_in_use, put_back_meta_pages
+from pillarbox.store.disk.file_lock import Opening, is_locked
 from pillarbox.store.disk.stream import disk_error
-from pillarbox.store.engine.database import PROPERTIES, Database, MountState
+from pillarbox.store.engine.database import LOCK, PROPERTIES, Database, MountState
 from pillarbox.store.engine.tables_proof import problems_of_pages
 from pillarbox.store.errors import Corrupt, DiskFull
 from pillarbox.store.events import EventId
@@ -23,17 +24,21 @@ _COPY: Final = "verify.new"
 def copied_tables(database: Database) -> Iterator[Path]:
     """A directory with a copy of the property file for a `with` block, of one moment, sound or not.
 
-    A database that is dismounted must not be in use by another process. Takes as much free disk as the
-    property file. Raises Corrupt when it is missing, also with all the files of the database; DiskFull.
+    Takes as much free disk as the property file. Raises Corrupt when it is missing, also with all the files
+    of the database, or when it cannot be copied for its meta pages; DiskFull; Retryable when another process
+    is just opening it, or has made the map larger than reads of this one allow.
     """
     copy = database.path / _COPY
     try:
         shutil.rmtree(copy, ignore_errors=True)
         _make_directory(copy)
-        if database.state is MountState.DISMOUNTED:
-            _copy_dismounted(database.path, copy)
-        else:
+        if database.state is not MountState.DISMOUNTED:
             database.files.env.copy_pages_to(copy)
+        elif is_locked(database.path / LOCK):
+            with Opening(database.path / PROPERTIES, database.clock):
+                copy_pages_in_use(database.path / PROPERTIES, copy)
+        else:
+            _copy_dismounted(database.path, copy)
         yield copy
     finally:
         shutil.rmtree(copy, ignore_errors=True)
