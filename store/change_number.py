@@ -120,16 +120,18 @@ class CNSet:
             grown = _Runs(starts, (*ends[:-1], number.counter + 1))
         else:
             grown = _union(_Runs(starts, ends), single)
-        return _made({**self._runs, number.origin: grown})
+        return _of_runs({**self._runs, number.origin: grown})
 
     def __or__(self, other: CNSet) -> CNSet:
         if not other._runs or self._runs == other._runs:
             return self
+        if not self._runs:
+            return other
         union = dict(self._runs)
         for origin, runs in other._runs.items():
             held = union.get(origin)
             union[origin] = _union(held, runs) if held and held != runs else runs
-        return _made(union)
+        return _of_runs(union)
 
     def __sub__(self, other: CNSet) -> CNSet:
         if not other._runs:
@@ -337,8 +339,13 @@ class _Reader:
 
 def _made(runs: dict[bytes, _Runs]) -> CNSet:
     """The set of these runs; origins without any are left out."""
+    return _of_runs({origin: held for origin, held in runs.items() if held.starts})
+
+
+def _of_runs(runs: dict[bytes, _Runs]) -> CNSet:
+    """The set of these runs, none of which is empty."""
     cnset = CNSet()
-    cnset._runs = {origin: held for origin, held in runs.items() if held.starts}
+    cnset._runs = runs
     return cnset
 
 

@@ -75,6 +75,7 @@ class Replica:
         self.wall_ms = 0
         self.effects: list[Effect] = []
         self.touched: set[ObjectId] = set()
+        self.written: set[ObjectId] = set()  # folders whose record this call wrote
         self.fired: Counter[str] = Counter()
         self.down: frozenset[str] = frozenset()
         self._read: dict[ObjectId, tuple[Versions[Any], Stamp, Folder]] = {}

@@ -179,9 +179,7 @@ class Replicator:
 
         def make() -> None:
             given.append(change(self.replica))
-            touched = self.replica.touched
-            if self.replica.tree.hierarchy in touched:
-                hierarchy.even_out(self.replica, self.replica.objects.ids(self.replica.tree.hierarchy))
+            hierarchy.even_out(self.replica, set(self.replica.written))
 
         effects = self._call(now, make)
         return given[0], effects
@@ -228,6 +226,7 @@ class Replicator:
         self._set_now(now)
         replica.effects = []
         replica.touched.clear()
+        replica.written.clear()
         work()
         for folder in sorted(replica.touched):
             self._plan(folder)

@@ -28,6 +28,8 @@ def write(replica: Replica, folder: ObjectId, object_id: ObjectId | None, versio
     before = replica.objects.get(folder, object_id)
     after = before.written(number, version) if before else Versions.first(number, version)
     replica.objects.put(folder, object_id, after)
+    if folder == replica.tree.hierarchy:
+        replica.written.add(object_id)
     note_news(replica, replica.state(folder))
     return object_id
 

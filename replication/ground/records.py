@@ -143,6 +143,9 @@ class Folder:
     @classmethod
     def read(cls, versions: Versions[FolderVersion], now_ms: int) -> Folder:
         """Read a folder; of one that is deleted, its tombstones. It has at least one sibling."""
+        if len(versions.siblings) == 1:  # as nearly always: what the version holds is not built anew
+            (one,) = versions.siblings.values()
+            return cls(not one.gone, one.name, one.parent, one.replicas, one.properties, one.cleared)
         shown = versions.live() or tuple(versions.siblings.values())
         cleared = CNSet()
         for version in versions.siblings.values():

@@ -56,6 +56,24 @@ def test_a_store_that_the_list_does_not_name_holds_the_folder_and_no_content() -
     assert not post.replica(2).held(folder) and not post.messages(2, folder)
 
 
+def test_a_local_change_reads_no_folder_but_those_whose_record_it_wrote(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    post = Post()
+    folder = post.folder()
+    post.wait(1_000)
+
+    def walked(self: DictObjects, folder: ObjectId) -> list[ObjectId]:
+        assert folder != TREE.hierarchy, "all folders were walked"
+        return []
+
+    monkeypatch.setattr(DictObjects, "ids", walked)
+    removed = {post.replica(1).me.database: ReplicaState.REMOVED}
+    post.do(0, lambda replica: writing.change_folder(replica, folder, ACTOR, replicas=removed))
+    assert not post.replica(0).state(folder).rows, "the one that was written follows its list at once"
+    post.post(0, folder)
+
+
 def test_changes_are_sent_once_they_rest_and_at_most_every_five_seconds_while_they_go_on() -> None:
     post = Post()
     folder = post.folder()
