@@ -43,7 +43,7 @@ ROOMS = {
     "store": (GROUND, "disk", "content", "engine", "mail", "upkeep", "files", FACE),
     "backup": ("repository", ".", "merge"),
     "replication": ("ground", "wire", "organisation", "core", "node", "simulation"),
-    "tools": (".", "commands", "bench", "cli main"),
+    "tools": (".", "serving", "commands", "bench", "cli main"),
 }
 
 
@@ -127,12 +127,15 @@ SEAMS = {
         r"(socket|ssl|socketserver|http\.client|http\.server|urllib\.request|boto3|botocore)(\..*)?",
         {
             "backup/repository/backend_s3.py": "an object store",
+            "tools/serving/notices.py": "notices to systemd",
         },
         "keep what decides apart from what sends, and send in one of these modules",
     ),
     "file watching": Seam(
         r"watchdog(\..*)?",
-        {},
+        {
+            "tools/serving/wakes.py": "the settings of a serving process",
+        },
         "scan the folder, and let one of these modules wake the scan",
     ),
 }

@@ -35,6 +35,7 @@ COMMANDS: Final = (
         "server:status",
         "Databases, their sizes against their limits, their last backups, and mailboxes.",
     ),
+    ("serve", "serve:serve_", "Hold the databases of SERVER and run what is due, until told to end."),
     (
         "rebuild",
         "rebuild:rebuild",

@@ -49,9 +49,17 @@ def duration(_: click.Context, __: click.Parameter, value: str | None) -> int | 
     """A length of time with its unit, 90s, 30m, 6h, 1d, 2w; as ms."""
     if value is None:
         return None
-    match = re.fullmatch(r"([0-9]{1,9}) ?([smhdw])", value, re.IGNORECASE)
-    if match is None or not int(match[1]):
+    found_ms = duration_ms(value)
+    if found_ms is None:
         raise click.BadParameter(f"{value!r} is no length of time: say 90s, 30m, 6h or 1d")
+    return found_ms
+
+
+def duration_ms(text: str) -> int | None:
+    """The length of time that `text` says, in ms; None when it says none."""
+    match = re.fullmatch(r"([0-9]{1,9}) ?([smhdw])", text, re.IGNORECASE)
+    if match is None or not int(match[1]):
+        return None
     return int(match[1]) * _SECONDS[match[2].lower()] * 1000
 
 

@@ -29,7 +29,6 @@ from pillarbox.store.errors import (
     InvalidSetting,
     OverLimit,
     PillarboxError,
-    Retryable,
     WriterBusy,
 )
 from pillarbox.store.events import Event, EventId, Level
@@ -46,9 +45,10 @@ from pillarbox.tools.output import (
     warn,
 )
 from pillarbox.tools.parameters import complete_database
+from pillarbox.tools.serving.due import LOOK_AGAIN_MS
+from pillarbox.tools.serving.following import follow_settings
 from pillarbox.tools.stop_signals import StopSignals, stop_signals
 
-LOOK_AGAIN_MS: Final = 60_000  # a watch sees changed settings, and a clock that jumped, within this
 _DEFAULT: Final = -1  # of a limit: let it be what it is without being set
 _DIGITS_MAX: Final = 12
 _OPTIONS: Final = {
@@ -317,7 +317,7 @@ def _assessed_line(each: dict[str, Any]) -> str:
 @click.option("--once", is_flag=True, help="Carry out the daily check now, and end.")
 @JSON
 def watch_limits(server: Path, once: bool, as_json: bool) -> None:
-    """Enforce the size limits each day, until interrupted: the smallest service there is.
+    """Enforce the size limits each day, until interrupted. `pillarbox serve` does that too, and all else.
 
     Holds all databases mounted, and prints each event as it happens (one JSON object a line with --json).
     A database above its limit is reported first, and dismounted by the first daily check after that,
@@ -369,37 +369,14 @@ def watch(server: pillarbox.Server, wait: Wait) -> None:
     Mounts, dismounts and settings of other processes are followed each time.
     """
     while wait(server.check_sizes()):
-        follow_settings(server)
+        _follow(server)
 
 
-def follow_settings(server: pillarbox.Server) -> None:
-    """Take over what another process changed: settings, and which databases are to be mounted."""
-    wanted_before = _wanted(server)
+def _follow(server: pillarbox.Server) -> None:
     try:
-        server.reload()
+        follow_settings(server)
     except PillarboxError as error:
         warn([f"pillarbox: {error}; the settings stay as they were"])
-        return
-    for database in server.databases():
-        label = database.label
-        wanted = server.is_to_be_mounted(label)
-        changed = wanted != wanted_before.get(database.guid, False)
-        busy = isinstance(server.not_mounted.get(label), Retryable)
-        if wanted and (changed or busy):
-            _try_to_mount(server, label)
-        elif changed:
-            server.dismount(label)
-
-
-def _wanted(server: pillarbox.Server) -> dict[bytes, bool]:
-    return {database.guid: server.is_to_be_mounted(database.label) for database in server.databases()}
-
-
-def _try_to_mount(server: pillarbox.Server, label: str) -> None:
-    try:
-        server.mount(label, starts_grace=False)
-    except PillarboxError:
-        return  # the event says why, and a busy one is tried again
 
 
 def wait_for(stop: StopSignals) -> Wait:

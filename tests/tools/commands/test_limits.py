@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 pytest.importorskip("click", reason="click (the extra `cli`) is not installed")
 
 from pillarbox.store.upkeep.sizes import above_limit_ms
-from pillarbox.tools.commands.limits import follow_settings, watch
+from pillarbox.tools.commands.limits import watch
+from pillarbox.tools.serving.following import follow_settings
 
 STORE = "Mailbox Store"
 PILLARBOX = (sys.executable, "-c", "from pillarbox.tools.main import run; run()")
@@ -240,7 +241,8 @@ def test_a_watch_goes_on_when_the_configuration_is_broken(
 ) -> None:
     with Server.open(server) as opened:
         (server / "server.toml").write_text("broken")
-        follow_settings(opened)
+        answers = iter((True, False))
+        watch(opened, lambda _: next(answers))
         assert opened.database(STORE).state is MountState.MOUNTED
     assert "the settings stay as they were" in capsys.readouterr().err
 
