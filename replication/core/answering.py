@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pillarbox.replication.core.broadcasting import packs, required
 from pillarbox.replication.core.effects import Answer
+from pillarbox.replication.core.packing import packs, required
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.ground.knowledge import Pair
 from pillarbox.replication.ground.records import ObjectId

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId
-from pillarbox.replication.wire.messages import Life, Message
+from pillarbox.replication.wire.messages import Bundle, Label, Life, Message, Receipt
 from pillarbox.store.change_number import CNSet
 
 
@@ -17,6 +17,26 @@ class Send:
     """Send a message."""
 
     message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Give a store a copy of a bundle.
+
+    Of a copy for a site the transport tells by `Replicator.sent` when the link has taken it, and gives the
+    receipt that comes back to `Replicator.receipt_came`.
+    """
+
+    label: Label
+    bundle: Bundle
+
+
+@dataclass(frozen=True, slots=True)
+class GiveReceipt:
+    """Give a store the receipt of a copy that it handed on: a frame of the transport."""
+
+    to: bytes
+    receipt: Receipt
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,4 +76,4 @@ class Report:
     numbers: CNSet = NOTHING
 
 
-Effect: TypeAlias = Send | Answer | Report
+Effect: TypeAlias = Send | Pass | GiveReceipt | Answer | Report

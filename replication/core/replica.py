@@ -8,14 +8,25 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from pillarbox.replication.core.effects import Effect, Notice, Report, Send
+from pillarbox.replication.core.line import Line
 from pillarbox.replication.core.objects import ObjectStore
 from pillarbox.replication.core.preset import Preset
-from pillarbox.replication.core.state import NEVER_MS, FolderState, expired_by_all
+from pillarbox.replication.core.state import NEVER_MS, FolderState, Passing, expired_by_all
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import Folder, ObjectId, ReplicaState, Tree
 from pillarbox.replication.ground.versions import Versions
+from pillarbox.replication.organisation.site_tree import SiteTree, site_tree
 from pillarbox.replication.organisation.topology import Organisation
-from pillarbox.replication.wire.messages import Body, Life, Message, Numberings, Sender, Statement
+from pillarbox.replication.wire.messages import (
+    Body,
+    BundleKey,
+    Life,
+    Message,
+    Numberings,
+    Sender,
+    Statement,
+    Status,
+)
 from pillarbox.store.change_number import ChangeNumber, CNSet
 from pillarbox.store.hybrid_clock import HybridClock, Stamp
 
@@ -34,8 +45,9 @@ class Moment(NamedTuple):
 class ReplicaRecord:
     """The record of a store, beside its objects: all of it changes in the call's transaction.
 
-    `counter` is the last number given. `owners` and `left_out` are what is known of all stores' numberings,
-    `quarantined` the replica GUIDs under which numbers were given twice.
+    `counter` is the last number given, `bundles` that of bundles, `passing` the copies that were taken for
+    other sites, by the neighbour that is next. `owners` and `left_out` are what is known of all stores'
+    numberings, `quarantined` the replica GUIDs under which numbers were given twice.
     """
 
     sender: Sender
@@ -45,12 +57,15 @@ class ReplicaRecord:
     left_out: CNSet = field(default_factory=CNSet)
     quarantined: frozenset[bytes] = frozenset()
     folders: dict[ObjectId, FolderState] = field(default_factory=dict)
+    bundles: int = 0
+    passing: dict[str, dict[BundleKey, Passing]] = field(default_factory=dict)
 
     def copy(self) -> ReplicaRecord:
         """A copy that does not change with this one."""
         return replace(
             self,
             owners=dict(self.owners),
+            passing={site: dict(copies) for site, copies in self.passing.items()},
             folders={folder: state.copy() for folder, state in self.folders.items()},
         )
 
@@ -78,6 +93,9 @@ class Replica:
         self.written: set[ObjectId] = set()  # folders whose record this call wrote
         self.fired: Counter[str] = Counter()
         self.down: frozenset[str] = frozenset()
+        self.lines: dict[str, Line] = {}
+        self.seen: dict[BundleKey, None] = {}
+        self._sites: tuple[Organisation, frozenset[str], SiteTree] | None = None
         self._read: dict[ObjectId, tuple[Versions[Any], Stamp, Folder]] = {}
         self._lists: dict[ObjectId, tuple[Folder | None, Organisation, Mapping[bytes, ReplicaState]]] = {}
         record.owners[self.me.origin] = (self.me.database, self.me.incarnation)
@@ -86,6 +104,20 @@ class Replica:
     def me(self) -> Sender:
         """The identity with which the store signs its messages."""
         return self.record.sender
+
+    @property
+    def site(self) -> str:
+        """The site of this store."""
+        return self.organisation.servers[self.me.database].site
+
+    def site_tree(self) -> SiteTree:
+        """The tree of the sites that have servers, from this store's site."""
+        if self._sites is None or self._sites[0] is not self.organisation or self._sites[1] != self.down:
+            servers = self.organisation.servers.values()
+            sites = {server.site for server in servers if not server.is_removed} - {self.site}
+            tree = site_tree(self.site, self.organisation.connectors, self.down).among(sites)
+            self._sites = self.organisation, self.down, tree
+        return self._sites[2]
 
     def state(self, folder: ObjectId) -> FolderState:
         """The state of a folder, made when there is none. Its due times are looked at again after this
@@ -193,6 +225,11 @@ class Replica:
             if database != self.me.database and states[database] is not ReplicaState.REMOVED
         }
 
+    def mates(self, folder: ObjectId) -> list[bytes]:
+        """The other stores of this site that hold a replica of the folder."""
+        servers = self.organisation.servers
+        return [peer for peer in self.peers(folder) if servers[peer].site == self.site]
+
     def my_state(self, folder: ObjectId, read: Folder | None = None) -> ReplicaState:
         """The state of this store in the replica list."""
         return self.replica_states(folder, read).get(self.me.database, ReplicaState.REMOVED)
@@ -211,6 +248,10 @@ class Replica:
         knowledge = self.state(folder).knowledge
         statement = Statement(self.life(folder), knowledge.known, knowledge.expired)
         return Message(self.me, to, folder, statement, body)
+
+    def status(self, folder: ObjectId) -> Status:
+        """The status of a folder; in the hierarchy it says whose each numbering is, too."""
+        return Status(numberings=self.numberings() if folder == self.tree.hierarchy else None)
 
     def report(self, notice: Notice, folder: ObjectId, numbers: CNSet = NOTHING) -> None:
         """Tell the administrator."""

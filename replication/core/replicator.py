@@ -17,8 +17,10 @@ from pillarbox.replication.core import (
     backfill,
     broadcasting,
     deletion,
+    forwarding,
     hierarchy,
     leaving,
+    outbox,
     status,
 )
 from pillarbox.replication.core.effects import Answer, Effect
@@ -30,9 +32,14 @@ from pillarbox.replication.core.state import NEVER_MS, FolderState
 from pillarbox.replication.ground.records import ObjectId, Tree
 from pillarbox.replication.organisation.topology import Organisation
 from pillarbox.replication.wire.messages import (
+    EVERYONE,
     BackfillRequest,
+    Bundle,
+    BundleKey,
     Changes,
+    Label,
     Message,
+    Receipt,
     ReconcileAnswer,
     ReconcileQuestion,
     Status,
@@ -73,6 +80,7 @@ class Replicator:
         if not state.is_held:
             hierarchy.begin(replica, replica.tree.hierarchy)
         hierarchy.even_out(replica, replica.objects.ids(replica.tree.hierarchy))
+        outbox.restart(replica)
         for folder, held in list(replica.record.folders.items()):
             if held.is_held:
                 held.restart(replica.now_ms, replica.preset.purge_interval_ms)
@@ -84,10 +92,35 @@ class Replicator:
         """Apply a message; one that arrives twice, late or out of order changes nothing that is wrong."""
         return self._call(now, lambda: self._receive(message))
 
+    def receive_copy(self, label: Label, bundle: Bundle, hop: bytes, now: Moment) -> list[Effect]:
+        """Take a copy of a bundle that the store `hop` gave: hand it on where that is due, and apply it.
+
+        The receipt is among the effects, so it leaves when the copy is durable.
+        """
+
+        def take() -> None:
+            if forwarding.take(self.replica, label, bundle, hop):
+                for message in bundle.messages:
+                    self._receive(message)
+
+        return self._call(now, take)
+
+    def receipt_came(self, receipt: Receipt, now: Moment) -> list[Effect]:
+        """A store of a neighbour site took a copy that this one gave, or refused it."""
+        return self._call(now, lambda: outbox.receipt_came(self.replica, receipt))
+
+    def sent(self, key: BundleKey, to: bytes, now: Moment) -> list[Effect]:
+        """The link has taken a copy for a site: its receipt is due ten seconds from now.
+
+        A transport that cannot reach `to` says so too: no receipt will come then.
+        """
+        return self._call(now, lambda: outbox.sent(self.replica, key, to))
+
     def _receive(self, message: Message) -> None:
         replica, folder = self.replica, message.folder
         source, body = message.sender.database, message.body
-        is_known = not replica.organisation.is_removed(source) and message.to == replica.me.database
+        is_mine = message.to in (replica.me.database, EVERYONE)
+        is_known = is_mine and not replica.organisation.is_removed(source)
         if not is_known or message.sender.origin in replica.record.quarantined:
             return
         replica.record.owners.setdefault(message.sender.origin, (source, message.sender.incarnation))
@@ -149,6 +182,7 @@ class Replicator:
             if self._due.get(folder) == due_ms:
                 del self._due[folder]
                 self._work(folder)
+        outbox.retry(self.replica)
 
     def _work(self, folder: ObjectId) -> None:
         """Do what is due in one folder."""
@@ -212,7 +246,8 @@ class Replicator:
         """The next time at which `tick` has something to do; None when never."""
         while self._agenda and self._due.get(self._agenda[0][1]) != self._agenda[0][0]:
             heapq.heappop(self._agenda)
-        return self._agenda[0][0] if self._agenda else None
+        due_ms = min(self._agenda[0][0] if self._agenda else NEVER_MS, outbox.due_ms(self.replica))
+        return due_ms if due_ms < NEVER_MS else None
 
     def explain(self, folder: ObjectId, now: Moment) -> Explanation:
         """Explain a folder: missing numbers, their holders, the sources that are asked and why, and the next
@@ -228,6 +263,7 @@ class Replicator:
         replica.touched.clear()
         replica.written.clear()
         work()
+        outbox.pump(replica)
         for folder in sorted(replica.touched):
             self._plan(folder)
         return replica.effects

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from pillarbox.replication.ground.knowledge import NOTHING, Knowledge
 from pillarbox.replication.ground.records import ObjectId
-from pillarbox.replication.wire.messages import Life, Statement
+from pillarbox.replication.wire.messages import Bundle, Life, Statement
 from pillarbox.store.change_number import ChangeNumber, CNSet
 
 NEVER_MS: Final = 1 << 62
@@ -63,6 +63,15 @@ class Leaving:
     due_ms: int = 0
 
 
+class Passing(NamedTuple):
+    """A copy of somebody else's bundle that is to be handed on: its hops so far, and what waited behind
+    it."""
+
+    bundle: Bundle
+    hops: int
+    behind_ms: int
+
+
 @dataclass
 class FolderState:
     """One folder at one store. `is_held` says whether the store holds a replica at all.
@@ -70,6 +79,7 @@ class FolderState:
     `life` counts how often it began to hold one. `own_last` is the last number of its own up to which it
     knows all of its numbers in this folder; `broadcast_to` the last one that it broadcast. `applied` counts
     what arrived and was applied. `expired_objects` says for each object that was expired under which numbers.
+    `marks` are the numbers of its own that neighbour sites did not take yet.
     """
 
     is_held: bool = False
@@ -81,6 +91,7 @@ class FolderState:
     rows: dict[bytes, Row] = field(default_factory=dict)
     leaving: Leaving = field(default_factory=Leaving)
     expired_objects: dict[ObjectId, frozenset[ChangeNumber]] = field(default_factory=dict)
+    marks: dict[str, CNSet] = field(default_factory=dict)
 
     entries: tuple[BackfillEntry, ...] = ()
     asked: dict[bytes, int] = field(default_factory=dict)
@@ -118,6 +129,7 @@ class FolderState:
         copied.knowledge = self.knowledge.copy()
         copied.rows = dict(self.rows)
         copied.expired_objects = dict(self.expired_objects)
+        copied.marks = dict(self.marks)
         copied.asked = dict(self.asked)
         copied.reconciles = dict(self.reconciles)
         copied.reconciling = dict(self.reconciling)

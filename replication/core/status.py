@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import NEVER_MS, FolderState
 from pillarbox.replication.ground.records import ObjectId
-from pillarbox.replication.wire.messages import Acknowledgement, Status, StatusRequest
+from pillarbox.replication.wire.messages import Acknowledgement, StatusRequest
 
 
 def due_ms(replica: Replica, state: FolderState) -> int:
@@ -33,8 +35,7 @@ def tell(
     replica: Replica, folder: ObjectId, peer: bytes, acknowledgement: Acknowledgement | None = None
 ) -> None:
     """Send a status to one store. It causes no status."""
-    numberings = replica.numberings() if folder == replica.tree.hierarchy else None
-    replica.send(peer, folder, Status(acknowledgement, numberings))
+    replica.send(peer, folder, replace(replica.status(folder), acknowledgement=acknowledgement))
 
 
 def ask_awaited(replica: Replica, folder: ObjectId) -> None:

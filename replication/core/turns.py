@@ -7,18 +7,11 @@ class would never move under load.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from enum import IntEnum
 from typing import Final, Generic, TypeVar
 
+from pillarbox.replication.wire.messages import Class
+
 K = TypeVar("K", bound=Hashable)
-
-
-class Class(IntEnum):
-    """The classes of what goes over a link."""
-
-    URGENT = 0  # urgent folders, and all that is not content
-    CHANGES = 1
-    ANSWERS = 2
 
 
 WHEEL: Final = (*[Class.URGENT] * 8, *[Class.CHANGES] * 2, Class.ANSWERS)

@@ -112,7 +112,8 @@ class Knowledge:
             return True
         if not (had | assumed).covers(pair.required):
             return False
-        self.claim(pair.gaps - self.expired)
+        # What is assumed is not claimed: some replica may hold it again, and it would never be asked for.
+        self.claim(pair.gaps - self.expired - assumed)
         return True
 
     def digest(self, folder: ChangeNumber) -> bytes:

@@ -53,7 +53,7 @@ def load(reader: Reader, ids: Identifiers) -> ReplicaRecord | None:
     value = replication_state.kept(reader, Kept.STORE)
     if value is None:
         return None
-    sender, counter, clock, owners, left_out, quarantined = _unpacked(value)
+    sender, counter, clock, owners, left_out, quarantined, bundles = _unpacked(value)
     record = ReplicaRecord(
         sender=Sender(*sender),
         counter=counter,
@@ -61,6 +61,7 @@ def load(reader: Reader, ids: Identifiers) -> ReplicaRecord | None:
         owners={origin: (database, incarnation) for origin, database, incarnation in owners},
         left_out=CNSet.decode(left_out),
         quarantined=frozenset(quarantined),
+        bundles=bundles,
     )
     for folder_id, _, fields in replication_state.all_kept(reader, Kept.FOLDER):
         known = replication_state.known(reader, folder_id)
@@ -83,6 +84,7 @@ def _store_fields(record: ReplicaRecord) -> tuple[Any, ...]:
         owners,
         record.left_out.encode(),
         tuple(sorted(record.quarantined)),
+        record.bundles,
     )
 
 
@@ -108,11 +110,12 @@ def _folder_fields(state: FolderState) -> tuple[Any, ...]:
             (tuple(object_id), tuple(map(tuple, sorted(numbers))))
             for object_id, numbers in sorted(state.expired_objects.items())
         ),
+        tuple((site, numbers.encode()) for site, numbers in sorted(state.marks.items())),
     )
 
 
 def _folder_of(known: CNSet, fields: tuple[Any, ...]) -> FolderState:
-    is_held, life, own_last, broadcast_to, applied, expired, purged, leaving, expired_objects = fields
+    is_held, life, own_last, broadcast_to, applied, expired, purged, leaving, expired_objects, marks = fields
     number, stated, acknowledged = leaving
     return FolderState(
         is_held=is_held,
@@ -130,6 +133,7 @@ def _folder_of(known: CNSet, fields: tuple[Any, ...]) -> FolderState:
             ChangeNumber(*object_id): frozenset(ChangeNumber(*number) for number in numbers)
             for object_id, numbers in expired_objects
         },
+        marks={site: CNSet.decode(numbers) for site, numbers in marks},
     )
 
 

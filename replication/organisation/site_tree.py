@@ -7,7 +7,7 @@ that see different links would send a site two copies, or none.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -49,6 +49,23 @@ class SiteTree:
         """The tree with the sites that are wanted, and those on the way to them."""
         kept = {site for each in wanted for site in self.path(each)}
         return SiteTree(self.root, {site: self.parents[site] for site in kept if site != self.root})
+
+    @classmethod
+    def of_pairs(cls, root: str, pairs: Iterable[tuple[str, str]]) -> SiteTree:
+        """The tree that `pairs` told; a site that is named twice keeps its first parent."""
+        parents: dict[str, str] = {}
+        for parent, site in pairs:
+            parents.setdefault(site, parent)
+        return cls(root, parents)
+
+    def among(self, sites: Collection[str]) -> SiteTree:
+        """The tree of these sites alone: who stands between two of them is passed through."""
+        parents = {}
+        for site in sites:
+            above = [each for each in self.path(site)[:-1] if each in sites or each == self.root]
+            if above:
+                parents[site] = above[-1]
+        return SiteTree(self.root, parents)
 
     def branch(self, child: str) -> SiteTree:
         """The part of the tree that one neighbour of the root needs to know."""

@@ -101,6 +101,16 @@ class Organisation:
             )
         )
 
+    def at(self, site: str) -> tuple[bytes, ...]:
+        """The stores of a site, but for those that were removed."""
+        return tuple(
+            sorted(
+                database
+                for database, server in self.servers.items()
+                if server.site == site and not server.is_removed
+            )
+        )
+
     def is_removed(self, database: bytes) -> bool:
         """True when a store was removed from the tree, or never was in it."""
         server = self.servers.get(database)

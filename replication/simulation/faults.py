@@ -93,6 +93,12 @@ def cut(faults: Faults, machine: Machine) -> None:
             link.cut_until_ms = until_ms
 
 
+def hang(faults: Faults, machine: Machine) -> None:
+    """The machine takes what comes and does nothing with it for a while: no receipt, no copy handed on."""
+    faults.say("hangs", machine)
+    machine.deaf_until_ms = faults.world.now_ms + faults.world.rng.choice((MINUTE_MS, 30 * MINUTE_MS))
+
+
 def slow(faults: Faults, machine: Machine) -> None:
     """All links of the machine's site become slow."""
     faults.say("slow", machine)
@@ -168,6 +174,7 @@ FAULTS: tuple[Fault, ...] = (
     restore,
     restore,
     cut,
+    hang,
     slow,
     skew,
     lose,

@@ -43,6 +43,7 @@ class Machine:
         self.organisation = organisation
         self.skew_ms = 0
         self.age_limit_ms: int | None = None
+        self.deaf_until_ms = 0
         self.answers: dict[tuple[bytes, ObjectId], Answer] = {}
         self._mount(ReplicaRecord(sender=sender), DictObjects())
         self.disk = Copy(self.record.copy(), self.objects.snapshot())
@@ -73,7 +74,8 @@ class Machine:
             if folder in self.record.folders:
                 states[folder] = self.record.folders[folder].copy()
         self._uncommitted.clear()
-        record = replace(self.record, owners=dict(self.record.owners), folders=states)
+        passing = {site: dict(copies) for site, copies in self.record.passing.items()}
+        record = replace(self.record, owners=dict(self.record.owners), passing=passing, folders=states)
         self.disk = Copy(record, self.objects.snapshot())
 
     def moment(self, now_ms: int) -> Moment:

@@ -6,9 +6,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
 
-from pillarbox.replication.core.broadcasting import OBJECT_BYTES, bytes_of
+from pillarbox.replication.core.packing import OBJECT_BYTES, bytes_of
+from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.wire.messages import BackfillRequest, Changes, Message, ReconcileAnswer
 from pillarbox.store.change_number import ChangeNumber
 
@@ -17,9 +21,40 @@ LINK_DELAY_MS = (30, 400)
 LATE_MS = 90_000  # how much later a message may come that overtakes none
 
 
+class Freight(NamedTuple):
+    """Something that travels: the bytes of content in it, and the versions, by folder, that it carries.
+
+    A frame is so small that no link makes it wait.
+    """
+
+    content_bytes: int
+    versions: frozenset[tuple[ObjectId, ChangeNumber]]
+    is_frame: bool = False
+
+    @classmethod
+    def of(cls, messages: Iterable[Message]) -> Freight:
+        """The freight that messages are, together."""
+        messages = tuple(messages)
+        versions = frozenset((each.folder, number) for each in messages for number in carried(each))
+        return cls(sum(content_of(each) for each in messages), versions)
+
+
+FRAME = Freight(0, frozenset(), is_frame=True)
+
+
+class Journey(NamedTuple):
+    """When the first link has taken something, and when it arrives, as often as it does."""
+
+    sent_ms: int
+    arrives_ms: tuple[int, ...]
+
+
 @dataclass
 class Link:
-    """One direction between two sites: how fast it is, until when it is cut, and what went over it."""
+    """One direction between two sites: how fast it is, until when it is cut, and what went over it.
+
+    `crossings` counts how often versions crossed, `distinct` those that crossed at all.
+    """
 
     bytes_per_ms: float
     cut_until_ms: int = 0
@@ -27,23 +62,27 @@ class Link:
     messages: int = 0
     content_bytes: int = 0
     distinct_bytes: int = 0
-    seen: set[tuple[bytes, ChangeNumber]] = field(default_factory=set)
+    crossings: int = 0
+    distinct: set[tuple[ObjectId, ChangeNumber]] = field(default_factory=set)
 
-    def carry(self, message: Message) -> int:
-        """Count a message; its bytes. Distinct are those of a store's first copy of a change."""
-        content_bytes = content_of(message)
-        numbers = {(message.to, number) for number in carried(message)}
+    def carry(self, freight: Freight, now_ms: int) -> int:
+        """Count what goes over the link; the time at which the link has taken it."""
+        if freight.is_frame:
+            return now_ms
         self.messages += 1
-        self.content_bytes += content_bytes
-        if not numbers <= self.seen:
-            self.distinct_bytes += content_bytes
-            self.seen |= numbers
-        return content_bytes
+        self.content_bytes += freight.content_bytes
+        self.crossings += len(freight.versions)
+        if not freight.versions <= self.distinct:
+            self.distinct_bytes += freight.content_bytes
+            self.distinct |= freight.versions
+        begins_ms = max(now_ms, self.busy_until_ms)
+        self.busy_until_ms = begins_ms + int((freight.content_bytes + OBJECT_BYTES) / self.bytes_per_ms)
+        return self.busy_until_ms
 
 
 @dataclass
 class Network:
-    """Decides for each message when it arrives, how often, or that it does not."""
+    """Decides for each thing that travels when it arrives, how often, or that it does not."""
 
     rng: random.Random
     loss: float = 0.1
@@ -52,24 +91,32 @@ class Network:
     links: dict[tuple[str, str], Link] = field(default_factory=dict)
     faults: Counter[str] = field(default_factory=Counter)
 
-    def arrivals(self, message: Message, sites: tuple[str, str], now_ms: int) -> list[int]:
-        """The times at which the message arrives; none when it is lost."""
-        link = self.links.setdefault(sites, Link(1000.0 if sites[0] == sites[1] else 100.0))
-        if now_ms < link.cut_until_ms:
-            self.faults["cut"] += 1
-            return []
-        content_bytes = link.carry(message)
-        low, high = LOCAL_DELAY_MS if sites[0] == sites[1] else LINK_DELAY_MS
-        begins_ms = max(now_ms, link.busy_until_ms)
-        link.busy_until_ms = begins_ms + int((content_bytes + OBJECT_BYTES) / link.bytes_per_ms)
+    def link(self, one: str, other: str) -> Link:
+        """The direction from one site to another, or within a site."""
+        return self.links.setdefault((one, other), Link(1000.0 if one == other else 100.0))
+
+    def travel(self, freight: Freight, path: Sequence[str], now_ms: int) -> Journey:
+        """Let something travel along sites; within one, the path is that site alone."""
+        sent_ms, at_ms = now_ms, now_ms
+        hops = list(pairwise(path)) or [(path[0], path[0])]
+        for count, (one, other) in enumerate(hops):
+            link = self.link(one, other)
+            if at_ms < link.cut_until_ms:
+                self.faults["cut"] += 1
+                return Journey(sent_ms, ())
+            taken_ms = link.carry(freight, at_ms)
+            if count == 0:
+                sent_ms = taken_ms
+            at_ms = taken_ms + (0 if one == other else LINK_DELAY_MS[0])
         if self.rng.random() < self.loss:
             self.faults["loss"] += 1
-            return []
+            return Journey(sent_ms, ())
         copies = 1
         if self.rng.random() < self.doubled:
             self.faults["doubled"] += 1
             copies = 2
-        return [link.busy_until_ms + self._delay_ms(low, high) for _ in range(copies)]
+        low, high = LOCAL_DELAY_MS if len(path) == 1 else LINK_DELAY_MS
+        return Journey(sent_ms, tuple(at_ms + self._delay_ms(low, high) for _ in range(copies)))
 
     def _delay_ms(self, low: int, high: int) -> int:
         if self.rng.random() < self.late:

@@ -125,7 +125,7 @@ class Scenario:
         world.say("calm")
         world.network.calm()
         for machine in world.machines.values():
-            machine.skew_ms = 0
+            machine.skew_ms = machine.deaf_until_ms = 0
         for database in sorted(world.down):
             world.down.discard(database)
             world.do(world.machines[database], world.machines[database].start(world.now_ms))

@@ -9,15 +9,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from pillarbox.replication.core.effects import Answer, Effect, Notice, Report, Send
+from pillarbox.replication.core.effects import Answer, Effect, GiveReceipt, Notice, Pass, Report, Send
 from pillarbox.replication.core.preset import PROMPT, Preset
-from pillarbox.replication.core.replica import Replica
+from pillarbox.replication.core.replica import Moment, Replica
+from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.ground.records import ObjectId, Tree
+from pillarbox.replication.organisation.site_tree import site_tree
 from pillarbox.replication.organisation.topology import Connector, Organisation, Server
 from pillarbox.replication.simulation.invariants import Invariants
 from pillarbox.replication.simulation.machine import Machine
-from pillarbox.replication.simulation.network import Network
-from pillarbox.replication.wire.messages import Changes, Message, Sender
+from pillarbox.replication.simulation.network import FRAME, Freight, Network
+from pillarbox.replication.wire.messages import Bundle, Changes, Label, Message, Sender
 from pillarbox.store.ids import guid_text, new_guid
 
 START_MS = 1_800_000_000_000
@@ -122,6 +124,10 @@ class World:
         for effect in effects:
             if isinstance(effect, Send):
                 self.send(effect.message)
+            elif isinstance(effect, Pass):
+                self._pass(machine, effect.label, effect.bundle)
+            elif isinstance(effect, GiveReceipt):
+                self._give_receipt(machine, effect)
             elif isinstance(effect, Answer):
                 key = (effect.asker, effect.folder)
                 is_new = key not in machine.answers
@@ -161,23 +167,59 @@ class World:
 
     def send(self, message: Message) -> None:
         """Give a message to the network."""
+        self._count(message)
+        path = self._path(message.sender.database, message.to)
+        for time_ms in self.network.travel(Freight.of([message]), path, self.now_ms).arrives_ms:
+            self._arrive(time_ms, message.to, lambda machine, now: machine.receive(message, now))
+
+    def _count(self, message: Message) -> None:
         kind = type(message.body).__name__
         if isinstance(message.body, Changes):
             kind = "Broadcast" if message.body.answer is None else "Answer"
         self.messages[kind] += 1
         self.requests += kind in ("BackfillRequest", "ReconcileQuestion")
-        servers = self.organisation.servers
-        sites = (servers[message.sender.database].site, servers[message.to].site)
-        for time_ms in self.network.arrivals(message, sites, self.now_ms):
-            self.at(time_ms, lambda: self._deliver(message))
 
-    def _deliver(self, message: Message) -> None:
-        machine = self.machines.get(message.to)
-        if machine is None or message.to in self.down:
-            self.network.faults["not there"] += 1
-            return
-        now = machine.moment(self.now_ms)
-        self.do(machine, machine.call(lambda replicator: replicator.receive(message, now)))
+    def _path(self, one: bytes, other: bytes) -> tuple[str, ...]:
+        """The sites on the cheapest way between two stores."""
+        servers = self.organisation.servers
+        tree = site_tree(servers[one].site, self.organisation.connectors)
+        return tree.path(servers[other].site)
+
+    def _arrive(self, time_ms: int, to: bytes, call: Callable[[Replicator, Moment], list[Effect]]) -> None:
+        """Let a store take something at a time, if it is there and not deaf then."""
+
+        def deliver() -> None:
+            machine = self.machines.get(to)
+            if machine is None or to in self.down or machine.deaf_until_ms > self.now_ms:
+                self.network.faults["not there"] += 1
+                return
+            now = machine.moment(self.now_ms)
+            self.do(machine, machine.call(lambda replicator: call(replicator, now)))
+
+        self.at(time_ms, deliver)
+
+    def _pass(self, machine: Machine, label: Label, bundle: Bundle) -> None:
+        """Carry a copy of a bundle one hop; its giver learns when the link has taken it."""
+        for message in bundle.messages:
+            self._count(message)
+        hop = machine.database
+        journey = self.network.travel(Freight.of(bundle.messages), self._path(hop, label.to), self.now_ms)
+        for time_ms in journey.arrives_ms:
+            self._arrive(
+                time_ms, label.to, lambda replicator, now: replicator.receive_copy(label, bundle, hop, now)
+            )
+        if label.is_for_site:
+            self._arrive(
+                journey.sent_ms, hop, lambda replicator, now: replicator.sent(bundle.key, label.to, now)
+            )
+
+    def _give_receipt(self, machine: Machine, effect: GiveReceipt) -> None:
+        self.messages["Receipt"] += 1
+        path = self._path(machine.database, effect.to)
+        for time_ms in self.network.travel(FRAME, path, self.now_ms).arrives_ms:
+            self._arrive(
+                time_ms, effect.to, lambda replicator, now: replicator.receipt_came(effect.receipt, now)
+            )
 
     def _plan_page(self, machine: Machine, key: tuple[bytes, ObjectId]) -> None:
         self.at(self.now_ms + 5, lambda: self._page(machine, key))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from pillarbox.replication.ground.knowledge import Pair
 from pillarbox.replication.ground.records import ObjectId
@@ -135,12 +135,72 @@ class StatusRequest:
 Body: TypeAlias = Changes | BackfillRequest | ReconcileQuestion | ReconcileAnswer | Status | StatusRequest
 
 
+EVERYONE: Final = bytes(16)  # the addressee of what goes to all replicas of its folder
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message about one folder, or about the hierarchy, from one store to another."""
+    """One message about one folder, or about the hierarchy, from one store to another or to `EVERYONE`."""
 
     sender: Sender
     to: bytes
     folder: ObjectId
     statement: Statement
     body: Body
+
+
+class Class(IntEnum):
+    """The classes of what goes over a link."""
+
+    URGENT = 0  # urgent folders, and all that is not content
+    CHANGES = 1
+    ANSWERS = 2
+
+
+class BundleKey(NamedTuple):
+    """The name of a bundle: who made it, and the number that it gave it."""
+
+    database: bytes
+    incarnation: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Messages of one store about several folders, to all replicas of them. It is forwarded as it is.
+
+    `tree` is the way that it takes from the maker's site, as pairs of sites, each parent before its children.
+    """
+
+    sender: Sender
+    number: int
+    of: Class
+    bucket: int
+    tree: tuple[tuple[str, str], ...]
+    messages: tuple[Message, ...]
+
+    @property
+    def key(self) -> BundleKey:
+        """The bundle's name."""
+        return BundleKey(self.sender.database, self.sender.incarnation, self.number)
+
+
+class Label(NamedTuple):
+    """The transport's part of a bundle, written anew at each hop and trusted for nothing else.
+
+    `is_for_site` says that the next store is to hand the bundle on, in its site and to the sites behind it.
+    `behind_ms` is the time that what waits behind this bundle will take.
+    """
+
+    to: bytes
+    hops: int
+    is_for_site: bool
+    behind_ms: int
+
+
+class Receipt(NamedTuple):
+    """Says that a copy for a site is in the outbox of who gives the receipt; or that it is refused."""
+
+    key: BundleKey
+    by: bytes
+    is_taken: bool = True

@@ -191,9 +191,10 @@ def durable(record: ReplicaRecord) -> ReplicaRecord:
             rows=dict(state.rows),
             leaving=replace(state.leaving, due_ms=0),
             expired_objects=dict(state.expired_objects),
+            marks=dict(state.marks),
             knowledge=Plain(knowledge.known, knowledge.expired, knowledge.purged),
         )
-    return replace(record, folders=states)
+    return replace(record, folders=states, passing={})
 
 
 class Plain(Knowledge):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from pillarbox.replication.core.turns import Class, Turns
+from pillarbox.replication.core.turns import Turns
+from pillarbox.replication.wire.messages import Class
 
 
 def test_under_load_the_classes_have_eight_two_and_one_of_eleven_turns() -> None:

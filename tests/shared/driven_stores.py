@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from pillarbox.replication.core import writing
-from pillarbox.replication.core.effects import Answer, Effect, Send
+from pillarbox.replication.core.effects import Answer, Effect, GiveReceipt, Pass, Send
 from pillarbox.replication.core.preset import PROMPT, Preset
 from pillarbox.replication.core.replica import Moment, Replica, ReplicaRecord
 from pillarbox.replication.core.replicator import Replicator
@@ -30,8 +31,11 @@ class Post:
             store: Server(store, store.decode()[0], site, 6)
             for store, site in zip(stores, sites, strict=True)
         }
-        self.organisation = Organisation(servers, (Connector("ab", ("a", "b"), 10),))
+        chain = [Connector(one + other, (one, other), 10) for one, other in pairwise(sorted({*sites, *"ab"}))]
+        self.organisation = Organisation(servers, tuple(chain))
         self.table: list[Message] = []
+        self.copies: list[tuple[bytes, Pass]] = []
+        self.passed: list[tuple[bytes, Pass]] = []
         self.sent: list[Message] = []
         self.stores = [
             Replicator(
@@ -54,6 +58,11 @@ class Post:
         for effect in effects:
             if isinstance(effect, Send):
                 self.table.append(effect.message)
+            elif isinstance(effect, Pass):
+                self.copies.append((store.replica.me.database, effect))
+            elif isinstance(effect, GiveReceipt):
+                giver = self.store(effect.to)
+                self.put(giver, giver.receipt_came(effect.receipt, self.now))
             elif isinstance(effect, Answer):
                 left: Answer | None = effect
                 while left:
@@ -67,12 +76,28 @@ class Post:
 
     def carry(self, is_lost: Callable[[Message], bool] = lambda message: False) -> None:
         """Deliver all that lies on the table and what follows from it."""
-        while self.table:
-            message = self.table.pop(0)
-            self.sent.append(message)
-            if not is_lost(message):
-                store = next(each for each in self.stores if each.replica.me.database == message.to)
-                self.put(store, store.receive(message, self.now))
+        while self.table or self.copies:
+            for message in [self.table.pop(0)] if self.table else []:
+                self.sent.append(message)
+                if not is_lost(message):
+                    store = self.store(message.to)
+                    self.put(store, store.receive(message, self.now))
+            for hop, copy in [self.copies.pop(0)] if self.copies else []:
+                self.passed.append((hop, copy))
+                self._pass(hop, copy, is_lost)
+
+    def _pass(self, hop: bytes, copy: Pass, is_lost: Callable[[Message], bool]) -> None:
+        """Carry a copy one hop. A test looks at its messages as if each were to the one who gets them."""
+        label, bundle = copy.label, copy.bundle
+        told = [replace(message, to=label.to) for message in bundle.messages]
+        self.sent += told
+        giver, store = self.store(hop), self.store(label.to)
+        if not any(is_lost(message) for message in told):
+            self.put(store, store.receive_copy(label, bundle, hop, self.now))
+        self.put(giver, giver.sent(bundle.key, label.to, self.now))
+
+    def store(self, database: bytes) -> Replicator:
+        return next(each for each in self.stores if each.replica.me.database == database)
 
     def wait(self, duration_ms: int, is_lost: Callable[[Message], bool] = lambda message: False) -> None:
         """Let time pass: each store ticks when it is due."""
@@ -110,6 +135,7 @@ class Post:
         for left in self.stores:
             self.put(left, left.organisation_changed(self.organisation, self.now))
         self.table = [each for each in self.table if gone not in (each.to, each.sender.database)]
+        self.copies = [(hop, copy) for hop, copy in self.copies if gone not in (hop, copy.label.to)]
 
     def replica(self, store: int) -> Replica:
         return self.stores[store].replica

@@ -1,0 +1,62 @@
+"""Copies of other stores' bundles, handed on: in this site, and along the tree that their maker gave them.
+
+Whoever receives a site's copy acts as its bridgehead, replica or not, whatever it believes of others.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pillarbox.replication.core import outbox
+from pillarbox.replication.core.effects import GiveReceipt, Pass
+from pillarbox.replication.core.line import Item, Kind
+from pillarbox.replication.core.replica import Replica
+from pillarbox.replication.core.state import Passing
+from pillarbox.replication.organisation.site_tree import SiteTree
+from pillarbox.replication.wire.messages import Bundle, Label, Receipt
+
+HOPS_MAX: Final = 16
+PASSING_COUNT_MAX: Final = 1000  # of one neighbour: some 300 MB; more are refused
+SEEN_COUNT_MAX: Final = 10_000
+
+
+def take(replica: Replica, label: Label, bundle: Bundle, hop: bytes) -> bool:
+    """Take a copy that `hop` gave; True when what it says is to be taken too, as it is new here.
+
+    A copy for a site is put into the outbox for each site behind this one, in the call's transaction, and the
+    receipt follows that. A second copy is not handed on again, or two ways into a site would double all that
+    lies behind it; nor is one that went over too many hops, for then a tree leads in a circle.
+    """
+    if label.hops > HOPS_MAX:
+        replica.fired["too_many_hops"] += 1
+        return False
+    is_new = bundle.key not in replica.seen
+    if label.is_for_site:
+        tree = SiteTree.of_pairs(replica.site, bundle.tree)
+        is_taken = not is_new or all(has_room(replica, site) for site in tree.children(replica.site))
+        replica.effects.append(GiveReceipt(hop, Receipt(bundle.key, replica.me.database, is_taken)))
+        if not is_taken:
+            replica.fired["copy_refused"] += 1
+            return False
+        if is_new:
+            _hand_on(replica, label, bundle, tree)
+    replica.fired["second_copy"] += not is_new
+    replica.seen[bundle.key] = None
+    if len(replica.seen) > SEEN_COUNT_MAX:
+        del replica.seen[next(iter(replica.seen))]
+    return is_new
+
+
+def has_room(replica: Replica, site: str) -> bool:
+    """True when this store can take another copy for a site."""
+    return len(replica.record.passing.get(site, ())) < PASSING_COUNT_MAX
+
+
+def _hand_on(replica: Replica, label: Label, bundle: Bundle, tree: SiteTree) -> None:
+    wanted = {peer for message in bundle.messages for peer in replica.mates(message.folder)}
+    for mate in sorted(wanted - {bundle.sender.database}):
+        replica.effects.append(Pass(Label(mate, label.hops + 1, False, label.behind_ms), bundle))
+    for site in tree.children(replica.site):
+        copies = replica.record.passing.setdefault(site, {})
+        copies[bundle.key] = Passing(bundle, label.hops, label.behind_ms)
+        outbox.line_to(replica, site).turns.put(bundle.of, Item(Kind.COPY, bundle.key))

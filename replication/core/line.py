@@ -1,0 +1,118 @@
+"""The line to one neighbour site: whose turn it is, what is on its way, and who there takes it.
+
+A bundle counts as handed over when a server of the site gives its receipt, never when a transport has
+accepted it. Who gives none in ten seconds is silent for five minutes, and the same copy goes to the next
+server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from pillarbox.replication.core.state import NEVER_MS
+from pillarbox.replication.core.turns import Turns
+from pillarbox.replication.ground.records import ObjectId
+from pillarbox.replication.wire.messages import Bundle, BundleKey
+from pillarbox.store.change_number import CNSet
+
+FLIGHTS_MAX: Final = 2
+RECEIPT_MS: Final = 10_000
+SILENT_MS: Final = 300_000
+
+
+class Kind(IntEnum):
+    """The kinds of what waits for its turn."""
+
+    CHANGES = 0  # of a folder, by its marks
+    STATUS = 1  # of a folder
+    COPY = 2  # of somebody else's bundle
+
+
+class Item(NamedTuple):
+    """One thing that waits for its turn: a mark, so that a later one for the same folder needs no place."""
+
+    kind: Kind
+    key: ObjectId | BundleKey
+
+
+@dataclass
+class Flight:
+    """A bundle on its way: the server that is to take it, and the marks that its receipt takes away.
+
+    `to` is empty while all servers of the site are silent; `sent_ms` is when the link had taken it.
+    """
+
+    bundle: Bundle
+    hops: int
+    numbers: Mapping[ObjectId, CNSet] = field(default_factory=dict)
+    to: bytes = b""
+    sent_ms: int = NEVER_MS
+    behind_ms: int = 0
+
+
+@dataclass
+class Line:
+    """All that waits for one neighbour site, and the servers there that were silent, each until when."""
+
+    site: str
+    turns: Turns[Item] = field(default_factory=Turns)
+    flights: dict[BundleKey, Flight] = field(default_factory=dict)
+    silent: dict[bytes, int] = field(default_factory=dict)
+
+    def has_room(self) -> bool:
+        """True when another bundle may be made: two on their way keep the link busy and memory flat."""
+        return len(self.flights) < FLIGHTS_MAX
+
+    def stalled(self) -> list[Flight]:
+        """The flights that wait since no server of the site gives receipts: seen from here it is down."""
+        return [flight for flight in self.flights.values() if not flight.to]
+
+    def in_flight(self, folder: ObjectId) -> CNSet:
+        """The numbers of a folder that are on their way."""
+        numbers = CNSet()
+        for flight in self.flights.values():
+            numbers |= flight.numbers.get(folder, CNSet())
+        return numbers
+
+    def aim(self, flight: Flight, servers: Sequence[bytes], now_ms: int) -> bool:
+        """Choose the server that a flight goes to next, the first of `servers` that is not silent; False when
+        all are.
+        """
+        self.silent = {server: until_ms for server, until_ms in self.silent.items() if until_ms > now_ms}
+        flight.to = next((server for server in servers if server not in self.silent), b"")
+        flight.sent_ms = NEVER_MS
+        return bool(flight.to)
+
+    def refused(self, flight: Flight, server: bytes, now_ms: int) -> None:
+        """A server cannot hand a copy on: it is passed over as a silent one is."""
+        self.silent[server] = now_ms + SILENT_MS
+        flight.to = b""
+
+    def sent(self, key: BundleKey, to: bytes, now_ms: int) -> None:
+        """The link has taken a bundle: from now on its receipt is due."""
+        if (flight := self.flights.get(key)) and flight.to == to:
+            flight.sent_ms = now_ms
+
+    def due_ms(self) -> int:
+        """The time at which a receipt is overdue, or a silent server is tried again."""
+        due_ms = NEVER_MS
+        for flight in self.flights.values():
+            if flight.to and flight.sent_ms < NEVER_MS:
+                due_ms = min(due_ms, flight.sent_ms + RECEIPT_MS)
+            elif not flight.to:
+                due_ms = min(due_ms, min(self.silent.values(), default=NEVER_MS))
+        return due_ms
+
+    def overdue(self, now_ms: int) -> list[Flight]:
+        """The flights that need another server now. Those that gave no receipt are silent from now on."""
+        found = []
+        for flight in self.flights.values():
+            if flight.to and flight.sent_ms < NEVER_MS and flight.sent_ms + RECEIPT_MS <= now_ms:
+                self.silent[flight.to] = now_ms + SILENT_MS
+                found.append(flight)
+            elif not flight.to and min(self.silent.values(), default=0) <= now_ms:
+                found.append(flight)
+        return found

@@ -1,0 +1,260 @@
+"""The outbox: one line to each neighbour site, with marks of what that site and those behind it still need.
+
+It keeps which numbers are for which site, not messages: a bundle is made when a line has room for it. So a
+backlog costs no memory, packs are full, and what was replaced meanwhile is not sent. Marks are part of the
+store's record, and go with the receipt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from pillarbox.replication.core.effects import Pass
+from pillarbox.replication.core.line import Flight, Item, Kind, Line
+from pillarbox.replication.core.packing import OBJECT_BYTES, PACK_BYTES_MAX, bytes_of, packs, pair_of
+from pillarbox.replication.core.replica import Replica
+from pillarbox.replication.core.state import NEVER_MS
+from pillarbox.replication.ground.records import ObjectId, ReplicaState
+from pillarbox.replication.organisation.bridgeheads import bucket_of, in_order
+from pillarbox.replication.organisation.site_tree import SiteTree
+from pillarbox.replication.wire.messages import (
+    EVERYONE,
+    Bundle,
+    BundleKey,
+    Changes,
+    Class,
+    Label,
+    Message,
+    Receipt,
+)
+from pillarbox.store.change_number import CNSet
+
+BUNDLE_FOLDERS_MAX = 1000
+
+
+def restart(replica: Replica) -> None:
+    """Begin with empty lines, and with all that the record says still waits."""
+    replica.lines.clear()
+    for folder, state in replica.record.folders.items():
+        for site in state.marks:
+            _wait(replica, site, folder)
+    for site, copies in replica.record.passing.items():
+        for key, copy in copies.items():
+            line_to(replica, site).turns.put(copy.bundle.of, Item(Kind.COPY, key))
+
+
+def line_to(replica: Replica, site: str) -> Line:
+    """The line to a site, made when there is none."""
+    return replica.lines.setdefault(site, Line(site))
+
+
+def mark(replica: Replica, folder: ObjectId, numbers: CNSet) -> None:
+    """Note numbers of this store's own for each neighbour site that has replicas of the folder, or has sites
+    behind it that do.
+    """
+    wanted, tree, state = sites_of(replica, folder), replica.site_tree(), replica.state(folder)
+    for site in tree.children(tree.root):
+        if wanted.intersection(tree.below(site)):
+            state.marks[site] = state.marks.get(site, CNSet()) | numbers
+            _wait(replica, site, folder)
+
+
+def mark_status(replica: Replica, folder: ObjectId) -> None:
+    """Note that the neighbour sites are to be told what this site has of a folder.
+
+    A status that still waits is made when its turn comes, so an older one is replaced by that.
+    """
+    wanted, tree = sites_of(replica, folder), replica.site_tree()
+    for site in tree.children(tree.root):
+        if wanted.intersection(tree.below(site)):
+            line_to(replica, site).turns.put(Class.URGENT, Item(Kind.STATUS, folder))
+
+
+def sites_of(replica: Replica, folder: ObjectId) -> set[str]:
+    """The other sites that have a replica of the folder."""
+    servers = replica.organisation.servers
+    return {servers[peer].site for peer in replica.peers(folder)} - {replica.site}
+
+
+def _wait(replica: Replica, site: str, folder: ObjectId) -> None:
+    line_to(replica, site).turns.put(class_of(replica, folder), Item(Kind.CHANGES, folder))
+
+
+def class_of(replica: Replica, folder: ObjectId) -> Class:
+    """The class of a folder's changes: the hierarchy goes before content."""
+    return Class.URGENT if folder == replica.tree.hierarchy else Class.CHANGES
+
+
+# --- handing over -------------------------------------------------------------------------------------------
+
+
+def pump(replica: Replica) -> None:
+    """Make bundles for every line that has room, and send them off."""
+    for line in list(replica.lines.values()):
+        while line.has_room() and (taken := line.turns.take()) is not None:
+            of, item = taken
+            flight = _flight(replica, line, of, item)
+            if flight is not None:
+                line.flights[flight.bundle.key] = flight
+                _launch(replica, line, flight)
+
+
+def _launch(replica: Replica, line: Line, flight: Flight) -> None:
+    """Give the copy to the first server of the site that is not silent; wait while all are."""
+    servers = servers_of(replica, line.site, flight.bundle)
+    if line.aim(flight, servers, replica.now_ms):
+        waits_ms = max(flight.behind_ms, int(len(line.turns) > 0))
+        label = Label(flight.to, flight.hops + 1, True, waits_ms)
+        replica.effects.append(Pass(label, flight.bundle))
+
+
+def servers_of(replica: Replica, site: str, bundle: Bundle) -> list[bytes]:
+    """The servers of a site in the order in which they are tried; those that leave a folder of it last."""
+    leaving = {
+        store
+        for message in bundle.messages[:1]
+        for store, state in replica.peers(message.folder).items()
+        if state is ReplicaState.DELETE_PENDING
+    }
+    return in_order(replica.organisation.at(site), bundle.bucket, late=leaving)
+
+
+def receipt_came(replica: Replica, receipt: Receipt) -> None:
+    """A server has taken a copy: its marks go. One that refuses it is passed over for a while."""
+    for line in replica.lines.values():
+        flight = line.flights.get(receipt.key)
+        if flight is None:
+            continue
+        if not receipt.is_taken:
+            line.refused(flight, receipt.by, replica.now_ms)
+            _launch(replica, line, flight)
+            return
+        line.silent.pop(receipt.by, None)
+        _end(replica, line, receipt.key)
+        for stalled in line.stalled():
+            _launch(replica, line, stalled)
+        return
+
+
+def _end(replica: Replica, line: Line, key: BundleKey) -> None:
+    flight = line.flights.pop(key)
+    copies = replica.record.passing.get(line.site, {})
+    copies.pop(key, None)
+    for folder, numbers in flight.numbers.items():
+        state = replica.state(folder)
+        left = state.marks.get(line.site, CNSet()) - numbers
+        if left:
+            state.marks[line.site] = left
+        else:
+            state.marks.pop(line.site, None)
+
+
+def sent(replica: Replica, key: BundleKey, to: bytes) -> None:
+    """The link has taken a bundle: its receipt is due."""
+    for line in replica.lines.values():
+        line.sent(key, to, replica.now_ms)
+
+
+def retry(replica: Replica) -> None:
+    """Give copies whose receipts are overdue to the next servers."""
+    for line in replica.lines.values():
+        for flight in line.overdue(replica.now_ms):
+            replica.fired["receipt_overdue"] += bool(flight.to)
+            _launch(replica, line, flight)
+
+
+def due_ms(replica: Replica) -> int:
+    """The time at which a receipt is overdue, or a silent server is tried again."""
+    return min((line.due_ms() for line in replica.lines.values()), default=NEVER_MS)
+
+
+# --- making bundles -----------------------------------------------------------------------------------------
+
+
+def _flight(replica: Replica, line: Line, of: Class, item: Item) -> Flight | None:
+    """The bundle that an item stands for; None when nothing of it is left to send."""
+    if isinstance(item.key, BundleKey):
+        copy = replica.record.passing.get(line.site, {}).get(item.key)
+        return Flight(copy.bundle, copy.hops, behind_ms=copy.behind_ms) if copy else None
+    branch = _branch(replica, line.site, item.key)
+    if branch is None or replica.held(item.key) is None:
+        replica.state(item.key).marks.pop(line.site, None)
+        return None
+    if item.kind is Kind.STATUS:
+        return _statuses(replica, line, of, item.key, branch)
+    return _changes(replica, line, of, item.key, branch)
+
+
+def _branch(replica: Replica, site: str, folder: ObjectId) -> SiteTree | None:
+    """The part of the tree behind a neighbour that has replicas of a folder."""
+    tree = replica.site_tree()
+    if site not in tree.children(tree.root):
+        return None
+    wanted = sites_of(replica, folder).intersection(tree.below(site))
+    return tree.pruned(wanted) if wanted else None
+
+
+def _fellows(
+    replica: Replica, line: Line, of: Class, kind: Kind, first: ObjectId, branch: SiteTree
+) -> Iterator[ObjectId]:
+    """The folder, then others that may go in one bundle with it: the same bucket, and the same way."""
+    yield first
+    bucket = bucket_of(first)
+    for item in line.turns.waiting(of):
+        folder = item.key
+        if item.kind is not kind or isinstance(folder, BundleKey) or bucket_of(folder) != bucket:
+            continue
+        if _branch(replica, line.site, folder) == branch:
+            line.turns.drop(item)
+            yield folder
+
+
+def _changes(replica: Replica, line: Line, of: Class, first: ObjectId, branch: SiteTree) -> Flight | None:
+    """A bundle of changes: of one folder, and of others while there is room."""
+    messages: list[Message] = []
+    numbers: dict[ObjectId, CNSet] = {}
+    room = PACK_BYTES_MAX
+    for folder in _fellows(replica, line, of, Kind.CHANGES, first, branch):
+        pending = replica.state(folder).marks.get(line.site, CNSet()) - line.in_flight(folder)
+        if not pending:
+            continue
+        found = replica.objects.found(folder, pending)
+        objects = next(packs(replica, folder, found, room))
+        objects_bytes = sum(bytes_of(versions) for _, versions in objects)
+        if messages and objects_bytes > room:
+            _wait(replica, line.site, folder)
+            break
+        carried = pending
+        if len(objects) < len(found):
+            _wait(replica, line.site, folder)
+            carried = pending & CNSet.of(n for _, versions in objects for n in versions.entries())
+        messages.append(
+            replica.message(EVERYONE, folder, Changes(objects, pair_of(replica, folder, pending)))
+        )
+        numbers[folder] = carried
+        room -= OBJECT_BYTES + objects_bytes
+        if room <= 0 or len(messages) >= BUNDLE_FOLDERS_MAX or carried != pending:
+            break
+    return Flight(_bundle(replica, of, first, branch, messages), 0, numbers) if messages else None
+
+
+def _statuses(replica: Replica, line: Line, of: Class, first: ObjectId, branch: SiteTree) -> Flight | None:
+    """A bundle of statuses. One of a folder whose changes wait here comes behind them."""
+    messages: list[Message] = []
+    for folder in _fellows(replica, line, of, Kind.STATUS, first, branch):
+        if replica.held(folder) is None:
+            continue
+        if replica.state(folder).marks.get(line.site, CNSet()) - line.in_flight(folder):
+            line.turns.put(Class.CHANGES, Item(Kind.STATUS, folder))
+            continue
+        messages.append(replica.message(EVERYONE, folder, replica.status(folder)))
+        if len(messages) >= BUNDLE_FOLDERS_MAX:
+            break
+    return Flight(_bundle(replica, Class.URGENT, first, branch, messages), 0) if messages else None
+
+
+def _bundle(
+    replica: Replica, of: Class, folder: ObjectId, branch: SiteTree, messages: Collection[Message]
+) -> Bundle:
+    replica.record.bundles += 1
+    return Bundle(replica.me, replica.record.bundles, of, bucket_of(folder), branch.pairs(), tuple(messages))

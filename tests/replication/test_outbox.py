@@ -1,0 +1,213 @@
+"""Fan-out over links: one copy for each site, handed on by who gets it, and sent again until it is taken."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from pillarbox.replication.core import forwarding, writing
+from pillarbox.replication.core.effects import GiveReceipt, Pass
+from pillarbox.replication.core.preset import MINUTE_MS, PROMPT
+from pillarbox.replication.core.replica import Moment
+from pillarbox.replication.core.replicator import Replicator
+from pillarbox.replication.ground.records import ObjectId
+from pillarbox.replication.simulation.objects import DictObjects
+from pillarbox.replication.wire.messages import Changes, Class, Label, Message, Receipt
+from tests.shared.driven_stores import ACTOR, Post, is_changes
+
+
+def site_copies(post: Post) -> Counter[tuple[str, str]]:
+    """How many copies of changes went from site to site."""
+    servers = post.organisation.servers
+    return Counter(
+        (servers[hop].site, servers[copy.label.to].site)
+        for hop, copy in post.passed
+        if copy.label.is_for_site and any(map(is_changes, copy.bundle.messages))
+    )
+
+
+def is_about(folder: ObjectId, copy: Pass) -> bool:
+    return any(is_changes(each) and each.folder == folder for each in copy.bundle.messages)
+
+
+def first_takers(post: Post, folder: ObjectId) -> list[bytes]:
+    return [copy.label.to for _, copy in post.passed if copy.label.is_for_site and is_about(folder, copy)]
+
+
+def lost_to(*stores: bytes) -> Callable[[Message], bool]:
+    return lambda message: message.to in stores and is_changes(message)
+
+
+def has_all(post: Post, folder: ObjectId, count: int, stores: range) -> bool:
+    return all(len(post.messages(store, folder)) == count for store in stores)
+
+
+def test_a_change_crosses_each_link_of_the_tree_once_and_reaches_all_replicas() -> None:
+    post = Post("aabbbcc")
+    folder = post.folder("1234567")
+    post.passed.clear()
+    post.post(0, folder)
+    post.wait(2_000)
+    assert site_copies(post) == {("a", "b"): 1, ("b", "c"): 1}
+    assert has_all(post, folder, 1, range(7))
+
+
+def test_a_site_without_a_replica_hands_on_what_it_does_not_hold() -> None:
+    post = Post("abbc")
+    folder = post.folder("14")
+    post.passed.clear()
+    post.post(0, folder)
+    post.wait(2_000)
+    assert site_copies(post) == {("a", "b"): 1, ("b", "c"): 1}
+    assert has_all(post, folder, 1, range(3, 4))
+    assert not post.replica(1).held(folder) and not post.replica(2).held(folder)
+
+
+def test_no_copy_goes_to_sites_behind_which_no_replica_is() -> None:
+    post = Post("aabc")
+    folder = post.folder("123")
+    post.passed.clear()
+    post.post(0, folder)
+    post.wait(2_000)
+    assert site_copies(post) == {("a", "b"): 1}
+
+
+def test_who_gives_no_receipt_is_silent_for_five_minutes_and_the_next_gets_the_copy() -> None:
+    post = Post("abb")
+    folder = post.folder("123")
+    post.passed.clear()
+    post.post(0, folder)
+    post.wait(2_000, is_lost=lost_to(b"2" * 16, b"3" * 16))
+    (first,) = first_takers(post, folder)
+    post.wait(7_000, is_lost=lost_to(first))
+    assert len(first_takers(post, folder)) == 1, "its receipt is due ten seconds after the link took it"
+    post.wait(3_000, is_lost=lost_to(first))
+    other = first_takers(post, folder)[1]
+    assert other != first
+    assert len(post.messages([b"1", b"2", b"3"].index(other[:1]), folder)) == 1
+
+    post.passed.clear()
+    post.post(0, folder)
+    post.wait(2_000, is_lost=lost_to(first))
+    assert first_takers(post, folder) == [other], "the silent one is passed over"
+    post.passed.clear()
+    post.wait(5 * MINUTE_MS)
+    post.post(0, folder)
+    post.wait(2_000)
+    assert first_takers(post, folder) == [first], "and tried again after five minutes"
+
+
+def test_while_all_are_silent_two_bundles_wait_and_the_rest_stays_marks() -> None:
+    post = Post("ab")
+    folder = post.folder("12")
+    post.passed.clear()
+    message = post.post(0, folder)
+    for number in range(8):
+        post.wait(7_000, is_lost=lost_to(b"2" * 16))
+        post.do(0, lambda replica, n=number: writing.edit(replica, folder, message, ACTOR, content=b"%d" % n))
+        post.post(0, folder)
+    bundles = {copy.bundle.key for _, copy in post.passed}
+    line = post.replica(0).lines["b"]
+    assert len(bundles) == len(line.flights) == 2 and line.stalled()
+    post.passed.clear()
+    post.wait(6 * MINUTE_MS)
+    late = [copy.bundle for _, copy in post.passed if copy.bundle.key not in bundles]
+    carried = [object_id for each in late for said in each.messages for object_id, _ in objects(said)]
+    assert len(late) == 1 and Counter(carried)[message] == 1, "one bundle, and the last version alone"
+    assert has_all(post, folder, 9, range(1, 2))
+    assert not post.replica(0).state(folder).marks and not line.flights
+
+
+def objects(message: Message) -> Any:
+    return message.body.objects if isinstance(message.body, Changes) else ()
+
+
+def test_marks_outlive_a_restart() -> None:
+    post = Post("ab")
+    folder = post.folder("12")
+    post.post(0, folder)
+    post.wait(5_000, is_lost=lost_to(b"2" * 16))
+    old = post.replica(0)
+    post.stores[0] = Replicator(
+        old.record.copy(),
+        old.tree,
+        post.organisation,
+        PROMPT,
+        DictObjects(old.objects.snapshot()),  # type: ignore[attr-defined]
+    )
+    post.put(post.stores[0], post.stores[0].start(post.now))
+    post.wait(1_000)
+    assert has_all(post, folder, 1, range(1, 2))
+
+
+def test_a_copy_that_was_taken_is_handed_on_after_a_restart() -> None:
+    post = Post("abc")
+    folder = post.folder("13")
+    post.post(0, folder)
+    post.wait(5_000, is_lost=lost_to(b"3" * 16))
+    old = post.replica(1)
+    assert old.record.passing["c"]
+    post.stores[1] = Replicator(old.record.copy(), old.tree, post.organisation, PROMPT, old.objects)
+    post.put(post.stores[1], post.stores[1].start(post.now))
+    post.wait(1_000)
+    assert has_all(post, folder, 1, range(2, 3)) and not post.replica(1).record.passing["c"]
+
+
+def given(post: Post) -> tuple[bytes, Pass]:
+    """A copy for site b of a post in site a, as it was given."""
+    folder = post.folder("1234"[: len(post.stores)])
+    post.passed.clear()
+    post.post(0, folder)
+    post.wait(2_000)
+    return next((hop, copy) for hop, copy in post.passed if copy.label.is_for_site)
+
+
+def test_a_second_copy_gets_a_receipt_and_is_not_handed_on_again() -> None:
+    post = Post("abbc")
+    hop, copy = given(post)
+    taker = post.store(copy.label.to)
+    effects = taker.receive_copy(copy.label, copy.bundle, hop, post.now)
+    assert effects == [GiveReceipt(hop, Receipt(copy.bundle.key, copy.label.to))]
+
+
+def test_a_copy_of_more_than_sixteen_hops_is_refused() -> None:
+    post = Post("abbc")
+    hop, copy = given(post)
+    bundle = copy.bundle.__class__(
+        copy.bundle.sender, 999, copy.bundle.of, copy.bundle.bucket, copy.bundle.tree, copy.bundle.messages
+    )
+    taker = post.store(copy.label.to)
+    assert not taker.receive_copy(Label(copy.label.to, 17, True, 0), bundle, hop, post.now)
+    assert taker.receive_copy(Label(copy.label.to, 16, True, 0), bundle, hop, post.now)
+
+
+def test_who_cannot_hand_on_refuses_and_the_next_gets_the_copy_at_once(monkeypatch: Any) -> None:
+    post = Post("abbc")
+    folder = post.folder("14")
+    post.passed.clear()
+    post.post(0, folder)
+    monkeypatch.setattr(forwarding, "PASSING_COUNT_MAX", 0)
+    post.wait(2_000)
+    assert set(first_takers(post, folder)) == {b"2" * 16, b"3" * 16}, "both were tried, and both refused"
+    monkeypatch.undo()
+    post.wait(6 * MINUTE_MS)
+    assert has_all(post, folder, 1, range(3, 4))
+
+
+def test_one_bundle_carries_folders_of_one_bucket_and_the_hierarchy_goes_first() -> None:
+    post = Post("ab")
+    folders = [post.folder("12") for _ in range(40)]
+    post.passed.clear()
+    for folder in folders:
+        post.post(0, folder)
+    post.wait(300)
+    bundles = [copy.bundle for _, copy in post.passed]
+    assert sum(len(bundle.messages) for bundle in bundles) == 40 and len(bundles) < 40
+    for folder in folders:
+        post.post(0, folder)
+    post.do(0, lambda replica: writing.change_folder(replica, folders[0], ACTOR, name="Old"))
+    post.passed.clear()
+    post.stores[0].tick(Moment(post.now_ms + 1_000, post.now_ms))
+    line = post.replica(0).lines["b"]
+    assert Class.URGENT in {flight.bundle.of for flight in line.flights.values()}
