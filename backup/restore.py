@@ -42,12 +42,12 @@ from pillarbox.backup.snapshot import (
 from pillarbox.store.access import Actor
 from pillarbox.store.arguments import PathLike, as_path
 from pillarbox.store.clock import Clock
-from pillarbox.store.disk.checkpoint import Checkpoint, boot_identity, write_checkpoint
 from pillarbox.store.disk.env import DATA_FILE, Env
 from pillarbox.store.disk.file_lock import FileLock
 from pillarbox.store.disk.redo import read_redo
 from pillarbox.store.disk.stream import Position, disk_error, flush_directory, parse_frame, segment_name
 from pillarbox.store.disk.tables import DatabaseKind, refuse_unknown_layout
+from pillarbox.store.engine.checkpointer import FlushedState, write_clean_checkpoint
 from pillarbox.store.engine.database import LOCK, PROPERTIES, STREAM, Database, MountState
 from pillarbox.store.engine.replay import TableWriter, mark_restored, read_state
 from pillarbox.store.errors import (
@@ -542,10 +542,8 @@ def close_cleanly(repository: Repository, stored: StoredDatabase, directory: Pat
         env.sync()
         pin = env.pin()
         env.keep(pin)
-        write_checkpoint(
-            directory,
-            Checkpoint(stored.guid, True, boot_identity(), stored.sequence, stored.position, pin.meta_pages),
-        )
+        flushed = FlushedState(stored.sequence, stored.position)
+        write_clean_checkpoint(directory, stored.guid, env, pin.meta_pages, flushed)
     finally:
         env.close()
 

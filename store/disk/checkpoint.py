@@ -1,4 +1,4 @@
-"""The checkpoint file: where replay starts, and the LMDB meta pages of that moment.
+"""The checkpoint file: where replay starts, the LMDB meta pages of that moment, and the tables' sums.
 
 Written atomically (new file, flush, rename, flush of the directory); docs/format.md, "Checkpoint", has the
 bytes. `boot` says during which start of the machine the database was last mounted: after a mere kill the
@@ -23,15 +23,20 @@ from pillarbox.store.disk.tables import LAYOUT_VERSION, refuse_unknown_layout
 from pillarbox.store.errors import Corrupt, UnsupportedVersion
 
 CHECKPOINT_MAGIC: Final = b"PBCHECKP"
-CHECKPOINT_VERSION: Final = 2
+CHECKPOINT_VERSION: Final = 3
 _VERSION_WITHOUT_LAYOUT: Final = 1
+_VERSION_WITHOUT_SUMS: Final = 2
 CHECKPOINT_FILE: Final = "checkpoint"
 _HEADER: Final = struct.Struct("<8sHxxI16s")
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Checkpoint(NamedTuple):
-    """A state that is wholly on disk."""
+    """A state that is wholly on disk.
+
+    `tables_sums` are those of the property file (`file_sums`) under a clean checkpoint: nobody has changed it
+    since. Empty, they prove nothing. Who changes the tables under a clean checkpoint replaces it first.
+    """
 
     database: bytes
     clean: bool
@@ -39,6 +44,7 @@ class Checkpoint(NamedTuple):
     sequence: int
     position: Position
     meta_pages: bytes
+    tables_sums: bytes = b""
 
 
 def boot_identity() -> bytes:
@@ -62,6 +68,7 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
             checkpoint.sequence,
             tuple(checkpoint.position),
             checkpoint.meta_pages,
+            checkpoint.tables_sums,
             LAYOUT_VERSION,
         )
     )
@@ -130,6 +137,8 @@ def read_checkpoint(directory: Path) -> Checkpoint:
         if version != _VERSION_WITHOUT_LAYOUT:
             *fields, layout = fields
             refuse_unknown_layout(layout, str(path.parent))
+        if version in (_VERSION_WITHOUT_LAYOUT, _VERSION_WITHOUT_SUMS):
+            fields = (*fields, b"")
         return _checkpoint_in(fields)
     except (ValueError, TypeError) as error:
         raise Corrupt(f"{path}: {error}", file=str(path), offset=_HEADER.size) from error
@@ -149,13 +158,13 @@ def _header_of(version: int, body: bytes) -> bytes:
 
 
 def _checkpoint_in(fields: Sequence[Any]) -> Checkpoint:
-    database, clean, boot, sequence, position, meta_pages = fields
+    database, clean, boot, sequence, position, meta_pages, tables_sums = fields
     segment, offset = position
     if (
-        not all(isinstance(each, bytes) for each in (database, boot, meta_pages))
+        not all(isinstance(each, bytes) for each in (database, boot, meta_pages, tables_sums))
         or not isinstance(clean, bool)
         or not all(isinstance(each, int) for each in (sequence, segment, offset))
         or not (sequence >= 0 and segment >= 1 and offset >= 0)
     ):
         raise ValueError("a field is not what a checkpoint has there")
-    return Checkpoint(database, clean, boot, sequence, Position(segment, offset), meta_pages)
+    return Checkpoint(database, clean, boot, sequence, Position(segment, offset), meta_pages, tables_sums)

@@ -329,6 +329,11 @@ class Env:
                     handles[table] = self._env.open_db(NAMES[table], create=create)
         self._handles = handles
 
+    @property
+    def lacks_tables(self) -> bool:
+        """True when the program that made the environment did not know all tables."""
+        return len(self._handles) < len(Table)
+
     def make_missing_tables(self) -> None:
         """Make the tables that the program which made the environment did not know.
 
@@ -343,7 +348,7 @@ class Env:
         """A snapshot of the last applied group. Raises Retryable when too many are open."""
         with self._opening:
             try:
-                if self._read_only and len(self._handles) < len(Table):
+                if self._read_only and self.lacks_tables:
                     self._open_tables(create=False)  # the process that writes may have made them since
                 view = ReadView(self, self._begin(), self._handles)
             except lmdb.Error as error:

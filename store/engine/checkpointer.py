@@ -15,9 +15,10 @@ from typing import Final, NamedTuple
 
 from pillarbox.store.clock import Clock
 from pillarbox.store.disk.checkpoint import Checkpoint, boot_identity, doubt_tables, write_checkpoint
-from pillarbox.store.disk.env import Env, Pin, transaction_id_of
-from pillarbox.store.disk.stream import SEGMENT_BYTES_DEFAULT, Position
-from pillarbox.store.errors import PillarboxError
+from pillarbox.store.disk.env import DATA_FILE, Env, Pin, transaction_id_of
+from pillarbox.store.disk.file_sums import sums_of
+from pillarbox.store.disk.stream import SEGMENT_BYTES_DEFAULT, Position, disk_error
+from pillarbox.store.errors import DiskFull, PillarboxError
 
 _FREE_GROWTHS_MAX: Final = 8
 # Commits wait for a checkpoint that is being made once so many would be due.
@@ -50,6 +51,25 @@ class FlushedState(NamedTuple):
 
 
 Asked = SimpleQueue[PillarboxError | None]
+
+
+def write_clean_checkpoint(
+    directory: Path, database: bytes, env: Env, meta_pages: bytes, flushed: FlushedState
+) -> None:
+    """Write the checkpoint of tables that are flushed and that nobody changes any more, with their sums.
+
+    On a disk without room for the sums it is written without them. Raises as `write_checkpoint`.
+    """
+    data = env.path / DATA_FILE
+    try:
+        sums = sums_of(data)
+    except OSError as error:
+        raise disk_error(error, str(data)) from error
+    checkpoint = Checkpoint(database, True, boot_identity(), *flushed, meta_pages, sums)
+    try:
+        write_checkpoint(directory, checkpoint)
+    except DiskFull:
+        write_checkpoint(directory, checkpoint._replace(tables_sums=b""))  # it has its room already
 
 
 class Checkpointer:
@@ -146,10 +166,11 @@ class Checkpointer:
     def _make(self, pin: Pin, flushed: FlushedState, clean: bool = False) -> None:
         try:
             flush_tables(self._directory, self._env)
-            checkpoint = Checkpoint(
-                self._database, clean, boot_identity(), flushed.sequence, flushed.position, pin.meta_pages
-            )
-            write_checkpoint(self._directory, checkpoint)
+            if clean:
+                write_clean_checkpoint(self._directory, self._database, self._env, pin.meta_pages, flushed)
+            else:
+                checkpoint = Checkpoint(self._database, False, boot_identity(), *flushed, pin.meta_pages)
+                write_checkpoint(self._directory, checkpoint)
             self._env.keep(pin)
         except BaseException:
             pin.transaction.abort()

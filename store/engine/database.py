@@ -52,7 +52,13 @@ from pillarbox.store.disk.tables import (
     segment_key,
 )
 from pillarbox.store.engine.changes import SMALL_BYTES_MAX, Change
-from pillarbox.store.engine.checkpointer import Checkpointer, FlushedState, Tuning, flush_tables
+from pillarbox.store.engine.checkpointer import (
+    Checkpointer,
+    FlushedState,
+    Tuning,
+    flush_tables,
+    write_clean_checkpoint,
+)
 from pillarbox.store.engine.commit_notification import CommitNotification
 from pillarbox.store.engine.database_limits import (
     DatabaseLimits,
@@ -64,7 +70,7 @@ from pillarbox.store.engine.held_space import GrowthWatch, is_mostly_free
 from pillarbox.store.engine.removal import Remover, give_up_copies, has_copies, pending
 from pillarbox.store.engine.replay import Replayed, find_transaction, read_state, replay_stream
 from pillarbox.store.engine.tables_compaction import Compaction, end_interrupted_compaction
-from pillarbox.store.engine.tables_proof import refuse_bent_pages
+from pillarbox.store.engine.tables_proof import refuse_bent_pages, refuse_changed_tables
 from pillarbox.store.engine.transaction import (
     DatabaseFiles,
     NamedMailboxes,
@@ -236,8 +242,8 @@ class Database:
             empty_tables(env)
             pin = env.pin()
             env.sync()
-            checkpoint = Checkpoint(self.guid, True, boot_identity(), 0, FIRST_POSITION, pin.meta_pages)
-            write_checkpoint(new, checkpoint)
+            first = FlushedState(0, FIRST_POSITION)
+            write_clean_checkpoint(new, self.guid, env, pin.meta_pages, first)
             pin.transaction.abort()
         finally:
             env.close()
@@ -357,11 +363,29 @@ class Database:
             )
         if death_mark.tells_of_fault(self.path) and not is_locked(self.path / LOCK):
             refuse_bent_pages(self.path / PROPERTIES, self.clock, self.report)
+        self._prove_tables(checkpoint)
         death_mark.set_mark(self.path)
         with Opening(self.path / PROPERTIES, self.clock):
             env = Env(self.path / PROPERTIES, read_only=True)
         self._open_files(env)
         self.state = MountState.READ_ONLY
+
+    def prove_tables(self) -> None:
+        """Raise Corrupt when the tables are not as the last clean dismount has left them. For a check.
+
+        Nothing is proved after a crash, nor while a process has the database mounted for writing.
+        """
+        self._prove_tables(self._read_checkpoint())
+
+    def _prove_tables(self, checkpoint: Checkpoint) -> None:
+        if is_locked(self.path / LOCK):
+            return
+        try:
+            refuse_changed_tables(self.path / PROPERTIES, checkpoint)
+        except Corrupt:
+            if is_locked(self.path / LOCK) or self._read_checkpoint() != checkpoint:
+                return  # another process has mounted it for writing meanwhile, once it had proved them itself
+            raise
 
     def _mount_for_writing(self, wait_ms: int) -> int | None:
         """Mount, and return the number of transactions replayed after a crash, None when there was none."""
@@ -463,6 +487,8 @@ class Database:
             pages = pin.meta_pages
             write_checkpoint(self.path, Checkpoint(self.guid, False, boot_identity(), held, position, pages))
         env.keep(pin)
+        if env.lacks_tables and checkpoint.tables_sums:
+            write_checkpoint(self.path, checkpoint._replace(tables_sums=b""))
         env.make_missing_tables()
         return replay_stream(env, self._stream, position, held)
 
@@ -482,8 +508,10 @@ class Database:
             # After a new start of the machine only the checkpoint's pages are sure to be on disk.
             put_back_meta_pages(path, checkpoint.meta_pages)
             refuse_bent_pages(path, self.clock, self.report)
-        elif death_mark.tells_of_fault(self.path):
-            refuse_bent_pages(path, self.clock, self.report)
+        else:
+            if death_mark.tells_of_fault(self.path):
+                refuse_bent_pages(path, self.clock, self.report)
+            refuse_changed_tables(path, checkpoint)
         death_mark.remove_old_marks(self.path)
         death_mark.set_mark(self.path)
         return Env(path)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from pillarbox.store.access import Actor
 from pillarbox.store.disk.tables import DERIVED, Table
-from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.database import Database, MountState
 from pillarbox.store.engine.tables_proof import problems_of_pages
 from pillarbox.store.errors import Corrupt, UnsupportedVersion
 from pillarbox.store.events import EventId
@@ -97,13 +97,25 @@ def _check_pages(database: Database) -> CheckReport | None:
     try:
         with copied_tables(database) as copy:
             problems = problems_of_pages(copy, database.clock, database.report)
-            if not problems:
+            change = _change_since_dismount(database)
+            if change is not None:
+                check.found(change)
+            elif not problems:
                 return None
             check.check_pages(copy, problems)
     except Corrupt as error:
         check.found(error)
     check.check_stream()
     return CheckReport(tuple(check.findings), check.records, check.messages, 0, check.segments)
+
+
+def _change_since_dismount(database: Database) -> Corrupt | None:
+    if database.state is MountState.DISMOUNTED:
+        try:
+            database.prove_tables()
+        except Corrupt as error:
+            return error
+    return None
 
 
 def _check_records(

@@ -62,7 +62,8 @@ def _write_identity(path: Path, guid: bytes) -> IdentityRecord:
         pin = env.pin()
         env.keep(pin)
         checkpoint = read_checkpoint(path)
-        write_checkpoint(path, checkpoint._replace(database=guid, meta_pages=pin.meta_pages))
+        changed = checkpoint._replace(database=guid, meta_pages=pin.meta_pages, tables_sums=b"")
+        write_checkpoint(path, changed)
     finally:
         env.close()
     return identity

@@ -21,18 +21,16 @@ from typing import Final, NamedTuple
 from pillarbox.store.access import Actor
 from pillarbox.store.disk.checkpoint import (
     CHECKPOINT_FILE,
-    Checkpoint,
     boot_identity,
     read_checkpoint,
     refuse_newer_program,
-    write_checkpoint,
 )
 from pillarbox.store.disk.env import DATA_FILE, Env, put_back_meta_pages, scratch_env
 from pillarbox.store.disk.file_lock import FileLock
 from pillarbox.store.disk.stream import SEGMENT_HEADER_BYTES, Position, flush_directory, segment_name
 from pillarbox.store.disk.tables import DatabaseKind, FolderRecord, Table
 from pillarbox.store.engine import content_store
-from pillarbox.store.engine.checkpointer import Tuning
+from pillarbox.store.engine.checkpointer import FlushedState, Tuning, write_clean_checkpoint
 from pillarbox.store.engine.database import LOCK, PROPERTIES, STREAM, Database, MountState
 from pillarbox.store.engine.transaction import WriteTransaction
 from pillarbox.store.errors import Corrupt, DiskFull, NotFound, PillarboxError, Refused
@@ -205,12 +203,8 @@ class _Repair:
         pin.transaction.abort()
         # A segment of its own: what stands at the end of the last one may be damaged, and stays as it is.
         position = Position(gathered.segment, SEGMENT_HEADER_BYTES)
-        write_checkpoint(
-            self._work,
-            Checkpoint(
-                self._database.guid, True, boot_identity(), gathered.sequence, position, pin.meta_pages
-            ),
-        )
+        flushed = FlushedState(gathered.sequence, position)
+        write_clean_checkpoint(self._work, self._database.guid, env, pin.meta_pages, flushed)
 
     def _link_segments(self) -> None:
         directory = self._work / STREAM

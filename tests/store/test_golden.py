@@ -18,7 +18,10 @@ from pillarbox.store.mail import folders, mailboxes, messages, public_folders
 from pillarbox.store.upkeep.check import check_database
 from pillarbox.store.upkeep.repair import repair_database
 
-GOLDEN = Path(__file__).with_name("golden_store_1.zip")
+GOLDEN = {
+    "1": Path(__file__).with_name("golden_store_1.zip"),  # layout 1, checkpoints of version 1
+    "3": Path(__file__).with_name("golden_store_3.zip"),  # layout 3, checkpoints of version 3
+}
 ACTOR = Actor.task("test")
 ATTACHMENT = base64.encodebytes(bytes(range(256)) * 20)
 MAIL = [
@@ -65,20 +68,21 @@ def write(directory: Path) -> None:
         made.dismount()
 
 
-@pytest.fixture(params=["tables", "stream"])
-def version_1(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+@pytest.fixture(params=[(version, what) for version in GOLDEN for what in ("tables", "stream")], ids="-".join)
+def golden(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """The golden databases, and once more with nothing left of their tables."""
-    with ZipFile(GOLDEN) as archive:
+    version, what = request.param
+    with ZipFile(GOLDEN[version]) as archive:
         archive.extractall(tmp_path)
-    if request.param == "stream":
+    if what == "stream":
         for name in KINDS:
             shutil.rmtree(tmp_path / name / PROPERTIES)
             assert repair_database(database(tmp_path, name)).from_stream
     return tmp_path
 
 
-def test_a_mailbox_store_of_version_1_is_read(version_1: Path) -> None:
-    mail = database(version_1, "mail")
+def test_a_mailbox_store_of_every_version_is_read(golden: Path) -> None:
+    mail = database(golden, "mail")
     mail.mount()
     with mail.read(ACTOR) as read:
         anna, bert = mailboxes.find(read, "anna"), mailboxes.find(read, "bert")
@@ -96,8 +100,8 @@ def test_a_mailbox_store_of_version_1_is_read(version_1: Path) -> None:
     mail.dismount()
 
 
-def test_a_public_folder_store_of_version_1_is_read(version_1: Path) -> None:
-    public = database(version_1, "public")
+def test_a_public_folder_store_of_every_version_is_read(golden: Path) -> None:
+    public = database(golden, "public")
     public.mount()
     for account in ("anna", "bert"):
         with public.read(Actor.user(account)) as read:
@@ -113,7 +117,7 @@ if __name__ == "__main__":  # writes the golden file of a new version
     import sys
 
     write(Path(sys.argv[1]))
-    with ZipFile(GOLDEN, "w", ZIP_DEFLATED, compresslevel=9) as archive:
+    with ZipFile(GOLDEN[sys.argv[2]], "w", ZIP_DEFLATED, compresslevel=9) as archive:
         for file in sorted(Path(sys.argv[1]).rglob("*")):
             if file.is_file() and file.name not in (LOCK, "lock.mdb"):
                 archive.write(file, file.relative_to(sys.argv[1]))

@@ -39,6 +39,7 @@ checkpoints = st.builds(
     st.integers(0, (1 << 64) - 1),
     st.builds(Position, st.integers(1, (1 << 32) - 1), st.integers(0, 1 << 40)),
     st.binary(max_size=100),
+    st.binary(max_size=100),
 )
 steady = settings(deadline=None, max_examples=40)
 
@@ -108,7 +109,7 @@ def test_a_missing_checkpoint_is_damage_that_names_the_file(tmp_path: Path) -> N
     assert raised.value.file == str(tmp_path / CHECKPOINT_FILE)
 
 
-@pytest.mark.parametrize("version", [0, 3, 65535])
+@pytest.mark.parametrize("version", [0, 4, 65535])
 def test_another_version_is_refused_and_not_guessed_at(tmp_path: Path, version: int) -> None:
     (tmp_path / CHECKPOINT_FILE).write_bytes(sealed(pack("what the future brings"), version))
     with pytest.raises(UnsupportedVersion, match=f"format {version}"):
@@ -118,14 +119,23 @@ def test_another_version_is_refused_and_not_guessed_at(tmp_path: Path, version: 
 FIELDS = (bytes(16), False, bytes(16), 7, (1, 40), bytes(8192))
 
 
-def test_a_checkpoint_of_version_1_is_read(tmp_path: Path) -> None:
-    (tmp_path / CHECKPOINT_FILE).write_bytes(sealed(pack(FIELDS), 1))
-    assert read_checkpoint(tmp_path) == FIELDS
+VERSIONS = {1: (), 2: (LAYOUT_VERSION,), 3: (b"sums", LAYOUT_VERSION)}
+"""What the body of a checkpoint has behind `FIELDS`, by its version."""
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_checkpoint_of_every_version_is_read(tmp_path: Path, version: int) -> None:
+    (tmp_path / CHECKPOINT_FILE).write_bytes(sealed(pack((*FIELDS, *VERSIONS[version])), version))
+    assert read_checkpoint(tmp_path) == (*FIELDS, b"sums" if version == 3 else b"")
+
+
+@pytest.mark.parametrize("more", [(), (b"sums",)], ids=["version 2", "version 3"])
 @pytest.mark.parametrize("layout", [LAYOUT_VERSION_MIN - 1, LAYOUT_VERSION + 1, 1 << 40])
-def test_a_layout_that_is_not_known_is_refused_by_number(tmp_path: Path, layout: int) -> None:
-    (tmp_path / CHECKPOINT_FILE).write_bytes(sealed(pack((*FIELDS, layout)), 2))
+def test_a_layout_that_is_not_known_is_refused_by_number(
+    tmp_path: Path, layout: int, more: tuple[bytes, ...]
+) -> None:
+    body = pack((*FIELDS, *more, layout))
+    (tmp_path / CHECKPOINT_FILE).write_bytes(sealed(body, 2 + len(more)))
     with pytest.raises(UnsupportedVersion, match=f"layout {layout}"):
         read_checkpoint(tmp_path)
     with pytest.raises(UnsupportedVersion, match=f"layout {layout}"):
@@ -165,12 +175,10 @@ def with_field(n: int, value: Any) -> tuple[Any, ...]:
         with_field(5, None),
     ],
 )
-@pytest.mark.parametrize("layout", [(), (LAYOUT_VERSION,)], ids=["version 1", "version 2"])
-def test_a_body_that_no_checkpoint_has_is_damage(
-    tmp_path: Path, fields: Any, layout: tuple[int, ...]
-) -> None:
-    body = (*fields, *layout) if isinstance(fields, tuple) else fields
-    (tmp_path / CHECKPOINT_FILE).write_bytes(sealed(pack(body), 1 + len(layout)))
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_body_that_no_checkpoint_has_is_damage(tmp_path: Path, fields: Any, version: int) -> None:
+    body = (*fields, *VERSIONS[version]) if isinstance(fields, tuple) else fields
+    (tmp_path / CHECKPOINT_FILE).write_bytes(sealed(pack(body), version))
     with pytest.raises(Corrupt):
         read_checkpoint(tmp_path)
 

@@ -1,0 +1,170 @@
+"""Tables that a clean dismount has left are mounted as they were left, or not at all."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mailbox_stores import mailbox_store, real_mail
+
+from pillarbox.store.access import Actor
+from pillarbox.store.disk import checkpoint as checkpoint_module
+from pillarbox.store.disk.checkpoint import read_checkpoint
+from pillarbox.store.disk.env import PAGE_BYTES
+from pillarbox.store.disk.file_sums import sums_of
+from pillarbox.store.engine import checkpointer
+from pillarbox.store.engine.checkpointer import Tuning
+from pillarbox.store.engine.database import Database
+from pillarbox.store.errors import Corrupt, DiskFull
+from pillarbox.store.mail import mailboxes, messages
+from pillarbox.store.upkeep.check import check_dismounted
+from pillarbox.store.upkeep.repair import repair_database
+
+ACTOR = Actor.task("test")
+MOUNT_AND_BE_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pillarbox.store.access import Actor
+from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.engine.database import Database
+from pillarbox.store.mail import mailboxes
+database = Database(Path(sys.argv[1]), b"x" * 16, "Mail", DatabaseKind.MAILBOX_STORE)
+database.mount()
+with database.transaction(Actor.task("test")) as txn:
+    mailboxes.create(txn, sys.argv[2])
+print("made", flush=True)
+sys.stdin.read()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    made = mailbox_store(tmp_path / "db", Tuning(remove_beside=False))
+    made.create()
+    made.mount()
+    with made.transaction(ACTOR) as txn:
+        anna = mailboxes.create(txn, "anna")
+    for raw in real_mail()[:20]:
+        prepared = messages.prepare(made.files, raw)
+        with made.transaction(ACTOR) as txn:
+            messages.deliver(txn, anna.guid, prepared)
+    made.dismount()
+    return made
+
+
+def data_of(database: Database) -> Path:
+    return database.path / "properties" / "data.mdb"
+
+
+def names(database: Database) -> list[str]:
+    with database.read(ACTOR) as reader:
+        return [box.name for box in mailboxes.all_of(reader)]
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_whatever_changes_a_byte_of_the_tables_keeps_them_from_being_mounted(
+    database: Database, read_only: bool
+) -> None:
+    data, rng = data_of(database), random.Random(1)
+    whole = data.read_bytes()
+    for _ in range(50):
+        at = rng.randrange(len(whole))
+        data.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :])
+        with pytest.raises(Corrupt) as raised:
+            database.mount(read_only=read_only)
+        assert raised.value.file == str(data) and "repair" in raised.value.hint
+        assert not check_dismounted(database, ACTOR).clean
+    data.write_bytes(whole)
+    database.mount(read_only=read_only)
+    assert names(database) == ["anna"]
+    database.dismount()
+
+
+def test_pages_of_an_older_time_are_found_and_repaired(database: Database) -> None:
+    """They are sound, and so is each row in them: nothing in the file tells of it."""
+    data = data_of(database)
+    older = data.read_bytes()
+    database.mount()
+    with database.transaction(ACTOR) as txn:
+        mailboxes.create(txn, "bert")
+    database.dismount()
+    newer = data.read_bytes()
+    pages = range(2 * PAGE_BYTES, min(len(older), len(newer)), PAGE_BYTES)
+    changed = [at for at in pages if older[at : at + PAGE_BYTES] != newer[at : at + PAGE_BYTES]]
+    assert changed
+    for at in changed:
+        data.write_bytes(newer[:at] + older[at : at + PAGE_BYTES] + newer[at + PAGE_BYTES :])
+        with pytest.raises(Corrupt):
+            database.mount()
+    assert not check_dismounted(database, ACTOR).clean
+    assert repair_database(database).lost == ()
+    database.mount()
+    assert names(database) == ["anna", "bert"]
+    database.dismount()
+
+
+def test_the_sums_are_those_of_the_last_dismount(database: Database) -> None:
+    for name in ("bert", "clara"):
+        database.mount()
+        assert not read_checkpoint(database.path).tables_sums
+        with database.transaction(ACTOR) as txn:
+            mailboxes.create(txn, name)
+        database.checkpoint()
+        assert not read_checkpoint(database.path).tables_sums
+        database.dismount()
+        assert read_checkpoint(database.path).tables_sums == sums_of(data_of(database))
+
+
+def test_a_process_that_writes_changes_them_unjudged_and_so_does_its_death(database: Database) -> None:
+    command = [sys.executable, "-P", "-c", MOUNT_AND_BE_KILLED, str(database.path), "bert"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        database.mount(read_only=True)
+        assert names(database) == ["anna", "bert"]
+        database.dismount()
+        process.communicate()
+    database.mount()
+    assert names(database) == ["anna", "bert"]
+    database.dismount()
+
+
+def test_a_process_that_begins_to_write_while_they_are_read_is_not_taken_for_damage(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount for reading has read the checkpoint, and then another process writes, and dismounts."""
+    reader = mailbox_store(database.path, Tuning())
+    before = read_checkpoint(database.path)
+    database.mount()
+    with database.transaction(ACTOR) as txn:
+        mailboxes.create(txn, "bert")
+    database.dismount()
+    found = iter([before])
+    monkeypatch.setattr(
+        "pillarbox.store.engine.database.read_checkpoint", lambda path: next(found, read_checkpoint(path))
+    )
+    reader.mount(read_only=True)
+    assert names(reader) == ["anna", "bert"]
+    reader.dismount()
+
+
+def test_a_disk_without_room_for_the_sums_leaves_a_clean_checkpoint_without_them(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, checkpoint: checkpoint_module.Checkpoint) -> None:
+        if checkpoint.tables_sums:
+            raise DiskFull("no space left")
+        checkpoint_module.write_checkpoint(path, checkpoint)
+
+    database.mount()
+    monkeypatch.setattr(checkpointer, "write_checkpoint", full)
+    database.dismount()
+    found = read_checkpoint(database.path)
+    assert found.clean and not found.tables_sums
+    database.mount()
+    assert names(database) == ["anna"]
+    database.dismount()
