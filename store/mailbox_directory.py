@@ -189,9 +189,12 @@ class MailboxDirectory:
             names = self._names_in(source)
             return names is None or found.guid in names.values()
         with source.read(Actor.task("find mailbox")) as read:
-            # A hidden copy there is not the source: a move back that has not ended has made it.
             record: MailboxRecord | None = read.record(Table.MAILBOX, found.guid)
-            return record is not None and not is_incomplete_copy(record)
+        if record is None or is_incomplete_copy(record):
+            return False
+        # A copy has higher numbers than its source. A complete one there, hidden no more, is that of a move
+        # back that has not ended: each of the two has a mark then that names the other's database.
+        return record.root_id < found.root_id
 
     # -- databases that are not mounted
 

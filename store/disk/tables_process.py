@@ -6,6 +6,7 @@ nobody writes, at low priority; how it ends is part of the answer.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def _ask(what: str, path: Path, words: list[str]) -> Iterator[Any]:
     if not sys.executable:  # in some servers Python is a library
         yield from tables_child.answers(what, path, words)
         return
-    command = [sys.executable, "-P", "-m", tables_child.__name__, what, str(path), *words]
+    command = [sys.executable, "-P", "-m", tables_child.__name__, str(os.getpid()), what, str(path), *words]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:

@@ -597,6 +597,32 @@ def test_after_two_interrupted_moves_there_and_back_the_mailbox_is_found(server:
     assert_clean(server)
 
 
+def test_after_a_move_back_was_interrupted_at_its_end_the_mailbox_is_found(server: Server) -> None:
+    """Both databases have it then, each marked as moved from the other."""
+    first, second = server.database(FIRST), server.database(SECOND)
+    before = described(first, "anna")
+    original = move_mailbox._Move._name_copy
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    def name_and_die(self: Any, box: MailboxRecord) -> None:
+        original(self, box)
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(move_mailbox, "finish_move", killed)
+        move(server, SECOND)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(move_mailbox._Move, "_name_copy", name_and_die)
+        move(server, FIRST)
+    assert server.mailboxes.find("anna")[0] is second
+    move(server, FIRST)
+    assert server.mailboxes.find("anna")[0] is first and described(first, "anna") == before
+    no_mailbox_but(server, SECOND)
+    assert_clean(server)
+
+
 @contextmanager
 def killed_at(databases: list[Database], number: int, *, after: bool) -> Iterator[list[int]]:
     """End the process at the commit of that number, counted over the databases: before it, or after it."""
