@@ -98,6 +98,14 @@ def ways_of(replica: Replica) -> Mapping[str, Way]:
     return ways_from(site, replica.organisation.connectors, replica.down)
 
 
+def nearest_first(replica: Replica) -> list[bytes]:
+    """The other stores to which a way leads, the cheapest first."""
+    ways, servers = ways_of(replica), replica.organisation.servers
+    others = replica.organisation.others(replica.me.database)
+    reachable = [database for database in others if servers[database].site in ways]
+    return sorted(reachable, key=lambda database: ways[servers[database].site].cost)
+
+
 def heard(replica: Replica, folder: ObjectId, source: bytes) -> None:
     """A store said something about a folder: it is not silent."""
     state = replica.state(folder)

@@ -64,6 +64,8 @@ class Notice(StrEnum):
     STAMP_AHEAD = "a change is stamped more than a day ahead and decides nothing"
     HOLE_CLOSED = "numbers that no replica holds any more were given up"
     NUMBER_GIVEN_TWICE = "two changes came under one number: its store was copied, and is quarantined"
+    WENT_BACK = "others know changes of this store that it does not: it went back in time, and numbers anew"
+    QUARANTINED = "others refuse what this store says: a copy of it is at work; an operator decides"
     EXPIRED_LOST = "content goes that every other replica has expired"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pillarbox.replication.core import backfill
+from pillarbox.replication.core import backfill, hello
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.organisation.sources import Reason
@@ -32,7 +32,9 @@ class Wanted(NamedTuple):
 class Explanation(NamedTuple):
     """All about a folder's state of knowledge at one store.
 
-    `plan` says whom the store would ask now for all that is missing, and why.
+    `plan` says whom the store would ask now for all that is missing, and why. `waits_for` are the stores
+    whose answer to its hello it waits for before it says anything to others, `quarantined` the replica GUIDs
+    under which nothing is taken, since two copies of a store numbered changes under them.
     """
 
     folder: ObjectId
@@ -42,6 +44,8 @@ class Explanation(NamedTuple):
     holders: tuple[Holder, ...]
     wanted: tuple[Wanted, ...]
     plan: tuple[Reason, ...]
+    waits_for: tuple[bytes, ...] = ()
+    quarantined: tuple[bytes, ...] = ()
 
 
 def explain(replica: Replica, folder: ObjectId) -> Explanation:
@@ -68,4 +72,6 @@ def explain(replica: Replica, folder: ObjectId) -> Explanation:
         holders=holders,
         wanted=tuple(Wanted(entry.missing, entry.tries, entry.due_ms) for entry in state.entries),
         plan=backfill.plan_requests(replica, folder, missing).reasons,
+        waits_for=hello.unanswered(replica),
+        quarantined=tuple(sorted(replica.record.quarantined)),
     )

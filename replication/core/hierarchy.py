@@ -116,6 +116,18 @@ def ask_all(replica: Replica, folder: ObjectId) -> None:
     state.await_due_ms = replica.now_ms
 
 
+def ask_one(replica: Replica, folder: ObjectId, nearest: Iterable[bytes]) -> None:
+    """Ask the nearest of the other replicas alone, after a restart: what all said before is still known.
+
+    Who was being asked already is asked on.
+    """
+    state = replica.state(folder)
+    peers = replica.peers(folder) if replica.is_live(folder) else {}
+    first = next((database for database in nearest if database in peers), None)
+    state.awaited = frozenset(peer for peer in peers if peer in state.awaited or peer == first)
+    state.await_due_ms = replica.now_ms
+
+
 def drop(replica: Replica, folder: ObjectId) -> None:
     """Let the content go, and say so in the replica list, in one transaction."""
     before = replica.state(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -47,7 +47,8 @@ class ReplicaRecord:
 
     `counter` is the last number given, `bundles` that of bundles, `passing` the copies that were taken for
     other sites, by the neighbour that is next. `owners` and `left_out` are what is known of all stores'
-    numberings, `quarantined` the replica GUIDs under which numbers were given twice.
+    numberings, `unsure` numbers below `counter` that are left out unless others know some of them,
+    `quarantined` the replica GUIDs under which numbers were given twice.
     """
 
     sender: Sender
@@ -55,6 +56,7 @@ class ReplicaRecord:
     clock: HybridClock = field(default_factory=HybridClock)
     owners: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
     left_out: CNSet = field(default_factory=CNSet)
+    unsure: CNSet = field(default_factory=CNSet)
     quarantined: frozenset[bytes] = frozenset()
     folders: dict[ObjectId, FolderState] = field(default_factory=dict)
     bundles: int = 0
@@ -69,6 +71,39 @@ class ReplicaRecord:
             folders={folder: state.copy() for folder, state in self.folders.items()},
         )
 
+    def number_anew(self, origin: bytes, counter: int = 0) -> None:
+        """Begin an incarnation above all that are known: number above `counter` under a new replica GUID.
+
+        What the store knows stays known, its own changes of before as anybody's; its objects keep their
+        numbers.
+        """
+        mine = (known for database, known in self.owners.values() if database == self.sender.database)
+        incarnation = 1 + max(self.sender.incarnation, *mine, 0)
+        self.sender = Sender(self.sender.database, incarnation, origin)
+        self.counter, self.unsure = counter, NOTHING
+        self.owners[origin] = (self.sender.database, incarnation)
+        for state in self.folders.values():
+            state.own_last = state.broadcast_to = 0
+
+
+@dataclass
+class Waiting:
+    """The hello of a start that is not complete (`hello`).
+
+    `origin` is the replica GUID that is asked about, `last` the last number that the store remembers to have
+    given under it. Once `is_anew`, numbers are given under a new one.
+    """
+
+    start: bytes
+    origin: bytes
+    last: int
+    began_ms: int
+    due_ms: int
+    first_answer_ms: int = NEVER_MS
+    answered: set[bytes] = field(default_factory=set)
+    is_anew: bool = False
+    went_back: bool = False
+
 
 class Replica:
     """A store in the middle of a call: what all modules of the core work on."""
@@ -80,12 +115,16 @@ class Replica:
         organisation: Organisation,
         preset: Preset,
         objects: ObjectStore,
+        new_guid: Callable[[], bytes],
     ) -> None:
         self.record = record
         self.tree = tree
         self.organisation = organisation
         self.preset = preset
         self.objects = objects
+        self.new_guid = new_guid
+        self.waiting: Waiting | None = None
+        self.kept_back: list[Effect] = []
         self.now_ms = 0
         self.wall_ms = 0
         self.effects: list[Effect] = []
@@ -139,7 +178,11 @@ class Replica:
 
     def number(self, folder: ObjectId) -> ChangeNumber:
         """Give the next number to a change in `folder`; the numbers of other folders before it are gaps
-        here."""
+        here.
+
+        Before the hello is complete the old numbering may be one that went back in time: a new one begins.
+        """
+        self._begin_safe_numbering()
         self.record.counter += 1
         state, number = self.state(folder), ChangeNumber(self.me.origin, self.record.counter)
         given = CNSet.of_range(self.me.origin, state.own_last + 1, number.counter)
@@ -150,8 +193,22 @@ class Replica:
         state.changed_ms = self.now_ms
         return number
 
+    def _begin_safe_numbering(self) -> None:
+        if self.waiting is not None and not self.waiting.is_anew:
+            self.number_anew()
+
+    def number_anew(self) -> None:
+        """Begin an incarnation; what was to be sent in the name of the one before is not."""
+        self.record.number_anew(self.new_guid())
+        self.touched.update(self.record.folders)
+        self.kept_back.clear()
+        self.fired["numbered_anew"] += 1
+        if self.waiting is not None:
+            self.waiting.is_anew = True
+
     def stamp(self) -> Stamp:
         """The stamp of a write of this store, later than all that it has seen."""
+        self._begin_safe_numbering()
         self.record.clock = self.record.clock.next(self.wall_ms)
         return self.record.clock.stamp(self.me.origin)
 

@@ -18,6 +18,7 @@ from pillarbox.replication.core import (
     broadcasting,
     deletion,
     forwarding,
+    hello,
     hierarchy,
     leaving,
     outbox,
@@ -25,6 +26,7 @@ from pillarbox.replication.core import (
 )
 from pillarbox.replication.core.effects import Answer, Effect
 from pillarbox.replication.core.explanation import Explanation, explain
+from pillarbox.replication.core.hello import Start
 from pillarbox.replication.core.objects import ObjectStore
 from pillarbox.replication.core.preset import Preset
 from pillarbox.replication.core.replica import Moment, Replica, ReplicaRecord
@@ -37,6 +39,8 @@ from pillarbox.replication.wire.messages import (
     Bundle,
     BundleKey,
     Changes,
+    Hello,
+    HelloAnswer,
     Label,
     Message,
     Receipt,
@@ -59,8 +63,9 @@ class Replicator:
         organisation: Organisation,
         preset: Preset,
         objects: ObjectStore,
+        new_guid: Callable[[], bytes],
     ) -> None:
-        self.replica = Replica(record, tree, organisation, preset, objects)
+        self.replica = Replica(record, tree, organisation, preset, objects, new_guid)
         self._agenda: list[tuple[int, ObjectId]] = []
         self._due: dict[ObjectId, int] = {}
 
@@ -69,24 +74,30 @@ class Replicator:
         """Counts of each rule's actions since this object was made."""
         return self.replica.fired
 
-    def start(self, now: Moment) -> list[Effect]:
-        """Begin, or go on after a restart: all is planned anew, and all other stores are asked what they
-        have."""
-        return self._call(now, self._start)
+    def start(self, now: Moment, begins: Start = Start.AGAIN) -> list[Effect]:
+        """Begin, or go on after a restart: all is planned anew, once a hello has shown which numbers are
+        free."""
+        return self._call(now, lambda: self._start(begins))
 
-    def _start(self) -> None:
+    def _start(self, begins: Start) -> None:
         replica = self.replica
+        hello.begin(replica, begins)
         state = replica.state(replica.tree.hierarchy)
         if not state.is_held:
             hierarchy.begin(replica, replica.tree.hierarchy)
         hierarchy.even_out(replica, replica.objects.ids(replica.tree.hierarchy))
         outbox.restart(replica)
+        nearest = backfill.nearest_first(replica)
         for folder, held in list(replica.record.folders.items()):
             if held.is_held:
                 held.restart(replica.now_ms, replica.preset.purge_interval_ms)
                 hierarchy.match_rows(replica, folder)
-                hierarchy.ask_all(replica, folder)
+                hierarchy.ask_one(replica, folder, nearest)
                 replica.touched.add(folder)
+
+    def number_anew(self, now: Moment) -> list[Effect]:
+        """Number under a new incarnation from now on: the operator chose this copy of two of a store."""
+        return self._call(now, lambda: hello.begin(self.replica, Start.WENT_BACK))
 
     def receive(self, message: Message, now: Moment) -> list[Effect]:
         """Apply a message; one that arrives twice, late or out of order changes nothing that is wrong."""
@@ -121,9 +132,16 @@ class Replicator:
         source, body = message.sender.database, message.body
         is_mine = message.to in (replica.me.database, EVERYONE)
         is_known = is_mine and not replica.organisation.is_removed(source)
+        if is_known and isinstance(body, Hello):
+            hello.answer(replica, source, body)
+            return
         if not is_known or message.sender.origin in replica.record.quarantined:
             return
         replica.record.owners.setdefault(message.sender.origin, (source, message.sender.incarnation))
+        if isinstance(body, HelloAnswer):
+            hello.answered(replica, source, body)
+            return
+        hello.heard(replica, message.statement)
         state = replica.held(folder)
         if state is None:  # folders never wait for content: what comes too early is asked for later
             return
@@ -185,10 +203,14 @@ class Replicator:
         outbox.retry(self.replica)
 
     def _work(self, folder: ObjectId) -> None:
-        """Do what is due in one folder."""
+        """Do what is due in one folder; until the hello is complete, only that."""
         replica, now_ms = self.replica, self.replica.now_ms
         state = replica.held(folder)
         if state is None:
+            return
+        if hello.due_ms(replica) <= now_ms:
+            hello.say(replica)
+        if replica.waiting is not None:
             return
         state.knowledge.settle(replica.assumed(folder))
         if broadcasting.due_ms(replica, folder, state) <= now_ms:
@@ -263,10 +285,11 @@ class Replicator:
         replica.touched.clear()
         replica.written.clear()
         work()
-        outbox.pump(replica)
+        if replica.waiting is None:
+            outbox.pump(replica)
         for folder in sorted(replica.touched):
             self._plan(folder)
-        return replica.effects
+        return hello.sendable(replica, replica.effects)
 
     def _set_now(self, now: Moment) -> None:
         self.replica.now_ms, self.replica.wall_ms = now
@@ -284,6 +307,8 @@ class Replicator:
             heapq.heappush(self._agenda, (due_ms, folder))
 
     def _due_ms(self, folder: ObjectId, state: FolderState) -> int:
+        if self.replica.waiting is not None:
+            return hello.due_ms(self.replica) if folder == self.replica.tree.hierarchy else NEVER_MS
         return min(
             broadcasting.due_ms(self.replica, folder, state),
             status.due_ms(self.replica, state),

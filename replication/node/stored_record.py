@@ -53,7 +53,7 @@ def load(reader: Reader, ids: Identifiers) -> ReplicaRecord | None:
     value = replication_state.kept(reader, Kept.STORE)
     if value is None:
         return None
-    sender, counter, clock, owners, left_out, quarantined, bundles = _unpacked(value)
+    sender, counter, clock, owners, left_out, quarantined, bundles, unsure = _unpacked(value)
     record = ReplicaRecord(
         sender=Sender(*sender),
         counter=counter,
@@ -62,6 +62,7 @@ def load(reader: Reader, ids: Identifiers) -> ReplicaRecord | None:
         left_out=CNSet.decode(left_out),
         quarantined=frozenset(quarantined),
         bundles=bundles,
+        unsure=CNSet.decode(unsure),
     )
     for folder_id, _, fields in replication_state.all_kept(reader, Kept.FOLDER):
         known = replication_state.known(reader, folder_id)
@@ -85,6 +86,7 @@ def _store_fields(record: ReplicaRecord) -> tuple[Any, ...]:
         record.left_out.encode(),
         tuple(sorted(record.quarantined)),
         record.bundles,
+        record.unsure.encode(),
     )
 
 

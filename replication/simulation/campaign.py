@@ -13,6 +13,8 @@ MESSAGES: Final = frozenset(
         "Answer",
         "BackfillRequest",
         "Broadcast",
+        "Hello",
+        "HelloAnswer",
         "Receipt",
         "ReconcileAnswer",
         "ReconcileQuestion",
@@ -22,6 +24,7 @@ MESSAGES: Final = frozenset(
 )
 FAULTS: Final = frozenset(
     {
+        "begun elsewhere",
         "clock in 2099",
         "clock skew",
         "copy",
@@ -36,6 +39,8 @@ FAULTS: Final = frozenset(
         "lost for good",
         "maintenance",
         "not there",
+        "put back",
+        "put back running",
         "reordered",
         "restart",
         "restore",
@@ -52,6 +57,7 @@ RULES: Final = frozenset(
         "folder_deleted",
         "gaps_waited",
         "hole_closed",
+        "numbered_anew",
         "purge",
         "reconcile",
         "reconcile_again",
@@ -63,6 +69,7 @@ RULES: Final = frozenset(
         "stamp_ahead",
         "tombstone_left",
         "unseen_content",
+        "went_back",
     }
 )
 

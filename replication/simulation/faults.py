@@ -13,6 +13,8 @@ from pillarbox.replication.simulation.machine import Copy, Machine
 from pillarbox.replication.simulation.world import World
 
 YEAR_2099_MS = 4_070_908_800_000
+DOWN_MS = (1_000, MINUTE_MS, HOUR_MS)
+DOWN_LONG_MS = (3 * MINUTE_MS, HOUR_MS)
 
 
 @dataclass
@@ -49,21 +51,20 @@ def crash(faults: Faults, machine: Machine) -> None:
 def restart(faults: Faults, machine: Machine) -> None:
     """The machine stops cleanly and comes back some time later."""
     faults.say("restart", machine)
-    machine.commit()
+    machine.stop()
     _down(faults, machine)
 
 
-def _down(faults: Faults, machine: Machine) -> None:
+def _down(faults: Faults, machine: Machine, durations_ms: tuple[int, ...] = DOWN_MS) -> None:
     world = faults.world
     world.down.add(machine.database)
     machine.answers.clear()
 
     def start() -> None:
         if world.machines.get(machine.database) is machine and machine.database in world.down:
-            world.down.discard(machine.database)
-            world.do(machine, machine.start(world.now_ms))
+            world.start(machine)
 
-    world.at(world.now_ms + faults.world.rng.choice((1_000, MINUTE_MS, HOUR_MS)), start)
+    world.at(world.now_ms + faults.world.rng.choice(durations_ms), start)
 
 
 def back_up(faults: Faults, machine: Machine) -> None:
@@ -77,8 +78,31 @@ def restore(faults: Faults, machine: Machine) -> None:
     copy = faults.copies.get(machine.database)
     if copy is not None:
         faults.say("restore", machine)
-        machine.restore(copy, faults.world.new_sender(machine.database))
-        faults.world.do(machine, machine.start(faults.world.now_ms))
+        machine.restore(copy)
+        faults.world.start(machine)
+
+
+def put_back(faults: Faults, machine: Machine) -> None:
+    """The whole machine goes back to an old copy, as a virtual one to its snapshot, and nobody says so.
+
+    It stays away until what it had sent has arrived: else nobody could know of it yet.
+    """
+    copy = faults.copies.get(machine.database)
+    if copy is not None:
+        was_running = faults.world.rng.random() < 0.5
+        faults.say("put back running" if was_running else "put back", machine)
+        machine.put_back(copy, was_running=was_running)
+        _down(faults, machine, DOWN_LONG_MS)
+
+
+def begin_elsewhere(faults: Faults, machine: Machine) -> None:
+    """The machine is lost; a copy of its disk goes on in another one."""
+    copy = faults.copies.get(machine.database)
+    if copy is not None:
+        with_fence = faults.world.rng.random() < 0.5
+        faults.say("begun elsewhere", machine)
+        machine.begin_elsewhere(copy, with_fence=with_fence)
+        _down(faults, machine)
 
 
 def cut(faults: Faults, machine: Machine) -> None:
@@ -173,6 +197,8 @@ FAULTS: tuple[Fault, ...] = (
     back_up,
     restore,
     restore,
+    put_back,
+    begin_elsewhere,
     cut,
     hang,
     slow,

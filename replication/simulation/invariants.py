@@ -51,6 +51,8 @@ class Invariants:
         """See a state that some store put: the first time that a number is there, it is a write."""
         for number, version in versions.siblings.items():
             if number in self.writes:
+                if self.writes[number].version != version:
+                    raise Violation(f"{number.counter} of {number.origin.hex()[:8]} was given twice")
                 continue
             self.writes[number] = Write(folder, object_id, dict(versions.context), version)
             self.of_object.setdefault((folder, object_id), []).append(number)
@@ -60,11 +62,13 @@ class Invariants:
                 self.deletions.setdefault(object_id, []).append((number, version.cleared))
 
     def lost(self, numbers: CNSet) -> None:
-        """Forget writes that a crash lost before they were acknowledged."""
+        """Forget writes that are lost, before they were acknowledged or before anybody else heard of them."""
         for number in [number for number in self.writes if number in numbers]:
             write = self.writes.pop(number)
             self.of_object[write.folder, write.object_id].remove(number)
             self.of_folder[write.folder].remove(number)
+        for folder, deletions in self.deletions.items():
+            self.deletions[folder] = [each for each in deletions if each[0] not in numbers]
 
     def folder_came_back(self, machine: Machine, folder: ObjectId) -> None:
         """A folder that reconciling drops comes back with what only one store has: the rest counts as

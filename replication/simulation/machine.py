@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from pillarbox.replication.core import identity
 from pillarbox.replication.core.effects import Answer, Effect
+from pillarbox.replication.core.hello import Start
+from pillarbox.replication.core.identity import Fence, Mark, Place
 from pillarbox.replication.core.preset import Preset
 from pillarbox.replication.core.replica import Moment, Replica, ReplicaRecord
 from pillarbox.replication.core.replicator import Replicator
@@ -22,10 +24,12 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Copy:
-    """All that a store has on its disk at one moment."""
+    """All that a store has on its disk at one moment, and what a file beside it tells of its last mount."""
 
     record: ReplicaRecord
     objects: dict[ObjectId, FolderObjects]
+    mark: Mark
+    fence: Fence | None
 
 
 class Machine:
@@ -38,21 +42,33 @@ class Machine:
         organisation: Organisation,
         preset: Preset,
         witness: Witness,
+        new_guid: Callable[[], bytes],
     ) -> None:
-        self.tree, self.preset, self._witness = tree, preset, witness
+        self.tree, self.preset, self._witness, self._new_guid = tree, preset, witness, new_guid
         self.organisation = organisation
         self.skew_ms = 0
         self.age_limit_ms: int | None = None
         self.deaf_until_ms = 0
         self.answers: dict[tuple[bytes, ObjectId], Answer] = {}
+        self.is_restored = False
+        self.mark, self.fence = Mark(sender.incarnation, b"", b""), None
+        self.place = Place(new_guid(), 1)
         self._mount(ReplicaRecord(sender=sender), DictObjects())
-        self.disk = Copy(self.record.copy(), self.objects.snapshot())
+        self.disk = self._on_disk(self.record.copy())
         self._uncommitted: set[ObjectId] = set()
+
+    mark: Mark
+    fence: Fence | None
 
     def _mount(self, record: ReplicaRecord, objects: DictObjects) -> None:
         self.record, self.objects = record, objects
         objects.witness = self._witness
-        self.replicator = Replicator(record, self.tree, self.organisation, self.preset, objects)
+        self.replicator = Replicator(
+            record, self.tree, self.organisation, self.preset, objects, self._new_guid
+        )
+
+    def _on_disk(self, record: ReplicaRecord) -> Copy:
+        return Copy(record, self.objects.snapshot(), self.mark, self.fence)
 
     @property
     def database(self) -> bytes:
@@ -74,18 +90,47 @@ class Machine:
             if folder in self.record.folders:
                 states[folder] = self.record.folders[folder].copy()
         self._uncommitted.clear()
+        self._keep_identity()
         passing = {site: dict(copies) for site, copies in self.record.passing.items()}
         record = replace(self.record, owners=dict(self.record.owners), passing=passing, folders=states)
-        self.disk = Copy(record, self.objects.snapshot())
+        self.disk = self._on_disk(record)
+
+    def _keep_identity(self) -> None:
+        """Keep the incarnation in the fence too; the database comes first."""
+        incarnation = self.record.sender.incarnation
+        self.mark = self.mark._replace(incarnation=incarnation)
+        if self.fence is not None:
+            self.fence = self.fence._replace(incarnation=incarnation)
 
     def moment(self, now_ms: int) -> Moment:
         """A time as this machine's clocks show it."""
         return Moment(now_ms, now_ms + self.skew_ms)
 
     def start(self, now_ms: int) -> list[Effect]:
-        """Begin, or go on after a restart."""
+        """Begin, or go on after a restart, as what is found on the machine says."""
         self._uncommitted |= self.record.folders.keys()
-        return self.call(lambda replicator: replicator.start(self.moment(now_ms)))
+        begins = self._begins()
+        if begins is Start.AGAIN and self.fence is not None and self.fence.is_open:
+            identity.leave_out_after_unclean_end(self.record)
+        self.is_restored = False
+        nonce, incarnation = self._new_guid(), self.record.sender.incarnation
+        self.mark = Mark(incarnation, nonce, self.fence.nonce if self.fence else b"")
+        self.fence = Fence(self.database, incarnation, nonce, self.place, is_open=True)
+        return self.call(lambda replicator: replicator.start(self.moment(now_ms), begins))
+
+    def _begins(self) -> Start:
+        if not self.mark.nonce and not self.is_restored:
+            return Start.JOINED
+        reason = identity.reason_to_number_anew(
+            self.database, self.is_restored, self.mark, self.fence, self.place
+        )
+        return Start.WENT_BACK if reason else Start.AGAIN
+
+    def stop(self) -> None:
+        """End properly."""
+        self.commit()
+        if self.fence is not None:
+            self.fence = self.fence._replace(is_open=False)
 
     def organisation_changed(self, now_ms: int) -> list[Effect]:
         """Learn of other servers, sites or connectors."""
@@ -94,26 +139,37 @@ class Machine:
         )
 
     def crash(self) -> CNSet:
-        """Lose all that was not committed. The numbers left out, those of what was lost among them."""
+        """Lose all that was not committed. The numbers that were lost."""
+        origin, last = self.record.sender.origin, self.record.counter
+        kept = self.disk.record
         self._go_back_to(self.disk)
-        left_out = identity.leave_out_after_unclean_end(self.record)
-        self.disk = Copy(self.record.copy(), self.objects.snapshot())
-        return left_out
+        return CNSet.of_range(origin, kept.counter + 1 if kept.sender.origin == origin else 1, last)
 
-    def restore(self, copy: Copy, sender: Sender) -> None:
-        """Go back to an old copy, and number changes anew, since the old numbering went on without it."""
+    def restore(self, copy: Copy) -> None:
+        """Go back to an old copy by means that say so."""
         self._go_back_to(copy)
-        identity.begin_incarnation(self.record, sender)
-        self.disk = Copy(self.record.copy(), self.objects.snapshot())
+        self.is_restored = True
+
+    def put_back(self, copy: Copy, *, was_running: bool) -> None:
+        """Go back to an old copy of the whole machine, which nobody says."""
+        self._go_back_to(copy)
+        self.fence = copy.fence._replace(is_open=was_running) if copy.fence else None
+
+    def begin_elsewhere(self, copy: Copy, *, with_fence: bool) -> None:
+        """Go on from an old copy on another machine, to which the fence was copied too, or not."""
+        self._go_back_to(copy)
+        self.fence = copy.fence if with_fence else None
+        self.place = Place(self._new_guid(), 1)
 
     def _go_back_to(self, copy: Copy) -> None:
         self.answers.clear()
         self._uncommitted.clear()
         self._mount(copy.record.copy(), DictObjects(copy.objects))
+        self.mark, self.disk = copy.mark, copy
 
     def copy(self) -> Copy:
-        """A copy of the disk, as a backup makes it."""
-        return Copy(self.disk.record.copy(), self.disk.objects)
+        """A copy of the machine's disk, as a backup makes it."""
+        return replace(self.disk, record=self.disk.record.copy(), fence=self.fence)
 
     def local(self, change: Callable[[Replica], R], now_ms: int) -> tuple[R, list[Effect]]:
         """Make a local change."""

@@ -13,7 +13,14 @@ from typing import NamedTuple
 
 from pillarbox.replication.core.packing import OBJECT_BYTES, bytes_of
 from pillarbox.replication.ground.records import ObjectId
-from pillarbox.replication.wire.messages import BackfillRequest, Changes, Message, ReconcileAnswer
+from pillarbox.replication.wire.messages import (
+    BackfillRequest,
+    Changes,
+    Hello,
+    HelloAnswer,
+    Message,
+    ReconcileAnswer,
+)
 from pillarbox.store.change_number import ChangeNumber
 
 LOCAL_DELAY_MS = (1, 20)
@@ -30,13 +37,15 @@ class Freight(NamedTuple):
     content_bytes: int
     versions: frozenset[tuple[ObjectId, ChangeNumber]]
     is_frame: bool = False
+    is_hello: bool = False
 
     @classmethod
     def of(cls, messages: Iterable[Message]) -> Freight:
         """The freight that messages are, together."""
         messages = tuple(messages)
         versions = frozenset((each.folder, number) for each in messages for number in carried(each))
-        return cls(sum(content_of(each) for each in messages), versions)
+        is_hello = any(isinstance(each.body, Hello | HelloAnswer) for each in messages)
+        return cls(sum(content_of(each) for each in messages), versions, is_hello=is_hello)
 
 
 FRAME = Freight(0, frozenset(), is_frame=True)
@@ -108,6 +117,9 @@ class Network:
             if count == 0:
                 sent_ms = taken_ms
             at_ms = taken_ms + (0 if one == other else LINK_DELAY_MS[0])
+        low, high = LOCAL_DELAY_MS if len(path) == 1 else LINK_DELAY_MS
+        if freight.is_hello:
+            return Journey(sent_ms, (at_ms + self.rng.randint(low, high),))
         if self.rng.random() < self.loss:
             self.faults["loss"] += 1
             return Journey(sent_ms, ())
@@ -115,7 +127,6 @@ class Network:
         if self.rng.random() < self.doubled:
             self.faults["doubled"] += 1
             copies = 2
-        low, high = LOCAL_DELAY_MS if len(path) == 1 else LINK_DELAY_MS
         return Journey(sent_ms, tuple(at_ms + self._delay_ms(low, high) for _ in range(copies)))
 
     def _delay_ms(self, low: int, high: int) -> int:

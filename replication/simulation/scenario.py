@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, MINUTE_MS, PROMPT, Preset
 from pillarbox.replication.core.replica import Replica
-from pillarbox.replication.simulation.faults import FAULTS, Fault, Faults, remove_lost
+from pillarbox.replication.simulation.faults import DOWN_LONG_MS, FAULTS, Fault, Faults, remove_lost
 from pillarbox.replication.simulation.invariants import Violation
 from pillarbox.replication.simulation.machine import Machine
 from pillarbox.replication.simulation.operations import OPERATIONS, Weighted, some_operation
@@ -126,9 +126,9 @@ class Scenario:
         world.network.calm()
         for machine in world.machines.values():
             machine.skew_ms = machine.deaf_until_ms = 0
+        world.run_until(world.now_ms + DOWN_LONG_MS[0])
         for database in sorted(world.down):
-            world.down.discard(database)
-            world.do(world.machines[database], world.machines[database].start(world.now_ms))
+            world.start(world.machines[database])
         remove_lost(world)
 
     def _converge(self) -> None:

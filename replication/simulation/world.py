@@ -7,8 +7,10 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
+from pillarbox.replication.core import hello
 from pillarbox.replication.core.effects import Answer, Effect, GiveReceipt, Notice, Pass, Report, Send
 from pillarbox.replication.core.preset import PROMPT, Preset
 from pillarbox.replication.core.replica import Moment, Replica
@@ -20,7 +22,8 @@ from pillarbox.replication.simulation.invariants import Invariants
 from pillarbox.replication.simulation.machine import Machine
 from pillarbox.replication.simulation.network import FRAME, Freight, Network
 from pillarbox.replication.wire.messages import Bundle, Changes, Label, Message, Sender
-from pillarbox.store.ids import guid_text, new_guid
+from pillarbox.store.change_number import CNSet
+from pillarbox.store.ids import COUNTER_MAX, guid_text, new_guid
 
 START_MS = 1_800_000_000_000
 Trace = Callable[[str], None]
@@ -46,7 +49,6 @@ class World:
         self.network = Network(random.Random(self.rng.random()))
         self.machines: dict[bytes, Machine] = {}
         self.down: set[bytes] = set()
-        self.incarnations: Counter[bytes] = Counter()
         self.invariants = Invariants(self.tree)
         self.messages: Counter[str] = Counter()
         self.fired: Counter[str] = Counter()
@@ -64,16 +66,44 @@ class World:
         self.set_organisation(
             replace(self.organisation, servers={**self.organisation.servers, database: server})
         )
-        witness = self.invariants.witness
-        machine = Machine(self.new_sender(database), self.tree, self.organisation, self.preset, witness)
+        guids = random.Random(self.rng.random())
+        machine = Machine(
+            Sender(database, 1, new_guid(self.rng)),
+            self.tree,
+            self.organisation,
+            self.preset,
+            self.invariants.witness,
+            lambda: new_guid(guids),
+        )
         self.machines[database] = machine
-        self.do(machine, machine.start(self.now_ms))
+        self.start(machine)
         return machine
 
-    def new_sender(self, database: bytes) -> Sender:
-        """The next incarnation of a store, with a new replica GUID."""
-        self.incarnations[database] += 1
-        return Sender(database, self.incarnations[database], new_guid(self.rng))
+    def start(self, machine: Machine) -> None:
+        """Start a machine.
+
+        One that was put back gives some numbers twice, and rightly, if nobody is left who knows of them; if
+        nobody who knows of them can be reached, no hello can tell, and somebody must have told.
+        """
+        self.down.discard(machine.database)
+        origin, last = machine.record.sender.origin, machine.record.counter
+        knowing = [
+            database
+            for database, other in self.machines.items()
+            if other is not machine and hello.highest_heard(other.replicator.replica, origin) > last
+        ]
+        if not knowing:
+            self.invariants.lost(CNSet.of_range(origin, last + 1, COUNTER_MAX))
+        elif not any(self._is_reachable(machine.database, database) for database in knowing):
+            machine.is_restored = True
+        self.do(machine, machine.start(self.now_ms))
+
+    def _is_reachable(self, database: bytes, other: bytes) -> bool:
+        """True when messages come through between two stores, in both directions."""
+        hops = [*pairwise(self._path(database, other)), *pairwise(self._path(other, database))]
+        is_cut = any(self.now_ms < self.network.link(*hop).cut_until_ms for hop in hops)
+        is_deaf = any(self.machines[each].deaf_until_ms > self.now_ms for each in (database, other))
+        return other not in self.down and not is_cut and not is_deaf
 
     def name(self, database: bytes) -> str:
         """The name of a store."""

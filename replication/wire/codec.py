@@ -26,6 +26,8 @@ from pillarbox.replication.wire.messages import (
     BackfillRequest,
     Body,
     Changes,
+    Hello,
+    HelloAnswer,
     Life,
     MessageType,
     Numberings,
@@ -72,6 +74,10 @@ def kind_of(is_hierarchy: bool, body: Body) -> tuple[MessageType, Flag]:
             return MessageType.STATUS_REQUEST, Flag.NONE
         case StatusRequest():
             return MessageType.STATUS_REQUEST, Flag.DELETE_PENDING
+        case Hello():
+            return MessageType.HELLO, Flag.NONE
+        case HelloAnswer():
+            return MessageType.HELLO, Flag.ACKNOWLEDGEMENT
 
 
 # --- writing ------------------------------------------------------------------------------------------------
@@ -108,6 +114,10 @@ def _fields(body: Body) -> list[Any]:
             return [list(acknowledgement or ()), _numberings(numberings)]
         case StatusRequest(leaving):
             return [] if leaving is None else [leaving]
+        case Hello(start, origin):
+            return [start, origin]
+        case HelloAnswer(start, highest, is_quarantined, numberings):
+            return [start, highest, is_quarantined, *_numberings(numberings)]
 
 
 def _numberings(numberings: Numberings | None) -> list[Any]:
@@ -179,6 +189,11 @@ def _body_reader(kind: MessageType, flags: Flag, is_hierarchy: bool) -> Reader[B
             _count(_exactly(fields, 1)[0], _U32_MAX)
         ),
     }
+    if is_hierarchy:
+        readers |= {
+            (MessageType.HELLO, Flag.NONE): lambda fields: Hello(*map(_guid, _exactly(fields, 2))),
+            (MessageType.HELLO, Flag.ACKNOWLEDGEMENT): _read_hello_answer,
+        }
     if kind is (MessageType.HIERARCHY if is_hierarchy else MessageType.CONTENT):
         version = _read_folder if is_hierarchy else _read_message
         readers |= {
@@ -251,14 +266,23 @@ def _read_status(value: Any) -> Status:
     if _list(given):
         incarnation, statement = _exactly(given, 2)
         acknowledgement = Acknowledgement(_count(incarnation, _U32_MAX), _count(statement, _U32_MAX))
-    if not _list(told):
-        return Status(acknowledgement)
-    listed, left_out = _exactly(told, 2)
+    return Status(acknowledgement, _read_numberings(told) if _list(told) else None)
+
+
+def _read_numberings(value: Any) -> Numberings:
+    listed, left_out = _exactly(value, 2)
     owners = {}
     for item in _list(listed):
         origin, database, incarnation = _exactly(item, 3)
         owners[_guid(origin)] = (_guid(database), _count(incarnation, _U32_MAX))
-    return Status(acknowledgement, Numberings(owners, _cnset(left_out)))
+    return Numberings(owners, _cnset(left_out))
+
+
+def _read_hello_answer(value: Any) -> HelloAnswer:
+    start, highest, is_quarantined, *told = _exactly(value, 5)
+    return HelloAnswer(
+        _guid(start), _count(highest, COUNTER_MAX), _bool(is_quarantined), _read_numberings(told)
+    )
 
 
 def _read_objects(value: Any, version: Reader[Any]) -> Objects:

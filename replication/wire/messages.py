@@ -18,13 +18,14 @@ from pillarbox.store.change_number import ChangeNumber, CNSet
 
 
 class MessageType(IntEnum):
-    """The types of DOMAIN.md."""
+    """The types of DOMAIN.md, and the hello of a store that starts."""
 
     HIERARCHY = 0x2
     CONTENT = 0x4
     BACKFILL_REQUEST = 0x8
     STATUS = 0x10
     STATUS_REQUEST = 0x20
+    HELLO = 0x80
 
 
 class Sender(NamedTuple):
@@ -132,7 +133,40 @@ class StatusRequest:
     leaving: int | None = None
 
 
-Body: TypeAlias = Changes | BackfillRequest | ReconcileQuestion | ReconcileAnswer | Status | StatusRequest
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Asks what was heard of the sender's numbering under `origin`. `start` is another GUID at each start.
+
+    The statement of a hello and of its answer says nothing: the asker does not know yet how old it is.
+    """
+
+    start: bytes
+    origin: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HelloAnswer:
+    """Answers the hello of `start`: the highest number under its `origin` that was heard of, 0 for none.
+
+    `is_quarantined` says that nothing is taken that comes under that replica GUID.
+    """
+
+    start: bytes
+    highest: int
+    is_quarantined: bool
+    numberings: Numberings
+
+
+Body: TypeAlias = (
+    Changes
+    | BackfillRequest
+    | ReconcileQuestion
+    | ReconcileAnswer
+    | Status
+    | StatusRequest
+    | Hello
+    | HelloAnswer
+)
 
 
 EVERYONE: Final = bytes(16)  # the addressee of what goes to all replicas of its folder

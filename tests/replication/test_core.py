@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from driven_stores import ACTOR, TREE, Post, is_changes
+from driven_stores import ACTOR, TREE, Post, is_changes, new_guids
 
 from pillarbox.replication.core import (
     applying,
     deletion,
     expiry,
     hierarchy,
-    identity,
     leaving,
     replicator,
     writing,
 )
+from pillarbox.replication.core.hello import Start
 from pillarbox.replication.core.preset import CLASSIC, HOUR_MS, MINUTE_MS, PROMPT
 from pillarbox.replication.core.replica import Moment, Replica
 from pillarbox.replication.core.replicator import Replicator
@@ -26,7 +26,6 @@ from pillarbox.replication.wire.messages import (
     BackfillRequest,
     Changes,
     Message,
-    Sender,
     Status,
     StatusRequest,
 )
@@ -320,6 +319,7 @@ def test_a_store_whose_copy_gives_the_same_numbers_is_quarantined() -> None:
         post.organisation,
         PROMPT,
         DictObjects(copied.objects.snapshot()),  # type: ignore[attr-defined]
+        new_guids(9),
     )
     made, _ = twin.local_changes(lambda replica: writing.post(replica, folder, b"twin", 1, ACTOR), post.now)
     post.post(0, folder, b"mine")
@@ -442,9 +442,8 @@ def answered_for_an_earlier_life() -> bool:
 
     post.wait(20 * MINUTE_MS, is_lost=is_answer)
     late = [each for each in post.sent if is_answer(each) and each.folder == folder and is_changes(each)]
-    identity.begin_incarnation(record, Sender(b"2" * 16, 2, b"Z" * 16))
-    post.stores[1] = Replicator(record, TREE, post.organisation, PROMPT, objects)
-    post.put(post.stores[1], post.stores[1].start(post.now))
+    post.stores[1] = Replicator(record, TREE, post.organisation, PROMPT, objects, new_guids(9))
+    post.put(post.stores[1], post.stores[1].start(post.now, Start.WENT_BACK))
     post.table = [each for each in late if each.to == b"2" * 16][:1]
     assert post.table
     servers = dict(post.organisation.servers)

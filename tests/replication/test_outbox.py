@@ -14,7 +14,7 @@ from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.simulation.objects import DictObjects
 from pillarbox.replication.wire.messages import Changes, Class, Label, Message, Receipt
-from tests.shared.driven_stores import ACTOR, Post, is_changes
+from tests.shared.driven_stores import ACTOR, Post, is_changes, new_guids
 
 
 def site_copies(post: Post) -> Counter[tuple[str, str]]:
@@ -135,6 +135,7 @@ def test_marks_outlive_a_restart() -> None:
         post.organisation,
         PROMPT,
         DictObjects(old.objects.snapshot()),  # type: ignore[attr-defined]
+        new_guids(9),
     )
     post.put(post.stores[0], post.stores[0].start(post.now))
     post.wait(1_000)
@@ -148,7 +149,9 @@ def test_a_copy_that_was_taken_is_handed_on_after_a_restart() -> None:
     post.wait(5_000, is_lost=lost_to(b"3" * 16))
     old = post.replica(1)
     assert old.record.passing["c"]
-    post.stores[1] = Replicator(old.record.copy(), old.tree, post.organisation, PROMPT, old.objects)
+    post.stores[1] = Replicator(
+        old.record.copy(), old.tree, post.organisation, PROMPT, old.objects, new_guids(9)
+    )
     post.put(post.stores[1], post.stores[1].start(post.now))
     post.wait(1_000)
     assert has_all(post, folder, 1, range(2, 3)) and not post.replica(1).record.passing["c"]

@@ -17,6 +17,7 @@ from pillarbox.replication.core import (
     applying,
     backfill,
     deletion,
+    hello,
     hierarchy,
     state,
 )
@@ -41,6 +42,7 @@ RESTORY = Settings(faults=(*faults.FAULTS, *[faults.back_up] * 12, *[faults.rest
 PURGING = Settings(
     faults=(*faults.FAULTS, *[faults.purge] * 12, *[faults.restore] * 6, *[faults.back_up] * 6)
 )
+PUT_BACK = Settings(faults=(*faults.FAULTS, *[faults.back_up] * 12, *[faults.put_back] * 12))
 
 
 FOLDERY = Settings(
@@ -220,6 +222,19 @@ def no_revival(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Replica, "replica_states", states)
 
 
+def no_hello(patch: pytest.MonkeyPatch) -> None:
+    """Identity: a store that starts goes on with its numbering as it remembers it."""
+
+    def begin(replica: Replica, start: Any) -> None:
+        _begin(replica, start)
+        if start is hello.Start.AGAIN and replica.waiting is not None:
+            hello._complete(replica, replica.waiting)
+
+    _begin = hello.begin
+    patch.setattr(hello, "begin", begin)
+    patch.setattr(hello, "heard", lambda *_: None)
+
+
 def asks_once(patch: pytest.MonkeyPatch) -> None:
     """Backfill: a request is made once; what is lost is never asked for again."""
     waiting = backfill._waiting
@@ -249,6 +264,7 @@ NAIVE: dict[Patch, tuple[Settings, int]] = {
     held_beside_the_list: (RESTORY, 3),
     no_revival: (LISTY, 14),
     asks_once: (PLAIN, 1),
+    no_hello: (PUT_BACK, 0),
 }
 
 

@@ -236,8 +236,16 @@ class RealMachine(Machine):
         self._keep_all()
         return left_out
 
-    def restore(self, copy: Copy, sender: Any) -> None:
-        super().restore(copy, sender)
+    def restore(self, copy: Copy) -> None:
+        super().restore(copy)
+        self._keep_all()
+
+    def put_back(self, copy: Copy, *, was_running: bool) -> None:
+        super().put_back(copy, was_running=was_running)
+        self._keep_all()
+
+    def begin_elsewhere(self, copy: Copy, *, with_fence: bool) -> None:
+        super().begin_elsewhere(copy, with_fence=with_fence)
         self._keep_all()
 
     def _keep_all(self) -> None:
@@ -246,8 +254,10 @@ class RealMachine(Machine):
 
     def _go_back_to(self, copy: Copy) -> None:
         place = next((path for held, path in self._copies if held is copy), None)
-        if place is None:
+        if copy is self.disk:
             self.real.undo()
+        elif place is None:
+            raise AssertionError("no such copy was made")
         else:
             self.real.restore(place)
         assert self.real.record() == durable(copy.record)

@@ -33,6 +33,8 @@ from pillarbox.replication.wire.messages import (
     BackfillRequest,
     Body,
     Changes,
+    Hello,
+    HelloAnswer,
     Life,
     Message,
     Numberings,
@@ -105,6 +107,11 @@ BODIES: dict[str, tuple[ObjectId, Body]] = {
     "broadcast": (FOLDER, Changes(MESSAGES, PAIR)),
     "answer": (FOLDER, Changes(MESSAGES, PAIR, AnswerTo(LIFE, CNSet.full(B, 1), True))),
     "hierarchy": (TREE.hierarchy, Changes(FOLDERS, PAIR)),
+    "hello": (TREE.hierarchy, Hello(b"n" * 16, A)),
+    "hello-answer": (
+        TREE.hierarchy,
+        HelloAnswer(b"n" * 16, 9, True, Numberings({A: (SENDER.database, 3)}, CNSet.full(A, 2))),
+    ),
     "request": (FOLDER, BackfillRequest(CNSet.full(A, 3), CNSet())),
     "question": (FOLDER, ReconcileQuestion({MESSAGE: Sight.of(MESSAGES[0][1])}, 12)),
     "reconciled": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -9,6 +10,7 @@ from typing import Any
 
 from pillarbox.replication.core import writing
 from pillarbox.replication.core.effects import Answer, Effect, GiveReceipt, Pass, Send
+from pillarbox.replication.core.hello import Start
 from pillarbox.replication.core.preset import PROMPT, Preset
 from pillarbox.replication.core.replica import Moment, Replica, ReplicaRecord
 from pillarbox.replication.core.replicator import Replicator
@@ -16,9 +18,16 @@ from pillarbox.replication.ground.records import MessageView, ObjectId, ReplicaS
 from pillarbox.replication.organisation.topology import Connector, Organisation, Server
 from pillarbox.replication.simulation.objects import DictObjects
 from pillarbox.replication.wire.messages import Changes, Message, Sender
+from pillarbox.store.ids import new_guid
 
 TREE = Tree(b"t" * 16)
 ACTOR = "anna"
+
+
+def new_guids(seed: int) -> Callable[[], bytes]:
+    """A source of GUIDs."""
+    rng = random.Random(seed)
+    return lambda: new_guid(rng)
 
 
 class Post:
@@ -44,11 +53,12 @@ class Post:
                 self.organisation,
                 preset,
                 DictObjects(),
+                new_guids(k),
             )
             for k, store in enumerate(stores)
         ]
         for store in self.stores:
-            self.put(store, store.start(self.now))
+            self.put(store, store.start(self.now, Start.JOINED))
 
     @property
     def now(self) -> Moment:

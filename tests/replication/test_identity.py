@@ -1,0 +1,281 @@
+"""No number is given twice: what a start finds on its machine, and what nothing but the hello shows."""
+
+from __future__ import annotations
+
+import pytest
+from driven_stores import TREE, Post, is_changes, new_guids
+
+from pillarbox.replication.core import identity
+from pillarbox.replication.core.effects import Notice, Report
+from pillarbox.replication.core.hello import Start
+from pillarbox.replication.core.identity import Fence, Mark, Place, Return
+from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, PROMPT
+from pillarbox.replication.core.replica import ReplicaRecord
+from pillarbox.replication.core.replicator import Replicator
+from pillarbox.replication.simulation.objects import DictObjects
+from pillarbox.replication.wire.messages import Hello, HelloAnswer, Message, Status, StatusRequest
+
+DATABASE, HERE = b"d" * 16, Place(b"m" * 16, 7)
+MARK = Mark(3, b"2" * 16, b"1" * 16)
+FENCE = Fence(DATABASE, 3, b"2" * 16, HERE, is_open=False)
+
+
+@pytest.mark.parametrize(
+    ("is_restored", "mark", "fence", "place", "reason"),
+    [
+        (False, MARK, FENCE, HERE, None),
+        (False, MARK, FENCE._replace(nonce=b"1" * 16), HERE, None),  # a crash between the two writes
+        (False, MARK, FENCE._replace(incarnation=2), HERE, None),
+        (False, Mark(1, b"", b""), None, None, None),  # never mounted
+        (True, MARK, FENCE, HERE, Return.RESTORED),
+        (False, MARK, None, None, Return.NO_FENCE),
+        (False, MARK, FENCE._replace(database=b"x" * 16), HERE, Return.NO_FENCE),
+        (False, MARK, FENCE, HERE._replace(inode=8), Return.COPIED_FENCE),
+        (False, MARK, FENCE, HERE._replace(machine=b"n" * 16), Return.COPIED_FENCE),
+        (False, MARK, FENCE._replace(nonce=b"3" * 16), HERE, Return.OTHER_MOUNT),
+        (False, MARK, FENCE._replace(incarnation=4), HERE, Return.OTHER_MOUNT),
+    ],
+)
+def test_a_mount_numbers_anew_where_the_fence_does_not_agree(
+    is_restored: bool, mark: Mark, fence: Fence | None, place: Place | None, reason: Return | None
+) -> None:
+    assert identity.reason_to_number_anew(DATABASE, is_restored, mark, fence, place) is reason
+
+
+class Returning(Post):
+    """Three stores in two sites; the first is put back to a state of before it posted."""
+
+    def __init__(self) -> None:
+        super().__init__("aab")
+        self.shared = self.folder("123")
+        self.wait(HOUR_MS)
+        first = self.replica(0)
+        self.old_record = first.record.copy()
+        self.old_objects = DictObjects(first.objects.snapshot())  # type: ignore[attr-defined]
+        self.reports: list[Notice] = []
+
+    def put_back(self, start: Start = Start.AGAIN, *, seed: int = 9) -> Replicator:
+        self.table.clear()
+        self.sent.clear()
+        store = Replicator(
+            self.old_record.copy(),
+            TREE,
+            self.organisation,
+            PROMPT,
+            DictObjects(self.old_objects.snapshot()),
+            new_guids(seed),
+        )
+        self.stores[0] = store
+        self.put(store, store.start(self.now, start))
+        return store
+
+    def put(self, store: Replicator, effects: list[object]) -> None:  # type: ignore[override]
+        self.reports = [
+            *getattr(self, "reports", []),
+            *(effect.notice for effect in effects if isinstance(effect, Report)),
+        ]
+        super().put(store, effects)  # type: ignore[arg-type]
+
+    def of_first(self) -> list[Message]:
+        """What the first store said but hellos."""
+        first = self.replica(0).me.database
+        return [
+            message
+            for message in self.sent
+            if message.sender.database == first and not isinstance(message.body, Hello | HelloAnswer)
+        ]
+
+    def contents(self, store: int) -> list[bytes]:
+        return sorted(view.contents[0] for view in self.messages(store, self.shared))
+
+
+def test_a_store_that_was_put_back_notices_before_a_number_leaves_it() -> None:
+    post = Returning()
+    for content in (b"1", b"2", b"3"):
+        post.post(0, post.shared, content)
+    post.wait(10_000)
+    before = post.replica(0).me
+    post.put_back()
+    post.wait(10_000)
+    after = post.replica(0).me
+    assert (after.database, after.incarnation) == (before.database, before.incarnation + 1)
+    assert after.origin != before.origin
+    assert Notice.WENT_BACK in post.reports
+    assert all(message.sender == after for message in post.of_first())
+    post.post(0, post.shared, b"4")
+    post.wait(HOUR_MS)
+    for store in range(3):
+        assert post.contents(store) == [b"1", b"2", b"3", b"4"]
+
+
+def test_one_peer_of_each_site_that_can_be_reached_is_waited_for() -> None:
+    post = Returning()
+    post.post(0, post.shared, b"1")
+    post.wait(10_000, is_lost=lambda message: message.to == b"2" * 16)  # only the other site knows of it
+    post.put_back()
+    other_site = post.replica(2).me.database
+    post.wait(15_000, is_lost=lambda message: other_site in (message.to, message.sender.database))
+    assert post.replica(0).waiting is not None
+    assert not post.of_first()
+    post.wait(10_000)
+    assert Notice.WENT_BACK in post.reports
+
+
+def test_a_site_without_an_answer_for_long_is_waited_for_no_more() -> None:
+    post = Returning()
+    post.put_back()
+    other_site = post.replica(2).me.database
+    post.wait(31_000, is_lost=lambda message: other_site in (message.to, message.sender.database))
+    assert post.replica(0).waiting is None
+    assert post.of_first()
+    assert Notice.WENT_BACK not in post.reports
+
+
+def test_alone_a_store_says_nothing_and_numbers_under_a_replica_guid_that_is_new() -> None:
+    post = Returning()
+    post.post(0, post.shared, b"1")
+    post.wait(10_000)
+    before = post.replica(0).me
+    store = post.put_back()
+    post.wait(HOUR_MS, is_lost=lambda message: True)
+    assert not post.of_first()
+    made = post.post(0, post.shared, b"2")
+    assert made.origin != before.origin
+    post.wait(HOUR_MS, is_lost=lambda message: True)
+    assert not post.of_first()
+    explained = store.explain(post.shared, post.now)
+    assert explained.waits_for == (b"2" * 16, b"3" * 16)
+    post.wait(HOUR_MS)
+    assert not store.explain(post.shared, post.now).waits_for
+    for each in range(3):
+        assert post.contents(each) == [b"1", b"2"]
+
+
+def test_hellos_are_answered_before_the_own_one_is_complete() -> None:
+    post = Returning()
+    for number, store in enumerate(post.stores):
+        post.put(store, store.start(post.now))
+        assert store.replica.waiting is not None, number
+    post.wait(10_000)
+    assert [store.replica.waiting for store in post.stores] == [None] * 3
+
+
+def test_an_answer_to_an_earlier_start_shows_nothing() -> None:
+    post = Returning()
+    post.put_back()
+    post.wait(10_000, is_lost=lambda message: isinstance(message.body, HelloAnswer))
+    old = [message for message in post.sent if isinstance(message.body, HelloAnswer)]
+    post.put_back(seed=10)
+    post.table = list(old)
+    post.carry(is_lost=lambda message: message not in old)
+    assert old and post.replica(0).waiting is not None
+
+
+def test_a_second_return_to_one_state_is_another_incarnation() -> None:
+    post = Returning()
+    post.post(0, post.shared, b"1")
+    post.wait(10_000)
+    senders = {post.replica(0).me}
+    for seed in (11, 12):
+        post.put_back(Start.WENT_BACK, seed=seed)
+        post.wait(10_000)
+        senders.add(post.replica(0).me)
+    assert len({sender.incarnation for sender in senders}) == 3
+    assert len({sender.origin for sender in senders}) == 3
+
+
+def test_what_others_know_is_noticed_later_too() -> None:
+    """A store that knows more was not reached when the hello ended; what it says shows it as well."""
+    post = Returning()
+    post.post(0, post.shared, b"1")
+    post.wait(10_000, is_lost=lambda message: message.to == b"2" * 16)
+    post.put_back()
+    third = post.replica(2).me.database
+    post.wait(40_000, is_lost=lambda message: third in (message.to, message.sender.database))
+    assert post.replica(0).waiting is None
+    post.wait(HOUR_MS)
+    assert Notice.WENT_BACK in post.reports
+    assert post.contents(0) == [b"1"]
+
+
+def test_numbers_left_out_are_told_to_others_once_the_hello_is_complete() -> None:
+    post = Returning()
+    left_out = identity.leave_out_after_unclean_end(post.old_record)
+    assert left_out.count() == 65_536
+    post.put_back()
+    first = post.replica(0)
+    assert not first.record.left_out and first.record.unsure == left_out
+    post.wait(HOUR_MS)
+    assert first.record.left_out == left_out and not first.record.unsure
+    assert post.post(0, post.shared).counter == left_out.highest(first.me.origin) + 1
+    post.wait(HOUR_MS)
+    assert post.replica(2).record.left_out == left_out
+    known = first.state(post.shared).knowledge.known
+    assert not known.count_common(left_out)
+
+
+def test_numbers_given_since_an_unclean_state_are_not_taken_for_left_out() -> None:
+    post = Returning()
+    post.post(0, post.shared, b"1")
+    post.wait(10_000)
+    identity.leave_out_after_unclean_end(post.old_record)
+    post.put_back()
+    post.wait(HOUR_MS)
+    assert Notice.WENT_BACK in post.reports
+    assert not post.replica(0).record.left_out
+    assert post.contents(0) == [b"1"]
+
+
+def test_after_a_return_all_are_asked_and_else_the_nearest_alone() -> None:
+    post = Returning()
+    for start, asked in ((Start.AGAIN, {b"2" * 16}), (Start.WENT_BACK, {b"2" * 16, b"3" * 16})):
+        store = post.put_back(start)
+        post.wait(0, is_lost=lambda message: isinstance(message.body, Status))
+        assert store.replica.waiting is None
+        assert store.replica.state(post.shared).awaited == asked
+
+
+def test_a_copy_that_is_at_work_beside_its_original_is_told_and_waits_for_the_operator() -> None:
+    post = Returning()
+    store = post.put_back()
+    post.wait(1_000)
+    origin = store.replica.me.origin
+    post.replica(1).record.quarantined = frozenset({origin})
+    store = post.put_back()
+    post.wait(DAY_MS)
+    assert Notice.QUARANTINED in post.reports
+    assert not post.of_first()
+    assert store.explain(post.shared, post.now).quarantined == (origin,)
+    post.put(store, store.number_anew(post.now))
+    post.post(0, post.shared, b"mine")
+    post.wait(HOUR_MS)
+    assert store.replica.me.origin != origin
+    assert post.contents(1) == [b"mine"]
+
+
+def test_what_was_to_be_said_is_said_when_the_hello_is_complete() -> None:
+    post = Returning()
+    store = post.put_back()
+    made = post.post(1, post.shared, b"1")
+    status = [message for message in post.table if is_changes(message)]
+    assert made and not status
+    post.put(store, store.receive(requested(post, store), post.now))
+    assert not post.of_first()
+    post.wait(2_000)
+    assert post.of_first()
+
+
+def requested(post: Post, store: Replicator) -> Message:
+    """A status request of the second store."""
+    second = post.replica(1)
+    return second.message(store.replica.me.database, second.tree.hierarchy, StatusRequest())
+
+
+def test_numbers_are_above_those_of_all_incarnations_that_are_known() -> None:
+    post = Returning()
+    record: ReplicaRecord = post.old_record
+    record.owners[b"Y" * 16] = (record.sender.database, 5)
+    record.number_anew(b"Z" * 16, 40)
+    assert record.sender.incarnation == 6
+    assert record.counter == 40
+    assert record.owners[b"Z" * 16] == (record.sender.database, 6)
