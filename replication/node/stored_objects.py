@@ -6,7 +6,7 @@ follow is the store's (`apply_messages`, `apply_folders`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pillarbox.replication.ground.records import ObjectId, Tree
@@ -21,27 +21,50 @@ from pillarbox.store.ids import COUNTER_BITS
 from pillarbox.store.mail import apply_folders, apply_messages, messages
 from pillarbox.store.mail.apply_folders import FolderState
 from pillarbox.store.mail.apply_messages import MessageState
+from pillarbox.store.mail.messages import PreparedMessage
 
 ContentOf = Callable[[bytes], bytes]
 """The bytes of a message by their digest, which came with it or are of an object that is here."""
 
 
 class StoredObjects:
-    """Implements `ObjectStore` within a transaction of a store that has joined the tree."""
+    """Implements `ObjectStore` within a transaction of a store that has joined the tree.
 
-    def __init__(self, txn: WriteTransaction, tree: Tree, owner_of: OwnerOf, content_of: ContentOf) -> None:
+    `prepared` are messages by digest that were made ready before the transaction, which is most of the work.
+    Within it folders are changed by these objects alone: each is read once.
+    """
+
+    def __init__(
+        self,
+        txn: WriteTransaction,
+        tree: Tree,
+        owner_of: OwnerOf,
+        content_of: ContentOf,
+        prepared: Mapping[bytes, PreparedMessage] = {},
+    ) -> None:
         self._txn = txn
         self._hierarchy = tree.hierarchy
         self.identifiers = self._ids = Identifiers(txn, tree, owner_of)
         self._content_of = content_of
+        self._prepared = prepared
+        self._folders: dict[ObjectId, Versions[Any] | None] = {}  # read here, since each is read many times
+        self._roomy: set[int] = set()  # folders that are known to be here
+        self._absent: tuple[ObjectId, ObjectId] | None = None  # the message that was not here just now
 
     def get(self, folder: ObjectId, object_id: ObjectId) -> Versions[Any] | None:
         """The object, or None."""
-        state: FolderState | MessageState | None
         if folder == self._hierarchy:
-            state = apply_folders.state_of(self._txn, self._ids.id(object_id))
-        else:
-            state = apply_messages.state_of(self._txn, self._ids.id(folder), self._ids.id(object_id))
+            if object_id not in self._folders:
+                state = apply_folders.state_of(self._txn, self._ids.id(object_id))
+                self._folders[object_id] = self._versions(state)
+            return self._folders[object_id]
+        found = self._versions(
+            apply_messages.state_of(self._txn, self._ids.id(folder), self._ids.id(object_id))
+        )
+        self._absent = None if found else (folder, object_id)
+        return found
+
+    def _versions(self, state: FolderState | MessageState | None) -> Versions[Any] | None:
         if state is None:
             return None
         siblings = {self._ids.change_number(each.number): self._version(each) for each in state.versions}
@@ -56,25 +79,37 @@ class StoredObjects:
     def put(self, folder: ObjectId, object_id: ObjectId, versions: Versions[Any]) -> None:
         """Store the object's new state."""
         context = self._ids.context(versions.context)
+        is_new, self._absent = self._absent == (folder, object_id), None
         if folder == self._hierarchy:
+            self._folders.pop(object_id, None)
             held = (stored_folder(self._ids, *each) for each in versions.siblings.items())
             state = FolderState(context, tuple(sorted(held)))
             apply_folders.apply(self._txn, self._ids.id(object_id), state)
             return
         found = [stored_message(self._ids, *each) for each in versions.siblings.items()]
         folder_id = self._ids.id(folder)
-        apply_folders.make_room(self._txn, folder_id)
-        contents = {
-            version.digest: messages.prepare(self._txn.files, self._content_of(version.digest))
-            for version in found
-            if version.digest and self._txn.record(Table.CONTENT, version.digest) is None
-        }
+        if folder_id not in self._roomy:
+            apply_folders.make_room(self._txn, folder_id)
+            self._roomy.add(folder_id)
+        contents = {version.digest: self._ready(version.digest) for version in found if self._wants(version)}
         message_state = MessageState(context, tuple(sorted(found)))
-        apply_messages.apply(self._txn, folder_id, self._ids.id(object_id), message_state, contents)
+        message_id = self._ids.id(object_id)
+        apply_messages.apply(self._txn, folder_id, message_id, message_state, contents, is_new=is_new)
+
+    def _wants(self, version: apply_messages.MessageVersion) -> bool:
+        """True when a version's content is at hand, or is not in the store."""
+        digest = version.digest
+        return digest in self._prepared or (bool(digest) and self._txn.record(Table.CONTENT, digest) is None)
+
+    def _ready(self, digest: bytes) -> PreparedMessage:
+        prepared = self._prepared.get(digest)
+        return prepared or messages.prepare(self._txn.files, self._content_of(digest))
 
     def remove(self, folder: ObjectId, object_id: ObjectId) -> None:
         """Forget the object; the call is idempotent."""
+        self._absent = None
         if folder == self._hierarchy:
+            self._folders.pop(object_id, None)
             apply_folders.forget(self._txn, self._ids.id(object_id))
         else:
             apply_messages.forget(self._txn, self._ids.id(folder), [self._ids.id(object_id)])

@@ -62,6 +62,8 @@ def stored_message(
     )
     if version.gone:
         return made
+    if not version.properties:
+        return made._replace(digest=version.content)
     entries = _named_as_stored(version.properties)
     on = {name: entry.value for name, entry in entries.items()}
     return made._replace(

@@ -73,12 +73,7 @@ class MessageState(NamedTuple):
 def state_of(reader: Reader, folder_id: int, message_id: int) -> MessageState | None:
     """The state of a message that has numbers, tombstones too; None when nothing is known of it."""
     require(reader, Right.READ_ITEMS, folder_id)
-    held = _held(reader, folder_id, message_id)
-    if not held.records:
-        return None
-    found = [_version_of(record) for record in held.records.values() if record.versions[0]]
-    context = numbering.context_of(next(iter(held.records.values())).versions)
-    return MessageState(context, tuple(sorted(found)))
+    return _held(reader, folder_id, message_id).state
 
 
 def _version_of(record: ItemRecord | TombstoneRecord) -> MessageVersion:
@@ -104,6 +99,14 @@ class _Held(NamedTuple):
     """The records of one message, by (table, key)."""
 
     records: dict[tuple[Table, bytes], ItemRecord | TombstoneRecord]
+
+    @property
+    def state(self) -> MessageState | None:
+        if not self.records:
+            return None
+        found = [_version_of(record) for record in self.records.values() if record.versions[0]]
+        context = numbering.context_of(next(iter(self.records.values())).versions)
+        return MessageState(context, tuple(sorted(found)))
 
     @property
     def live(self) -> list[ItemRecord]:
@@ -154,21 +157,25 @@ def apply(
     message_id: int,
     state: MessageState,
     contents: Mapping[bytes, PreparedMessage] = {},
+    *,
+    is_new: bool = False,
 ) -> bool:
     """Put a message into this state, whatever it is in; False when it is in it already.
 
-    `contents` are the messages by digest that the database may not have. A state without versions keeps the
-    context alone. Raises NotFound for a folder that is not here; Refused in a database that has joined no
+    `contents` are the messages by digest that the database may not have. `is_new` says that `state_of` has
+    just found nothing of it, and spares looking again. A state without versions keeps the context alone.
+    Raises NotFound for a folder that is not here; Refused in a database that has joined no
     organisation; Corrupt for content that is neither given nor here.
     """
     require_change(txn, Right.EDIT_ALL, folder_id)
     refuse_unjoined(txn)
     check_id(message_id, "message_id")
-    if state_of(txn, folder_id, message_id) == _ordered(state):
+    held = _Held({}) if is_new else _held(txn, folder_id, message_id)
+    if held.records and held.state == _ordered(state):
         return False
     for version in state.versions:
         numbering.witness(txn, version.changed)
-    _Applying(txn, folder_id, message_id, state, contents).run()
+    _Applying(txn, folder_id, message_id, state, contents, held).run()
     return True
 
 
@@ -195,6 +202,7 @@ class _Applying:
         message_id: int,
         state: MessageState,
         contents: Mapping[bytes, PreparedMessage],
+        held: _Held,
     ) -> None:
         self._txn = txn
         self._folder_id = folder_id
@@ -203,7 +211,7 @@ class _Applying:
         self._live = [version for version in sorted(state.versions) if version.digest]
         self._gone = [version for version in sorted(state.versions) if not version.digest]
         self._contents = contents
-        self._held = _held(txn, folder_id, message_id)
+        self._held = held
 
     def run(self) -> None:
         kept = self._matched()
