@@ -424,7 +424,8 @@ class LetGoRecord(NamedTuple):
 class MembershipRecord(NamedTuple):
     """The tree of public folders that a database has joined, under the key `MEMBERSHIP_KEY` of META.
 
-    `nonce` is given anew by each mount that compares it with what the node keeps outside the database.
+    `nonce` is given anew by each mount that compares it with what the node keeps outside the database; behind
+    it stands the one that was kept there until then.
     `stamped` is how far objects of before the joining have their versions: (table number, key), empty when
     all have.
     """

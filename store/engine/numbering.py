@@ -37,16 +37,17 @@ def membership(reader: Reader) -> MembershipRecord | None:
     return cast(MembershipRecord | None, reader.record(Table.META, MEMBERSHIP_KEY))
 
 
-def renew_nonce(txn: WriteTransaction) -> bytes:
+def renew_nonce(txn: WriteTransaction, before: bytes = b"") -> bytes:
     """Give this mount a nonce of its own, to be compared with what is kept outside the database.
 
-    Raises Refused in a database that has joined no organisation.
+    `before` is the nonce that is kept there now: a crash may come before the new one is. Raises Refused in a
+    database that has joined no organisation.
     """
     joined = membership(txn)
     if joined is None:
         raise Refused("the database has joined no organisation", hint="join it first: `joining.join`")
     nonce = txn.new_guid()
-    txn.put(Table.META, MEMBERSHIP_KEY, joined._replace(nonce=nonce))
+    txn.put(Table.META, MEMBERSHIP_KEY, joined._replace(nonce=nonce + before))
     return nonce
 
 
@@ -90,14 +91,14 @@ def replica_number(txn: WriteTransaction, origin: bytes, database: bytes, incarn
     return number
 
 
-def begin_numbering(txn: WriteTransaction, origin: bytes) -> int:
+def begin_numbering(txn: WriteTransaction, origin: bytes, at_least: int = 0) -> int:
     """Number changes under a new replica GUID from now on: the first time, or after going back in time.
 
-    Objects keep the numbers they have. The incarnation that begins.
+    Objects keep the numbers they have. The incarnation that begins: above all that are known here, and
+    `at_least` what others know.
     """
-    incarnation = 1 + max(
-        (record.incarnation for _, record in replicas(txn) if record.database == txn.files.guid), default=0
-    )
+    own = (record.incarnation for _, record in replicas(txn) if record.database == txn.files.guid)
+    incarnation = max(1 + max(own, default=0), at_least)
     txn.numbering = replica_number(txn, origin, txn.files.guid, incarnation)
     txn.restored = False
     return incarnation
@@ -120,11 +121,19 @@ def as_cnset(reader: Reader, numbers: list[int]) -> CNSet:
 
 def own_number(txn: WriteTransaction, cn: int) -> int:
     """The replicated number of a change made here under a change number."""
+    _leave_old_numbering(txn)
     return txn.numbering << COUNTER_BITS | counter_of(cn)
+
+
+def _leave_old_numbering(txn: WriteTransaction) -> None:
+    """Begin a numbering where the old one may have gone back in time: it gave these numbers already."""
+    if txn.restored and txn.numbering:
+        begin_numbering(txn, txn.new_guid())
 
 
 def next_stamp(txn: WriteTransaction) -> tuple[int, int]:
     """The stamp of one more change made here: later than all that this database has seen."""
+    _leave_old_numbering(txn)
     clock = HybridClock(*txn.clock).next(txn.now_ms)
     txn.clock = clock.time_ms, clock.counter
     return txn.clock
@@ -154,4 +163,5 @@ def with_context(number: int, context: dict[int, int]) -> Versions:
 
 def written(txn: WriteTransaction, before: Versions, cn: int) -> Versions:
     """`versions` after a change made here under a change number, which saw all there was before."""
-    return with_context(own_number(txn, cn), {**context_of(before), txn.numbering: counter_of(cn)})
+    number = own_number(txn, cn)
+    return with_context(number, {**context_of(before), txn.numbering: counter_of(cn)})

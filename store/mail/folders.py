@@ -227,7 +227,7 @@ def insert(
     record = new_record(folder_id, folder_id, txn.now_ms)
     record = record._replace(mailbox=mailbox, parent_id=parent_id, name=name, hidden=int(hidden))
     if txn.numbering and parent_id:  # the roots are the tree's own
-        record = versions.as_new_folder(txn, record)
+        record = versions.as_new_folder(txn, record, txn.record(Table.FOLDER, id_key(parent_id)))
     txn.insert(Table.FOLDER, id_key(record.folder_id), record)
     return record
 

@@ -40,6 +40,8 @@ CATEGORY: Final = "category "
 PROPERTY: Final = "property "
 NAME: Final = "name"
 PARENT: Final = "parent"
+ACTIVE: Final = 2
+"""The state of a database in a folder's replica list that holds it, and may be asked for it."""
 FORMER_FOLDER: Final = "former_folder"
 """The property of a message that says, in this database alone, from which folder it was moved."""
 _FLAGS: Final = {name: bit for name, bit in FLAG_BITS.items() if name != SEEN}  # who read it is no change
@@ -126,15 +128,18 @@ def as_resolved(txn: WriteTransaction, item: ItemRecord, cn: int) -> ItemRecord:
     )
 
 
-def as_new_folder(txn: WriteTransaction, record: FolderRecord) -> FolderRecord:
-    """A folder that was made here by its first change."""
+def as_new_folder(txn: WriteTransaction, record: FolderRecord, parent: FolderRecord) -> FolderRecord:
+    """A folder that was made here by its first change, with the active replicas of the one that it is in."""
     number = numbering.own_number(txn, record.change_cn)
+    stamp = numbering.next_stamp(txn)
+    databases = [row[0] for row in parent.replicas if row[1] == ACTIVE] or [txn.files.guid]
     return record._replace(
         folder_id=number,
         arrived_cn=0 if number == record.change_cn else record.change_cn,
         versions=(number,),
-        changed=numbering.next_stamp(txn),
+        changed=stamp,
         actor=txn.actor.account,
+        replicas=tuple((database, ACTIVE, *stamp, txn.numbering) for database in databases),
     )
 
 

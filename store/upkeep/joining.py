@@ -31,7 +31,7 @@ from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import Refused
 from pillarbox.store.ids import COUNTER_BITS, GUID_BYTES, counter_of, guid_text
-from pillarbox.store.mail import folders, public_folders
+from pillarbox.store.mail import folders, public_folders, versions
 
 # In one transaction: others wait meanwhile.
 _BATCH_ROWS: Final = 256
@@ -129,4 +129,9 @@ def _stamped(txn: WriteTransaction, record: ItemRecord | FolderRecord) -> ItemRe
     else:
         cn, time_ms = record.change_cn, record.created_ms
     version = numbering.FIRST_NUMBERING << COUNTER_BITS | counter_of(cn)
-    return record._replace(versions=(version,), changed=(max(min(time_ms, txn.now_ms), 0), 0))
+    stamp = (max(min(time_ms, txn.now_ms), 0), 0)
+    stamped = record._replace(versions=(version,), changed=stamp)
+    if isinstance(stamped, FolderRecord):
+        here = (txn.files.guid, versions.ACTIVE, *stamp, numbering.FIRST_NUMBERING)
+        stamped = stamped._replace(replicas=(here,))
+    return stamped

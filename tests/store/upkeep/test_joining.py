@@ -199,9 +199,11 @@ def test_replica_list_and_permissions_are_entries_with_a_stamp_each(store: Datab
         first = public_folders.set_replica(txn, folder_id, b"d" * 16, 2)
         second = public_folders.set_replica(txn, folder_id, b"c" * 16, 1)
         third = public_folders.set_rights(txn, folder_id, "bert", 3)
-    assert [(row[0], row[1], row[4]) for row in second.replicas] == [(b"c" * 16, 1, 1), (b"d" * 16, 2, 1)]
-    assert second.replicas[1] == first.replicas[0], "another entry keeps its stamp"
-    assert second.replicas[0][2:4] > first.replicas[0][2:4]
+    own = (store.guid, 2, 1)  # a folder that was there before is held by its own store
+    listed = [own, (b"c" * 16, 1, 1), (b"d" * 16, 2, 1)]
+    assert [(row[0], row[1], row[4]) for row in second.replicas] == listed
+    assert second.replicas[2] == first.replicas[1], "another entry keeps its stamp"
+    assert second.replicas[1][2:4] > first.replicas[1][2:4]
     assert third.replicas == second.replicas and third.rights[0][:2] == ("bert", 3)
     assert third.versions == (third.change_cn,)
 
@@ -392,3 +394,31 @@ def test_what_joined_survives_a_crash_by_replay(store: Database, tmp_path: Path)
     killed.mount()
     assert rows_of(killed) == before
     killed.dismount()
+
+
+def test_a_new_folder_has_the_active_replicas_of_the_one_that_it_is_in(store: Database) -> None:
+    join(store, ACTOR, TREE)
+    with store.transaction(ACTOR) as txn:
+        top = public_folders.create(txn, "Sales")
+        assert [row[:2] for row in top.replicas] == [(store.guid, 2)]
+        public_folders.set_replica(txn, top.folder_id, b"d" * 16, 2)
+        public_folders.set_replica(txn, top.folder_id, b"e" * 16, 1)
+        inner = public_folders.create(txn, "Sales/North")
+    assert [row[:2] for row in inner.replicas] == [(store.guid, 2), (b"d" * 16, 2)]
+
+
+def test_a_database_that_went_back_in_time_gives_no_number_under_its_old_replica_guid(
+    store: Database,
+) -> None:
+    join(store, ACTOR, TREE)
+    with store.transaction(ACTOR) as txn:
+        before = public_folders.create(txn, "Before")
+        txn.restored = True
+    with store.transaction(ACTOR) as txn:
+        after = public_folders.create(txn, "After")
+        again = public_folders.create(txn, "Again")
+    numbers = [record.versions[0] >> COUNTER_BITS for record in (before, after, again)]
+    assert numbers == [1, 2, 2]
+    with store.read(ACTOR) as read:
+        assert numbering.replica(read, 2).incarnation == 2
+        assert not read.state().restored
