@@ -13,7 +13,7 @@ from pillarbox.replication.core import writing
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.ground.records import Folder, ObjectId
 from pillarbox.replication.organisation.schedules import ALWAYS, Schedule, parse_schedule
-from pillarbox.store.access import FolderRights
+from pillarbox.store.access import AUTHOR, DEFAULT_SUBJECT, FolderRights
 from pillarbox.store.errors import InvalidSetting
 
 SCHEDULE: Final = "replication schedule"
@@ -73,15 +73,28 @@ def set_priority(replica: Replica, folder: ObjectId, priority: Priority, actor: 
     writing.change_folder(replica, folder, actor, properties={PRIORITY: str(priority)})
 
 
+def own_rights(read: Folder, subject: str) -> FolderRights | None:
+    """The rights that a folder gives a subject by an entry of its own, None where it has none."""
+    entry = read.properties.get(RIGHTS + subject)
+    if entry is None or not entry.value.isdigit():
+        return None
+    rights = FolderRights(int(entry.value))
+    return None if FolderRights.NOT_LISTED in rights else rights
+
+
 def rights_of(read: Folder) -> dict[str, FolderRights]:
     """The rights that a folder gives by subject; subjects that were taken out are not among them."""
-    found = {}
-    for name, entry in read.properties.items():
-        if name.startswith(RIGHTS) and entry.value.isdigit():
-            rights = FolderRights(int(entry.value))
-            if FolderRights.NOT_LISTED not in rights:
-                found[name.removeprefix(RIGHTS)] = rights
-    return found
+    subjects = [name.removeprefix(RIGHTS) for name in read.properties if name.startswith(RIGHTS)]
+    return {subject: rights for subject in subjects if (rights := own_rights(read, subject)) is not None}
+
+
+def rights_for(read: Folder, account: str) -> FolderRights:
+    """The rights of an account on a folder: its own, else those of Default, which is an Author unless the
+    folder says otherwise."""
+    for subject in (account, DEFAULT_SUBJECT):
+        if (rights := own_rights(read, subject)) is not None:
+            return rights
+    return AUTHOR
 
 
 def rights_value(rights: FolderRights | None) -> str:

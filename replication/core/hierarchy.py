@@ -172,14 +172,18 @@ def places(replica: Replica) -> dict[ObjectId, ObjectId]:
         folder: parent.value if parent.value in fixed or parent.value in parents else tree.lost_and_found
         for folder, parent in parents.items()
     }
+    settled: set[ObjectId] = set()
     for folder in sorted(shown):
-        path = [folder]
-        while (above := shown.get(path[-1])) is not None and above not in path:
-            path.append(above)
-        if above is not None:
-            ring = path[path.index(above) :]
+        path: dict[ObjectId, None] = {}
+        above = folder
+        while above in shown and above not in settled and above not in path:
+            path[above] = None
+            above = shown[above]
+        if above in path:
+            ring = list(path)[list(path).index(above) :]
             last = max(ring, key=lambda member: parents[member].stamp.weight(replica.wall_ms))
             shown[last] = tree.lost_and_found
+        settled.update(path)
     return shown
 
 

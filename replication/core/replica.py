@@ -135,6 +135,7 @@ class Replica:
         self.lines: dict[str, Line] = {}
         self.seen: dict[BundleKey, None] = {}
         self._sites: tuple[Organisation, frozenset[str], SiteTree] | None = None
+        self.transit_ms: dict[tuple[ObjectId, bytes], int] = {}
         self._read: dict[ObjectId, tuple[Versions[Any], Stamp, Folder]] = {}
         self._lists: dict[ObjectId, tuple[Folder | None, Organisation, Mapping[bytes, ReplicaState]]] = {}
         record.owners[self.me.origin] = (self.me.database, self.me.incarnation)

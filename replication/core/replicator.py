@@ -23,6 +23,7 @@ from pillarbox.replication.core import (
     leaving,
     outbox,
     status,
+    transit,
 )
 from pillarbox.replication.core.effects import Answer, Effect
 from pillarbox.replication.core.explanation import Explanation, explain
@@ -182,6 +183,8 @@ class Replicator:
         replica, folder, source = self.replica, message.folder, message.sender.database
         applying.take_all(replica, folder, changes.objects)
         answer = changes.answer
+        if answer is None:
+            transit.note(replica, message, changes.objects)
         if answer is None or is_for_this_life(replica, folder, answer.life):
             applying.tell_gaps(replica, folder, source, changes.pair)
         if answer is not None:

@@ -1,0 +1,206 @@
+"""Views of a folder: status of its replicas, replication, content, deletions."""
+
+from __future__ import annotations
+
+import pytest
+from driven_stores import ACTOR, TREE, Post, is_changes
+
+from pillarbox.replication.core import folder_settings, hierarchy, views, writing
+from pillarbox.replication.core.folder_settings import Priority
+from pillarbox.replication.core.preset import MINUTE_MS
+from pillarbox.replication.core.replica import Replica
+from pillarbox.replication.core.views import Sync
+from pillarbox.replication.ground.records import ObjectId, ReplicaState
+from pillarbox.replication.organisation.schedules import Interval
+from pillarbox.store.access import AUTHOR, FolderRights
+from pillarbox.store.errors import NoPermission, NotFound
+
+ONE, TWO, THREE = (name.encode() * 16 for name in "123")
+
+
+def at(post: Post, store: int) -> Replica:
+    """The replica of a store, by the clock of now."""
+    replica = post.replica(store)
+    replica.now_ms = replica.wall_ms = post.now_ms
+    return replica
+
+
+def posts(post: Post, folder: ObjectId, count: int, store: int = 0) -> list[ObjectId]:
+    return [
+        post.do(store, lambda replica: writing.post(replica, folder, b"text", 100, ACTOR))
+        for _ in range(count)
+    ]
+
+
+def states(post: Post, folder: ObjectId, store: int = 0) -> dict[str, Sync]:
+    return {each.server: each.sync for each in views.status(at(post, store), folder)}
+
+
+# --- status -------------------------------------------------------------------------------------------------
+
+
+def test_replicas_that_hold_the_same_are_in_sync() -> None:
+    post = Post("aab")
+    folder = post.folder("123")
+    posts(post, folder, 3)
+    post.wait(20 * MINUTE_MS)
+    assert states(post, folder) == {"1": Sync.IN_SYNC, "2": Sync.IN_SYNC, "3": Sync.IN_SYNC}
+    own = views.status(at(post, 0), folder)[0]
+    assert (own.database, own.site) == (ONE, "a")
+    assert own.figures is not None
+    assert (own.figures.items_count, own.figures.size_bytes) == (3, 300)
+    assert own.figures.last_received_ms is not None
+
+
+def test_a_replica_that_is_behind_says_by_how_many_items() -> None:
+    post = Post()
+    folder = post.folder()
+    posts(post, folder, 1)
+    post.wait(20 * MINUTE_MS)
+    posts(post, folder, 4)
+    post.wait(2_000, is_lost=is_changes)
+    mine, other = views.status(at(post, 0), folder)
+    assert (mine.sync, other.sync, other.lacks_count) == (Sync.IN_SYNC, Sync.NOT_IN_SYNC, 4)
+    assert other.heard_ms is not None and other.heard_ms < post.now_ms
+    post.wait(20 * MINUTE_MS)
+    post.wait(20 * MINUTE_MS)
+    assert states(post, folder) == {"1": Sync.IN_SYNC, "2": Sync.IN_SYNC}
+
+
+def test_a_store_that_lacks_changes_says_so_of_itself() -> None:
+    post = Post()
+    folder = post.folder()
+    posts(post, folder, 2)
+    post.wait(6 * MINUTE_MS, is_lost=is_changes)  # the status came, the changes did not
+    mine, _ = views.status(at(post, 1), folder)
+    assert mine.sync is Sync.NOT_IN_SYNC and mine.offers_count >= 2
+
+
+def test_a_replica_that_leaves_is_delete_pending_and_one_that_is_new_was_not_heard_of() -> None:
+    post = Post("aaa")
+    folder = post.folder("12")
+    lists = {TWO: ReplicaState.DELETE_PENDING, THREE: ReplicaState.ACTIVE}
+    post.do(0, lambda replica: writing.change_folder(replica, folder, ACTOR, replicas=lists))
+    assert states(post, folder) == {"1": Sync.IN_SYNC, "2": Sync.DELETE_PENDING, "3": Sync.NOT_HEARD}
+    post.wait(20 * MINUTE_MS)
+    assert states(post, folder) == {"1": Sync.IN_SYNC, "3": Sync.IN_SYNC}
+
+
+def test_figures_of_other_stores_are_those_that_they_told() -> None:
+    post = Post()
+    folder = post.folder()
+    posts(post, folder, 2)
+    post.wait(2_000)
+    told = {TWO: views.own_figures(at(post, 1), folder)}
+    other = views.status(at(post, 0), folder, told)[1]  # type: ignore[arg-type]
+    assert other.figures is not None and other.figures.items_count == 2
+
+
+def test_a_store_without_a_replica_shows_the_list_and_knows_no_more() -> None:
+    post = Post("aaa")
+    folder = post.folder("12")
+    assert states(post, folder, store=2) == {"1": Sync.NOT_HEARD, "2": Sync.NOT_HEARD}
+    assert views.own_figures(at(post, 2), folder) is None
+    with pytest.raises(NotFound):
+        views.status(at(post, 2), ObjectId(b"x" * 16, 5))
+
+
+# --- replication --------------------------------------------------------------------------------------------
+
+
+def test_the_replication_view_says_list_schedule_priority_and_average_time() -> None:
+    post = Post("ab")
+    folder = post.folder()
+    posts(post, folder, 1)
+    post.put(post.stores[0], post.stores[0].tick(post.now))
+    post.now_ms += 700
+    post.carry()
+    view = views.replication(at(post, 1), folder)
+    assert [(each.server, each.state) for each in view.replicas] == [
+        ("1", ReplicaState.ACTIVE),
+        ("2", ReplicaState.ACTIVE),
+    ]
+    assert (view.schedule, view.is_own_schedule, view.priority) == ("always", False, Priority.NORMAL)
+    assert view.replicas[0].average_ms == 700
+    assert view.replicas[1].average_ms is None
+    post.do(0, lambda replica: folder_settings.set_schedule(replica, folder, Interval(30), ACTOR))
+    view = views.replication(at(post, 0), folder)
+    assert (view.schedule, view.is_own_schedule) == ("every 30 min", True)
+
+
+# --- content ------------------------------------------------------------------------------------------------
+
+
+def test_content_is_shown_to_who_may_read_and_to_no_administrator_without_that_right() -> None:
+    post = Post()
+    folder = post.folder()
+    [first, second] = posts(post, folder, 2)
+    post.now_ms += 1000
+    post.do(0, lambda replica: writing.edit(replica, folder, first, "bert", content=b"new", size_bytes=5))
+    closed = {"rights Default": folder_settings.rights_value(FolderRights.FOLDER_VISIBLE)}
+    opened = {"rights anna": folder_settings.rights_value(AUTHOR)}
+    assert len(views.content(at(post, 0), folder, "carl")) == 2, "Default is an Author"
+    post.do(0, lambda replica: writing.change_folder(replica, folder, ACTOR, properties={**closed, **opened}))
+    items = views.content(at(post, 0), folder, "anna")
+    assert [(item.object_id, item.size_bytes, item.actor) for item in items] == [
+        (first, 5, "bert"),
+        (second, 100, ACTOR),
+    ]
+    with pytest.raises(NoPermission):
+        views.content(at(post, 0), folder, "administrator")
+
+
+def test_a_conflict_shows_how_many_versions_it_has() -> None:
+    post = Post()
+    folder = post.folder()
+    [message] = posts(post, folder, 1)
+    post.wait(2_000)
+    post.edit_apart(folder, message)
+    post.wait(2_000)
+    [item] = views.content(at(post, 1), folder, ACTOR)
+    assert item.versions_count == 2
+
+
+# --- deletions ----------------------------------------------------------------------------------------------
+
+
+def test_a_deletion_says_when_and_who_at_every_store() -> None:
+    post = Post()
+    folder = post.folder()
+    [message, _] = posts(post, folder, 2)
+    post.wait(2_000)
+    deleted_ms = post.now_ms
+    post.do(1, lambda replica: writing.delete(replica, folder, message, "bert"))
+    post.wait(2_000)
+    for store in range(2):
+        [deletion] = views.deletions(at(post, store), folder)
+        assert deletion == (message, "", deleted_ms, "bert")
+
+
+def test_deleted_folders_are_told_with_their_names() -> None:
+    post = Post()
+    folder = post.folder()
+    deleted_ms = post.now_ms
+    post.do(0, lambda replica: hierarchy.delete_folder(replica, folder, "bert"))
+    post.wait(10_000)
+    for store in range(2):
+        assert views.deletions(at(post, store), TREE.hierarchy) == ((folder, "News", deleted_ms, "bert"),)
+
+
+# --- whom clients are sent to -------------------------------------------------------------------------------
+
+
+def test_a_new_replica_is_stale_until_it_is_filled_and_one_that_lags_is_not() -> None:
+    post = Post("aaa")
+    folder = post.folder("12")
+    posts(post, folder, 30)
+    post.wait(20 * MINUTE_MS)
+    assert not views.is_stale(at(post, 0), folder, TWO)
+    posts(post, folder, 2)
+    assert not views.is_stale(at(post, 0), folder, TWO)
+    added = {THREE: ReplicaState.ACTIVE}
+    post.do(0, lambda replica: writing.change_folder(replica, folder, ACTOR, replicas=added))
+    post.wait(10_000, is_lost=lambda message: message.folder == folder and is_changes(message))
+    assert views.is_stale(at(post, 0), folder, THREE)
+    post.wait(30 * MINUTE_MS)
+    assert not views.is_stale(at(post, 0), folder, THREE)
