@@ -133,6 +133,11 @@ class EventId(IntEnum):
     TABLES_SPACE_HELD = (20014, _WARNING, _STORAGE,
         "Process {process}, begun {minutes} minutes ago, reads a state of database {database} that is "
         "{transactions} transactions old: {held_bytes} of its property file wait for it to end.")
+    MAILBOX_NAME_TAKEN = (20015, _WARNING, _MAILBOX,
+        "Mailbox {mailbox} of database {database} is called {name} now: while its name was not known, one in "
+        "{other} got it.")
+    MAILBOX_NAMES_UNKNOWN = (20016, _WARNING, _MAILBOX,
+        "Mailbox {mailbox} got its name while the names in database {database} are not known: {reason}")
     IMPORT_FINISHED = 20020, _INFORMATION, _MAILBOX, "{messages} messages were imported into {mailbox}."
     IMPORT_FINISHED_DAMAGED = (20021, _WARNING, _MAILBOX,
         "{messages} messages were imported into {mailbox}, {damaged} of them damaged.")

@@ -1,31 +1,36 @@
 """Mailboxes of a server by name, over all its databases: find, create, rename, move.
 
 No two mailboxes of a server have the same name. A mounted database says itself which it holds; the names in
-one that is not mounted stand in a file of the server (`MailboxNames`), so that such a database stops only
-what concerns its own mailboxes.
+one that is not mounted stand in a file of the server (`MailboxNames`), or else are read from its tables
+(`NamesInTables`), so that such a database stops only what concerns its own mailboxes. Where neither tells
+them, a name is given that one of its mailboxes may have, and that one gets another at its next mount.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Protocol
+from itertools import count
+from typing import Final, Protocol
 
 from pillarbox.store.access import Actor
 from pillarbox.store.arguments import check_kind
+from pillarbox.store.disk.file_lock import is_locked
 from pillarbox.store.disk.tables import DatabaseKind, MailboxRecord, Table
-from pillarbox.store.engine.database import Database, MountState
+from pillarbox.store.engine.database import LOCK, Database, MountState
 from pillarbox.store.errors import (
     AlreadyExists,
     Conflict,
+    Corrupt,
     Dismounted,
     NotFound,
     PillarboxError,
     Refused,
     Retryable,
 )
+from pillarbox.store.events import EventId
 from pillarbox.store.mail import mailboxes
-from pillarbox.store.names import check_name, name_key
+from pillarbox.store.names import NAME_CHARS_MAX, check_name, name_key
 from pillarbox.store.upkeep.move_mailbox import (
     MOVED_FROM,
     MailboxMove,
@@ -34,6 +39,9 @@ from pillarbox.store.upkeep.move_mailbox import (
     is_incomplete_copy,
     move_mailbox,
 )
+from pillarbox.store.upkeep.names_in_tables import NamesInTables
+
+_TELLING_APART: Final = Actor.task("mount")
 
 
 class Databases(Protocol):
@@ -66,6 +74,7 @@ class MailboxDirectory:
         self._server = server
         self._changing = changing
         self._alone = alone
+        self._names_in_tables = NamesInTables()
 
     def find(self, name: str) -> tuple[Database, MailboxRecord]:
         """The mailbox of that name, in any case, and the mounted database it is in.
@@ -99,9 +108,10 @@ class MailboxDirectory:
     def create(self, actor: Actor, name: str, database_name: str = "") -> tuple[Database, MailboxRecord]:
         """Make a mailbox, durably, in the database named, or in the server's only mailbox store.
 
-        Raises InvalidName, AlreadyExists, NotFound, ReadOnly; Dismounted also while a mailbox store is not
-        mounted of which the names are not known; Refused in a public folder store, or when none is named and
-        the server has several mailbox stores.
+        Event 20016 tells of each mailbox store that is not mounted and of which the names are not known.
+        Raises InvalidName, AlreadyExists, NotFound, ReadOnly, Dismounted; WriterBusy when another process has
+        such a store; Refused in a public folder store, or when none is named and the server has several
+        mailbox stores.
         """
         with self._changing, self._alone():
             database = self._server.database(database_name) if database_name else self._only_mailbox_store()
@@ -204,21 +214,79 @@ class MailboxDirectory:
     def _names_in(self, database: Database) -> Mapping[bytes, bytes] | None:
         """GUIDs by name key of the mailboxes in a database that is not mounted; None when not known."""
         try:
-            return database.mailbox_names.read() if database.mailbox_names else None
+            return self._read_names(database)
         except PillarboxError:
             return None
 
+    def _read_names(self, database: Database) -> Mapping[bytes, bytes]:
+        names = database.mailbox_names
+        assert names is not None  # every mailbox store of a server has them
+        try:
+            return names.read()
+        except (NotFound, Corrupt):
+            return self._names_in_tables(database.path)
+
     def _refuse_taken(self, name: str, own: bytes = b"") -> None:
-        """Raises AlreadyExists when a mailbox other than `own` (GUID) has a name, Dismounted when it may."""
+        """Raises AlreadyExists when a mailbox but `own` (GUID) has a name; Dismounted, WriterBusy when
+        one may have it, in a database that another process has mounted.
+        """
         for database, found in self._called(name):
             if found.guid != own:
                 raise _mailbox_exists(name, database.label)
         for database in self._not_mounted():
-            names = self._names_in(database)
-            if names is None:
-                raise self._apart(name, database)
+            try:
+                names = self._read_names(database)
+            except PillarboxError as error:
+                if is_locked(database.path / LOCK):
+                    raise self._apart(name, database) from error
+                database.report(EventId.MAILBOX_NAMES_UNKNOWN, mailbox=name, reason=str(error))
+                continue
             if names.get(name_key(name), own) != own:
                 raise _mailbox_exists(name, f"{database.label}, which is not mounted")
+
+    def end_doubles(self, database: Database) -> None:
+        """Give each mailbox of a database another name that another database has a mailbox of: event 20015.
+
+        Call it after the mount of one whose names were not known. The copies of a move are no doubles. Raises
+        as `rename`.
+        """
+        if not list(self._doubles(database)):
+            return
+        with self._changing, self._alone():
+            for box, other in list(self._doubles(database)):
+                self._give_another_name(database, box, other)
+
+    def _doubles(self, database: Database) -> Iterator[tuple[MailboxRecord, Database]]:
+        with database.read(_TELLING_APART) as read:
+            boxes = list(mailboxes.all_of(read))
+        for box in boxes:
+            if (other := self._other_called(box, database)) is not None:
+                yield box, other
+
+    def _other_called(self, box: MailboxRecord, database: Database) -> Database | None:
+        for other in self._stores():
+            if other is database:
+                continue
+            if other.state is MountState.DISMOUNTED:
+                guid = (self._names_in(other) or {}).get(name_key(box.name))
+            else:
+                with other.read(_TELLING_APART) as read:
+                    guid = read.index(Table.MAILBOX_NAME, name_key(box.name))
+            if guid is not None and guid != box.guid:
+                return other
+        return None
+
+    def _give_another_name(self, database: Database, box: MailboxRecord, other: Database) -> None:
+        for number in count(2):
+            name = f"{box.name[: NAME_CHARS_MAX - 10]} {number}"
+            try:
+                self._refuse_taken(name)
+            except AlreadyExists:
+                continue
+            with database.transaction(_TELLING_APART) as txn:
+                mailboxes.rename(txn, box.guid, name)
+                txn.report(EventId.MAILBOX_NAME_TAKEN, mailbox=box.name, name=name, other=other.label)
+            return
 
     def _apart(self, name: str, database: Database) -> PillarboxError:
         """Why a mailbox that may be in a database that is not mounted cannot be told of."""

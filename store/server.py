@@ -357,12 +357,22 @@ class Server:
             if self.read_only:
                 self._mount_to_read(database)
             else:
+                names = database.mailbox_names
+                were_known = names is None or names.is_known()
                 database.mount(wait_ms=self._wait_ms)
+                if not were_known:
+                    self._end_doubles(database)
         except PillarboxError as error:
             self.not_mounted[database.label] = error
             database.report(EventId.DATABASE_NOT_MOUNTED, reason=str(error))
             raise
         self.not_mounted.pop(database.label, None)
+
+    def _end_doubles(self, database: Database) -> None:
+        try:
+            self.mailboxes.end_doubles(database)
+        except PillarboxError as error:  # `MailboxDirectory.find` tells of a double
+            database.report(EventId.REQUEST_FAILED, request="mailbox names", error=str(error))
 
     def _mount_to_read(self, database: Database) -> None:
         try:

@@ -17,7 +17,7 @@ from xxhash import xxh3_64_hexdigest
 
 from pillarbox.store.disk.checkpoint import write_atomically
 from pillarbox.store.disk.stream import disk_error, flush_directory
-from pillarbox.store.errors import Corrupt, NotFound, UnsupportedVersion
+from pillarbox.store.errors import Corrupt, NotFound, PillarboxError, UnsupportedVersion
 
 NAMES_MAGIC: Final = b"PBNAMES"
 NAMES_VERSION: Final = 1
@@ -53,6 +53,14 @@ class MailboxNames:
         names = self._parse(data)
         self._last = (stamp, names)  # at once: other threads read, too
         return names
+
+    def is_known(self) -> bool:
+        """True when the file tells the names."""
+        try:
+            self.read()
+        except PillarboxError:
+            return False
+        return True
 
     def replace(self, names: Mapping[bytes, bytes]) -> None:
         """Make the file say exactly `names`, durably; one that says so already is left alone.

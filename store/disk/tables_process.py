@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -103,17 +103,17 @@ def _ending_text(code: int) -> str:
 
 
 class TableRows:
-    """The rows of the primary tables of a property file that may be damaged.
+    """The rows of primary tables of a property file that may be damaged.
 
     `problems` says, once all rows were taken, which tables could not be read to their end.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tables: Collection[Table] = PRIMARY) -> None:
         self.problems: list[str] = []
         self._path = path
         # More than the file holds comes from pages that lead in circles.
         self._bytes_left = (path / DATA_FILE).stat().st_size
-        self._waiting = list(PRIMARY)
+        self._waiting = list(tables)
 
     def __iter__(self) -> Iterator[Row]:
         """Each row once, table by table. A table that ends the child is passed over by the next child."""

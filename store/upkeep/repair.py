@@ -270,6 +270,7 @@ class _Repair:
     def _replace(self) -> None:
         """Without a checkpoint nothing mounts, so that a crash in here never mixes old and new."""
         path, names = self._database.path, self._database.mailbox_names
+        were_known = names is not None and names.is_known()
         if names is not None:
             names.forget()  # a mailbox that is found again may have any name
         for name in (CHECKPOINT_FILE, PROPERTIES):
@@ -289,6 +290,6 @@ class _Repair:
         except BaseException:
             _undo_interrupted(path)
             raise
-        if names is not None:
+        if names is not None and were_known:  # else the next mount looks for names that others have got since
             names.replace(self._mailbox_names)
         _remove_old(path)
