@@ -28,8 +28,8 @@ def take(replica: Replica, folder: ObjectId, object_id: ObjectId, arrived: Versi
     state, mine = replica.state(folder), replica.objects.get(folder, object_id)
     if mine is not None and not identity.check_numbers(replica, folder, mine, arrived):
         return
-    had = state.knowledge.had
-    result = received(arrived, had) if mine is None else mine.merged(arrived, had)
+    known = state.knowledge.known if is_held_again(state, mine, arrived) else state.knowledge.had
+    result = received(arrived, known) if mine is None else mine.merged(arrived, known)
     claimed = [
         number
         for number in arrived.entries()
@@ -42,6 +42,15 @@ def take(replica: Replica, folder: ObjectId, object_id: ObjectId, arrived: Versi
     note_news(replica, state)
     for version in arrived.siblings.values():
         replica.witness(folder, version.stamps())
+
+
+def is_held_again(state: FolderState, mine: Versions[Any] | None, arrived: Versions[Any]) -> bool:
+    """True when an object is held, or begins to be: then so are those of its versions that were expired here.
+
+    Refused by themselves they would be missing beside a context that covers them, which says that they were
+    replaced: stores that have them would let them go.
+    """
+    return mine is not None or bool(received(arrived, state.knowledge.had).siblings)
 
 
 def received(arrived: Versions[Any], had: CNSet) -> Versions[Any]:

@@ -28,7 +28,7 @@ from pillarbox.replication.wire.messages import (
     Status,
 )
 from pillarbox.store.change_number import ChangeNumber, CNSet
-from pillarbox.store.hybrid_clock import HybridClock, Stamp
+from pillarbox.store.hybrid_clock import AHEAD_MS_MAX, HybridClock, Stamp
 
 
 class Moment(NamedTuple):
@@ -105,6 +105,15 @@ class Waiting:
     went_back: bool = False
 
 
+class Reading(NamedTuple):
+    """A folder as it is read from its versions between two times: stamps too far ahead do not count."""
+
+    versions: Versions[Any]
+    since_ms: int
+    until_ms: int
+    folder: Folder
+
+
 class Replica:
     """A store in the middle of a call: what all modules of the core work on."""
 
@@ -136,7 +145,7 @@ class Replica:
         self.seen: dict[BundleKey, None] = {}
         self._sites: tuple[Organisation, frozenset[str], SiteTree] | None = None
         self.transit_ms: dict[tuple[ObjectId, bytes], int] = {}
-        self._read: dict[ObjectId, tuple[Versions[Any], Stamp, Folder]] = {}
+        self._read: dict[ObjectId, Reading] = {}
         self._lists: dict[ObjectId, tuple[Folder | None, Organisation, Mapping[bytes, ReplicaState]]] = {}
         record.owners[self.me.origin] = (self.me.database, self.me.incarnation)
 
@@ -227,13 +236,24 @@ class Replica:
         if versions is None or not versions.siblings:
             return None
         before = self._read.get(folder)
-        if before and before[0] is versions and not before[1].is_ahead(self.wall_ms):
-            return before[2]
+        if before and before.versions is versions and before.since_ms <= self.wall_ms < before.until_ms:
+            return before.folder
         read = Folder.read(versions, self.wall_ms)
-        latest = max(stamp for version in versions.siblings.values() for stamp in version.stamps())
-        if not latest.is_ahead(self.wall_ms):  # else what wins depends on the time
-            self._read[folder] = versions, latest, read
+        stamps = (stamp for version in versions.siblings.values() for stamp in version.stamps())
+        turns = [stamp.time_ms - AHEAD_MS_MAX for stamp in stamps]
+        since_ms = max((turn_ms for turn_ms in turns if turn_ms <= self.wall_ms), default=-NEVER_MS)
+        until_ms = min((turn_ms for turn_ms in turns if turn_ms > self.wall_ms), default=NEVER_MS)
+        self._read[folder] = Reading(versions, since_ms, until_ms, read)
         return read
+
+    def read_otherwise(self) -> list[ObjectId]:
+        """The folders that were read when other stamps were too far ahead to count: the clock was put right,
+        or their time has come."""
+        return [
+            folder
+            for folder, reading in self._read.items()
+            if not reading.since_ms <= self.wall_ms < reading.until_ms
+        ]
 
     def is_live(self, folder: ObjectId) -> bool:
         """True when the folder is not deleted.

@@ -215,6 +215,8 @@ class Replicator:
             hello.say(replica)
         if replica.waiting is not None:
             return
+        if folder == replica.tree.hierarchy:
+            hierarchy.even_out(replica, replica.read_otherwise())
         state.knowledge.settle(replica.assumed(folder))
         if broadcasting.due_ms(replica, folder, state) <= now_ms:
             broadcasting.broadcast(replica, folder)
@@ -303,6 +305,7 @@ class Replicator:
         if state is None or not state.is_held:
             self._due.pop(folder, None)
             return
+        hierarchy.match_rows(self.replica, folder)
         backfill.note_missing(self.replica, folder)
         due_ms = self._due_ms(folder, state)
         if due_ms < NEVER_MS and self._due.get(folder) != due_ms:

@@ -31,8 +31,10 @@ FAULTS: Final = frozenset(
         "crash",
         "cut",
         "cut both ways",
+        "cut for ten hours",
         "cut one way",
         "doubled",
+        "drain over 30 minutes",
         "expiry",
         "hangs",
         "loss",
@@ -51,6 +53,8 @@ FAULTS: Final = frozenset(
 RULES: Final = frozenset(
     {
         "backfill_request",
+        "crash_lost",
+        "edited_apart",
         "expire",
         "expired_lost",
         "folder_came_back",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from pillarbox.replication.simulation.world import World
 YEAR_2099_MS = 4_070_908_800_000
 DOWN_MS = (1_000, MINUTE_MS, HOUR_MS)
 DOWN_LONG_MS = (3 * MINUTE_MS, HOUR_MS)
+WHOLE = 40  # so many faults of a run, and every kind is among them
 
 
 @dataclass
@@ -44,7 +46,9 @@ def remove_lost(world: World) -> None:
 def crash(faults: Faults, machine: Machine) -> None:
     """The machine loses what was not durable, and comes back some time later."""
     faults.say("crash", machine)
-    faults.world.invariants.lost(machine.crash())
+    lost = faults.world.invariants.crash(machine, machine.crash())
+    if lost:
+        faults.world.fired["crash_lost"] += lost
     _down(faults, machine)
 
 
@@ -73,11 +77,20 @@ def back_up(faults: Faults, machine: Machine) -> None:
     faults.copies[machine.database] = machine.copy()
 
 
+def _copied(faults: Faults, machine: Machine) -> tuple[Machine, Copy | None]:
+    """The machine, or if there is no copy of it another one, and its copy."""
+    copied = [each for each in faults.world.running() if each.database in faults.copies]
+    if copied and machine not in copied:
+        machine = faults.world.rng.choice(copied)
+    return machine, faults.copies.get(machine.database)
+
+
 def restore(faults: Faults, machine: Machine) -> None:
     """The machine goes back to an old copy of its disk."""
-    copy = faults.copies.get(machine.database)
+    machine, copy = _copied(faults, machine)
     if copy is not None:
         faults.say("restore", machine)
+        faults.world.invariants.die(machine)
         machine.restore(copy)
         faults.world.start(machine)
 
@@ -87,34 +100,45 @@ def put_back(faults: Faults, machine: Machine) -> None:
 
     It stays away until what it had sent has arrived: else nobody could know of it yet.
     """
-    copy = faults.copies.get(machine.database)
+    machine, copy = _copied(faults, machine)
     if copy is not None:
         was_running = faults.world.rng.random() < 0.5
         faults.say("put back running" if was_running else "put back", machine)
+        faults.world.invariants.die(machine)
         machine.put_back(copy, was_running=was_running)
         _down(faults, machine, DOWN_LONG_MS)
 
 
 def begin_elsewhere(faults: Faults, machine: Machine) -> None:
     """The machine is lost; a copy of its disk goes on in another one."""
-    copy = faults.copies.get(machine.database)
+    machine, copy = _copied(faults, machine)
     if copy is not None:
         with_fence = faults.world.rng.random() < 0.5
         faults.say("begun elsewhere", machine)
+        faults.world.invariants.die(machine)
         machine.begin_elsewhere(copy, with_fence=with_fence)
         _down(faults, machine)
 
 
 def cut(faults: Faults, machine: Machine) -> None:
-    """All links of the machine's site are cut, in one direction or both, for up to ten hours."""
-    world, rng = faults.world, faults.world.rng
-    site = world.organisation.servers[machine.database].site
-    until_ms = world.now_ms + rng.choice((MINUTE_MS, 30 * MINUTE_MS, 10 * HOUR_MS))
-    is_one_way = rng.random() < 0.3
+    """All links of the machine's site are cut, in one direction or both."""
+    is_one_way = faults.world.rng.random() < 0.3
     faults.say("cut one way" if is_one_way else "cut both ways", machine)
+    _cut(faults, machine, faults.world.rng.choice((MINUTE_MS, 30 * MINUTE_MS, HOUR_MS)), is_one_way)
+
+
+def cut_for_hours(faults: Faults, machine: Machine) -> None:
+    """All links of the machine's site are cut for longer than most retry delays."""
+    faults.say("cut for ten hours", machine)
+    _cut(faults, machine, 10 * HOUR_MS, is_one_way=False)
+
+
+def _cut(faults: Faults, machine: Machine, duration_ms: int, is_one_way: bool) -> None:
+    world = faults.world
+    site, until_ms = world.organisation.servers[machine.database].site, world.now_ms + duration_ms
     for (one, other), link in world.network.links.items():
         if one != other and (one == site or (other == site and not is_one_way)):
-            link.cut_until_ms = until_ms
+            link.cut_until_ms = max(link.cut_until_ms, until_ms)
 
 
 def hang(faults: Faults, machine: Machine) -> None:
@@ -124,7 +148,7 @@ def hang(faults: Faults, machine: Machine) -> None:
 
 
 def slow(faults: Faults, machine: Machine) -> None:
-    """All links of the machine's site become slow."""
+    """All links of the machine's site become slow, and stay so."""
     faults.say("slow", machine)
     site = faults.world.organisation.servers[machine.database].site
     for sites, link in faults.world.network.links.items():
@@ -133,39 +157,44 @@ def slow(faults: Faults, machine: Machine) -> None:
 
 
 def skew(faults: Faults, machine: Machine) -> None:
-    """The machine's clock is wrong, by minutes, or by decades, until the end or the next time."""
-    offset_ms = faults.world.rng.choice((-HOUR_MS, -MINUTE_MS, 5 * MINUTE_MS, 3 * HOUR_MS, 0))
-    if faults.world.rng.random() < 0.15:
-        offset_ms = YEAR_2099_MS - faults.world.now_ms
-        faults.say("clock in 2099", machine)
-    else:
-        faults.say("clock skew", machine)
-    machine.skew_ms = offset_ms
+    """The machine's clock is wrong, by minutes or hours, until the end or the next time."""
+    faults.say("clock skew", machine)
+    machine.skew_ms = faults.world.rng.choice((-HOUR_MS, -MINUTE_MS, 5 * MINUTE_MS, 3 * HOUR_MS, 0))
+
+
+def skew_far(faults: Faults, machine: Machine) -> None:
+    """The machine believes to be in 2099."""
+    faults.say("clock in 2099", machine)
+    machine.skew_ms = YEAR_2099_MS - faults.world.now_ms
 
 
 def lose(faults: Faults, machine: Machine) -> None:
     """The machine is lost for good, if others are left."""
     world = faults.world
-    if len(world.running()) > 2 and faults.world.rng.random() < 0.4:
+    if len(world.running()) > 2:
         faults.say("lost for good", machine)
+        world.invariants.die(machine)
         del world.machines[machine.database]
-        if faults.world.rng.random() < 0.5:
+        if world.rng.random() < 0.5:
             remove_lost(world)
 
 
 def add(faults: Faults, machine: Machine) -> None:
     """A new, empty store joins the tree."""
     world = faults.world
-    if len(world.machines) < faults.stores_max and faults.world.rng.random() < 0.5:
+    if len(world.machines) < faults.stores_max:
         faults.say("store added", machine)
-        world.add_store(faults.world.rng.choice(world.sites), 7)
+        world.add_store(world.rng.choice(world.sites), 7)
 
 
 def expire(faults: Faults, machine: Machine) -> None:
-    """A store with an age limit lets old messages go."""
-    limit_ms, world = machine.age_limit_ms, faults.world
-    if limit_ms is None:
+    """A store with an age limit, this one or another, lets old messages go."""
+    world = faults.world
+    limited = [each for each in world.running() if each.age_limit_ms is not None]
+    if not limited:
         return
+    machine = machine if machine in limited else world.rng.choice(limited)
+    limit_ms = machine.age_limit_ms or 0
     faults.say("expiry", machine)
     before_ms = world.now_ms + machine.skew_ms - limit_ms
 
@@ -190,23 +219,47 @@ def purge(faults: Faults, machine: Machine) -> None:
 
 Fault = Callable[[Faults, Machine], None]
 FAULTS: tuple[Fault, ...] = (
-    crash,
+    *[crash] * 4,
+    *[restart] * 2,
+    *[back_up] * 4,
+    *[restore] * 4,
+    *[put_back] * 2,
+    *[begin_elsewhere] * 2,
+    *[cut] * 2,
+    *[hang] * 2,
+    *[slow] * 2,
+    *[skew] * 2,
+    skew_far,
+    lose,
+    add,
+    *[expire] * 4,
+    *[purge] * 2,
+)
+EVERY_KIND: tuple[Fault, ...] = (
+    back_up,
+    back_up,
     crash,
     restart,
-    back_up,
-    back_up,
-    restore,
-    restore,
-    put_back,
-    begin_elsewhere,
     cut,
     hang,
+    cut_for_hours,
     slow,
     skew,
+    skew_far,
     lose,
     add,
     expire,
-    expire,
-    expire,
     purge,
+    put_back,
+    begin_elsewhere,
+    restore,
+    restore,
 )
+
+
+def planned(rng: random.Random, faults: tuple[Fault, ...], count: int) -> list[Fault]:
+    """The faults of a run: where there is room, one of every kind, copies before what goes back to them."""
+    kinds = EVERY_KIND if count >= WHOLE else ()
+    chosen = [*kinds[2:-2], *rng.choices(faults, k=count - len(kinds))]
+    rng.shuffle(chosen)
+    return [*kinds[:2], *chosen, *kinds[-2:]]

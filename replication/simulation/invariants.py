@@ -1,263 +1,246 @@
-"""Invariants: true at every moment, under any faults; and true at the end, when the faults have stopped."""
+"""Invariants that are true at every moment, under any faults; looked at after every call, where it changed
+something."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
-from pillarbox.replication.core import deletion, hierarchy
-from pillarbox.replication.core.replica import Replica
+from pillarbox.replication.core import hierarchy
 from pillarbox.replication.core.state import FolderState
-from pillarbox.replication.ground.records import ObjectId, ReplicaState, Tree
-from pillarbox.replication.ground.versions import Context, Version, Versions
+from pillarbox.replication.ground.knowledge import NOTHING
+from pillarbox.replication.ground.records import ObjectId, Tree
+from pillarbox.replication.ground.versions import Versions
+from pillarbox.replication.simulation.history import History, Violation
 from pillarbox.replication.simulation.machine import Machine
+from pillarbox.replication.simulation.objects import FolderObjects
+from pillarbox.replication.wire.messages import Life
 from pillarbox.store.change_number import ChangeNumber, CNSet
 
-
-class Violation(Exception):
-    """Something that must be true is not."""
+_FEW = 64
 
 
-class Write(NamedTuple):
-    """One write that was ever made: the state right after it."""
+@dataclass(slots=True)
+class Seen:
+    """A folder at a store as it was when it was looked at last."""
 
-    folder: ObjectId
-    object_id: ObjectId
-    context: Context
-    version: Version
+    life: Life
+    objects: FolderObjects
+    changes: int = -1
+    known: CNSet = NOTHING
+    expired: CNSet = NOTHING
+    purged: CNSet = NOTHING
+    hierarchy: CNSet = NOTHING
 
 
 class Invariants:
-    """Remembers every write of a run and holds the stores against it.
+    """Holds the stores against the history of the run.
 
-    `given_up` are numbers that a purge closed, `cleared` those of content that may have gone with its folder,
-    `deletions` the writes that cleared some of it, `expired` numbers that a store let go by age.
+    `died` are for each folder the numbers that were known to stores that are lost, or went back in time;
+    `aged` the numbers that some store claims although it never had them, since all that had what replaced
+    them let that go by age.
     """
 
-    def __init__(self, tree: Tree) -> None:
-        self.tree = tree
-        self.writes: dict[ChangeNumber, Write] = {}
-        self.of_object: dict[tuple[ObjectId, ObjectId], list[ChangeNumber]] = {}
-        self.of_folder: dict[ObjectId, list[ChangeNumber]] = {}
-        self.cleared: dict[ObjectId, CNSet] = {}
-        self.deletions: dict[ObjectId, list[tuple[ChangeNumber, CNSet]]] = {}
-        self.expired: dict[bytes, CNSet] = {}
-        self.ever_expired = CNSet()
-        self.given_up = CNSet()
-        self.ever_purged = CNSet()
-        self._seen: dict[tuple[bytes, ObjectId], tuple[Any, ...]] = {}
+    def __init__(self, tree: Tree, machines: Mapping[bytes, Machine]) -> None:
+        self.tree, self.machines = tree, machines
+        self.history = History(tree)
+        self.died: dict[ObjectId, CNSet] = {}
+        self.aged = CNSet()
+        self._seen: dict[bytes, dict[ObjectId, Seen]] = {}
 
-    def witness(self, folder: ObjectId, object_id: ObjectId, versions: Versions[Any]) -> None:
-        """See a state that some store put: the first time that a number is there, it is a write."""
-        for number, version in versions.siblings.items():
-            if number in self.writes:
-                if self.writes[number].version != version:
-                    raise Violation(f"{number.counter} of {number.origin.hex()[:8]} was given twice")
-                continue
-            self.writes[number] = Write(folder, object_id, dict(versions.context), version)
-            self.of_object.setdefault((folder, object_id), []).append(number)
-            self.of_folder.setdefault(folder, []).append(number)
-            if folder == self.tree.hierarchy and version.cleared:
-                self.cleared[object_id] = self.cleared.get(object_id, CNSet()) | version.cleared
-                self.deletions.setdefault(object_id, []).append((number, version.cleared))
+    def die(self, machine: Machine) -> None:
+        """The store is about to be lost, or to go back to an old copy: what only it had may be missing."""
+        for folder, state in machine.record.folders.items():
+            if state.is_held:
+                self.died[folder] = self.died.get(folder, NOTHING) | state.knowledge.had
+        self.history.go_back(machine.record.sender.origin)
+        self._seen.pop(machine.database, None)
 
-    def lost(self, numbers: CNSet) -> None:
-        """Forget writes that are lost, before they were acknowledged or before anybody else heard of them."""
-        for number in [number for number in self.writes if number in numbers]:
-            write = self.writes.pop(number)
-            self.of_object[write.folder, write.object_id].remove(number)
-            self.of_folder[write.folder].remove(number)
-        for folder, deletions in self.deletions.items():
-            self.deletions[folder] = [each for each in deletions if each[0] not in numbers]
+    def crash(self, machine: Machine, lost: CNSet) -> int:
+        """The store lost what was not durable. Counts the writes among that."""
+        self._seen.pop(machine.database, None)
+        return self.history.lost(lost)
 
-    def folder_came_back(self, machine: Machine, folder: ObjectId) -> None:
-        """A folder that reconciling drops comes back with what only one store has: the rest counts as
-        cleared.
-        """
-        state = machine.record.folders[folder]
-        seen = self.cleared.get(folder, CNSet())
-        for row in state.rows.values():
-            seen |= row.had
-        self.cleared[folder] = seen
+    def give_up(self, machine: Machine, folder: ObjectId, numbers: CNSet) -> None:
+        """A store closed holes. Raises Violation when a store that it lists has one of them."""
+        for number in self.history.in_set(folder, numbers):
+            object_id = self.history.writes[number].object_id
+            for database in machine.replicator.replica.peers(folder):
+                other = self.machines.get(database)
+                held = other.objects.get(folder, object_id) if other else None
+                if held is not None and number in held.siblings and not held.siblings[number].gone:
+                    raise Violation(
+                        f"{_at(machine, folder, number)} was given up, and another replica has it"
+                    )
+        self.history.given_up |= numbers
 
-    def covering(self, number: ChangeNumber) -> list[ChangeNumber]:
-        """The writes that saw this one, and so replaced it."""
-        write = self.writes[number]
-        return [
-            later
-            for later in self.of_object[write.folder, write.object_id]
-            if later != number and self.writes[later].context.get(number.origin, 0) >= number.counter
-        ]
-
-    # --- always ---------------------------------------------------------------------------------------------
-
-    def look_at(self, machine: Machine, machines: Mapping[bytes, Machine]) -> None:
+    def look_at(self, machine: Machine) -> None:
         """Check what a call changed. Raises Violation."""
+        seen_here = self._seen.setdefault(machine.database, {})
         for folder in sorted(machine.replicator.replica.touched):
             state = machine.record.folders.get(folder)
+            seen = seen_here.get(folder)
             if state is None or not state.is_held:
-                continue
-            changes = machine.objects.changes.get(folder, 0)
-            seen = (state.knowledge.known, state.knowledge.expired, changes, len(self.writes))
-            key = (machine.database, folder)
-            if self._seen.get(key) == seen:
-                continue
-            self._seen[key] = seen
-            self._note_gone(machine, state)
-            self._check_sound(machine, folder, state)
+                if seen is not None:
+                    del seen_here[folder]
+                    self._check_left(machine, folder, seen)
+            else:
+                self._check_rows(machine, folder, state)
+                seen_here[folder] = self._look(machine, folder, state, seen)
 
-    def _note_gone(self, machine: Machine, state: FolderState) -> None:
-        self.ever_purged |= state.knowledge.purged
-        if state.knowledge.expired:
-            mine = self.expired.get(machine.database, CNSet())
-            self.expired[machine.database] = mine | state.knowledge.expired
-            self.ever_expired |= state.knowledge.expired
+    def _look(self, machine: Machine, folder: ObjectId, state: FolderState, seen: Seen | None) -> Seen:
+        knowledge, objects = state.knowledge, machine.objects.folder_objects(folder)
+        life = Life(machine.record.sender.incarnation, state.life)
+        if seen is None or seen.life != life:
+            seen = Seen(life, FolderObjects())
+        changes = machine.objects.changes.get(folder, 0)
+        deletions = machine.record.folders[self.tree.hierarchy].knowledge.known
+        is_same = (
+            changes == seen.changes and knowledge.known == seen.known and knowledge.expired == seen.expired
+        )
+        if is_same and (deletions is seen.hierarchy or folder == self.tree.hierarchy):
+            return seen
+        if not knowledge.had.covers(seen.known | seen.expired):
+            raise Violation(f"{_at(machine, folder)} numbers were had and are forgotten")
+        if not is_same:
+            self._check_purged(machine, folder, knowledge.purged - seen.purged)
+            self._check_changed(machine, folder, state, seen, objects)
+        self._check_cleared(machine, folder, deletions)
+        if folder == self.tree.hierarchy:
+            self._check_tree(machine)
+        return Seen(life, objects, changes, knowledge.known, knowledge.expired, knowledge.purged, deletions)
 
-    def _check_sound(self, machine: Machine, folder: ObjectId, state: FolderState) -> None:
-        """Every number that a store claims is held, was replaced, deleted with its folder, or expired."""
-        known, index = state.knowledge.known, machine.objects.folder_objects(folder).index
-        cleared = self.cleared.get(folder, CNSet())
-        for number in self.of_folder.get(folder, ()):
-            if number in known and number not in index and number not in cleared:
-                self._check_gone(machine, folder, state, number)
-
-    def _check_gone(
-        self, machine: Machine, folder: ObjectId, state: FolderState, number: ChangeNumber
+    def _check_changed(
+        self, machine: Machine, folder: ObjectId, state: FolderState, seen: Seen, objects: FolderObjects
     ) -> None:
-        knowledge = state.knowledge
-        if number in knowledge.purged or number in self.given_up:
+        """Numbers that are newly known are had, and versions that are held were not replaced."""
+        known = state.knowledge.known
+        new = known - seen.known
+        numbers = self._writes_in(folder, new)
+        touched = machine.objects.take_touched(folder)
+        for number in numbers:
+            touched.add(self.history.writes[number].object_id)
+        for object_id in touched:
+            versions = objects.objects.get(object_id)
+            for number in self.history.of_object(folder, object_id):
+                if number in known:
+                    self._check_sound(machine, folder, state, number, versions)
+            for number in versions.siblings if versions else ():
+                if any(self._is_seen(machine, later, known) for later in self.history.covering(number)):
+                    raise Violation(f"{_at(machine, folder, number)} was replaced or deleted, and is back")
+
+    def _writes_in(self, folder: ObjectId, numbers: CNSet) -> list[ChangeNumber]:
+        """The writes of a folder among these numbers."""
+        if numbers.count() > _FEW:
+            return self.history.in_set(folder, numbers)
+        writes, found = self.history.writes, []
+        for number in _each(numbers):
+            write = writes.get(number)
+            if write is not None and write.folder == folder:
+                found.append(number)
+        return found
+
+    def _check_sound(
+        self,
+        machine: Machine,
+        folder: ObjectId,
+        state: FolderState,
+        number: ChangeNumber,
+        versions: Versions[Any] | None,
+    ) -> None:
+        """A number that a store claims is held, was replaced by one that it has, was deleted, or expired."""
+        if versions is not None and number in versions.siblings:
             return
-        if self.writes[number].version.gone and number in self.ever_purged:
-            return
-        for later in self.covering(number):
-            if later in knowledge.had or later in self.ever_expired or later in self.ever_purged:
+        knowledge, history = state.knowledge, self.history
+        if number in knowledge.purged or number in history.given_up or number in self.aged:
+            return  # each is checked when it becomes so
+        if versions is not None and versions.has_seen(number) and history.is_deleted(number):
+            return  # a bare context says so
+        for later in history.covering(number):
+            if versions is not None and versions.has_seen(later):
                 return
-        raise Violation(
-            f"{machine.database.hex()[:8]} claims {number.counter} of {number.origin.hex()[:8]} in folder "
-            f"{folder.counter} and has nothing of it"
+            if later in knowledge.had and later not in history.given_up:
+                return
+            if later in machine.replicator.replica.assumed(folder):
+                self.aged |= CNSet.of([number])
+                return
+        raise Violation(f"{_at(machine, folder, number)} is claimed, and nothing of it is there")
+
+    def _is_seen(self, machine: Machine, later: ChangeNumber, known: CNSet) -> bool:
+        """True when a store has seen what a write replaced.
+
+        It has not where it gave the write up, or where the write went with its folder: what replaced that
+        one in turn, before, may still be on its way, and only that says that older versions are gone.
+        """
+        if later not in known or later in self.history.given_up:
+            return False
+        deletions = machine.record.folders[self.tree.hierarchy].knowledge.known
+        folder = self.history.writes[later].folder
+        return not any(
+            later in cleared and deletion in deletions for deletion, cleared in self.history.deletions(folder)
         )
 
-    # --- at the end -----------------------------------------------------------------------------------------
+    def _check_purged(self, machine: Machine, folder: ObjectId, numbers: CNSet) -> None:
+        """Only what was deleted is purged."""
+        for number in self._writes_in(folder, numbers):
+            if not self.history.is_deleted(number):
+                raise Violation(f"{_at(machine, folder, number)} counts as purged and was never deleted")
 
-    def differences(self, replicas: list[Replica]) -> Iterator[str]:
-        """Differences between the stores; none when they have converged."""
-        first = replicas[0]
-        shown, records = hierarchy.places(first), self._records(first)
-        for replica in replicas[1:]:
-            if self._records(replica) != records or hierarchy.places(replica) != shown:
-                yield "the hierarchies differ"
-            theirs = replica.state(self.tree.hierarchy).knowledge.known
-            if theirs != first.state(self.tree.hierarchy).knowledge.known:
-                yield "what is known of the hierarchy differs"
+    def _check_cleared(self, machine: Machine, folder: ObjectId, known: CNSet) -> None:
+        """No content lives that went with its folder by a deletion which the store knows."""
+        objects = machine.objects.folder_objects(folder)
+        for deletion, cleared in self.history.deletions(folder):
+            if deletion in known and deletion not in self.history.given_up:
+                for object_id in machine.objects.found(folder, cleared):
+                    for number in objects.objects[object_id].siblings:
+                        if number in cleared:
+                            raise Violation(
+                                f"{_at(machine, folder, number)} went with its folder, and is back"
+                            )
+
+    def _check_rows(self, machine: Machine, folder: ObjectId, state: FolderState) -> None:
+        """There is a row for each other replica of the list, and for no store else."""
+        if state.rows.keys() != machine.replicator.replica.peers(folder).keys():
+            raise Violation(f"{_at(machine, folder)} the rows are not those of the replica list")
+
+    def _check_tree(self, machine: Machine) -> None:
+        """Every folder hangs from a root."""
+        tree = self.tree
+        fixed = {tree.root, tree.system_root, tree.lost_and_found}
+        shown = hierarchy.places(machine.replicator.replica)
         for folder in shown:
-            yield from self._folder_differences(folder, replicas)
+            above, steps = folder, 0
+            while above not in fixed:
+                above, steps = shown.get(above, above), steps + 1
+                if steps > len(shown):
+                    raise Violation(f"{_at(machine, folder)} it hangs from no root")
 
-    def _records(self, replica: Replica) -> dict[ObjectId, Any]:
-        return {
-            folder: read
-            for folder in replica.objects.ids(self.tree.hierarchy)
-            if (read := replica.folder(folder)) and read.is_live
-        }
+    def _check_left(self, machine: Machine, folder: ObjectId, seen: Seen) -> None:
+        """Content leaves a store only when another one has it, or all others let it go by age."""
+        others = [
+            state
+            for other in self.machines.values()
+            if other is not machine and (state := other.record.folders.get(folder)) and state.is_held
+        ]
+        died = self.died.get(folder, NOTHING)
+        if not others and folder not in self.died:
+            raise Violation(f"{_at(machine, folder)} the last replica let its content go")
+        for versions in seen.objects.objects.values():
+            for number, version in versions.siblings.items():
+                if version.gone or number in died:
+                    continue
+                if not any(number in state.knowledge.had for state in others):
+                    raise Violation(f"{_at(machine, folder, number)} left, and nobody else has it")
 
-    def _folder_differences(self, folder: ObjectId, replicas: list[Replica]) -> Iterator[str]:
-        holders = [replica for replica in replicas if replica.held(folder)]
-        active = [replica for replica in holders if replica.my_state(folder) is ReplicaState.ACTIVE]
-        if len(active) < len(holders):
-            yield f"a replica of folder {folder.counter} still leaves"
-        wanted = [replica for replica in replicas if replica.my_state(folder) is not ReplicaState.REMOVED]
-        if not wanted:
-            return
-        if len(wanted) > len(holders):
-            yield f"a replica of folder {folder.counter} has not begun"
-        everything: dict[ChangeNumber, Any] = {}
-        for replica in active:
-            everything.update(self._content(replica, folder))
-        had = {replica.state(folder).knowledge.had | replica.assumed(folder) for replica in active}
-        if len(had) > 1:
-            yield f"what is known of folder {folder.counter} differs"
-        for replica in active:
-            missing = everything.keys() - self._content(replica, folder).keys()
-            expired = replica.state(folder).knowledge.expired | self.expired.get(replica.me.database, CNSet())
-            if any(
-                number not in expired and not self._is_expired(folder, number, active) for number in missing
-            ):
-                yield f"content of folder {folder.counter} is missing at a replica"
 
-    def _content(self, replica: Replica, folder: ObjectId) -> dict[ChangeNumber, Version]:
-        return {
-            number: version
-            for object_id in replica.objects.ids(folder)
-            if (versions := replica.objects.get(folder, object_id))
-            for number, version in versions.siblings.items()
-            if not version.gone
-        }
+def _each(numbers: CNSet) -> Iterator[ChangeNumber]:
+    for origin in numbers.origins():
+        for first, last in numbers.ranges(origin):
+            for counter in range(first, last + 1):
+                yield ChangeNumber(origin, counter)
 
-    def _is_expired(self, folder: ObjectId, number: ChangeNumber, active: list[Replica]) -> bool:
-        """True when no store can give the number any more, since all that had it have expired it.
 
-        So it is where that is true of what replaced it: a restored copy may hold the older version alone.
-        """
-        known = CNSet()
-        for replica in active:
-            known |= replica.state(folder).knowledge.known
-        gone = [each for each in (number, *self.covering(number)) if each in self.ever_expired]
-        return any(each not in known for each in gone)
-
-    def count_tombstones(self, replicas: list[Replica]) -> int:
-        """Count the tombstones that are still there, but for those that are kept for ever.
-
-        A few may be left: a number below their context that only its owner had, which holds the folder no
-        more.
-        """
-        return sum(
-            not versions.live() and not deletion.is_kept_for_ever(versions)
-            for replica in replicas
-            for folder in (self.tree.hierarchy, *hierarchy.places(replica))
-            if replica.held(folder)
-            for object_id in replica.objects.ids(folder)
-            if (versions := replica.objects.get(folder, object_id))
-        )
-
-    def check_nothing_lost(self, replicas: list[Replica]) -> None:
-        """No change that a living store knows of is missing everywhere, and nothing deleted is back.
-
-        Raises Violation.
-        """
-        for folder in hierarchy.places(replicas[0]):
-            holders = [replica for replica in replicas if replica.held(folder)]
-            if holders:
-                self._check_folder(folder, holders)
-
-    def _deleted(self, folder: ObjectId, replica: Replica) -> CNSet:
-        """The content that went with the folder by deletions that the replica knows of."""
-        known, deleted = replica.state(self.tree.hierarchy).knowledge.known, CNSet()
-        for number, cleared in self.deletions.get(folder, ()):
-            if number in known and number not in self.given_up:
-                deleted |= cleared
-        return deleted
-
-    def _check_folder(self, folder: ObjectId, holders: list[Replica]) -> None:
-        had = known = CNSet()
-        live: set[ChangeNumber] = set()
-        for replica in holders:
-            had |= replica.state(folder).knowledge.had
-            known |= replica.state(folder).knowledge.known
-            live |= self._content(replica, folder).keys()
-        cleared, deleted = self.cleared.get(folder, CNSet()), self._deleted(folder, holders[0])
-        for number in self.of_folder.get(folder, ()):
-            if number not in had:
-                continue
-            if number in live and number in deleted:
-                raise Violation(
-                    f"{number.counter} of folder {folder.counter} went with the folder and is back"
-                )
-            replaced = [later for later in self.covering(number) if later in had]
-            excused = number in cleared or number in self.given_up or number in self.ever_expired
-            # A number that was given up may be claimed where its write never came.
-            if number in live and any(later in known and later not in self.given_up for later in replaced):
-                raise Violation(f"{number.counter} of folder {folder.counter} was replaced and is back")
-            if any(later in self.ever_expired for later in self.covering(number)):
-                continue  # expired by all that had it: nobody can give it, and what it replaced is gone
-            is_due = not self.writes[number].version.gone and not replaced and not excused
-            if is_due and number not in live:
-                raise Violation(f"{number.counter} of folder {folder.counter} is lost")
+def _at(machine: Machine, folder: ObjectId, number: ChangeNumber | None = None) -> str:
+    place = f"at {machine.database.hex()[:8]}, folder {folder.counter}:"
+    return f"{place} {number.counter} of {number.origin.hex()[:8]}" if number else place

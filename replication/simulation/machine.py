@@ -86,7 +86,7 @@ class Machine:
     def commit(self) -> None:
         """Make all that was done durable."""
         states = dict(self.disk.record.folders)
-        for folder in self._uncommitted:
+        for folder in sorted(self._uncommitted):
             if folder in self.record.folders:
                 states[folder] = self.record.folders[folder].copy()
         self._uncommitted.clear()

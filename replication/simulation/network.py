@@ -25,6 +25,7 @@ from pillarbox.store.change_number import ChangeNumber
 
 LOCAL_DELAY_MS = (1, 20)
 LINK_DELAY_MS = (30, 400)
+LONG_DRAIN_MS = 30 * 60_000
 LATE_MS = 90_000  # how much later a message may come that overtakes none
 
 
@@ -114,6 +115,8 @@ class Network:
                 self.faults["cut"] += 1
                 return Journey(sent_ms, ())
             taken_ms = link.carry(freight, at_ms)
+            if taken_ms - at_ms > LONG_DRAIN_MS:
+                self.faults["drain over 30 minutes"] += 1
             if count == 0:
                 sent_ms = taken_ms
             at_ms = taken_ms + (0 if one == other else LINK_DELAY_MS[0])
@@ -136,10 +139,8 @@ class Network:
         return self.rng.randint(low, high)
 
     def calm(self) -> None:
-        """From now on the network loses, doubles and delays nothing, and no link is cut or slow."""
+        """From now on the network loses, doubles and delays nothing. Links that are slow stay so."""
         self.loss = self.doubled = self.late = 0.0
-        for link in self.links.values():
-            link.cut_until_ms, link.bytes_per_ms = 0, max(link.bytes_per_ms, 100.0)
 
 
 def carried(message: Message) -> list[ChangeNumber]:

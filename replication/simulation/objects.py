@@ -39,13 +39,18 @@ class DictObjects:
         self._shared = set(self._folders)
         self.witness: Witness | None = None
         self.changes: dict[ObjectId, int] = {}
+        self._touched: dict[ObjectId, set[ObjectId]] = {}
 
     def snapshot(self) -> dict[ObjectId, FolderObjects]:
         """All objects as they are now; pass it to a new `DictObjects` to go back to them."""
         self._shared = set(self._folders)
         return dict(self._folders)
 
-    def _own(self, folder: ObjectId) -> FolderObjects:
+    def take_touched(self, folder: ObjectId) -> set[ObjectId]:
+        """The objects of a folder that changed since this was asked last."""
+        return self._touched.pop(folder, set())
+
+    def _own(self, folder: ObjectId, object_id: ObjectId | None = None) -> FolderObjects:
         held = self._folders.get(folder)
         if held is None:
             held = self._folders[folder] = FolderObjects()
@@ -53,6 +58,8 @@ class DictObjects:
             held = self._folders[folder] = held.copy()
         self._shared.discard(folder)
         self.changes[folder] = self.changes.get(folder, 0) + 1
+        if object_id is not None:
+            self._touched.setdefault(folder, set()).add(object_id)
         return held
 
     def get(self, folder: ObjectId, object_id: ObjectId) -> Versions[Any] | None:
@@ -62,7 +69,7 @@ class DictObjects:
 
     def put(self, folder: ObjectId, object_id: ObjectId, versions: Versions[Any]) -> None:
         """Store the object's new state."""
-        held = self._own(folder)
+        held = self._own(folder, object_id)
         self._unindex(held, object_id)
         held.objects[object_id] = versions
         for number in versions.entries():
@@ -73,7 +80,7 @@ class DictObjects:
 
     def remove(self, folder: ObjectId, object_id: ObjectId) -> None:
         """Forget the object."""
-        held = self._own(folder)
+        held = self._own(folder, object_id)
         self._unindex(held, object_id)
         held.objects.pop(object_id, None)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from pillarbox.replication.core import hierarchy, writing
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
+from pillarbox.replication.simulation.world import World
 
 ACTOR = "user"
 SIZES_BYTES = (500, 3_000, 16_000, 90_000, 400_000)
@@ -28,17 +29,23 @@ def active_folders(replica: Replica) -> list[ObjectId]:
     return [folder for folder in hierarchy.places(replica) if hierarchy.may_delete(replica, folder)]
 
 
+def live_messages(replica: Replica) -> list[tuple[ObjectId, ObjectId]]:
+    """The live messages of all active folders, as (folder, id)."""
+    return [
+        (folder, message)
+        for folder in active_folders(replica)
+        for message in replica.objects.ids(folder)
+        if (versions := replica.objects.get(folder, message)) and versions.live()
+    ]
+
+
 def some_message(replica: Replica, rng: random.Random) -> tuple[ObjectId, ObjectId] | None:
     """A live message in an active folder, as (folder, id)."""
     folders = active_folders(replica)
     if not folders:
         return None
     folder = rng.choice(folders)
-    live = [
-        message
-        for message in replica.objects.ids(folder)
-        if (versions := replica.objects.get(folder, message)) and versions.live()
-    ]
+    live = [message for held, message in live_messages(replica) if held == folder]
     return (folder, rng.choice(live)) if live else None
 
 
@@ -60,8 +67,11 @@ def post(replica: Replica, rng: random.Random) -> str:
 def edit(replica: Replica, rng: random.Random) -> str:
     """Change the content of a message."""
     found = some_message(replica, rng)
-    if not found:
-        return ""
+    return edit_message(replica, rng, found) if found else ""
+
+
+def edit_message(replica: Replica, rng: random.Random, found: tuple[ObjectId, ObjectId]) -> str:
+    """Change the content of this message."""
     digest, size_bytes = content(rng)
     writing.edit(replica, *found, ACTOR, content=digest, size_bytes=size_bytes)
     return f"edits {found[1].counter} in {found[0].counter}"
@@ -103,6 +113,26 @@ def create_folder(replica: Replica, rng: random.Random) -> str:
     active = dict.fromkeys(chosen, ReplicaState.ACTIVE)
     folder = writing.create_folder(replica, parent, f"folder {rng.randrange(5)}", active, ACTOR)
     return f"makes folder {folder.counter}"
+
+
+def make_tree(world: World, rng: random.Random) -> None:
+    """Make eight folders in three levels, two or three replicas each, at the first store."""
+    machine = world.running()[0]
+    stores = sorted(world.machines)
+    made: list[ObjectId] = [world.tree.root]
+    for above in (0, 0, 1, 1, 2, 3, 3, 4):
+        active = dict.fromkeys(rng.sample(stores, min(len(stores), rng.choice((2, 3)))), ReplicaState.ACTIVE)
+        name = f"folder {len(made)}"
+
+        def make(
+            replica: Replica,
+            parent: ObjectId = made[above],
+            name: str = name,
+            replicas: dict[bytes, ReplicaState] = active,
+        ) -> ObjectId:
+            return writing.create_folder(replica, parent, name, replicas, ACTOR)
+
+        made.append(world.local(machine, make))
 
 
 def move_folder(replica: Replica, rng: random.Random) -> str:

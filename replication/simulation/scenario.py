@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, MINUTE_MS, PROMPT, Preset
 from pillarbox.replication.core.replica import Replica
-from pillarbox.replication.simulation.faults import DOWN_LONG_MS, FAULTS, Fault, Faults, remove_lost
-from pillarbox.replication.simulation.invariants import Violation
+from pillarbox.replication.ground.records import ObjectId
+from pillarbox.replication.simulation import convergence
+from pillarbox.replication.simulation.faults import (
+    DOWN_LONG_MS,
+    FAULTS,
+    WHOLE,
+    Fault,
+    Faults,
+    planned,
+    remove_lost,
+)
+from pillarbox.replication.simulation.history import Violation
 from pillarbox.replication.simulation.machine import Machine
-from pillarbox.replication.simulation.operations import OPERATIONS, Weighted, some_operation
+from pillarbox.replication.simulation.operations import (
+    OPERATIONS,
+    Weighted,
+    edit_message,
+    live_messages,
+    make_tree,
+    some_operation,
+)
 from pillarbox.replication.simulation.world import Trace, World
 
 GAPS_MS = (50, 2_000, 30_000, 5 * MINUTE_MS)
 CONVERGED_MS_MAX = 10 * DAY_MS
 QUIET_MS = 1 * HOUR_MS
+APART = 0.03  # of the changes are edits of one message in two places
 STORM = 200  # messages an hour from each store to each other, hours after the last fault
 STORM_AFTER_MS = 2 * HOUR_MS
 
@@ -61,9 +80,9 @@ class Scenario:
         violation = ""
         try:
             self._build()
-            for _ in range(self.settings.steps):
+            for fault in self._steps():
                 self.world.run_until(self.world.now_ms + self.rng.randint(1, self.rng.choice(GAPS_MS)))
-                self._step()
+                self._step(fault)
             self._calm()
             self._converge()
         except Violation as error:
@@ -87,7 +106,7 @@ class Scenario:
             dict(sorted(world.fired.items())),
             {name: link.content_bytes for name, link in links.items()},
             {name: link.distinct_bytes for name, link in links.items()},
-            len(world.invariants.writes),
+            len(world.invariants.history.writes),
         )
 
     def _build(self) -> None:
@@ -96,22 +115,51 @@ class Scenario:
             machine = self.world.add_store(sites[number % len(sites)], self.rng.choice((6, 6, 7)))
             if self.rng.random() < 0.25:
                 machine.age_limit_ms = self.rng.choice((MINUTE_MS, 20 * MINUTE_MS))
+        if self.settings.steps // 5 >= WHOLE:
+            machines = self.world.running()
+            self.rng.choice(machines).age_limit_ms = 20 * MINUTE_MS
+            make_tree(self.world, self.rng)
 
-    def _step(self) -> None:
+    def _steps(self) -> list[Fault | None]:
+        """The faults of the run, and None for each change between them."""
+        faults_count = self.settings.steps // 5
+        steps: list[Fault | None] = [None] * self.settings.steps
+        places = sorted(self.rng.sample(range(self.settings.steps), faults_count))
+        for place, fault in zip(places, planned(self.rng, self.settings.faults, faults_count), strict=True):
+            steps[place] = fault
+        return steps
+
+    def _step(self, fault: Fault | None) -> None:
         running = self.world.running()
         if not running:
             return
         machine = self.rng.choice(running)
-        if self.rng.random() < 0.8:
+        if fault is not None:
+            fault(self.faults, machine)
+        elif self.rng.random() >= APART or not self._edit_apart():
             self._change(machine)
-        else:
-            self.rng.choice(self.settings.faults)(self.faults, machine)
 
-    def _change(self, machine: Machine) -> None:
+    def _edit_apart(self) -> bool:
+        """Edit a message at two stores that know nothing of each other's edit, if two hold one."""
+        world, rng = self.world, self.rng
+        holders: dict[tuple[ObjectId, ObjectId], list[Machine]] = {}
+        for machine in world.running():
+            for message in live_messages(machine.replicator.replica):
+                holders.setdefault(message, []).append(machine)
+        shared = sorted(message for message, machines in holders.items() if len(machines) > 1)
+        if not shared:
+            return False
+        message = rng.choice(shared)
+        for machine in rng.sample(holders[message], 2):
+            self._change(machine, lambda replica: edit_message(replica, rng, message))
+        world.fired["edited_apart"] += 1
+        return True
+
+    def _change(self, machine: Machine, change: Callable[[Replica], str] | None = None) -> None:
         is_acknowledged = self.rng.random() < 0.7
         said = self.world.local(
             machine,
-            lambda replica: some_operation(replica, self.rng, self.settings.operations),
+            change or (lambda replica: some_operation(replica, self.rng, self.settings.operations)),
             is_acknowledged,
         )
         if said:
@@ -122,6 +170,7 @@ class Scenario:
     def _calm(self) -> None:
         """No more faults: the network works, clocks are right, who is down starts, who is lost is removed."""
         world = self.world
+        world.run_until(max((world.now_ms, *(link.cut_until_ms for link in world.network.links.values()))))
         world.say("calm")
         world.network.calm()
         for machine in world.machines.values():
@@ -147,13 +196,13 @@ class Scenario:
         else:
             raise Violation(f"not equal after {CONVERGED_MS_MAX // DAY_MS} days: {'; '.join(found[:4])}")
         self.converged_ms = world.now_ms - began_ms
-        world.invariants.check_nothing_lost(self._replicas())
+        convergence.check_nothing_lost(world.invariants, self._replicas())
         world.run_until(world.now_ms + HOUR_MS)
         asked, counters = world.requests, self._counters()
         world.run_until(world.now_ms + QUIET_MS)
         if world.requests != asked or any(self._wanted()):
             raise Violation("something is asked for although nothing changes any more")
-        world.fired["tombstone_left"] += world.invariants.count_tombstones(self._replicas())
+        world.fired["tombstone_left"] += convergence.count_tombstones(self._replicas())
         if self._counters() != counters:
             raise Violation("numbers are given although nothing changes any more")
         if found := self._differences():
@@ -177,4 +226,4 @@ class Scenario:
         return [machine.replicator.replica for machine in self.world.running()]
 
     def _differences(self) -> list[str]:
-        return list(self.world.invariants.differences(self._replicas()))
+        return list(convergence.differences(self.world.invariants.history, self._replicas()))

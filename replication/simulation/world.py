@@ -49,13 +49,14 @@ class World:
         self.network = Network(random.Random(self.rng.random()))
         self.machines: dict[bytes, Machine] = {}
         self.down: set[bytes] = set()
-        self.invariants = Invariants(self.tree)
+        self.invariants = Invariants(self.tree, self.machines)
         self.messages: Counter[str] = Counter()
         self.fired: Counter[str] = Counter()
         self.requests = 0
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._order = 0
         self._ticks: dict[bytes, int] = {}
+        self._paths: dict[tuple[str, str], tuple[str, ...]] = {}
 
     # --- machines -------------------------------------------------------------------------------------------
 
@@ -72,7 +73,7 @@ class World:
             self.tree,
             self.organisation,
             self.preset,
-            self.invariants.witness,
+            self.invariants.history.witness,
             lambda: new_guid(guids),
         )
         self.machines[database] = machine
@@ -93,7 +94,7 @@ class World:
             if other is not machine and hello.highest_heard(other.replicator.replica, origin) > last
         ]
         if not knowing:
-            self.invariants.lost(CNSet.of_range(origin, last + 1, COUNTER_MAX))
+            self.invariants.history.forget(CNSet.of_range(origin, last + 1, COUNTER_MAX))
         elif not any(self._is_reachable(machine.database, database) for database in knowing):
             machine.is_restored = True
         self.do(machine, machine.start(self.now_ms))
@@ -169,14 +170,12 @@ class World:
         if machine.replicator.fired:
             self.fired.update(machine.replicator.fired)
             machine.replicator.fired.clear()
-        self.invariants.look_at(machine, self.machines)
+        self.invariants.look_at(machine)
         self._plan_tick(machine)
 
     def _note(self, machine: Machine, report: Report) -> None:
         if report.notice is Notice.HOLE_CLOSED:
-            self.invariants.given_up |= report.numbers
-        if report.notice is Notice.FOLDER_CAME_BACK:
-            self.invariants.folder_came_back(machine, report.folder)
+            self.invariants.give_up(machine, report.folder, report.numbers)
         self.say(f"{self.name(machine.database)}: {report.notice.name} {report.folder.counter}")
 
     def _plan_tick(self, machine: Machine) -> None:
@@ -212,8 +211,10 @@ class World:
     def _path(self, one: bytes, other: bytes) -> tuple[str, ...]:
         """The sites on the cheapest way between two stores."""
         servers = self.organisation.servers
-        tree = site_tree(servers[one].site, self.organisation.connectors)
-        return tree.path(servers[other].site)
+        sites = servers[one].site, servers[other].site
+        if sites not in self._paths:  # connectors never change in a run
+            self._paths[sites] = site_tree(sites[0], self.organisation.connectors).path(sites[1])
+        return self._paths[sites]
 
     def _arrive(self, time_ms: int, to: bytes, call: Callable[[Replicator, Moment], list[Effect]]) -> None:
         """Let a store take something at a time, if it is there and not deaf then."""

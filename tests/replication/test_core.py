@@ -308,6 +308,24 @@ def test_a_wrong_clock_that_is_put_right_leaves_nothing_due_in_its_future() -> N
     assert post.messages(1, folder)
 
 
+def test_a_clock_that_is_put_right_changes_which_replica_list_counts() -> None:
+    post = Post("aaa")
+    folder = post.folder("12")
+    ahead, store, third = Moment(post.now_ms, 4_070_908_800_000), post.stores[0], b"3" * 16
+    added, taken = {third: ReplicaState.ACTIVE}, {third: ReplicaState.REMOVED}
+    store.local_changes(lambda replica: writing.change_folder(replica, folder, ACTOR, replicas=added), ahead)
+    post.do(1, lambda replica: writing.change_folder(replica, folder, ACTOR, replicas=taken))
+    post.now_ms += 1_000
+    post.put(post.stores[1], post.stores[1].tick(post.now))
+    for message in post.table:
+        if message.to == store.replica.me.database:
+            store.receive(message, ahead)
+    post.table.clear()
+    assert third in store.replica.state(folder).rows
+    post.wait(HOUR_MS)
+    assert third not in store.replica.state(folder).rows
+
+
 def test_a_store_whose_copy_gives_the_same_numbers_is_quarantined() -> None:
     post = Post("aaa")
     folder = post.folder("123")
@@ -593,3 +611,31 @@ def test_an_absent_object_whose_numbers_were_had_is_refused(monkeypatch: pytest.
     assert a_broadcast_from_before_the_delete()
     monkeypatch.setattr(applying, "received", lambda arrived, had: arrived)
     assert not a_broadcast_from_before_the_delete()
+
+
+def expired_before_it_was_a_conflict() -> set[bytes]:
+    """Store 2 expired one of two edits that knew nothing of each other. Which are left at store 0?"""
+    post = Post("aaa")
+    folder = post.folder("123")
+    post.wait(HOUR_MS)
+    message = post.post(0, folder)
+    post.wait(HOUR_MS)
+    post.edit_apart(folder, message)
+    post.wait(2_000, is_lost=lambda each: b"2" * 16 in (each.to, each.sender.database))
+    later_ms = post.now_ms + HOUR_MS
+    assert post.do(2, lambda replica: expiry.expire(replica, folder, later_ms)) == 1
+    third = {b"3" * 16}
+    post.wait(HOUR_MS, is_lost=lambda each: each.folder == folder and each.to in third and is_changes(each))
+    post.wait(HOUR_MS)
+    held = post.replica(2).objects.get(folder, message)
+    assert held is not None
+    post.do(0, lambda replica: applying.take(replica, folder, message, held))
+    return set(post.messages(0, folder)[0].contents)
+
+
+def test_a_version_that_was_expired_is_not_replaced_by_what_it_is_in_conflict_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert expired_before_it_was_a_conflict() == {b"mine", b"theirs"}
+    monkeypatch.setattr(applying, "is_held_again", lambda *_: False)
+    assert expired_before_it_was_a_conflict() == {b"theirs"}

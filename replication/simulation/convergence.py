@@ -1,0 +1,124 @@
+"""Invariants of the end: when the faults have stopped all stores become equal, and nothing is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeAlias
+
+from pillarbox.replication.core import deletion, hierarchy
+from pillarbox.replication.core.replica import Replica
+from pillarbox.replication.ground.knowledge import NOTHING
+from pillarbox.replication.ground.records import ObjectId, ReplicaState
+from pillarbox.replication.ground.versions import Version
+from pillarbox.replication.simulation.history import History, Violation
+from pillarbox.replication.simulation.invariants import Invariants
+from pillarbox.store.change_number import ChangeNumber, CNSet
+
+Shown: TypeAlias = dict[ChangeNumber, Version]
+
+
+def differences(history: History, replicas: list[Replica]) -> Iterator[str]:
+    """Differences between the stores; none when they have converged."""
+    first = replicas[0]
+    tree = first.tree
+    shown = hierarchy.places(first)
+    for replica in replicas[1:]:
+        if hierarchy.places(replica) != shown or any(
+            replica.folder(folder) != first.folder(folder) for folder in shown
+        ):
+            yield "the hierarchies differ"
+    for folder in (tree.hierarchy, *shown):
+        yield from _folder_differences(history, folder, replicas)
+
+
+def _folder_differences(history: History, folder: ObjectId, replicas: list[Replica]) -> Iterator[str]:
+    holders = [replica for replica in replicas if replica.held(folder)]
+    active = [replica for replica in holders if replica.my_state(folder) is ReplicaState.ACTIVE]
+    if len(active) < len(holders):
+        yield f"a replica of folder {folder.counter} still leaves"
+    wanted = [replica for replica in replicas if replica.my_state(folder) is not ReplicaState.REMOVED]
+    if len(wanted) > len(holders):
+        yield f"a replica of folder {folder.counter} has not begun"
+    everything: dict[ObjectId, Shown] = {}
+    for replica in active:
+        everything.update(_live(replica, folder))
+    had = {replica.state(folder).knowledge.had | replica.assumed(folder) for replica in active}
+    if len(had) > 1:
+        yield f"what is known of folder {folder.counter} differs"
+    for replica in active:
+        mine, expired = _live(replica, folder), replica.state(folder).knowledge.expired
+        aged = expired | replica.assumed(folder)
+        for object_id, shown in everything.items():
+            if mine.get(object_id) == shown:
+                continue
+            if object_id in mine or not all(_is_aged(history, number, aged) for number in shown):
+                yield f"object {object_id.counter} of folder {folder.counter} differs"
+
+
+def _is_aged(history: History, number: ChangeNumber, aged: CNSet) -> bool:
+    """True when a store let a version go by age, or what replaced it.
+
+    A copy that was restored may hold the older version, and nobody can give it the newer one any more.
+    """
+    return number in aged or any(later in aged for later in history.covering(number))
+
+
+def _live(replica: Replica, folder: ObjectId) -> dict[ObjectId, Shown]:
+    """All versions of a folder's objects that are shown.
+
+    A tombstone beside a live version is not: where the object had gone before the version came, it is purged.
+    """
+    return {
+        object_id: shown
+        for object_id in replica.objects.ids(folder)
+        if (versions := replica.objects.get(folder, object_id))
+        and (shown := {number: version for number, version in versions.siblings.items() if not version.gone})
+    }
+
+
+def check_nothing_lost(invariants: Invariants, replicas: list[Replica]) -> None:
+    """Every change that a living store had is there, unless it was replaced, deleted or let go by age.
+
+    That a store which had it has it to the end is an invariant of every step. Raises Violation.
+    """
+    for folder in invariants.history.of_folder:
+        holders = [replica for replica in replicas if replica.held(folder)]
+        if holders:
+            _check_folder(invariants, folder, holders)
+
+
+def _check_folder(invariants: Invariants, folder: ObjectId, holders: list[Replica]) -> None:
+    history, had, known, purged = invariants.history, NOTHING, NOTHING, NOTHING
+    live: set[ChangeNumber] = set()
+    for replica in holders:
+        knowledge = replica.state(folder).knowledge
+        had, known, purged = had | knowledge.had, known | knowledge.known, purged | knowledge.purged
+        for shown in _live(replica, folder).values():
+            live.update(shown)
+    for number in history.in_set(folder, known):
+        later = [each for each in history.covering(number) if each in had]
+        if number in live and any(each in known and each not in history.given_up for each in later):
+            raise Violation(
+                f"{number.counter} of folder {folder.counter} was replaced or deleted, and is back"
+            )
+        if number in live or history.writes[number].version.gone:
+            continue
+        if number in history.given_up or number in invariants.aged or number in purged:
+            continue
+        if not later:
+            raise Violation(f"{number.counter} of folder {folder.counter} is lost")
+
+
+def count_tombstones(replicas: list[Replica]) -> int:
+    """Count the tombstones that are still there, but for those that are kept for ever.
+
+    A few may be left: a number below their context that only its owner had, which holds the folder no more.
+    """
+    return sum(
+        not versions.live() and not deletion.is_kept_for_ever(versions)
+        for replica in replicas
+        for folder in (replica.tree.hierarchy, *hierarchy.places(replica))
+        if replica.held(folder)
+        for object_id in replica.objects.ids(folder)
+        if (versions := replica.objects.get(folder, object_id))
+    )
