@@ -33,8 +33,9 @@ class ObjectStore(Protocol):
     def entries(self, folder: ObjectId) -> CNSet:
         """All numbers by which objects of the folder are found: those of their contexts and siblings."""
 
-    def found(self, folder: ObjectId, numbers: CNSet) -> list[ObjectId]:
-        """The objects that are found by any of these numbers, in the order of the lowest such number."""
+    def found(self, folder: ObjectId, numbers: CNSet, limit: int | None = None) -> list[ObjectId]:
+        """The objects that are found by any of these numbers, in the order of the lowest such number: all of
+        them, or the first `limit`."""
 
     def clear(self, folder: ObjectId) -> None:
         """Forget all objects of the folder."""

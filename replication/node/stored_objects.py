@@ -13,7 +13,7 @@ from pillarbox.replication.ground.records import ObjectId, Tree
 from pillarbox.replication.ground.versions import Versions
 from pillarbox.replication.node.identifiers import Identifiers, OwnerOf
 from pillarbox.replication.node.stored_versions import folder_of, message_of, stored_folder, stored_message
-from pillarbox.store.change_number import ChangeNumber, CNSet
+from pillarbox.store.change_number import CNSet
 from pillarbox.store.disk.tables import Table, split_feed_value, split_triple_key, triple_key
 from pillarbox.store.engine import content_store
 from pillarbox.store.engine.transaction import WriteTransaction
@@ -128,20 +128,25 @@ class StoredObjects:
         rows = self._txn.indexes(Table.VERSION, triple_key(scope, 0, 0), triple_key(scope + 1, 0, 0))
         return self._ids.cnset(sorted({split_triple_key(key)[1] for key, _ in rows}))
 
-    def found(self, folder: ObjectId, numbers: CNSet) -> list[ObjectId]:
-        """The objects that are found by any of these numbers, in the order of the lowest such number."""
-        hits = sorted(self._hits(self._ids.id(folder), numbers))
-        return list(dict.fromkeys(object_id for _, object_id in hits))
+    def found(self, folder: ObjectId, numbers: CNSet, limit: int | None = None) -> list[ObjectId]:
+        """The objects that are found by any of these numbers, in the order of the lowest such number: all of
+        them, or the first `limit`."""
+        found: dict[ObjectId, None] = {}
+        for object_id in self._hits(self._ids.id(folder), numbers):
+            if len(found) == limit:
+                break
+            found[object_id] = None
+        return list(found)
 
-    def _hits(self, scope: int, numbers: CNSet) -> Iterator[tuple[ChangeNumber, ObjectId]]:
+    def _hits(self, scope: int, numbers: CNSet) -> Iterator[ObjectId]:
+        """The object that is found by each of these numbers, by ascending number."""
         for origin in numbers.origins():
             replica = self._ids.known_replica(origin)
             for first, last in numbers.ranges(origin) if replica is not None else ():
                 start = triple_key(scope, (replica or 0) << COUNTER_BITS | first, 0)
                 stop = triple_key(scope, ((replica or 0) << COUNTER_BITS | last) + 1, 0)
-                for key, body in self._txn.indexes(Table.VERSION, start, stop):
-                    number = self._ids.change_number(split_triple_key(key)[1])
-                    yield number, self._ids.object_id(split_feed_value(body)[1])
+                for _, body in self._txn.indexes(Table.VERSION, start, stop):
+                    yield self._ids.object_id(split_feed_value(body)[1])
 
     def clear(self, folder: ObjectId) -> None:
         """Forget all objects of the folder."""

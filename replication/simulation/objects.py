@@ -102,8 +102,9 @@ class DictObjects:
         held = self._folders.get(folder)
         return held.entries if held else CNSet()
 
-    def found(self, folder: ObjectId, numbers: CNSet) -> list[ObjectId]:
-        """The objects that are found by any of these numbers, in the order of the lowest such number."""
+    def found(self, folder: ObjectId, numbers: CNSet, limit: int | None = None) -> list[ObjectId]:
+        """The objects that are found by any of these numbers, in the order of the lowest such number: all of
+        them, or the first `limit`."""
         held = self._folders.get(folder)
         if held is None:
             return []
@@ -117,7 +118,7 @@ class DictObjects:
             ]
         else:
             hits = sorted(number for number in held.index if number in common)
-        return list(dict.fromkeys(held.index[number] for number in hits))
+        return list(dict.fromkeys(held.index[number] for number in hits))[:limit]
 
     def clear(self, folder: ObjectId) -> None:
         """Forget all objects of the folder."""

@@ -73,6 +73,30 @@ def test_a_local_change_reads_no_folder_but_those_whose_record_it_wrote(
     post.post(0, folder)
 
 
+def test_the_last_part_of_an_answer_gives_the_gaps_of_all_of_it() -> None:
+    post = Post("aaa")
+    folder = post.folder()
+    for _ in range(3):
+        post.post(0, folder, size_bytes=200_000)
+    post.wait(2_000)
+    added = {post.replica(2).me.database: ReplicaState.ACTIVE}
+    post.do(0, lambda replica: writing.change_folder(replica, folder, ACTOR, replicas=added))
+    post.wait(MINUTE_MS)
+    answers = [
+        message.body
+        for message in post.changes()
+        if isinstance(message.body, Changes) and message.body.answer and message.folder == folder
+    ]
+    assert [(len(body.objects), body.answer is not None and body.answer.is_last) for body in answers[:3]] == [
+        (1, False),
+        (1, False),
+        (1, True),
+    ]
+    assert [bool(body.pair.gaps) for body in answers[:3]] == [False, False, True]
+    known = [post.replica(store).state(folder).knowledge.known for store in (0, 2)]
+    assert known[0] == known[1]
+
+
 def test_changes_are_sent_once_they_rest_and_at_most_every_five_seconds_while_they_go_on() -> None:
     post = Post()
     folder = post.folder()

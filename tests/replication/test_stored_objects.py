@@ -110,9 +110,9 @@ class HeldAgainst(DictObjects):
         assert self._real.objects.entries(folder) == expected
         return expected
 
-    def found(self, folder: ObjectId, numbers: CNSet) -> list[ObjectId]:
-        expected = super().found(folder, numbers)
-        assert self._real.objects.found(folder, numbers) == expected
+    def found(self, folder: ObjectId, numbers: CNSet, limit: int | None = None) -> list[ObjectId]:
+        expected = super().found(folder, numbers, limit)
+        assert self._real.objects.found(folder, numbers, limit) == expected
         return expected
 
     def clear(self, folder: ObjectId) -> None:
