@@ -494,10 +494,11 @@ class Env:
 
         So may those that only readers needed whose process was killed.
         """
-        self._env.reader_check()
         previous, self._checkpoint_pin = self._checkpoint_pin, pin
         if previous is not None:
             previous.transaction.abort()
+        with suppress(lmdb.Error):  # the next one looks again
+            self._env.reader_check()
 
     def pages_used_and_total(self) -> tuple[int, int]:
         """Pages that hold something, from the statistics of every tree, and pages in the file."""

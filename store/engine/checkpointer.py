@@ -51,6 +51,7 @@ class FlushedState(NamedTuple):
 
 
 Asked = SimpleQueue[PillarboxError | None]
+_Work = tuple[Pin, FlushedState, Sequence[Asked]]
 
 
 def write_clean_checkpoint(
@@ -131,12 +132,12 @@ class Checkpointer:
         except BaseException:
             self._under_way.release()  # the writer gives up, and its end waits for what is under way
             raise
-        work = (pin, flushed, asked)
+        work = [(pin, flushed, asked)]
         if self._beside or asked:
-            with suppress(RuntimeError):  # no more threads can be had
-                threading.Thread(target=self._run, args=work, name="pillarbox-checkpoint").start()
+            with suppress(RuntimeError, MemoryError):  # no more threads can be had, or not for sure
+                threading.Thread(target=self._run, args=(work,), name="pillarbox-checkpoint").start()
                 return True
-        self._run(*work)
+        self._run(work)
         return True
 
     def wait(self) -> None:
@@ -144,7 +145,11 @@ class Checkpointer:
         with self._under_way:
             pass
 
-    def _run(self, pin: Pin, flushed: FlushedState, asked: Sequence[Asked]) -> None:
+    def _run(self, work: list[_Work]) -> None:
+        try:
+            pin, flushed, asked = work.pop()  # one step: whoever has it makes the checkpoint
+        except IndexError:
+            return
         failed: PillarboxError | None = None
         try:
             self._make(pin, flushed)
@@ -175,8 +180,9 @@ class Checkpointer:
         except BaseException:
             pin.transaction.abort()
             raise
-        self._due.made(flushed.position)
-        self._kept(transaction_id_of(pin.meta_pages))
+        with suppress(PillarboxError, OSError):  # it is made, whatever the tables do not tell now
+            self._due.made(flushed.position)
+            self._kept(transaction_id_of(pin.meta_pages))
 
 
 def flush_tables(directory: Path, env: Env) -> None:

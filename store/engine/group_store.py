@@ -57,7 +57,7 @@ class GroupStore:
     def refuse_if_broken(self) -> None:
         """A database that was dismounted says so itself; a failed write is told with its cause."""
         if isinstance(self.broken, Dismounted):
-            raise self.broken
+            raise self.broken.anew()  # all are told the same
         if self.broken is not None:
             raise Dismounted(f"the database takes no more changes: {self.broken}", hint=self.broken.hint)
 

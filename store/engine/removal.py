@@ -158,11 +158,18 @@ class Remover:
             pass
 
     def _run(self) -> None:
-        while self._is_wanted():
-            batches, pace = Batches(), Pace()
-            with suppress(PillarboxError):  # the database has told; a deletion, mount or maintenance goes on
-                while not self._ended.is_set() and self._remove(batches, pace):
-                    pass
+        try:
+            while self._is_wanted():
+                batches, pace = Batches(), Pace()
+                with suppress(
+                    PillarboxError
+                ):  # the database has told; a deletion, mount or maintenance goes on
+                    while not self._ended.is_set() and self._remove(batches, pace):
+                        pass
+        except BaseException:  # nobody foresaw it: told by the interpreter, and the next wake tries again
+            with self._starting:
+                self._thread = None
+            raise
 
     def _is_wanted(self) -> bool:
         with self._starting:

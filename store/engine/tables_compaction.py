@@ -83,8 +83,6 @@ class Compaction(NamedTuple):
                 if isinstance(error, Corrupt):
                     refuse_bent_pages(self.properties, self.clock, self.report)
                 self.report(EventId.REQUEST_FAILED, request="compaction of the tables", error=str(error))
-            finally:
-                shutil.rmtree(self.directory / _NEW, ignore_errors=True)
             return Env(self.properties)
 
     def _exchange(self, clean: Checkpoint) -> None:
@@ -97,8 +95,17 @@ class Compaction(NamedTuple):
             if problems:
                 raise Corrupt(f"{new / DATA_FILE}: {problems[0]}", file=str(new / DATA_FILE))
             flush_file(new / DATA_FILE)
+        except OSError as error:
+            shutil.rmtree(new, ignore_errors=True)
+            raise disk_error(error, str(new)) from error
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+        # From here on its directory tells the next mount that the checkpoint may be that of other tables.
+        try:
             (new / DATA_FILE).rename(self.properties / DATA_FILE)
             flush_directory(self.properties)
         except OSError as error:
             raise disk_error(error, str(new)) from error
         write_checkpoint(self.directory, clean._replace(meta_pages=meta_pages_of(self.properties)))
+        shutil.rmtree(new, ignore_errors=True)

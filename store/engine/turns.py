@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -41,6 +41,7 @@ class Turn:
         self.watch: Watch | None = None
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._behind: list[Turn] = []
+        self._rings_at: set[Turn] = set()
 
     def end(self) -> None:
         """Let the next turns come. Wherever this is interrupted, the writer does it again."""
@@ -54,11 +55,14 @@ class Turn:
             self.told.put(None)
         self.watch = None  # last: the writer is not told any more
 
-    def wait_for(self, earlier: Turn, timeout_s: float | None = None) -> bool:
-        """Block until `earlier` may have ended; False when that takes longer than `timeout_s`."""
-        earlier._behind.append(self)
-        if earlier.has_ended:  # looked at last: otherwise it finds this one, and rings
-            return True
+    def wait_for(self, earlier: Sequence[Turn], timeout_s: float | None = None) -> bool:
+        """Block until one of `earlier` may have ended; False when that takes longer than `timeout_s`."""
+        for turn in earlier:
+            if turn not in self._rings_at:
+                self._rings_at.add(turn)
+                turn._behind.append(self)
+            if turn.has_ended:  # looked at last: otherwise it finds this one, and rings
+                return True
         try:
             self._bell.get(timeout=timeout_s)
         except Empty:
@@ -87,23 +91,30 @@ class Line:
         with self._joining:
             turn.before, self._last = self._last, turn
 
-    def blocker(self, turn: Turn) -> Turn | None:
-        """The turn whose end `turn` has to wait for; None when it has come."""
+    def blockers(self, turn: Turn) -> list[Turn]:
+        """The turns before `turn` of which one has to end before it can come; none when it has come.
+
+        They are those just before it whose shares do not fit beside its own. So the end of a turn wakes only
+        who can come by it: in a line of single turns the next one, and not all that wait.
+        """
         total = turn.share
-        later, first = turn, None
+        later, found = turn, list[Turn]()
         while True:
             before = later.before
             while before is not None and before.has_ended:  # also one that ended before it came
                 before = before.before
             later.before = before
             if before is None:
-                return first if total > self._limit else None
-            later = first = before
+                return []
+            found.append(before)
             total += before.share
+            if total > self._limit:
+                return found
+            later = before
 
     def wait(self, turn: Turn, timeout_s: float | None = None) -> bool:
         """Block until the turn has come; False when that takes longer than `timeout_s`."""
-        while (earlier := self.blocker(turn)) is not None:
+        while earlier := self.blockers(turn):
             if not turn.wait_for(earlier, timeout_s):
                 return False
         return True

@@ -192,7 +192,7 @@ class Writer:
         self._inbox.put(asked)
         error = asked.get()
         if error is not None:
-            raise error
+            raise error.anew() from error  # others may have asked for the same checkpoint
 
     def end(self, reason: PillarboxError, *, clean: bool = True) -> None:
         """Let every transaction have `reason` from now on, once the one that is open has ended.
@@ -217,7 +217,7 @@ class Writer:
         self._inbox.put(_Ending(reason, clean, outcome))
         error = outcome.get()
         if error is not None:
-            raise error
+            raise error.anew() from error  # it may be what ended all writing
 
     def forget_inherited(self, reason: PillarboxError) -> None:
         """End in a process that was forked, which has no writer thread: nothing waits for one."""
@@ -292,7 +292,7 @@ class Writer:
         if self._turn is None:
             self._turn = Turn(None)
             self._line.join(self._turn)
-        if self._line.blocker(self._turn) is not None:
+        if self._line.blockers(self._turn):
             return  # its end is told
         self._take_waiting()
         changes = self._changes.take_group()
@@ -325,39 +325,42 @@ class Writer:
         self._store_commits()
 
     def _make(self, actor: Actor, changes: Sequence[Change[Any]]) -> None:
-        """Make changes in one transaction; one that cannot be made costs the others nothing."""
-        failed: Change[Any] | None = None
-        while changes:
-            made: list[tuple[Change[Any], Made]] = []
+        """Make changes in their order, in one transaction; one that cannot be made costs the others nothing.
+
+        Its failure undoes those before it, which are made again without it in a transaction of their own: so
+        each is made twice at most, however many fail.
+        """
+        runs = [changes]
+        while runs:
+            runs += reversed(self._make_together(actor, runs.pop()))
+
+    def _make_together(self, actor: Actor, changes: Sequence[Change[Any]]) -> list[Sequence[Change[Any]]]:
+        """Make changes in one transaction, or none of them: those to be tried again then, in runs."""
+        made: list[tuple[Change[Any], Made]] = []
+        try:
+            self._groups.refuse_if_broken()
+            transaction = self._commits.begin(actor, self._clock.now_ms())
             try:
-                self._groups.refuse_if_broken()
-                transaction = self._commits.begin(actor, self._clock.now_ms())
-                try:
-                    for failed in changes:
-                        events = len(transaction.events)
-                        result = failed.make(transaction)
-                        made.append((failed, Made(result, transaction.events[events:], None)))
-                    failed = None
-                    together = Together(made)
-                    if self._commits.hand_over(transaction, together) is None:
-                        together.put(None)
-                finally:
-                    transaction.close()
-                return
-            except Exception as error:
-                if failed is not None:
-                    failed.fail(error)
-                    changes = [change for change in changes if change is not failed]
-                    failed = None
-                elif isinstance(error, InvalidSetting) and len(changes) > 1:
-                    # Something of one of them cannot be stored: alone, each has an outcome of its own.
-                    for change in changes:
-                        self._make(actor, [change])
-                    return
-                else:
-                    for change in changes:
-                        change.fail_with_others(error)
-                    return
+                for change in changes:
+                    events = len(transaction.events)
+                    try:
+                        result = change.make(transaction)
+                    except Exception as error:
+                        change.fail(error)
+                        return [run for run in (changes[: len(made)], changes[len(made) + 1 :]) if run]
+                    made.append((change, Made(result, transaction.events[events:], None)))
+                together = Together(made)
+                if self._commits.hand_over(transaction, together) is None:
+                    together.put(None)
+            finally:
+                transaction.close()
+        except Exception as error:
+            if isinstance(error, InvalidSetting) and len(changes) > 1:
+                # Something of one of them cannot be stored: alone, each has an outcome of its own.
+                return [[change] for change in changes]
+            for change in changes:
+                change.fail_with_others(error)
+        return []
 
     def _begin_asked_checkpoint(self) -> None:
         if not self._asked:

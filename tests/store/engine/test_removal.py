@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -169,6 +170,27 @@ def test_an_interrupted_removal_goes_on_after_a_mount(
         if thread.name == "pillarbox removal":
             thread.join()
     assert rows(database, Table.ITEM) == 0 and check_database(database, ACTOR).clean
+
+
+def test_a_removal_that_fails_as_nobody_foresaw_begins_again_with_the_next_wake(
+    database: Database, lists: FolderRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+
+    def fault(_: object) -> object:
+        raise LookupError("a fault of the program")
+
+    begin: list[Callable[[Actor], Any]] = [fault]
+    remover = Remover(lambda actor: begin[-1](actor), database.clock)
+    delete(database, lists.folder_id)
+    for step in (fault, database.transaction):
+        begin.append(step)
+        remover.wake()
+        for thread in threading.enumerate():
+            if thread.name == "pillarbox removal":
+                thread.join()
+    assert told and rows(database, Table.ITEM) == 0
 
 
 @pytest.mark.parametrize(

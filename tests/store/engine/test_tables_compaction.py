@@ -15,12 +15,13 @@ import pytest
 
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
-from pillarbox.store.disk.env import DATA_FILE, PAGE_BYTES, Env
+from pillarbox.store.disk.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from pillarbox.store.disk.env import DATA_FILE, PAGE_BYTES, Env, meta_pages_of
 from pillarbox.store.disk.file_lock import Opening
 from pillarbox.store.disk.process_age import process_age_ms
 from pillarbox.store.disk.tables import DatabaseKind, Table
 from pillarbox.store.engine import tables_compaction
-from pillarbox.store.engine.checkpointer import Tuning
+from pillarbox.store.engine.checkpointer import Checkpointer, Tuning
 from pillarbox.store.engine.database import Database, MountState
 from pillarbox.store.engine.held_space import is_mostly_free
 from pillarbox.store.errors import Corrupt, DiskFull, PillarboxError
@@ -325,6 +326,50 @@ def test_on_a_full_disk_the_tables_stay_as_they_are(
     assert (rows(database), tables_bytes(database)) == (before, large_bytes)
     (event,) = events.of(EventId.REQUEST_FAILED)
     assert "no space left" in event.text and not (database.path / "compact.new").exists()
+
+
+def test_a_disk_that_fills_up_once_the_tables_are_exchanged_is_told_the_next_mount(
+    database: Database, monkeypatch: pytest.MonkeyPatch, events: Events
+) -> None:
+    """The checkpoint is still that of the old file then, and stays so when the mount fails."""
+    fill_and_empty(database)
+    before = rows(database)
+    database.dismount()
+    written: list[Checkpoint] = []
+
+    def full(*words: Any, **more: Any) -> None:
+        raise DiskFull("no space left on the disk")
+
+    def once(directory: Path, checkpoint: Checkpoint) -> None:
+        if written:
+            full()
+        written.append(checkpoint)
+        write_checkpoint(directory, checkpoint)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tables_compaction, "write_checkpoint", once)
+        patch.setattr(Checkpointer, "make", full)
+        with pytest.raises(DiskFull):
+            database.mount()
+    assert read_checkpoint(database.path) == written[0]
+    assert (database.path / "compact.new").exists()
+    pages = meta_pages_of(database.path / "properties")
+    assert read_checkpoint(database.path).meta_pages != pages
+
+    def failing(env: Env) -> None:
+        env.flush_failed = True
+        raise PillarboxError("flush failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Env, "sync", failing)
+        with pytest.raises(PillarboxError):
+            database.mount()
+    assert rows_after(database) == before
+
+
+def rows_after(database: Database) -> dict[tuple[Table, bytes], bytes]:
+    database.mount()
+    return rows(database)
 
 
 def test_bent_pages_that_end_the_copy_leave_the_database_dismounted(database: Database) -> None:

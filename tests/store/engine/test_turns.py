@@ -31,7 +31,7 @@ def turns(line: Line, *shares: int) -> list[Turn]:
 
 
 def come(line: Line, joined: list[Turn]) -> list[bool]:
-    return [line.blocker(turn) is None for turn in joined]
+    return [not line.blockers(turn) for turn in joined]
 
 
 def test_a_turn_comes_when_all_before_it_have_ended() -> None:
@@ -65,6 +65,36 @@ def test_a_turn_that_ends_lets_the_thread_behind_it_go_on() -> None:
         assert not line.wait(second, 0.01)
         first.end()
         assert waiting.result(20)
+
+
+def test_the_end_of_a_turn_wakes_only_who_can_come_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Line()
+    joined = turns(line, *[1] * 20)
+    looked: list[Turn] = []
+    blockers = Line.blockers
+
+    def counted(line: Line, turn: Turn) -> list[Turn]:
+        looked.append(turn)
+        return blockers(line, turn)
+
+    monkeypatch.setattr(Line, "blockers", counted)
+    with ThreadPoolExecutor(20) as pool:
+        come = [pool.submit(line.wait, turn) for turn in joined]
+        for turn, has_come in zip(joined, come, strict=True):
+            assert has_come.result(20)
+            turn.end()
+    assert len(looked) <= 2 * len(joined)
+
+
+def test_a_turn_of_many_shares_comes_by_the_end_of_any_before_it() -> None:
+    for ends in (0, 1, 2):
+        line = Line(10)
+        joined = turns(line, 4, 3, 3, 3)
+        with ThreadPoolExecutor(1) as pool:
+            come = pool.submit(line.wait, joined[3])
+            assert not line.wait(joined[3], 0)
+            joined[ends].end()
+            assert come.result(20)
 
 
 class _Block(TurnBlock[str]):

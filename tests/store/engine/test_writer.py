@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -19,6 +22,7 @@ from pillarbox.store.engine import checkpointer as checkpointer_module
 from pillarbox.store.engine.checkpointer import CheckpointDue, Tuning
 from pillarbox.store.engine.database import Database, MountState
 from pillarbox.store.engine.group_store import GroupStore
+from pillarbox.store.engine.transaction import WriteTransaction
 from pillarbox.store.engine.turns import Turn
 from pillarbox.store.errors import Dismounted, PillarboxError, Retryable
 from pillarbox.store.mail import mailboxes
@@ -503,6 +507,92 @@ def test_a_checkpoint_that_cannot_read_the_tables_file_fails_and_changes_go_on(
         create(database, "after")
     database.checkpoint()
     assert names(database) == ["after"]
+
+
+def test_a_checkpoint_is_made_once_where_its_thread_is_not_begun_for_sure(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def begun_and_out_of_memory(thread: threading.Thread) -> None:
+        if thread.name != "pillarbox-checkpoint":
+            return start(thread)
+        if number:
+            start(thread)
+            thread.join()
+        raise MemoryError
+
+    for number in range(2):
+        create(database, f"before {number}")
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", begun_and_out_of_memory)
+            database.checkpoint()
+        assert read_checkpoint(database.path).sequence == database_sequence(database)
+    create(database, "after")
+    database.dismount()
+    database.mount()
+    assert sorted(names(database)) == ["after", "before 0", "before 1"]
+
+
+def database_sequence(database: Database) -> int:
+    with database.read(ACTOR) as read:
+        return read.state().sequence
+
+
+def test_a_checkpoint_that_is_made_is_not_told_as_failed(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(database, "before")
+    with monkeypatch.context() as patched:
+
+        def too_many(_: Env) -> int:
+            raise Retryable("too many reads are open")
+
+        patched.setattr(Env, "last_page", too_many)
+        database.checkpoint()
+    assert read_checkpoint(database.path).sequence == database_sequence(database)
+
+
+def test_each_caller_of_a_database_that_takes_no_more_gets_an_error_of_its_own(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = database._writing()
+    create(database, "before")
+    writer._groups.broken = Dismounted("a write was interrupted")
+    told = []
+    for _ in range(2):
+        with pytest.raises(Dismounted, match="interrupted") as raised, database.transaction(ACTOR):
+            pass
+        told.append(raised.value)
+    assert told[0] is not told[1]
+
+
+def test_however_many_changes_fail_each_is_made_twice_at_most(database: Database) -> None:
+    made: Counter[int] = Counter()
+    prepared: SimpleQueue[int] = SimpleQueue()
+
+    def change(number: int) -> bool:
+        def make(txn: WriteTransaction, _: object) -> bool:
+            made[number] += 1
+            if number % 2:
+                raise ZeroDivisionError
+            mailboxes.create(txn, f"box {number:02}")
+            return True
+
+        try:
+            return database.change(ACTOR, lambda: prepared.put(number), make, 1)
+        except ZeroDivisionError:
+            return False
+
+    with ThreadPoolExecutor(40) as pool:
+        with database.transaction(ACTOR) as txn:
+            mailboxes.create(txn, "first")
+            outcomes = [pool.submit(change, number) for number in range(40)]
+            for _ in outcomes:
+                prepared.get(timeout=20)
+        assert [outcome.result(20) for outcome in outcomes] == [True, False] * 20
+    assert len(names(database)) == 21
+    assert set(made.values()) <= {1, 2}
 
 
 def test_a_checkpoint_that_fails_as_nobody_foresaw_ends_in_a_dismount(
