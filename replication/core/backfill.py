@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from pillarbox.replication.core.preset import Wait
+from pillarbox.replication.core import mates, outbox
+from pillarbox.replication.core.preset import MINUTE_MS, Wait
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import NEVER_MS, BackfillEntry, FolderState
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
-from pillarbox.replication.organisation.sources import Candidate, Late, Plan, choose_sources
+from pillarbox.replication.organisation.sources import Candidate, Late, Plan, Request, choose_sources
 from pillarbox.replication.organisation.topology import Way, ways_from
 from pillarbox.replication.wire.messages import BackfillRequest
 from pillarbox.store.change_number import CNSet
@@ -41,8 +42,7 @@ def note_missing(replica: Replica, folder: ObjectId) -> None:
             listed |= still
     new = lacked - listed if listed else lacked
     if new:
-        waits_ms = 0 if state.asks_at_once else _pick(replica, state, new, replica.preset.first_request)
-        entries.append(BackfillEntry(new, replica.now_ms + waits_ms))
+        entries.append(BackfillEntry(new, replica.now_ms + _first_wait_ms(replica, folder, new)))
     elif not lacked and not state.awaited:
         state.asks_at_once = False
     state.entries = tuple(entries)
@@ -54,28 +54,112 @@ def due_ms(state: FolderState) -> int:
 
 
 def ask(replica: Replica, folder: ObjectId) -> None:
-    """Ask for all entries that are due, each source for its part, and let them wait again."""
+    """Ask for all entries that are due, each source for its part, and let them wait again.
+
+    What mates fetch, or what is still on its way here, is not asked for over a link; an entry that no source
+    can be asked for sleeps, and its first delay counts anew when one can.
+    """
     state = replica.state(folder)
     due = [entry for entry in state.entries if entry.due_ms <= replica.now_ms]
     needed = CNSet()
     for entry in due:
-        needed |= entry.missing
+        needed |= NOTHING if entry.sleeps else entry.missing
     _note_silence(state)
-    plan = plan_requests(replica, folder, needed)
-    for request in plan.requests:
-        replica.fired["backfill_request"] += 1
-        state.asked[request.source] = replica.now_ms
-        replica.send(request.source, folder, BackfillRequest(request.numbers, state.knowledge.had))
-    state.entries = tuple(
-        _waiting(replica, state, replace(entry, tries=entry.tries + 1)) if entry in due else entry
-        for entry in state.entries
-    )
+    sources = open_sources(replica, folder)
+    postponed, until_ms = _on_its_way(replica, folder, needed)
+    asked = CNSet()
+    for request in _choose(replica, needed - postponed, sources).requests:
+        asked |= request.numbers
+        _send_request(replica, folder, request)
+    for entry in due:
+        if entry.missing & asked:
+            after = _waiting(replica, folder, replace(entry, tries=entry.tries + 1))
+        elif not any(source.available.count_common(entry.missing) for source in sources):
+            after = replace(entry, due_ms=replica.now_ms + _look_again_ms(replica), sleeps=True)
+        elif entry.sleeps:
+            waits_ms = _first_wait_ms(replica, folder, entry.missing)
+            after = replace(entry, due_ms=replica.now_ms + waits_ms, sleeps=False)
+        else:
+            after = replace(entry, due_ms=max(until_ms, replica.now_ms + MINUTE_MS))
+        state.entries = tuple(after if each is entry else each for each in state.entries)
+
+
+def _send_request(replica: Replica, folder: ObjectId, request: Request) -> None:
+    state = replica.state(folder)
+    replica.fired["backfill_request"] += 1
+    state.asked[request.source] = replica.now_ms
+    replica.send(request.source, folder, BackfillRequest(request.numbers, state.knowledge.had))
+    if replica.organisation.servers[request.source].site != replica.site:
+        mates.tell_fetching(replica, folder, request.numbers, request.source)
+
+
+def open_sources(replica: Replica, folder: ObjectId) -> list[Candidate]:
+    """The sources that can be asked now: up, and behind no way that is down.
+
+    Until the mates have said after a start what they hold, nobody is asked over a link: a week away would
+    cross it otherwise, though it lies next door.
+    """
+    state, servers, near = replica.state(folder), replica.organisation.servers, replica.mates(folder)
+    waits = state.await_tries <= 1 and any(mates.is_up(replica, each) for each in state.awaited & {*near})
+    return [
+        candidate
+        for candidate in candidates(replica, folder)
+        if candidate.database in near
+        or (
+            not waits
+            and candidate.late is not Late.DOWN
+            and mates.is_up(replica, candidate.database)
+            and outbox.is_open_to(replica, servers[candidate.database].site)
+        )
+    ]
+
+
+def _on_its_way(replica: Replica, folder: ObjectId, needed: CNSet) -> tuple[CNSet, int]:
+    """The needed numbers that come without being asked for over a link, and the time until which that is
+    believed.
+
+    Mates fetch some. Others are of makers behind a neighbour site whose traffic still flows: it told that
+    more waits.
+    """
+    numbers, until_ms = mates.fetched(replica, folder)
+    for origin in needed.origins():
+        lapses_ms = mates.traffic_until_ms(replica, origin)
+        if lapses_ms > replica.now_ms:
+            numbers |= needed.of_origin(origin)
+            until_ms = max(until_ms, lapses_ms)
+    if not numbers:
+        return NOTHING, 0
+    rows, near = replica.state(folder).rows, CNSet()
+    for mate in replica.mates(folder):
+        near |= rows[mate].known if mate in rows else NOTHING
+    return numbers - near, until_ms
+
+
+def _look_again_ms(replica: Replica) -> int:
+    """The time after which a sleeping entry is looked at: soon while a way is down, else when somebody that
+    was silent may have spoken.
+    """
+    is_cut = any(line.stalled() for line in replica.lines.values())
+    return MINUTE_MS if is_cut or replica.down else replica.preset.status_rest_ms
+
+
+def wake(replica: Replica, folder: ObjectId) -> None:
+    """A store was heard that may have what others cannot give: sleeping entries are looked at."""
+    state = replica.state(folder)
+    if any(entry.sleeps for entry in state.entries):
+        state.entries = tuple(
+            replace(entry, due_ms=replica.now_ms) if entry.sleeps else entry for entry in state.entries
+        )
 
 
 def plan_requests(replica: Replica, folder: ObjectId, needed: CNSet) -> Plan:
-    """Choose the sources of needed numbers, with the reasons."""
+    """Choose the sources of needed numbers, with the reasons, as if all could be asked."""
+    return _choose(replica, needed, candidates(replica, folder))
+
+
+def _choose(replica: Replica, needed: CNSet, sources: list[Candidate]) -> Plan:
     preferred = replica.organisation.preferred.get(replica.me.database, ())
-    return choose_sources(replica.me.database, needed, candidates(replica, folder), preferred)
+    return choose_sources(replica.me.database, needed, sources, preferred)
 
 
 def candidates(replica: Replica, folder: ObjectId) -> list[Candidate]:
@@ -114,6 +198,7 @@ def heard(replica: Replica, folder: ObjectId, source: bytes) -> None:
         state.silent -= {source}
     if source in state.awaited:
         state.awaited -= {source}
+    wake(replica, folder)
 
 
 def part_came(replica: Replica, folder: ObjectId) -> None:
@@ -121,29 +206,41 @@ def part_came(replica: Replica, folder: ObjectId) -> None:
     come."""
     state = replica.state(folder)
     state.entries = tuple(
-        _waiting(replica, state, entry) if entry.tries else entry for entry in state.entries
+        _waiting(replica, folder, entry) if entry.tries else entry for entry in state.entries
     )
 
 
-def _waiting(replica: Replica, state: FolderState, entry: BackfillEntry) -> BackfillEntry:
+def _first_wait_ms(replica: Replica, folder: ObjectId, numbers: CNSet) -> int:
+    """The first delay of missing numbers. A new replica asks at once; where only other sites have them, the
+    first of its site does.
+    """
+    is_first = _is_near(replica, folder, numbers) or mates.rank(replica, folder) == 0
+    if replica.state(folder).asks_at_once and is_first:
+        return 0
+    return _pick(replica, folder, numbers, replica.preset.first_request)
+
+
+def _waiting(replica: Replica, folder: ObjectId, entry: BackfillEntry) -> BackfillEntry:
     """The entry with its next due time: the first retry's delay, then later ones that double up to a
     limit."""
     preset = replica.preset
     if entry.tries <= 1:
-        waits_ms = _pick(replica, state, entry.missing, preset.first_retry)
+        waits_ms = _pick(replica, folder, entry.missing, preset.first_retry)
     else:
-        waits_ms = _pick(replica, state, entry.missing, preset.later_retry) << min(entry.tries - 2, 20)
+        waits_ms = _pick(replica, folder, entry.missing, preset.later_retry) << min(entry.tries - 2, 20)
     return replace(entry, due_ms=replica.now_ms + min(waits_ms, preset.retry_ms_max))
 
 
-def _pick(replica: Replica, state: FolderState, numbers: CNSet, wait: Wait) -> int:
-    """The delay by whether a store of this site has some of the numbers."""
-    servers, site = replica.organisation.servers, replica.organisation.servers[replica.me.database].site
-    is_here = any(
-        database in servers and servers[database].site == site and row.known.count_common(numbers)
-        for database, row in state.rows.items()
-    )
-    return wait.same_site_ms if is_here else wait.other_site_ms
+def _pick(replica: Replica, folder: ObjectId, numbers: CNSet, wait: Wait) -> int:
+    """The delay by whether a store of this site has some of the numbers, by rank where none has."""
+    if _is_near(replica, folder, numbers):
+        return wait.same_site_ms
+    return mates.patience(replica, folder, wait.other_site_ms)
+
+
+def _is_near(replica: Replica, folder: ObjectId, numbers: CNSet) -> bool:
+    rows = replica.state(folder).rows
+    return any(mate in rows and rows[mate].known.count_common(numbers) for mate in replica.mates(folder))
 
 
 def _note_silence(state: FolderState) -> None:

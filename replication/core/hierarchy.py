@@ -113,7 +113,7 @@ def ask_all(replica: Replica, folder: ObjectId) -> None:
     """Ask all other replicas for their status, until each has answered."""
     state = replica.state(folder)
     state.awaited = frozenset(replica.peers(folder)) if replica.is_live(folder) else frozenset()
-    state.await_due_ms = replica.now_ms
+    state.await_due_ms, state.await_tries = replica.now_ms, 0
 
 
 def ask_one(replica: Replica, folder: ObjectId, nearest: Iterable[bytes]) -> None:
@@ -125,7 +125,7 @@ def ask_one(replica: Replica, folder: ObjectId, nearest: Iterable[bytes]) -> Non
     peers = replica.peers(folder) if replica.is_live(folder) else {}
     first = next((database for database in nearest if database in peers), None)
     state.awaited = frozenset(peer for peer in peers if peer in state.awaited or peer == first)
-    state.await_due_ms = replica.now_ms
+    state.await_due_ms, state.await_tries = replica.now_ms, 0
 
 
 def drop(replica: Replica, folder: ObjectId) -> None:

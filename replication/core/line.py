@@ -21,6 +21,7 @@ from pillarbox.store.change_number import CNSet
 FLIGHTS_MAX: Final = 2
 RECEIPT_MS: Final = 10_000
 SILENT_MS: Final = 300_000
+TAKEN_MS_MAX: Final = 3_600_000  # a transport that has not said for so long that the link took a copy
 
 
 class Kind(IntEnum):
@@ -42,15 +43,21 @@ class Item(NamedTuple):
 class Flight:
     """A bundle on its way: the server that is to take it, and the marks that its receipt takes away.
 
-    `to` is empty while all servers of the site are silent; `sent_ms` is when the link had taken it.
+    `to` is empty while all servers of the site are silent. `given_ms` is when the transport got it, `sent_ms`
+    when the link had taken it.
     """
 
     bundle: Bundle
     hops: int
     numbers: Mapping[ObjectId, CNSet] = field(default_factory=dict)
     to: bytes = b""
+    given_ms: int = 0
     sent_ms: int = NEVER_MS
     behind_ms: int = 0
+
+    def overdue_ms(self) -> int:
+        """The time at which its receipt is overdue."""
+        return min(self.sent_ms + RECEIPT_MS, self.given_ms + TAKEN_MS_MAX)
 
 
 @dataclass
@@ -83,7 +90,7 @@ class Line:
         """
         self.silent = {server: until_ms for server, until_ms in self.silent.items() if until_ms > now_ms}
         flight.to = next((server for server in servers if server not in self.silent), b"")
-        flight.sent_ms = NEVER_MS
+        flight.given_ms, flight.sent_ms = now_ms, NEVER_MS
         return bool(flight.to)
 
     def refused(self, flight: Flight, server: bytes, now_ms: int) -> None:
@@ -98,19 +105,17 @@ class Line:
 
     def due_ms(self) -> int:
         """The time at which a receipt is overdue, or a silent server is tried again."""
-        due_ms = NEVER_MS
-        for flight in self.flights.values():
-            if flight.to and flight.sent_ms < NEVER_MS:
-                due_ms = min(due_ms, flight.sent_ms + RECEIPT_MS)
-            elif not flight.to:
-                due_ms = min(due_ms, min(self.silent.values(), default=NEVER_MS))
-        return due_ms
+        retry_ms = min(self.silent.values(), default=NEVER_MS)
+        return min(
+            (flight.overdue_ms() if flight.to else retry_ms for flight in self.flights.values()),
+            default=NEVER_MS,
+        )
 
     def overdue(self, now_ms: int) -> list[Flight]:
         """The flights that need another server now. Those that gave no receipt are silent from now on."""
         found = []
         for flight in self.flights.values():
-            if flight.to and flight.sent_ms < NEVER_MS and flight.sent_ms + RECEIPT_MS <= now_ms:
+            if flight.to and flight.overdue_ms() <= now_ms:
                 self.silent[flight.to] = now_ms + SILENT_MS
                 found.append(flight)
             elif not flight.to and min(self.silent.values(), default=0) <= now_ms:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from pillarbox.replication.core import mates
 from pillarbox.replication.core.effects import Pass
 from pillarbox.replication.core.line import Flight, Item, Kind, Line
 from pillarbox.replication.core.packing import OBJECT_BYTES, PACK_BYTES_MAX, bytes_of, packs, pair_of
@@ -41,6 +42,13 @@ def restart(replica: Replica) -> None:
     for site, copies in replica.record.passing.items():
         for key, copy in copies.items():
             line_to(replica, site).turns.put(copy.bundle.of, Item(Kind.COPY, key))
+
+
+def is_open_to(replica: Replica, site: str) -> bool:
+    """True unless the way to a site is down, as far as is seen here: no request is put into its queue."""
+    path = replica.site_tree().path(site)
+    line = replica.lines.get(path[1]) if len(path) > 1 else None
+    return line is None or not line.stalled()
 
 
 def line_to(replica: Replica, site: str) -> Line:
@@ -247,7 +255,7 @@ def _statuses(replica: Replica, line: Line, of: Class, first: ObjectId, branch: 
         if replica.state(folder).marks.get(line.site, CNSet()) - line.in_flight(folder):
             line.turns.put(Class.CHANGES, Item(Kind.STATUS, folder))
             continue
-        messages.append(replica.message(EVERYONE, folder, replica.status(folder)))
+        messages.append(replica.message(EVERYONE, folder, mates.site_status(replica, folder)))
         if len(messages) >= BUNDLE_FOLDERS_MAX:
             break
     return Flight(_bundle(replica, Class.URGENT, first, branch, messages), 0) if messages else None

@@ -25,7 +25,6 @@ from pillarbox.replication.wire.messages import (
     Numberings,
     Sender,
     Statement,
-    Status,
 )
 from pillarbox.store.change_number import ChangeNumber, CNSet
 from pillarbox.store.hybrid_clock import AHEAD_MS_MAX, HybridClock, Stamp
@@ -143,6 +142,9 @@ class Replica:
         self.down: frozenset[str] = frozenset()
         self.lines: dict[str, Line] = {}
         self.seen: dict[BundleKey, None] = {}
+        self.heard: dict[bytes, int] = {}
+        self.started_ms = 0
+        self.traffic: dict[str, tuple[int, int]] = {}
         self._sites: tuple[Organisation, frozenset[str], SiteTree] | None = None
         self.transit_ms: dict[tuple[ObjectId, bytes], int] = {}
         self._read: dict[ObjectId, Reading] = {}
@@ -326,10 +328,6 @@ class Replica:
         knowledge = self.state(folder).knowledge
         statement = Statement(self.life(folder), knowledge.known, knowledge.expired)
         return Message(self.me, to, folder, statement, body)
-
-    def status(self, folder: ObjectId) -> Status:
-        """The status of a folder; in the hierarchy it says whose each numbering is, too."""
-        return Status(numberings=self.numberings() if folder == self.tree.hierarchy else None)
 
     def report(self, notice: Notice, folder: ObjectId, numbers: CNSet = NOTHING) -> None:
         """Tell the administrator."""

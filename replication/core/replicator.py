@@ -21,6 +21,7 @@ from pillarbox.replication.core import (
     hello,
     hierarchy,
     leaving,
+    mates,
     outbox,
     status,
     transit,
@@ -40,6 +41,7 @@ from pillarbox.replication.wire.messages import (
     Bundle,
     BundleKey,
     Changes,
+    Fetching,
     Hello,
     HelloAnswer,
     Label,
@@ -87,6 +89,8 @@ class Replicator:
         if not state.is_held:
             hierarchy.begin(replica, replica.tree.hierarchy)
         hierarchy.even_out(replica, replica.objects.ids(replica.tree.hierarchy))
+        replica.started_ms = replica.now_ms
+        replica.heard.clear()
         outbox.restart(replica)
         nearest = backfill.nearest_first(replica)
         for folder, held in list(replica.record.folders.items()):
@@ -111,6 +115,7 @@ class Replicator:
         """
 
         def take() -> None:
+            mates.note_traffic(self.replica, bundle.sender.database, label.behind_ms)
             if forwarding.take(self.replica, label, bundle, hop):
                 for message in bundle.messages:
                     self._receive(message)
@@ -148,6 +153,7 @@ class Replicator:
             return
         if source in state.rows:
             state.rows[source] = state.rows[source].told(message.statement, replica.wall_ms)
+        replica.heard[source] = replica.now_ms
         backfill.heard(replica, folder, source)
         self._take(message)
         deletion.ask_to_reconcile(replica, folder)
@@ -173,15 +179,18 @@ class Replicator:
                 status.tell(replica, folder, source)
             case StatusRequest(leaving=int(number)):
                 leaving.answer(replica, folder, message, number)
+            case Fetching() as fetching:
+                mates.is_fetching(replica, folder, source, fetching)
             case Status() as told:
-                if told.numberings:
-                    replica.learn_numberings(told.numberings)
+                status.take(replica, folder, told)
                 if told.acknowledgement:
                     leaving.acknowledged(replica, folder, source, told.acknowledgement, message.statement)
 
     def _take_changes(self, message: Message, changes: Changes) -> None:
         replica, folder, source = self.replica, message.folder, message.sender.database
+        before = replica.state(folder).knowledge.known
         applying.take_all(replica, folder, changes.objects)
+        mates.progress(replica, folder, source)
         answer = changes.answer
         if answer is None:
             transit.note(replica, message, changes.objects)
@@ -189,6 +198,7 @@ class Replicator:
             applying.tell_gaps(replica, folder, source, changes.pair)
         if answer is not None:
             backfill.part_came(replica, folder)
+            mates.hand_on(replica, folder, changes.objects, source, before)
             if answer.purged and answer.is_last:
                 first = changes.pair.required - answer.purged
                 replica.state(folder).reconciles[source] = first
@@ -224,6 +234,8 @@ class Replicator:
             status.ask_awaited(replica, folder)
         if status.due_ms(replica, state) <= now_ms:
             status.tell_all(replica, folder)
+        if state.site_status_due_ms <= now_ms:
+            status.tell_other_sites(replica, folder)
         if backfill.due_ms(state) <= now_ms:
             backfill.note_missing(replica, folder)
             backfill.ask(replica, folder)
@@ -321,6 +333,7 @@ class Replicator:
             backfill.due_ms(state),
             leaving.due_ms(self.replica, folder, state),
             state.await_due_ms,
+            state.site_status_due_ms,
             state.purge_due_ms,
         )
 

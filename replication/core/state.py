@@ -30,6 +30,10 @@ class Row:
         """The numbers that the other replica need not be sent."""
         return self.known | self.expired if self.expired else self.known
 
+    def is_heard(self) -> bool:
+        """True when the other replica ever stated anything."""
+        return self.life != UNHEARD
+
     def told(self, statement: Statement, now_ms: int) -> Row:
         """The row after a statement; one of an earlier life changes nothing.
 
@@ -46,11 +50,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class BackfillEntry:
-    """Numbers that are missing, when they are asked for (again), and how often they were."""
+    """Numbers that are missing, when they are asked for (again), and how often they were.
+
+    One that `sleeps` has no source that can be reached; when it is due this is looked at again.
+    """
 
     missing: CNSet
     due_ms: int
     tries: int = 0
+    sleeps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +104,7 @@ class FolderState:
     entries: tuple[BackfillEntry, ...] = ()
     asked: dict[bytes, int] = field(default_factory=dict)
     silent: frozenset[bytes] = frozenset()
+    fetched_by: dict[bytes, tuple[CNSet, int]] = field(default_factory=dict)
     asks_at_once: bool = False
     reconciles: dict[bytes, CNSet] = field(default_factory=dict)
     reconciling: dict[bytes, int] = field(default_factory=dict)
@@ -109,12 +118,16 @@ class FolderState:
     stated_ms: int = 0
     awaited: frozenset[bytes] = frozenset()
     await_due_ms: int = NEVER_MS
+    await_tries: int = 0
+    site_status_due_ms: int = NEVER_MS
     purge_due_ms: int = NEVER_MS
 
     def restart(self, now_ms: int, purge_interval_ms: int) -> None:
         """Plan all that is due anew: times of before the restart mean nothing now."""
         self.entries, self.silent = (), frozenset()
         self.asked.clear()
+        self.fetched_by.clear()
+        self.site_status_due_ms = NEVER_MS
         self.reconciles.clear()
         self.reconciling.clear()
         self.leaving = replace(self.leaving, due_ms=now_ms)
@@ -131,6 +144,7 @@ class FolderState:
         copied.expired_objects = dict(self.expired_objects)
         copied.marks = dict(self.marks)
         copied.asked = dict(self.asked)
+        copied.fetched_by = dict(self.fetched_by)
         copied.reconciles = dict(self.reconciles)
         copied.reconciling = dict(self.reconciling)
         return copied

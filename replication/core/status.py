@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pillarbox.replication.core import mates, outbox
+from pillarbox.replication.core.preset import SECOND_MS
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import NEVER_MS, FolderState
 from pillarbox.replication.ground.records import ObjectId
-from pillarbox.replication.wire.messages import Acknowledgement, StatusRequest
+from pillarbox.replication.wire.messages import Acknowledgement, Status, StatusRequest
+
+SITE_STATUS_MS = 2 * SECOND_MS
 
 
 def due_ms(replica: Replica, state: FolderState) -> int:
@@ -24,27 +28,63 @@ def due_ms(replica: Replica, state: FolderState) -> int:
 
 
 def tell_all(replica: Replica, folder: ObjectId) -> None:
-    """Send a status to all other replicas."""
+    """Send a status to the replicas of this site, and a little later one for all of them over links.
+
+    Only the first by rank states over links; by then the statuses of the others have come.
+    """
     state = replica.state(folder)
     state.unstated_since_ms, state.stated_ms = NEVER_MS, replica.now_ms
-    for peer in replica.peers(folder):
-        tell(replica, folder, peer)
+    for mate in replica.mates(folder):
+        replica.send(mate, folder, mates.own_status(replica, folder))
+    if mates.rank(replica, folder) == 0:
+        state.site_status_due_ms = replica.now_ms + SITE_STATUS_MS
+
+
+def tell_other_sites(replica: Replica, folder: ObjectId) -> None:
+    """Put the site's status into the outbox."""
+    replica.state(folder).site_status_due_ms = NEVER_MS
+    outbox.mark_status(replica, folder)
 
 
 def tell(
     replica: Replica, folder: ObjectId, peer: bytes, acknowledgement: Acknowledgement | None = None
 ) -> None:
     """Send a status to one store. It causes no status."""
-    replica.send(peer, folder, replace(replica.status(folder), acknowledgement=acknowledgement))
+    is_mate = replica.organisation.servers[peer].site == replica.site
+    said = (
+        mates.own_status(replica, folder)
+        if is_mate or acknowledgement
+        else mates.site_status(replica, folder)
+    )
+    replica.send(peer, folder, replace(said, acknowledgement=acknowledgement))
+
+
+def take(replica: Replica, folder: ObjectId, told: Status) -> None:
+    """Take what a status says of others than its sender."""
+    state = replica.state(folder)
+    if told.numberings:
+        replica.learn_numberings(told.numberings)
+    for mate, statement in told.mates.items():
+        if mate in state.rows:
+            state.rows[mate] = state.rows[mate].told(statement, replica.wall_ms)
+            replica.heard[mate] = replica.now_ms
+            state.awaited -= {mate}
 
 
 def ask_awaited(replica: Replica, folder: ObjectId) -> None:
-    """Ask the stores that did not answer yet for their status; repeated until they do.
+    """Ask for the statuses of the stores that were not heard yet; repeated until all were.
 
-    One request that was lost once left a hierarchy that never came.
+    One request that was lost once left a hierarchy that never came. Over a link one store is asked for all of
+    its site, another one each time, so that one that does not answer keeps no other back.
     """
-    state = replica.state(folder)
+    state, servers = replica.state(folder), replica.organisation.servers
+    by_site: dict[str, list[bytes]] = {}
     for peer in sorted(state.awaited):
-        replica.send(peer, folder, StatusRequest())
+        by_site.setdefault(servers[peer].site, []).append(peer)
+    for site, peers in sorted(by_site.items()):
+        asked = peers if site == replica.site else [peers[state.await_tries % len(peers)]]
+        for peer in asked:
+            replica.send(peer, folder, StatusRequest())
+    state.await_tries += 1
     waits = replica.preset.first_retry.same_site_ms
     state.await_due_ms = replica.now_ms + waits if state.awaited else NEVER_MS

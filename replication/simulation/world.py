@@ -240,9 +240,12 @@ class World:
                 time_ms, label.to, lambda replicator, now: replicator.receive_copy(label, bundle, hop, now)
             )
         if label.is_for_site:
-            self._arrive(
-                journey.sent_ms, hop, lambda replicator, now: replicator.sent(bundle.key, label.to, now)
-            )
+            self.at(journey.sent_ms, lambda: self._sent(machine, label, bundle))
+
+    def _sent(self, machine: Machine, label: Label, bundle: Bundle) -> None:
+        if machine is self.machines.get(machine.database) and machine.database not in self.down:
+            now = machine.moment(self.now_ms)
+            self.do(machine, machine.call(lambda replicator: replicator.sent(bundle.key, label.to, now)))
 
     def _give_receipt(self, machine: Machine, effect: GiveReceipt) -> None:
         self.messages["Receipt"] += 1

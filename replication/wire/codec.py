@@ -1,4 +1,4 @@
-"""The inside of a message as msgpack, version 1 (docs/replication.md, "Messages on the wire").
+"""The inside of a bundle as msgpack, version 2 (docs/replication.md, "Messages on the wire").
 
 Nothing that is read is believed: `decode_body` gives what `encode_body` writes, or raises InvalidContent.
 """
@@ -6,7 +6,7 @@ Nothing that is read is believed: `decode_body` gives what `encode_body` writes,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgpack
 
@@ -17,6 +17,7 @@ from pillarbox.replication.ground.records import (
     MessageVersion,
     ObjectId,
     ReplicaState,
+    Tree,
 )
 from pillarbox.replication.ground.versions import Sight, Versions
 from pillarbox.replication.wire.frame import Flag
@@ -26,9 +27,12 @@ from pillarbox.replication.wire.messages import (
     BackfillRequest,
     Body,
     Changes,
+    Fetching,
     Hello,
     HelloAnswer,
     Life,
+    LinkReport,
+    Message,
     MessageType,
     Numberings,
     Objects,
@@ -45,10 +49,12 @@ from pillarbox.store.ids import COUNTER_MAX, GUID_BYTES
 
 TEXT_BYTES_MAX: Final = 1 << 16
 DIGEST_BYTES: Final = 24
+LINK_STATE_MAX: Final = 2
 _U32_MAX: Final = (1 << 32) - 1
 _U64_MAX: Final = (1 << 64) - 1
 
 T = TypeVar("T")
+Part: TypeAlias = tuple[ObjectId, Statement, Body]
 Reader = Callable[[Any], T]
 
 
@@ -78,22 +84,29 @@ def kind_of(is_hierarchy: bool, body: Body) -> tuple[MessageType, Flag]:
             return MessageType.HELLO, Flag.NONE
         case HelloAnswer():
             return MessageType.HELLO, Flag.ACKNOWLEDGEMENT
+        case Fetching():
+            return MessageType.BACKFILL_REQUEST, Flag.FETCHING
+        case LinkReport():
+            return MessageType.LINK_STATE, Flag.NONE
 
 
 # --- writing ------------------------------------------------------------------------------------------------
 
 
-def encode_body(statement: Statement, body: Body, contents: Iterable[bytes]) -> bytes:
-    """A body: the sender's statement, the fields of its type, and raw contents of messages in it."""
-    fields = [_statement(statement), _fields(body), list(contents)]
-    return msgpack.packb(fields, use_bin_type=True)  # type: ignore[no-any-return]
+def encode_body(messages: Iterable[Message], contents: Iterable[bytes]) -> bytes:
+    """A body: of each message its folder, the sender's statement and the fields of its type; raw contents."""
+    parts = [
+        [*message.folder, _statement(message.statement), _fields(message.body, message.statement)]
+        for message in messages
+    ]
+    return msgpack.packb([parts, list(contents)], use_bin_type=True)  # type: ignore[no-any-return]
 
 
 def _statement(statement: Statement) -> list[Any]:
     return [*statement.life, statement.known.encode(), statement.expired.encode()]
 
 
-def _fields(body: Body) -> list[Any]:
+def _fields(body: Body, statement: Statement) -> list[Any]:
     match body:
         case Changes(objects, pair, answer):
             fields = [_objects(objects), pair.gaps.encode(), pair.required.encode()]
@@ -110,14 +123,28 @@ def _fields(body: Body) -> list[Any]:
         case ReconcileAnswer(life, gone, objects, purged, required, applied):
             told = [[*key, _numbers(numbers)] for key, numbers in gone.items()]
             return [*life, told, _objects(objects), purged.encode(), required.encode(), applied]
-        case Status(acknowledgement, numberings):
-            return [list(acknowledgement or ()), _numberings(numberings)]
+        case Status(acknowledgement, numberings, mates):
+            return [list(acknowledgement or ()), _numberings(numberings), _mates(mates, statement)]
         case StatusRequest(leaving):
             return [] if leaving is None else [leaving]
         case Hello(start, origin):
             return [start, origin]
         case HelloAnswer(start, highest, is_quarantined, numberings):
             return [start, highest, is_quarantined, *_numberings(numberings)]
+        case Fetching(numbers, source):
+            return [numbers.encode(), source]
+        case LinkReport(connector, number, state):
+            return [connector, number, state]
+
+
+def _mates(mates: Mapping[bytes, Statement], mine: Statement) -> list[Any]:
+    """The statements of others; of one that has just what the sender has, only whose it is, and of which
+    life.
+    """
+    return [
+        [store, *said.life] if said[1:] == mine[1:] else [store, *_statement(said)]
+        for store, said in sorted(mates.items())
+    ]
 
 
 def _numberings(numberings: Numberings | None) -> list[Any]:
@@ -166,24 +193,40 @@ def _entry(entry: Entry[Any]) -> list[Any]:
 
 
 def decode_body(
-    data: bytes, kind: MessageType, flags: Flag, is_hierarchy: bool
-) -> tuple[Statement, Body, tuple[bytes, ...]]:
-    """Read the body that `encode_body` wrote. Raises InvalidContent."""
+    data: bytes, kind: MessageType, flags: Flag, tree: Tree
+) -> tuple[tuple[Part, ...], tuple[bytes, ...]]:
+    """Read the body that `encode_body` wrote: its messages, and raw contents. Raises InvalidContent."""
     try:
         read = msgpack.unpackb(data, use_list=True, raw=False, strict_map_key=True)
     except (ValueError, msgpack.exceptions.UnpackException) as error:
         raise invalid(f"its body is no msgpack: {error}") from error
-    statement, fields, contents = _exactly(read, 3)
-    body = _body_reader(kind, flags, is_hierarchy)(fields)
-    return _read_statement(statement), body, tuple(_bytes(content) for content in _list(contents))
+    parts, contents = _exactly(read, 2)
+    if not _list(parts):
+        raise invalid("it holds no message")
+    return (
+        tuple(_read_part(part, kind, flags, tree) for part in parts),
+        tuple(_bytes(content) for content in _list(contents)),
+    )
 
 
-def _body_reader(kind: MessageType, flags: Flag, is_hierarchy: bool) -> Reader[Body]:
+def _read_part(value: Any, kind: MessageType, flags: Flag, tree: Tree) -> Part:
+    origin, counter, statement, fields = _exactly(value, 4)
+    is_hierarchy = origin == tree.guid and counter == 0
+    folder = tree.hierarchy if is_hierarchy else _number([origin, counter])
+    said = _read_statement(statement)
+    return folder, said, _body_reader(kind, flags, is_hierarchy, said)(fields)
+
+
+def _body_reader(kind: MessageType, flags: Flag, is_hierarchy: bool, said: Statement) -> Reader[Body]:
     readers: dict[tuple[MessageType, Flag], Reader[Body]] = {
         (MessageType.BACKFILL_REQUEST, Flag.NONE): _read_request,
         (MessageType.BACKFILL_REQUEST, Flag.RECONCILE): _read_question,
-        (MessageType.STATUS, Flag.NONE): _read_status,
-        (MessageType.STATUS, Flag.DELETE_PENDING | Flag.ACKNOWLEDGEMENT): _read_status,
+        (MessageType.BACKFILL_REQUEST, Flag.FETCHING): _read_fetching,
+        (MessageType.STATUS, Flag.NONE): lambda fields: _read_status(fields, said),
+        (MessageType.STATUS, Flag.DELETE_PENDING | Flag.ACKNOWLEDGEMENT): lambda fields: _read_status(
+            fields, said
+        ),
+        (MessageType.LINK_STATE, Flag.NONE): _read_link_report,
         (MessageType.STATUS_REQUEST, Flag.NONE): lambda fields: StatusRequest(*_exactly(fields, 0)),
         (MessageType.STATUS_REQUEST, Flag.DELETE_PENDING): lambda fields: StatusRequest(
             _count(_exactly(fields, 1)[0], _U32_MAX)
@@ -260,13 +303,31 @@ def _read_reconcile(value: Any, version: Reader[Any]) -> ReconcileAnswer:
     )
 
 
-def _read_status(value: Any) -> Status:
-    given, told = _exactly(value, 2)
+def _read_fetching(value: Any) -> Fetching:
+    numbers, source = _exactly(value, 2)
+    return Fetching(_cnset(numbers), _guid(source))
+
+
+def _read_link_report(value: Any) -> LinkReport:
+    connector, number, state = _exactly(value, 3)
+    return LinkReport(_text(connector), _count(number), _count(state, LINK_STATE_MAX))
+
+
+def _read_mate(value: Any, said: Statement) -> tuple[bytes, Statement]:
+    fields = _list(value)
+    store, incarnation, life, *rest = _exactly(fields, 3 if len(fields) == 3 else 5)
+    known, expired = map(_cnset, rest) if rest else said[1:]
+    return _guid(store), Statement(_life(incarnation, life), known, expired)
+
+
+def _read_status(value: Any, said: Statement) -> Status:
+    given, told, others = _exactly(value, 3)
+    mates = dict(_read_mate(mate, said) for mate in _list(others))
     acknowledgement = None
     if _list(given):
         incarnation, statement = _exactly(given, 2)
         acknowledgement = Acknowledgement(_count(incarnation, _U32_MAX), _count(statement, _U32_MAX))
-    return Status(acknowledgement, _read_numberings(told) if _list(told) else None)
+    return Status(acknowledgement, _read_numberings(told) if _list(told) else None, mates)
 
 
 def _read_numberings(value: Any) -> Numberings:

@@ -1,31 +1,52 @@
-"""The outside of a message: a header of fixed length, the packed body, and the seal.
+"""The outside of a bundle: a header of fixed length, the way it takes, the packed body, and the seal.
 
-Everything that decides whether a message is looked into stands in the header, so that a forged one is refused
-before anything is unpacked (docs/replication.md, "Messages on the wire").
+Everything that decides whether a bundle is looked into stands in the header, so that a forged one is refused
+before anything is unpacked; and what a forwarder needs stands before the body, so that it unpacks nothing
+(docs/replication.md, "Messages on the wire").
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection, Iterable
 from enum import IntFlag
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+import msgpack
 import zstandard
 
-from pillarbox.replication.ground.records import ObjectId
-from pillarbox.replication.wire.messages import MessageType, Sender
+from pillarbox.replication.wire.messages import BundleKey, Class, MessageType, Sender
 from pillarbox.store.errors import InvalidContent, OverLimit, UnsupportedVersion
 
 MAGIC: Final = b"PBRM"
-VERSION: Final = 1
+VERSION: Final = 2
+VERSIONS_READ: Final = frozenset({VERSION})
+ROUTE_BYTES_MAX: Final = 64 << 10
 PACKED_BYTES_MAX: Final = 64 << 20
 BODY_BYTES_MAX: Final = 256 << 20  # unpacked
 FINGERPRINT_BYTES: Final = 32
 SIGNATURE_BYTES_MAX: Final = 128
+BUCKETS_MAX: Final = 64
+SITE_BYTES_MAX: Final = 256
 
-_HEADER: Final = struct.Struct("<4sBBBx16s16sI16s16s16sQQQII32sH2x")
+_HEADER: Final = struct.Struct("<4sBBBB16s16sI16s16sB3xQQIII32sH2x")
 HEADER_BYTES: Final = _HEADER.size
-assert HEADER_BYTES == 160
+assert HEADER_BYTES == 144
+
+
+def common_version(read: Iterable[Collection[int]]) -> int:
+    """The version in which a bundle is made: the highest that this program writes and all its readers list.
+
+    `read` are the versions that each replica and each site on the bundle's tree reads. Raises
+    UnsupportedVersion where there is none.
+    """
+    common = VERSIONS_READ.intersection(*read)
+    if not common:
+        raise UnsupportedVersion(
+            f"a server reads none of the versions of replication messages that this one writes ({VERSION})",
+            hint="update the older of the two; until then they hear nothing of each other",
+        )
+    return max(common)
 
 
 class Flag(IntFlag):
@@ -36,23 +57,31 @@ class Flag(IntFlag):
     DELETE_PENDING = 2
     ACKNOWLEDGEMENT = 4
     RECONCILE = 8
+    FETCHING = 16
 
 
 class Header(NamedTuple):
-    """The header of a message. `number` is the sender's own count of its messages."""
+    """The header of a bundle. `number` is the sender's own count of its bundles."""
 
     kind: MessageType
     flags: Flag
+    of: Class
     tree: bytes
     sender: Sender
     to: bytes
-    folder: ObjectId
+    bucket: int
     number: int
     made_ms: int
+    route_bytes: int
     packed_bytes: int
     body_bytes: int
     fingerprint: bytes
     signature_bytes: int
+
+    @property
+    def key(self) -> BundleKey:
+        """The name of the bundle."""
+        return BundleKey(self.sender.database, self.sender.incarnation, self.number)
 
     def encode(self) -> bytes:
         """The header as bytes."""
@@ -62,15 +91,16 @@ class Header(NamedTuple):
             VERSION,
             self.kind,
             self.flags,
+            self.of,
             self.tree,
             sender.database,
             sender.incarnation,
             sender.origin,
             self.to,
-            self.folder.origin,
-            self.folder.counter,
+            self.bucket,
             self.number,
             self.made_ms,
+            self.route_bytes,
             self.packed_bytes,
             self.body_bytes,
             self.fingerprint,
@@ -79,47 +109,87 @@ class Header(NamedTuple):
 
     @classmethod
     def decode(cls, data: bytes) -> Header:
-        """The header of a message; `data` may come from anyone and holds the whole message.
+        """The header of a bundle; `data` may come from anyone and holds the whole bundle.
 
         Raises InvalidContent, UnsupportedVersion, or OverLimit for a body that is larger than is accepted.
         """
         if len(data) < HEADER_BYTES or data[:4] != MAGIC:
             raise _invalid("it does not begin as one")
-        if data[4] != VERSION:
+        if data[4] not in VERSIONS_READ:
             raise UnsupportedVersion(
                 f"a replication message is of version {data[4]}", hint=f"this program reads version {VERSION}"
             )
-        (_, _, kind, flags, tree, database, incarnation, origin, to, folder, counter, *rest) = _HEADER.unpack(
+        (_, _, kind, flags, of, tree, database, incarnation, origin, to, *rest) = _HEADER.unpack(
             data[:HEADER_BYTES]
         )
-        if kind not in MessageType.__members__.values() or flags & ~0xF:
-            raise _invalid(f"type {kind:#x} with flags {flags:#x} is unknown")
+        if (
+            kind not in MessageType.__members__.values()
+            or flags & ~0x1F
+            or of not in Class.__members__.values()
+        ):
+            raise _invalid(f"type {kind:#x} with flags {flags:#x} in class {of} is unknown")
         header = cls(
-            MessageType(kind),
-            Flag(flags),
-            tree,
-            Sender(database, incarnation, origin),
-            to,
-            ObjectId(folder, counter),
-            *rest,
+            MessageType(kind), Flag(flags), Class(of), tree, Sender(database, incarnation, origin), to, *rest
         )
         if header.packed_bytes > PACKED_BYTES_MAX or header.body_bytes > BODY_BYTES_MAX:
             raise OverLimit(f"a replication message claims a body of {header.body_bytes} bytes")
-        signed = HEADER_BYTES + header.packed_bytes
+        if header.route_bytes > ROUTE_BYTES_MAX:
+            raise OverLimit(f"a replication message claims a way of {header.route_bytes} bytes")
+        signed = HEADER_BYTES + header.route_bytes + header.packed_bytes
         if header.signature_bytes > SIGNATURE_BYTES_MAX or len(data) != signed + header.signature_bytes:
             raise _invalid("its length is not what its header says")
+        if header.bucket >= BUCKETS_MAX:
+            raise _invalid(f"bucket {header.bucket} is unknown")
         if header.encode() != data[:HEADER_BYTES]:
             raise _invalid("bytes that must be zero are not")
         return header
 
 
 def signed_part(header: Header, data: bytes) -> bytes:
-    """The bytes that are signed: the header, with the signature's length as 0, and the packed body.
+    """The bytes that are signed: the header, with the signature's length as 0, the way, and the packed body.
 
     The length is not known before signing (an ECDSA signature has 70 to 72 bytes).
     """
-    packed = memoryview(data)[HEADER_BYTES : HEADER_BYTES + header.packed_bytes]
-    return b"".join((header._replace(signature_bytes=0).encode(), packed))
+    rest = memoryview(data)[HEADER_BYTES : HEADER_BYTES + header.route_bytes + header.packed_bytes]
+    return b"".join((header._replace(signature_bytes=0).encode(), rest))
+
+
+def pack_route(tree: tuple[tuple[str, str], ...]) -> bytes:
+    """The way of a bundle: the names of its sites, the maker's first, and the place of each one's parent."""
+    places: dict[str, int] = {}
+    parents = []
+    for parent, site in tree:
+        places.setdefault(parent, len(places))
+        places[site] = len(places)
+        parents.append(places[parent])
+    return msgpack.packb([list(places), parents]) if tree else b""
+
+
+def unpack_route(header: Header, data: bytes) -> tuple[tuple[str, str], ...]:
+    """The way of a bundle, each parent before its children and each site once. Raises InvalidContent."""
+    packed = data[HEADER_BYTES : HEADER_BYTES + header.route_bytes]
+    if not packed:
+        return ()
+    try:
+        read = msgpack.unpackb(packed, use_list=True, raw=False, strict_map_key=True)
+    except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
+        raise _invalid(f"its way is no msgpack: {error}") from error
+    if not isinstance(read, list) or len(read) != 2 or not all(isinstance(each, list) for each in read):
+        raise _invalid("its way is none")
+    sites, parents = read
+    if len(sites) != len(parents) + 1 or len(sites) < 2 or not all(map(_is_site, sites)):
+        raise _invalid("its way is none")
+    if len(set(sites)) < len(sites) or not all(_is_before(place, k) for k, place in enumerate(parents, 1)):
+        raise _invalid("its way leads in a circle")
+    return tuple((sites[place], sites[k]) for k, place in enumerate(parents, 1))
+
+
+def _is_site(name: Any) -> bool:
+    return isinstance(name, str) and 0 < len(name.encode()) <= SITE_BYTES_MAX
+
+
+def _is_before(place: Any, later: int) -> bool:
+    return type(place) is int and 0 <= place < later
 
 
 def pack(body: bytes) -> bytes:
@@ -129,7 +199,8 @@ def pack(body: bytes) -> bytes:
 
 def unpack(header: Header, data: bytes) -> bytes:
     """The body of a message. Takes no more memory than the header says. Raises InvalidContent."""
-    packed = data[HEADER_BYTES : HEADER_BYTES + header.packed_bytes]
+    begin = HEADER_BYTES + header.route_bytes
+    packed = data[begin : begin + header.packed_bytes]
     try:
         stated = zstandard.frame_content_size(packed)
         if stated != header.body_bytes:

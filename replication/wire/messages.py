@@ -7,7 +7,7 @@ next.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -18,13 +18,14 @@ from pillarbox.store.change_number import ChangeNumber, CNSet
 
 
 class MessageType(IntEnum):
-    """The types of DOMAIN.md, and the hello of a store that starts."""
+    """The types of DOMAIN.md, one for the state of links, and the hello of a store that starts."""
 
     HIERARCHY = 0x2
     CONTENT = 0x4
     BACKFILL_REQUEST = 0x8
     STATUS = 0x10
     STATUS_REQUEST = 0x20
+    LINK_STATE = 0x40
     HELLO = 0x80
 
 
@@ -120,10 +121,14 @@ class Acknowledgement(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A statement alone; to a leaving replica with an acknowledgement, in the hierarchy with numberings."""
+    """A statement alone; to a leaving replica with an acknowledgement, in the hierarchy with numberings.
+
+    Over links one store states for its site: `mates` are the last statements of the others there.
+    """
 
     acknowledgement: Acknowledgement | None = None
     numberings: Numberings | None = None
+    mates: Mapping[bytes, Statement] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +162,25 @@ class HelloAnswer:
     numberings: Numberings
 
 
+@dataclass(frozen=True, slots=True)
+class Fetching:
+    """Tells the stores of the same site which numbers were asked for over a link, and whom: they need not."""
+
+    numbers: CNSet
+    source: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LinkReport:
+    """The state of a connector, as one end of it sees it: 0 up, 1 down, 2 oscillating. `number` counts its
+    reports.
+    """
+
+    connector: str
+    number: int
+    state: int
+
+
 Body: TypeAlias = (
     Changes
     | BackfillRequest
@@ -166,6 +190,8 @@ Body: TypeAlias = (
     | StatusRequest
     | Hello
     | HelloAnswer
+    | Fetching
+    | LinkReport
 )
 
 
@@ -201,9 +227,10 @@ class BundleKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """Messages of one store about several folders, to all replicas of them. It is forwarded as it is.
+    """Messages of one store and one type about one or more folders: sealed as one, and forwarded as it is.
 
-    `tree` is the way that it takes from the maker's site, as pairs of sites, each parent before its children.
+    All its messages are `to` the same: one store, or all replicas of their folders. `tree` is the way that it
+    takes from the maker's site, as pairs of sites, each parent before its children.
     """
 
     sender: Sender
@@ -212,6 +239,7 @@ class Bundle:
     bucket: int
     tree: tuple[tuple[str, str], ...]
     messages: tuple[Message, ...]
+    to: bytes = EVERYONE
 
     @property
     def key(self) -> BundleKey:

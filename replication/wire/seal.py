@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from pillarbox.replication.ground.records import Tree
 from pillarbox.replication.wire.codec import decode_body, encode_body, kind_of
-from pillarbox.replication.wire.frame import Header, pack, signed_part, unpack
-from pillarbox.replication.wire.messages import Message
+from pillarbox.replication.wire.frame import Header, pack, pack_route, signed_part, unpack, unpack_route
+from pillarbox.replication.wire.messages import Bundle, Message
 from pillarbox.store.errors import AccessDenied, InvalidContent
 
 _ALGORITHM: Final = ec.ECDSA(hashes.SHA256())
@@ -37,40 +37,46 @@ class Peer(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """A message that was found to be what it says, and the raw contents that it carries."""
+    """A bundle that was found to be what it says, and the raw contents that it carries."""
 
     header: Header
-    message: Message
+    bundle: Bundle
     contents: tuple[bytes, ...]
 
 
-def seal(
-    message: Message, tree: Tree, signer: Signer, number: int, made_ms: int, contents: Iterable[bytes] = ()
-) -> bytes:
-    """A message as bytes, signed. `number` is the sender's count, `contents` raw messages that it carries."""
-    body = encode_body(message.statement, message.body, contents)
-    packed = pack(body)
-    kind, flags = kind_of(message.folder == tree.hierarchy, message.body)
+def seal(bundle: Bundle, tree: Tree, signer: Signer, made_ms: int, contents: Iterable[bytes] = ()) -> bytes:
+    """A bundle as bytes, signed. `contents` are the raw messages that it carries.
+
+    Raises ValueError when its messages are not of one type.
+    """
+    kinds = {kind_of(message.folder == tree.hierarchy, message.body) for message in bundle.messages}
+    if len(kinds) != 1:
+        raise ValueError(f"a bundle holds messages of one type, not of {len(kinds)}")
+    ((kind, flags),) = kinds
+    body = encode_body(bundle.messages, contents)
+    packed, route = pack(body), pack_route(bundle.tree)
     header = Header(
         kind=kind,
         flags=flags,
+        of=bundle.of,
         tree=tree.guid,
-        sender=message.sender,
-        to=message.to,
-        folder=message.folder,
-        number=number,
+        sender=bundle.sender,
+        to=bundle.to,
+        bucket=bundle.bucket,
+        number=bundle.number,
         made_ms=made_ms,
+        route_bytes=len(route),
         packed_bytes=len(packed),
         body_bytes=len(body),
         fingerprint=signer.fingerprint,
         signature_bytes=0,
     )
-    signature = signer.key.sign(header.encode() + packed, _ALGORITHM)
-    return header._replace(signature_bytes=len(signature)).encode() + packed + signature
+    signature = signer.key.sign(header.encode() + route + packed, _ALGORITHM)
+    return header._replace(signature_bytes=len(signature)).encode() + route + packed + signature
 
 
 def unseal(data: bytes, tree: Tree, peers: Mapping[bytes, Peer]) -> Opened:
-    """A message that came from anywhere. `peers` are the stores of the tree, by certificate fingerprint.
+    """A bundle that came from anywhere. `peers` are the stores of the tree, by certificate fingerprint.
 
     Refused in this order, so that the cheapest look comes first and nothing unsigned is unpacked: size and
     version, tree, sender, signature, form. Raises OverLimit, UnsupportedVersion, AccessDenied,
@@ -91,11 +97,11 @@ def unseal(data: bytes, tree: Tree, peers: Mapping[bytes, Peer]) -> Opened:
         raise AccessDenied(
             "the signature of a replication message does not hold", hint="it was changed under way, or forged"
         ) from error
-    is_hierarchy = header.folder == tree.hierarchy
-    body = unpack(header, data)
+    route, body = unpack_route(header, data), unpack(header, data)
     try:
-        statement, read, contents = decode_body(body, header.kind, header.flags, is_hierarchy)
+        parts, contents = decode_body(body, header.kind, header.flags, tree)
     except RecursionError as error:
         raise InvalidContent("not a replication message: it is nested too deep") from error
-    message = Message(header.sender, header.to, header.folder, statement, read)
-    return Opened(header, message, contents)
+    messages = tuple(Message(header.sender, header.to, *part) for part in parts)
+    bundle = Bundle(header.sender, header.number, header.of, header.bucket, route, messages, header.to)
+    return Opened(header, bundle, contents)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -111,25 +112,35 @@ def test_changes_are_sent_once_they_rest_and_at_most_every_five_seconds_while_th
     assert len(post.messages(1, folder)) == 300
 
 
-@pytest.mark.parametrize(("sites", "after_ms"), [("aa", 1 * MINUTE_MS), ("ab", 2 * MINUTE_MS)])
+def lost_to(store: bytes) -> Callable[[Message], bool]:
+    """All changes that are for one store are lost; over a link another one takes them for its site then."""
+    return lambda message: is_changes(message) and message.to == store
+
+
+@pytest.mark.parametrize(
+    ("sites", "replicas", "asker", "after_ms"),
+    [("aa", "12", 1, 1 * MINUTE_MS), ("abb", "13", 2, 2 * MINUTE_MS)],
+)
 def test_what_is_lost_is_asked_for_after_the_first_delay_and_again_after_the_retry(
-    sites: str, after_ms: int
+    sites: str, replicas: str, asker: int, after_ms: int
 ) -> None:
     post = Post(sites)
-    folder = post.folder()
+    folder = post.folder(replicas)
+    is_lost = lost_to(post.replica(asker).me.database)
     post.post(0, folder)
-    post.wait(2_000, is_lost=is_changes)
-    post.wait(5 * MINUTE_MS)  # the status after the change tells what is missing
+    # The status after the change tells what is missing; over a link the site's follows two seconds later.
+    post.wait(5 * MINUTE_MS + 4_000, is_lost=is_lost)
     post.sent.clear()
-    post.wait(after_ms - 4_000, is_lost=is_changes)
+    spread_ms = after_ms // 10 if "b" in sites else 0
+    post.wait(after_ms - 8_000, is_lost=is_lost)
     assert not requests(post)
-    post.wait(4_000, is_lost=is_changes)
+    post.wait(8_000 + spread_ms, is_lost=is_lost)
     assert len(requests(post)) == 1
-    post.wait(2 * after_ms - 4_000, is_lost=is_changes)
+    post.wait(2 * after_ms - 8_000 - spread_ms, is_lost=is_lost)
     assert len(requests(post)) == 1
-    post.wait(4_000)
+    post.wait(8_000 + 3 * spread_ms)
     assert len(requests(post)) == 2
-    assert post.messages(1, folder)
+    assert post.messages(asker, folder)
 
 
 def test_the_classic_preset_asks_after_six_hours() -> None:
@@ -386,12 +397,11 @@ def test_a_link_that_is_down_makes_its_sources_late() -> None:
 
 
 def test_explain_says_what_is_missing_who_has_it_and_when_it_is_asked_for() -> None:
-    post = Post("ab")
-    folder = post.folder()
+    post = Post("abb")
+    folder = post.folder("13")
     post.post(0, folder)
-    post.wait(2_000, is_lost=is_changes)
-    post.wait(5 * MINUTE_MS)
-    told = post.stores[1].explain(folder, post.now)
+    post.wait(5 * MINUTE_MS + 4_000, is_lost=lost_to(b"3" * 16))
+    told = post.stores[2].explain(folder, post.now)
     assert not told.is_in_sync and told.missing.count() == 2, (
         "the post, and the folder's own number before it"
     )
@@ -399,8 +409,8 @@ def test_explain_says_what_is_missing_who_has_it_and_when_it_is_asked_for() -> N
     assert told.wanted[0].numbers == told.missing and told.wanted[0].due_ms > post.now_ms
     assert [(reason.source, reason.cost, reason.asked_count) for reason in told.plan] == [(b"1" * 16, 10, 2)]
     post.wait(HOUR_MS)
-    assert post.stores[1].explain(folder, post.now).is_in_sync
-    assert not post.stores[1].explain(ObjectId(b"x" * 16, 1), post.now).is_held
+    assert post.stores[2].explain(folder, post.now).is_in_sync
+    assert not post.stores[2].explain(ObjectId(b"x" * 16, 1), post.now).is_held
 
 
 # --- rules that seeds rarely show: a schedule with the rule, and with its naive form ------------------------

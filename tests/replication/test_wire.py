@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +29,24 @@ from pillarbox.replication.simulation.world import World
 from pillarbox.replication.wire import frame
 from pillarbox.replication.wire.frame import HEADER_BYTES, Header
 from pillarbox.replication.wire.messages import (
+    EVERYONE,
     Acknowledgement,
     AnswerTo,
     BackfillRequest,
     Body,
+    Bundle,
+    BundleKey,
     Changes,
+    Class,
+    Fetching,
     Hello,
     HelloAnswer,
+    Label,
     Life,
+    LinkReport,
     Message,
     Numberings,
+    Receipt,
     ReconcileAnswer,
     ReconcileQuestion,
     Sender,
@@ -46,6 +55,12 @@ from pillarbox.replication.wire.messages import (
     StatusRequest,
 )
 from pillarbox.replication.wire.seal import Peer, Signer, seal, unseal
+from pillarbox.replication.wire.transport_frames import (
+    decode_label,
+    decode_receipt,
+    encode_label,
+    encode_receipt,
+)
 from pillarbox.store.change_number import ChangeNumber, CNSet
 from pillarbox.store.errors import (
     AccessDenied,
@@ -100,6 +115,7 @@ FOLDERS: Any = (
         ),
     ),
 )
+TREE_OF_SITES = (("a", "b"), ("b", "d"), ("a", "c"))
 PAIR = Pair(CNSet.full(A, 9), CNSet.full(B, 5))
 LIFE = Life(2, 1)
 
@@ -120,6 +136,14 @@ BODIES: dict[str, tuple[ObjectId, Body]] = {
             LIFE, {MESSAGE: frozenset({ChangeNumber(B, 5)})}, MESSAGES, CNSet.full(B, 5), CNSet(), 12
         ),
     ),
+    "fetching": (FOLDER, Fetching(CNSet.full(A, 3), b"e" * 16)),
+    "link-state": (TREE.hierarchy, LinkReport("north", 7, 1)),
+    "site-status": (
+        FOLDER,
+        Status(
+            mates={b"g" * 16: STATEMENT._replace(life=LIFE), b"h" * 16: Statement(LIFE, CNSet(), CNSet())}
+        ),
+    ),
     "status": (TREE.hierarchy, Status(None, Numberings({A: (B, 3)}, CNSet.of_range(A, 7, 8)))),
     "acknowledgement": (FOLDER, Status(Acknowledgement(2, 5))),
     "status-request": (FOLDER, StatusRequest()),
@@ -128,44 +152,129 @@ BODIES: dict[str, tuple[ObjectId, Body]] = {
 GOLDEN = Path(__file__).parents[1] / "data" / "replication"
 
 
-def message(name: str) -> Message:
+def bundle(name: str) -> Bundle:
+    """One message to one store, but for a bundle of two folders that goes along a tree."""
     folder, body = BODIES[name]
-    return Message(SENDER, b"e" * 16, folder, STATEMENT, body)
+    if name != "broadcast":
+        said = (Message(SENDER, b"e" * 16, folder, STATEMENT, body),)
+        return Bundle(SENDER, 77, Class.URGENT, 9, (), said, b"e" * 16)
+    said = tuple(Message(SENDER, EVERYONE, each, STATEMENT, body) for each in (folder, ObjectId(A, 2)))
+    return Bundle(SENDER, 77, Class.CHANGES, 9, TREE_OF_SITES, said)
 
 
 def sealed(name: str, signer: Signer = SIGNER) -> bytes:
-    return seal(message(name), TREE, signer, 77, 1_800_000_000_001, [b"From: a\r\n\r\nb"])
+    return seal(bundle(name), TREE, signer, 1_800_000_000_001, [b"From: a\r\n\r\nb"])
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_a_message_comes_out_as_it_went_in(name: str) -> None:
+def test_a_bundle_comes_out_as_it_went_in(name: str) -> None:
     opened = unseal(sealed(name), TREE, PEERS)
-    assert opened.message == message(name)
+    assert opened.bundle == bundle(name)
     assert opened.contents == (b"From: a\r\n\r\nb",)
-    assert (opened.header.number, opened.header.made_ms) == (77, 1_800_000_000_001)
+    assert opened.header.key == bundle(name).key and opened.header.made_ms == 1_800_000_000_001
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_version_1_is_still_read(name: str) -> None:
-    data = (GOLDEN / f"message_1_{name}.bin").read_bytes()
-    assert unseal(data, TREE, PEERS).message == message(name)
-    assert data[: HEADER_BYTES - 44] == sealed(name)[: HEADER_BYTES - 44], "the format changed: a new version"
+def test_version_2_is_still_read(name: str) -> None:
+    data = (GOLDEN / f"message_2_{name}.bin").read_bytes()
+    assert unseal(data, TREE, PEERS).bundle == bundle(name)
+    header, now = Header.decode(data), Header.decode(sealed(name))
+    assert header._replace(signature_bytes=0) == now._replace(signature_bytes=0), (
+        "the format changed: a new version"
+    )
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("message_1_*.bin")), ids=lambda path: path.stem)
+def test_version_1_which_no_node_ever_sent_is_refused_by_name(path: Path) -> None:
+    with pytest.raises(UnsupportedVersion, match="version 1"):
+        unseal(path.read_bytes(), TREE, PEERS)
+
+
+def test_a_bundle_is_made_in_the_highest_version_that_all_on_its_tree_read() -> None:
+    assert frame.common_version([{1, 2}, {2, 3}, {2}]) == 2
+    with pytest.raises(UnsupportedVersion):
+        frame.common_version([{2}, {1}])
+
+
+def test_messages_of_two_types_make_no_bundle() -> None:
+    said = tuple(message for name in ("request", "status") for message in bundle(name).messages)
+    with pytest.raises(ValueError, match="one type"):
+        seal(replace(bundle("request"), messages=said), TREE, SIGNER, 1)
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        [],
+        [["a"], []],
+        [["a", "b"], [1]],
+        [["a", "b"], [-1]],
+        [["a", "a"], [0]],
+        [["a", ""], [0]],
+        [["a", "b"], ["a"]],
+    ],
+)
+def test_a_way_that_leads_in_a_circle_or_nowhere_is_refused(route: Any) -> None:
+    data = sealed("broadcast")
+    header = Header.decode(data)
+    packed = data[HEADER_BYTES + header.route_bytes :][: header.packed_bytes]
+    hostile = msgpack.packb(route)
+    header = header._replace(route_bytes=len(hostile), signature_bytes=0)
+    signature = KEY.sign(header.encode() + hostile + packed, ec.ECDSA(_sha256()))
+    signed = header._replace(signature_bytes=len(signature)).encode() + hostile + packed + signature
+    with pytest.raises(InvalidContent, match="way"):
+        unseal(signed, TREE, PEERS)
+
+
+LABEL = Label(b"e" * 16, 3, True, 70_000)
+RECEIPT = Receipt(BundleKey(b"d" * 16, 3, 77), b"e" * 16)
+
+
+def test_labels_and_receipts_keep_their_bytes_and_are_small() -> None:
+    label, receipt = encode_label(LABEL), encode_receipt(RECEIPT)
+    assert decode_label(label + sealed("broadcast")) == LABEL
+    assert decode_receipt(receipt) == RECEIPT and len(receipt) < 60
+    refused = RECEIPT._replace(is_taken=False)
+    assert decode_receipt(encode_receipt(refused)) == refused
+    assert label == b"PBRL\x01\x01\x03\x00" + b"e" * 16 + (70_000).to_bytes(4, "little")
+    assert receipt[:8] == b"PBRR\x01\x01\x00\x00" and receipt[24:28] == b"\x03\0\0\0"
+
+
+@pytest.mark.parametrize("frame_bytes", [encode_label(LABEL), encode_receipt(RECEIPT)])
+def test_frames_that_are_none_are_refused(frame_bytes: bytes) -> None:
+    decode: Any = decode_label if frame_bytes[3:4] == b"L" else decode_receipt
+    wrong = [b"", frame_bytes[:-1], b"XXXX" + frame_bytes[4:], frame_bytes[:7] + b"\x09" + frame_bytes[8:]]
+    for data in wrong:
+        with pytest.raises(InvalidContent):
+            decode(data)
+    with pytest.raises(UnsupportedVersion):
+        decode(frame_bytes[:4] + b"\x02" + frame_bytes[5:])
 
 
 def test_a_simulation_is_the_same_with_all_messages_on_the_wire(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(steps=80)
     plain: list[str] = []
     Scenario(11, settings, plain.append).run()
-    send = World.send
+    send, pass_on = World.send, World._pass
 
-    def send_sealed(self: World, sent: Message) -> None:
+    def wired_bundle(self: World, sent: Bundle) -> Bundle:
         signer = Signer(KEY, sent.sender.database * 2)
         peers = {signer.fingerprint: Peer(sent.sender.database, KEY.public_key())}
-        opened = unseal(seal(sent, self.tree, signer, 1, self.now_ms), self.tree, peers)
-        assert opened.message == sent
-        send(self, opened.message)
+        opened = unseal(seal(sent, self.tree, signer, self.now_ms), self.tree, peers)
+        assert opened.bundle == sent
+        return opened.bundle
+
+    def send_sealed(self: World, sent: Message) -> None:
+        (message,) = wired_bundle(
+            self, Bundle(sent.sender, 1, Class.URGENT, 0, (), (sent,), sent.to)
+        ).messages
+        send(self, message)
+
+    def pass_sealed(self: World, machine: Any, label: Label, sent: Bundle) -> None:
+        pass_on(self, machine, decode_label(encode_label(label)), wired_bundle(self, sent))
 
     monkeypatch.setattr(World, "send", send_sealed)
+    monkeypatch.setattr(World, "_pass", pass_sealed)
     wired: list[str] = []
     Scenario(11, settings, wired.append).run()
     assert wired == plain
@@ -178,9 +287,11 @@ def test_a_simulation_is_the_same_with_all_messages_on_the_wire(monkeypatch: pyt
         (lambda data: data[:-1], InvalidContent, "length"),
         (lambda data: data + b"x", InvalidContent, "length"),
         (lambda data: b"PBXX" + data[4:], InvalidContent, "begin"),
-        (lambda data: data[:4] + b"\x02" + data[5:], UnsupportedVersion, "version 2"),
-        (lambda data: data[:5] + b"\x40" + data[6:], InvalidContent, "type 0x40"),
-        (lambda data: data[:7] + b"\x01" + data[8:], InvalidContent, "zero"),
+        (lambda data: data[:4] + b"\x03" + data[5:], UnsupportedVersion, "version 3"),
+        (lambda data: data[:5] + b"\x50" + data[6:], InvalidContent, "type 0x50"),
+        (lambda data: data[:7] + b"\x09" + data[8:], InvalidContent, "class 9"),
+        (lambda data: data[:76] + b"\x40" + data[77:], InvalidContent, "bucket 64"),
+        (lambda data: data[:77] + b"\x01" + data[78:], InvalidContent, "zero"),
         (lambda data: data[:8] + b"x" * 16 + data[24:], AccessDenied, "another tree"),
         (lambda data: data[:24] + b"x" * 16 + data[40:], AccessDenied, "not in the tree"),
         (lambda data: data[:-1] + bytes([data[-1] ^ 1]), AccessDenied, "signature"),
@@ -210,15 +321,16 @@ def test_a_claim_of_a_gigabyte_is_refused_before_any_memory_is_taken(body_bytes:
 
 def signed_with_body(name: str, body: bytes, body_bytes: int | None = None) -> bytes:
     """A message with a body of the enemy's making, signed well: an enemy with a store's key."""
-    header = Header.decode(sealed(name))
-    packed = frame.pack(body)
+    data = sealed(name)
+    header = Header.decode(data)
+    route, packed = data[HEADER_BYTES : HEADER_BYTES + header.route_bytes], frame.pack(body)
     header = header._replace(
         packed_bytes=len(packed),
         body_bytes=len(body) if body_bytes is None else body_bytes,
         signature_bytes=0,
     )
-    signature = KEY.sign(header.encode() + packed, ec.ECDSA(_sha256()))
-    return header._replace(signature_bytes=len(signature)).encode() + packed + signature
+    signature = KEY.sign(header.encode() + route + packed, ec.ECDSA(_sha256()))
+    return header._replace(signature_bytes=len(signature)).encode() + route + packed + signature
 
 
 def _sha256() -> Any:
@@ -231,7 +343,7 @@ def _sha256() -> Any:
 def test_bodies_that_are_not_of_their_type_are_refused(name: str) -> None:
     for other in BODIES:
         data = sealed(other)
-        if other != name:
+        if Header.decode(data)[:2] != Header.decode(sealed(name))[:2]:
             with pytest.raises(InvalidContent):
                 unseal(signed_with_body(name, frame.unpack(Header.decode(data), data)), TREE, PEERS)
     for hostile in (b"", b"\xc1", msgpack.packb([1, 2, 3]), msgpack.packb([[]] * 3), b"\x91" * 5000):
