@@ -48,8 +48,10 @@ def note_missing(replica: Replica, folder: ObjectId) -> None:
     state.entries = tuple(entries)
 
 
-def due_ms(state: FolderState) -> int:
-    """The time at which the next entry is asked for."""
+def due_ms(replica: Replica, folder: ObjectId, state: FolderState) -> int:
+    """The time at which the next entry is asked for; none falls due while content is stopped."""
+    if replica.is_held_back(folder):
+        return NEVER_MS
     return min((entry.due_ms for entry in state.entries), default=NEVER_MS)
 
 

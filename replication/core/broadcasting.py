@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pillarbox.replication.core import outbox
+from pillarbox.replication.core import cycles, outbox
 from pillarbox.replication.core.packing import packs, pair_of
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import NEVER_MS, FolderState
@@ -13,8 +13,13 @@ from pillarbox.store.change_number import CNSet
 
 def due_ms(replica: Replica, folder: ObjectId, state: FolderState) -> int:
     """The time at which changes made here are sent; `NEVER_MS` when there are none."""
-    if state.unsent_since_ms == NEVER_MS:
+    if state.unsent_since_ms == NEVER_MS or replica.is_held_back(folder):
         return NEVER_MS
+    return cycles.next_ms(replica, folder, _delayed_ms(replica, folder, state), state.broadcast_ms)
+
+
+def _delayed_ms(replica: Replica, folder: ObjectId, state: FolderState) -> int:
+    """The time at which changes are sent by the delays of the preset alone."""
     preset = replica.preset
     if folder == replica.tree.hierarchy and preset.broadcast_burst_ms == 0:
         return state.broadcast_ms + preset.hierarchy_interval_ms

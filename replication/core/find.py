@@ -128,14 +128,7 @@ def _candidates(replica: Replica, below: ObjectId | None) -> Iterator[ObjectId]:
         tree = replica.tree
         yield from (folder for folder in replica.objects.ids(tree.hierarchy) if folder != tree.organisation)
         return
-    children: dict[ObjectId, list[ObjectId]] = {}
-    for folder, parent in hierarchy.places(replica).items():
-        children.setdefault(parent, []).append(folder)
-    waiting = list(children.get(below, ()))
-    while waiting:
-        folder = waiting.pop()
-        yield folder
-        waiting += children.get(folder, ())
+    yield from hierarchy.below(replica, below)
 
 
 def _tests(replica: Replica, criteria: Criteria) -> list[_Test]:

@@ -12,6 +12,7 @@ from typing import Final
 
 from pillarbox.replication.core import hierarchy
 from pillarbox.replication.core.effects import Answer, Effect, Notice, Send
+from pillarbox.replication.core.preset import DAY_MS
 from pillarbox.replication.core.replica import Replica, Waiting
 from pillarbox.replication.core.state import NEVER_MS
 from pillarbox.replication.ground.knowledge import NOTHING
@@ -22,6 +23,8 @@ AGAIN_LATER_MS: Final = 60_000
 REACHABLE_MS: Final = 30_000
 """A store that gives no answer for so long after another one's is not reachable."""
 KEPT_BACK_MAX: Final = 1_000
+HIERARCHY_MS_MAX: Final = DAY_MS
+"""Content is not held back longer for changes of the hierarchy that nobody may have any more."""
 SAYS_NOTHING: Final = Statement(Life(0, 0), NOTHING, NOTHING)
 
 
@@ -126,7 +129,10 @@ def answer(replica: Replica, asker: bytes, hello: Hello) -> None:
     """Tell a store that starts what was heard of its numbering here, from itself or from others."""
     is_refused = hello.origin in replica.record.quarantined
     highest = highest_heard(replica, hello.origin)
-    _send(replica, asker, HelloAnswer(hello.start, highest, is_refused, replica.numberings()))
+    hierarchy_folder = replica.tree.hierarchy
+    knowledge = replica.state(hierarchy_folder).knowledge
+    told = HelloAnswer(hello.start, highest, is_refused, replica.numberings())
+    _send(replica, asker, told, Statement(replica.life(hierarchy_folder), knowledge.known, knowledge.expired))
 
 
 def highest_heard(replica: Replica, origin: bytes) -> int:
@@ -145,12 +151,17 @@ def highest_heard(replica: Replica, origin: bytes) -> int:
     return highest
 
 
-def answered(replica: Replica, source: bytes, told: HelloAnswer) -> None:
-    """Take an answer: go on, or number anew where others know more of this store than it does itself."""
+def answered(replica: Replica, source: bytes, told: HelloAnswer, statement: Statement) -> None:
+    """Take an answer: go on, or number anew where others know more of this store than it does itself.
+
+    Content is held back until this store has of the hierarchy what the other one has.
+    """
     waiting = replica.waiting
     if waiting is None or told.start != waiting.start:
         return
     replica.learn_numberings(told.numberings)
+    replica.awaited_hierarchy[source] = statement.known
+    replica.hierarchy_due_ms = replica.now_ms + HIERARCHY_MS_MAX
     if told.highest > waiting.last:
         note_return(replica)
     if _is_replaced(replica):
@@ -200,6 +211,8 @@ def is_quarantined(replica: Replica) -> bool:
     return replica.me.origin in replica.record.quarantined
 
 
-def _send(replica: Replica, to: bytes, body: Hello | HelloAnswer) -> None:
-    message = Message(replica.me, to, replica.tree.hierarchy, SAYS_NOTHING, body)
+def _send(
+    replica: Replica, to: bytes, body: Hello | HelloAnswer, statement: Statement = SAYS_NOTHING
+) -> None:
+    message = Message(replica.me, to, replica.tree.hierarchy, statement, body)
     replica.effects.append(Send(message))

@@ -187,6 +187,17 @@ def places(replica: Replica) -> dict[ObjectId, ObjectId]:
     return shown
 
 
+def below(replica: Replica, top: ObjectId) -> list[ObjectId]:
+    """All folders below one, as they are shown, each before those in it."""
+    children: dict[ObjectId, list[ObjectId]] = {}
+    for folder, parent in places(replica).items():
+        children.setdefault(parent, []).append(folder)
+    found = list(children.get(top, ()))
+    for folder in found:  # grows as it goes
+        found += children.get(folder, ())
+    return found
+
+
 def delete_folder(replica: Replica, folder: ObjectId, actor: str) -> None:
     """Delete a folder with those below it that this store holds.
 

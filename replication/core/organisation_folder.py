@@ -112,7 +112,10 @@ def follow(replica: Replica) -> bool:
     me = replica.me.database
     read = read_organisation(said).organisation
     mine = replica.organisation.servers.get(me)
-    organisation = replace(read, servers={**({me: mine} if mine else {}), **read.servers})
+    if read.servers:
+        organisation = replace(read, servers={**({me: mine} if mine else {}), **read.servers})
+    else:  # nobody has applied one yet; only the flow of content was told
+        organisation = replace(replica.organisation, content=read.content)
     if said.get(PRESET):
         replica.preset = PRESETS[organisation.preset]
     if organisation == replica.organisation:

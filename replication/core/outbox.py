@@ -8,9 +8,11 @@ store's record, and go with the receipt.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from typing import Final
 
-from pillarbox.replication.core import mates
+from pillarbox.replication.core import folder_settings, mates
 from pillarbox.replication.core.effects import Pass
+from pillarbox.replication.core.folder_settings import Priority
 from pillarbox.replication.core.line import Flight, Item, Kind, Line
 from pillarbox.replication.core.packing import OBJECT_BYTES, PACK_BYTES_MAX, bytes_of, packs, pair_of
 from pillarbox.replication.core.replica import Replica
@@ -31,17 +33,45 @@ from pillarbox.replication.wire.messages import (
 from pillarbox.store.change_number import CNSet
 
 BUNDLE_FOLDERS_MAX = 1000
+_CLASSES: Final = {
+    Priority.URGENT: Class.URGENT,
+    Priority.NORMAL: Class.CHANGES,
+    Priority.LOW: Class.ANSWERS,
+}
 
 
 def restart(replica: Replica) -> None:
     """Begin with empty lines, and with all that the record says still waits."""
     replica.lines.clear()
+    put_back(replica)
+
+
+def take_back_content(replica: Replica) -> None:
+    """Take back what is on its way of content and has no receipt: it goes again when content flows again."""
+    for line in replica.lines.values():
+        for key, flight in list(line.flights.items()):
+            if is_held_back(replica, flight.bundle):
+                del line.flights[key]
+
+
+def put_back(replica: Replica) -> None:
+    """Let all that the record says still waits take its turn; what waits already keeps its place."""
     for folder, state in replica.record.folders.items():
         for site in state.marks:
             _wait(replica, site, folder)
     for site, copies in replica.record.passing.items():
+        line = line_to(replica, site)
         for key, copy in copies.items():
-            line_to(replica, site).turns.put(copy.bundle.of, Item(Kind.COPY, key))
+            if key not in line.flights:
+                line.turns.put(copy.bundle.of, Item(Kind.COPY, key))
+
+
+def is_held_back(replica: Replica, bundle: Bundle) -> bool:
+    """True when a bundle carries content, and none may leave this store now."""
+    return any(
+        isinstance(message.body, Changes) and replica.is_held_back(message.folder)
+        for message in bundle.messages
+    )
 
 
 def is_open_to(replica: Replica, site: str) -> bool:
@@ -89,8 +119,8 @@ def _wait(replica: Replica, site: str, folder: ObjectId) -> None:
 
 
 def class_of(replica: Replica, folder: ObjectId) -> Class:
-    """The class of a folder's changes: the hierarchy goes before content."""
-    return Class.URGENT if folder == replica.tree.hierarchy else Class.CHANGES
+    """The class of a folder's changes by its priority; those of the hierarchy are urgent."""
+    return _CLASSES[folder_settings.priority_of(replica, folder)]
 
 
 # --- handing over -------------------------------------------------------------------------------------------
@@ -183,13 +213,17 @@ def _flight(replica: Replica, line: Line, of: Class, item: Item) -> Flight | Non
     """The bundle that an item stands for; None when nothing of it is left to send."""
     if isinstance(item.key, BundleKey):
         copy = replica.record.passing.get(line.site, {}).get(item.key)
-        return Flight(copy.bundle, copy.hops, behind_ms=copy.behind_ms) if copy else None
+        if copy is None or is_held_back(replica, copy.bundle):
+            return None
+        return Flight(copy.bundle, copy.hops, behind_ms=copy.behind_ms)
     branch = _branch(replica, line.site, item.key)
     if branch is None or replica.held(item.key) is None:
         replica.state(item.key).marks.pop(line.site, None)
         return None
     if item.kind is Kind.STATUS:
         return _statuses(replica, line, of, item.key, branch)
+    if replica.is_held_back(item.key):
+        return None
     return _changes(replica, line, of, item.key, branch)
 
 
@@ -252,7 +286,8 @@ def _statuses(replica: Replica, line: Line, of: Class, first: ObjectId, branch: 
     for folder in _fellows(replica, line, of, Kind.STATUS, first, branch):
         if replica.held(folder) is None:
             continue
-        if replica.state(folder).marks.get(line.site, CNSet()) - line.in_flight(folder):
+        waits = replica.state(folder).marks.get(line.site, CNSet()) - line.in_flight(folder)
+        if waits and not replica.is_held_back(folder):
             line.turns.put(Class.CHANGES, Item(Kind.STATUS, folder))
             continue
         messages.append(replica.message(EVERYONE, folder, mates.site_status(replica, folder)))

@@ -140,6 +140,9 @@ class Replica:
         self.written: set[ObjectId] = set()  # folders whose record this call wrote
         self.fired: Counter[str] = Counter()
         self.down: frozenset[str] = frozenset()
+        self.is_flowing = True
+        self.awaited_hierarchy: dict[bytes, CNSet] = {}
+        self.hierarchy_due_ms = 0
         self.lines: dict[str, Line] = {}
         self.seen: dict[BundleKey, None] = {}
         self.heard: dict[bytes, int] = {}
@@ -256,6 +259,29 @@ class Replica:
             for folder, reading in self._read.items()
             if not reading.since_ms <= self.wall_ms < reading.until_ms
         ]
+
+    def content_flows(self) -> bool:
+        """True unless content is stopped in the organisation, or may be, for all that this store knows."""
+        return not (self.organisation.content.is_stopped_at(self.wall_ms) or self._lacks_hierarchy())
+
+    def _lacks_hierarchy(self) -> bool:
+        """True while stores that answered the hello of the start hold changes of the hierarchy that are
+        missing here; for a day at most, since nobody may have them any more."""
+        if not self.awaited_hierarchy:
+            return False
+        state = self.record.folders.get(self.tree.hierarchy)
+        had = state.knowledge.had if state else NOTHING
+        if self.now_ms < self.hierarchy_due_ms and any(
+            not self.organisation.is_removed(database) and not had.covers(known)
+            for database, known in self.awaited_hierarchy.items()
+        ):
+            return True
+        self.awaited_hierarchy.clear()
+        return False
+
+    def is_held_back(self, folder: ObjectId) -> bool:
+        """True when nothing of a folder's content may leave this store now."""
+        return folder != self.tree.hierarchy and not self.content_flows()
 
     def is_live(self, folder: ObjectId) -> bool:
         """True when the folder is not deleted.

@@ -17,6 +17,7 @@ from pillarbox.replication.core import (
     backfill,
     broadcasting,
     deletion,
+    flow,
     forwarding,
     hello,
     hierarchy,
@@ -145,7 +146,7 @@ class Replicator:
             return
         replica.record.owners.setdefault(message.sender.origin, (source, message.sender.incarnation))
         if isinstance(body, HelloAnswer):
-            hello.answered(replica, source, body)
+            hello.answered(replica, source, body, message.statement)
             return
         hello.heard(replica, message.statement)
         state = replica.held(folder)
@@ -232,11 +233,11 @@ class Replicator:
             broadcasting.broadcast(replica, folder)
         if state.await_due_ms <= now_ms:
             status.ask_awaited(replica, folder)
-        if status.due_ms(replica, state) <= now_ms:
+        if status.due_ms(replica, folder, state) <= now_ms:
             status.tell_all(replica, folder)
         if state.site_status_due_ms <= now_ms:
             status.tell_other_sites(replica, folder)
-        if backfill.due_ms(state) <= now_ms:
+        if backfill.due_ms(replica, folder, state) <= now_ms:
             backfill.note_missing(replica, folder)
             backfill.ask(replica, folder)
         if leaving.due_ms(replica, folder, state) <= now_ms:
@@ -275,17 +276,22 @@ class Replicator:
 
         return self._call(now, change)
 
-    def answer_page(self, answer: Answer, now: Moment) -> tuple[Message, Answer | None]:
-        """The next page of an answer and what is left of it; to be made when the link has taken the last
-        one."""
+    def answer_page(self, answer: Answer, now: Moment) -> tuple[Message | None, Answer | None]:
+        """The next page of an answer and what is left of it; to be made when the link has taken the last one.
+
+        Neither where content was stopped meanwhile: whoever still lacks it asks again after the resume.
+        """
         self._set_now(now)
+        if self.replica.is_held_back(answer.folder):
+            return None, None
         return answering.next_page(self.replica, answer)
 
     def next_due_ms(self) -> int | None:
         """The next time at which `tick` has something to do; None when never."""
         while self._agenda and self._due.get(self._agenda[0][1]) != self._agenda[0][0]:
             heapq.heappop(self._agenda)
-        due_ms = min(self._agenda[0][0] if self._agenda else NEVER_MS, outbox.due_ms(self.replica))
+        agenda_ms = self._agenda[0][0] if self._agenda else NEVER_MS
+        due_ms = min(agenda_ms, outbox.due_ms(self.replica), flow.due_ms(self.replica))
         return due_ms if due_ms < NEVER_MS else None
 
     def explain(self, folder: ObjectId, now: Moment) -> Explanation:
@@ -302,11 +308,12 @@ class Replicator:
         replica.touched.clear()
         replica.written.clear()
         work()
+        flow.look(replica)
         if replica.waiting is None:
             outbox.pump(replica)
         for folder in sorted(replica.touched):
             self._plan(folder)
-        return hello.sendable(replica, replica.effects)
+        return flow.sendable(replica, hello.sendable(replica, replica.effects))
 
     def _set_now(self, now: Moment) -> None:
         self.replica.now_ms, self.replica.wall_ms = now
@@ -329,8 +336,8 @@ class Replicator:
             return hello.due_ms(self.replica) if folder == self.replica.tree.hierarchy else NEVER_MS
         return min(
             broadcasting.due_ms(self.replica, folder, state),
-            status.due_ms(self.replica, state),
-            backfill.due_ms(state),
+            status.due_ms(self.replica, folder, state),
+            backfill.due_ms(self.replica, folder, state),
             leaving.due_ms(self.replica, folder, state),
             state.await_due_ms,
             state.site_status_due_ms,

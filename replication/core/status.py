@@ -14,11 +14,12 @@ from pillarbox.replication.wire.messages import Acknowledgement, Status, StatusR
 SITE_STATUS_MS = 2 * SECOND_MS
 
 
-def due_ms(replica: Replica, state: FolderState) -> int:
-    """The time of the next status to all other replicas of a folder."""
+def due_ms(replica: Replica, folder: ObjectId, state: FolderState) -> int:
+    """The time of the next status to all other replicas of a folder; while content is stopped none follows
+    changes."""
     preset = replica.preset
     at_rest_ms = state.stated_ms + preset.status_rest_ms
-    if state.unstated_since_ms == NEVER_MS:
+    if state.unstated_since_ms == NEVER_MS or replica.is_held_back(folder):
         return at_rest_ms
     return min(
         at_rest_ms,

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pillarbox.replication.organisation.topology import Connector, Organisation, Server, Way, ways_from
+from pillarbox.replication.organisation.rates import rate_bytes
+from pillarbox.replication.organisation.topology import (
+    Connector,
+    ContentFlow,
+    Organisation,
+    Server,
+    Way,
+    ways_from,
+)
 
 SITES = "abcde"
 
@@ -58,6 +67,19 @@ def test_the_longer_way_is_taken_where_the_sum_is_lower() -> None:
     ]
     assert ways_from("a", triangle)["c"] == Way(30, True)
     assert ways_from("a", triangle, {"z"})["c"] == Way(50, True)
+
+
+def test_a_rate_is_shared_by_the_servers_of_a_site_and_a_connector_has_its_own() -> None:
+    servers = {bytes([n]) * 16: Server(bytes([n]) * 16, str(n), "aabb"[n], 1) for n in range(4)}
+    one, removed = bytes(16), servers[bytes([1]) * 16]._replace(is_removed=True)
+    link = Connector("x", ("b", "a"), 5)
+    base = Organisation(servers, (link,))
+    assert rate_bytes(base, one, "b") == 0
+    resumed = replace(base, content=ContentFlow(rate_bytes=1000))
+    assert rate_bytes(resumed, one, "b") == 500
+    own = replace(resumed, connectors=(link._replace(rate_bytes=90), link._replace(name="y", cost=50)))
+    assert rate_bytes(own, one, "b") == 45
+    assert rate_bytes(replace(own, servers={**servers, removed.database: removed}), one, "b") == 90
 
 
 def test_removed_stores_are_no_others() -> None:

@@ -77,7 +77,7 @@ class Post:
                 left: Answer | None = effect
                 while left:
                     message, left = store.answer_page(left, self.now)
-                    self.table.append(message)
+                    self.table += [message] if message else []
 
     def do(self, store: int, change: Callable[[Replica], Any]) -> Any:
         result, effects = self.stores[store].local_changes(change, self.now)

@@ -191,7 +191,7 @@ class Side:
             message, left = self.replicator.answer_page(effect, self.now)
             if left is not None:
                 self.waiting.append(left)
-            return self._sealed(txn, message)
+            return self._sealed(txn, message) if message else None
 
     def _sealed(self, txn: WriteTransaction, message: Message) -> bytes:
         self._sent_count += 1
