@@ -33,6 +33,11 @@ def _open_missing_streams() -> None:
             setattr(sys, name, os.fdopen(number, mode))
 
 
+def _say_that_it_begins_again(fault: str) -> None:
+    if "--json" not in sys.argv:  # which promises JSON there
+        print(f"A page of the tables is bent ({fault}): once more, with the pages verified.", file=sys.stderr)
+
+
 def _run() -> None:
     gc.set_threshold(_GARBAGE_OBJECTS)
     try:
@@ -47,7 +52,7 @@ def _run() -> None:
                     errors="backslashreplace"
                 )  # a letter that the locale lacks ends no listing
         if SUPERVISED & set(sys.argv[1:2]):
-            run_supervised(lambda: cli(prog_name="pillarbox"))
+            run_supervised(lambda: cli(prog_name="pillarbox"), _say_that_it_begins_again)
         else:
             cli(prog_name="pillarbox")
     except Corrupt as error:

@@ -19,12 +19,39 @@ SUPERVISED: Final = frozenset({"check", "export", "backup", "recovery"})
 _FAULTS: Final = frozenset({signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS})
 _PASSED_ON: Final = (signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG: Final = 1
+# As they were before a child changed what this process does with them.
+_HANDLERS: Final = {number: signal.getsignal(number) for number in (signal.SIGINT, *_PASSED_ON)}
 
 
-def run_supervised(run: Callable[[], None]) -> None:
-    """Call `run` in a child process, and end as it ends. Raises Corrupt when it died of a fault."""
+def run_supervised(run: Callable[[], None], fault_met: Callable[[str], None]) -> None:
+    """Call `run` in a child process, and end as it ends.
+
+    One that died of a fault is followed by another, once, and `fault_met` is told the signal: the mark that
+    the first has left has the pages verified before anything reads them (`store/disk/death_mark`). So a
+    restore replaces tables that end who reads them, and others name the bent pages. Raises Corrupt when the
+    second died of a fault, too.
+    """
+    ending = _ending_of(run)
+    if -ending in _FAULTS:
+        fault_met(signal.Signals(-ending).name)
+        ending = _ending_of(run)
+    if ending >= 0:
+        sys.exit(ending)
+    if -ending in _FAULTS:
+        raise Corrupt(
+            f"reading the tables ended the process ({signal.Signals(-ending).name}): a page of them is bent",
+            hint="dismount the database, run `pillarbox check`, then `pillarbox repair`",
+        )
+    signal.signal(-ending, signal.SIG_DFL)
+    os.kill(os.getpid(), -ending)
+
+
+def _ending_of(run: Callable[[], None]) -> int:
+    """The exit code of a child process that calls `run`, or less than 0 the signal that ended it."""
     child = os.fork()
     if not child:
+        for number in (signal.SIGINT, *_PASSED_ON):
+            signal.signal(number, _HANDLERS[number])
         # A parent that is killed must not leave a child behind that holds a database.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         run()
@@ -32,17 +59,7 @@ def run_supervised(run: Callable[[], None]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child has it from the terminal too
     for passed_on in _PASSED_ON:
         signal.signal(passed_on, lambda number, _: _tell(child, number))
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code >= 0:
-        sys.exit(code)
-    if -code in _FAULTS:
-        raise Corrupt(
-            f"reading the tables ended the process ({signal.Signals(-code).name}): a page of them is bent",
-            hint="dismount the database, run `pillarbox check`, then `pillarbox repair`; "
-            "or run a restore over it again",
-        )
-    signal.signal(-code, signal.SIG_DFL)
-    os.kill(os.getpid(), -code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def _tell(child: int, number: int) -> None:

@@ -553,16 +553,15 @@ def test_a_checkpoint_that_is_made_is_not_told_as_failed(
     assert read_checkpoint(database.path).sequence == database_sequence(database)
 
 
-def test_each_caller_of_a_database_that_takes_no_more_gets_an_error_of_its_own(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_caller_of_a_writer_that_takes_no_more_gets_an_error_of_its_own(database: Database) -> None:
     writer = database._writing()
-    create(database, "before")
     writer._groups.broken = Dismounted("a write was interrupted")
     told = []
     for _ in range(2):
-        with pytest.raises(Dismounted, match="interrupted") as raised, database.transaction(ACTOR):
-            pass
+        turn = writer.new_turn()
+        with pytest.raises(Dismounted, match="interrupted") as raised:
+            writer.begin(turn, ACTOR)
+        turn.end()
         told.append(raised.value)
     assert told[0] is not told[1]
 

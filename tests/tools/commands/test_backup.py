@@ -487,10 +487,10 @@ def test_what_a_restore_replaced_is_kept_and_counted_until_it_is_discarded(
     assert pillarbox.run("check", server).exit_code == 0
 
 
-def test_a_restore_over_a_bent_page_ends_with_a_code_and_goes_on_when_it_is_run_again(
+def test_a_restore_over_a_bent_page_that_ends_its_process_goes_on_by_itself(
     pillarbox: Pillarbox, server: Path, repo: Path, newer: int
 ) -> None:
-    """LMDB ends the process that meets the page; the next one is told of it, and leaves the tables alone.
+    """LMDB ends the process that meets the page; another is told of it, and leaves the tables alone.
 
     The checkpoint has no sums, which would have told before: as an earlier version has left it.
     """
@@ -506,9 +506,6 @@ def test_a_restore_over_a_bent_page_ends_with_a_code_and_goes_on_when_it_is_run_
     restore = ("backup", "restore", str(repo), "latest", "--server", str(server), "--yes")
     command = [sys.executable, "-c", program, *restore, "--database", "Mailbox Store"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (
-        ended.returncode == 30 and "SIGABRT" in ended.stderr and "run a restore over it again" in ended.stderr
-    )
-    subprocess.run(command, check=True, capture_output=True)
+    assert ended.returncode == 0 and "once more, with the pages verified" in ended.stderr
     assert mail_in(pillarbox, server) == newer - 1
     assert pillarbox.run("check", server).exit_code == 0
