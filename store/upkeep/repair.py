@@ -14,6 +14,7 @@ stream as transactions, so that the stream alone tells it again.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -156,12 +157,13 @@ class _Repair:
             self._write_checkpoint(env, gathered)
         self._link_segments()
         self._write_and_prove(draft, gathered, rebuild)
+        only_named = list(self._mailboxes_only_named())
         self._replace()
         return RepairReport(
             kept=rebuild.kept,
             lost=tuple(rebuild.lost),
             from_stream=bool(gathered.unreadable),
-            dropped=(*gathered.dropped, *gathered.unread, *rebuild.dropped),
+            dropped=(*gathered.dropped, *gathered.unread, *rebuild.dropped, *only_named),
             restored=(*headers, *rebuild.restored),
             recovered=len(rebuild.unaccounted),
             recovered_to=self._recovered_to if rebuild.unaccounted and not self._is_public else "",
@@ -266,6 +268,17 @@ class _Repair:
             raise Corrupt(
                 f"the repaired tables have {report.messages} messages, not {expected}; nothing was changed"
             )
+
+    def _mailboxes_only_named(self) -> Iterator[str]:
+        """Mailboxes that the file of names has, and no record any more. Where it is not known, none."""
+        names = self._database.mailbox_names
+        if names is None or not names.is_known():
+            return
+        held = set(self._mailbox_names.values())
+        for key, guid in sorted(names.read().items()):
+            if guid not in held:
+                name = key.decode(errors="replace")
+                yield f"mailbox {name!r} ({guid_text(guid)}) had a name, and nothing else tells of it"
 
     def _replace(self) -> None:
         """Without a checkpoint nothing mounts, so that a crash in here never mixes old and new."""

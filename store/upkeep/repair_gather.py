@@ -30,6 +30,7 @@ from pillarbox.store.disk.tables import (
     Table,
     decode_record,
     is_silent,
+    segment_key,
     split_pair_key,
 )
 from pillarbox.store.disk.tables_process import TableRows
@@ -37,6 +38,7 @@ from pillarbox.store.engine.database import Database
 from pillarbox.store.errors import Corrupt
 from pillarbox.store.ids import counter_of
 from pillarbox.store.upkeep.let_go import stretch_digest
+from pillarbox.store.upkeep.missing_segments import missing_text, runs_of_missing
 from pillarbox.store.upkeep.repair_draft import Draft
 
 # No stored value begins with a zero byte: the version of a record comes first.
@@ -119,6 +121,7 @@ class _Gathering:
         self._last_segment = 0
         self._is_unbroken = False  # nothing damaged or missing since the last transaction that was read
         self._gaps: list[Gap] = []
+        self._given_back: set[int] = set()
         self._content_bytes: Counter[int] = Counter()
         self._stray: dict[bytes, Place] = {}
         self._spare: dict[tuple[Table, bytes], bytes] = {}
@@ -135,6 +138,7 @@ class _Gathering:
         sequence_in_stream = self._sequence
         self._take_tables()
         self._name_damaged()
+        self._name_missing_segments()
         if self._unreadable:
             self._name_missing(sequence_in_stream)
         self._drop_unreadable()
@@ -227,6 +231,8 @@ class _Gathering:
             if table in _CONTENT_TABLES:
                 pending.pop(key, None)
                 self._stray.pop(key, None)
+            elif table == Table.SEGMENT and value is None:
+                self._given_back.add(int.from_bytes(key, "big"))
             gone = _DELETED + self._counter.to_bytes(8, "big")
             self._draft.put_value(table, key, gone if value is None else value)
 
@@ -341,16 +347,46 @@ class _Gathering:
 
     # -- both
 
+    def _name_missing_segments(self) -> None:
+        """Name the segments between others that are not there, but for those that compaction gave back.
+
+        A record tells of a segment until then. Where no table tells, it may have been given back, too: what
+        told of that may have been given back itself.
+        """
+        for first, last in runs_of_missing(self._stream.segments(), self._given_back):
+            numbers = range(first, last + 1)
+            has_record = any(self._has_row(Table.SEGMENT, segment_key(number)) for number in numbers)
+            if not has_record and not self._unreadable:
+                continue
+            lost = next(
+                (
+                    (gap.first, gap.last)
+                    for gap in self._gaps
+                    if gap.segment_before < first < gap.segment_after
+                ),
+                None,
+            )
+            self._dropped.append(missing_text(first, last, lost, is_sure=has_record))
+
+    def _has_row(self, table: Table, key: bytes) -> bool:
+        value = self._draft.get(table, key)
+        return value is not None and not value.startswith(_DELETED)
+
     def _name_missing(self, sequence_in_stream: int) -> None:
         """Name the transactions of which neither the stream nor a table tells any more."""
         for gap in self._gaps:
-            # A whole segment may have been given back: compaction wrote again what was needed of it.
+            # Those of a whole segment are named with it.
             if gap.segment_after - gap.segment_before <= 1:
                 self._dropped.append(f"transactions {gap.first} to {gap.last} are missing in the stream")
         if sequence_in_stream < self._sequence:
+            checkpoint = self._old.checkpoint
+            at = checkpoint.position.segment if checkpoint is not None else 0
+            where = (
+                f" in segment {at}, which is missing" if at > max(self._stream.segments(), default=0) else ""
+            )
             self._dropped.append(
                 f"the stream ends with transaction {sequence_in_stream}, "
-                f"the checkpoint names {self._sequence}"
+                f"the checkpoint names {self._sequence}{where}"
             )
 
     def _drop_unreadable(self) -> None:

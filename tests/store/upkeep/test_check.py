@@ -6,7 +6,7 @@ import random
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -34,6 +34,9 @@ from pillarbox.store.mail import folders, mailboxes, messages
 from pillarbox.store.upkeep.check import CheckReport, check_database, check_dismounted
 from pillarbox.store.upkeep.check_findings import Finding
 from pillarbox.store.upkeep.maintenance import run_maintenance
+
+if TYPE_CHECKING:
+    from conftest import OpenDatabase
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 ACTOR = Actor.task("test")
@@ -356,6 +359,42 @@ def test_bent_pages_are_named_with_damage_of_the_stream_and_end_no_process(datab
     findings = check_dismounted(database, ACTOR).findings
     assert any(each.file.endswith("data.mdb") for each in findings)
     assert any(each.file == str(path) for each in findings)
+
+
+@pytest.mark.parametrize("has_tables", [True, False])
+def test_segments_that_are_not_there_are_named_where_the_tables_are_bent_too(
+    open_database: OpenDatabase, has_tables: bool
+) -> None:
+    database = open_database()
+    with database.transaction(ACTOR) as txn:
+        inbox = mailboxes.create(txn, "anna").roles["inbox"]
+    for number in range(24):
+        with database.transaction(ACTOR) as txn:
+            raw = b"Subject: %d\r\n\r\n" % number + random.Random(number).randbytes(3000)
+            messages.append(txn, inbox, messages.prepare(txn.files, raw))
+    database.dismount()
+    _, missing, *_, last = database.stream.segments()
+    assert last > missing + 1
+    for segment in (missing, last):
+        database.stream.path(segment).unlink()
+    if has_tables:
+        bend_free_list(database)
+    else:
+        bend_pages(database)
+    problems = [finding.problem for finding in check_dismounted(database, ACTOR).findings]
+    (named,) = [problem for problem in problems if problem.startswith(f"segment {missing} is ")]
+    assert ("missing in the stream" in named) is has_tables and "with transactions" in named
+    assert any(problem.startswith("the stream ends with transaction") for problem in problems)
+
+
+def bend_free_list(database: Database) -> None:
+    """Let the newer meta page say that a page more is in use: LMDB reads every row all the same."""
+    data = database.path / "properties" / "data.mdb"
+    pages = bytearray(data.read_bytes()) + bytes(4096)
+    newer = max((0, 4096), key=lambda page: int.from_bytes(pages[page + 144 : page + 152], "little"))
+    last = int.from_bytes(pages[newer + 136 : newer + 144], "little") + 1
+    pages[newer + 136 : newer + 144] = last.to_bytes(8, "little")
+    data.write_bytes(pages[: (last + 1) * 4096])
 
 
 def test_pages_that_are_bent_while_the_database_is_mounted_are_named(database: Database) -> None:

@@ -12,12 +12,14 @@ from mailbox_stores import mailbox_store
 from pillarbox.store.access import Actor
 from pillarbox.store.change_number import CNSet
 from pillarbox.store.disk.frame_scan import scan_frames
+from pillarbox.store.disk.mailbox_names import MailboxNames
 from pillarbox.store.disk.stream import FrameKind
 from pillarbox.store.disk.tables import ItemRecord
 from pillarbox.store.engine.change_feed import ChangeKind, changes
 from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
 from pillarbox.store.errors import Refused
+from pillarbox.store.ids import guid_text
 from pillarbox.store.mail import folders, mailboxes, messages
 from pillarbox.store.mail.delivery import deliver
 from pillarbox.store.upkeep.check import check_database
@@ -133,7 +135,42 @@ def test_a_stream_that_ends_before_its_checkpoint_is_named(database: Database) -
     lose_tables(database)
     database.stream.path(database.stream.segments()[-1]).unlink()
     (named,) = repaired(database)
-    assert named.startswith("the stream ends with transaction ")
+    assert named.startswith("the stream ends with transaction ") and named.endswith("which is missing")
+
+
+@pytest.mark.parametrize("has_tables", [True, False])
+def test_a_segment_that_is_not_there_is_named_with_its_transactions(
+    database: Database, has_tables: bool
+) -> None:
+    delivered(database, 8)
+    missing = database.stream.segments()[1:3]
+    if has_tables:
+        database.dismount()
+    else:
+        lose_tables(database)
+    for segment in missing:
+        database.stream.path(segment).unlink()
+    named = [text for text in repaired(database) if text.startswith(f"segments {missing[0]} to {missing[1]}")]
+    (text,) = named
+    assert ("are missing in the stream" in text) is has_tables and "with transactions " in text
+    assert not [text for text in repaired(database) if "segments" in text], "it is named once"
+
+
+def test_a_mailbox_of_which_only_its_name_is_left_is_named(database: Database) -> None:
+    database.dismount()
+    names = database.mailbox_names = MailboxNames(database.path.parent / "names", database.guid)
+    database.mount()
+    before = len(database.stream.segments())
+    delivered(database, 3)
+    with database.transaction(ACTOR) as txn:
+        bert = mailboxes.create(txn, "Bert")
+    lose_tables(database)
+    for segment in database.stream.segments()[before:]:
+        database.stream.path(segment).unlink()
+    assert len(names.read()) == 2
+    told = f"mailbox 'bert' ({guid_text(bert.guid)}) had a name, and nothing else tells of it"
+    assert told in repaired(database)
+    assert len(names.read()) == 1
 
 
 @pytest.mark.parametrize("has_tables", [True, False])
