@@ -1,7 +1,7 @@
 """The public face of Pillarbox: the names that an embedding program needs, and nothing else.
 
 `Server` opens a directory of databases, `Actor` says who asks, `deliver` takes mail in, `copy_folder` copies
-folders of any size. The modules
+folders of any size; `connect` asks the process that serves a server. The modules
 `folders`, `messages`, `mailboxes`, `public_folders`, `views` and `change_feed` hold the operations:
 functions over a transaction of a `Database`. `errors` holds every error that is raised. Modules below
 `pillarbox.store`, `pillarbox.backup` and `pillarbox.tools` are internal where these names do not lead to
@@ -26,16 +26,19 @@ if TYPE_CHECKING:
     from pillarbox.store.mail.copying import copy_folder
     from pillarbox.store.mail.delivery import deliver
     from pillarbox.store.server import Server
+    from pillarbox.tools.serving.client import Connected, connect
 
     __version__: str
 
 __all__ = [
     "Actor",
     "AsyncDatabase",
+    "Connected",
     "Database",
     "Server",
     "__version__",
     "change_feed",
+    "connect",
     "copy_folder",
     "deliver",
     "errors",
@@ -50,9 +53,11 @@ __all__ = [
 _HOMES: Final = {
     "Actor": "pillarbox.store.access",
     "AsyncDatabase": "pillarbox.store.aio",
+    "Connected": "pillarbox.tools.serving.client",
     "Database": "pillarbox.store.engine.database",
     "Server": "pillarbox.store.server",
     "change_feed": "pillarbox.store.engine",
+    "connect": "pillarbox.tools.serving.client",
     "copy_folder": "pillarbox.store.mail.copying",
     "deliver": "pillarbox.store.mail.delivery",
     "errors": "pillarbox.store",

@@ -393,14 +393,15 @@ class Server:
             database.dismount(reason)
         return database
 
-    def check_sizes(self) -> int:
-        """Carry out the daily size checks that are due; when to call next, ms UTC (DOMAIN.md "Limits").
+    def check_sizes(self, *, now: bool = False) -> int:
+        """Carry out the daily size checks that are due, or `now` all; when to call next, ms UTC (DOMAIN.md
+        "Limits").
 
         A database that was reported above its limit before, and still is, is dismounted, for all processes,
         until it is mounted by `mount` or by command.
         """
         with self._checking:
-            return self.size_check.run_due()
+            return self.size_check.run_now() if now else self.size_check.run_due()
 
     def _dismount_above_limit(self, database: Database) -> None:
         try:

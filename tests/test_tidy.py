@@ -25,7 +25,7 @@ PACKAGES = ("pillarbox", "store", "backup", "replication", "tools")
 
 # What each package may import of the others.
 MAY_IMPORT = {
-    "pillarbox": {"store"},
+    "pillarbox": {"store", "tools"},
     "store": {"store"},
     "backup": {"backup", "store"},
     "replication": {"replication", "store"},
@@ -43,7 +43,7 @@ ROOMS = {
     "store": (GROUND, "disk", "content", "engine", "mail", "upkeep", "files", FACE),
     "backup": ("repository", ".", "merge"),
     "replication": ("ground", "wire", "organisation", "core", "node", "simulation"),
-    "tools": (".", "serving", "commands", "bench", "cli main"),
+    "tools": (".", "operations", "serving", "commands", "bench", "cli main"),
 }
 
 
@@ -119,6 +119,7 @@ SEAMS = {
             "tools/main.py": "standard streams that were closed, which lead nowhere",
             "tools/commands/backup.py": "scratch for what is verified or compared",
             "tools/commands/repository.py": "new key files",
+            "tools/serving/socket_place.py": "the control socket, which is no file",
             "tools/bench/": "compares with bare files",
         },
         "use one of these modules, so that a test can put faults under it",
@@ -128,6 +129,9 @@ SEAMS = {
         {
             "backup/repository/backend_s3.py": "an object store",
             "tools/serving/notices.py": "notices to systemd",
+            "tools/serving/socket_place.py": "the control socket",
+            "tools/serving/wire.py": "frames of the control socket",
+            "tools/serving/control.py": "the control socket of a serving process",
         },
         "keep what decides apart from what sends, and send in one of these modules",
     ),

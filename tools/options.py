@@ -13,33 +13,26 @@ import click
 from click.shell_completion import CompletionItem
 
 from pillarbox.store.access import Actor
-from pillarbox.store.errors import PillarboxError, WriterBusy
+from pillarbox.store.errors import PillarboxError
 from pillarbox.tools.lazy import LazyGroup
 from pillarbox.tools.output import json_text, warn
 
 if TYPE_CHECKING:
-    from pillarbox.store.server import Server
+    pass
 
 INTERRUPTED = 130  # as shells say of a command that SIGINT ended
 NOBODY_READS = 141  # and of one that SIGPIPE ended
 
 
-def _account() -> str:
-    """The account that runs the command, as the system knows it: environment variables can say anything."""
+def account_name(user: int) -> str:
+    """The name of a user of the system, as that knows it: environment variables can say anything."""
     try:
-        return pwd.getpwuid(os.getuid()).pw_name
+        return pwd.getpwuid(user).pw_name
     except KeyError:
-        return f"uid {os.getuid()}"
+        return f"uid {user}"
 
 
-ACTOR = Actor.administrator(_account())
-
-
-def raise_not_mounted(server: Server) -> None:
-    """Raises why a database could not be mounted, if one could not; one that another process has is well."""
-    for reason in server.not_mounted.values():
-        if not isinstance(reason, WriterBusy):
-            raise reason.anew()
+ACTOR = Actor.administrator(account_name(os.getuid()))
 
 
 def _complete_directory(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:

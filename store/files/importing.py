@@ -47,7 +47,7 @@ _TRAIN_AFTER_MESSAGES: Final = 1000
 _LISTED_MAX: Final = 10_000
 
 FolderPath = tuple[str, ...]
-_Found = tuple[FolderPath, MailItem]
+Found = tuple[FolderPath, MailItem]
 
 
 class Remark(NamedTuple):
@@ -114,47 +114,107 @@ def import_mail(
     file or a mailbox store without a GUID (before anything is imported), Dismounted, DiskFull; what was
     committed before stays, and the same import goes on there.
     """
-    several = [paths] if isinstance(paths, str | os.PathLike) else paths
-    check_several(several, "paths", "a path or a list of paths")
-    sources = [as_path(path, "paths") for path in several]
-    unreadable = _Remarks()
-    kinds = [_kind(path, unreadable) for path in sources]
+    files = MailFiles(paths, dialect)
+    total = files.total_bytes() if progress else 0
+
+    def tell(at: ImportProgress) -> None:
+        if progress:
+            progress(at._replace(bytes_total=total))
+
+    given_first: Iterator[Found] = (((), item) for item in given)
+    report = import_found(
+        database,
+        actor,
+        mailbox_guid,
+        chain(given_first, files),
+        lone=[*(item.source for item in given), *files.lone],
+        progress=tell,
+        processes=processes,
+    )
+    return report._replace(
+        unreadable_count=files.unreadable.count,
+        unreadable=tuple(files.unreadable.listed),
+        passed_over_count=files.passed_over.count,
+        passed_over=tuple(files.passed_over.listed),
+    )
+
+
+def import_found(
+    database: Database,
+    actor: Actor,
+    mailbox_guid: bytes,
+    found: Iterable[Found],
+    *,
+    lone: Iterable[str] = (),
+    progress: Callable[[ImportProgress], None] | None = None,
+    processes: int | None = 0,
+) -> ImportReport:
+    """Import messages that were found, each with the path of its folder, empty for the Inbox.
+
+    `lone` are the sources of those that go to the Inbox, as far as they are known before. The report lists no
+    files, and `progress` knows no `bytes_total`: who reads files knows of them. All else is as in
+    `import_mail`.
+    """
     with database.read(actor) as read:
         if mailbox_guid:
             name = mailboxes.get(read, mailbox_guid).name
         else:
             public_folders.root_id(read)
             name = f"/{database.label}"
-            _refuse_lone_messages(sources, kinds, given)
-    total = sum(_tree_bytes(path) for path in sources) if progress else 0
-    run = _Import(database, actor, mailbox_guid, unreadable)
-    readable = [(path, kind) for path, kind in zip(sources, kinds, strict=True) if kind]
-    read_from_files = _read_all(readable, dialect, unreadable, run.passed_over)
-    found = run.readable(chain((((), item) for item in given), read_from_files))
-    with closing(prepare_all(database.files, found, _raw_of, processes)) as ready:
+            _refuse_lone_messages(lone)
+    run = _Import(database, actor, mailbox_guid)
+    with closing(prepare_all(database.files, iter(found), _raw_of, processes)) as ready:
         for batch in batches(ready, lambda each: len(each[1].raw), BATCH_MESSAGES, BATCH_BYTES):
             run.commit(batch)
             run.train_when_due()
             if progress:
                 last = batch[-1][0][1].source
-                progress(ImportProgress(run.read_count, run.read_bytes, total, last))
+                progress(ImportProgress(run.read_count, run.read_bytes, 0, last))
     report = run.report()
     _report_event(database, name, report)
     return report
 
 
-def _refuse_lone_messages(
-    sources: Iterable[Path], kinds: Iterable[MailKind | None], given: Iterable[MailItem]
-) -> None:
-    alone = [path_text(path) for path, kind in zip(sources, kinds, strict=True) if kind == "eml"]
-    for source in (*(item.source for item in given), *alone):
+class MailFiles:
+    """Mail in files: iterating over it gives each message with the path of its folder, as they are read.
+
+    `unreadable` and `passed_over` list what was met on the way that is no mail, or could not be read; `lone`
+    are the EML files, which go to no folder.
+    """
+
+    def __init__(self, paths: PathLike | Iterable[PathLike], dialect: Dialect | None = None) -> None:
+        """`paths` are one path or many, `dialect` is that of the mbox files. Raises NotFound."""
+        several = [paths] if isinstance(paths, str | os.PathLike) else paths
+        check_several(several, "paths", "a path or a list of paths")
+        self.unreadable = Remarks()
+        self.passed_over = Remarks()
+        self._dialect = dialect
+        self._paths = [as_path(path, "paths") for path in several]
+        kinds = [_kind(path, self.unreadable) for path in self._paths]
+        self._sources = [(path, kind) for path, kind in zip(self._paths, kinds, strict=True) if kind]
+        self.lone = [path_text(path) for path, kind in self._sources if kind == "eml"]
+
+    def total_bytes(self) -> int:
+        """The size of all files, as far as they can be seen."""
+        return sum(_tree_bytes(path) for path in self._paths)
+
+    def __iter__(self) -> Iterator[Found]:
+        for path, item in _read_all(self._sources, self._dialect, self.unreadable, self.passed_over):
+            if item.damage and not item.raw:
+                self.unreadable.add(item.source, item.position, item.damage)
+            else:
+                yield path, item
+
+
+def _refuse_lone_messages(sources: Iterable[str]) -> None:
+    for source in sources:
         raise Refused(
             f"{source}: public folders have no Inbox that a lone message could go to",
             hint="put it into a directory: that becomes a folder of its name",
         )
 
 
-class _Remarks:
+class Remarks:
     """The remarks to be listed, up to an upper bound."""
 
     def __init__(self) -> None:
@@ -170,7 +230,7 @@ class _Remarks:
 class _Import:
     """One import into one mailbox, or the public folders: its counts, and what its folders held before."""
 
-    def __init__(self, database: Database, actor: Actor, mailbox_guid: bytes, unreadable: _Remarks) -> None:
+    def __init__(self, database: Database, actor: Actor, mailbox_guid: bytes) -> None:
         self.read_count = 0
         self.read_bytes = 0
         self._database = database
@@ -179,22 +239,12 @@ class _Import:
         self._added_count = 0
         self._added_bytes = 0
         self._present_count = 0
-        self._damaged = _Remarks()
-        self._unreadable = unreadable
-        self.passed_over = _Remarks()
+        self._damaged = Remarks()
         self._folders: dict[FolderPath, None] = {}
         self._held: dict[int, _Held] = {}
         self._is_trained = database.files.dictionaries.current > 0
 
-    def readable(self, found: Iterable[_Found]) -> Iterator[_Found]:
-        """The items that have bytes; the others are files that could not be read."""
-        for path, item in found:
-            if item.damage and not item.raw:
-                self._unreadable.add(item.source, item.position, item.damage)
-            else:
-                yield path, item
-
-    def commit(self, batch: list[tuple[_Found, PreparedMessage]]) -> None:
+    def commit(self, batch: list[tuple[Found, PreparedMessage]]) -> None:
         """Add a batch in one transaction."""
         self._database.refuse_below_disk_floor()
         with self._database.transaction(self._actor) as txn:
@@ -222,7 +272,7 @@ class _Import:
         txn: WriteTransaction,
         root_id: int,
         folder_ids: dict[FolderPath, int],
-        found: _Found,
+        found: Found,
         prepared: PreparedMessage,
     ) -> bool:
         path, item = found
@@ -253,10 +303,10 @@ class _Import:
             tuple(self._folders),
             self._damaged.count,
             tuple(self._damaged.listed),
-            self._unreadable.count,
-            tuple(self._unreadable.listed),
-            self.passed_over.count,
-            tuple(self.passed_over.listed),
+            0,
+            (),
+            0,
+            (),
         )
 
 
@@ -285,7 +335,7 @@ class _Held:
         return True
 
 
-def _kind(path: Path, unreadable: _Remarks) -> MailKind | None:
+def _kind(path: Path, unreadable: Remarks) -> MailKind | None:
     """The kind of mail at a path; None, and a remark, for what is no mail. Raises NotFound."""
     try:
         return classify(path)
@@ -297,9 +347,9 @@ def _kind(path: Path, unreadable: _Remarks) -> MailKind | None:
 def _read_all(
     sources: Iterable[tuple[Path, MailKind]],
     dialect: Dialect | None,
-    unreadable: _Remarks,
-    passed_over: _Remarks,
-) -> Iterator[_Found]:
+    unreadable: Remarks,
+    passed_over: Remarks,
+) -> Iterator[Found]:
     """Every message of all sources, with the path of its folder. What ends early is listed."""
     for path, kind in sources:
         try:
@@ -308,7 +358,7 @@ def _read_all(
             unreadable.add(path_text(path), 0, f"the rest was not read: {error}")
 
 
-def _read(path: Path, kind: MailKind, dialect: Dialect | None, passed_over: _Remarks) -> Iterator[_Found]:
+def _read(path: Path, kind: MailKind, dialect: Dialect | None, passed_over: Remarks) -> Iterator[Found]:
     if kind == "eml":
         yield (), read_eml(path)
         return
@@ -335,7 +385,7 @@ def _folder_path(names: FolderPath) -> FolderPath:
     return tuple(folder_name(name) for name in names[: folders.DEPTH_MAX])
 
 
-def _raw_of(found: _Found) -> bytes:
+def _raw_of(found: Found) -> bytes:
     return found[1].raw
 
 

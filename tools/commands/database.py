@@ -8,11 +8,11 @@ from typing import Final
 import click
 
 import pillarbox
-from pillarbox.store.errors import NotFound, Refused
 from pillarbox.store.ids import guid_text
 from pillarbox.tools.options import JSON, SERVER
 from pillarbox.tools.output import confirm, show
 from pillarbox.tools.parameters import DATABASE, YES, complete_group
+from pillarbox.tools.serving.performing import let_go, operation
 
 # Names of `DatabaseKind`.
 KINDS: Final = {"mailbox": "MAILBOX_STORE", "public-folder": "PUBLIC_FOLDER_STORE"}
@@ -44,22 +44,9 @@ def create(server: Path, name: str, group_name: str, kind: str, as_json: bool) -
     pillarbox database create /srv/mail "Mailbox Store 2"
     pillarbox database create /srv/mail Forum --kind public-folder --group Sales
     """
-    from pillarbox.store.disk.tables import DatabaseKind
-    from pillarbox.store.server_config import KIND_TEXTS
-
-    with pillarbox.Server.open(server, mount=False) as opened:
-        made = opened.create_database(group_name or _only_group(opened), name, DatabaseKind[KINDS[kind]])
-        data = {"database": made.name, "guid": guid_text(made.guid), "kind": KIND_TEXTS[made.kind]}
-    show(data, [f"Database {made.name} ({KIND_TEXTS[made.kind]}) is there, and mounted."], as_json)
-
-
-def _only_group(server: pillarbox.Server) -> str:
-    names = list(server.groups)
-    if len(names) == 1:
-        return names[0]
-    if not names:
-        raise NotFound("the server has no storage group", hint="make one: `pillarbox group create`")
-    raise Refused("the server has several storage groups", hint=f"name one by --group: {', '.join(names)}")
+    with operation(server, "database.create") as perform:
+        data = perform(name=name, group=group_name, kind=KINDS[kind])
+    show(data, [f"Database {data['database']} ({data['kind']}) is there, and mounted."], as_json)
 
 
 @database.command("list")
@@ -124,5 +111,6 @@ def delete(server: Path, database_name: str, yes: bool, as_json: bool) -> None:
     with pillarbox.Server.open(server, mount=False) as opened:
         found = opened.database(database_name)
         confirm(f"Delete database {found.label} and all the mail in it?", yes)
-        opened.delete_database(found.label)
+        with let_go(server, found.label):
+            opened.delete_database(found.label)
     show({"deleted": found.label}, [f"Database {found.label} is gone."], as_json)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import pillarbox
-from pillarbox.store.ids import id_text
+from pillarbox.tools.mail_rows import folder_row, placed_folder_row
 from pillarbox.tools.options import ACTOR, JSON, SERVER
-from pillarbox.tools.output import confirm, counted, local_time, show, size_text
+from pillarbox.tools.output import counted, local_time, progress, show, size_text
 from pillarbox.tools.parameters import (
     FOLDER,
     FOLDER_OR_ALL,
@@ -20,10 +20,10 @@ from pillarbox.tools.parameters import (
     complete_mailbox,
     complete_target,
 )
-from pillarbox.tools.tree import Tree, find_tree, refuse_other_database
+from pillarbox.tools.serving.performing import operation
+from pillarbox.tools.tree import find_tree
 
 if TYPE_CHECKING:
-    from pillarbox.store.disk.tables import FolderRecord
     from pillarbox.store.engine.transaction import Reader
 
 TO = click.option(
@@ -52,23 +52,6 @@ def folder_() -> None:
     """
 
 
-def _data(path: str, record: FolderRecord) -> dict[str, Any]:
-    return {
-        "folder": path,
-        "id": id_text(record.folder_id),
-        "messages": record.messages_count,
-        "unread": record.unread_count,
-        "size_bytes": record.size,
-        "created_ms": record.created_ms,
-        "uid_validity": record.uid_validity,
-        "uid_next": record.uid_next,
-    }
-
-
-def _placed(reader: Reader, record: FolderRecord) -> dict[str, Any]:
-    return _data("/".join(pillarbox.folders.path_of(reader, record.folder_id)), record)
-
-
 def folder_line(each: dict[str, Any]) -> str:
     """A folder in a listing."""
     size = size_text(each["size_bytes"])
@@ -77,7 +60,9 @@ def folder_line(each: dict[str, Any]) -> str:
 
 def folder_rows(reader: Reader, folder_id: int, prefix: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
     """Each folder below one, by path."""
-    return (_data("/".join(path), each) for path, each in pillarbox.folders.walk(reader, folder_id, prefix))
+    return (
+        folder_row("/".join(path), each) for path, each in pillarbox.folders.walk(reader, folder_id, prefix)
+    )
 
 
 @folder_.command("create")
@@ -96,16 +81,8 @@ def create(server: Path, mailbox_name: str, folder_path: str, parents: bool, as_
     pillarbox folder create /srv/mail anna Lists/2002/May --parents
     pillarbox folder create /srv/mail / Forum
     """
-    names = tuple(filter(None, folder_path.split("/")))
-    with pillarbox.Server.open(server) as opened:
-        tree = find_tree(opened, mailbox_name)
-        with tree.database.transaction(ACTOR) as txn:
-            if parents:
-                made = pillarbox.folders.ensure(txn, tree.root_id, names)
-            else:
-                parent = tree.folder(txn, "/".join(names[:-1]))
-                made = pillarbox.folders.create(txn, parent.folder_id, names[-1] if names else "")
-            data = _placed(txn, made)
+    with operation(server, "folder.create") as perform:
+        data = perform(mailbox=mailbox_name, folder=folder_path, parents=parents)
     show(data, [f"Folder {data['folder']} is there."], as_json)
 
 
@@ -143,7 +120,7 @@ def show_folder(server: Path, mailbox_name: str, folder_path: str, as_json: bool
     with pillarbox.Server.open(server, read_only=True) as opened:
         tree = find_tree(opened, mailbox_name)
         with tree.database.read(ACTOR) as read:
-            data = _placed(read, tree.folder(read, folder_path))
+            data = placed_folder_row(read, tree.folder(read, folder_path))
     lines = [
         f"{data['folder'] or 'the top'}: {counted(data['messages'], 'message')}, {data['unread']} unread,"
         f" {size_text(data['size_bytes'])}",
@@ -165,21 +142,9 @@ def rename(server: Path, mailbox_name: str, folder_path: str, name: str, as_json
     \b
     pillarbox folder rename /srv/mail anna Lists/2002 old
     """
-    with pillarbox.Server.open(server) as opened:
-        tree = find_tree(opened, mailbox_name)
-        with tree.database.transaction(ACTOR) as txn:
-            renamed = pillarbox.folders.rename(txn, tree.folder(txn, folder_path).folder_id, name)
-            data = _placed(txn, renamed)
+    with operation(server, "folder.rename") as perform:
+        data = perform(mailbox=mailbox_name, folder=folder_path, name=name)
     show(data, [f"The folder is called {data['folder']}."], as_json)
-
-
-def target_tree(server: pillarbox.Server, tree: Tree, name: str) -> Tree:
-    """The tree that --to is in. Raises Refused when it is of another database."""
-    if not name:
-        return tree
-    target = find_tree(server, name)
-    refuse_other_database(tree, target)
-    return target
 
 
 @folder_.command("move")
@@ -198,13 +163,8 @@ def move(
     pillarbox folder move /srv/mail anna Lists/2002 --to Archive
     pillarbox folder move /srv/mail anna Archive/2002 --to /
     """
-
-    with pillarbox.Server.open(server) as opened:
-        tree = find_tree(opened, mailbox_name)
-        into = target_tree(opened, tree, target_name)
-        with tree.database.transaction(ACTOR) as txn:
-            source, target = tree.folder(txn, folder_path), into.folder(txn, target_path)
-            data = _placed(txn, pillarbox.folders.move(txn, source.folder_id, target.folder_id))
+    with operation(server, "folder.move") as perform:
+        data = perform(mailbox=mailbox_name, folder=folder_path, to=target_path, to_mailbox=target_name)
     show(data, [f"The folder is {data['folder']}."], as_json)
 
 
@@ -230,16 +190,13 @@ def copy(
     \b
     pillarbox folder copy /srv/mail anna Lists --to Archive --name Lists-2024
     """
-    from pillarbox.store.mail.copying import copy_folder
-
-    with pillarbox.Server.open(server) as opened:
-        tree = find_tree(opened, mailbox_name)
-        into = target_tree(opened, tree, target_name)
-        with tree.database.read(ACTOR) as read:
-            source, target = tree.folder(read, folder_path), into.folder(read, target_path)
-        made = copy_folder(tree.database, ACTOR, source.folder_id, target.folder_id, name)
-        with tree.database.read(ACTOR) as read:
-            data = _placed(read, made)
+    with (
+        progress("copying", as_json) as step,
+        operation(server, "folder.copy", step=step) as perform,
+    ):
+        data = perform(
+            mailbox=mailbox_name, folder=folder_path, to=target_path, to_mailbox=target_name, name=name
+        )
     show(data, [f"The copy is {data['folder']}, of {counted(data['messages'], 'message')}."], as_json)
 
 
@@ -261,12 +218,6 @@ def delete(
     pillarbox folder delete /srv/mail anna Lists/empty
     pillarbox folder delete /srv/mail anna Lists --with-contents
     """
-    with pillarbox.Server.open(server) as opened:
-        tree = find_tree(opened, mailbox_name)
-        if with_contents:
-            confirm(f"Delete folder {folder_path} of {tree.name} and all that is in it?", yes)
-        with tree.database.transaction(ACTOR) as txn:
-            found = tree.folder(txn, folder_path)
-            pillarbox.folders.delete(txn, found.folder_id, with_contents=with_contents)
-        tree.database.finish_removals()
+    with operation(server, "folder.delete", yes=yes) as perform:
+        perform(mailbox=mailbox_name, folder=folder_path, with_contents=with_contents)
     show({"deleted": folder_path}, [f"Folder {folder_path} is gone."], as_json)

@@ -32,7 +32,8 @@ from pillarbox.store.errors import (
     WriterBusy,
 )
 from pillarbox.store.events import Event, EventId, Level
-from pillarbox.tools.options import JSON, SERVER, raise_not_mounted
+from pillarbox.tools.error_data import error_of
+from pillarbox.tools.options import JSON, SERVER
 from pillarbox.tools.output import (
     event_line,
     events_to,
@@ -45,6 +46,7 @@ from pillarbox.tools.output import (
     warn,
 )
 from pillarbox.tools.parameters import complete_database
+from pillarbox.tools.serving.client import find_served
 from pillarbox.tools.serving.due import LOOK_AGAIN_MS
 from pillarbox.tools.serving.following import follow_settings
 from pillarbox.tools.stop_signals import StopSignals, stop_signals
@@ -342,25 +344,43 @@ def watch_limits(server: Path, once: bool, as_json: bool) -> None:
         data = event._asdict()
         click.echo(json_text(data) if as_json else printable(event_line(data)))
 
-    with (
-        stop_signals() as stop,
-        events_to(show_event),
-        pillarbox.Server.open(
-            server, daily_check=once, diagnostics_min=Level.NONE if once else Level.MINIMUM
-        ) as opened,
-    ):
-        if not once:
-            watch(opened, wait_for(stop))
+    with stop_signals() as stop, events_to(show_event):
+        if once:
+            missing, busy = _check_once(server)
+        else:
+            _refuse_served(server)
+            with pillarbox.Server.open(server, diagnostics_min=Level.MINIMUM) as opened:
+                watch(opened, wait_for(stop))
     if stop.number == signal.SIGINT:
         raise KeyboardInterrupt
     if once:
         _refuse_above(above)
-        raise_not_mounted(opened)
-        if opened.not_mounted:
+        if missing is not None:
+            raise missing
+        if busy:
             raise WriterBusy(
-                f"not checked, another process has them: {', '.join(opened.not_mounted)}",
+                f"not checked, another process has them: {', '.join(busy)}",
                 hint="that process may check them itself; if not, give the command again when it has ended",
             )
+
+
+def _check_once(server: Path) -> tuple[PillarboxError | None, list[str]]:
+    """Carry out the daily check now; why a database was not checked, and those that another process has."""
+    if (connected := find_served(server)) is not None:
+        with connected:
+            found = connected.call("database.check_sizes")
+        return error_of(found["not_mounted"]), found["busy"]
+    with pillarbox.Server.open(server, daily_check=True, diagnostics_min=Level.NONE) as opened:
+        reasons = [why for why in opened.not_mounted.values() if not isinstance(why, WriterBusy)]
+        return (reasons[0].anew() if reasons else None), list(opened.not_mounted)
+
+
+def _refuse_served(server: Path) -> None:
+    if (connected := find_served(server)) is not None:
+        connected.close()
+        raise WriterBusy(
+            f"{server} is served by another process", hint="`pillarbox serve` enforces its limits already"
+        )
 
 
 def watch(server: pillarbox.Server, wait: Wait) -> None:

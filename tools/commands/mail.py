@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 import pillarbox
-from pillarbox.store.errors import Corrupt, InvalidContent, InvalidName, NotFound
+from pillarbox.store.errors import Corrupt, InvalidContent, NotFound
 from pillarbox.store.ids import id_text
 from pillarbox.tools.options import ACTOR, JSON, PATH, SERVER
 from pillarbox.tools.output import Step, counted, progress, show, size_text, warn
 from pillarbox.tools.parameters import FORMATS, MAILBOX, complete_database
+from pillarbox.tools.serving.performing import operation
 from pillarbox.tools.standard_input import read_message
 from pillarbox.tools.tree import find_tree
 
 if TYPE_CHECKING:
     from pillarbox.store.files.exporting import ExportFormat, ExportProgress
-    from pillarbox.store.files.importing import ImportProgress, ImportReport
+    from pillarbox.store.files.importing import Found, MailFiles
     from pillarbox.store.files.mbox import Dialect
 
 STANDARD_INPUT = Path("-")
@@ -65,39 +67,50 @@ def import_(
     pillarbox import /srv/mail / announcements.mbox
     pillarbox import /srv/mail anna - < letter.eml
     """
-    from pillarbox.store.files.importing import import_mail
+    from pillarbox.store.files.importing import MailFiles
     from pillarbox.store.files.mail_item import MailItem
 
     files = [path for path in paths if path != STANDARD_INPUT]
     for path in files:
         _refuse_missing_or_closed(path)
     given = [MailItem(read_message(), source="standard input")] if len(files) < len(paths) else []
-    with pillarbox.Server.open(server) as opened:
-        database, guid = _find_or_create(opened, mailbox_name, database_name)
-        try:
-            with progress("importing", as_json) as step:
-                told = step and _import_step(step)
-                report = import_mail(
-                    database,
-                    ACTOR,
-                    guid,
-                    files,
-                    given=given,
-                    dialect=dialect,
-                    progress=told,
-                    processes=None,
-                )
-        except KeyboardInterrupt:
-            warn(["What is imported stays; the same import goes on from there."])
-            raise
-    show(_import_data(report), _import_lines(report), as_json)
-    warn(f"  not read: {each.source}: {each.reason}" for each in report.unreadable)
-    if report.unreadable_count:
+    found = MailFiles(files, dialect)
+    try:
+        with (
+            progress("importing", as_json) as step,
+            operation(server, "message.import", step=step and _of_total(step, found)) as perform,
+        ):
+            report = perform(
+                mailbox=mailbox_name,
+                database=database_name,
+                lone=[*(item.source for item in given), *found.lone],
+                items=_plain(chain((((), item) for item in given), found)),
+            )
+    except KeyboardInterrupt:
+        warn(["What is imported stays; the same import goes on from there."])
+        raise
+    show(_import_data(report, found), _import_lines(report, found), as_json)
+    warn(f"  not read: {each.source}: {each.reason}" for each in found.unreadable.listed)
+    if found.unreadable.count:
         raise InvalidContent(
-            f"{counted(report.unreadable_count, 'file')} could not be read"
-            + (": what could be is imported" if report.messages_count or report.present_count else ""),
+            f"{counted(found.unreadable.count, 'file')} could not be read"
+            + (": what could be is imported" if report["imported"] or report["present"] else ""),
             hint="look at what they are and at who may read them; importing again adds nothing twice",
         )
+
+
+def _plain(found: Iterable[Found]) -> Iterator[list[Any]]:
+    """Each message as plain values, which another process takes too."""
+    for path, item in found:
+        yield [
+            list(path),
+            item.raw,
+            list(item.flags),
+            item.received_ms,
+            item.source,
+            item.position,
+            item.damage,
+        ]
 
 
 def _refuse_missing_or_closed(path: Path) -> None:
@@ -115,50 +128,30 @@ def _refuse_missing_or_closed(path: Path) -> None:
         return
 
 
-def _import_step(step: Step) -> Any:
-    def told(each: ImportProgress) -> None:
-        step(each.bytes_read, each.bytes_total, each.source)
+def _of_total(step: Step, found: MailFiles) -> Step:
+    """Progress that knows the size of the files; who stores what they hold does not."""
+    total = found.total_bytes()
+    return lambda done, _, what: step(done, total, what)
 
-    return told
 
-
-def _import_data(report: ImportReport) -> dict[str, Any]:
+def _import_data(report: dict[str, Any], found: MailFiles) -> dict[str, Any]:
     return {
-        "imported": report.messages_count,
-        "present": report.present_count,
-        "size_bytes": report.size_bytes,
-        "folders": ["/".join(path) or "Inbox" for path in report.folders],
-        "damaged": [each._asdict() for each in report.damaged],
-        "unreadable": [each._asdict() for each in report.unreadable],
-        "passed_over": [each._asdict() for each in report.passed_over],
+        **report,
+        "folders": ["/".join(path) or "Inbox" for path in report["folders"]],
+        "unreadable": [each._asdict() for each in found.unreadable.listed],
+        "passed_over": [each._asdict() for each in found.passed_over.listed],
     }
 
 
-def _import_lines(report: ImportReport) -> Iterator[str]:
+def _import_lines(report: dict[str, Any], found: MailFiles) -> Iterator[str]:
     yield (
-        f"{counted(report.messages_count, 'message')} imported ({size_text(report.size_bytes)}),"
-        f" {report.present_count} were there already."
+        f"{counted(report['imported'], 'message')} imported ({size_text(report['size_bytes'])}),"
+        f" {report['present']} were there already."
     )
-    for each in report.damaged:
-        yield f"  damaged, imported as it is: {each.source} at {each.position}: {each.reason}"
-    for each in report.passed_over:
-        yield f"  passed over: {each.source} {each.reason}"
-
-
-def _find_or_create(
-    server: pillarbox.Server, name: str, database_name: str
-) -> tuple[pillarbox.Database, bytes]:
-    """The database and GUID of a mailbox, made where it is missing; no GUID for public folders."""
-    if name.startswith("/") and database_name:
-        raise InvalidName("--database is for a new mailbox", hint="for public folders, write /DATABASE")
-    try:
-        tree = find_tree(server, name)
-    except NotFound:
-        if name.startswith("/"):
-            raise
-        database, box = server.mailboxes.create(ACTOR, name, database_name)
-        return database, box.guid
-    return tree.database, tree.mailbox
+    for each in report["damaged"]:
+        yield f"  damaged, imported as it is: {each['source']} at {each['position']}: {each['reason']}"
+    for other in found.passed_over.listed:
+        yield f"  passed over: {other.source} {other.reason}"
 
 
 @click.command()

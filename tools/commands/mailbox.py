@@ -4,38 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 import pillarbox
-from pillarbox.store.errors import Refused
-from pillarbox.store.ids import guid_text, id_text, parse_guid
+from pillarbox.store.ids import parse_guid
+from pillarbox.tools.mail_rows import mailbox_row
 from pillarbox.tools.options import ACTOR, JSON, SERVER
-from pillarbox.tools.output import confirm, counted, local_time, progress, show, size_text, warn
+from pillarbox.tools.output import counted, local_time, progress, show, size_text, warn
 from pillarbox.tools.parameters import DATABASE, MAILBOX, YES, complete_database
-
-if TYPE_CHECKING:
-    from pillarbox.store.disk.tables import MailboxRecord
-    from pillarbox.store.upkeep.move_mailbox import MoveProgress
+from pillarbox.tools.serving.performing import operation
 
 
 @click.group("mailbox")
 def mailbox_() -> None:
     """Mailboxes of a server."""
-
-
-def _data(database: pillarbox.Database, box: MailboxRecord) -> dict[str, Any]:
-    return {
-        "mailbox": box.name,
-        "guid": guid_text(box.guid),
-        "database": database.label,
-        "messages": box.messages_count,
-        "size_bytes": box.size,
-        "user": guid_text(box.user) if box.user else None,
-        "disconnected": box.state == pillarbox.mailboxes.DISCONNECTED,
-        "disconnected_ms": box.disconnected_ms or None,
-    }
 
 
 def _line(box: dict[str, Any]) -> str:
@@ -62,9 +46,9 @@ def create(server: Path, name: str, database_name: str, as_json: bool) -> None:
     pillarbox mailbox create /srv/mail anna
     pillarbox mailbox create /srv/mail bert --database "Mailbox Store 2"
     """
-    with pillarbox.Server.open(server) as opened:
-        database, box = opened.mailboxes.create(ACTOR, name, database_name)
-    show(_data(database, box), [f"Mailbox {box.name} is there, in {database.label}."], as_json)
+    with operation(server, "mailbox.create") as perform:
+        data = perform(name=name, database=database_name)
+    show(data, [f"Mailbox {data['mailbox']} is there, in {data['database']}."], as_json)
 
 
 @mailbox_.command("list")
@@ -112,7 +96,7 @@ def _mailboxes(
         return
     with database.read(ACTOR) as read:
         for box in pillarbox.mailboxes.all_of(read):
-            yield _data(database, box)
+            yield mailbox_row(database, box)
 
 
 @mailbox_.command("show")
@@ -132,7 +116,7 @@ def show_mailbox(server: Path, mailbox_name: str, as_json: bool) -> None:
                 {"folder": "/".join(path), "messages": each.messages_count, "size_bytes": each.size}
                 for path, each in pillarbox.folders.walk(read, box.root_id)
             ]
-    data = _data(database, box)
+    data = mailbox_row(database, box)
     lines = [
         f"{box.name}: {counted(box.messages_count, 'message')}, {size_text(box.size)}, in {database.label}",
         f"GUID {data['guid']}, user {data['user'] or 'of no directory'}",
@@ -156,9 +140,9 @@ def rename(server: Path, mailbox_name: str, name: str, as_json: bool) -> None:
     \b
     pillarbox mailbox rename /srv/mail anna anna.miller
     """
-    with pillarbox.Server.open(server) as opened:
-        database, box = opened.mailboxes.rename(ACTOR, mailbox_name, name)
-    show(_data(database, box), [f"The mailbox is called {box.name}."], as_json)
+    with operation(server, "mailbox.rename") as perform:
+        data = perform(mailbox=mailbox_name, name=name)
+    show(data, [f"The mailbox is called {data['mailbox']}."], as_json)
 
 
 @mailbox_.command("move")
@@ -183,31 +167,14 @@ def move(server: Path, mailbox_name: str, database_name: str, skip_damaged_max: 
     pillarbox mailbox move /srv/mail anna "Mailbox Store 2"
     pillarbox mailbox move /srv/mail anna "Mailbox Store 2" --skip-damaged 10
     """
-    with pillarbox.Server.open(server) as opened, progress("moving", as_json) as step:
-
-        def tell(at: MoveProgress) -> None:
-            if step:
-                step(at.messages_count, at.messages_total, "")
-
-        moved = opened.mailboxes.move(
-            ACTOR, mailbox_name, database_name, skip_damaged_max=skip_damaged_max, progress=tell
-        )
-        database = opened.database(database_name).label
-    data = {
-        "mailbox": moved.mailbox,
-        "guid": guid_text(moved.guid),
-        "database": database,
-        "folders": moved.folders_count,
-        "messages": moved.messages_count,
-        "size_bytes": moved.size_bytes,
-        "damaged": [
-            {"folder": each.folder, "id": id_text(each.message_id), "reason": each.reason}
-            for each in moved.damaged
-        ],
-    }
-    amount = f"{counted(moved.messages_count, 'message')}, {size_text(moved.size_bytes)}"
-    show(data, [f"Mailbox {moved.mailbox} is in {database}: {amount}."], as_json)
-    warn(f"  damaged, left behind: {each.folder}: {each.reason}" for each in moved.damaged)
+    with (
+        progress("moving", as_json) as step,
+        operation(server, "mailbox.move", step=step) as perform,
+    ):
+        data = perform(mailbox=mailbox_name, database=database_name, skip_damaged_max=skip_damaged_max)
+    amount = f"{counted(data['messages'], 'message')}, {size_text(data['size_bytes'])}"
+    show(data, [f"Mailbox {data['mailbox']} is in {data['database']}: {amount}."], as_json)
+    warn(f"  damaged, left behind: {each['folder']}: {each['reason']}" for each in data["damaged"])
 
 
 @mailbox_.command("disconnect")
@@ -220,11 +187,9 @@ def disconnect(server: Path, mailbox_name: str, as_json: bool) -> None:
     \b
     pillarbox mailbox disconnect /srv/mail anna
     """
-    with pillarbox.Server.open(server) as opened:
-        database, box = opened.mailboxes.find(mailbox_name)
-        with database.transaction(ACTOR) as txn:
-            changed = pillarbox.mailboxes.disconnect(txn, box.guid)
-    show(_data(database, changed), [f"Mailbox {box.name} is disconnected."], as_json)
+    with operation(server, "mailbox.disconnect") as perform:
+        data = perform(mailbox=mailbox_name)
+    show(data, [f"Mailbox {data['mailbox']} is disconnected."], as_json)
 
 
 @mailbox_.command("reconnect")
@@ -243,11 +208,9 @@ def reconnect(server: Path, mailbox_name: str, user: str, as_json: bool) -> None
         guid = parse_guid(user) if user else b""
     except ValueError:
         raise click.BadParameter(f"{user!r} is no GUID", param_hint="--user") from None
-    with pillarbox.Server.open(server) as opened:
-        database, box = opened.mailboxes.find(mailbox_name)
-        with database.transaction(ACTOR) as txn:
-            changed = pillarbox.mailboxes.reconnect(txn, box.guid, guid)
-    show(_data(database, changed), [f"Mailbox {box.name} is connected."], as_json)
+    with operation(server, "mailbox.reconnect") as perform:
+        data = perform(mailbox=mailbox_name, user=guid)
+    show(data, [f"Mailbox {data['mailbox']} is connected."], as_json)
 
 
 @mailbox_.command("purge")
@@ -262,15 +225,6 @@ def purge(server: Path, mailbox_name: str, yes: bool, as_json: bool) -> None:
     pillarbox mailbox disconnect /srv/mail anna
     pillarbox mailbox purge /srv/mail anna
     """
-    with pillarbox.Server.open(server) as opened:
-        database, box = opened.mailboxes.find(mailbox_name)
-        if box.state != pillarbox.mailboxes.DISCONNECTED:
-            raise Refused(
-                f"mailbox {box.name!r} is connected to a user",
-                hint="disconnect it first: `pillarbox mailbox disconnect`",
-            )
-        confirm(f"Delete mailbox {box.name} and its {counted(box.messages_count, 'message')}?", yes)
-        with database.transaction(ACTOR) as txn:
-            pillarbox.mailboxes.purge(txn, box.guid)
-        database.finish_removals()
-    show({"purged": box.name}, [f"Mailbox {box.name} is gone."], as_json)
+    with operation(server, "mailbox.purge", yes=yes) as perform:
+        name = perform(mailbox=mailbox_name)
+    show({"purged": name}, [f"Mailbox {name} is gone."], as_json)

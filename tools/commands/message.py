@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 import pillarbox
-from pillarbox.store.errors import Refused
-from pillarbox.store.ids import id_text
 from pillarbox.store.mail.flags import FLAG_BITS, FLAGGED, SEEN
-from pillarbox.tools.commands.folder import TO, TO_MAILBOX, folder_line, folder_rows, target_tree
+from pillarbox.tools.commands.folder import TO, TO_MAILBOX, folder_line, folder_rows
+from pillarbox.tools.mail_rows import Row, envelope
 from pillarbox.tools.options import ACTOR, JSON, SERVER
 from pillarbox.tools.output import (
     confirm,
@@ -37,18 +36,17 @@ from pillarbox.tools.parameters import (
     moment,
     size,
 )
+from pillarbox.tools.serving.performing import operation
 from pillarbox.tools.tree import Tree, find_tree
 
 if TYPE_CHECKING:
     from pillarbox.store.disk.tables import ItemRecord
-    from pillarbox.store.engine.transaction import Reader, WriteTransaction
+    from pillarbox.store.engine.transaction import Reader
 
 _PAGE: Final = 1000  # a reading is over after so many: it must not hold the database's old pages for long
 _MARKS: Final = (("\\Answered", "a"), ("\\Flagged", "!"), ("\\Draft", "d"), ("\\Deleted", "x"))
-_IMPORTANCE: Final = ("low", "normal", "high")
 
 IDS = click.argument("message_ids", metavar="MESSAGE-ID...", nargs=-1, required=True)
-Row = dict[str, Any]
 
 
 @click.group("message")
@@ -57,28 +55,6 @@ def message_() -> None:
 
     MAILBOX may be /, or /DATABASE, for the public folders of the server.
     """
-
-
-def envelope(item: ItemRecord) -> Row:
-    """The fields of a message in a listing."""
-    return {
-        "id": id_text(item.message_id),
-        "uid": item.uid,
-        "from": item.sender,
-        "to": item.to,
-        "cc": item.cc,
-        "subject": item.subject,
-        "internet_message_id": item.internet_message_id,
-        "in_reply_to": item.in_reply_to,
-        "conversation": item.conversation.hex(),
-        "date_ms": item.date_ms,
-        "received_ms": item.received_ms,
-        "size_bytes": item.size,
-        "importance": _IMPORTANCE[item.importance],
-        "flags": list(pillarbox.messages.flag_names(item)),
-        "categories": list(item.categories),
-        "has_attachment": item.has_attachment,
-    }
 
 
 def envelope_line(row: Row) -> str:
@@ -363,19 +339,6 @@ def _read(server: Path, mailbox_name: str, message_id: str) -> tuple[str, ItemRe
 # -- changing
 
 
-def _change(
-    server: Path,
-    mailbox_name: str,
-    message_ids: Iterable[str],
-    change: Callable[[WriteTransaction, ItemRecord], ItemRecord],
-) -> list[Row]:
-    """Change messages in one transaction, all or none."""
-    with pillarbox.Server.open(server) as opened:
-        tree = find_tree(opened, mailbox_name)
-        with tree.database.transaction(ACTOR) as txn:
-            return [envelope(change(txn, tree.message(txn, each))) for each in dict.fromkeys(message_ids)]
-
-
 @message_.command("flag")
 @SERVER
 @MAILBOX
@@ -401,13 +364,9 @@ def flag(
     """
     if not (add or remove):
         raise click.UsageError("say what to --add or --remove")
-    adds, removes = tuple(map(_flag_name, add)), tuple(map(_flag_name, remove))
-    changed = _change(
-        server,
-        mailbox_name,
-        message_ids,
-        lambda txn, item: pillarbox.messages.set_flags(txn, item.message_id, add=adds, remove=removes),
-    )
+    adds, removes = list(map(_flag_name, add)), list(map(_flag_name, remove))
+    with operation(server, "message.flag") as perform:
+        changed = perform(mailbox=mailbox_name, messages=list(message_ids), add=adds, remove=removes)
     show(changed, [f"{each['id']:>8}  {' '.join(each['flags'])}" for each in changed], as_json)
 
 
@@ -424,7 +383,7 @@ def move(**asked: Any) -> None:
     \b
     pillarbox message move /srv/mail anna 1-2f 1-30 --to Lists/2002
     """
-    _put(pillarbox.messages.move, "moved to", **asked)
+    _put("message.move", "moved to", **asked)
 
 
 @message_.command("copy")
@@ -440,11 +399,11 @@ def copy(**asked: Any) -> None:
     \b
     pillarbox message copy /srv/mail anna 1-2f --to Archive --to-mailbox bert
     """
-    _put(pillarbox.messages.copy, "copied to", **asked)
+    _put("message.copy", "copied to", **asked)
 
 
 def _put(
-    put: Callable[[WriteTransaction, int, int], ItemRecord],
+    name: str,
     done: str,
     server: Path,
     mailbox_name: str,
@@ -453,16 +412,11 @@ def _put(
     target_name: str,
     as_json: bool,
 ) -> None:
-    with pillarbox.Server.open(server) as opened:
-        tree = find_tree(opened, mailbox_name)
-        into = target_tree(opened, tree, target_name)
-        with tree.database.transaction(ACTOR) as txn:
-            target_id = into.folder(txn, target_path).folder_id
-            if target_id == into.root_id:
-                raise Refused("messages lie in folders, not at the top", hint="name a folder")
-            sources = [tree.message(txn, each).message_id for each in dict.fromkeys(message_ids)]
-            items = [put(txn, each, target_id) for each in sources]
-    show(list(map(envelope, items)), [f"{counted(len(items), 'message')} {done} {target_path}."], as_json)
+    with operation(server, name) as perform:
+        items = perform(
+            mailbox=mailbox_name, messages=list(message_ids), to=target_path, to_mailbox=target_name
+        )
+    show(items, [f"{counted(len(items), 'message')} {done} {target_path}."], as_json)
 
 
 @message_.command("delete")
@@ -479,13 +433,10 @@ def delete(server: Path, mailbox_name: str, message_ids: tuple[str, ...], yes: b
     """
     confirm(f"Delete {counted(len(set(message_ids)), 'message')} for good?", yes)
 
-    def gone(txn: WriteTransaction, item: ItemRecord) -> ItemRecord:
-        pillarbox.messages.delete(txn, item.message_id)
-        return item
-
-    deleted = _change(server, mailbox_name, message_ids, gone)
+    with operation(server, "message.delete") as perform:
+        deleted = perform(mailbox=mailbox_name, messages=list(message_ids))
     show(
-        {"deleted": [each["id"] for each in deleted]},
+        {"deleted": deleted},
         [f"{counted(len(deleted), 'message')} deleted."],
         as_json,
     )

@@ -12,7 +12,8 @@ import pillarbox
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.errors import NotFound
 from pillarbox.tools.commands.folder import folder_line, folder_rows
-from pillarbox.tools.commands.message import envelope, envelope_line, show_raw
+from pillarbox.tools.commands.message import envelope_line, show_raw
+from pillarbox.tools.mail_rows import envelope
 from pillarbox.tools.options import ACTOR, JSON, SERVER
 from pillarbox.tools.output import counted, show, show_each, size_text
 from pillarbox.tools.parameters import COUNT

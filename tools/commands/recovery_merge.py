@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -25,6 +25,7 @@ from pillarbox.tools.recovery_sources import (
     mounted_databases,
 )
 from pillarbox.tools.repository_options import keys
+from pillarbox.tools.serving.performing import let_go
 from pillarbox.tools.tree import find_tree
 
 if TYPE_CHECKING:
@@ -155,7 +156,11 @@ def merge(
     _refuse_unclear(asked, all_, archive)
     options = MergeOptions(MergeMode(mode), _filter(filtered), archive, dry_run)
     only_reads = not archive and (dry_run or out is not None)
-    with pillarbox.Server.open(server, read_only=only_reads) as opened, ExitStack() as stack:
+    with (
+        nullcontext() if only_reads else let_go(server),
+        pillarbox.Server.open(server, read_only=only_reads) as opened,
+        ExitStack() as stack,
+    ):
         sources = _sources(opened, asked, Keys(passphrase_file, key_file), stack)
         refuse_unknown_folders(sources, ACTOR, options.filter)
         jobs = [_job(opened, source, names, asked, only_reads) for source, names in sources]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ from pillarbox.tools.repository_options import (
     location_of,
     open_repository,
 )
+from pillarbox.tools.serving.performing import let_go
 from pillarbox.tools.snapshot_rows import raise_lost
 
 if TYPE_CHECKING:
@@ -123,7 +125,7 @@ def restore(
         done = _to_directory(repository, found, directory, names, thorough, fill, as_json)
     else:
         assert server is not None, "one of the two"
-        with pillarbox.Server.open(server) as opened:
+        with _for_restore(server), pillarbox.Server.open(server) as opened:
             meant = find_for_server(
                 repository, snapshot, mark_of(opened), of=of, group=group_name, names=names
             )
@@ -135,6 +137,17 @@ def restore(
     data = {"snapshot": done[0][0].id, "restored": [_done_data(each) for each in done]}
     show(data, _done_lines(done), as_json)
     raise_lost([message for _, database in done for message in database.lost])
+
+
+@contextmanager
+def _for_restore(server: Path) -> Iterator[None]:
+    """Have a serving process let go of its databases, unless what is restored goes to the recovery group."""
+    from pillarbox.backup.recovery_group import goes_to_recovery_group
+
+    with pillarbox.Server.open(server, mount=False) as looked_at:
+        replaces = not goes_to_recovery_group(looked_at)
+    with let_go(server) if replaces else nullcontext():
+        yield
 
 
 def _for_recovery(found: Sequence[FoundDatabases]) -> list[FoundDatabases]:

@@ -15,6 +15,7 @@ from pillarbox.tools.backup_rows import backup_data, backup_lines
 from pillarbox.tools.options import ACTOR, JSON, SERVER
 from pillarbox.tools.output import counted, local_time, percent_text, show, size_text
 from pillarbox.tools.parameters import DATABASE
+from pillarbox.tools.serving.performing import operation
 
 if TYPE_CHECKING:
     from pillarbox.store.engine.transaction import Reader
@@ -214,17 +215,16 @@ def mount(server: Path, database_name: str, as_json: bool) -> None:
     """Prove that DATABASE can be mounted, and have it mounted from now on.
 
     A command holds no mount for longer than it runs: this mounts the database once and lets it go again.
-    From now on it is mounted whenever the server is opened; a running `pillarbox limits watch` mounts it
-    within a minute.
+    From now on it is mounted whenever the server is opened; a running `pillarbox serve` mounts it at once, a
+    running `pillarbox limits watch` within a minute.
 
     \b
     pillarbox mount /srv/mail "Mailbox Store"
     """
-    with pillarbox.Server.open(server, mount=False) as opened:
-        database = opened.mount(database_name)
-        opened.set_mount_at_startup(database.label, True)
-    data = {"database": database.label, "mount_at_startup": True}
-    show(data, [f"{database.label} can be mounted, and is whenever the server is opened."], as_json)
+    with operation(server, "database.mount") as perform:
+        label = perform(database=database_name)
+    data = {"database": label, "mount_at_startup": True}
+    show(data, [f"{label} can be mounted, and is whenever the server is opened."], as_json)
 
 
 @click.command()
@@ -235,19 +235,15 @@ def dismount(server: Path, database_name: str, as_json: bool) -> None:
     """Keep DATABASE dismounted until `pillarbox mount`.
 
     It is not mounted when the server is opened. A process that has it mounted now keeps it to its end; a
-    running `pillarbox limits watch` lets go of it within a minute.
+    running `pillarbox serve` lets go of it at once, a running `pillarbox limits watch` within a minute.
 
     \b
     pillarbox dismount /srv/mail "Mailbox Store"
     """
-    from pillarbox.store.disk.file_lock import is_locked
-    from pillarbox.store.engine.database import LOCK
-
-    with pillarbox.Server.open(server, mount=False) as opened:
-        database = opened.database(database_name)
-        opened.set_mount_at_startup(database.label, False)
-    in_use = is_locked(database.path / LOCK)
-    lines = [f"{database.label} stays dismounted until `pillarbox mount`."]
+    with operation(server, "database.dismount") as perform:
+        found = perform(database=database_name)
+    label, in_use = found["database"], found["in_use"]
+    lines = [f"{label} stays dismounted until `pillarbox mount`."]
     if in_use:
         lines.append("Another process has it mounted still.")
-    show({"database": database.label, "mount_at_startup": False, "in_use": in_use}, lines, as_json)
+    show({"database": label, "mount_at_startup": False, "in_use": in_use}, lines, as_json)

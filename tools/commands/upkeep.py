@@ -10,9 +10,11 @@ import click
 
 import pillarbox
 from pillarbox.store.errors import NoPermission, PillarboxError, RecoveryNeeded, Retryable
-from pillarbox.tools.options import ACTOR, JSON, SERVER, raise_not_mounted
+from pillarbox.tools.error_data import error_of
+from pillarbox.tools.options import ACTOR, JSON, SERVER
 from pillarbox.tools.output import Step, confirm, counted, progress, show, size_text
 from pillarbox.tools.parameters import DATABASE, YES, complete_database
+from pillarbox.tools.serving.performing import let_go, operation
 
 if TYPE_CHECKING:
     from pillarbox.store.upkeep.check import CheckReport
@@ -110,7 +112,7 @@ def repair(server: Path, database_name: str, recovered_to: str, yes: bool, as_js
     with pillarbox.Server.open(server, mount=False) as opened:
         database = opened.database(database_name)
         confirm(f"Rebuild the tables of {database.label}?", yes)
-        with progress(f"repairing {database.label}", as_json):
+        with let_go(server, database.label), progress(f"repairing {database.label}", as_json):
             report = repair_database(database, recovered_to=recovered_to)
     show({"database": database.label, **_repair_data(report)}, _repair_lines(report), as_json)
 
@@ -127,23 +129,15 @@ def maintain(server: Path, database_name: str, as_json: bool) -> None:
     \b
     pillarbox maintain /srv/mail
     """
-    from pillarbox.store.engine.database import MountState
-    from pillarbox.store.upkeep.maintenance import run_maintenance
-
-    rows = []
-    with pillarbox.Server.open(server) as opened:
-        for database in [opened.database(database_name)] if database_name else list(opened.databases()):
-            reason = opened.not_mounted.get(database.label)
-            if reason is not None and database_name:
-                raise reason.anew()
-            if database.state is MountState.DISMOUNTED and not database_name:
-                continue
-            with progress(f"maintaining {database.label}", as_json):
-                report = run_maintenance(database, ACTOR)
-            rows.append({"database": database.label, **report._asdict()})
+    with (
+        progress("maintaining", as_json) as step,
+        operation(server, "database.maintain", step=step) as perform,
+    ):
+        found = perform(database=database_name)
+    rows = found["maintained"]
     show(rows, [_maintenance_line(each) for each in rows], as_json)
-    if not database_name:
-        raise_not_mounted(opened)
+    if reason := error_of(found["not_mounted"]):
+        raise reason
 
 
 def _maintenance_line(row: dict[str, Any]) -> str:

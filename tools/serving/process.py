@@ -22,8 +22,10 @@ from pillarbox.store.server_config import read_config
 from pillarbox.store.upkeep.time_of_day import RETRY_MS
 from pillarbox.tools.serving.backup_plan import BackupPlan, read_backup_plan
 from pillarbox.tools.serving.backup_run import BackupRuns
+from pillarbox.tools.serving.control import ControlSocket
 from pillarbox.tools.serving.due import LOOK_AGAIN_MS, Standing, Task, Work, choose_due
 from pillarbox.tools.serving.following import follow_settings
+from pillarbox.tools.serving.lending import Lending
 from pillarbox.tools.serving.log import ERROR, INFORMATION, WARNING, Log
 from pillarbox.tools.serving.notices import Notices
 from pillarbox.tools.serving.wakes import Wake, Wakes
@@ -56,6 +58,7 @@ class ServingProcess:
         wakes: Wakes,
         notices: Notices,
         plan: BackupPlan | None,
+        lending: Lending,
         environment: Mapping[str, str],
     ) -> None:
         """`plan` says which backups to take, `environment` is what they are run with."""
@@ -66,6 +69,7 @@ class ServingProcess:
         self._notices = notices
         self._backups = BackupRuns(server.path, environment)
         self._plan = plan
+        self._lending = lending
         self._standings: dict[Task, Standing] = {
             Task(Work.SETTINGS): Standing(clock.now_ms() + LOOK_AGAIN_MS, clock.now_ms())
         }
@@ -160,7 +164,7 @@ class ServingProcess:
     def _follow(self, _: str) -> int:
         try:
             plan = read_backup_plan(read_config(self._server.path).other)
-            follow_settings(self._server)
+            follow_settings(self._server, self._lending)
         except PillarboxError as error:
             if str(error) != self._refused:
                 self._refused = str(error)
@@ -204,8 +208,9 @@ def serve(
 ) -> None:
     """Open a server, and serve it until a signal asks this process to end.
 
-    All that lives as long as the server is open is entered in the one `with` block, behind the server.
-    Raises NotFound, InvalidSetting and the like before it serves, WriterBusy when another process serves it.
+    All that lives as long as the server is open, and is asked from outside, is entered where the control
+    socket is. Raises NotFound, InvalidSetting and the like before it serves, WriterBusy when another process
+    serves it.
     """
     plan = read_backup_plan(read_config(path).other)
     with (
@@ -214,6 +219,7 @@ def serve(
         wakes.of_changes(path),
         pillarbox.Server.open(path, diagnostics_min=Level.MINIMUM) as server,
     ):
+        lending = Lending(server)
         process = ServingProcess(
             server,
             log=log,
@@ -221,8 +227,10 @@ def serve(
             wakes=wakes,
             notices=notices,
             plan=plan,
+            lending=lending,
             environment=environment,
         )
-        process.run()
+        with ControlSocket(server, lending, log, clock).open():
+            process.run()
         log.say(INFORMATION, f"{path} is being closed")
     log.say(INFORMATION, f"{path} is closed")

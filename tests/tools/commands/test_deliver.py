@@ -16,8 +16,8 @@ import pillarbox as pillarbox_face
 from pillarbox.store import errors
 from pillarbox.store.access import Actor
 from pillarbox.store.server import Server
-from pillarbox.tools.commands import deliver as command
 from pillarbox.tools.commands.deliver import NoSuchMailbox, exit_code_for
+from pillarbox.tools.operations.call import OPERATIONS, Operation
 
 if TYPE_CHECKING:
     from conftest import Pillarbox
@@ -79,14 +79,14 @@ def test_what_may_pass_is_75(
     pillarbox.answer("dismount", server, STORE)
     pillarbox.refused(75, "deliver", server, "anna", input=RAW)
     pillarbox.answer("mount", server, STORE)
-    monkeypatch.setattr(command, "_WAIT_MS", 0)
+    monkeypatch.setitem(OPERATIONS, "message.deliver", Operation("delivery:deliver"))
     with Server.open(server):
         pillarbox.refused(75, "deliver", server, "anna", input=RAW)
 
     def fault(*_: Any) -> None:
         raise ValueError("a fault of the program")
 
-    monkeypatch.setattr(command, "_find", fault)
+    monkeypatch.setattr(Operation, "load", fault)
     pillarbox.refused(75, "deliver", server, "anna", input=RAW)
 
 

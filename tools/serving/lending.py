@@ -1,0 +1,81 @@
+"""Databases that a serving process has let go of for a caller, until that caller hangs up.
+
+`repair`, `restore --server` and `database delete` need a database that nobody has mounted. They ask for it,
+do their work in their own process, and give it back by ending, also when they are killed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+import pillarbox
+from pillarbox.store.errors import PillarboxError, WriterBusy
+from pillarbox.tools.operations.call import Call
+
+LET_GO: Final = "database.let_go"
+
+
+class Lending:
+    """The databases of a server that are lent now, by GUID."""
+
+    def __init__(self, server: pillarbox.Server) -> None:
+        self._server = server
+        self._lent: set[bytes] = set()
+        self._lock = threading.Lock()
+        self._has_ended = False
+
+    def __contains__(self, guid: object) -> bool:
+        return guid in self._lent
+
+    def end(self) -> None:
+        """Take nothing back any more: the server is about to be closed."""
+        self._has_ended = True
+
+    @contextmanager
+    def of_caller(self) -> Iterator[_Lent]:
+        """The databases of one caller, for a `with` block; at its end they are taken back."""
+        lent = _Lent(self._server, self._lend)
+        try:
+            yield lent
+        finally:
+            self._take_back(lent.guids)
+
+    def _lend(self, guid: bytes, label: str) -> None:
+        with self._lock:
+            if guid in self._lent:
+                raise WriterBusy(
+                    f"database {label} is let go of for another command", hint="wait for its end"
+                )
+            self._lent.add(guid)
+
+    def _take_back(self, guids: set[bytes]) -> None:
+        self._lent -= guids
+        if not guids or self._has_ended:
+            return
+        with suppress(PillarboxError):  # a server.toml that is broken: the settings stay as they were
+            self._server.reload()
+        for database in self._server.databases():
+            if database.guid in guids and self._server.is_to_be_mounted(database.label):
+                with suppress(PillarboxError):  # the event says why
+                    self._server.mount(database.label, starts_grace=False)
+
+
+class _Lent:
+    """The databases that one caller has borrowed."""
+
+    def __init__(self, server: pillarbox.Server, lend: Callable[[bytes, str], None]) -> None:
+        self.guids: set[bytes] = set()
+        self._server = server
+        self._lend = lend
+
+    def let_go(self, call: Call, *, databases: list[str]) -> list[str]:
+        """Dismount databases, all when none is named, until the caller hangs up; their labels."""
+        named = [self._server.database(name) for name in databases] or list(self._server.databases())
+        for database in named:
+            self._lend(database.guid, database.label)
+            self.guids.add(database.guid)
+            self._server.dismount(database.label, f"{call.actor.account} works on its files")
+        return [database.label for database in named]
