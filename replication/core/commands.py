@@ -49,7 +49,7 @@ def resume_content(replica: Replica, actor: str, start_ms: int = 0, rate_bytes: 
     `rate_bytes` bounds the bytes a second over each direction of each connector without a rate of its own; 0
     bounds nothing. What was to be sent is planned anew by the lists and schedules of then.
     """
-    _set_flow(replica, ContentFlow(False, max(start_ms, replica.wall_ms), rate_bytes), actor)
+    _set_flow(replica, ContentFlow(False, start_ms, rate_bytes), actor)
     replica.fired["command_resume"] += 1
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, MINUTE_MS, PROMPT, Preset
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.ground.records import ObjectId
-from pillarbox.replication.simulation import convergence
+from pillarbox.replication.simulation import convergence, operators
 from pillarbox.replication.simulation.faults import (
     DOWN_LONG_MS,
     FAULTS,
@@ -41,13 +41,17 @@ STORM_AFTER_MS = 2 * HOUR_MS
 
 @dataclass(frozen=True)
 class Settings:
-    """The size of a seed and what happens in it: four in five steps are changes, the others faults."""
+    """The size of a seed and what happens in it: four in five steps are changes, the others faults.
+
+    Of the changes `commands`, a share, are commands of operators.
+    """
 
     stores: int = 4
     sites: int = 2
     steps: int = 150
     preset: Preset = PROMPT
     operations: tuple[Weighted, ...] = OPERATIONS
+    commands: float = 0.0
     faults: tuple[Fault, ...] = FAULTS
 
 
@@ -84,6 +88,8 @@ class Scenario:
                 self.world.run_until(self.world.now_ms + self.rng.randint(1, self.rng.choice(GAPS_MS)))
                 self._step(fault)
             self._calm()
+            if self.settings.commands:
+                operators.calm(self.world)
             self._converge()
         except Violation as error:
             violation = str(error)
@@ -136,6 +142,8 @@ class Scenario:
         machine = self.rng.choice(running)
         if fault is not None:
             fault(self.faults, machine)
+        elif self.settings.commands and self.rng.random() < self.settings.commands:
+            self._change(machine, lambda replica: operators.some_command(replica, self.rng))
         elif self.rng.random() >= APART or not self._edit_apart():
             self._change(machine)
 

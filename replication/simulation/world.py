@@ -21,6 +21,7 @@ from pillarbox.replication.organisation.topology import Connector, Organisation,
 from pillarbox.replication.simulation.invariants import Invariants
 from pillarbox.replication.simulation.machine import Machine
 from pillarbox.replication.simulation.network import FRAME, Freight, Network
+from pillarbox.replication.simulation.stops import check_stopped
 from pillarbox.replication.wire.messages import Bundle, Changes, Label, Message, Sender
 from pillarbox.store.change_number import CNSet
 from pillarbox.store.ids import COUNTER_MAX, guid_text, new_guid
@@ -152,6 +153,7 @@ class World:
 
     def do(self, machine: Machine, effects: list[Effect]) -> None:
         """Do what a machine's call wants done, look at what it changed, and plan its next tick."""
+        check_stopped(machine.replicator.replica, effects)
         for effect in effects:
             if isinstance(effect, Send):
                 self.send(effect.message)
