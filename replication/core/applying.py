@@ -23,7 +23,8 @@ def take_all(replica: Replica, folder: ObjectId, objects: Objects) -> None:
 def take(replica: Replica, folder: ObjectId, object_id: ObjectId, arrived: Versions[Any]) -> None:
     """Merge one object and claim the numbers that it carries.
 
-    A version that was had and is gone here is refused, and an expired one that is refused stays expired.
+    A version that was had and is gone here is refused, and an expired one that is refused stays expired. What
+    comes once more changes nothing, and is no news.
     """
     state, mine = replica.state(folder), replica.objects.get(folder, object_id)
     if mine is not None and not identity.check_numbers(replica, folder, mine, arrived):
@@ -35,7 +36,12 @@ def take(replica: Replica, folder: ObjectId, object_id: ObjectId, arrived: Versi
         for number in arrived.entries()
         if not stays_expired(state, number in arrived.siblings and number not in result.siblings, number)
     ]
-    state.knowledge.claim_each([*claimed, *no_longer_expired(state, object_id, arrived, result)])
+    claimed += no_longer_expired(state, object_id, arrived, result)
+    if all(number in state.knowledge.known for number in claimed):
+        is_kept = result.siblings or is_bare_kept(replica, folder, result)
+        if (result if is_kept else None) == mine:
+            return  # it came once more
+    state.knowledge.claim_each(claimed)
     replica.fired["sibling"] += len(result.live()) > 1
     state.applied += 1
     store_or_bury(replica, folder, object_id, result)

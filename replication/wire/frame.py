@@ -205,13 +205,9 @@ def unpack(header: Header, data: bytes) -> bytes:
         stated = zstandard.frame_content_size(packed)
         if stated != header.body_bytes:
             raise _invalid("its body is not as long as its header says")
-        unpacker = zstandard.ZstdDecompressor().decompressobj()
-        body = unpacker.decompress(packed)
+        return zstandard.ZstdDecompressor().decompress(packed, allow_extra_data=False)
     except zstandard.ZstdError as error:
-        raise _invalid(f"its body does not unpack: {error}") from error
-    if len(body) != header.body_bytes or not unpacker.eof or unpacker.unused_data:
-        raise _invalid("its body is not one whole zstd frame")
-    return body
+        raise _invalid(f"its body is not one whole zstd frame: {error}") from error
 
 
 def _invalid(reason: str) -> InvalidContent:

@@ -50,8 +50,8 @@ _SERVERS: Final = {
     SOURCE: Server(SOURCE, "source", "site", 1),
     RECEIVER: Server(RECEIVER, "receiver", "site", 1),
 }
-_KEYS: Final = {database: ec.derive_private_key(database[0], ec.SECP256R1()) for database in _SERVERS}
-_PEERS: Final = {database * 2: Peer(database, key.public_key()) for database, key in _KEYS.items()}
+KEYS: Final = {database: ec.derive_private_key(database[0], ec.SECP256R1()) for database in _SERVERS}
+_PEERS: Final = {database * 2: Peer(database, key.public_key()) for database, key in KEYS.items()}
 
 
 class Side:
@@ -68,7 +68,7 @@ class Side:
         self.now_ms = now_ms
         self.waiting: deque[Send | Answer] = deque()
         self.guid, self._rng = database, random.Random(database + path.name.encode())
-        self._signer = Signer(_KEYS[database], database * 2)
+        self._signer = Signer(KEYS[database], database * 2)
         self._sent_count = 0
         self._record = ReplicaRecord(sender=Sender(database, 1, self._new_guid()))
         with self.database.transaction(_ACTOR) as txn:
@@ -218,6 +218,21 @@ class Side:
         with self.database.transaction(_ACTOR) as txn:
             return self._objects(txn).get(folder, message) is not None
 
+    def fingerprint(self) -> tuple[object, ...]:
+        """Equal where all that the store holds and knows is, but for when it last heard others."""
+        record = self._record
+        with self.database.transaction(_ACTOR) as txn:
+            changes_count = txn.counter
+        folders = {
+            folder: (
+                (state.is_held, state.life, state.applied),
+                (state.knowledge.known, state.knowledge.expired, state.knowledge.purged),
+                {database: (row.life, row.known, row.expired) for database, row in state.rows.items()},
+            )
+            for folder, state in record.folders.items()
+        }
+        return changes_count, record.counter, dict(record.owners), record.quarantined, folders
+
     def knows_as(self, other: Side, folder: ObjectId) -> bool:
         """True when both stores know the same numbers of a folder."""
         mine, theirs = (side.replicator.replica.state(folder).knowledge for side in (self, other))
@@ -270,9 +285,13 @@ class Link:
             arrived = list(islice(iter(sender.next_bytes, None), BATCH_COUNT))
             if arrived:
                 self.bytes[sender.guid] += sum(map(len, arrived))
-                taker.apply(taker.open(arrived))
+                self.hand_over(taker, arrived)
                 carried += len(arrived)
         return carried > 0
+
+    def hand_over(self, taker: Side, arrived: list[bytes]) -> None:
+        """Give a store what arrived for it."""
+        taker.apply(taker.open(arrived))
 
     def _wait(self) -> None:
         """Let time pass up to the next tick that is due."""
