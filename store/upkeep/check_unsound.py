@@ -59,12 +59,12 @@ class UnsoundCheck:
 
     def _check_gap(self, missing: range, before: int) -> None:
         """Where records of segments can be read they tell which are needed; compaction takes them away."""
-        known = self._known_segments & set(missing)
+        known = any(number in missing for number in self._known_segments)
         if self._known_segments and not known:
             return
         after = self._first_transactions.get(missing.stop, 0)
         lost = (before + 1, after - 1) if before and after > before + 1 else None
-        problem = missing_text(missing.start, missing.stop - 1, lost, is_sure=bool(known))
+        problem = missing_text(missing.start, missing.stop - 1, lost, is_sure=known)
         directory = self._database.stream.directory
         self.findings.append(Finding("", b"", str(directory), -1, problem, "everything in it"))
 
@@ -74,9 +74,8 @@ class UnsoundCheck:
         except PillarboxError:
             return  # named where the tables are copied
         if told > self._last_transaction:
-            problem = (
-                f"the stream ends with transaction {self._last_transaction}, the checkpoint names {told}"
-            )
+            last = self._last_transaction
+            problem = f"the stream ends with transaction {last}, the checkpoint names {told}"
             directory = self._database.stream.directory
             self.findings.append(Finding("", b"", str(directory), -1, problem, ""))
 

@@ -354,23 +354,17 @@ class _Gathering:
         told of that may have been given back itself.
         """
         for first, last in runs_of_missing(self._stream.segments(), self._given_back):
-            numbers = range(first, last + 1)
-            has_record = any(self._has_row(Table.SEGMENT, segment_key(number)) for number in numbers)
+            has_record = self._has_segment_record(first, last)
             if not has_record and not self._unreadable:
                 continue
-            lost = next(
-                (
-                    (gap.first, gap.last)
-                    for gap in self._gaps
-                    if gap.segment_before < first < gap.segment_after
-                ),
-                None,
-            )
+            around = (gap for gap in self._gaps if gap.segment_before < first < gap.segment_after)
+            lost = next(((gap.first, gap.last) for gap in around), None)
             self._dropped.append(missing_text(first, last, lost, is_sure=has_record))
 
-    def _has_row(self, table: Table, key: bytes) -> bool:
-        value = self._draft.get(table, key)
-        return value is not None and not value.startswith(_DELETED)
+    def _has_segment_record(self, first: int, last: int) -> bool:
+        with self._draft.env.view() as view:
+            rows = view.scan(Table.SEGMENT, segment_key(first), segment_key(last + 1))
+            return any(not value.startswith(_DELETED) for _, value in rows)
 
     def _name_missing(self, sequence_in_stream: int) -> None:
         """Name the transactions of which neither the stream nor a table tells any more."""
@@ -381,9 +375,8 @@ class _Gathering:
         if sequence_in_stream < self._sequence:
             checkpoint = self._old.checkpoint
             at = checkpoint.position.segment if checkpoint is not None else 0
-            where = (
-                f" in segment {at}, which is missing" if at > max(self._stream.segments(), default=0) else ""
-            )
+            is_missing = at > max(self._stream.segments(), default=0)
+            where = f" in segment {at}, which is missing" if is_missing else ""
             self._dropped.append(
                 f"the stream ends with transaction {sequence_in_stream}, "
                 f"the checkpoint names {self._sequence}{where}"

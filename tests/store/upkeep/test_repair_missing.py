@@ -156,6 +156,16 @@ def test_a_segment_that_is_not_there_is_named_with_its_transactions(
     assert not [text for text in repaired(database) if "segments" in text], "it is named once"
 
 
+def test_a_segment_of_a_far_number_costs_no_time_or_memory(database: Database) -> None:
+    delivered(database, 1)
+    lose_tables(database)
+    (segment,) = database.stream.segments()
+    database.stream.path(99_999_999).write_bytes(database.stream.path(segment).read_bytes())
+    assert any(
+        text.startswith(f"segments {segment + 1} to 99999998 are not there") for text in repaired(database)
+    )
+
+
 def test_a_mailbox_of_which_only_its_name_is_left_is_named(database: Database) -> None:
     database.dismount()
     names = database.mailbox_names = MailboxNames(database.path.parent / "names", database.guid)
