@@ -56,7 +56,8 @@ class RepairReport(NamedTuple):
 
     `from_stream` tells that the tables were of no use; `dropped` names damaged records and stretches of the
     stream in words; `recovered` counts contents of which no record told any more whose message they are, and
-    that came back as messages in a folder of `recovered_to`, the name of a mailbox.
+    that came back as messages in a folder of `recovered_to`, the name of a mailbox. `recovered_messages`
+    names each of them: one may have been deleted by a transaction that is damaged.
     """
 
     kept: int
@@ -66,6 +67,7 @@ class RepairReport(NamedTuple):
     restored: tuple[str, ...]
     recovered: int
     recovered_to: str
+    recovered_messages: tuple[str, ...]
     damaged_stream: tuple[Finding, ...]
 
 
@@ -145,6 +147,7 @@ class _Repair:
         self._is_public = database.kind == DatabaseKind.PUBLIC_FOLDER_STORE
         self._actor = Actor.task("repair")
         self._mailbox_names: dict[bytes, bytes] = {}
+        self._brought_back: list[str] = []
 
     def run(self) -> RepairReport:
         headers = self._restore_headers()
@@ -167,6 +170,7 @@ class _Repair:
             restored=(*headers, *rebuild.restored),
             recovered=len(rebuild.unaccounted),
             recovered_to=self._recovered_to if rebuild.unaccounted and not self._is_public else "",
+            recovered_messages=tuple(self._brought_back),
             damaged_stream=tuple(self._finding(stretch) for stretch in gathered.stretches),
         )
 
@@ -243,7 +247,8 @@ class _Repair:
             raw = content_store.read(reader, digest)
         prepared = messages.prepare(made.files, raw)
         with made.transaction(self._actor) as txn:
-            messages.append(txn, self._recovery_folder(txn).folder_id, prepared)
+            item = messages.append(txn, self._recovery_folder(txn).folder_id, prepared)
+        self._brought_back.append(f"{item.subject!r} of {item.sender}")
 
     def _recovery_folder(self, txn: WriteTransaction) -> FolderRecord:
         if self._is_public:

@@ -87,9 +87,10 @@ class Gathered(NamedTuple):
     `sequence` is the last transaction known of, `segment` the first segment number that was never used.
     `content_bytes` are those of each segment's content frames, `stray` the content frames of which no whole
     redo record tells. `spare` are rows of the old tables that were not taken, for content that the stream's
-    row does not lead to; `from_tables` are the rows that were. `unread` are segments that the disk
-    does not give, in words; `unreadable` says why the old tables were of no use, if so. `is_end_known` where
-    something proves that no transaction is missing behind the last one: the old tables or a clean checkpoint.
+    row does not lead to; `from_tables` are the rows that were. `deleted` counts by digest the messages that
+    a tombstone tells to be deleted, and no redo record. `unread` are segments that the disk does not give, in
+    words; `unreadable` says why the old tables were of no use, if so. `is_end_known` where something proves
+    that no transaction is missing behind the last one: the old tables or a clean checkpoint.
     """
 
     sequence: int
@@ -98,6 +99,7 @@ class Gathered(NamedTuple):
     stray: dict[bytes, Place]
     spare: dict[tuple[Table, bytes], bytes]
     from_tables: set[tuple[Table, bytes]]
+    deleted: Counter[bytes]
     stretches: list[Stretch]
     dropped: list[str]
     unread: list[str]
@@ -143,8 +145,9 @@ class _Gathering:
             self._name_missing(sequence_in_stream)
         self._drop_unreadable()
         # Where a transaction is missing, what it deleted or moved away may be there still.
+        settling = _Settling(self._draft)
         if self._from_tables or self._gaps or self._stretches or self._unread:
-            _Settling(self._draft).run()
+            settling.run()
         # A number is left out where transactions are missing at the end: the next one does not follow.
         follows = self._last_of_last_segment in (-1, self._sequence) and sequence_in_stream == self._sequence
         return Gathered(
@@ -154,6 +157,7 @@ class _Gathering:
             self._stray,
             self._spare,
             self._from_tables,
+            settling.deleted,
             self._stretches,
             self._dropped,
             self._unread,
@@ -371,7 +375,10 @@ class _Gathering:
         for gap in self._gaps:
             # Those of a whole segment are named with it.
             if gap.segment_after - gap.segment_before <= 1:
-                self._dropped.append(f"transactions {gap.first} to {gap.last} are missing in the stream")
+                self._dropped.append(
+                    f"transactions {gap.first} to {gap.last} are missing in the stream: "
+                    "what they deleted or moved may be there still"
+                )
         if sequence_in_stream < self._sequence:
             checkpoint = self._old.checkpoint
             at = checkpoint.position.segment if checkpoint is not None else 0
@@ -415,10 +422,14 @@ def _left_out(value: bytes) -> tuple[Any, ...]:
 
 
 class _Settling:
-    """Takes rows out that are out of date, where rows of different moments have come together."""
+    """Takes rows out that are out of date, where rows of different moments have come together.
+
+    `deleted` counts the messages that a deletion has taken out, by the digest of their content.
+    """
 
     def __init__(self, draft: Draft) -> None:
         self._draft = draft
+        self.deleted: Counter[bytes] = Counter()
 
     def run(self) -> None:
         self._drop_second_places()
@@ -457,4 +468,5 @@ class _Settling:
             for key, item in reader.records(Table.ITEM, b"", None):
                 since = gone[ObjectKind.MESSAGE_GONE].get(item.message_id, 0)
                 if item.folder_id in folders or since > item.modseq:
+                    self.deleted[item.digest] += 1
                     self._draft.put(Table.ITEM, key, None)

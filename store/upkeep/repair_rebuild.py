@@ -313,6 +313,7 @@ class Rebuild:
             for record in _folders_in_use(reader):
                 sums = self._sums.get(record.folder_id, FolderSums())
                 mailboxes.setdefault(record.mailbox, MailboxSums()).add(sums.counts)
+                self._name_surplus(reader, record, sums.messages - record.messages_count)
                 if (counted := sums.corrected(record)) != record:
                     self._draft.put(Table.FOLDER, id_key(record.folder_id), counted)
             for key, record in reader.records(Table.MAILBOX, b"", None):
@@ -322,6 +323,13 @@ class Rebuild:
                 if reader.view.get(Table.FOLDER, key[:8]) is None:
                     self._draft.put(Table.SEEN, key, None)
 
+    def _name_surplus(self, reader: ReadTransaction, record: FolderRecord, count: int) -> None:
+        """Name a folder of which the last record that is whole counts fewer messages than are found."""
+        if count > 0 and self._has_lost_transactions():
+            box: Any = reader.record(Table.MAILBOX, record.mailbox) if record.mailbox else None
+            name = f"{box.name}: {record.name}" if box else record.name
+            self.restored.append(f"{count} more in {name} than it had: deleted mail may be back")
+
     # -- content
 
     def _count_references(self) -> None:
@@ -329,7 +337,7 @@ class Rebuild:
         with self._draft.reading() as reader:
             for key, record in reader.records(Table.CONTENT, b"", None):
                 held = self._references[key]
-                if not held and not self._content.is_unaccounted(key):
+                if not held and not self._is_to_come_back(key, record):
                     self._name_lost_content(key)
                     self._draft.put(Table.CONTENT, key, None)
                     continue
@@ -344,6 +352,14 @@ class Rebuild:
                     self._draft.put(Table.BLOCK, key, None)
                 elif record.references != held:
                     self._draft.put(Table.BLOCK, key, record._replace(references=held))
+
+    def _is_to_come_back(self, digest: bytes, record: Any) -> bool:
+        """True for whole content without a message, unless all messages that held it are known as deleted.
+
+        A damaged redo record may be that of their deletion: tombstones in the old tables tell of it.
+        """
+        is_deleted = 0 < record.references <= self._gathered.deleted[digest]
+        return self._content.is_unaccounted(digest) and not is_deleted
 
     def _name_lost_content(self, key: bytes) -> None:
         """Content that is damaged, that no message holds, and that the stream does not say was deleted."""

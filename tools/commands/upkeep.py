@@ -157,6 +157,7 @@ def _repair_data(report: RepairReport) -> dict[str, Any]:
         "restored": list(report.restored),
         "recovered": report.recovered,
         "recovered_to": report.recovered_to,
+        "recovered_messages": list(report.recovered_messages),
         "damaged_stream": [str(finding) for finding in report.damaged_stream],
     }
 
@@ -173,4 +174,5 @@ def _repair_lines(report: RepairReport) -> Iterator[str]:
         box = report.recovered_to
         folder = f"Recovered of mailbox {box}" if box else "Lost and Found/Recovered"
         yield f"  {counted(report.recovered, 'message')} whose place nothing tells came back in {folder}."
+        yield from (f"  came back: {each}" for each in report.recovered_messages)
     yield from (f"  damaged, and no longer used: {finding}" for finding in report.damaged_stream)

@@ -126,7 +126,7 @@ def test_transactions_that_nothing_tells_of_are_named(database: Database) -> Non
     path.write_bytes(path.read_bytes()[:5_000])
     (cut, named) = repaired(database)
     assert cut.endswith("are no whole frame")
-    assert named.startswith("transactions ") and named.endswith(" are missing in the stream")
+    assert named.startswith("transactions ") and "are missing in the stream: what they deleted" in named
     assert len(inbox(database)) < len(items)
 
 
@@ -255,3 +255,57 @@ def test_messages_of_a_deleted_folder_are_told_of_after_a_repair_too(database: D
     with database.read(ACTOR) as read:
         gone = {change.object_id for change in changes(read, seen) if change.kind is ChangeKind.DELETED}
     assert {lists, item.message_id} <= gone
+
+
+def damage_last_redo(database: Database) -> None:
+    """Bend a byte of the last transaction that was made."""
+    segment = database.stream.segments()[-1]
+    frames = scan_frames(database.stream, segment)
+    redo = [place for *place, frame in frames if frame is not None and frame.kind == FrameKind.REDO]
+    offset, length = redo[-1]
+    with database.stream.path(segment).open("r+b") as file:
+        file.seek(offset + length - 1)
+        byte = file.read(1)
+        file.seek(offset + length - 1)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def deleted_by_a_damaged_transaction(database: Database) -> ItemRecord:
+    deleted, *_ = delivered(database, 3)
+    with database.transaction(ACTOR) as txn:
+        messages.delete(txn, deleted.message_id)
+    damage_last_redo(database)
+    deliver(database, ACTOR, "anna", b"Subject: after\r\n\r\n")
+    return deleted
+
+
+def test_mail_that_a_damaged_transaction_deleted_stays_gone_where_the_tables_tell_of_it(
+    database: Database,
+) -> None:
+    deleted = deleted_by_a_damaged_transaction(database)
+    database.dismount()
+    report = repair_database(database)
+    assert (report.recovered, report.lost) == (0, ())
+    database.mount()
+    assert deleted.message_id not in {item.message_id for item in inbox(database)}
+    with database.read(ACTOR) as read:
+        assert [box.name for box in mailboxes.all_of(read)] == ["anna"]
+
+
+def test_mail_that_may_be_back_from_its_deletion_is_told_of(database: Database) -> None:
+    deleted = deleted_by_a_damaged_transaction(database)
+    lose_tables(database)
+    report = repair_database(database)
+    assert any("what they deleted or moved may be there still" in text for text in report.dropped)
+    assert "1 more in anna: Inbox than it had: deleted mail may be back" in report.restored
+    database.mount()
+    assert deleted.message_id in {item.message_id for item in inbox(database)}
+
+
+def test_each_message_that_comes_back_without_its_place_is_named(database: Database) -> None:
+    deliver(database, ACTOR, "anna", b"From: bert@example.org\r\nSubject: in one piece\r\n\r\nx")
+    damage_last_redo(database)
+    lose_tables(database)
+    report = repair_database(database)
+    assert report.recovered == 1 and report.recovered_messages == ("'in one piece' of bert@example.org",)
+    database.mount()
