@@ -62,6 +62,7 @@ SEAMS = {
         {
             "store/clock.py": "the machine's clock",
             "tools/bench/": "measures",
+            "tools/serving/control.py": "how long operations take, for the metrics",
         },
         "take a `Clock` (store/clock.py), or return when to be called again",
     ),
@@ -132,6 +133,7 @@ SEAMS = {
             "tools/serving/socket_place.py": "the control socket",
             "tools/serving/wire.py": "frames of the control socket",
             "tools/serving/control.py": "the control socket of a serving process",
+            "tools/serving/web.py": "HTTP of a serving process",
         },
         "keep what decides apart from what sends, and send in one of these modules",
     ),

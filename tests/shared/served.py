@@ -45,7 +45,7 @@ class Served:
 
 
 @contextmanager
-def serving(server: Path, tmp_path: Path, **environment: str) -> Iterator[Served]:
+def serving(server: Path, tmp_path: Path, *options: str, **environment: str) -> Iterator[Served]:
     """`pillarbox serve` once it is ready."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
         place = tmp_path / "notify"
@@ -54,7 +54,10 @@ def serving(server: Path, tmp_path: Path, **environment: str) -> Iterator[Served
         notices.settimeout(30)
         given = {**os.environ, "NOTIFY_SOCKET": str(place), "WATCHDOG_USEC": "2000000", **environment}
         with subprocess.Popen(
-            [*PILLARBOX, "serve", str(server), "--json"], stderr=subprocess.PIPE, text=True, env=given
+            [*PILLARBOX, "serve", str(server), "--json", *options],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=given,
         ) as process:
             watch = threading.Timer(60, process.kill)  # a test that waits for what never comes is to fail
             watch.start()

@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import perf_counter
 from types import NoneType, UnionType
 from typing import Any, Final, get_args, get_origin, get_type_hints
 
@@ -47,6 +48,8 @@ _PROGRESS_EVERY_MS: Final = 100
 _CREDENTIALS: Final = struct.Struct("iII")  # struct ucred of unix(7): process, user, group
 _END_SECONDS: Final = 4  # for operations that run when the process ends; then their callers are hung up on
 _current = threading.local()
+Count = Callable[[str, float, str], None]
+"""Takes the name of an operation that has ended, its seconds, and the class of its error, empty for none."""
 
 
 class HungUp(Exception):
@@ -120,8 +123,11 @@ class RemoteCall:
 class ControlSocket:
     """Listens at the control socket of a server that is open, until it is closed."""
 
-    def __init__(self, server: pillarbox.Server, lending: Lending, log: Log, clock: Clock) -> None:
-        """Nothing is asked before `open`."""
+    def __init__(
+        self, server: pillarbox.Server, lending: Lending, log: Log, clock: Clock, count: Count
+    ) -> None:
+        """`count` is told of each operation that has ended."""
+        self._count = count
         self._server = server
         self._lending = lending
         self._log = log
@@ -225,11 +231,7 @@ class ControlSocket:
             function = let_go if name == LET_GO else operation_of(name).load()
             checked = checked_arguments(function, arguments)
             call = RemoteCall(self._server, actor, connection, self._clock, wants_progress)
-            _current.call = call
-            try:
-                result = function(call, **checked)
-            finally:
-                _current.call = None
+            result = self._done(name, function, call, checked)
             connection.send_result(result)
         except (HungUp, PeerUnreachable):
             if connection.has_gone():
@@ -243,6 +245,19 @@ class ControlSocket:
         except Exception as error:  # a fault of the program; others go on
             self._log.say(ERROR, f"a call failed: {traceback.format_exc()}")
             connection.send(Kind.ERROR, packed(error_data(error)))
+
+    def _done(
+        self, name: str, function: Callable[..., Any], call: RemoteCall, arguments: Mapping[str, Any]
+    ) -> Any:
+        _current.call, began, failed = call, perf_counter(), ""
+        try:
+            return function(call, **arguments)
+        except Exception as error:
+            failed = type(error).__name__
+            raise
+        finally:
+            _current.call = None
+            self._count(name, perf_counter() - began, failed)
 
 
 class _Worker(threading.Thread):

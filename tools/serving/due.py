@@ -35,11 +35,15 @@ class Task(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """The standing of a task: due at `next_ms`, as its last run said, which ended at `said_ms` (ms UTC)."""
+    """The standing of a task: due at `next_ms`, as its last run said, which ended at `said_ms` (ms UTC).
+
+    `failure` says why that run failed; empty when it did not.
+    """
 
     next_ms: int = 0
     said_ms: int = 0
     is_running: bool = False
+    failure: str = ""
 
 
 class Due(NamedTuple):

@@ -9,9 +9,9 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pillarbox
 from pillarbox.store.clock import Clock
@@ -28,7 +28,11 @@ from pillarbox.tools.serving.following import follow_settings
 from pillarbox.tools.serving.lending import Lending
 from pillarbox.tools.serving.log import ERROR, INFORMATION, WARNING, Log
 from pillarbox.tools.serving.notices import Notices
+from pillarbox.tools.serving.status import server_status
 from pillarbox.tools.serving.wakes import Wake, Wakes
+
+if TYPE_CHECKING:
+    from pillarbox.tools.serving.web import Address
 
 SERVE_LOCK: Final = "serve.lock"
 
@@ -133,16 +137,18 @@ class ServingProcess:
         ).start()
 
     def _run_one(self, task: Task) -> None:
-        next_ms = self._clock.now_ms() + RETRY_MS
+        next_ms, failure = self._clock.now_ms() + RETRY_MS, ""
         try:
             next_ms = self._runs[task.work](task.subject)
         except PillarboxError as error:
+            failure = str(error)
             self._log.say(WARNING, f"{self._named(task)} failed: {error}", hint=error.hint, work=task.work)
-        except Exception:  # a fault of the program; the rest goes on
+        except Exception as error:  # a fault of the program; the rest goes on
+            failure = f"a fault of the program: {error}"
             self._log.say(ERROR, f"{self._named(task)} failed: {traceback.format_exc()}", work=task.work)
         with self._standing_lock:
             now_ms = self._clock.now_ms()
-            self._standings[task] = Standing(0 if task in self._again else next_ms, now_ms)
+            self._standings[task] = Standing(0 if task in self._again else next_ms, now_ms, failure=failure)
             self._again.discard(task)
         self._wakes.wake(Wake.LOOK)
 
@@ -204,12 +210,19 @@ class ServingProcess:
 
 
 def serve(
-    path: Path, *, log: Log, clock: Clock, wakes: Wakes, notices: Notices, environment: Mapping[str, str]
+    path: Path,
+    *,
+    log: Log,
+    clock: Clock,
+    wakes: Wakes,
+    notices: Notices,
+    address: Address | None,
+    environment: Mapping[str, str],
 ) -> None:
-    """Open a server, and serve it until a signal asks this process to end.
+    """Open a server, and serve it until a signal asks this process to end; over HTTP too at an `address`.
 
-    All that lives as long as the server is open, and is asked from outside, is entered where the control
-    socket is. Raises NotFound, InvalidSetting and the like before it serves, WriterBusy when another process
+    All that lives as long as the server is open is entered in the stack, which is left before the server is
+    closed. Raises NotFound, InvalidSetting and the like before it serves, WriterBusy when another process
     serves it.
     """
     plan = read_backup_plan(read_config(path).other)
@@ -218,6 +231,7 @@ def serve(
         wakes.of_signals(),
         wakes.of_changes(path),
         pillarbox.Server.open(path, diagnostics_min=Level.MINIMUM) as server,
+        ExitStack() as stack,
     ):
         lending = Lending(server)
         process = ServingProcess(
@@ -230,7 +244,23 @@ def serve(
             lending=lending,
             environment=environment,
         )
-        with ControlSocket(server, lending, log, clock).open():
-            process.run()
+        count = _count_nothing
+        if address is not None:
+            from pillarbox.tools.serving.metrics import Metrics  # here, and `web`: of the extra `serve`
+            from pillarbox.tools.serving.web import answering
+
+            def status() -> Mapping[str, Any]:
+                return server_status(server, process.standings(), lending, clock.now_ms())
+
+            metrics = Metrics(status)
+            count = metrics.count
+            host, port = stack.enter_context(answering(address, status, metrics))
+            log.say(INFORMATION, f"HTTP at {host}:{port}", port=port)
+        stack.enter_context(ControlSocket(server, lending, log, clock, count).open())
+        process.run()
         log.say(INFORMATION, f"{path} is being closed")
     log.say(INFORMATION, f"{path} is closed")
+
+
+def _count_nothing(operation: str, seconds: float, error: str) -> None:
+    """Stand in for metrics where nobody asks for them."""

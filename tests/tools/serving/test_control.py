@@ -66,7 +66,9 @@ def holding(path: Path) -> Iterator[Held]:
     with pillarbox.Server.create(path) as server:
         server.mailboxes.create(pillarbox.Actor.task("test"), "anna")
         lending = Lending(server)
-        with ControlSocket(server, lending, Log(clock, as_json=False, out=out), clock).open():
+        with ControlSocket(
+            server, lending, Log(clock, as_json=False, out=out), clock, lambda *_: None
+        ).open():
             yield Held(server, lending, out)
 
 

@@ -5,8 +5,10 @@ ends.
 from __future__ import annotations
 
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.request import urlopen
 
 import pytest
 
@@ -70,7 +72,12 @@ def test_a_killed_process_leaves_a_whole_server_that_is_served_again(
 ) -> None:
     with serving(server, tmp_path) as served:
         assert served.end(signal.SIGKILL) == -signal.SIGKILL
-    with serving(server, tmp_path) as served:
+    http = ("--http", "127.0.0.1:0") if find_spec("starlette") else ()  # of the extra `serve`
+    with serving(server, tmp_path, *http) as served:
+        if http:
+            port = served.logged("HTTP at")["port"]
+            with urlopen(f"http://127.0.0.1:{port}/healthz", timeout=20) as answer:
+                assert answer.read() == b"ok\n"
         assert served.end(signal.SIGINT) == 130
     with Server.open(server) as opened:
         assert not opened.not_mounted

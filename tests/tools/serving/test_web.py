@@ -1,0 +1,191 @@
+"""HTTP of a serving process: who may ask, and what the answers hold."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import subprocess
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("starlette", reason="starlette (the extra `serve`) is not installed")
+pytest.importorskip("uvicorn", reason="uvicorn (the extra `serve`) is not installed")
+pytest.importorskip("prometheus_client", reason="prometheus-client (the extra `serve`) is not installed")
+
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+import pillarbox
+from pillarbox.store.errors import InvalidSetting, NotFound
+from pillarbox.tools.serving.due import Standing, Task, Work
+from pillarbox.tools.serving.metrics import Metrics
+from pillarbox.tools.serving.page import page
+from pillarbox.tools.serving.status import server_status
+from pillarbox.tools.serving.web import answering, read_address
+
+TOKEN = "correct-horse-battery"
+STORE = "Mailbox Store"
+NOW = 1_700_000_000_000
+Ask = Callable[..., http.client.HTTPResponse]
+STANDINGS = {
+    Task(Work.BACKUP, "Staff"): Standing(NOW + 7_200_000, NOW, failure="<the repository> is locked"),
+    Task(Work.MAINTENANCE): Standing(is_running=True),
+}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[pillarbox.Server]:
+    """A server whose name is no harmless HTML."""
+    with pillarbox.Server.create(tmp_path / "<i>mail") as opened:
+        yield opened
+
+
+@contextmanager
+def asked(server: pillarbox.Server, token_file: Path | None = None) -> Iterator[tuple[Ask, Metrics]]:
+    """Asks a process that answers for a server, and its metrics."""
+
+    def status() -> dict[str, Any]:
+        return server_status(server, STANDINGS, (), NOW)
+
+    metrics = Metrics(status)
+    with answering(read_address("127.0.0.1:0", token_file, ("mail.example",)), status, metrics) as (
+        host,
+        port,
+    ):
+
+        def ask(path: str, **headers: str) -> http.client.HTTPResponse:
+            connection = http.client.HTTPConnection(host, port, timeout=20)
+            connection.request("GET", path, headers=headers)
+            response = connection.getresponse()
+            response.text = response.read().decode()  # type: ignore[attr-defined]
+            connection.close()
+            return response
+
+        yield ask, metrics
+
+
+def text_of(response: http.client.HTTPResponse) -> str:
+    assert response.status == 200
+    text: str = response.text  # type: ignore[attr-defined]
+    return text
+
+
+def test_health_is_ok_until_a_database_is_not_mounted_that_should_be(server: pillarbox.Server) -> None:
+    with asked(server) as (ask, _):
+        assert text_of(ask("/healthz")) == "ok\n"
+        server.dismount(STORE)
+        assert text_of(ask("/healthz")) == "ok\n", "an administrator wants it so"
+        server.not_mounted[STORE] = pillarbox.errors.Corrupt("a page is bent")
+        assert ask("/healthz").status == 503
+        state = json.loads(text_of(ask("/status")))["databases"][0]
+        assert (state["state"], state["reason"]) == ("not mounted", "a page is bent")
+
+
+def test_the_status_has_databases_and_work(server: pillarbox.Server) -> None:
+    with asked(server) as (ask, _):
+        found = json.loads(text_of(ask("/status")))
+    mail, public = found["databases"]
+    assert (mail["database"], mail["state"], public["kind"]) == (STORE, "mounted", "public folder store")
+    assert 0 < mail["logical_size_bytes"] <= mail["physical_size_bytes"] < mail["limit_bytes"]
+    assert [(each["work"], each["is_running"]) for each in found["work"]] == [
+        ("backup", False),
+        ("maintenance", True),
+    ]
+
+
+def test_the_metrics_are_openmetrics(server: pillarbox.Server) -> None:
+    with asked(server) as (ask, metrics):
+        metrics.count("message.deliver", 0.003, "")
+        metrics.count("message.deliver", 0.1, "OverLimit")
+        response = ask("/metrics")
+        assert str(response.getheader("content-type")).startswith("application/openmetrics-text")
+        families = {each.name: each for each in text_string_to_metric_families(text_of(response))}
+    labels = {"group": "First Storage Group", "database": STORE}
+    samples = [
+        (sample.name, sample.labels, sample.value) for each in families.values() for sample in each.samples
+    ]
+    assert ("pillarbox_database_mounted", labels, 1) in samples
+    assert ("pillarbox_database_limit_bytes", labels, server.database(STORE).limits.limit_bytes) in samples
+    assert ("pillarbox_operation_seconds_count", {"operation": "message.deliver"}, 2) in samples
+    refused = {"operation": "message.deliver", "error": "OverLimit"}
+    assert ("pillarbox_operation_errors_total", refused, 1) in samples
+    assert ("pillarbox_work_failing", {"work": "backup", "subject": "Staff"}, 1) in samples
+
+
+def test_the_page_shows_what_it_was_given_as_text_and_loads_nothing(server: pillarbox.Server) -> None:
+    with asked(server) as (ask, _):
+        response = ask("/")
+        text = text_of(response)
+    assert "&lt;i&gt;mail" in text and "<i>mail" not in text
+    assert "&lt;the repository&gt; is locked" in text and "in 2 h" in text and "runs now" in text
+    assert "default-src 'none'" in str(response.getheader("content-security-policy"))
+    assert not any(word in text for word in ("<script", "src=", "href=", "url(", "@import"))
+
+
+def test_only_a_known_name_of_the_host_is_answered(server: pillarbox.Server) -> None:
+    with asked(server) as (ask, _):
+        for known in ("localhost", "127.0.0.1:80", "[::1]:80", "mail.example:1", "MAIL.example"):
+            assert ask("/status", Host=known).status == 200, known
+        for other in ("evil.example", "localhost.evil.example", "evil.example:80", ""):
+            assert ask("/status", Host=other).status in (400, 421), other
+
+
+def test_with_a_token_all_but_health_asks_for_it(server: pillarbox.Server, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    with asked(server, tmp_path / "token") as (ask, _):
+        assert ask("/healthz").status == 200
+        for path in ("/", "/status", "/metrics"):
+            assert ask(path).status == 401
+        assert ask("/status", Authorization=f"Bearer {TOKEN}").status == 200
+        password = b64encode(f"anyone:{TOKEN}".encode()).decode()
+        assert ask("/", Authorization=f"Basic {password}").status == 200
+        for wrong in (f"Bearer {TOKEN}x", "Bearer ", "Basic !!", "Basic YQ==", f"Digest {TOKEN}", "\xe9"):
+            assert ask("/", Authorization=wrong).status == 401, wrong
+
+
+@pytest.mark.parametrize("text", ["8025", ":8025", "localhost:", "localhost:x", "localhost:70000"])
+def test_an_address_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(InvalidSetting):
+        read_address(text, None, ())
+
+
+@pytest.mark.parametrize("text", ["0.0.0.0:80", "mail.example:80", "[::]:80", "192.0.2.1:80"])
+def test_others_may_reach_it_only_with_a_token(text: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidSetting, match="without a token"):
+        read_address(text, None, ())
+    (tmp_path / "token").write_text(TOKEN)
+    address = read_address(text, tmp_path / "token", ("status.example",))
+    assert address.token == TOKEN and "status.example" in address.names and "localhost" not in address.names
+
+
+def test_a_token_that_is_short_or_not_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("short")
+    with pytest.raises(InvalidSetting, match="could be guessed"):
+        read_address("127.0.0.1:80", tmp_path / "token", ())
+    with pytest.raises(NotFound):
+        read_address("127.0.0.1:80", tmp_path / "none", ())
+
+
+def test_an_address_that_is_taken_is_told(server: pillarbox.Server) -> None:
+    with answering(read_address("127.0.0.1:0", None, ()), dict, Metrics(dict)) as (_, port):
+        address = read_address(f"127.0.0.1:{port}", None, ())
+        with pytest.raises(pillarbox.errors.PillarboxError), answering(address, dict, Metrics(dict)):
+            pytest.fail("two listen at one address")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_a_browser_shows_the_page(server: pillarbox.Server, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(page(server_status(server, STANDINGS, (), NOW)))
+    shown = subprocess.run(
+        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+         "--virtual-time-budget=1000", "--dump-dom", (tmp_path / "page.html").as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert shown.stdout.count("<table") == 3 and "Mailbox Store" in shown.stdout
+    assert shown.stdout.count("<tr") == 3 + 2 + 2 + 2
