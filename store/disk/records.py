@@ -71,16 +71,17 @@ def seal_record(table: int, key: bytes, fields: tuple[Any, ...]) -> bytes:
 def open_record(table: int, key: bytes, value: bytes, table_name: str) -> tuple[Any, ...]:
     """The fields of a sealed record. Raises Corrupt or UnsupportedVersion."""
     # Not by `unseal`: this is read by the million.
-    if xxh3_64_digest(key + value[:-CHECKSUM_BYTES], table)[:CHECKSUM_BYTES] != value[-CHECKSUM_BYTES:]:
+    body = value[:-CHECKSUM_BYTES]
+    if not value.endswith(xxh3_64_digest(key + body, table)[:CHECKSUM_BYTES]):
         unseal(table, key, value, table_name)
-    if value[:1] != _VERSION_BYTE or len(value) == CHECKSUM_BYTES:
+    if not body.startswith(_VERSION_BYTE):
         version = value[0] if len(value) > CHECKSUM_BYTES else "none"
         raise UnsupportedVersion(
             f"{table_name}[{key.hex()}] is of record version {version}",
             hint=f"this program reads version {RECORD_VERSION}; use a newer one",
         )
     try:
-        fields = unpack(value[1:-CHECKSUM_BYTES])  # for short records a copy costs less than a view
+        fields = unpack(body[1:])  # for short records a copy costs less than a view
     except ValueError as error:
         raise Corrupt(f"{table_name}[{key.hex()}]: {error}", table=table_name, key=key) from error
     if not isinstance(fields, tuple):

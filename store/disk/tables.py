@@ -17,7 +17,7 @@ from functools import cache
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
-from pillarbox.store.disk.record_shapes import problem_of_fields
+from pillarbox.store.disk.record_shapes import shape_of
 from pillarbox.store.disk.records import open_record, seal, seal_record, unseal
 from pillarbox.store.errors import Corrupt, UnsupportedVersion
 from pillarbox.store.ids import GUID_BYTES
@@ -549,31 +549,30 @@ def decode_record(table: Table, key: bytes, value: bytes) -> Record:
     name = _TEXT_NAMES[table]
     fields = open_record(table, key, value, name)
     kind: Any = RECORD_TYPES.get(table) or record_type(table, key)
-    count = len(fields)
-    if count != len(kind._fields):
-        fields += _defaults_behind(kind, count) or _refuse_count(kind, count, name, key)
-    if problem := problem_of_fields(kind, fields):
-        raise Corrupt(f"{name}[{key.hex()}]: {problem}", table=name, key=key)
-    made: Record = tuple.__new__(kind, fields)  # `_make` takes three times as long
+    made: Record = tuple.__new__(kind, _whole(kind, fields, name, key))  # `_make` takes three times as long
     return made
 
 
-@cache
-def _defaults_behind(kind: Any, count: int) -> tuple[Any, ...]:
-    """The defaults of the fields behind the first `count`; none where one of these has no default."""
-    missing = len(kind._fields) - count
-    defaults = tuple(kind._field_defaults.values())
-    return defaults[len(defaults) - missing :] if 0 < missing <= len(defaults) else ()
+def _whole(kind: Any, fields: tuple[Any, ...], name: str, key: bytes) -> tuple[Any, ...]:
+    """All fields of a record of which the first ones were stored, once these are proved.
+
+    Raises as `decode_record`.
+    """
+    shape = shape_of(kind, len(fields))
+    if shape is None:
+        raise _wrong_count(kind, len(fields), name, key)
+    if not shape.holds(*fields):
+        raise Corrupt(f"{name}[{key.hex()}]: {shape.problem_of(fields)}", table=name, key=key)
+    return fields + shape.defaults
 
 
-def _refuse_count(kind: type[Record], count: int, name: str, key: bytes) -> tuple[Any, ...]:
-    """Raises Corrupt for a record that lacks fields, UnsupportedVersion for one with too many."""
+def _wrong_count(kind: Any, count: int, name: str, key: bytes) -> Corrupt | UnsupportedVersion:
     if count > len(kind._fields):
-        raise UnsupportedVersion(
+        return UnsupportedVersion(
             f"{name}[{key.hex()}] has {count} fields",
             hint=f"this program knows {len(kind._fields)} of table layout {LAYOUT_VERSION}; use a newer one",
         )
-    raise Corrupt(f"{name}[{key.hex()}] has {count} fields", table=name, key=key)
+    return Corrupt(f"{name}[{key.hex()}] has {count} fields", table=name, key=key)
 
 
 def kept_folder(tombstone: TombstoneRecord) -> FolderRecord:
@@ -581,17 +580,8 @@ def kept_folder(tombstone: TombstoneRecord) -> FolderRecord:
 
     Raises Corrupt, UnsupportedVersion, as `decode_record`.
     """
-    fields = tombstone.folder
-    count = len(fields)
-    if count != len(FolderRecord._fields):
-        key = _U64.pack(tombstone.object_id)
-        fields += _defaults_behind(FolderRecord, count) or _refuse_count(
-            FolderRecord, count, "tombstone", key
-        )
-    if problem := problem_of_fields(FolderRecord, fields):
-        key = _U64.pack(tombstone.object_id)
-        raise Corrupt(f"tombstone of folder {key.hex()}: {problem}", table="tombstone", key=key)
-    return FolderRecord._make(fields)
+    key = _U64.pack(tombstone.object_id)
+    return FolderRecord._make(_whole(FolderRecord, tombstone.folder, "tombstone", key))
 
 
 Entry = tuple[Table, bytes, bytes]

@@ -50,6 +50,57 @@ def good_value(annotation: Any) -> Any:
     return GOOD.get(text, {} if text.startswith("dict") else ())
 
 
+OUTSIDE: dict[str, list[Any]] = {
+    "int": [True, False, None, 7.0, "7", b"7", (7,), {}],
+    "int | None": [True, False, 7.0, "7", b"7", (), {}],
+    "bool": [0, 1, None, "True", b""],
+    "bytes": ["bytes", None, 7, ()],
+    "bytes | None": ["bytes", False, 7, ()],
+    "str": [b"text", None, 7, ()],
+}
+"""What a field of an annotation never holds, although Python takes some of it for the same."""
+
+
+@pytest.mark.parametrize(("table", "key"), PLACES)
+def test_a_field_holds_its_very_type_and_is_named_when_it_does_not(table: Table, key: bytes) -> None:
+    kind = record_type(table, key)
+    annotations = [kind.__annotations__[name] for name in kind._fields]
+    good = tuple(good_value(annotation) for annotation in annotations)
+    assert decode_record(table, key, seal_record(table, key, good)) == good
+    for at, (name, annotation) in enumerate(zip(kind._fields, annotations, strict=True)):
+        text = getattr(annotation, "__forward_arg__", "")
+        container = () if text.startswith("dict") else {}
+        for wrong in OUTSIDE.get(text, [None, 7, "text", container]):
+            value = seal_record(table, key, (*good[:at], wrong, *good[at + 1 :]))
+            with pytest.raises(Corrupt, match=f"field {name} "):
+                decode_record(table, key, value)
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "number"),
+    [
+        (Table.ITEM, "uid", 1 << 32),
+        (Table.ITEM, "size", -1),
+        (Table.ITEM, "received_ms", 1 << 63),
+        (Table.ITEM, "date_ms", 1 << 63),
+        (Table.FOLDER, "uid_next", (1 << 32) + 1),
+        (Table.TOMBSTONE, "kind", 256),
+    ],
+)
+def test_a_number_that_no_key_or_index_row_can_hold_is_corrupt(table: Table, name: str, number: int) -> None:
+    kind = record_type(table, b"key")
+    fields = [good_value(kind.__annotations__[each]) for each in kind._fields]
+    at = kind._fields.index(name)
+    for each, is_good in ((number, False), (number - 1, number > 0), (0, True)):
+        fields[at] = each
+        value = seal_record(table, b"key", tuple(fields))
+        if is_good:
+            assert decode_record(table, b"key", value)[at] == each
+        else:
+            with pytest.raises(Corrupt, match=f"field {name} "):
+                decode_record(table, b"key", value)
+
+
 @pytest.mark.parametrize(("table", "key"), PLACES)
 @given(data=st.data())
 @settings(deadline=None, max_examples=60)
