@@ -15,6 +15,7 @@ import zstandard
 
 from pillarbox.store.access import Actor
 from pillarbox.store.content.blocks import Dictionaries, digest_of, skeleton_bytes_max
+from pillarbox.store.disk.env import DATA_FILE
 from pillarbox.store.disk.frame_scan import scan_frames
 from pillarbox.store.disk.redo import Row, read_rows
 from pillarbox.store.disk.stream import Codec, Frame, FrameKind, build_frame
@@ -28,7 +29,7 @@ from pillarbox.store.disk.tables import (
     segment_key,
 )
 from pillarbox.store.engine import content_store
-from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.database import PROPERTIES, Database
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import Corrupt
 from pillarbox.store.events import EventId
@@ -71,11 +72,10 @@ def run_maintenance(database: Database, actor: Actor, *, until_ms: int | None = 
 
     After `until_ms` (ms UTC) no further mailbox or segment is begun, and the next run goes on there, as it
     does after an interruption: the database is whole at any moment. One run of a database at a time. Raises
-    Dismounted, ReadOnly, DiskFull.
+    Corrupt for bent pages, before anything is changed; Dismounted, ReadOnly, DiskFull.
     """
     with told_without_room(database):  # compaction gives the room for the next time
-        for problem in problems_in_use(database):
-            database.report(EventId.DAMAGE_FOUND, error=problem)
+        _refuse_bent_pages(database)
     purged = purge_disconnected(database, actor, until_ms=until_ms)
     database.finish_removals()
     number = train_dictionary(database, actor)
@@ -85,6 +85,20 @@ def run_maintenance(database: Database, actor: Actor, *, until_ms: int | None = 
     free_bytes = physical_size_bytes(database) - logical_size_bytes(database)
     database.report(EventId.FREE_SPACE_AFTER_MAINTENANCE, free_megabytes=free_bytes >> 20)
     return MaintenanceReport(purged, number, freed_bytes, free_bytes)
+
+
+def _refuse_bent_pages(database: Database) -> None:
+    """Report bent pages, and raise Corrupt: compaction would give back what they do not name."""
+    problems = problems_in_use(database)
+    for problem in problems:
+        database.report(EventId.DAMAGE_FOUND, error=problem)
+    if problems:
+        file = str(database.path / PROPERTIES / DATA_FILE)
+        raise Corrupt(
+            f"{file}: {problems[0]}: nothing was maintained",
+            file=file,
+            hint="dismount the database, then `pillarbox repair`: the tables are made anew from the stream",
+        )
 
 
 # -- disconnected mailboxes

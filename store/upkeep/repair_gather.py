@@ -86,9 +86,10 @@ class Gathered(NamedTuple):
 
     `sequence` is the last transaction known of, `segment` the first segment number that was never used.
     `content_bytes` are those of each segment's content frames, `stray` the content frames of which no whole
-    redo record tells. `spare` are rows of the old tables that were not taken, for content that the stream's
-    row does not lead to; `from_tables` are the rows that were. `deleted` counts by digest the messages that
-    a tombstone tells to be deleted, and no redo record. `unread` are segments that the disk does not give, in
+    redo record tells. `perhaps_missing` are segments that are lost if compaction has not given them back.
+    `spare` are rows of the old tables not taken, for content that the stream's row does not lead to;
+    `from_tables` are the rows that were. `deleted` counts by digest the messages that a tombstone tells to be
+    deleted, and no redo record. `unread` are segments that the disk does not give, in
     words; `unreadable` says why the old tables were of no use, if so. `is_end_known` where something proves
     that no transaction is missing behind the last one: the old tables or a clean checkpoint.
     """
@@ -102,6 +103,7 @@ class Gathered(NamedTuple):
     deleted: Counter[bytes]
     stretches: list[Stretch]
     dropped: list[str]
+    perhaps_missing: list[str]
     unread: list[str]
     unreadable: str
     is_end_known: bool
@@ -124,6 +126,7 @@ class _Gathering:
         self._is_unbroken = False  # nothing damaged or missing since the last transaction that was read
         self._gaps: list[Gap] = []
         self._given_back: set[int] = set()
+        self._perhaps_missing: list[str] = []
         self._content_bytes: Counter[int] = Counter()
         self._stray: dict[bytes, Place] = {}
         self._spare: dict[tuple[Table, bytes], bytes] = {}
@@ -160,6 +163,7 @@ class _Gathering:
             settling.deleted,
             self._stretches,
             self._dropped,
+            self._perhaps_missing,
             self._unread,
             self._unreadable,
             not self._unreadable or self._is_end(sequence_in_stream),
@@ -363,7 +367,8 @@ class _Gathering:
                 continue
             around = (gap for gap in self._gaps if gap.segment_before < first < gap.segment_after)
             lost = next(((gap.first, gap.last) for gap in around), None)
-            self._dropped.append(missing_text(first, last, lost, is_sure=has_record))
+            named = self._dropped if has_record else self._perhaps_missing
+            named.append(missing_text(first, last, lost, is_sure=has_record))
 
     def _has_segment_record(self, first: int, last: int) -> bool:
         with self._draft.env.view() as view:

@@ -78,5 +78,8 @@ def told_without_room(database: Database) -> Iterator[None]:
 
 def problems_in_use(database: Database) -> list[str]:
     """The problems of the pages of a mounted database's tables. Raises Dismounted, DiskFull."""
-    with copied_tables(database) as copy:
-        return problems_of_pages(copy, database.clock, database.report)
+    try:
+        with copied_tables(database) as copy:
+            return problems_of_pages(copy, database.clock, database.report)
+    except Corrupt as error:  # meta pages that allow no copy
+        return [str(error)]

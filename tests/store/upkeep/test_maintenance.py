@@ -18,7 +18,7 @@ from pillarbox.store.clock import VirtualClock
 from pillarbox.store.disk.tables import DatabaseKind, ItemRecord, Table
 from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
-from pillarbox.store.errors import DiskFull
+from pillarbox.store.errors import Corrupt, DiskFull
 from pillarbox.store.events import EventId
 from pillarbox.store.files.mbox import read_mbox
 from pillarbox.store.mail import folders, mailboxes, messages
@@ -223,6 +223,28 @@ def test_a_damaged_segment_is_left_alone(database: Database, events: Events) -> 
     assert path.read_bytes() == damaged
     assert EventId.DAMAGE_FOUND in events.ids
     assert events.ids.count(EventId.DAMAGE_FOUND) == 1
+
+
+def test_nothing_is_maintained_by_tables_with_bent_pages(database: Database, events: Events) -> None:
+    delete(database, deliver(database, MAIL))
+    segments = database.stream.segments()
+    database.checkpoint()
+    data = database.path / "properties" / "data.mdb"
+    whole = data.read_bytes()
+    bent = bytearray(whole)
+    for page in range(2 * 4096, len(bent), 4096):
+        bent[page + 10] = 0
+    with data.open("r+b") as file:
+        file.write(bent)
+    try:
+        with pytest.raises(Corrupt, match="nothing was maintained"):
+            run_maintenance(database, ACTOR)
+    finally:
+        with data.open("r+b") as file:  # in place, since it is mapped
+            file.write(whole)
+    assert EventId.DAMAGE_FOUND in events.ids
+    assert database.stream.segments() == segments
+    assert_clean(database)
 
 
 def variants(count: int) -> list[bytes]:
