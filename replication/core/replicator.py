@@ -24,6 +24,7 @@ from pillarbox.replication.core import (
     leaving,
     mates,
     outbox,
+    replacing,
     status,
     transit,
 )
@@ -245,6 +246,8 @@ class Replicator:
         if state.purge_due_ms <= now_ms:
             state.purge_due_ms = now_ms + replica.preset.purge_interval_ms
             deletion.purge(replica, folder)
+        if replacing.finish(replica, folder):
+            hierarchy.even_out(replica, [folder])
 
     def local_changes(self, change: Callable[[Replica], R], now: Moment) -> tuple[R, list[Effect]]:
         """Make changes of this store by functions of `writing`, `hierarchy` and `expiry`; what the call gave

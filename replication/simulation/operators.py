@@ -5,14 +5,16 @@ from __future__ import annotations
 import random
 from typing import Final
 
-from pillarbox.replication.core import commands, folder_settings, hierarchy
+from pillarbox.replication.core import commands, folder_settings, hierarchy, migration, subtree
 from pillarbox.replication.core.folder_settings import Priority
 from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS
 from pillarbox.replication.core.replica import Replica
+from pillarbox.replication.core.subtree import Action, Setting
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.organisation.schedules import NEVER, Interval, parse_schedule
 from pillarbox.replication.simulation.operations import Operation
 from pillarbox.replication.simulation.world import World
+from pillarbox.store.access import AUTHOR, FolderRights
 
 ACTOR: Final = "operator"
 _SCHEDULES: Final = (
@@ -25,14 +27,19 @@ _RESUMES_MAX: Final = 5
 
 COUNTED: Final = frozenset(
     {
+        "command_migrate",
+        "command_move_all",
         "command_resume",
         "command_schedule",
         "command_send_contents",
         "command_send_hierarchy",
         "command_stop",
+        "command_subtree",
         "command_synchronize_hierarchy",
         "content_resumed",
         "content_stopped",
+        "replica_replaced",
+        "subtree_skipped",
     }
 )
 """The counters of commands and of what they cause; a campaign in which one is missing proves little."""
@@ -91,6 +98,35 @@ def set_schedule(replica: Replica, rng: random.Random) -> str:
     return f"sets the schedule of {folder.counter} to {schedule}"
 
 
+def change_subtree(replica: Replica, rng: random.Random) -> str:
+    """Change permissions or replica lists of a folder and all below it, or overwrite what is below it."""
+    folders = list(hierarchy.places(replica))
+    if not folders:
+        return ""
+    top, action = rng.choice(folders), rng.choice(list(Action))
+    what = rng.choice(("rights", "replicas", "overwrite"))
+    if what == "rights":
+        subject, rights = rng.choice(("anna", "bert")), rng.choice((AUTHOR, FolderRights.READ_ITEMS))
+        outcome = subtree.change_rights(replica, top, action, subject, rights, ACTOR)
+    elif what == "overwrite":
+        settings = rng.sample(list(Setting), rng.randint(1, len(Setting)))
+        outcome = subtree.overwrite(replica, top, ACTOR, settings)
+    else:
+        server, by = rng.sample(_stores(replica), 2)
+        outcome = subtree.change_replicas(replica, top, action, server, ACTOR, by)
+    return f"changes {what} of {outcome.changed_count} folders from {top.counter} on"
+
+
+def migrate(replica: Replica, rng: random.Random) -> str:
+    """Add or remove replicas of a server for another of its site, or move all between any two."""
+    source, target = rng.sample(_stores(replica), 2)
+    servers = replica.organisation.servers
+    if servers[source].site != servers[target].site:
+        return f"moves {migration.move_all(replica, source, target, ACTOR)} replicas"
+    step = rng.choice((migration.add, migration.remove))(replica, source, target, ACTOR)
+    return f"migrates {step.changed_count} replicas"
+
+
 COMMANDS: Final[tuple[Operation, ...]] = (
     stop_or_resume,
     stop_or_resume,
@@ -98,12 +134,21 @@ COMMANDS: Final[tuple[Operation, ...]] = (
     send_hierarchy,
     send_contents,
     set_schedule,
+    change_subtree,
+    migrate,
 )
 
 
 def some_command(replica: Replica, rng: random.Random) -> str:
     """Give a command at random; what it was, or "" when it could not be given here."""
+    if len(_stores(replica)) < 2:
+        return ""
     return rng.choice(COMMANDS)(replica, rng)
+
+
+def _stores(replica: Replica) -> list[bytes]:
+    """The stores of the tree, this one too."""
+    return sorted((replica.me.database, *replica.organisation.others(replica.me.database)))
 
 
 def _held(replica: Replica) -> list[ObjectId]:
