@@ -216,6 +216,11 @@ class CNSet:
         starts, ends = self._runs.get(origin, _NONE)
         return tuple((start, end - 1) for start, end in zip(starts, ends, strict=True))
 
+    def as_of(self, origin: bytes, other: bytes) -> CNSet:
+        """The numbers of one origin as numbers of another one that counts by the same counter."""
+        runs = self._runs.get(origin)
+        return _made({other: runs} if runs is not None else {})
+
     def highest(self, origin: bytes) -> int:
         """The highest number of `origin` in the set, 0 when there is none."""
         ends = self._runs.get(origin, _NONE).ends

@@ -173,6 +173,10 @@ class EventId(IntEnum):
         "{damaged} are damaged.")
     FOLDER_DELETED_ELSEWHERE = (20050, _INFORMATION, _FOLDERS,
         "Folder {folder} with folder ID {folder_id} was deleted at another store by {account}.", Level.MEDIUM)
+    REPLICATION_NOTICE = (20051, _INFORMATION, _FOLDERS,
+        "Replication of database {database}, folder {folder}: {notice}.", Level.MEDIUM)
+    REPLICATION_NEEDS_ATTENTION = (20052, _WARNING, _FOLDERS,
+        "Replication of database {database}, folder {folder}: {notice}.")
     # fmt: on
 
 

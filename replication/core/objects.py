@@ -17,6 +17,9 @@ class ObjectStore(Protocol):
     a crash without the objects it speaks of would lose them for ever.
     """
 
+    def next_number(self, last: int) -> int:
+        """The counter of the next number of this store's own, above `last`."""
+
     def get(self, folder: ObjectId, object_id: ObjectId) -> Versions[Any] | None:
         """The object, or None."""
 

@@ -70,17 +70,20 @@ class ReplicaRecord:
             folders={folder: state.copy() for folder, state in self.folders.items()},
         )
 
-    def number_anew(self, origin: bytes, counter: int = 0) -> None:
-        """Begin an incarnation above all that are known: number above `counter` under a new replica GUID.
+    def number_anew(self, origin: bytes) -> None:
+        """Begin an incarnation above all that are known, under a new replica GUID; the counter goes on."""
+        mine = (known for database, known in self.owners.values() if database == self.sender.database)
+        incarnation = 1 + max(self.sender.incarnation, *mine, 0)
+        self.begin(Sender(self.sender.database, incarnation, origin))
+
+    def begin(self, sender: Sender) -> None:
+        """Go on as an incarnation that has just begun.
 
         What the store knows stays known, its own changes of before as anybody's; its objects keep their
         numbers.
         """
-        mine = (known for database, known in self.owners.values() if database == self.sender.database)
-        incarnation = 1 + max(self.sender.incarnation, *mine, 0)
-        self.sender = Sender(self.sender.database, incarnation, origin)
-        self.counter, self.unsure = counter, NOTHING
-        self.owners[origin] = (self.sender.database, incarnation)
+        self.sender, self.unsure = sender, NOTHING
+        self.owners[sender.origin] = (sender.database, sender.incarnation)
         for state in self.folders.values():
             state.own_last = state.broadcast_to = 0
 
@@ -133,6 +136,7 @@ class Replica:
         self.new_guid = new_guid
         self.waiting: Waiting | None = None
         self.kept_back: list[Effect] = []
+        self.withheld = NOTHING  # own numbers of changes that cannot be seen yet
         self.now_ms = 0
         self.wall_ms = 0
         self.effects: list[Effect] = []
@@ -198,15 +202,19 @@ class Replica:
         Before the hello is complete the old numbering may be one that went back in time: a new one begins.
         """
         self._begin_safe_numbering()
-        self.record.counter += 1
-        state, number = self.state(folder), ChangeNumber(self.me.origin, self.record.counter)
-        given = CNSet.of_range(self.me.origin, state.own_last + 1, number.counter)
-        state.knowledge.claim(given - self.record.left_out)
-        state.own_last = number.counter
+        self.record.counter = self.objects.next_number(self.record.counter)
+        self.note_given(folder, self.record.counter)
+        return ChangeNumber(self.me.origin, self.record.counter)
+
+    def note_given(self, folder: ObjectId, last: int) -> None:
+        """Note that the last own number in a folder is `last`: all below it that can be seen are had here."""
+        state = self.state(folder)
+        given = CNSet.of_range(self.me.origin, state.own_last + 1, last)
+        state.knowledge.claim(given - self.record.left_out - self.withheld)
+        state.own_last = max(state.own_last, last)
         if state.unsent_since_ms == NEVER_MS:
             state.unsent_since_ms = self.now_ms
         state.changed_ms = self.now_ms
-        return number
 
     def _begin_safe_numbering(self) -> None:
         if self.waiting is not None and not self.waiting.is_anew:
@@ -215,6 +223,14 @@ class Replica:
     def number_anew(self) -> None:
         """Begin an incarnation; what was to be sent in the name of the one before is not."""
         self.record.number_anew(self.new_guid())
+        self._begun()
+
+    def begin(self, sender: Sender) -> None:
+        """Go on as an incarnation that the store itself began for its own changes."""
+        self.record.begin(sender)
+        self._begun()
+
+    def _begun(self) -> None:
         self.touched.update(self.record.folders)
         self.kept_back.clear()
         self.fired["numbered_anew"] += 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from pillarbox.replication.core import (
@@ -23,6 +23,7 @@ from pillarbox.replication.core import (
     hierarchy,
     leaving,
     mates,
+    noting,
     outbox,
     replacing,
     status,
@@ -54,6 +55,7 @@ from pillarbox.replication.wire.messages import (
     Status,
     StatusRequest,
 )
+from pillarbox.store.change_number import CNSet
 
 R = TypeVar("R")
 
@@ -71,6 +73,7 @@ class Replicator:
         new_guid: Callable[[], bytes],
     ) -> None:
         self.replica = Replica(record, tree, organisation, preset, objects, new_guid)
+        self.changed: set[ObjectId] = set()  # folders whose state calls changed, until it is kept
         self._agenda: list[tuple[int, ObjectId]] = []
         self._due: dict[ObjectId, int] = {}
 
@@ -261,6 +264,10 @@ class Replicator:
         effects = self._call(now, make)
         return given[0], effects
 
+    def note_changes(self, changes: Mapping[ObjectId, CNSet], withheld: CNSet, now: Moment) -> list[Effect]:
+        """Note changes that the store made by its own functions, by folder (`noting`)."""
+        return self._call(now, lambda: noting.note(self.replica, changes, withheld))
+
     def organisation_changed(self, organisation: Organisation, now: Moment) -> list[Effect]:
         """Servers, sites or connectors changed: rows, lists and costs follow."""
 
@@ -316,6 +323,7 @@ class Replicator:
             outbox.pump(replica)
         for folder in sorted(replica.touched):
             self._plan(folder)
+        self.changed |= replica.touched
         return flow.sendable(replica, hello.sendable(replica, replica.effects))
 
     def _set_now(self, now: Moment) -> None:

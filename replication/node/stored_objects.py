@@ -17,7 +17,7 @@ from pillarbox.store.change_number import CNSet
 from pillarbox.store.disk.tables import Table, split_feed_value, split_triple_key, triple_key
 from pillarbox.store.engine import content_store
 from pillarbox.store.engine.transaction import WriteTransaction
-from pillarbox.store.ids import COUNTER_BITS
+from pillarbox.store.ids import COUNTER_BITS, counter_of
 from pillarbox.store.mail import apply_folders, apply_messages, messages
 from pillarbox.store.mail.apply_folders import FolderState
 from pillarbox.store.mail.apply_messages import MessageState
@@ -50,6 +50,10 @@ class StoredObjects:
         self._folders: dict[ObjectId, Versions[Any] | None] = {}  # read here, since each is read many times
         self._roomy: set[int] = set()  # folders that are known to be here
         self._absent: tuple[ObjectId, ObjectId] | None = None  # the message that was not here just now
+
+    def next_number(self, last: int) -> int:
+        """The counter of the next change number: the store's own changes are numbered by the same counter."""
+        return counter_of(self._txn.next_cn())
 
     def get(self, folder: ObjectId, object_id: ObjectId) -> Versions[Any] | None:
         """The object, or None."""

@@ -41,6 +41,10 @@ class DictObjects:
         self.changes: dict[ObjectId, int] = {}
         self._touched: dict[ObjectId, set[ObjectId]] = {}
 
+    def next_number(self, last: int) -> int:
+        """The counter of the next own number."""
+        return last + 1
+
     def snapshot(self) -> dict[ObjectId, FolderObjects]:
         """All objects as they are now; pass it to a new `DictObjects` to go back to them."""
         self._shared = set(self._folders)

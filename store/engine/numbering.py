@@ -37,6 +37,12 @@ def membership(reader: Reader) -> MembershipRecord | None:
     return cast(MembershipRecord | None, reader.record(Table.META, MEMBERSHIP_KEY))
 
 
+def nonces(reader: Reader) -> bytes:
+    """The nonce of the last mount that took one, and behind it that which was kept outside; b"" for none."""
+    joined = membership(reader)
+    return b"" if joined is None else joined.nonce
+
+
 def renew_nonce(txn: WriteTransaction, before: bytes = b"") -> bytes:
     """Give this mount a nonce of its own, to be compared with what is kept outside the database.
 
@@ -58,6 +64,13 @@ def replicas(reader: Reader) -> Iterator[tuple[int, ReplicaRecord]]:
     """(replica number, replica) of every numbering that objects of this database may name."""
     for key, record in reader.records(Table.REPLICA, b"", None):
         yield split_replica_key(key)[0], record
+
+
+def own_replicas(reader: Reader) -> Iterator[tuple[int, bytes]]:
+    """(replica number, replica GUID) of every numbering of this database's own, the first one first."""
+    for number, record in replicas(reader):
+        if record.database == reader.files.guid:
+            yield number, record.origin
 
 
 def replica(reader: Reader, number: int) -> ReplicaRecord:
@@ -126,8 +139,8 @@ def own_number(txn: WriteTransaction, cn: int) -> int:
 
 
 def _leave_old_numbering(txn: WriteTransaction) -> None:
-    """Begin a numbering where the old one may have gone back in time: it gave these numbers already."""
-    if txn.restored and txn.numbering:
+    """Begin a numbering where the old one went back in time, or may have: it gave these numbers already."""
+    if txn.numbering and (txn.restored or txn.numbering == txn.files.unsure_numbering):
         begin_numbering(txn, txn.new_guid())
 
 

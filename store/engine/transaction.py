@@ -52,7 +52,11 @@ class FrameSource(Protocol):
 
 
 class DatabaseFiles:
-    """The files that transactions read and write: tables, frames and dictionaries of one database."""
+    """The files that transactions read and write: tables, frames and dictionaries of one database.
+
+    `unsure_numbering` is a replica number under which no change may be numbered until others were asked what
+    they know of it, 0 for none (`numbering`).
+    """
 
     def __init__(
         self,
@@ -67,6 +71,7 @@ class DatabaseFiles:
         self.env = env
         self.frames = frames
         self.dictionaries = dictionaries
+        self.unsure_numbering = 0
 
 
 class Reader:

@@ -61,6 +61,15 @@ def withheld(reader: Reader, begun: int | None = None) -> CNSet:
     return found
 
 
+def not_told_yet(reader: Reader) -> CNSet:
+    """The numbers of copies that are not complete: they may still be told of. Raises Corrupt."""
+    found = CNSet()
+    for first, last, told in _record(reader).intervals:
+        if not told:
+            found |= CNSet.of_range(reader.files.guid, first, last)
+    return found
+
+
 def _record(reader: Reader) -> WithheldRecord:
     record: WithheldRecord | None = reader.record(Table.META, WITHHELD_KEY)
     return WithheldRecord(intervals=(), forgotten=0) if record is None else record

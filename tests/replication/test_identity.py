@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 from driven_stores import TREE, Post, is_changes, new_guids
 
@@ -12,6 +15,7 @@ from pillarbox.replication.core.identity import Fence, Mark, Place, Return
 from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, PROMPT
 from pillarbox.replication.core.replica import ReplicaRecord
 from pillarbox.replication.core.replicator import Replicator
+from pillarbox.replication.node import fence
 from pillarbox.replication.simulation.objects import DictObjects
 from pillarbox.replication.wire.messages import Hello, HelloAnswer, Message, Status, StatusRequest
 
@@ -275,7 +279,34 @@ def test_numbers_are_above_those_of_all_incarnations_that_are_known() -> None:
     post = Returning()
     record: ReplicaRecord = post.old_record
     record.owners[b"Y" * 16] = (record.sender.database, 5)
-    record.number_anew(b"Z" * 16, 40)
+    record.number_anew(b"Z" * 16)
     assert record.sender.incarnation == 6
-    assert record.counter == 40
     assert record.owners[b"Z" * 16] == (record.sender.database, 6)
+
+
+GOLDEN = Path(__file__).parents[1] / "data" / "replication" / "fence_1.bin"
+
+
+def test_a_fence_of_version_1_is_still_read() -> None:
+    assert fence.decode(GOLDEN.read_bytes()) == FENCE
+    assert fence.encode(FENCE) == GOLDEN.read_bytes(), "the format changed: a new version"
+
+
+def test_a_fence_that_is_damaged_or_newer_is_none() -> None:
+    data = GOLDEN.read_bytes()
+    for k in range(len(data)):
+        assert fence.decode(data[:k] + bytes([data[k] ^ 1]) + data[k + 1 :]) is None
+    assert fence.decode(data[:-1]) is None and fence.decode(data + b"x") is None
+
+
+def test_a_fence_keeps_its_inode_and_a_copy_has_another(tmp_path: Path) -> None:
+    file = fence.FenceFile(tmp_path / "fence", b"m" * 16)
+    assert file.read() == (None, None)
+    first = file.write(FENCE)
+    second = file.write(FENCE._replace(is_open=True))
+    assert second.place == first.place
+    assert file.read() == (second, second.place)
+    copied = tmp_path / "copied"
+    shutil.copy(file.path, copied)
+    found, place = fence.FenceFile(copied, b"m" * 16).read()
+    assert found == second and place != second.place

@@ -1,0 +1,370 @@
+"""The replicator of one real store: drives the core by what its users change, what arrives, and time.
+
+Each call is one transaction of the store: the changes that users made since the last call, what the call
+does, and the knowledge of both. What it wants sent leaves after that. A call that fails has done nothing;
+the next one begins anew from what the store has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple, TypeVar
+
+from pillarbox.replication.core import identity
+from pillarbox.replication.core.effects import Answer, Effect, GiveReceipt, Notice, Pass, Report, Send
+from pillarbox.replication.core.explanation import Explanation
+from pillarbox.replication.core.hello import Start
+from pillarbox.replication.core.identity import Fence, Mark
+from pillarbox.replication.core.preset import Preset
+from pillarbox.replication.core.replica import Moment, ReplicaRecord
+from pillarbox.replication.core.replicator import Replicator
+from pillarbox.replication.ground.records import MessageVersion, ObjectId, Tree
+from pillarbox.replication.node import stored_record
+from pillarbox.replication.node.bound_objects import BoundObjects
+from pillarbox.replication.node.fence import FenceFile
+from pillarbox.replication.node.local_numbers import changes_of, counters_since
+from pillarbox.replication.node.stored_objects import StoredObjects
+from pillarbox.replication.organisation.topology import Organisation
+from pillarbox.replication.wire.messages import (
+    Bundle,
+    BundleKey,
+    Changes,
+    Label,
+    Message,
+    Receipt,
+    ReconcileAnswer,
+    Sender,
+)
+from pillarbox.store.access import Actor
+from pillarbox.store.change_number import CNSet
+from pillarbox.store.content.blocks import digest_of
+from pillarbox.store.disk.tables import Table
+from pillarbox.store.engine import content_store, numbering
+from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.transaction import WriteTransaction
+from pillarbox.store.errors import NotFound, Refused
+from pillarbox.store.events import EventId
+from pillarbox.store.hybrid_clock import HybridClock
+from pillarbox.store.ids import guid_text
+
+ACTOR: Final = Actor.task("replication")
+NONCE_BYTES: Final = 16
+_WARNINGS: Final = frozenset(
+    {Notice.NUMBER_GIVEN_TWICE, Notice.QUARANTINED, Notice.WENT_BACK, Notice.STAMP_AHEAD, Notice.EXPIRED_LOST}
+)
+
+R = TypeVar("R")
+Work = Callable[[WriteTransaction, Replicator], list[Effect]]
+
+
+class Outgoing(NamedTuple):
+    """Something to be sent, with the raw messages that it carries. It is durable here."""
+
+    effect: Send | Pass | GiveReceipt
+    contents: tuple[bytes, ...]
+
+
+Transport = Callable[[Outgoing], None]
+
+
+class StoreReplicator:
+    """A store's replicator. One thread at a time calls it; other threads use the store meanwhile.
+
+    `transport` takes what is to be sent, after the transaction that it follows from; it may lose it. `fence`
+    lies outside of the database. Every call raises Dismounted, ReadOnly or DiskFull as a transaction does: it
+    may be made again when there is room.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        tree: Tree,
+        organisation: Organisation,
+        preset: Preset,
+        fence: FenceFile,
+        transport: Transport,
+    ) -> None:
+        self._database = database
+        self._tree = tree
+        self._organisation = organisation
+        self._preset = preset
+        self._fence_file = fence
+        self._transport = transport
+        self._objects = BoundObjects()
+        self._replicator: Replicator | None = None
+        self._fence: Fence | None = None
+        self._withheld = CNSet()
+        self._was_numbered_anew = False
+        self._carried: dict[bytes, bytes] = {}
+        self._passing: dict[BundleKey, tuple[bytes, ...]] = {}
+        self._answers: dict[tuple[bytes, ObjectId], Answer] = {}
+
+    # -- from outside
+
+    def start(self) -> None:
+        """Begin, after a mount: it says hello, and nothing else before others have answered.
+
+        Raises Refused in a database that has not joined the tree, or of which not all is numbered yet.
+        """
+        fence, place = self._fence_file.read()
+        self._replicator = None
+
+        def begin(txn: WriteTransaction, replicator: Replicator) -> list[Effect]:
+            self._refuse_unjoined(txn)
+            before = fence.nonce if fence else b""
+            record, nonces = replicator.replica.record, numbering.nonces(txn)
+            mark = Mark(record.sender.incarnation, nonces[:NONCE_BYTES], nonces[NONCE_BYTES:])
+            reason = identity.reason_to_number_anew(txn.files.guid, txn.restored, mark, fence, place)
+            begins = Start.AGAIN if mark.nonce else Start.JOINED
+            if reason is not None or self._was_numbered_anew:
+                begins = Start.WENT_BACK
+            elif begins is Start.AGAIN and fence is not None and fence.is_open:
+                left_out = identity.leave_out_after_unclean_end(record)
+                txn.leave_out_numbers(left_out.highest(record.sender.origin))
+            nonce = numbering.renew_nonce(txn, before)
+            self._fence = Fence(txn.files.guid, 0, nonce, self._fence_file.nowhere, is_open=True)
+            return replicator.start(self._now(), begins)
+
+        self._call(begin, is_start=True)
+
+    def stop(self) -> None:
+        """End properly: the next start finds that nothing can have been lost."""
+        self._call(lambda txn, replicator: [])
+        if self._fence is not None:
+            self._fence_file.write(self._fence._replace(is_open=False))
+        self._replicator, self._fence = None, None
+
+    def receive(self, message: Message, contents: Iterable[bytes] = ()) -> None:
+        """Take a message that was unsealed, with the raw messages in it."""
+        self._take_contents(contents)
+        self._call(lambda txn, replicator: replicator.receive(message, self._now()))
+
+    def receive_copy(self, label: Label, bundle: Bundle, hop: bytes, contents: Iterable[bytes] = ()) -> None:
+        """Take a copy of a bundle that the store `hop` gave."""
+        self._passing[bundle.key] = self._take_contents(contents)
+        self._call(lambda txn, replicator: replicator.receive_copy(label, bundle, hop, self._now()))
+        self._forget_passed()
+
+    def receipt_came(self, receipt: Receipt) -> None:
+        """A store took a copy that this one gave, or refused it."""
+        self._call(lambda txn, replicator: replicator.receipt_came(receipt, self._now()))
+        self._forget_passed()
+
+    def sent(self, key: BundleKey, to: bytes) -> None:
+        """The link has taken a copy for a site."""
+        self._call(lambda txn, replicator: replicator.sent(key, to, self._now()))
+
+    def tick(self) -> None:
+        """Do all that is due, note what users changed, and send the next page of each answer."""
+        self._call(lambda txn, replicator: replicator.tick(self._now()))
+        for key in list(self._answers):
+            self._send_page(key)
+
+    def due_ms(self) -> int | None:
+        """When to tick, by the machine's monotonic clock in ms; None when not before something happens.
+
+        What users change is not waited for here, but by `Database.wait_for_change`.
+        """
+        if self._replicator is None or self._answers:
+            return self._database.clock.monotonic_ms()
+        return self._replicator.next_due_ms()
+
+    def organisation_changed(self, organisation: Organisation) -> None:
+        """Servers, sites or connectors changed."""
+        self._organisation = organisation
+        self._call(lambda txn, replicator: replicator.organisation_changed(organisation, self._now()))
+
+    def number_anew(self) -> None:
+        """Number under a new incarnation: the operator chose this copy of two of a store."""
+        self._call(lambda txn, replicator: replicator.number_anew(self._now()))
+
+    def explain(self, folder: ObjectId) -> Explanation:
+        """Explain a folder that is not in sync."""
+        given: list[Explanation] = []
+
+        def look(txn: WriteTransaction, replicator: Replicator) -> list[Effect]:
+            given.append(replicator.explain(folder, self._now()))
+            return []
+
+        self._call(look)
+        return given[0]
+
+    # -- one call
+
+    def _call(self, work: Work, *, is_start: bool = False) -> None:
+        try:
+            with self._database.transaction(ACTOR) as txn:
+                replicator, effects = self._bound(txn, is_start)
+                effects += self._note_local(txn, replicator)
+                effects += work(txn, replicator)
+                if is_start:
+                    effects += self._note_local(txn, replicator)
+                outgoing = [each for effect in effects for each in self._outgoing(txn, effect)]
+                self._report(txn, effects)
+                self._keep(txn, replicator)
+        except BaseException:
+            self._replicator = None  # it is ahead of what the store has
+            raise
+        finally:
+            self._carried.clear()
+        self._keep_fence(replicator.replica.me.incarnation)
+        for effect in effects:
+            if isinstance(effect, Answer):
+                self._answers[effect.asker, effect.folder] = effect
+        for each in outgoing:
+            self._transport(each)
+
+    def _bound(self, txn: WriteTransaction, is_start: bool) -> tuple[Replicator, list[Effect]]:
+        """The core, over the objects as this transaction has them; begun again where a call failed."""
+        self._objects.bound = objects = StoredObjects(txn, self._tree, self._owner_of, self._content_of)
+        if self._replicator is not None:
+            self._replicator.replica.new_guid = txn.new_guid
+            return self._replicator, []
+        self._refuse_unjoined(txn)
+        self._answers.clear()
+        self._passing.clear()
+        self._withheld = CNSet()
+        record = stored_record.load(txn, objects.identifiers) or ReplicaRecord(sender=_sender_of(txn))
+        replicator = Replicator(
+            record, self._tree, self._organisation, self._preset, self._objects, txn.new_guid
+        )
+        self._replicator = replicator
+        self._was_numbered_anew = False
+        return replicator, [] if is_start else replicator.start(self._now(), Start.AGAIN)
+
+    def _refuse_unjoined(self, txn: WriteTransaction) -> None:
+        joined = numbering.membership(txn)
+        if joined is None or joined.stamped or joined.tree != self._tree.guid:
+            raise Refused("the store is not wholly in the tree", hint="join it first: `joining.join`")
+
+    def _note_local(self, txn: WriteTransaction, replicator: Replicator) -> list[Effect]:
+        """Tell the core what users changed since the last call, under each numbering that they changed it."""
+        replica, record = replicator.replica, replicator.replica.record
+        record.clock = max(record.clock, HybridClock(*txn.clock))
+        counters = counters_since(txn, record.counter, self._withheld)
+        self._withheld = counters.withheld
+        if not counters.new or replica.held(self._tree.hierarchy) is None:  # it begins with the first start
+            return []
+        own = dict(numbering.own_replicas(txn))
+        withheld = CNSet()
+        for origin in own.values():
+            withheld |= counters.withheld.as_of(txn.files.guid, origin)
+        ids, effects = self._objects.bound.identifiers, []
+        for is_present in (False, True):
+            if is_present and own[txn.numbering] != record.sender.origin:
+                replica.begin(_sender_of(txn))
+                self._was_numbered_anew = True
+            numbers = [number for number in own if (number == txn.numbering) == is_present]
+            held = [folder for folder, state in record.folders.items() if state.is_held]
+            changes = changes_of(txn, ids, numbers, counters.new, held)
+            effects += replicator.note_changes(changes, withheld, self._now())
+        record.counter = max(record.counter, txn.counter)
+        return effects
+
+    def _keep(self, txn: WriteTransaction, replicator: Replicator) -> None:
+        """Keep the record, and bring the store's own numbering and clock in line with it."""
+        replica, record = replicator.replica, replicator.replica.record
+        sender = record.sender
+        if numbering.replica(txn, txn.numbering).origin != sender.origin:
+            numbering.begin_numbering(txn, sender.origin, sender.incarnation)
+        is_unsure = replica.waiting is not None and not replica.waiting.is_anew
+        txn.files.unsure_numbering = txn.numbering if is_unsure else 0
+        record.counter = max(record.counter, txn.counter)
+        record.clock = max(record.clock, HybridClock(*txn.clock))
+        txn.clock = record.clock.time_ms, record.clock.counter
+        stored_record.save(txn, self._objects.bound.identifiers, record, replicator.changed)
+        replicator.changed.clear()
+
+    def _keep_fence(self, incarnation: int) -> None:
+        """Keep the incarnation in the fence: the database, which comes first, may be ahead of it."""
+        if self._fence is not None and self._fence.incarnation != incarnation:
+            self._fence = self._fence_file.write(self._fence._replace(incarnation=incarnation))
+
+    def _now(self) -> Moment:
+        clock = self._database.clock
+        return Moment(clock.monotonic_ms(), clock.now_ms())
+
+    def _owner_of(self, origin: bytes) -> tuple[bytes, int]:
+        """The owner of a replica GUID; of one that nobody has told of yet nothing is known."""
+        owners = self._replicator.replica.record.owners if self._replicator else {}
+        return owners.get(origin, (bytes(len(origin)), 0))
+
+    # -- contents
+
+    def _take_contents(self, contents: Iterable[bytes]) -> tuple[bytes, ...]:
+        carried = tuple(contents)
+        self._carried = {digest_of(raw): raw for raw in carried}
+        return carried
+
+    def _content_of(self, digest: bytes) -> bytes:
+        raw = self._carried.get(digest)
+        if raw is None:
+            raise NotFound("a message came without its content", hint="it is asked for again")
+        return raw
+
+    def _outgoing(self, txn: WriteTransaction, effect: Effect) -> list[Outgoing]:
+        match effect:
+            case Send(message):
+                return [Outgoing(effect, _contents_of(txn, [message]))]
+            case Pass(_, bundle) if bundle.key in self._passing:
+                return [Outgoing(effect, self._passing[bundle.key])]
+            case Pass(_, bundle):
+                return [Outgoing(effect, _contents_of(txn, bundle.messages))]
+            case GiveReceipt():
+                return [Outgoing(effect, ())]
+        return []
+
+    def _forget_passed(self) -> None:
+        """Let contents go of copies that were handed on, and not kept for another site."""
+        passing = self._replicator.replica.record.passing.values() if self._replicator else ()
+        kept = {key for copies in passing for key in copies}
+        self._passing = {key: contents for key, contents in self._passing.items() if key in kept}
+
+    def _send_page(self, key: tuple[bytes, ObjectId]) -> None:
+        left: list[Answer | None] = []
+
+        def page(txn: WriteTransaction, replicator: Replicator) -> list[Effect]:
+            answer = self._answers.get(key)
+            if answer is None or replicator.replica.held(answer.folder) is None:
+                return []
+            message, rest = replicator.answer_page(answer, self._now())
+            left.append(rest)
+            return [] if message is None else [Send(message)]
+
+        self._call(page)
+        rest = left[0] if left else None
+        if rest is None:
+            self._answers.pop(key, None)
+        else:
+            self._answers[key] = rest
+
+    def _report(self, txn: WriteTransaction, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Report):
+                needs_attention = effect.notice in _WARNINGS
+                txn.report(
+                    EventId.REPLICATION_NEEDS_ATTENTION if needs_attention else EventId.REPLICATION_NOTICE,
+                    notice=str(effect.notice),
+                    folder=f"{guid_text(effect.folder.origin)}:{effect.folder.counter:x}",
+                )
+
+
+def _sender_of(txn: WriteTransaction) -> Sender:
+    """The identity under which the store numbers its changes now."""
+    replica = numbering.replica(txn, txn.numbering)
+    return Sender(replica.database, replica.incarnation, replica.origin)
+
+
+def _contents_of(txn: WriteTransaction, messages: Iterable[Message]) -> tuple[bytes, ...]:
+    """The raw messages of all versions that messages carry, as far as they are still here."""
+    digests = {
+        version.content: None
+        for message in messages
+        if isinstance(message.body, Changes | ReconcileAnswer)
+        for _, versions in message.body.objects
+        for version in versions.siblings.values()
+        if isinstance(version, MessageVersion) and version.content
+    }
+    return tuple(
+        content_store.read(txn, digest) for digest in digests if txn.record(Table.CONTENT, digest) is not None
+    )
