@@ -106,7 +106,8 @@ def put_back(faults: Faults, machine: Machine) -> None:
         faults.say("put back running" if was_running else "put back", machine)
         faults.world.invariants.die(machine)
         machine.put_back(copy, was_running=was_running)
-        _down(faults, machine, DOWN_LONG_MS)
+        drained_ms = max(0, faults.world.network.drained_ms() - faults.world.now_ms)
+        _down(faults, machine, tuple(duration_ms + drained_ms for duration_ms in DOWN_LONG_MS))
 
 
 def begin_elsewhere(faults: Faults, machine: Machine) -> None:

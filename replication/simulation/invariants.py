@@ -39,7 +39,7 @@ class Invariants:
 
     `died` are for each folder the numbers that were known to stores that are lost, or went back in time;
     `aged` the numbers that some store claims although it never had them, since all that had what replaced
-    them let that go by age.
+    them let that go by age; `purged` all that some store purged.
     """
 
     def __init__(self, tree: Tree, machines: Mapping[bytes, Machine]) -> None:
@@ -47,6 +47,7 @@ class Invariants:
         self.history = History(tree)
         self.died: dict[ObjectId, CNSet] = {}
         self.aged = CNSet()
+        self.purged = CNSet()
         self._seen: dict[bytes, dict[ObjectId, Seen]] = {}
 
     def die(self, machine: Machine) -> None:
@@ -155,8 +156,11 @@ class Invariants:
         knowledge, history = state.knowledge, self.history
         if number in knowledge.purged or number in history.given_up or number in self.aged:
             return  # each is checked when it becomes so
+        is_shown = versions is not None and versions.siblings
+        if number in self.purged and not is_shown:
+            return  # a bare context came of the object, whose deletion others have purged
         if versions is not None and versions.has_seen(number) and history.is_deleted(number):
-            return  # a bare context says so
+            return  # so says the context
         for later in history.covering(number):
             if versions is not None and versions.has_seen(later):
                 return
@@ -186,6 +190,7 @@ class Invariants:
         for number in self._writes_in(folder, numbers):
             if not self.history.is_deleted(number):
                 raise Violation(f"{_at(machine, folder, number)} counts as purged and was never deleted")
+        self.purged |= numbers
 
     def _check_cleared(self, machine: Machine, folder: ObjectId, known: CNSet) -> None:
         """No content lives that went with its folder by a deletion which the store knows."""

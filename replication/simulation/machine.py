@@ -109,7 +109,7 @@ class Machine:
     def start(self, now_ms: int) -> list[Effect]:
         """Begin, or go on after a restart, as what is found on the machine says."""
         self._uncommitted |= self.record.folders.keys()
-        begins = self._begins()
+        begins = self.begins()
         if begins is Start.AGAIN and self.fence is not None and self.fence.is_open:
             identity.leave_out_after_unclean_end(self.record)
         self.is_restored = False
@@ -118,7 +118,8 @@ class Machine:
         self.fence = Fence(self.database, incarnation, nonce, self.place, is_open=True)
         return self.call(lambda replicator: replicator.start(self.moment(now_ms), begins))
 
-    def _begins(self) -> Start:
+    def begins(self) -> Start:
+        """The way in which the store begins, by what it finds on the machine."""
         if not self.mark.nonce and not self.is_restored:
             return Start.JOINED
         reason = identity.reason_to_number_anew(

@@ -132,6 +132,10 @@ class Network:
             copies = 2
         return Journey(sent_ms, tuple(at_ms + self._delay_ms(low, high) for _ in range(copies)))
 
+    def drained_ms(self) -> int:
+        """The time at which all that was sent so far has gone over the links; 0 or the past when it has."""
+        return max((link.busy_until_ms for link in self.links.values()), default=0)
+
     def _delay_ms(self, low: int, high: int) -> int:
         if self.rng.random() < self.late:
             self.faults["reordered"] += 1

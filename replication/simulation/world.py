@@ -12,17 +12,19 @@ from typing import Any
 
 from pillarbox.replication.core import hello
 from pillarbox.replication.core.effects import Answer, Effect, GiveReceipt, Notice, Pass, Report, Send
+from pillarbox.replication.core.hello import Start
 from pillarbox.replication.core.preset import PROMPT, Preset
-from pillarbox.replication.core.replica import Moment, Replica
-from pillarbox.replication.core.replicator import Replicator
+from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.ground.records import ObjectId, Tree
 from pillarbox.replication.organisation.site_tree import site_tree
 from pillarbox.replication.organisation.topology import Connector, Organisation, Server
 from pillarbox.replication.simulation.invariants import Invariants
 from pillarbox.replication.simulation.machine import Machine
 from pillarbox.replication.simulation.network import FRAME, Freight, Network
+from pillarbox.replication.simulation.replays import Delivery, Replays
+from pillarbox.replication.simulation.requests import check_requests
 from pillarbox.replication.simulation.stops import check_stopped
-from pillarbox.replication.wire.messages import Bundle, Changes, Label, Message, Sender
+from pillarbox.replication.wire.messages import BackfillRequest, Bundle, Changes, Label, Life, Message, Sender
 from pillarbox.store.change_number import CNSet
 from pillarbox.store.ids import COUNTER_MAX, guid_text, new_guid
 
@@ -51,9 +53,9 @@ class World:
         self.machines: dict[bytes, Machine] = {}
         self.down: set[bytes] = set()
         self.invariants = Invariants(self.tree, self.machines)
+        self.replays = Replays(random.Random(self.rng.random()))
         self.messages: Counter[str] = Counter()
         self.fired: Counter[str] = Counter()
-        self.requests = 0
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._order = 0
         self._ticks: dict[bytes, int] = {}
@@ -84,8 +86,10 @@ class World:
     def start(self, machine: Machine) -> None:
         """Start a machine.
 
-        One that was put back gives some numbers twice, and rightly, if nobody is left who knows of them; if
-        nobody who knows of them can be reached, no hello can tell, and somebody must have told.
+        One that was put back gives some numbers twice, and rightly, if nobody is left who knows of them. A
+        hello tells it of the numbers that it gave and does not remember. If nobody who knows of one can be
+        reached, or it lost only what it had of others and had told so, no hello can tell, and somebody must
+        have told.
         """
         self.down.discard(machine.database)
         origin, last = machine.record.sender.origin, machine.record.counter
@@ -94,11 +98,22 @@ class World:
             for database, other in self.machines.items()
             if other is not machine and hello.highest_heard(other.replicator.replica, origin) > last
         ]
-        if not knowing:
+        if not any(self._is_reachable(machine.database, database) for database in knowing):
+            machine.is_restored |= bool(knowing) or self._has_told_more(machine)
+        if not knowing and machine.begins() is Start.AGAIN:
             self.invariants.history.forget(CNSet.of_range(origin, last + 1, COUNTER_MAX))
-        elif not any(self._is_reachable(machine.database, database) for database in knowing):
-            machine.is_restored = True
         self.do(machine, machine.start(self.now_ms))
+
+    def _has_told_more(self, machine: Machine) -> bool:
+        """True when another store was told by this one that it has numbers which it has no more."""
+        for folder, state in machine.record.folders.items():
+            life, had = Life(machine.record.sender.incarnation, state.life), state.knowledge.had
+            for other in self.machines.values():
+                theirs = other.record.folders.get(folder)
+                row = theirs.rows.get(machine.database) if theirs else None
+                if row is not None and row.life == life and not had.covers(row.had):
+                    return True
+        return False
 
     def _is_reachable(self, database: bytes, other: bytes) -> bool:
         """True when messages come through between two stores, in both directions."""
@@ -154,9 +169,13 @@ class World:
     def do(self, machine: Machine, effects: list[Effect]) -> None:
         """Do what a machine's call wants done, look at what it changed, and plan its next tick."""
         check_stopped(machine.replicator.replica, effects)
+        asked: dict[ObjectId, dict[bytes, CNSet]] = {}
         for effect in effects:
             if isinstance(effect, Send):
                 self.send(effect.message)
+                if isinstance(effect.message.body, BackfillRequest):
+                    of_folder = asked.setdefault(effect.message.folder, {})
+                    of_folder[effect.message.to] = effect.message.body.needed
             elif isinstance(effect, Pass):
                 self._pass(machine, effect.label, effect.bundle)
             elif isinstance(effect, GiveReceipt):
@@ -172,6 +191,8 @@ class World:
         if machine.replicator.fired:
             self.fired.update(machine.replicator.fired)
             machine.replicator.fired.clear()
+        for folder, requests in asked.items():
+            check_requests(machine.replicator.replica, folder, requests)
         self.invariants.look_at(machine)
         self._plan_tick(machine)
 
@@ -201,14 +222,18 @@ class World:
         self._count(message)
         path = self._path(message.sender.database, message.to)
         for time_ms in self.network.travel(Freight.of([message]), path, self.now_ms).arrives_ms:
-            self._arrive(time_ms, message.to, lambda machine, now: machine.receive(message, now))
+            self._arrive(
+                time_ms,
+                message.to,
+                lambda replicator, now: replicator.receive(message, now),
+                (message,),
+            )
 
     def _count(self, message: Message) -> None:
         kind = type(message.body).__name__
         if isinstance(message.body, Changes):
             kind = "Broadcast" if message.body.answer is None else "Answer"
         self.messages[kind] += 1
-        self.requests += kind in ("BackfillRequest", "ReconcileQuestion")
 
     def _path(self, one: bytes, other: bytes) -> tuple[str, ...]:
         """The sites on the cheapest way between two stores."""
@@ -218,7 +243,7 @@ class World:
             self._paths[sites] = site_tree(sites[0], self.organisation.connectors).path(sites[1])
         return self._paths[sites]
 
-    def _arrive(self, time_ms: int, to: bytes, call: Callable[[Replicator, Moment], list[Effect]]) -> None:
+    def _arrive(self, time_ms: int, to: bytes, call: Delivery, messages: tuple[Message, ...] = ()) -> None:
         """Let a store take something at a time, if it is there and not deaf then."""
 
         def deliver() -> None:
@@ -228,6 +253,7 @@ class World:
                 return
             now = machine.moment(self.now_ms)
             self.do(machine, machine.call(lambda replicator: call(replicator, now)))
+            self.fired["replayed"] += self.replays.taken(machine, call, messages, self.now_ms)
 
         self.at(time_ms, deliver)
 
@@ -239,7 +265,10 @@ class World:
         journey = self.network.travel(Freight.of(bundle.messages), self._path(hop, label.to), self.now_ms)
         for time_ms in journey.arrives_ms:
             self._arrive(
-                time_ms, label.to, lambda replicator, now: replicator.receive_copy(label, bundle, hop, now)
+                time_ms,
+                label.to,
+                lambda replicator, now: replicator.receive_copy(label, bundle, hop, now),
+                bundle.messages,
             )
         if label.is_for_site:
             self.at(journey.sent_ms, lambda: self._sent(machine, label, bundle))

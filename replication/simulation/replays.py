@@ -1,0 +1,96 @@
+"""Replays: what a store has taken is given once more to a copy of it, at once or much later, and must change
+nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from copy import deepcopy
+from typing import NamedTuple, TypeAlias
+
+from pillarbox.replication.core.effects import Effect
+from pillarbox.replication.core.replica import Moment
+from pillarbox.replication.core.replicator import Replicator
+from pillarbox.replication.ground.records import ObjectId
+from pillarbox.replication.simulation.history import Violation
+from pillarbox.replication.simulation.machine import Machine
+from pillarbox.replication.simulation.network import carried
+from pillarbox.replication.simulation.objects import DictObjects
+from pillarbox.replication.wire.messages import Message
+from pillarbox.store.change_number import ChangeNumber
+
+EVERY = 24  # of so many deliveries one is replayed, and an older one
+KEPT_MAX = 12
+
+Delivery: TypeAlias = Callable[[Replicator, Moment], list[Effect]]
+
+
+class Taken(NamedTuple):
+    """Something that a store took, the replicator that it was then, and the lives of its replicas."""
+
+    machine: Machine
+    replicator: Replicator
+    lives: dict[ObjectId, int]
+    delivery: Delivery
+    messages: tuple[Message, ...]
+
+
+class Replays:
+    """Some of what stores took in a run."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._count = 0
+        self._kept: list[Taken] = []
+
+    def taken(self, machine: Machine, delivery: Delivery, messages: tuple[Message, ...], now_ms: int) -> int:
+        """A store took something. Replays it now and then, and an older thing; how many. Raises Violation."""
+        self._count += 1
+        if self._count % EVERY:
+            return 0
+        lives = {folder: state.life for folder, state in machine.record.folders.items() if state.is_held}
+        taken = Taken(machine, machine.replicator, lives, delivery, messages)
+        self._replay(taken, now_ms)
+        old = self._rng.choice(self._kept) if self._kept else taken
+        if old.machine.replicator is old.replicator:
+            self._replay(old, now_ms)
+        self._kept.append(taken)
+        if len(self._kept) > KEPT_MAX:
+            del self._kept[self._rng.randrange(KEPT_MAX)]
+        return 2
+
+    def _replay(self, taken: Taken, now_ms: int) -> None:
+        machine = taken.machine
+        if not all(_is_had(machine, message) for message in taken.messages):
+            return  # it came before its folder did, and is news now
+        record, objects = machine.record.copy(), DictObjects(machine.objects.snapshot())
+        guids = random.Random(self._count)
+        twin = Replicator(
+            record, machine.tree, machine.organisation, machine.preset, objects, lambda: guids.randbytes(16)
+        )
+        twin.replica.waiting = deepcopy(machine.replicator.replica.waiting)
+        taken.delivery(twin, machine.moment(now_ms))
+        if record.counter != machine.record.counter or record.sender != machine.record.sender:
+            raise Violation(f"{machine.database.hex()[:8]} gives a number to what it takes twice")
+        for folder, life in taken.lives.items():
+            state = machine.record.folders.get(folder)
+            if state is None or not state.is_held or state.life != life:
+                continue
+            before, after = _versions(machine.objects, folder), _versions(objects, folder)
+            if before != after:
+                raise Violation(f"{machine.database.hex()[:8]} takes something twice, and an object changes")
+            if not record.folders[folder].knowledge.had.covers(state.knowledge.had):
+                raise Violation(f"{machine.database.hex()[:8]} takes something twice, and forgets numbers")
+
+
+def _versions(objects: DictObjects, folder: ObjectId) -> set[ChangeNumber]:
+    """The numbers of all versions in a folder."""
+    held = objects.folder_objects(folder).objects
+    return {number for versions in held.values() for number in versions.siblings}
+
+
+def _is_had(machine: Machine, message: Message) -> bool:
+    """True when a store has all that a message carries."""
+    state = machine.record.folders.get(message.folder)
+    numbers = carried(message)
+    return not numbers or (state is not None and all(number in state.knowledge.had for number in numbers))
