@@ -32,7 +32,7 @@ ROUNDS = 20 if os.environ.get("PILLARBOX_CAMPAIGN") == "short" else 500
 # Seconds of work, or less than 0 from the beginning of the process.
 LONGEST = {"use": (-0.3, 0.05, 0.3, 1), "mount": (-0.3, -1, -2), "repair": (-0.3, -1, -3)}
 _SEEDS_OF_A_ROUND = 100_000
-_MESSAGES_MAX = 150  # of a mailbox: then it is begun anew
+_MESSAGES_MAX = 60  # of a mailbox: then it is begun anew
 _WORKER = Path(__file__).resolve().parents[1] / "shared" / "upkeep_worker.py"
 
 

@@ -41,7 +41,7 @@ _MEANWHILE: Final = (AlreadyExists, NotFound, Refused)
 def raw_of(seed: int) -> bytes:
     """The message of a seed."""
     rng = random.Random(seed)
-    return b"Subject: %d\r\n\r\n" % seed + rng.randbytes(rng.choice((20, 300, 3000)))
+    return b"Subject: %d\r\n\r\n" % seed + rng.randbytes(rng.choice((20, 300, 1500)))
 
 
 def stores(server: Server) -> list[Database]:
