@@ -610,7 +610,8 @@ def test_deliveries_go_on_while_the_segment_that_is_written_is_emptied(small: Da
     thread.start()
     freed = compact(small, ACTOR)
     thread.join()
-    assert freed > 0
+    # A segment that a delivery's read still looked at is left for the next run.
+    assert freed + compact(small, ACTOR) > 0
     assert {raw for _, raw in contents(small)} == set(more)
     assert_clean(small)
     small.dismount()
