@@ -10,9 +10,9 @@ from typing import Final, NamedTuple
 from pillarbox.store.arguments import check_kind
 from pillarbox.store.disk.tables import ItemRecord, Table, id_key, view_sorts
 from pillarbox.store.engine.transaction import Reader
-from pillarbox.store.errors import InvalidSetting
+from pillarbox.store.errors import Corrupt, InvalidSetting
 from pillarbox.store.mail import folders
-from pillarbox.store.mail.messages import get_by_uid, has_flag, parse_flags
+from pillarbox.store.mail.messages import has_flag, parse_flags
 from pillarbox.store.mail.rights import Right, require
 from pillarbox.store.names import SORT_KEY_BYTES_MAX
 
@@ -59,7 +59,7 @@ def page(
     """One page of a folder, in O(log n + page). `after` is the `next` of another page of the same view.
 
     A message that was changed meanwhile may be met again or not at all. Raises NotFound, InvalidSetting for a
-    limit below 1 and for an `after` that no page of this order gave.
+    limit below 1 and for an `after` that no page of this order gave, Corrupt.
     """
     require(reader, Right.READ_ITEMS, folder_id)
     check_kind(sort, "sort", Sort, "one of `views.Sort`, such as `Sort.DATE`")
@@ -75,9 +75,17 @@ def page(
     items: list[ItemRecord] = []
     last = b""
     for key, _ in islice(reader.indexes(Table.VIEW, start, stop, reverse=descending), limit):
-        items.append(get_by_uid(reader, folder_id, int.from_bytes(key[-4:], "big")))
+        items.append(_item_of(reader, key))
         last = key[len(prefix) :]
     return Page(items, last if len(items) == limit else None)
+
+
+def _item_of(reader: Reader, view_key: bytes) -> ItemRecord:
+    key = view_key[:_NUMBER_BYTES] + view_key[-_UID_BYTES:]
+    item: ItemRecord | None = reader.record(Table.ITEM, key)
+    if item is None:
+        raise Corrupt(f"item[{key.hex()}] is missing, the view names it", table="item", key=key)
+    return item
 
 
 def _refuse_no_place(after: bytes, sort: Sort) -> None:

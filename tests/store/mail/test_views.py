@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pillarbox.store.access import Actor
-from pillarbox.store.disk.tables import ItemRecord
+from pillarbox.store.disk.tables import ItemRecord, Table, item_key
 from pillarbox.store.engine.database import Database
-from pillarbox.store.errors import InvalidSetting, NotFound
+from pillarbox.store.errors import Corrupt, InvalidSetting, NotFound
 from pillarbox.store.mail import mailboxes, messages, views
 
 ACTOR = Actor.task("test")
@@ -118,3 +118,10 @@ def test_a_folder_that_is_not_there_is_not_an_empty_one(database: Database) -> N
 def test_a_page_of_nothing_is_refused_and_is_not_the_end(database: Database, inbox: int, limit: int) -> None:
     with database.read(ACTOR) as read, pytest.raises(InvalidSetting, match="cannot be"):
         views.page(read, inbox, limit=limit)
+
+
+def test_a_row_of_a_message_that_is_not_there_is_damage(database: Database, inbox: int) -> None:
+    database.files.env.apply({Table.ITEM: {item_key(inbox, 3): None}})
+    with database.read(ACTOR) as read, pytest.raises(Corrupt, match="the view names it") as raised:
+        views.page(read, inbox)
+    assert (raised.value.table, raised.value.key) == ("item", item_key(inbox, 3))
