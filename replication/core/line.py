@@ -30,13 +30,14 @@ class Kind(IntEnum):
     CHANGES = 0  # of a folder, by its marks
     STATUS = 1  # of a folder
     COPY = 2  # of somebody else's bundle
+    LINK = 3  # the state of a connector, by its name
 
 
 class Item(NamedTuple):
     """One thing that waits for its turn: a mark, so that a later one for the same folder needs no place."""
 
     kind: Kind
-    key: ObjectId | BundleKey
+    key: ObjectId | BundleKey | str
 
 
 @dataclass

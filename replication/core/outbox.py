@@ -27,6 +27,7 @@ from pillarbox.replication.wire.messages import (
     Changes,
     Class,
     Label,
+    LinkReport,
     Message,
     Receipt,
 )
@@ -106,6 +107,24 @@ def mark_status(replica: Replica, folder: ObjectId) -> None:
     for site in tree.children(tree.root):
         if wanted.intersection(tree.below(site)):
             line_to(replica, site).turns.put(Class.URGENT, Item(Kind.STATUS, folder))
+
+
+def mark_link(replica: Replica, report: LinkReport) -> None:
+    """Note that all other sites are to be told the state of a connector; one that still waits is replaced."""
+    replica.reports[report.connector] = report
+    tree = replica.site_tree()
+    for site in tree.children(tree.root):
+        line_to(replica, site).turns.put(Class.URGENT, Item(Kind.LINK, report.connector))
+
+
+def mark_again(replica: Replica) -> None:
+    """The tree has changed: what a neighbour site did not take is marked for all that are neighbours now."""
+    for folder, state in replica.record.folders.items():
+        if state.marks:
+            pending = CNSet()
+            for numbers in state.marks.values():
+                pending |= numbers
+            mark(replica, folder, pending)
 
 
 def sites_of(replica: Replica, folder: ObjectId) -> set[str]:
@@ -216,6 +235,8 @@ def _flight(replica: Replica, line: Line, of: Class, item: Item) -> Flight | Non
         if copy is None or is_held_back(replica, copy.bundle):
             return None
         return Flight(copy.bundle, copy.hops, behind_ms=copy.behind_ms)
+    if isinstance(item.key, str):
+        return _link_report(replica, line, replica.reports[item.key])
     branch = _branch(replica, line.site, item.key)
     if branch is None or replica.held(item.key) is None:
         replica.state(item.key).marks.pop(line.site, None)
@@ -244,7 +265,7 @@ def _fellows(
     bucket = bucket_of(first)
     for item in line.turns.waiting(of):
         folder = item.key
-        if item.kind is not kind or isinstance(folder, BundleKey) or bucket_of(folder) != bucket:
+        if item.kind is not kind or isinstance(folder, BundleKey | str) or bucket_of(folder) != bucket:
             continue
         if _branch(replica, line.site, folder) == branch:
             line.turns.drop(item)
@@ -294,6 +315,15 @@ def _statuses(replica: Replica, line: Line, of: Class, first: ObjectId, branch: 
         if len(messages) >= BUNDLE_FOLDERS_MAX:
             break
     return Flight(_bundle(replica, Class.URGENT, first, branch, messages), 0) if messages else None
+
+
+def _link_report(replica: Replica, line: Line, report: LinkReport) -> Flight | None:
+    """A bundle for all sites behind a neighbour."""
+    tree, folder = replica.site_tree(), replica.tree.hierarchy
+    if line.site not in tree.children(tree.root):
+        return None
+    said = [replica.message(EVERYONE, folder, report)]
+    return Flight(_bundle(replica, Class.URGENT, folder, tree.branch(line.site), said), 0)
 
 
 def _bundle(

@@ -11,6 +11,7 @@ from pillarbox.replication.ground.records import MessageVersion, ObjectId
 from pillarbox.replication.ground.versions import Versions
 from pillarbox.replication.wire.messages import Objects
 from pillarbox.store.change_number import CNSet
+from pillarbox.store.ids import COUNTER_MAX
 
 PACK_BYTES_MAX = 300 << 10  # DOMAIN.md "Schedule": small items are packed together up to this
 PACK_COUNT_MAX = 500
@@ -18,11 +19,17 @@ OBJECT_BYTES = 200  # what a change takes beside its content, about
 
 
 def pair_of(replica: Replica, folder: ObjectId, numbers: CNSet) -> Pair:
-    """The pair of a message to all replicas, with `numbers` of this store's own.
+    """The pair of a message to several replicas, with `numbers` as its gaps.
 
-    Its condition is over all objects, since each receiver lacks something else: it subtracts what it has.
+    Its condition is over all objects that may have replaced what had these numbers, since each receiver lacks
+    something else: it subtracts what it has. Such an object is found by a number of the same origin that is
+    no lower; so the condition does not grow with the folder.
     """
-    return Pair(numbers, required(replica, folder))
+    needed, bearing = required(replica, folder), CNSet()
+    for origin in numbers.origins():
+        first = numbers.ranges(origin)[0][0]
+        bearing |= needed & CNSet.of_range(origin, first, COUNTER_MAX)
+    return Pair(numbers, bearing)
 
 
 def required(replica: Replica, folder: ObjectId) -> CNSet:

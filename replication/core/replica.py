@@ -15,12 +15,14 @@ from pillarbox.replication.core.state import NEVER_MS, FolderState, Passing, exp
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import Folder, ObjectId, ReplicaState, Tree
 from pillarbox.replication.ground.versions import Versions
+from pillarbox.replication.organisation.link_state import LinkWatch, StatedLinks
 from pillarbox.replication.organisation.site_tree import SiteTree, site_tree
 from pillarbox.replication.organisation.topology import Organisation
 from pillarbox.replication.wire.messages import (
     Body,
     BundleKey,
     Life,
+    LinkReport,
     Message,
     Numberings,
     Sender,
@@ -150,6 +152,10 @@ class Replica:
         self.lines: dict[str, Line] = {}
         self.seen: dict[BundleKey, None] = {}
         self.heard: dict[bytes, int] = {}
+        self.links = StatedLinks()
+        self.watches: dict[str, LinkWatch] = {}
+        self.stated_ms: dict[str, int] = {}
+        self.reports: dict[str, LinkReport] = {}
         self.started_ms = 0
         self.traffic: dict[str, tuple[int, int]] = {}
         self._sites: tuple[Organisation, frozenset[str], SiteTree] | None = None

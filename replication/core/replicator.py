@@ -22,6 +22,7 @@ from pillarbox.replication.core import (
     hello,
     hierarchy,
     leaving,
+    links,
     mates,
     noting,
     outbox,
@@ -48,6 +49,7 @@ from pillarbox.replication.wire.messages import (
     Hello,
     HelloAnswer,
     Label,
+    LinkReport,
     Message,
     Receipt,
     ReconcileAnswer,
@@ -184,6 +186,8 @@ class Replicator:
                 status.tell(replica, folder, source)
             case StatusRequest(leaving=int(number)):
                 leaving.answer(replica, folder, message, number)
+            case LinkReport() as report:
+                links.heard(replica, source, report)
             case Fetching() as fetching:
                 mates.is_fetching(replica, folder, source, fetching)
             case Status() as told:
@@ -219,6 +223,8 @@ class Replicator:
                 del self._due[folder]
                 self._work(folder)
         outbox.retry(self.replica)
+        if self.replica.waiting is None:
+            links.state_all(self.replica)
 
     def _work(self, folder: ObjectId) -> None:
         """Do what is due in one folder; until the hello is complete, only that."""
@@ -278,13 +284,11 @@ class Replicator:
         return self._call(now, change)
 
     def link_changed(self, connector: str, is_up: bool, now: Moment) -> list[Effect]:
-        """A connector went down or came up: costs are by the ways that are left."""
+        """A transport sees that a connector of this site went down or came up.
 
-        def change() -> None:
-            down = self.replica.down
-            self.replica.down = down - {connector} if is_up else down | {connector}
-
-        return self._call(now, change)
+        It is stated when it has stayed so, and costs are by the ways that are left then.
+        """
+        return self._call(now, lambda: links.seen(self.replica, connector, is_up))
 
     def answer_page(self, answer: Answer, now: Moment) -> tuple[Message | None, Answer | None]:
         """The next page of an answer and what is left of it; to be made when the link has taken the last one.
@@ -300,8 +304,9 @@ class Replicator:
         """The next time at which `tick` has something to do; None when never."""
         while self._agenda and self._due.get(self._agenda[0][1]) != self._agenda[0][0]:
             heapq.heappop(self._agenda)
-        agenda_ms = self._agenda[0][0] if self._agenda else NEVER_MS
-        due_ms = min(agenda_ms, outbox.due_ms(self.replica), flow.due_ms(self.replica))
+        first_ms = self._agenda[0][0] if self._agenda else NEVER_MS
+        others = (outbox.due_ms(self.replica), flow.due_ms(self.replica), links.due_ms(self.replica))
+        due_ms = min(first_ms, *others)
         return due_ms if due_ms < NEVER_MS else None
 
     def explain(self, folder: ObjectId, now: Moment) -> Explanation:
@@ -321,6 +326,7 @@ class Replicator:
         flow.look(replica)
         if replica.waiting is None:
             outbox.pump(replica)
+            links.watch(replica)
         for folder in sorted(replica.touched):
             self._plan(folder)
         self.changed |= replica.touched

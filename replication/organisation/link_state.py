@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 DOWN_AFTER_MS: Final = 30_000
 UP_AFTER_MS: Final = 10_000
@@ -51,9 +51,10 @@ class LinkWatch:
 
     def due_ms(self) -> int:
         """The time at which another state may have to be stated; `NEVER_MS` when none changes by waiting."""
+        if self.stated is LinkState.OSCILLATING:
+            return self.changes_ms[-1] + OSCILLATING_WINDOW_MS
         if len(self.changes_ms) > OSCILLATING_CHANGES:
-            rested_ms = self.changes_ms[-1] + OSCILLATING_WINDOW_MS
-            return rested_ms if self.stated is LinkState.OSCILLATING else self.changes_ms[-1]
+            return self.changes_ms[-1]
         if self.is_up == (self.stated is LinkState.UP):
             return NEVER_MS
         return self.since_ms + (UP_AFTER_MS if self.is_up else DOWN_AFTER_MS)
@@ -74,33 +75,51 @@ class LinkWatch:
         return recent or self.changes_ms[-1:] if self.stated is LinkState.OSCILLATING else recent
 
 
+LAPSES_MS: Final = 660_000  # a statement that was not repeated twice; its maker may be gone
+
+
+class Said(NamedTuple):
+    """A statement of one end of a connector: its number there, and when it came."""
+
+    number: int
+    state: LinkState
+    heard_ms: int
+
+
 @dataclass
 class StatedLinks:
     """The last statements of the ends of all connectors, in memory only: they are made again by themselves.
 
-    Statements are numbered by their maker, and an older one that comes late changes nothing.
+    Statements are numbered by their maker, and an older one that comes late changes nothing. One that is not
+    repeated lapses: a store that dies with a connector would hold it down for ever.
     """
 
-    said: dict[tuple[str, bytes], tuple[int, LinkState]] = field(default_factory=dict)
+    said: dict[tuple[str, bytes], Said] = field(default_factory=dict)
 
-    def hear(self, connector: str, server: bytes, number: int, state: LinkState) -> bool:
-        """Take a statement; True when it is new, and so to be handed on."""
-        before, _ = self.said.get((connector, server), (0, LinkState.UP))
-        if number <= before:
+    def hear(self, connector: str, server: bytes, number: int, state: LinkState, now_ms: int) -> bool:
+        """Take a statement; True when it is newer than the last one of its maker."""
+        before = self.said.get((connector, server))
+        if before is not None and number <= before.number:
             return False
-        self.said[connector, server] = number, state
+        self.said[connector, server] = Said(number, state, now_ms)
         return True
 
-    def down(self) -> frozenset[str]:
+    def down(self, now_ms: int) -> frozenset[str]:
         """The connectors that one of their ends states as down. An oscillating one counts as up."""
-        return frozenset(name for (name, _), (_, state) in self.said.items() if state is LinkState.DOWN)
+        return frozenset(name for name, state in self.states(now_ms).items() if state is LinkState.DOWN)
 
-    def states(self) -> Mapping[str, LinkState]:
+    def states(self, now_ms: int) -> Mapping[str, LinkState]:
         """The worst that is said of each connector, for the operator."""
         worst: dict[str, LinkState] = {}
-        for (name, _), (_, state) in sorted(self.said.items()):
+        for (name, _), said in sorted(self.said.items()):
+            state = said.state if now_ms < said.heard_ms + LAPSES_MS else LinkState.UP
             worst[name] = max(state, worst.get(name, LinkState.UP), key=_badness)
         return worst
+
+    def lapses_ms(self, now_ms: int) -> int:
+        """The next time at which a statement that counts against a connector lapses."""
+        lapses = (said.heard_ms + LAPSES_MS for said in self.said.values() if said.state is LinkState.DOWN)
+        return min((each for each in lapses if each > now_ms), default=NEVER_MS)
 
 
 def _badness(state: LinkState) -> int:

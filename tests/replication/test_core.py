@@ -385,15 +385,23 @@ def test_a_store_whose_copy_gives_the_same_numbers_is_quarantined() -> None:
     assert [view.contents for view in post.messages(1, folder)] == [(b"mine",)]
 
 
-def test_a_link_that_is_down_makes_its_sources_late() -> None:
-    post = Post("ab")
-    folder = post.folder()
+def test_a_link_that_is_down_makes_its_sources_late_once_it_has_stayed_so() -> None:
+    post = Post("abb")
+    folder = post.folder("13")
     post.post(0, folder)
-    post.wait(6 * MINUTE_MS, is_lost=is_changes)
+    post.wait(5 * MINUTE_MS + 4_000, is_lost=lost_to(b"3" * 16))
+
+    def late() -> str:
+        return post.stores[2].explain(folder, post.now).plan[0].late
+
     post.stores[1].link_changed("ab", False, post.now)
-    assert post.stores[1].explain(folder, post.now).plan[0].late == "down"
+    post.wait(29_000, is_lost=lost_to(b"3" * 16))
+    assert late() == ""
+    post.wait(2_000, is_lost=lost_to(b"3" * 16))
+    assert late() == "down", "its site-mate stated it"
     post.stores[1].link_changed("ab", True, post.now)
-    assert post.stores[1].explain(folder, post.now).plan[0].late == ""
+    post.wait(11_000, is_lost=lost_to(b"3" * 16))
+    assert late() == ""
 
 
 def test_explain_says_what_is_missing_who_has_it_and_when_it_is_asked_for() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from pillarbox.replication.organisation.link_state import LinkState, LinkWatch, StatedLinks
 
 MINUTE_MS = 60_000
@@ -45,13 +48,26 @@ def test_a_watch_that_rests_is_due_no_more() -> None:
     assert watch.stated is LinkState.DOWN and watch.due_ms() > 10**12
 
 
-def test_late_statements_change_nothing_and_new_ones_are_handed_on_once() -> None:
+@given(st.lists(st.tuples(st.integers(1, 400_000), st.booleans()), max_size=30))
+def test_a_watch_is_never_due_twice_at_one_time(steps: list[tuple[int, bool]]) -> None:
+    watch, now_ms = LinkWatch(), 0
+    for wait_ms, is_up in steps:
+        while watch.due_ms() <= now_ms + wait_ms:
+            due_ms = max(now_ms, watch.due_ms())
+            watch = watch.at(due_ms)
+            assert watch.due_ms() > due_ms
+        now_ms += wait_ms
+        watch = watch.seen(is_up, now_ms)
+
+
+def test_late_statements_change_nothing_and_those_that_are_not_repeated_lapse() -> None:
     links = StatedLinks()
-    assert links.hear("ab", b"1" * 16, 2, LinkState.DOWN)
-    assert not links.hear("ab", b"1" * 16, 2, LinkState.DOWN)
-    assert not links.hear("ab", b"1" * 16, 1, LinkState.UP)
-    assert links.down() == {"ab"}
-    assert links.hear("ab", b"2" * 16, 1, LinkState.OSCILLATING)
-    assert links.states() == {"ab": LinkState.DOWN}
-    assert links.hear("ab", b"1" * 16, 3, LinkState.UP)
-    assert not links.down() and links.states() == {"ab": LinkState.OSCILLATING}
+    assert links.hear("ab", b"1" * 16, 2, LinkState.DOWN, 0)
+    assert not links.hear("ab", b"1" * 16, 2, LinkState.DOWN, 0)
+    assert not links.hear("ab", b"1" * 16, 1, LinkState.UP, 0)
+    assert links.down(0) == {"ab"}
+    assert links.hear("ab", b"2" * 16, 1, LinkState.OSCILLATING, 0)
+    assert links.states(0) == {"ab": LinkState.DOWN}
+    assert links.down(links.lapses_ms(0) - 1) and not links.down(links.lapses_ms(0))
+    assert links.hear("ab", b"1" * 16, 3, LinkState.UP, 0)
+    assert not links.down(0) and links.states(0) == {"ab": LinkState.OSCILLATING}

@@ -1,0 +1,98 @@
+"""The state of connectors: seen by the lines of the stores at their ends, and told to all once.
+
+Whoever first sees that a connector of its site is down states it, and states that it is up again. Trees and
+costs follow what is stated; whether a copy can be handed over follows only what the store sees itself.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pillarbox.replication.core import outbox
+from pillarbox.replication.core.preset import MINUTE_MS
+from pillarbox.replication.core.replica import Replica
+from pillarbox.replication.organisation.link_state import LinkState, LinkWatch
+from pillarbox.replication.organisation.topology import Connector
+from pillarbox.replication.wire.messages import LinkReport
+
+RESTATE_MS: Final = 5 * MINUTE_MS
+
+
+def watch(replica: Replica) -> None:
+    """See which connectors of this site are up, by the lines that lead over them."""
+    for site, line in replica.lines.items():
+        connector = connector_to(replica, site)
+        if connector is not None:
+            seen(replica, connector.name, not line.stalled())
+
+
+def connector_to(replica: Replica, site: str) -> Connector | None:
+    """The cheapest connector of this site that joins it to a neighbour."""
+    joining = [each for each in replica.organisation.connectors if {*each.sites} == {replica.site, site}]
+    return min(joining, key=lambda connector: connector.cost, default=None)
+
+
+def seen(replica: Replica, connector: str, is_up: bool) -> None:
+    """A connector of this site is seen up or down; it is stated when it has stayed so."""
+    before = replica.watches.get(connector, LinkWatch())
+    replica.watches[connector] = before.seen(is_up, replica.now_ms)
+
+
+def due_ms(replica: Replica) -> int:
+    """The time at which a connector's state is to be stated, again while it is not up, or lapses."""
+    due = [watched.due_ms() for watched in replica.watches.values()]
+    due += [
+        said_ms + RESTATE_MS
+        for connector, said_ms in replica.stated_ms.items()
+        if replica.watches[connector].stated is not LinkState.UP
+    ]
+    return min((*due, replica.links.lapses_ms(replica.now_ms)))
+
+
+def state_all(replica: Replica) -> None:
+    """State what has changed, and again what is not up."""
+    for connector, watched in list(replica.watches.items()):
+        now = replica.watches[connector] = watched.at(replica.now_ms)
+        is_new = now.stated is not watched.stated
+        is_due = connector in replica.stated_ms and now.stated is not LinkState.UP
+        if is_new or (is_due and replica.stated_ms[connector] + RESTATE_MS <= replica.now_ms):
+            _state(replica, connector, now.stated)
+    follow(replica)
+
+
+def _state(replica: Replica, connector: str, state: LinkState) -> None:
+    """State the state of a connector to all stores, unless another store of this site has stated it."""
+    is_mine = connector in replica.stated_ms
+    if not is_mine and (state is LinkState.UP or connector in replica.links.down(replica.now_ms)):
+        return
+    replica.stated_ms[connector] = replica.now_ms
+    replica.record.bundles += 1  # a number that no restart gives twice
+    report = LinkReport(connector, replica.record.bundles, int(state))
+    replica.links.hear(connector, replica.me.database, report.number, state, replica.now_ms)
+    if state is LinkState.UP:
+        del replica.stated_ms[connector]
+    replica.fired[f"link_{state.name.lower()}"] += 1
+    follow(replica)
+    for mate in replica.organisation.at(replica.site):
+        if mate != replica.me.database:
+            replica.send(mate, replica.tree.hierarchy, report)
+    outbox.mark_link(replica, report)
+
+
+def heard(replica: Replica, source: bytes, report: LinkReport) -> None:
+    """Take what a store stated of a connector."""
+    replica.links.hear(report.connector, source, report.number, LinkState(report.state), replica.now_ms)
+    follow(replica)
+
+
+def follow(replica: Replica) -> None:
+    """Take costs and trees by the connectors that are stated as down now.
+
+    Sites that another way leads to now get by it what they did not take; some may get it twice.
+    """
+    down = replica.links.down(replica.now_ms)
+    if down != replica.down:
+        before = replica.site_tree()
+        replica.down = down
+        if replica.site_tree() != before:
+            outbox.mark_again(replica)

@@ -1,0 +1,85 @@
+"""Connectors that go down: seen by who has mail for them, stated once, and gone round where a way is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from pillarbox.replication.core.effects import Pass
+from pillarbox.replication.core.links import RESTATE_MS
+from pillarbox.replication.core.preset import MINUTE_MS
+from pillarbox.replication.organisation.topology import Connector
+from pillarbox.replication.wire.messages import LinkReport, Message
+from tests.shared.driven_stores import Post
+
+
+class Triangle(Post):
+    """Sites a, b and c, joined each to each; the way from a to c over b is the dearer one.
+
+    While `is_cut` nothing goes over the connector between a and c.
+    """
+
+    def __init__(self) -> None:
+        self.is_cut = False
+        super().__init__("aabbcc")
+        connectors = (*self.organisation.connectors, Connector("ac", ("a", "c"), 5))
+        self.organisation = replace(self.organisation, connectors=connectors)
+        for store in self.stores:
+            self.put(store, store.organisation_changed(self.organisation, self.now))
+        self.wait(MINUTE_MS)
+
+    def _pass(self, hop: bytes, copy: Pass, is_lost: Callable[[Message], bool]) -> None:
+        sites = {self.organisation.servers[each].site for each in (hop, copy.label.to)}
+        is_over_it = sites == {"a", "c"}
+        super()._pass(hop, copy, lambda message: self.is_cut and is_over_it)
+
+
+def reports(post: Post) -> list[Message]:
+    return [message for message in post.sent if isinstance(message.body, LinkReport)]
+
+
+def test_a_connector_that_takes_nothing_is_stated_as_down_once_and_mail_goes_round() -> None:
+    post = Triangle()
+    folder = post.folder("123456")
+    post.is_cut = True
+    post.passed.clear()
+    post.post(0, folder)
+    post.wait(20_000)
+    assert not post.messages(4, folder)
+    assert not reports(post), "it may be up again in a moment"
+    post.wait(40_000)
+    assert {message.sender.database for message in reports(post)} == {b"1" * 16}
+    assert all(store.replica.down == {"ac"} for store in post.stores)
+    assert len(post.messages(4, folder)) == len(post.messages(5, folder)) == 1, "by site b"
+    post.post(1, folder)
+    post.wait(2_000)
+    assert len(post.messages(4, folder)) == 2, "who never tried the connector goes round as well"
+
+
+def test_it_is_stated_as_up_again_when_its_mail_was_taken() -> None:
+    post = Triangle()
+    folder = post.folder("123456")
+    post.is_cut = True
+    post.post(0, folder)
+    post.wait(MINUTE_MS)
+    assert post.replica(0).down == {"ac"}
+    post.is_cut = False
+    post.wait(6 * MINUTE_MS)
+    assert not any(store.replica.down for store in post.stores)
+    sent = len(reports(post))
+    post.wait(30 * MINUTE_MS)
+    assert len(reports(post)) == sent, "a connector that is up is stated no more"
+
+
+def test_a_statement_is_repeated_and_lapses_when_its_maker_is_gone() -> None:
+    post = Triangle()
+    folder = post.folder("123456")
+    post.is_cut = True
+    post.post(0, folder)
+    post.wait(MINUTE_MS)
+    said = len(reports(post))
+    post.wait(RESTATE_MS + MINUTE_MS)
+    assert len(reports(post)) > said
+    post.lose(0)
+    post.wait(12 * MINUTE_MS)
+    assert not any(store.replica.down for store in post.stores)
