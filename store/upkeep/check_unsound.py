@@ -44,7 +44,8 @@ class UnsoundCheck:
         rows = TableRows(copy)
         for table, key, value in rows:
             self._check_row(table, key, value)
-        self._found_in_pages(rows.problems)
+        place = str(self._database.path / PROPERTIES)
+        self._found_in_pages([problem.replace(str(copy), place) for problem in rows.problems])
 
     def check_stream(self) -> None:
         """Name what is damaged in the stream, and what is not there of it."""

@@ -361,6 +361,16 @@ def test_bent_pages_are_named_with_damage_of_the_stream_and_end_no_process(datab
     assert any(each.file == str(path) for each in findings)
 
 
+def test_a_garbage_meta_page_is_named_where_it_lies_and_not_in_the_copy(database: Database) -> None:
+    database.dismount()
+    data = database.path / "properties" / "data.mdb"
+    with data.open("r+b") as file:
+        file.write(b"\xff" * 4096)
+    problems = [each.problem for each in check_dismounted(database, ACTOR).findings]
+    assert any(str(data) in problem for problem in problems)
+    assert not any("verify.new" in problem for problem in problems)
+
+
 @pytest.mark.parametrize("has_tables", [True, False])
 def test_segments_that_are_not_there_are_named_where_the_tables_are_bent_too(
     open_database: OpenDatabase, has_tables: bool
