@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pillarbox.replication.core import identity
+from pillarbox.replication.core import identity, setting_aside
+from pillarbox.replication.core.objects import NotApplied
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import NEVER_MS, FolderState
 from pillarbox.replication.ground.knowledge import Pair
@@ -41,10 +42,17 @@ def take(replica: Replica, folder: ObjectId, object_id: ObjectId, arrived: Versi
         is_kept = result.siblings or is_bare_kept(replica, folder, result)
         if (result if is_kept else None) == mine:
             return  # it came once more
+    before = state.knowledge.known, state.knowledge.expired
     state.knowledge.claim_each(claimed)
+    try:
+        store_or_bury(replica, folder, object_id, result)
+    except NotApplied as error:
+        state.knowledge.known, state.knowledge.expired = before
+        setting_aside.set_aside(replica, folder, object_id, arrived, str(error))
+        return
+    state.set_aside.pop(object_id, None)
     replica.fired["sibling"] += len(result.live()) > 1
     state.applied += 1
-    store_or_bury(replica, folder, object_id, result)
     note_news(replica, state)
     for version in arrived.siblings.values():
         replica.witness(folder, version.stamps())

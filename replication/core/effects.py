@@ -66,6 +66,7 @@ class Notice(StrEnum):
     NUMBER_GIVEN_TWICE = "two changes came under one number: its store was copied, and is quarantined"
     WENT_BACK = "others know changes of this store that it does not: it went back in time, and numbers anew"
     QUARANTINED = "others refuse what this store says: a copy of it is at work; an operator decides"
+    SET_ASIDE = "a change cannot be applied here: it is set aside and tried again"
     EXPIRED_LOST = "content goes that every other replica has expired"
 
 

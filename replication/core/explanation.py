@@ -29,6 +29,15 @@ class Wanted(NamedTuple):
     due_ms: int
 
 
+class Aside(NamedTuple):
+    """An object that cannot be applied here: why, since when (ms UTC), and how often it was tried again."""
+
+    object_id: ObjectId
+    reason: str
+    since_ms: int
+    tries: int
+
+
 class Explanation(NamedTuple):
     """All about a folder's state of knowledge at one store.
 
@@ -46,6 +55,7 @@ class Explanation(NamedTuple):
     plan: tuple[Reason, ...]
     waits_for: tuple[bytes, ...] = ()
     quarantined: tuple[bytes, ...] = ()
+    set_aside: tuple[Aside, ...] = ()
 
 
 def explain(replica: Replica, folder: ObjectId) -> Explanation:
@@ -67,11 +77,15 @@ def explain(replica: Replica, folder: ObjectId) -> Explanation:
     return Explanation(
         folder=folder,
         is_held=True,
-        is_in_sync=not missing and not any(holder.lacks for holder in holders),
+        is_in_sync=not missing and not state.set_aside and not any(holder.lacks for holder in holders),
         missing=missing,
         holders=holders,
         wanted=tuple(Wanted(entry.missing, entry.tries, entry.due_ms) for entry in state.entries),
         plan=backfill.plan_requests(replica, folder, missing).reasons,
         waits_for=hello.unanswered(replica),
         quarantined=tuple(sorted(replica.record.quarantined)),
+        set_aside=tuple(
+            Aside(object_id, each.reason, each.since_ms, each.tries)
+            for object_id, each in sorted(state.set_aside.items())
+        ),
     )

@@ -10,6 +10,10 @@ from pillarbox.replication.ground.versions import Versions
 from pillarbox.store.change_number import CNSet
 
 
+class NotApplied(Exception):
+    """An object that a store cannot take, for a reason of that object's own. Nothing of it was stored."""
+
+
 class ObjectStore(Protocol):
     """Objects by folder and id. The hierarchy is a folder whose objects are folders.
 
@@ -24,7 +28,10 @@ class ObjectStore(Protocol):
         """The object, or None."""
 
     def put(self, folder: ObjectId, object_id: ObjectId, versions: Versions[Any]) -> None:
-        """Store the object's new state."""
+        """Store the object's new state.
+
+        Raises NotApplied; any other error is of the store as a whole, and ends the call.
+        """
 
     def remove(self, folder: ObjectId, object_id: ObjectId) -> None:
         """Forget the object; the call is idempotent."""

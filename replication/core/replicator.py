@@ -27,6 +27,7 @@ from pillarbox.replication.core import (
     noting,
     outbox,
     replacing,
+    setting_aside,
     status,
     transit,
 )
@@ -250,6 +251,8 @@ class Replicator:
         if backfill.due_ms(replica, folder, state) <= now_ms:
             backfill.note_missing(replica, folder)
             backfill.ask(replica, folder)
+        if setting_aside.due_ms(state) <= now_ms:
+            setting_aside.retry(replica, folder)
         if leaving.due_ms(replica, folder, state) <= now_ms:
             leaving.state_all(replica, folder)
         if state.purge_due_ms <= now_ms:
@@ -356,6 +359,7 @@ class Replicator:
             status.due_ms(self.replica, folder, state),
             backfill.due_ms(self.replica, folder, state),
             leaving.due_ms(self.replica, folder, state),
+            setting_aside.due_ms(state),
             state.await_due_ms,
             state.site_status_due_ms,
             state.purge_due_ms,

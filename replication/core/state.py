@@ -71,6 +71,16 @@ class Leaving:
     due_ms: int = 0
 
 
+class SetAside(NamedTuple):
+    """An object that could not be applied: its numbers, why, since when, and when it is tried again."""
+
+    numbers: frozenset[ChangeNumber]
+    reason: str
+    since_ms: int
+    tries: int
+    due_ms: int
+
+
 class Passing(NamedTuple):
     """A copy of somebody else's bundle that is to be handed on: its hops so far, and what waited behind
     it."""
@@ -87,7 +97,8 @@ class FolderState:
     `life` counts how often it began to hold one. `own_last` is the last number of its own up to which it
     knows all of its numbers in this folder; `broadcast_to` the last one that it broadcast. `applied` counts
     what arrived and was applied. `expired_objects` says for each object that was expired under which numbers.
-    `marks` are the numbers of its own that neighbour sites did not take yet.
+    `set_aside` are objects that could not be applied, `marks` the numbers of its own that neighbour sites did
+    not take yet.
     """
 
     is_held: bool = False
@@ -100,6 +111,7 @@ class FolderState:
     leaving: Leaving = field(default_factory=Leaving)
     expired_objects: dict[ObjectId, frozenset[ChangeNumber]] = field(default_factory=dict)
     marks: dict[str, CNSet] = field(default_factory=dict)
+    set_aside: dict[ObjectId, SetAside] = field(default_factory=dict)
 
     entries: tuple[BackfillEntry, ...] = ()
     asked: dict[bytes, int] = field(default_factory=dict)
@@ -131,6 +143,7 @@ class FolderState:
         self.reconciles.clear()
         self.reconciling.clear()
         self.leaving = replace(self.leaving, due_ms=now_ms)
+        self.set_aside = {key: each._replace(due_ms=now_ms) for key, each in self.set_aside.items()}
         self.unsent_since_ms = now_ms if self.own_last > self.broadcast_to else NEVER_MS
         self.changed_ms = self.burst_since_ms = self.broadcast_ms = now_ms
         self.unstated_since_ms = self.news_ms = self.stated_ms = now_ms
@@ -143,6 +156,7 @@ class FolderState:
         copied.rows = dict(self.rows)
         copied.expired_objects = dict(self.expired_objects)
         copied.marks = dict(self.marks)
+        copied.set_aside = dict(self.set_aside)
         copied.asked = dict(self.asked)
         copied.fetched_by = dict(self.fetched_by)
         copied.reconciles = dict(self.reconciles)

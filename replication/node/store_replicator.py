@@ -7,7 +7,7 @@ the next one begins anew from what the store has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple, TypeVar
 
 from pillarbox.replication.core import identity
@@ -23,7 +23,7 @@ from pillarbox.replication.node import stored_record
 from pillarbox.replication.node.bound_objects import BoundObjects
 from pillarbox.replication.node.fence import FenceFile
 from pillarbox.replication.node.local_numbers import changes_of, counters_since
-from pillarbox.replication.node.stored_objects import StoredObjects
+from pillarbox.replication.node.stored_objects import CannotApply, Place, StoredObjects
 from pillarbox.replication.organisation.topology import Organisation
 from pillarbox.replication.wire.messages import (
     Bundle,
@@ -50,7 +50,14 @@ from pillarbox.store.ids import guid_text
 ACTOR: Final = Actor.task("replication")
 NONCE_BYTES: Final = 16
 _WARNINGS: Final = frozenset(
-    {Notice.NUMBER_GIVEN_TWICE, Notice.QUARANTINED, Notice.WENT_BACK, Notice.STAMP_AHEAD, Notice.EXPIRED_LOST}
+    {
+        Notice.NUMBER_GIVEN_TWICE,
+        Notice.QUARANTINED,
+        Notice.WENT_BACK,
+        Notice.STAMP_AHEAD,
+        Notice.EXPIRED_LOST,
+        Notice.SET_ASIDE,
+    }
 )
 
 R = TypeVar("R")
@@ -192,9 +199,19 @@ class StoreReplicator:
     # -- one call
 
     def _call(self, work: Work, *, is_start: bool = False) -> None:
+        """Make a call. Objects that cannot be applied are found one by one, and set aside in the next try."""
+        refused: dict[Place, str] = {}
+        try:
+            while not self._attempt(work, refused, is_start):
+                pass
+        finally:
+            self._carried.clear()
+
+    def _attempt(self, work: Work, refused: dict[Place, str], is_start: bool) -> bool:
+        """Make a call once; False when an object was found that cannot be applied, and nothing was done."""
         try:
             with self._database.transaction(ACTOR) as txn:
-                replicator, effects = self._bound(txn, is_start)
+                replicator, effects = self._bound(txn, refused, is_start)
                 effects += self._note_local(txn, replicator)
                 effects += work(txn, replicator)
                 if is_start:
@@ -202,21 +219,30 @@ class StoreReplicator:
                 outgoing = [each for effect in effects for each in self._outgoing(txn, effect)]
                 self._report(txn, effects)
                 self._keep(txn, replicator)
+        except CannotApply as error:
+            self._replicator = None
+            if error.place in refused:
+                raise
+            refused[error.place] = error.reason
+            return False
         except BaseException:
             self._replicator = None  # it is ahead of what the store has
             raise
-        finally:
-            self._carried.clear()
         self._keep_fence(replicator.replica.me.incarnation)
         for effect in effects:
             if isinstance(effect, Answer):
                 self._answers[effect.asker, effect.folder] = effect
         for each in outgoing:
             self._transport(each)
+        return True
 
-    def _bound(self, txn: WriteTransaction, is_start: bool) -> tuple[Replicator, list[Effect]]:
+    def _bound(
+        self, txn: WriteTransaction, refused: Mapping[Place, str], is_start: bool
+    ) -> tuple[Replicator, list[Effect]]:
         """The core, over the objects as this transaction has them; begun again where a call failed."""
-        self._objects.bound = objects = StoredObjects(txn, self._tree, self._owner_of, self._content_of)
+        self._objects.bound = objects = StoredObjects(
+            txn, self._tree, self._owner_of, self._content_of, refused=refused
+        )
         if self._replicator is not None:
             self._replicator.replica.new_guid = txn.new_guid
             return self._replicator, []

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from pillarbox.replication.core.objects import NotApplied
 from pillarbox.replication.ground.records import ObjectId, Tree
 from pillarbox.replication.ground.versions import Versions
 from pillarbox.replication.node.identifiers import Identifiers, OwnerOf
@@ -17,6 +18,7 @@ from pillarbox.store.change_number import CNSet
 from pillarbox.store.disk.tables import Table, split_feed_value, split_triple_key, triple_key
 from pillarbox.store.engine import content_store
 from pillarbox.store.engine.transaction import WriteTransaction
+from pillarbox.store.errors import Dismounted, PillarboxError, ReadOnly, Retryable
 from pillarbox.store.ids import COUNTER_BITS, counter_of
 from pillarbox.store.mail import apply_folders, apply_messages, messages
 from pillarbox.store.mail.apply_folders import FolderState
@@ -25,6 +27,18 @@ from pillarbox.store.mail.messages import PreparedMessage
 
 ContentOf = Callable[[bytes], bytes]
 """The bytes of a message by their digest, which came with it or are of an object that is here."""
+
+
+Place = tuple[ObjectId, ObjectId]
+"""A folder, and an object in it."""
+
+
+class CannotApply(Exception):
+    """An object that a store cannot take, as its transaction found when some of it was stored."""
+
+    def __init__(self, place: Place, reason: str) -> None:
+        super().__init__(reason)
+        self.place, self.reason = place, reason
 
 
 class StoredObjects:
@@ -41,7 +55,9 @@ class StoredObjects:
         owner_of: OwnerOf,
         content_of: ContentOf,
         prepared: Mapping[bytes, PreparedMessage] = {},
+        refused: Mapping[Place, str] = {},
     ) -> None:
+        self._refused = refused
         self._txn = txn
         self._hierarchy = tree.hierarchy
         self.identifiers = self._ids = Identifiers(txn, tree, owner_of)
@@ -81,7 +97,22 @@ class StoredObjects:
         return message_of(self._ids, stored, size)
 
     def put(self, folder: ObjectId, object_id: ObjectId, versions: Versions[Any]) -> None:
-        """Store the object's new state."""
+        """Store the object's new state. Raises NotApplied for an object of `refused`, which tells why.
+
+        An error of the object itself is CannotApply: some of it may be in the transaction, which is to be
+        undone, and made again with the object refused.
+        """
+        place = folder, object_id
+        if place in self._refused:
+            raise NotApplied(self._refused[place])
+        try:
+            self._put(folder, object_id, versions)
+        except (Retryable, Dismounted, ReadOnly):  # of the store as a whole
+            raise
+        except (PillarboxError, ValueError) as error:
+            raise CannotApply(place, str(error)) from error
+
+    def _put(self, folder: ObjectId, object_id: ObjectId, versions: Versions[Any]) -> None:
         context = self._ids.context(versions.context)
         is_new, self._absent = self._absent == (folder, object_id), None
         if folder == self._hierarchy:

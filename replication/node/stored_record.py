@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from pillarbox.replication.core.replica import ReplicaRecord
-from pillarbox.replication.core.state import FolderState, Leaving, Row
+from pillarbox.replication.core.state import FolderState, Leaving, Row, SetAside
 from pillarbox.replication.ground.knowledge import Knowledge
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.node.identifiers import Identifiers
@@ -113,11 +113,22 @@ def _folder_fields(state: FolderState) -> tuple[Any, ...]:
             for object_id, numbers in sorted(state.expired_objects.items())
         ),
         tuple((site, numbers.encode()) for site, numbers in sorted(state.marks.items())),
+        tuple(
+            (
+                tuple(object_id),
+                tuple(map(tuple, sorted(each.numbers))),
+                each.reason,
+                each.since_ms,
+                each.tries,
+            )
+            for object_id, each in sorted(state.set_aside.items())
+        ),
     )
 
 
 def _folder_of(known: CNSet, fields: tuple[Any, ...]) -> FolderState:
-    is_held, life, own_last, broadcast_to, applied, expired, purged, leaving, expired_objects, marks = fields
+    is_held, life, own_last, broadcast_to, applied, expired, purged, leaving, expired_objects, *rest = fields
+    marks, aside = rest
     number, stated, acknowledged = leaving
     return FolderState(
         is_held=is_held,
@@ -136,6 +147,12 @@ def _folder_of(known: CNSet, fields: tuple[Any, ...]) -> FolderState:
             for object_id, numbers in expired_objects
         },
         marks={site: CNSet.decode(numbers) for site, numbers in marks},
+        set_aside={
+            ChangeNumber(*object_id): SetAside(
+                frozenset(ChangeNumber(*number) for number in numbers), reason, since_ms, tries, due_ms=0
+            )
+            for object_id, numbers, reason, since_ms, tries in aside
+        },
     )
 
 

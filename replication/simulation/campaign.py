@@ -34,6 +34,7 @@ FAULTS: Final = frozenset(
         "cut for ten hours",
         "cut one way",
         "doubled",
+        "items refused",
         "drain over 30 minutes",
         "expiry",
         "hangs",
@@ -73,6 +74,8 @@ RULES: Final = frozenset(
         "stamp_ahead",
         "tombstone_left",
         "unseen_content",
+        "set_aside",
+        "set_aside_retried",
         "went_back",
     }
 )

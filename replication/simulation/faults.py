@@ -121,6 +121,12 @@ def begin_elsewhere(faults: Faults, machine: Machine) -> None:
         _down(faults, machine)
 
 
+def refuse(faults: Faults, machine: Machine) -> None:
+    """The store begins to refuse some of what arrives, for a reason of its own, or ceases to."""
+    machine.refuses_some = not machine.refuses_some
+    faults.say("items refused" if machine.refuses_some else "items taken again", machine)
+
+
 def cut(faults: Faults, machine: Machine) -> None:
     """All links of the machine's site are cut, in one direction or both."""
     is_one_way = faults.world.rng.random() < 0.3
@@ -253,6 +259,7 @@ EVERY_KIND: tuple[Fault, ...] = (
     purge,
     put_back,
     begin_elsewhere,
+    refuse,
     restore,
     restore,
 )

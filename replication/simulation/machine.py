@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pillarbox.replication.core import identity
 from pillarbox.replication.core.effects import Answer, Effect
@@ -14,6 +14,7 @@ from pillarbox.replication.core.preset import Preset
 from pillarbox.replication.core.replica import Moment, Replica, ReplicaRecord
 from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.ground.records import ObjectId, Tree
+from pillarbox.replication.ground.versions import Versions
 from pillarbox.replication.organisation.topology import Organisation
 from pillarbox.replication.simulation.objects import DictObjects, FolderObjects, Witness
 from pillarbox.replication.wire.messages import Message, Sender
@@ -50,6 +51,7 @@ class Machine:
         self.age_limit_ms: int | None = None
         self.deaf_until_ms = 0
         self.answers: dict[tuple[bytes, ObjectId], Answer] = {}
+        self.refuses_some = False
         self.is_restored = False
         self.mark, self.fence = Mark(sender.incarnation, b"", b""), None
         self.place = Place(new_guid(), 1)
@@ -62,10 +64,15 @@ class Machine:
 
     def _mount(self, record: ReplicaRecord, objects: DictObjects) -> None:
         self.record, self.objects = record, objects
-        objects.witness = self._witness
+        objects.witness, objects.refuses = self._witness, self._refuses
         self.replicator = Replicator(
             record, self.tree, self.organisation, self.preset, objects, self._new_guid
         )
+
+    def _refuses(self, object_id: ObjectId, versions: Versions[Any]) -> bool:
+        """True for some objects of other stores that are new here, for as long as the fault lasts."""
+        is_own = any(number.origin == self.record.sender.origin for number in versions.siblings)
+        return self.refuses_some and not is_own and object_id.counter % 3 == 0
 
     def _on_disk(self, record: ReplicaRecord) -> Copy:
         return Copy(record, self.objects.snapshot(), self.mark, self.fence)

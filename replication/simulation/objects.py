@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from pillarbox.replication.core.objects import NotApplied
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.ground.versions import Versions
 from pillarbox.store.change_number import ChangeNumber, CNSet
@@ -13,6 +14,7 @@ from pillarbox.store.change_number import ChangeNumber, CNSet
 _FEW = 64  # numbers that are looked up one by one; more are found by walking the index
 
 Witness = Callable[[ObjectId, ObjectId, Versions[Any]], None]
+Refuses = Callable[[ObjectId, Versions[Any]], bool]
 
 
 @dataclass
@@ -38,6 +40,7 @@ class DictObjects:
         self._folders = dict(folders or {})
         self._shared = set(self._folders)
         self.witness: Witness | None = None
+        self.refuses: Refuses | None = None
         self.changes: dict[ObjectId, int] = {}
         self._touched: dict[ObjectId, set[ObjectId]] = {}
 
@@ -72,7 +75,10 @@ class DictObjects:
         return held.objects.get(object_id) if held else None
 
     def put(self, folder: ObjectId, object_id: ObjectId, versions: Versions[Any]) -> None:
-        """Store the object's new state."""
+        """Store the object's new state. Raises NotApplied where `refuses` says so of one that is new."""
+        is_new = self.get(folder, object_id) is None
+        if is_new and self.refuses and self.refuses(object_id, versions):
+            raise NotApplied("this store takes no such item")
         held = self._own(folder, object_id)
         self._unindex(held, object_id)
         held.objects[object_id] = versions

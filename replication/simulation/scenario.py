@@ -184,6 +184,7 @@ class Scenario:
         world.network.calm()
         for machine in world.machines.values():
             machine.skew_ms = machine.deaf_until_ms = 0
+            machine.refuses_some = False
         world.run_until(max(world.now_ms, world.network.drained_ms()) + DOWN_LONG_MS[0])
         for database in sorted(world.down):
             world.start(world.machines[database])

@@ -13,7 +13,7 @@ import pytest
 
 from pillarbox.replication.core.effects import GiveReceipt, Pass, Send
 from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS, PROMPT
-from pillarbox.replication.ground.records import Tree
+from pillarbox.replication.ground.records import ObjectId, Tree
 from pillarbox.replication.node.fence import FenceFile
 from pillarbox.replication.node.store_replicator import Outgoing, StoreReplicator
 from pillarbox.replication.organisation.topology import Connector, Organisation, Server
@@ -25,9 +25,9 @@ from pillarbox.store.engine import numbering, withheld
 from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
-from pillarbox.store.errors import AlreadyExists, PillarboxError, Refused
-from pillarbox.store.ids import COUNTER_BITS, counter_of
-from pillarbox.store.mail import copying, folders, messages, public_folders
+from pillarbox.store.errors import AlreadyExists, Corrupt, PillarboxError, Refused
+from pillarbox.store.ids import COUNTER_BITS, COUNTER_MAX, counter_of
+from pillarbox.store.mail import apply_messages, copying, folders, messages, public_folders
 from pillarbox.store.upkeep.check import check_database
 from pillarbox.store.upkeep.joining import join
 
@@ -474,6 +474,44 @@ def test_a_call_that_fails_has_done_nothing_and_the_next_one_goes_on(two: Stores
     two.wait(HOUR_MS)
     assert len(two[1].ids("News")) == 1
     assert_equal(two)
+
+
+def test_one_message_that_a_store_cannot_take_is_set_aside_and_tried_again(
+    two: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two.share("News")
+    taken = apply_messages.apply
+
+    def refusing(txn: WriteTransaction, folder_id: int, message_id: int, *others: Any, **more: Any) -> bool:
+        changed = taken(txn, folder_id, message_id, *others, **more)
+        if txn.files.guid == two[1].guid and message_id & COUNTER_MAX == counter_of(bad):
+            raise Corrupt("a row of it is damaged", table="item", key=b"k")  # when some of it is stored
+        return changed
+
+    posted = [two[0].post("News", str(k)) for k in range(3)]
+    bad = posted[1]
+    monkeypatch.setattr(apply_messages, "apply", refusing)
+    two.wait(5_000)
+    assert len(two[1].ids("News")) == 2
+    explained = two[1].replicator.explain(folder_of(two[1], "News"))
+    assert [(each.reason, each.tries) for each in explained.set_aside] == [("a row of it is damaged", 0)]
+    assert not explained.is_in_sync
+    two[1].stop()
+    two[1].mount()
+    two[1].replicator.start()
+    two.wait(HOUR_MS)
+    assert two[1].replicator.explain(folder_of(two[1], "News")).set_aside[0].tries > 1
+    monkeypatch.setattr(apply_messages, "apply", taken)
+    two.wait(10 * HOUR_MS)
+    assert len(two[1].ids("News")) == 3
+    assert not two[1].replicator.explain(folder_of(two[1], "News")).set_aside
+    assert_equal(two)
+
+
+def folder_of(store: Store, path: str) -> ObjectId:
+    """The id of a folder as all stores know it."""
+    with store.database.read(ANNA) as read:
+        return numbering.as_change_number(read, public_folders.find(read, path).folder_id)
 
 
 # -- seeds

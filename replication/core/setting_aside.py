@@ -1,0 +1,64 @@
+"""Objects that a store cannot apply: set aside with the reason and tried again, while all others go on.
+
+The numbers of such an object count as expired: had, so that nothing waits for them and nobody is asked for
+them all the time, and never offered. When it is tried again they are missing once more, and asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from pillarbox.replication.core.effects import Notice
+from pillarbox.replication.core.replica import Replica
+from pillarbox.replication.core.state import NEVER_MS, FolderState, SetAside
+from pillarbox.replication.ground.records import ObjectId
+from pillarbox.replication.ground.versions import Versions
+from pillarbox.store.change_number import CNSet
+
+REASON_CHARS_MAX: Final = 500
+
+
+def set_aside(
+    replica: Replica, folder: ObjectId, object_id: ObjectId, arrived: Versions[Any], reason: str
+) -> None:
+    """Set an object aside that arrived and was refused by the store. It is reported once."""
+    state, before = replica.state(folder), replica.state(folder).set_aside.get(object_id)
+    lacking = frozenset(number for number in arrived.entries() if number not in state.knowledge.known)
+    tries = before.tries if before else 0
+    state.set_aside[object_id] = SetAside(
+        numbers=lacking | (before.numbers if before else frozenset()),
+        reason=reason[:REASON_CHARS_MAX],
+        since_ms=before.since_ms if before else replica.wall_ms,
+        tries=tries,
+        due_ms=replica.now_ms + _waits_ms(replica, tries),
+    )
+    state.knowledge.expire(CNSet.of(lacking))
+    state.expired_objects[object_id] = state.expired_objects.get(object_id, frozenset()) | lacking
+    if before is None:
+        replica.report(Notice.SET_ASIDE, folder, CNSet.of(lacking))
+
+
+def due_ms(state: FolderState) -> int:
+    """The time at which the next object is tried again."""
+    return min((each.due_ms for each in state.set_aside.values()), default=NEVER_MS)
+
+
+def retry(replica: Replica, folder: ObjectId) -> None:
+    """Let the numbers of objects that are due be missing again; those that come are tried again."""
+    state = replica.state(folder)
+    for object_id, each in list(state.set_aside.items()):
+        if each.due_ms > replica.now_ms:
+            continue
+        replica.fired["set_aside_retried"] += 1
+        tries = each.tries + 1
+        due_ms = replica.now_ms + _waits_ms(replica, tries)
+        state.set_aside[object_id] = each._replace(tries=tries, due_ms=due_ms)
+        state.knowledge.expired -= CNSet.of(each.numbers)
+        left = state.expired_objects.pop(object_id, frozenset()) - each.numbers
+        if left:
+            state.expired_objects[object_id] = left
+
+
+def _waits_ms(replica: Replica, tries: int) -> int:
+    """The wait before an object is tried again; it doubles each time, up to that of all requests."""
+    return min(replica.preset.later_retry.same_site_ms << min(tries, 20), replica.preset.retry_ms_max)

@@ -1,0 +1,52 @@
+"""An object that a store refuses for a reason of its own stops nothing else."""
+
+from __future__ import annotations
+
+from driven_stores import Post
+
+from pillarbox.replication.core.preset import DAY_MS, HOUR_MS
+from pillarbox.replication.ground.records import ObjectId
+from pillarbox.replication.simulation.objects import DictObjects
+
+
+def refusing(post: Post, store: int, refused: set[ObjectId]) -> None:
+    objects = post.replica(store).objects
+    assert isinstance(objects, DictObjects)
+    objects.refuses = lambda object_id, versions: object_id in refused
+
+
+def test_the_others_go_on_and_what_was_refused_comes_when_it_can_be_taken() -> None:
+    post = Post("aa")
+    folder = post.folder("12")
+    refused: set[ObjectId] = set()
+    refusing(post, 1, refused)
+    bad, _ = post.post(0, folder, b"bad"), post.post(0, folder, b"good")
+    refused.add(bad)
+    post.wait(10_000)
+    assert [view.contents for view in post.messages(1, folder)] == [(b"good",)]
+    explained = post.stores[1].explain(folder, post.now)
+    assert [(each.object_id, each.tries) for each in explained.set_aside] == [(bad, 0)]
+    assert explained.set_aside[0].reason and not explained.is_in_sync
+    post.wait(DAY_MS)
+    tries = post.stores[1].explain(folder, post.now).set_aside[0].tries
+    assert 3 < tries < 12, "it is tried ever less often"
+    refused.clear()
+    post.wait(2 * DAY_MS)
+    assert len(post.messages(1, folder)) == 2
+    explained = post.stores[1].explain(folder, post.now)
+    assert explained.is_in_sync and not explained.set_aside
+
+
+def test_what_is_set_aside_is_not_offered_to_others() -> None:
+    post = Post("aaa")
+    folder = post.folder("123")
+    refused: set[ObjectId] = set()
+    refusing(post, 1, refused)
+    made = post.post(0, folder, b"bad")
+    refused.add(made)
+    post.wait(10_000)
+    knowledge = post.replica(1).state(folder).knowledge
+    assert made in knowledge.expired and made not in knowledge.known
+    post.lose(2)
+    post.wait(HOUR_MS)
+    assert made not in post.replica(1).state(folder).knowledge.known
