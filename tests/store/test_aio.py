@@ -181,9 +181,10 @@ def test_an_event_loop_that_is_gone_does_not_end_the_writer(server: Server) -> N
     bell = _LoopBell(loop)
     loop.close()
     database.notification.hang(bell)
-    assert len(deliver(database, ADMIN, [box.guid], RAW)) == 1
+    # The writer rings once it has told the caller: the second delivery is made after the first was rung for.
+    for _ in range(2):
+        assert len(deliver(database, ADMIN, [box.guid], RAW)) == 1
     assert not database.notification._bells
-    assert len(deliver(database, ADMIN, [box.guid], RAW)) == 1
 
 
 def test_a_folder_is_copied(server: Server) -> None:
