@@ -17,12 +17,12 @@ from __future__ import annotations
 import random
 import shutil
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, tzinfo
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
 from pillarbox.store.access import Actor
@@ -46,6 +46,7 @@ from pillarbox.store.errors import (
     ReadOnly,
     RecoveryNeeded,
     Refused,
+    WriterBusy,
 )
 from pillarbox.store.events import Diagnostics, EventId, EventLog, Level, PythonLoggingSink, make_event, tee
 from pillarbox.store.ids import new_guid
@@ -80,6 +81,9 @@ from pillarbox.store.upkeep.daily_maintenance import DailyMaintenance
 from pillarbox.store.upkeep.daily_size_check import DailySizeCheck
 from pillarbox.store.upkeep.last_backup import forget_last_backup
 from pillarbox.store.upkeep.sizes import above_limit_ms, last_size_check_ms, record_size_check
+
+if TYPE_CHECKING:
+    from pillarbox.store.upkeep.maintenance import MaintenanceReport
 
 FIRST_GROUP: Final = "First Storage Group"
 FIRST_DATABASES: Final = {
@@ -419,6 +423,24 @@ class Server:
         """
         with self._maintaining:
             return self.maintenance.run_due()
+
+    def maintain_now(
+        self, name: str, actor: Actor, *, step: Callable[[], None] = lambda: None
+    ) -> MaintenanceReport:
+        """Maintain a mounted database now, due or not; `step` is as in `run_maintenance`.
+
+        Raises WriterBusy while a run of daily maintenance goes on in this process, NotFound, InvalidName, and
+        as `run_maintenance`.
+        """
+        from pillarbox.store.upkeep.maintenance import run_maintenance  # here: few programs maintain by hand
+
+        database = self.database(name)
+        if not self._maintaining.acquire(blocking=False):
+            raise WriterBusy("daily maintenance runs already", hint="wait until it has ended")
+        try:
+            return run_maintenance(database, actor, step=step)
+        finally:
+            self._maintaining.release()
 
     def _mounted(self) -> list[Database]:
         return [database for database in self.databases() if database.state is MountState.MOUNTED]

@@ -8,7 +8,7 @@ Segments go in order, the oldest first: what has no older one beside it needs no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 import zstandard
@@ -67,21 +67,31 @@ class MaintenanceReport(NamedTuple):
     free_bytes: int
 
 
-def run_maintenance(database: Database, actor: Actor, *, until_ms: int | None = None) -> MaintenanceReport:
+def run_maintenance(
+    database: Database,
+    actor: Actor,
+    *,
+    until_ms: int | None = None,
+    step: Callable[[], None] = lambda: None,
+) -> MaintenanceReport:
     """All tasks of the daily window, one after the other; event 1221 tells the free space at the end.
 
     After `until_ms` (ms UTC) no further mailbox or segment is begun, and the next run goes on there, as it
-    does after an interruption: the database is whole at any moment. One run of a database at a time. Raises
+    does after an interruption: the database is whole at any moment. `step` is called before each task and
+    segment, and may raise to end the run. One run of a database at a time. Raises
     Corrupt for bent pages, before anything is changed; Dismounted, ReadOnly, DiskFull.
     """
     with told_without_room(database):  # compaction gives the room for the next time
         _refuse_bent_pages(database)
+    step()
     purged = purge_disconnected(database, actor, until_ms=until_ms)
     database.finish_removals()
+    step()
     number = train_dictionary(database, actor)
+    step()
     fill_in_sizes(database, actor, until_ms=until_ms)
     finish_joining(database, actor, until_ms=until_ms)
-    freed_bytes = compact(database, actor, until_ms=until_ms)
+    freed_bytes = compact(database, actor, until_ms=until_ms, step=step)
     free_bytes = physical_size_bytes(database) - logical_size_bytes(database)
     database.report(EventId.FREE_SPACE_AFTER_MAINTENANCE, free_megabytes=free_bytes >> 20)
     return MaintenanceReport(purged, number, freed_bytes, free_bytes)
@@ -216,7 +226,12 @@ def _packed_bytes(samples: list[bytes], dictionaries: Dictionaries) -> int:
 
 
 def compact(
-    database: Database, actor: Actor, *, live_ratio_max: float = 0.5, until_ms: int | None = None
+    database: Database,
+    actor: Actor,
+    *,
+    live_ratio_max: float = 0.5,
+    until_ms: int | None = None,
+    step: Callable[[], None] = lambda: None,
 ) -> int:
     """Give back the space of segments of which at most `live_ratio_max` is still needed; bytes freed.
 
@@ -224,13 +239,15 @@ def compact(
 
     Negative when what was written again is more than could be given back yet. Work goes on meanwhile. A
     segment that a read still looks at is left for the next run; one that is damaged is left and reported
-    (event 20003). One run of a database at a time. Raises Dismounted, ReadOnly, DiskFull.
+    (event 20003). `step` is called before each segment, and may raise to end the run. One run of a database
+    at a time. Raises Dismounted, ReadOnly, DiskFull.
     """
     run = _Compaction(database, actor, live_ratio_max)
     try:
         for number in run.segments():
             if _is_over(database, until_ms):
                 break
+            step()
             run.empty(number)
     finally:
         # After DiskFull above all: what was emptied before gives the space to go on with.

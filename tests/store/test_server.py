@@ -453,6 +453,19 @@ def test_a_database_above_its_limit_is_dismounted_by_the_second_check_after_its_
         assert server.database(MAILBOX_STORE).state is MountState.MOUNTED
 
 
+def test_maintenance_by_hand_ends_when_its_step_raises_and_runs_once_at_a_time(path: Path) -> None:
+    with Server.open(path) as server:
+        actor = Actor.administrator("operator")
+        with pytest.raises(WriterBusy):
+            server.maintain_now(MAILBOX_STORE, actor, step=lambda: stop(server))
+        assert server.maintain_now(MAILBOX_STORE, actor).purged_mailboxes == 0, "the run before has ended"
+
+
+def stop(server: Server) -> None:
+    """Raises WriterBusy: a run goes on."""
+    server.maintain_now(MAILBOX_STORE, Actor.task("test"))
+
+
 def test_maintenance_runs_once_a_day_and_tells_when_to_come_again(path: Path) -> None:
     clock = VirtualClock()
     with Server.open(path, clock=clock, zone=UTC) as server:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pillarbox
@@ -53,7 +54,6 @@ def maintain(call: Call, *, database: str) -> dict[str, Any]:
     `maintained` has a row for each; `not_mounted` says why one that was not named could not be.
     """
     from pillarbox.store.engine.database import MountState
-    from pillarbox.store.upkeep.maintenance import run_maintenance
 
     server = call.server
     databases = [server.database(database)] if database else list(server.databases())
@@ -64,8 +64,10 @@ def maintain(call: Call, *, database: str) -> dict[str, Any]:
             raise reason.anew()
         if each.state is MountState.DISMOUNTED and not database:
             continue
-        call.step(number, len(databases), each.label)
-        rows.append({"database": each.label, **run_maintenance(each, call.actor)._asdict()})
+        step = partial(call.step, number, len(databases), each.label)
+        rows.append(
+            {"database": each.label, **server.maintain_now(each.label, call.actor, step=step)._asdict()}
+        )
     return {"maintained": rows, "not_mounted": None if database else _first_not_mounted(server)}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import chain
 from types import TracebackType
 from typing import Any
 
@@ -11,7 +13,15 @@ from pillarbox.store.errors import InvalidContent, NotFound, PeerUnreachable
 from pillarbox.store.events import Event, PythonLoggingSink
 from pillarbox.tools.error_data import error_of
 from pillarbox.tools.serving.socket_place import connected_socket
-from pillarbox.tools.serving.wire import RESULT_BYTES_MAX, Connection, Kind, packed, packed_stream, unpacked
+from pillarbox.tools.serving.wire import (
+    RESULT_BYTES_MAX,
+    SMALL_BYTES_MAX,
+    Connection,
+    Kind,
+    packed,
+    packed_stream,
+    unpacked,
+)
 
 Step = Callable[[int, int, str], None]
 
@@ -48,8 +58,12 @@ class Connected:
         the connection is closed, which ends the operation.
         """
         try:
-            self._connection.send(Kind.CALL, packed([operation, arguments, progress is not None]))
-            return self._outcome(packed_stream(items), confirm, progress)
+            stream = packed_stream(items)
+            kind, piece = next(stream)
+            small = piece if kind is Kind.END and len(piece) <= SMALL_BYTES_MAX else None
+            with suppress(PeerUnreachable):  # it may have said why before it hung up, which is read next
+                self._connection.send(Kind.CALL, packed([operation, arguments, progress is not None, small]))
+            return self._outcome(chain([(kind, piece)], stream), confirm, progress)
         except _Told as told:
             raise told.error from None
         except BaseException:

@@ -16,10 +16,11 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 from types import NoneType, UnionType
-from typing import Any, Final, get_args, get_origin, get_type_hints
+from typing import Any, Final, NamedTuple, get_args, get_origin, get_type_hints
 
 import pillarbox
 from pillarbox.store.access import Actor
@@ -66,7 +67,10 @@ class RemoteCall:
         connection: Connection,
         clock: Clock,
         wants_progress: bool,
+        small: bytes | None,
     ) -> None:
+        """`small` are the items of a call that came with it; None: they are asked for."""
+        self._small = small
         self.server = server
         self.actor = actor
         self._connection = connection
@@ -88,7 +92,7 @@ class RemoteCall:
             raise Refused("nothing was done", hint="answer y, or say --yes")
 
     def items(self) -> Iterator[Any]:
-        return unpacked_stream(self._pieces())
+        return unpacked_stream(self._pieces() if self._small is None else [self._small])
 
     def tell(self, event: Event) -> None:
         """Pass on an event that the operation gave rise to."""
@@ -223,14 +227,14 @@ class ControlSocket:
         self,
         connection: Connection,
         actor: Actor,
-        asked: tuple[str, Mapping[str, Any], bool],
+        asked: _Asked,
         let_go: Callable[..., Any],
     ) -> None:
         try:
-            name, arguments, wants_progress = asked
+            name, arguments, wants_progress, small = asked
             function = let_go if name == LET_GO else operation_of(name).load()
             checked = checked_arguments(function, arguments)
-            call = RemoteCall(self._server, actor, connection, self._clock, wants_progress)
+            call = RemoteCall(self._server, actor, connection, self._clock, wants_progress, small)
             result = self._done(name, function, call, checked)
             connection.send_result(result)
         except (HungUp, PeerUnreachable):
@@ -275,28 +279,43 @@ class _ToCallers(logging.Handler):
             call.tell(event)
 
 
-def _call_of(asked: Any) -> tuple[str, Mapping[str, Any], bool]:
-    if isinstance(asked, list) and len(asked) == 3:
-        name, arguments, wants_progress = asked
-        if isinstance(name, str) and isinstance(arguments, dict):
-            return name, arguments, bool(wants_progress)
-    raise InvalidContent("a call is [operation, arguments, wants progress]")
+class _Asked(NamedTuple):
+    """A call as it came."""
+
+    operation: str
+    arguments: Mapping[str, Any]
+    wants_progress: bool
+    small: bytes | None
+
+
+def _call_of(asked: Any) -> _Asked:
+    if isinstance(asked, list) and len(asked) == 4:
+        name, arguments, wants_progress, small = asked
+        if isinstance(name, str) and isinstance(arguments, dict) and isinstance(small, bytes | None):
+            return _Asked(name, arguments, bool(wants_progress), small)
+    raise InvalidContent("a call is [operation, arguments, wants progress, items]")
 
 
 def checked_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of an operation as its function takes them. Raises InvalidArgument."""
+    kinds = _kinds_of(getattr(function, "__func__", function))
+    if arguments.keys() != kinds.keys():
+        raise InvalidArgument(f"the arguments are {', '.join(kinds)}", hint="see docs/control-socket.md")
+    for name, kind in kinds.items():
+        if not _is_of(arguments[name], kind):
+            raise InvalidArgument(f"{name} cannot be {type(arguments[name]).__name__}", argument=name)
+    return dict(arguments)
+
+
+@cache
+def _kinds_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """The arguments of an operation, with their types."""
     hints = get_type_hints(function)
-    wanted = [
-        name
+    return {
+        name: hints[name]
         for name, each in inspect.signature(function).parameters.items()
         if each.kind is inspect.Parameter.KEYWORD_ONLY
-    ]
-    if arguments.keys() != set(wanted):
-        raise InvalidArgument(f"the arguments are {', '.join(wanted)}", hint="see docs/control-socket.md")
-    for name in wanted:
-        if not _is_of(arguments[name], hints[name]):
-            raise InvalidArgument(f"{name} cannot be {type(arguments[name]).__name__}", argument=name)
-    return {name: arguments[name] for name in wanted}
+    }
 
 
 def _is_of(value: Any, kind: Any) -> bool:

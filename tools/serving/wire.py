@@ -20,6 +20,7 @@ MAGIC: Final = b"PBCS"
 VERSION: Final = 1
 HEADER: Final = struct.Struct(">4sBBHI")  # magic, version, kind, 0, length of the body
 BODY_BYTES_MAX: Final = 1 << 20
+SMALL_BYTES_MAX: Final = 512 << 10  # of items that come with the call itself
 RESULT_BYTES_MAX: Final = 64 << 20  # of a result, which may come in parts
 ITEM_BYTES_MAX: Final = (512 << 20) + (1 << 16)  # of one item in a stream of data: the largest message
 _NO_MSGPACK: Final = (ValueError, TypeError, RecursionError, msgpack.UnpackException)
