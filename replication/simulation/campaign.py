@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
+from pillarbox.replication.simulation.large import LargeScenario, LargeSettings
 from pillarbox.replication.simulation.scenario import Figures, Scenario, Settings
+from pillarbox.replication.simulation.world import Trace
 
 MESSAGES: Final = frozenset(
     {
@@ -104,13 +106,20 @@ class Summary(NamedTuple):
 def run_seeds(seeds: Iterable[int], settings: Settings) -> Iterator[Figures]:
     """Run seeds one after the other; each gives its figures as soon as it ends."""
     for seed in seeds:
-        yield Scenario(seed, settings).run()
+        yield scenario_of(seed, settings).run()
+
+
+def scenario_of(seed: int, settings: Settings, trace: Trace | None = None) -> Scenario:
+    """The scenario of a seed, of the kind that the settings are of."""
+    if isinstance(settings, LargeSettings):
+        return LargeScenario(seed, settings, trace)
+    return Scenario(seed, settings, trace)
 
 
 def trace_of(seed: int, settings: Settings) -> list[str]:
     """All that happens in a seed, a line each: the same for the same seed and settings."""
     lines: list[str] = []
-    Scenario(seed, settings, lines.append).run()
+    scenario_of(seed, settings, lines.append).run()
     return lines
 
 

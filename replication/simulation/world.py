@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -65,11 +65,20 @@ class World:
 
     def add_store(self, site: str, version: int) -> Machine:
         """Add a store to the tree and start it."""
-        database, number = new_guid(self.rng), len(self.organisation.servers)
-        server = Server(database, f"store{number}", site, version)
-        self.set_organisation(
-            replace(self.organisation, servers={**self.organisation.servers, database: server})
-        )
+        return self.add_stores([(site, version)])[0]
+
+    def add_stores(self, wanted: Iterable[tuple[str, int]]) -> list[Machine]:
+        """Add stores to the tree, each of a site and a version, and start them."""
+        servers = dict(self.organisation.servers)
+        new = []
+        for site, version in wanted:
+            database = new_guid(self.rng)
+            servers[database] = Server(database, f"store{len(servers)}", site, version)
+            new.append(database)
+        self.set_organisation(replace(self.organisation, servers=servers))
+        return [self._add_machine(database) for database in new]
+
+    def _add_machine(self, database: bytes) -> Machine:
         guids = random.Random(self.rng.random())
         machine = Machine(
             Sender(database, 1, new_guid(self.rng)),

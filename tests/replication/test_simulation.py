@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
 from pillarbox.replication.simulation import campaign
+from pillarbox.replication.simulation.large import LargeSettings, Moments
 from pillarbox.replication.simulation.scenario import Settings
 
 SMALL, LARGE = Settings(), Settings(stores=9, sites=3, steps=500)
@@ -54,6 +56,27 @@ def test_a_seed_replays_exactly_whatever_the_hash_seed() -> None:
     assert len(outputs) == 1
     trace, figures = json.loads(outputs.pop())
     assert len(trace) > 30 and figures[0] == 1
+
+
+def test_a_large_organisation_is_looked_at_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    look_at_all = Moments.look_at_all
+    monkeypatch.setattr(
+        Moments, "look_at_all", lambda self, running: looked.append(1) or look_at_all(self, running)
+    )
+    settings = LargeSettings(stores=6, sites=2, folders=12, replicas=2, steps=20, moments=4)
+    (figures,) = campaign.run_seeds([1], settings)
+    assert not figures.violation
+    assert len(looked) == 1 + 4 + 1, "after the folders are made, at the moments, and at the end"
+    assert figures.writes >= 12
+
+
+@pytest.mark.slow
+def test_campaign_of_a_large_organisation() -> None:
+    is_short = os.environ.get("PILLARBOX_CAMPAIGN") == "short"
+    settings = LargeSettings(stores=10, sites=3, folders=50, steps=50) if is_short else LargeSettings()
+    (figures,) = campaign.run_seeds([1], settings)
+    assert not figures.violation
 
 
 def test_what_never_happened_is_named() -> None:

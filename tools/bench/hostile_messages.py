@@ -15,6 +15,7 @@ import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -126,11 +127,16 @@ def _signed_bent(rng: random.Random, data: bytes) -> bytes:
 
 def _bomb(rng: random.Random, data: bytes) -> bytes:
     """A body that says to be short, and unpacks to megabytes; signed well."""
-    packer = zstandard.ZstdCompressor(level=1).compressobj(size=_BOMB_BYTES)
-    packed = bytearray(packer.compress(bytes(_BOMB_BYTES)) + packer.flush())
+    packed = bytearray(_packed_zeros())
     said_bytes = rng.randint(1 << 16, 1 << 17)
     packed[6:10] = said_bytes.to_bytes(4, "little")  # the length that the frame states
     return _with_body(Header.decode(data), data, bytes(packed), said_bytes)
+
+
+@cache
+def _packed_zeros() -> bytes:
+    packer = zstandard.ZstdCompressor(level=1).compressobj(size=_BOMB_BYTES)
+    return packer.compress(bytes(_BOMB_BYTES)) + packer.flush()
 
 
 def _replayed(rng: random.Random, data: bytes) -> bytes:

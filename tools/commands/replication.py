@@ -30,24 +30,44 @@ def replication() -> None:
 )
 @click.option("--sites", type=click.IntRange(1, 50), default=2, help="Sites, in a chain; 2 without it.")
 @click.option("--steps", type=click.IntRange(min=1), default=150, help="Changes and faults; 150 without it.")
+@click.option(
+    "--folders", type=click.IntRange(1, 100_000), help="A large organisation, with so many folders at once."
+)
+@click.option(
+    "--replicas", type=click.IntRange(1, 50), default=5, help="Of each of these folders; 5 without it."
+)
 @click.option("--seeds", type=click.IntRange(min=1), default=1, help="Run so many seeds in a row.")
 @JSON
-def simulate(seed: int, nodes: int, sites: int, steps: int, seeds: int, as_json: bool) -> None:
+def simulate(
+    seed: int,
+    nodes: int,
+    sites: int,
+    steps: int,
+    folders: int | None,
+    replicas: int,
+    seeds: int,
+    as_json: bool,
+) -> None:
     """Run whole organisations in virtual time, with faults, and check them after every step.
 
     Messages are lost, doubled, late and out of order, links are cut for hours, machines crash, are lost or go
     back to old copies, clocks are wrong. Then the faults stop, and all stores must become equal. The same
     seed gives the same run on every machine. Ends with 1 when something was violated, and prints what
-    happened in the first such seed.
+    happened in the first such seed. A large organisation (`--folders`) has few faults and statuses at rest
+    once a day; it is checked at 20 moments and at the end.
 
     \b
     pillarbox replication simulate --seeds 20
     pillarbox replication simulate --seed 17 --nodes 9 --sites 3 --steps 500
+    pillarbox replication simulate --nodes 200 --sites 20 --steps 2000 --folders 10000 --replicas 5
     """
     from pillarbox.replication.simulation.campaign import summarise, trace_of
+    from pillarbox.replication.simulation.large import LargeSettings
     from pillarbox.replication.simulation.scenario import Settings
 
     settings = Settings(stores=nodes, sites=sites, steps=steps)
+    if folders:
+        settings = LargeSettings(stores=nodes, sites=sites, steps=steps, folders=folders, replicas=replicas)
     summary = summarise(_run(range(seed, seed + seeds), settings, as_json))
     trace = trace_of(summary.violations[0][0], settings) if summary.violations else []
     show(_data(summary, trace), _lines(summary, trace), as_json)
