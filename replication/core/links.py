@@ -11,6 +11,7 @@ from typing import Final
 from pillarbox.replication.core import outbox
 from pillarbox.replication.core.preset import MINUTE_MS
 from pillarbox.replication.core.replica import Replica
+from pillarbox.replication.organisation import opening
 from pillarbox.replication.organisation.link_state import LinkState, LinkWatch
 from pillarbox.replication.organisation.topology import Connector
 from pillarbox.replication.wire.messages import LinkReport
@@ -39,13 +40,18 @@ def seen(replica: Replica, connector: str, is_up: bool) -> None:
 
 
 def due_ms(replica: Replica) -> int:
-    """The time at which a connector's state is to be stated, again while it is not up, or lapses."""
+    """The time at which a connector's state is to be stated, again while it is not up, or lapses, or at which
+    a schedule opens or closes one.
+    """
     due = [watched.due_ms() for watched in replica.watches.values()]
     due += [
         said_ms + RESTATE_MS
         for connector, said_ms in replica.stated_ms.items()
         if replica.watches[connector].stated is not LinkState.UP
     ]
+    changes_ms = opening.next_change_ms(replica.organisation, replica.wall_ms)
+    if changes_ms is not None:
+        due.append(replica.now_ms + changes_ms - replica.wall_ms)
     return min((*due, replica.links.lapses_ms(replica.now_ms)))
 
 
@@ -86,11 +92,11 @@ def heard(replica: Replica, source: bytes, report: LinkReport) -> None:
 
 
 def follow(replica: Replica) -> None:
-    """Take costs and trees by the connectors that are stated as down now.
+    """Take costs and trees by the connectors that are stated as down now, or closed by their schedules.
 
     Sites that another way leads to now get by it what they did not take; some may get it twice.
     """
-    down = replica.links.down(replica.now_ms)
+    down = replica.links.down(replica.now_ms) | opening.closed(replica.organisation, replica.wall_ms)
     if down != replica.down:
         before = replica.site_tree()
         replica.down = down

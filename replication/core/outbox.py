@@ -18,6 +18,7 @@ from pillarbox.replication.core.packing import OBJECT_BYTES, PACK_BYTES_MAX, byt
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import NEVER_MS
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
+from pillarbox.replication.organisation import opening
 from pillarbox.replication.organisation.bridgeheads import bucket_of, in_order
 from pillarbox.replication.organisation.site_tree import SiteTree
 from pillarbox.replication.wire.messages import (
@@ -145,9 +146,17 @@ def class_of(replica: Replica, folder: ObjectId) -> Class:
 # --- handing over -------------------------------------------------------------------------------------------
 
 
+def open_lines(replica: Replica) -> Iterator[Line]:
+    """The lines over which something may go now; mail for the others waits for its connectors' schedules."""
+    organisation, site = replica.organisation, replica.site
+    for line in replica.lines.values():
+        if not opening.is_shut(organisation, site, line.site, replica.wall_ms):
+            yield line
+
+
 def pump(replica: Replica) -> None:
     """Make bundles for every line that has room, and send them off."""
-    for line in list(replica.lines.values()):
+    for line in list(open_lines(replica)):
         while line.has_room() and (taken := line.turns.take()) is not None:
             of, item = taken
             flight = _flight(replica, line, of, item)
@@ -214,7 +223,7 @@ def sent(replica: Replica, key: BundleKey, to: bytes) -> None:
 
 def retry(replica: Replica) -> None:
     """Give copies whose receipts are overdue to the next servers."""
-    for line in replica.lines.values():
+    for line in open_lines(replica):
         for flight in line.overdue(replica.now_ms):
             replica.fired["receipt_overdue"] += bool(flight.to)
             _launch(replica, line, flight)
@@ -222,7 +231,7 @@ def retry(replica: Replica) -> None:
 
 def due_ms(replica: Replica) -> int:
     """The time at which a receipt is overdue, or a silent server is tried again."""
-    return min((line.due_ms() for line in replica.lines.values()), default=NEVER_MS)
+    return min((line.due_ms() for line in open_lines(replica)), default=NEVER_MS)
 
 
 # --- making bundles -----------------------------------------------------------------------------------------

@@ -328,6 +328,7 @@ class Replicator:
         work()
         flow.look(replica)
         if replica.waiting is None:
+            links.follow(replica)
             outbox.pump(replica)
             links.watch(replica)
         for folder in sorted(replica.touched):

@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Final, NamedTuple
 
 from pillarbox.replication.organisation.schedules import ALWAYS, Schedule
@@ -92,6 +93,11 @@ class Organisation:
     referrals: Mapping[bytes, Mapping[bytes, int]] = field(default_factory=dict)
     preset: PresetName = PresetName.PROMPT
     content: ContentFlow = RUNNING
+
+    @cached_property
+    def scheduled(self) -> tuple[Connector, ...]:
+        """The connectors that are not open at all times."""
+        return tuple(each for each in self.connectors if each.schedule != ALWAYS)
 
     def others(self, database: bytes) -> tuple[bytes, ...]:
         """The stores of the tree but this one and those that were removed, in the order of their GUIDs."""
