@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
-from pillarbox.replication.core import backfill, folder_settings, transit
+from pillarbox.replication.core import backfill, folder_settings, mates, transit
 from pillarbox.replication.core.folder_settings import Priority
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import UNHEARD, FolderState, Row
 from pillarbox.replication.ground.records import Folder, MessageVersion, ObjectId, ReplicaState
+from pillarbox.replication.organisation.referral import Offer, Referral, choose_referral
 from pillarbox.store.access import FolderRights
 from pillarbox.store.change_number import CNSet
 from pillarbox.store.errors import NoPermission, NotFound
@@ -228,6 +229,26 @@ def is_stale(replica: Replica, folder: ObjectId, database: bytes) -> bool:
     row = state.rows.get(database, Row())
     known: CNSet = state.knowledge.known
     return row.life == UNHEARD or 10 * row.had.count_common(known) < 9 * known.count()
+
+
+def refer(replica: Replica, folder: ObjectId, client: str) -> Referral:
+    """Choose the replica to which this store sends a client that asks for a folder's content, with reasons.
+
+    A server is there when it was heard of lately. Raises NotFound for an unknown folder.
+    """
+    _folder(replica, folder)
+    me = replica.me.database
+    stated = replica.links.down(replica.now_ms)  # a schedule is for mail, and keeps no client back
+    offers = [
+        Offer(
+            database,
+            state,
+            is_stale(replica, folder, database),
+            is_there=database == me or mates.is_up(replica, database),
+        )
+        for database, state in replica.replica_states(folder).items()
+    ]
+    return choose_referral(me, client, offers, replica.organisation, stated)
 
 
 def _folder(replica: Replica, folder: ObjectId) -> Folder | None:

@@ -7,7 +7,7 @@ from driven_stores import ACTOR, TREE, Post, is_changes
 
 from pillarbox.replication.core import folder_settings, hierarchy, views, writing
 from pillarbox.replication.core.folder_settings import Priority
-from pillarbox.replication.core.preset import MINUTE_MS
+from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.views import Sync
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
@@ -204,3 +204,17 @@ def test_a_new_replica_is_stale_until_it_is_filled_and_one_that_lags_is_not() ->
     assert views.is_stale(at(post, 0), folder, THREE)
     post.wait(30 * MINUTE_MS)
     assert not views.is_stale(at(post, 0), folder, THREE)
+
+
+def test_a_client_is_sent_to_a_replica_that_is_there_and_holds_the_folder() -> None:
+    post = Post("aab")
+    folder = post.folder("123")
+    posts(post, folder, 3)
+    post.wait(20 * MINUTE_MS)
+    leaving = {ONE: ReplicaState.DELETE_PENDING}
+    post.do(1, lambda replica: writing.change_folder(replica, folder, ACTOR, replicas=leaving))
+    assert views.refer(at(post, 1), folder, "anna").database == TWO
+    post.wait(HOUR_MS)
+    assert views.refer(at(post, 0), folder, "anna").database == TWO
+    post.wait(2 * HOUR_MS, is_lost=lambda message: TWO in (message.sender.database, message.to))
+    assert views.refer(at(post, 0), folder, "anna").database == THREE, "the nearer one is not there"
