@@ -38,6 +38,8 @@ def take(replica: Replica, folder: ObjectId, object_id: ObjectId, arrived: Versi
         if not stays_expired(state, number in arrived.siblings and number not in result.siblings, number)
     ]
     claimed += no_longer_expired(state, object_id, arrived, result)
+    replica.fired["refused"] += bool(arrived.siblings) and not result.siblings
+    replica.fired["held_again"] += any(number in state.knowledge.expired for number in result.siblings)
     if all(number in state.knowledge.known for number in claimed):
         is_kept = result.siblings or is_bare_kept(replica, folder, result)
         if (result if is_kept else None) == mine:
@@ -102,6 +104,7 @@ def store_or_bury(replica: Replica, folder: ObjectId, object_id: ObjectId, versi
     """
     if versions.siblings or is_bare_kept(replica, folder, versions):
         replica.objects.put(folder, object_id, versions)
+        replica.fired["bare_context"] += not versions.siblings
     else:
         replica.objects.remove(folder, object_id)
 

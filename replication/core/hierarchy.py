@@ -180,6 +180,7 @@ def places(replica: Replica) -> dict[ObjectId, ObjectId]:
             path[above] = None
             above = shown[above]
         if above in path:
+            replica.fired["circle"] += 1
             ring = list(path)[list(path).index(above) :]
             last = max(ring, key=lambda member: parents[member].stamp.weight(replica.wall_ms))
             shown[last] = tree.lost_and_found

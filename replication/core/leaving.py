@@ -46,7 +46,9 @@ def answer(replica: Replica, folder: ObjectId, message: Message, statement_numbe
     leaver = states.get(message.sender.database, ReplicaState.REMOVED)
     if states.get(replica.me.database) is not ReplicaState.ACTIVE or leaver is ReplicaState.ACTIVE:
         return
-    if replica.state(folder).knowledge.had.covers(message.statement.known):
+    has_all = replica.state(folder).knowledge.had.covers(message.statement.known)
+    replica.fired["acknowledged" if has_all else "not_acknowledged"] += 1
+    if has_all:
         acknowledgement = Acknowledgement(message.sender.incarnation, statement_number)
         status.tell(replica, folder, message.sender.database, acknowledgement)
 

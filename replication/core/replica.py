@@ -217,6 +217,7 @@ class Replica:
         state = self.state(folder)
         given = CNSet.of_range(self.me.origin, state.own_last + 1, last)
         state.knowledge.claim(given - self.record.left_out - self.withheld)
+        self.fired["gaps_filled"] += last > state.own_last + 1
         state.own_last = max(state.own_last, last)
         if state.unsent_since_ms == NEVER_MS:
             state.unsent_since_ms = self.now_ms
@@ -342,6 +343,7 @@ class Replica:
         if listed and ReplicaState.ACTIVE not in listed.values():
             pending = [store for store, state in listed.items() if state is ReplicaState.DELETE_PENDING]
             listed[max(pending or listed)] = ReplicaState.ACTIVE
+            self.fired["last_copy_kept"] += 1
         return listed
 
     def peers(self, folder: ObjectId) -> dict[bytes, ReplicaState]:
@@ -365,7 +367,9 @@ class Replica:
     def assumed(self, folder: ObjectId) -> CNSet:
         """Numbers that every other replica which had them states as expired: nobody can give them."""
         state = self.state(folder)
-        return expired_by_all(state.rows) - state.knowledge.had
+        assumed = expired_by_all(state.rows) - state.knowledge.had
+        self.fired["assumed_expired"] += bool(assumed)
+        return assumed
 
     def send(self, to: bytes, folder: ObjectId, body: Body) -> None:
         """Send a message about a folder, with what this store has of it."""

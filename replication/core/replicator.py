@@ -158,6 +158,7 @@ class Replicator:
         hello.heard(replica, message.statement)
         state = replica.held(folder)
         if state is None:  # folders never wait for content: what comes too early is asked for later
+            replica.fired["came_before_its_folder"] += isinstance(body, Changes)
             return
         if source in state.rows:
             state.rows[source] = state.rows[source].told(message.statement, replica.wall_ms)

@@ -245,6 +245,16 @@ def asks_once(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(backfill, "_waiting", never)
 
 
+def circles_stay(patch: pytest.MonkeyPatch) -> None:
+    """K8: folders stand where their parent entries say."""
+
+    def places(replica: Replica) -> Any:
+        read = {folder: replica.folder(folder) for folder in replica.objects.ids(replica.tree.hierarchy)}
+        return {folder: each.parent.value for folder, each in read.items() if each and each.is_live}
+
+    patch.setattr(hierarchy, "places", places)
+
+
 # The form, the settings under which it shows soon, and the first seed known to show it.
 NAIVE: dict[Patch, tuple[Settings, int]] = {
     gaps_without_condition: (PLAIN, 0),
@@ -264,6 +274,7 @@ NAIVE: dict[Patch, tuple[Settings, int]] = {
     held_beside_the_list: (RESTORY, 3),
     no_revival: (LISTY, 14),
     asks_once: (PLAIN, 1),
+    circles_stay: (FOLDERY, 0),
     no_hello: (PUT_BACK, 0),
 }
 

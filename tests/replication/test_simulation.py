@@ -15,6 +15,13 @@ from pillarbox.replication.simulation.scenario import Settings
 
 SMALL, LARGE = Settings(), Settings(stores=9, sites=3, steps=500)
 
+CAMPAIGN = os.environ.get("PILLARBOX_CAMPAIGN", "")
+SMALL_COUNT = {"short": 90, "long": 8000}.get(CAMPAIGN, 900)
+LARGE_COUNT = {"short": 10, "long": 2000}.get(CAMPAIGN, 50)
+ONLY_LARGE = {"cut for ten hours", "drain over 30 minutes"}
+# Nearly never needed: a schedule in test_core.py shows each.
+RARE = {"expired_lost", "held_again", "last_copy_kept", "replica_back_to_leaving", "unseen_content"}
+
 
 @pytest.mark.parametrize("first", range(0, 6, 3))
 def test_small_organisations_become_equal(first: int) -> None:
@@ -23,18 +30,19 @@ def test_small_organisations_become_equal(first: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(1000, 3000, 100))
+@pytest.mark.parametrize("first", range(1000, 1000 + SMALL_COUNT, 90))
 def test_campaign_of_small_organisations(first: int) -> None:
-    summary = campaign.summarise(campaign.run_seeds(range(first, first + 100), SMALL))
+    summary = campaign.summarise(campaign.run_seeds(range(first, first + 90), SMALL))
     assert not summary.violations
-    assert set(summary.never_happened()) <= {"unseen_content", "expired_lost"}
+    assert set(summary.never_happened()) <= ONLY_LARGE | RARE
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(0, 100, 10))
+@pytest.mark.parametrize("first", range(0, LARGE_COUNT, 10))
 def test_campaign_of_large_organisations(first: int) -> None:
     summary = campaign.summarise(campaign.run_seeds(range(first, first + 10), LARGE))
     assert not summary.violations
+    assert set(summary.never_happened()) <= RARE
 
 
 def test_a_seed_replays_exactly_whatever_the_hash_seed() -> None:
@@ -83,3 +91,4 @@ def test_what_never_happened_is_named() -> None:
     summary = campaign.summarise(campaign.run_seeds([1], Settings(steps=1)))
     assert "clock in 2099" in summary.never_happened()
     assert "Status" not in summary.never_happened()
+    assert "held_again" in summary._replace(rules={"held_again": 0}).never_happened()
