@@ -89,6 +89,7 @@ def ask(replica: Replica, folder: ObjectId) -> None:
 def _send_request(replica: Replica, folder: ObjectId, request: Request) -> None:
     state = replica.state(folder)
     replica.fired["backfill_request"] += 1
+    replica.unanswered[request.source] += 1
     state.asked[request.source] = replica.now_ms
     replica.send(request.source, folder, BackfillRequest(request.numbers, state.knowledge.had))
     if replica.organisation.servers[request.source].site != replica.site:
@@ -106,12 +107,14 @@ def open_sources(replica: Replica, folder: ObjectId) -> list[Candidate]:
     return [
         candidate
         for candidate in candidates(replica, folder)
-        if candidate.database in near
-        or (
-            not waits
-            and candidate.late is not Late.DOWN
-            and mates.is_up(replica, candidate.database)
-            and outbox.is_open_to(replica, servers[candidate.database].site)
+        if mates.is_up(replica, candidate.database)
+        and (
+            candidate.database in near
+            or (
+                not waits
+                and candidate.late is not Late.DOWN
+                and outbox.is_open_to(replica, servers[candidate.database].site)
+            )
         )
     ]
 
@@ -141,8 +144,9 @@ def _look_again_ms(replica: Replica) -> int:
     """The time after which a sleeping entry is looked at: soon while a way is down, else when somebody that
     was silent may have spoken.
     """
-    is_cut = any(line.stalled() for line in replica.lines.values())
-    return MINUTE_MS if is_cut or replica.down else replica.preset.status_rest_ms
+    is_cut = replica.down or any(line.stalled() for line in replica.lines.values())
+    is_asked = any(mates.is_heard(replica, store) for store, count in replica.unanswered.items() if count)
+    return MINUTE_MS if is_cut or is_asked else replica.preset.status_rest_ms
 
 
 def wake(replica: Replica, folder: ObjectId) -> None:

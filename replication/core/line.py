@@ -21,6 +21,7 @@ from pillarbox.store.change_number import CNSet
 FLIGHTS_MAX: Final = 2
 RECEIPT_MS: Final = 10_000
 SILENT_MS: Final = 300_000
+PACKED_PART_MIN: Final = 1 / 16  # so that one bundle takes no more than 5 MB of memory
 TAKEN_MS_MAX: Final = 3_600_000  # a transport that has not said for so long that the link took a copy
 
 
@@ -55,6 +56,7 @@ class Flight:
     given_ms: int = 0
     sent_ms: int = NEVER_MS
     behind_ms: int = 0
+    content_bytes: int = 0
 
     def overdue_ms(self) -> int:
         """The time at which its receipt is overdue."""
@@ -63,12 +65,16 @@ class Flight:
 
 @dataclass
 class Line:
-    """All that waits for one neighbour site, and the servers there that were silent, each until when."""
+    """All that waits for one neighbour site, and the servers there that were silent, each until when.
+
+    `packed_part` is the part of a bundle's content that is left of it when it is packed, of late.
+    """
 
     site: str
     turns: Turns[Item] = field(default_factory=Turns)
     flights: dict[BundleKey, Flight] = field(default_factory=dict)
     silent: dict[bytes, int] = field(default_factory=dict)
+    packed_part: float = 1.0
 
     def has_room(self) -> bool:
         """True when another bundle may be made: two on their way keep the link busy and memory flat."""
@@ -99,10 +105,13 @@ class Line:
         self.silent[server] = now_ms + SILENT_MS
         flight.to = b""
 
-    def sent(self, key: BundleKey, to: bytes, now_ms: int) -> None:
+    def sent(self, key: BundleKey, to: bytes, packed_bytes: int, now_ms: int) -> None:
         """The link has taken a bundle: from now on its receipt is due."""
         if (flight := self.flights.get(key)) and flight.to == to:
             flight.sent_ms = now_ms
+            if flight.content_bytes:
+                part = max(PACKED_PART_MIN, min(1.0, packed_bytes / flight.content_bytes))
+                self.packed_part += (part - self.packed_part) / 4
 
     def due_ms(self) -> int:
         """The time at which a receipt is overdue, or a silent server is tried again."""

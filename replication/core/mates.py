@@ -19,9 +19,18 @@ from pillarbox.replication.wire.messages import Changes, Fetching, Objects, Stat
 from pillarbox.store.change_number import CNSet
 
 RANK_MAX = 4
+UNANSWERED_MAX = 16
 
 
 def is_up(replica: Replica, store: bytes) -> bool:
+    """True when a store was heard of of late, and did not leave many requests unanswered since.
+
+    So of all the folders of a store that died, a few are asked for.
+    """
+    return is_heard(replica, store) and replica.unanswered[store] < UNANSWERED_MAX
+
+
+def is_heard(replica: Replica, store: bytes) -> bool:
     """True when a store said something, or its site's bridgehead something of it, within two statuses at
     rest; before that, since this one started.
     """

@@ -215,10 +215,10 @@ def _end(replica: Replica, line: Line, key: BundleKey) -> None:
             state.marks.pop(line.site, None)
 
 
-def sent(replica: Replica, key: BundleKey, to: bytes) -> None:
+def sent(replica: Replica, key: BundleKey, to: bytes, packed_bytes: int) -> None:
     """The link has taken a bundle: its receipt is due."""
     for line in replica.lines.values():
-        line.sent(key, to, replica.now_ms)
+        line.sent(key, to, packed_bytes, replica.now_ms)
 
 
 def retry(replica: Replica) -> None:
@@ -269,23 +269,35 @@ def _branch(replica: Replica, site: str, folder: ObjectId) -> SiteTree | None:
 def _fellows(
     replica: Replica, line: Line, of: Class, kind: Kind, first: ObjectId, branch: SiteTree
 ) -> Iterator[ObjectId]:
-    """The folder, then others that may go in one bundle with it: the same bucket, and the same way."""
+    """The folder, then others that may go in one bundle with it: to the same server, and the same way.
+
+    Those of its bucket are among them; with them alone a site's many buckets would leave packs half empty.
+    """
     yield first
-    bucket = bucket_of(first)
+    takers = {bucket_of(first): _taker(replica, line, first)}
     for item in line.turns.waiting(of):
         folder = item.key
-        if item.kind is not kind or isinstance(folder, BundleKey | str) or bucket_of(folder) != bucket:
+        if item.kind is not kind or isinstance(folder, BundleKey | str):
             continue
-        if _branch(replica, line.site, folder) == branch:
+        bucket = bucket_of(folder)
+        if bucket not in takers:
+            takers[bucket] = _taker(replica, line, folder)
+        if takers[bucket] == takers[bucket_of(first)] and _branch(replica, line.site, folder) == branch:
             line.turns.drop(item)
             yield folder
 
 
+def _taker(replica: Replica, line: Line, folder: ObjectId) -> bytes | None:
+    """The server that is tried first for a folder now."""
+    order = in_order(replica.organisation.at(line.site), bucket_of(folder))
+    return next((server for server in order if server not in line.silent), None)
+
+
 def _changes(replica: Replica, line: Line, of: Class, first: ObjectId, branch: SiteTree) -> Flight | None:
-    """A bundle of changes: of one folder, and of others while there is room."""
+    """A bundle of changes: of one folder, and of others while there is room in it when it is packed."""
     messages: list[Message] = []
     numbers: dict[ObjectId, CNSet] = {}
-    room = PACK_BYTES_MAX
+    room = limit = int(PACK_BYTES_MAX / line.packed_part)
     for folder in _fellows(replica, line, of, Kind.CHANGES, first, branch):
         pending = replica.state(folder).marks.get(line.site, CNSet()) - line.in_flight(folder)
         if not pending:
@@ -307,7 +319,10 @@ def _changes(replica: Replica, line: Line, of: Class, first: ObjectId, branch: S
         room -= OBJECT_BYTES + objects_bytes
         if room <= 0 or len(messages) >= BUNDLE_FOLDERS_MAX or carried != pending:
             break
-    return Flight(_bundle(replica, of, first, branch, messages), 0, numbers) if messages else None
+    if not messages:
+        return None
+    bundle = _bundle(replica, of, first, branch, messages)
+    return Flight(bundle, 0, numbers, content_bytes=limit - room)
 
 
 def _statuses(replica: Replica, line: Line, of: Class, first: ObjectId, branch: SiteTree) -> Flight | None:

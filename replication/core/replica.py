@@ -152,6 +152,7 @@ class Replica:
         self.lines: dict[str, Line] = {}
         self.seen: dict[BundleKey, None] = {}
         self.heard: dict[bytes, int] = {}
+        self.unanswered: Counter[bytes] = Counter()
         self.links = StatedLinks()
         self.watches: dict[str, LinkWatch] = {}
         self.stated_ms: dict[str, int] = {}

@@ -99,6 +99,7 @@ class Replicator:
         hierarchy.even_out(replica, replica.objects.ids(replica.tree.hierarchy))
         replica.started_ms = replica.now_ms
         replica.heard.clear()
+        replica.unanswered.clear()
         outbox.restart(replica)
         nearest = backfill.nearest_first(replica)
         for folder, held in list(replica.record.folders.items()):
@@ -134,12 +135,13 @@ class Replicator:
         """A store of a neighbour site took a copy that this one gave, or refused it."""
         return self._call(now, lambda: outbox.receipt_came(self.replica, receipt))
 
-    def sent(self, key: BundleKey, to: bytes, now: Moment) -> list[Effect]:
+    def sent(self, key: BundleKey, to: bytes, packed_bytes: int, now: Moment) -> list[Effect]:
         """The link has taken a copy for a site: its receipt is due ten seconds from now.
 
-        A transport that cannot reach `to` says so too: no receipt will come then.
+        `packed_bytes` is its size, by which the next ones are filled. A transport that cannot reach `to` says
+        so too: no receipt will come then.
         """
-        return self._call(now, lambda: outbox.sent(self.replica, key, to))
+        return self._call(now, lambda: outbox.sent(self.replica, key, to, packed_bytes))
 
     def _receive(self, message: Message) -> None:
         replica, folder = self.replica, message.folder
@@ -163,6 +165,7 @@ class Replicator:
         if source in state.rows:
             state.rows[source] = state.rows[source].told(message.statement, replica.wall_ms)
         replica.heard[source] = replica.now_ms
+        del replica.unanswered[source]
         backfill.heard(replica, folder, source)
         self._take(message)
         deletion.ask_to_reconcile(replica, folder)

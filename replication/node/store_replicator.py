@@ -157,9 +157,9 @@ class StoreReplicator:
         self._call(lambda txn, replicator: replicator.receipt_came(receipt, self._now()))
         self._forget_passed()
 
-    def sent(self, key: BundleKey, to: bytes) -> None:
-        """The link has taken a copy for a site."""
-        self._call(lambda txn, replicator: replicator.sent(key, to, self._now()))
+    def sent(self, key: BundleKey, to: bytes, packed_bytes: int) -> None:
+        """The link has taken a copy for a site, of so many bytes."""
+        self._call(lambda txn, replicator: replicator.sent(key, to, packed_bytes, self._now()))
 
     def tick(self) -> None:
         """Do all that is due, note what users changed, and send the next page of each answer."""

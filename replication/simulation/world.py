@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -24,7 +24,16 @@ from pillarbox.replication.simulation.network import FRAME, Freight, Network
 from pillarbox.replication.simulation.replays import Delivery, Replays
 from pillarbox.replication.simulation.requests import check_requests
 from pillarbox.replication.simulation.stops import check_stopped
-from pillarbox.replication.wire.messages import BackfillRequest, Bundle, Changes, Label, Life, Message, Sender
+from pillarbox.replication.wire.messages import (
+    BackfillRequest,
+    Bundle,
+    Changes,
+    Class,
+    Label,
+    Life,
+    Message,
+    Sender,
+)
 from pillarbox.store.change_number import CNSet
 from pillarbox.store.ids import COUNTER_MAX, guid_text, new_guid
 
@@ -230,13 +239,18 @@ class World:
         """Give a message to the network."""
         self._count(message)
         path = self._path(message.sender.database, message.to)
-        for time_ms in self.network.travel(Freight.of([message]), path, self.now_ms).arrives_ms:
+        alone = Bundle(message.sender, 0, Class.URGENT, 0, (), (message,), message.to)
+        for time_ms in self.network.travel(self.weigh(alone, path), path, self.now_ms).arrives_ms:
             self._arrive(
                 time_ms,
                 message.to,
                 lambda replicator, now: replicator.receive(message, now),
                 (message,),
             )
+
+    def weigh(self, bundle: Bundle, path: Sequence[str]) -> Freight:
+        """The freight that a bundle is along these sites; here its content alone weighs anything."""
+        return Freight.of(bundle.messages)
 
     def _count(self, message: Message) -> None:
         kind = type(message.body).__name__
@@ -271,7 +285,9 @@ class World:
         for message in bundle.messages:
             self._count(message)
         hop = machine.database
-        journey = self.network.travel(Freight.of(bundle.messages), self._path(hop, label.to), self.now_ms)
+        path = self._path(hop, label.to)
+        freight = self.weigh(bundle, path)
+        journey = self.network.travel(freight, path, self.now_ms)
         for time_ms in journey.arrives_ms:
             self._arrive(
                 time_ms,
@@ -280,12 +296,15 @@ class World:
                 bundle.messages,
             )
         if label.is_for_site:
-            self.at(journey.sent_ms, lambda: self._sent(machine, label, bundle))
+            self.at(journey.sent_ms, lambda: self._sent(machine, label, bundle, freight))
 
-    def _sent(self, machine: Machine, label: Label, bundle: Bundle) -> None:
+    def _sent(self, machine: Machine, label: Label, bundle: Bundle, freight: Freight) -> None:
         if machine is self.machines.get(machine.database) and machine.database not in self.down:
-            now = machine.moment(self.now_ms)
-            self.do(machine, machine.call(lambda replicator: replicator.sent(bundle.key, label.to, now)))
+            now, packed_bytes = machine.moment(self.now_ms), freight.content_bytes
+            effects = machine.call(
+                lambda replicator: replicator.sent(bundle.key, label.to, packed_bytes, now)
+            )
+            self.do(machine, effects)
 
     def _give_receipt(self, machine: Machine, effect: GiveReceipt) -> None:
         self.messages["Receipt"] += 1

@@ -162,6 +162,20 @@ def test_what_only_a_dead_store_claims_is_not_asked_for_and_is_explained() -> No
     assert told.missing == claimed and told.wanted and told.holders
 
 
+def test_of_many_folders_of_a_mate_that_died_a_few_are_asked_for() -> None:
+    post = Post("aa")
+    folders = [post.folder("12") for _ in range(40)]
+    post.wait(HOUR_MS)
+    dead = b"2" * 16
+    for folder in folders:
+        claim(post, folder, dead)
+        post.do(0, lambda replica, each=folder: replica.state(each))
+    post.sent.clear()
+    post.wait(DAY_MS, is_lost=lambda message: dead in (message.to, message.sender.database))
+    asked = [each for each in post.sent if isinstance(each.body, BackfillRequest) and each.to == dead]
+    assert 1 <= len(asked) <= mates.UNANSWERED_MAX
+
+
 def test_a_request_is_not_made_while_the_way_is_down_and_its_delay_counts_anew() -> None:
     post = Post("ab")
     folder, other = post.folder("12"), post.folder("12")

@@ -157,7 +157,7 @@ class Stores:
                 if target and not is_lost:
                     target.replicator.receive_copy(label, bundle, store.guid, contents)
                 if label.is_for_site:
-                    store.replicator.sent(bundle.key, label.to)
+                    store.replicator.sent(bundle.key, label.to, 1 << 20)
             case GiveReceipt(to, receipt):
                 target = self._at(to)
                 if target and not is_lost:

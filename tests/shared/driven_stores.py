@@ -22,6 +22,7 @@ from pillarbox.store.ids import new_guid
 
 TREE = Tree(b"t" * 16)
 ACTOR = "anna"
+PACKED_BYTES = 1 << 20  # what a bundle is packed to: nothing packs well here
 
 
 def new_guids(seed: int) -> Callable[[], bytes]:
@@ -104,7 +105,7 @@ class Post:
         giver, store = self.store(hop), self.store(label.to)
         if not any(is_lost(message) for message in told):
             self.put(store, store.receive_copy(label, bundle, hop, self.now))
-        self.put(giver, giver.sent(bundle.key, label.to, self.now))
+        self.put(giver, giver.sent(bundle.key, label.to, PACKED_BYTES, self.now))
 
     def store(self, database: bytes) -> Replicator:
         return next(each for each in self.stores if each.replica.me.database == database)
