@@ -12,6 +12,7 @@ from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from pillarbox.store.disk.tables import (
+    ARRIVING,
     IDENTITY_KEY,
     LAYOUT_VERSION_MIN,
     LET_GO_KEY,
@@ -298,6 +299,8 @@ class Rebuild:
             for key, box in sorted(
                 reader.records(Table.MAILBOX, b"", None), key=lambda row: row[1].change_cn
             ):
+                if box.state == ARRIVING:
+                    continue  # it has no name until its move shows it
                 if name_key(box.name) in boxes:
                     name = f"{RECOVERED} {guid_text(box.guid)}"
                     self._draft.put(Table.MAILBOX, key, box._replace(name=name, change_cn=self.next_cn()))

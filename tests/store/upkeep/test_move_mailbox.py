@@ -37,6 +37,7 @@ from pillarbox.store.upkeep import move_mailbox
 from pillarbox.store.upkeep.check import check_database
 from pillarbox.store.upkeep.maintenance import train_dictionary
 from pillarbox.store.upkeep.move_mailbox import MOVED_FROM, MailboxMove, MoveProgress
+from pillarbox.store.upkeep.repair import repair_database
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 ACTOR = Actor.task("test")
@@ -594,6 +595,25 @@ def test_after_two_interrupted_moves_there_and_back_the_mailbox_is_found(server:
     assert described(first, "anna") == before
     with pytest.raises(NotFound), second.read(ACTOR) as read:
         mailboxes.find(read, "anna")
+    assert_clean(server)
+
+
+def test_a_copy_that_an_interrupted_move_left_takes_no_name_in_a_repair(server: Server) -> None:
+    second = server.database(SECOND)
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        move(server, SECOND, progress=killed)
+    source, box = server.mailboxes.find("anna")
+    with source.transaction(ACTOR) as txn:
+        mailboxes.purge(txn, box.guid)
+    _, made = server.mailboxes.create(ACTOR, "anna", second.label)
+    second.dismount()
+    assert repair_database(second).restored == ()
+    second.mount()
+    assert server.mailboxes.find("anna")[1].guid == made.guid
     assert_clean(server)
 
 
