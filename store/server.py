@@ -67,6 +67,7 @@ from pillarbox.store.server_config import (
     format_config,
     parse_config,
     read_config,
+    read_config_text,
     write_config,
 )
 from pillarbox.store.server_lock import ServerChange, ServerLock
@@ -120,6 +121,7 @@ class Server:
         self,
         path: Path,
         config: ServerConfig,
+        text: str = "",
         *,
         read_only: bool = False,
         wait_ms: int = 0,
@@ -128,7 +130,7 @@ class Server:
         rng: random.Random | None = None,
         zone: tzinfo | None = None,
     ) -> None:
-        """Use `create` or `open`: this mounts nothing."""
+        """Use `create` or `open`: this mounts nothing. `text` is what `config` was read from."""
         self.path = path
         self.edition = config.edition
         self.read_only = read_only
@@ -157,7 +159,7 @@ class Server:
         self.maintenance = DailyMaintenance(self._mounted, clock=self._clock, zone=zone or machine_zone())
         self._config = config
         self._read_diagnostics(config.diagnostics)
-        self._adopt(config)
+        self._adopt(config, text)
 
     def __repr__(self) -> str:
         use = " for reading" if self.read_only else ""
@@ -222,10 +224,12 @@ class Server:
         Raises NotFound, InvalidSetting, UnsupportedVersion.
         """
         path = as_path(path, "path")
-        config = read_config(path)
+        text = read_config_text(path)
+        config = parse_config(text, str(path / CONFIG_FILE))
         server = cls(
             path,
             config,
+            text,
             read_only=read_only,
             wait_ms=wait_ms,
             diagnostics_min=diagnostics_min,
@@ -596,6 +600,15 @@ class Server:
         entry = self._entry(self.database(name))
         return entry.mount_at_startup and not entry.dismounted_above_limit
 
+    def to_be_mounted(self) -> frozenset[bytes]:
+        """The GUIDs of the databases that opening the server mounts, as `is_to_be_mounted` says of one."""
+        return frozenset(
+            entry.guid
+            for group in self._config.groups
+            for entry in group.databases
+            if entry.mount_at_startup and not entry.dismounted_above_limit
+        )
+
     def set_diagnostics(self, category: str, level: str) -> None:
         """Set how much a diagnostic category writes: none, minimum, medium or maximum.
 
@@ -614,9 +627,14 @@ class Server:
     def reload(self) -> None:
         """Take over what other processes changed in the configuration; nothing is mounted or dismounted,
         but what was deleted. Raises as `open`, and then nothing is taken over.
+
+        Where nothing was changed it only reads the file, and waits for nobody.
         """
+        if read_config_text(self.path) == self._config_text:
+            return
         with self._changing:
-            self._adopt(read_config(self.path))
+            text = read_config_text(self.path)
+            self._adopt(parse_config(text, str(self.path / CONFIG_FILE)), text)
 
     def _locked(self) -> ServerLock:
         """Keep other processes from changing the server in a `with` block; take `_changing` before it."""
@@ -635,11 +653,10 @@ class Server:
         return FileLock(self.path / SERVER_LOCK, "the server", self._clock, wait_ms=wait_ms)
 
     def _put_in_force(self, config: ServerConfig) -> None:
-        write_config(self.path, config)
-        self._adopt(config)
+        self._adopt(config, write_config(self.path, config))
 
-    def _adopt(self, config: ServerConfig) -> None:
-        """Bring the groups and databases of this process in line with a configuration."""
+    def _adopt(self, config: ServerConfig, text: str) -> None:
+        """Bring the groups and databases of this process in line with a configuration of that text."""
         self._read_diagnostics(config.diagnostics)
         self._read_backup_rules(config.backups)
         self.edition = config.edition
@@ -654,7 +671,7 @@ class Server:
                 each.name: self._adopted(known.pop(each.guid, None), path, each, config.label_of(each.guid))
                 for each in entry.databases
             }
-        self.groups, self._config = groups, config
+        self.groups, self._config, self._config_text = groups, config, text
         for gone in known.values():
             gone.dismount("it was deleted")
 

@@ -146,9 +146,15 @@ def read_config(server: PathLike) -> ServerConfig:
     Raises NotFound when there is no server, InvalidSetting naming what is wrong, UnsupportedVersion.
     """
     server = as_path(server, "server")
+    return parse_config(read_config_text(server), str(server / CONFIG_FILE))
+
+
+def read_config_text(server: PathLike) -> str:
+    """The text of the `server.toml` in a server's directory. Raises NotFound, InvalidSetting."""
+    server = as_path(server, "server")
     path = server / CONFIG_FILE
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError) as error:
         hint = "make one with `pillarbox init`, or name its directory"
         if any(server.glob("*/*/properties")):
@@ -158,11 +164,10 @@ def read_config(server: PathLike) -> ServerConfig:
         raise _wrong(str(path), "it is not UTF-8 text") from error
     except OSError as error:
         raise disk_error(error, str(path)) from error
-    return parse_config(text, str(path))
 
 
-def write_config(server: PathLike, config: ServerConfig, text: str = "") -> None:
-    """Put a configuration in the place of the one before, durably: the old or the new one, whole.
+def write_config(server: PathLike, config: ServerConfig, text: str = "") -> str:
+    """Put a configuration in the place of the one before, durably: the old or the new one, whole; its text.
 
     Comments in it stay, or where there is none those of `text`. Raises DiskFull or PillarboxError when the
     disk fails.
@@ -173,7 +178,9 @@ def write_config(server: PathLike, config: ServerConfig, text: str = "") -> None
         before = path.read_text(encoding="utf-8") if path.exists() else text
     except OSError as error:
         raise disk_error(error, str(path)) from error
-    write_atomically(path, format_config(config, before).encode())
+    written = format_config(config, before)
+    write_atomically(path, written.encode())
+    return written
 
 
 def format_config(config: ServerConfig, before: str = "") -> str:

@@ -48,7 +48,7 @@ from pillarbox.tools.output import (
 from pillarbox.tools.parameters import complete_database
 from pillarbox.tools.serving.client import find_served
 from pillarbox.tools.serving.due import LOOK_AGAIN_MS
-from pillarbox.tools.serving.following import follow_settings
+from pillarbox.tools.serving.following import Following
 from pillarbox.tools.stop_signals import StopSignals, stop_signals
 
 _DEFAULT: Final = -1  # of a limit: let it be what it is without being set
@@ -388,15 +388,12 @@ def watch(server: pillarbox.Server, wait: Wait) -> None:
 
     Mounts, dismounts and settings of other processes are followed each time.
     """
+    following = Following(server)
     while wait(server.check_sizes()):
-        _follow(server)
-
-
-def _follow(server: pillarbox.Server) -> None:
-    try:
-        follow_settings(server)
-    except PillarboxError as error:
-        warn([f"pillarbox: {error}; the settings stay as they were"])
+        try:
+            following.follow()
+        except PillarboxError as error:
+            warn([f"pillarbox: {error}; the settings stay as they were"])
 
 
 def wait_for(stop: StopSignals) -> Wait:

@@ -234,6 +234,7 @@ class ControlSocket:
             name, arguments, wants_progress, small = asked
             function = let_go if name == LET_GO else operation_of(name).load()
             checked = checked_arguments(function, arguments)
+            self._catch_up()
             call = RemoteCall(self._server, actor, connection, self._clock, wants_progress, small)
             result = self._done(name, function, call, checked)
             connection.send_result(result)
@@ -249,6 +250,13 @@ class ControlSocket:
         except Exception as error:  # a fault of the program; others go on
             self._log.say(ERROR, f"a call failed: {traceback.format_exc()}")
             connection.send(Kind.ERROR, packed(error_data(error)))
+
+    def _catch_up(self) -> None:
+        """Take over what commands beside this process have changed: they have ended, their wake may be on its
+        way.
+        """
+        with suppress(PillarboxError):  # server.toml is broken: what was read before is in force
+            self._server.reload()
 
     def _done(
         self, name: str, function: Callable[..., Any], call: RemoteCall, arguments: Mapping[str, Any]

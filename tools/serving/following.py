@@ -2,40 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable
+from contextlib import suppress
 
 import pillarbox
-from pillarbox.store.errors import PillarboxError, Retryable
+from pillarbox.store.errors import Dismounted, PillarboxError, Retryable
+
+Mount = Callable[[pillarbox.Database], None]
 
 
-def follow_settings(server: pillarbox.Server, lent: Container[bytes] = ()) -> None:
-    """Read server.toml again; mount and dismount what is wanted otherwise now, and what others let go of.
+class Following:
+    """Follows the server.toml of an open server; for one thread at a time.
 
-    A database that cannot be mounted is told by its event, and tried again when another process had it. Those
-    that are `lent`, by GUID, are left alone.
-    Raises as `Server.reload`, and then nothing is taken over.
+    It remembers what was wanted when it looked last: operations of this process, too, take over what others
+    have written, and mount and dismount nothing by it.
     """
-    wanted_before = _wanted(server)
-    server.reload()
-    for database in server.databases():
-        if database.guid in lent:
-            continue
-        label = database.label
-        wanted = server.is_to_be_mounted(label)
-        changed = wanted != wanted_before.get(database.guid, False)
-        busy = isinstance(server.not_mounted.get(label), Retryable)
-        if wanted and (changed or busy):
-            _try_to_mount(server, label)
-        elif changed:
-            server.dismount(label)
+
+    def __init__(self, server: pillarbox.Server, mount: Mount | None = None) -> None:
+        """`mount` mounts a database as when the server is opened; by default the server does."""
+        self._server = server
+        self._mount = mount or (lambda database: _mount(server, database))
+        self._wanted = server.to_be_mounted()
+
+    def follow(self) -> None:
+        """Read server.toml again; mount and dismount what is wanted otherwise now, and mount what others let
+        go of.
+
+        A database that cannot be mounted is told by its event, and tried again when another process had it.
+        Raises as `Server.reload`, and then nothing is taken over.
+        """
+        from pillarbox.store.engine.database import MountState
+
+        self._server.reload()
+        before, self._wanted = self._wanted, self._server.to_be_mounted()
+        for database in self._server.databases():
+            wanted = database.guid in self._wanted
+            changed = wanted != (database.guid in before)
+            reason = self._server.not_mounted.get(database.label)
+            busy, above_limit = isinstance(reason, Retryable), isinstance(reason, Dismounted)
+            with suppress(PillarboxError):  # the event says why, and a busy one is tried again
+                if wanted and (changed or busy or above_limit):
+                    self._mount(database)
+                elif changed and (busy or database.state is not MountState.DISMOUNTED):
+                    self._server.dismount(database.label)
 
 
-def _wanted(server: pillarbox.Server) -> dict[bytes, bool]:
-    return {database.guid: server.is_to_be_mounted(database.label) for database in server.databases()}
-
-
-def _try_to_mount(server: pillarbox.Server, label: str) -> None:
-    try:
-        server.mount(label, starts_grace=False)
-    except PillarboxError:
-        return  # the event says why, and a busy one is tried again
+def _mount(server: pillarbox.Server, database: pillarbox.Database) -> None:
+    server.mount(database.label, starts_grace=False)

@@ -43,16 +43,25 @@ class Lending:
         finally:
             self._take_back(lent.guids)
 
-    def _lend(self, guid: bytes, label: str) -> None:
+    def mount(self, database: pillarbox.Database) -> None:
+        """Mount a database as when the server is opened, unless it is lent. Raises as `Server.mount`."""
         with self._lock:
-            if guid in self._lent:
+            if database.guid not in self._lent:
+                self._server.mount(database.label, starts_grace=False)
+
+    def _lend(self, database: pillarbox.Database, reason: str, borrowed: set[bytes]) -> None:
+        with self._lock:
+            if database.guid in self._lent:
                 raise WriterBusy(
-                    f"database {label} is let go of for another command", hint="wait for its end"
+                    f"database {database.label} is let go of for another command", hint="wait for its end"
                 )
-            self._lent.add(guid)
+            self._lent.add(database.guid)
+            borrowed.add(database.guid)  # before what may fail: it is taken back with the others
+            self._server.dismount(database.label, reason)
 
     def _take_back(self, guids: set[bytes]) -> None:
-        self._lent -= guids
+        with self._lock:
+            self._lent -= guids
         if not guids or self._has_ended:
             return
         with suppress(PillarboxError):  # a server.toml that is broken: the settings stay as they were
@@ -60,13 +69,15 @@ class Lending:
         for database in self._server.databases():
             if database.guid in guids and self._server.is_to_be_mounted(database.label):
                 with suppress(PillarboxError):  # the event says why
-                    self._server.mount(database.label, starts_grace=False)
+                    self.mount(database)
 
 
 class _Lent:
     """The databases that one caller has borrowed."""
 
-    def __init__(self, server: pillarbox.Server, lend: Callable[[bytes, str], None]) -> None:
+    def __init__(
+        self, server: pillarbox.Server, lend: Callable[[pillarbox.Database, str, set[bytes]], None]
+    ) -> None:
         self.guids: set[bytes] = set()
         self._server = server
         self._lend = lend
@@ -75,7 +86,5 @@ class _Lent:
         """Dismount databases, all when none is named, until the caller hangs up; their labels."""
         named = [self._server.database(name) for name in databases] or list(self._server.databases())
         for database in named:
-            self._lend(database.guid, database.label)
-            self.guids.add(database.guid)
-            self._server.dismount(database.label, f"{call.actor.account} works on its files")
+            self._lend(database, f"{call.actor.account} works on its files", self.guids)
         return [database.label for database in named]

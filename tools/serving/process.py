@@ -24,7 +24,7 @@ from pillarbox.tools.serving.backup_plan import BackupPlan, read_backup_plan
 from pillarbox.tools.serving.backup_run import BackupRuns
 from pillarbox.tools.serving.control import ControlSocket
 from pillarbox.tools.serving.due import LOOK_AGAIN_MS, Standing, Task, Work, choose_due
-from pillarbox.tools.serving.following import follow_settings
+from pillarbox.tools.serving.following import Following
 from pillarbox.tools.serving.lending import Lending
 from pillarbox.tools.serving.log import ERROR, INFORMATION, WARNING, Log
 from pillarbox.tools.serving.notices import Notices
@@ -73,7 +73,7 @@ class ServingProcess:
         self._notices = notices
         self._backups = BackupRuns(server.path, environment)
         self._plan = plan
-        self._lending = lending
+        self._following = Following(server, lending.mount)
         self._standings: dict[Task, Standing] = {
             Task(Work.SETTINGS): Standing(clock.now_ms() + LOOK_AGAIN_MS, clock.now_ms())
         }
@@ -170,7 +170,7 @@ class ServingProcess:
     def _follow(self, _: str) -> int:
         try:
             plan = read_backup_plan(read_config(self._server.path).other)
-            follow_settings(self._server, self._lending)
+            self._following.follow()
         except PillarboxError as error:
             if str(error) != self._refused:
                 self._refused = str(error)

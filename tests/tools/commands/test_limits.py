@@ -29,7 +29,7 @@ pytest.importorskip("click", reason="click (the extra `cli`) is not installed")
 
 from pillarbox.store.upkeep.sizes import above_limit_ms
 from pillarbox.tools.commands.limits import watch
-from pillarbox.tools.serving.following import follow_settings
+from pillarbox.tools.serving.following import Following
 
 STORE = "Mailbox Store"
 PILLARBOX = (sys.executable, "-c", "from pillarbox.tools.main import run; run()")
@@ -215,15 +215,15 @@ def test_a_watch_sleeps_until_the_next_daily_check(server: Path) -> None:
 
 def test_a_watch_follows_what_other_processes_set(pillarbox: Pillarbox, server: Path) -> None:
     with Server.open(server) as opened:
-        database = opened.database(STORE)
+        database, following = opened.database(STORE), Following(opened)
         pillarbox.answer("limits", "set", server, STORE, "--limit-gb", 30)
-        follow_settings(opened)
+        following.follow()
         assert database.limits == DatabaseLimits(30 * GB)
         pillarbox.answer("dismount", server, STORE)
-        follow_settings(opened)
+        following.follow()
         assert database.state is MountState.DISMOUNTED
         pillarbox.answer("mount", server, STORE)
-        follow_settings(opened)
+        following.follow()
         assert database.state is MountState.MOUNTED
 
 
@@ -231,8 +231,9 @@ def test_a_watch_follows_what_other_processes_set(pillarbox: Pillarbox, server: 
 def test_a_watch_does_not_mount_again_what_a_size_check_dismounted(server: Path) -> None:
     clock = VirtualClock()
     with Server.open(server, clock=clock, zone=UTC) as opened:
+        following = Following(opened)
         watch(opened, days_of(opened, clock, [], 2))
-        follow_settings(opened)
+        following.follow()
         assert opened.database(STORE).state is MountState.DISMOUNTED
 
 
@@ -286,12 +287,13 @@ def test_a_watch_mounts_what_an_administrator_mounted_again(
     monkeypatch.setattr(database_limits, "GB", 1 << 10)
     clock = VirtualClock()
     with Server.open(server, clock=clock, zone=UTC) as opened:
+        following = Following(opened)
         watch(opened, days_of(opened, clock, [], 2))
         assert opened.database(STORE).state is MountState.DISMOUNTED
         with Server.open(server, mount=False, clock=clock, zone=UTC) as other:
             since_ms = above_limit_ms(other.mount(STORE))
         clock.advance_ms(1000)
-        follow_settings(opened)
+        following.follow()
         assert opened.database(STORE).state is MountState.MOUNTED
         assert above_limit_ms(opened.database(STORE)) == since_ms
 

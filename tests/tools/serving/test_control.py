@@ -286,3 +286,19 @@ def test_callers_are_bounded(held: Held, monkeypatch: pytest.MonkeyPatch) -> Non
         with held.connect() as second, pytest.raises(WriterBusy, match="too many callers"):
             second.deliver(["anna"], b"x\n")
         assert first.deliver(["anna"], b"x\n")
+
+
+def test_an_operation_sees_what_a_command_beside_has_changed_before_any_wake(held: Held) -> None:
+    with held.connect() as connected:
+        with pillarbox.Server.open(held.server.path, mount=False) as other:
+            other.rename_group("First Storage Group", "Crew")
+            other.rename_database(STORE, "Mail")
+        with pytest.raises(NotFound) as told:
+            connected.call(
+                "database.create", name="Second", group="First Storage Group", kind="MAILBOX_STORE"
+            )
+        assert told.value.hint == "the storage groups: Crew"
+        (row,) = connected.deliver(["anna"], b"x\n")
+        assert row["database"] == "Mail"
+        (held.server.path / "server.toml").write_text("broken")
+        assert connected.deliver(["anna"], b"x\n"), "what was read before is in force"
