@@ -30,7 +30,8 @@ def take(replica: Replica, folder: ObjectId, object_id: ObjectId, arrived: Versi
     state, mine = replica.state(folder), replica.objects.get(folder, object_id)
     if mine is not None and not identity.check_numbers(replica, folder, mine, arrived):
         return
-    known = state.knowledge.known if is_held_again(state, mine, arrived) else state.knowledge.had
+    aside = setting_aside.numbers_of(state, object_id)
+    known = state.knowledge.known if is_held_again(state, mine, arrived, aside) else state.knowledge.had
     result = received(arrived, known) if mine is None else mine.merged(arrived, known)
     claimed = [
         number
@@ -44,15 +45,15 @@ def take(replica: Replica, folder: ObjectId, object_id: ObjectId, arrived: Versi
         is_kept = result.siblings or is_bare_kept(replica, folder, result)
         if (result if is_kept else None) == mine:
             return  # it came once more
-    before = state.knowledge.known, state.knowledge.expired
+    before = state.knowledge.copy()
     state.knowledge.claim_each(claimed)
     try:
         store_or_bury(replica, folder, object_id, result)
     except NotApplied as error:
-        state.knowledge.known, state.knowledge.expired = before
+        state.knowledge = before
         setting_aside.set_aside(replica, folder, object_id, arrived, str(error))
         return
-    state.set_aside.pop(object_id, None)
+    setting_aside.look(state, object_id)
     replica.fired["sibling"] += len(result.live()) > 1
     state.applied += 1
     note_news(replica, state)
@@ -60,13 +61,16 @@ def take(replica: Replica, folder: ObjectId, object_id: ObjectId, arrived: Versi
         replica.witness(folder, version.stamps())
 
 
-def is_held_again(state: FolderState, mine: Versions[Any] | None, arrived: Versions[Any]) -> bool:
+def is_held_again(
+    state: FolderState, mine: Versions[Any] | None, arrived: Versions[Any], aside: CNSet
+) -> bool:
     """True when an object is held, or begins to be: then so are those of its versions that were expired here.
+    So it does with a version that was only set `aside`.
 
     Refused by themselves they would be missing beside a context that covers them, which says that they were
     replaced: stores that have them would let them go.
     """
-    return mine is not None or bool(received(arrived, state.knowledge.had).siblings)
+    return mine is not None or bool(received(arrived, state.knowledge.had - aside).siblings)
 
 
 def received(arrived: Versions[Any], had: CNSet) -> Versions[Any]:

@@ -18,11 +18,11 @@ from pillarbox.store.change_number import CNSet
 
 
 def missing(replica: Replica, folder: ObjectId) -> CNSet:
-    """The numbers that other replicas said they hold and this one has not."""
+    """The numbers that other replicas said they hold and this one has not, or is to try again."""
     state = replica.state(folder)
     if not replica.is_live(folder):
         return NOTHING
-    had, lacked = state.knowledge.had, NOTHING
+    had, lacked = state.knowledge.settled, NOTHING
     for row in state.rows.values():
         if not had.covers(row.known):
             lacked |= row.known - had
@@ -91,7 +91,7 @@ def _send_request(replica: Replica, folder: ObjectId, request: Request) -> None:
     replica.fired["backfill_request"] += 1
     replica.unanswered[request.source] += 1
     state.asked[request.source] = replica.now_ms
-    replica.send(request.source, folder, BackfillRequest(request.numbers, state.knowledge.had))
+    replica.send(request.source, folder, BackfillRequest(request.numbers, state.knowledge.settled))
     if replica.organisation.servers[request.source].site != replica.site:
         mates.tell_fetching(replica, folder, request.numbers, request.source)
 

@@ -1,7 +1,8 @@
 """Objects that a store cannot apply: set aside with the reason and tried again, while all others go on.
 
 The numbers of such an object count as expired: had, so that nothing waits for them and nobody is asked for
-them all the time, and never offered. When it is tried again they are missing once more, and asked for.
+them all the time, and never offered. When it is tried again they are asked for once more, and stay had: until
+an answer has come nothing else is known of them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any, Final
 from pillarbox.replication.core.effects import Notice
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import NEVER_MS, FolderState, SetAside
+from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.ground.versions import Versions
 from pillarbox.store.change_number import CNSet
@@ -38,25 +40,38 @@ def set_aside(
         replica.report(Notice.SET_ASIDE, folder, CNSet.of(lacking))
 
 
+def numbers_of(state: FolderState, object_id: ObjectId) -> CNSet:
+    """The numbers under which an object is set aside."""
+    each = state.set_aside.get(object_id)
+    return CNSet.of(each.numbers) & state.knowledge.expired if each else NOTHING
+
+
+def look(state: FolderState, object_id: ObjectId) -> None:
+    """An object is set aside no more once all of its numbers are known: it came, was replaced or deleted."""
+    if object_id not in state.set_aside or numbers_of(state, object_id):
+        return
+    left = state.expired_objects.pop(object_id, frozenset()) - state.set_aside.pop(object_id).numbers
+    if left:
+        state.expired_objects[object_id] = left
+
+
 def due_ms(state: FolderState) -> int:
     """The time at which the next object is tried again."""
     return min((each.due_ms for each in state.set_aside.values()), default=NEVER_MS)
 
 
 def retry(replica: Replica, folder: ObjectId) -> None:
-    """Let the numbers of objects that are due be missing again; those that come are tried again."""
+    """Ask for the numbers of objects that are due; those that come are tried again."""
     state = replica.state(folder)
     for object_id, each in list(state.set_aside.items()):
-        if each.due_ms > replica.now_ms:
+        look(state, object_id)
+        if each.due_ms > replica.now_ms or object_id not in state.set_aside:
             continue
         replica.fired["set_aside_retried"] += 1
         tries = each.tries + 1
         due_ms = replica.now_ms + _waits_ms(replica, tries)
         state.set_aside[object_id] = each._replace(tries=tries, due_ms=due_ms)
-        state.knowledge.expired -= CNSet.of(each.numbers)
-        left = state.expired_objects.pop(object_id, frozenset()) - each.numbers
-        if left:
-            state.expired_objects[object_id] = left
+        state.knowledge.retried |= numbers_of(state, object_id)
 
 
 def _waits_ms(replica: Replica, tries: int) -> int:

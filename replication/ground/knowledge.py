@@ -41,18 +41,21 @@ class Knowledge:
 
     `known` is what it holds or saw replaced, and offers to others; `expired` what it let go by its own age
     limit, which counts as had here and is never offered; `purged` the numbers of tombstones that were purged:
-    a store that lacks one of them reconciles before it believes any gap.
+    a store that lacks one of them reconciles before it believes any gap. `retried` are those of the expired
+    numbers that are asked for once more: had as before, until it is known what became of them.
     """
 
     def __init__(self, known: CNSet = NOTHING, expired: CNSet = NOTHING, purged: CNSet = NOTHING) -> None:
         self.known = known
         self.expired = expired
         self.purged = purged
+        self.retried = NOTHING
         self._pairs: dict[tuple[bytes, bytes], Pair] = {}
 
     def copy(self) -> Knowledge:
         """A copy that does not change with this one."""
         copied = Knowledge(self.known, self.expired, self.purged)
+        copied.retried = self.retried
         copied._pairs = dict(self._pairs)
         return copied
 
@@ -62,6 +65,11 @@ class Knowledge:
         return self.known | self.expired if self.expired else self.known
 
     @property
+    def settled(self) -> CNSet:
+        """The numbers that are had and not asked for."""
+        return self.had - self.retried if self.retried else self.had
+
+    @property
     def pairs_count(self) -> int:
         """Count the pairs, by source and origin, that wait for required numbers."""
         return len(self._pairs)
@@ -69,20 +77,25 @@ class Knowledge:
     def claim(self, numbers: CNSet) -> None:
         """Take these numbers as known, whether they were expired or not."""
         self.known |= numbers
-        if self.expired:
-            self.expired -= numbers
+        self._expect_no_more(numbers)
 
     def claim_each(self, numbers: Iterable[ChangeNumber]) -> None:
         """Take a few numbers as known; cheap when they are the highest of their origins."""
         for number in numbers:
             self.known = self.known.with_number(number)
         if self.expired:
-            self.expired -= CNSet.of(numbers)
+            self._expect_no_more(CNSet.of(numbers))
+
+    def _expect_no_more(self, numbers: CNSet) -> None:
+        if self.expired:
+            self.expired -= numbers
+            self.retried -= numbers
 
     def expire(self, numbers: CNSet) -> None:
         """Let these numbers go by age: had, and no longer offered."""
         self.known -= numbers
         self.expired |= numbers
+        self.retried -= numbers
 
     def tell(self, source: bytes, pair: Pair, assumed: CNSet = NOTHING) -> None:
         """Take the gaps of a pair that `source` stated, now or when what they require is held.
@@ -107,13 +120,13 @@ class Knowledge:
                     opened = True
 
     def _open(self, pair: Pair, assumed: CNSet) -> bool:
-        had = self.had
-        if had.covers(pair.gaps):
+        settled = self.settled
+        if settled.covers(pair.gaps):
             return True
-        if not (had | assumed).covers(pair.required):
+        if not (settled | assumed).covers(pair.required):
             return False
         # What is assumed is not claimed: some replica may hold it again, and it would never be asked for.
-        self.claim(pair.gaps - self.expired - assumed)
+        self.claim(pair.gaps - (self.expired - self.retried) - assumed)
         return True
 
     def digest(self, folder: ChangeNumber) -> bytes:

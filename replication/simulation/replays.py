@@ -90,7 +90,10 @@ def _versions(objects: DictObjects, folder: ObjectId) -> set[ChangeNumber]:
 
 
 def _is_had(machine: Machine, message: Message) -> bool:
-    """True when a store has all that a message carries."""
+    """True when a store has all that a message carries. What it set aside is tried again when it comes."""
     state = machine.record.folders.get(message.folder)
-    numbers = carried(message)
-    return not numbers or (state is not None and all(number in state.knowledge.had for number in numbers))
+    numbers = set(carried(message))
+    if not numbers or state is None:
+        return not numbers
+    is_aside = any(numbers & each.numbers for each in state.set_aside.values())
+    return not is_aside and all(number in state.knowledge.had for number in numbers)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from driven_stores import Post
+from driven_stores import ACTOR, Post
 
-from pillarbox.replication.core.preset import DAY_MS, HOUR_MS
+from pillarbox.replication.core import writing
+from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, MINUTE_MS
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.simulation.objects import DictObjects
+from pillarbox.replication.wire.messages import BackfillRequest
+from pillarbox.store.change_number import CNSet
 
 
 def refusing(post: Post, store: int, refused: set[ObjectId]) -> None:
@@ -50,3 +53,61 @@ def test_what_is_set_aside_is_not_offered_to_others() -> None:
     post.lose(2)
     post.wait(HOUR_MS)
     assert made not in post.replica(1).state(folder).knowledge.known
+
+
+def test_no_number_is_forgotten_when_it_is_tried_again() -> None:
+    post = Post("aa")
+    folder = post.folder("12")
+    refused: set[ObjectId] = set()
+    refusing(post, 1, refused)
+    made = post.post(0, folder, b"bad")
+    refused.add(made)
+    post.wait(10_000)
+    explained = post.stores[1].explain(folder, post.now)
+    assert made not in explained.missing
+    was_asked_for = False
+    for _ in range(20):
+        post.wait(MINUTE_MS // 2, is_lost=lambda message: isinstance(message.body, BackfillRequest))
+        assert made in post.replica(1).state(folder).knowledge.had
+        was_asked_for |= made in post.stores[1].explain(folder, post.now).missing
+    assert was_asked_for
+    post.wait(HOUR_MS)
+    explained = post.stores[1].explain(folder, post.now)
+    assert explained.set_aside and not explained.wanted, "between two tries nobody is asked"
+
+
+def test_what_was_deleted_and_purged_meanwhile_is_set_aside_no_more() -> None:
+    post = Post("aa")
+    folder = post.folder("12")
+    refused: set[ObjectId] = set()
+    refusing(post, 1, refused)
+    made = post.post(0, folder, b"bad")
+    refused.add(made)
+    post.wait(10_000)
+    post.do(0, lambda replica: writing.delete(replica, folder, made, ACTOR))
+    post.do(0, lambda replica: replica.objects.remove(folder, made))
+    knowledge = post.replica(0).state(folder).knowledge
+    post.table.clear()
+    knowledge.purged |= knowledge.known & CNSet.full(made.origin, made.counter + 1)
+    post.wait(3 * DAY_MS)
+    explained = post.stores[1].explain(folder, post.now)
+    assert explained.is_in_sync and not explained.set_aside and not explained.wanted
+
+
+def test_an_older_version_that_comes_late_takes_nothing_back_from_aside() -> None:
+    post = Post("aa")
+    folder = post.folder("12")
+    refused: set[ObjectId] = set()
+    refusing(post, 1, refused)
+    made = post.post(0, folder, b"bad")
+    refused.add(made)
+    post.wait(10_000)
+    (late,) = [message for message in post.changes() if message.folder == folder]
+    post.do(0, lambda replica: writing.edit(replica, folder, made, ACTOR, content=b"worse"))
+    post.wait(10_000)
+    post.table.append(late)
+    post.carry()
+    assert post.stores[1].explain(folder, post.now).set_aside
+    refused.clear()
+    post.wait(2 * DAY_MS)
+    assert [view.contents for view in post.messages(1, folder)] == [(b"worse",)]
