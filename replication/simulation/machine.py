@@ -114,7 +114,11 @@ class Machine:
         return Moment(now_ms, now_ms + self.skew_ms)
 
     def start(self, now_ms: int) -> list[Effect]:
-        """Begin, or go on after a restart, as what is found on the machine says."""
+        """Begin, or go on after a restart, as what is found on the machine says.
+
+        It goes by the organisation of now: one that was down may have missed that a store joined.
+        """
+        self._mount(self.record, self.objects)
         self._uncommitted |= self.record.folders.keys()
         begins = self.begins()
         if begins is Start.AGAIN and self.fence is not None and self.fence.is_open:

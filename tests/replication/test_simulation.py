@@ -9,9 +9,11 @@ import sys
 
 import pytest
 
+from pillarbox.replication.core.preset import PROMPT
 from pillarbox.replication.simulation import campaign
 from pillarbox.replication.simulation.large import LargeSettings, Moments
 from pillarbox.replication.simulation.scenario import Settings
+from pillarbox.replication.simulation.world import World
 
 SMALL, LARGE = Settings(), Settings(stores=9, sites=3, steps=500)
 
@@ -64,6 +66,17 @@ def test_a_seed_replays_exactly_whatever_the_hash_seed() -> None:
     assert len(outputs) == 1
     trace, figures = json.loads(outputs.pop())
     assert len(trace) > 30 and figures[0] == 1
+
+
+def test_a_machine_that_was_down_while_a_store_joined_knows_it_when_it_starts() -> None:
+    world = World(1, 2, PROMPT)
+    machine = world.add_store(world.sites[0], 6)
+    world.add_store(world.sites[1], 6)
+    machine.stop()
+    world.down.add(machine.database)
+    joined = world.add_store(world.sites[0], 6)
+    world.start(machine)
+    assert joined.database in machine.replicator.replica.organisation.servers
 
 
 def test_a_large_organisation_is_looked_at_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
