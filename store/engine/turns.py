@@ -40,7 +40,7 @@ class Turn:
         self.at_end: Callable[[], None] | None = None
         self.watch: Watch | None = None
         self._bell: SimpleQueue[None] = SimpleQueue()
-        self._behind: list[Turn] = []
+        self._behind: set[Turn] = set()
         self._rings_at: set[Turn] = set()
 
     def end(self) -> None:
@@ -49,8 +49,10 @@ class Turn:
             self.at_end()
         self.at_end = None
         self.has_ended = True
-        for turn in self._behind:
+        for turn in self._behind.copy():
             turn._bell.put(None)
+        self._behind.clear()  # who joined it since then looks at `has_ended`
+        self.wait_no_more()
         if self.told is not None:
             self.told.put(None)
         self.watch = None  # last: the writer is not told any more
@@ -60,7 +62,7 @@ class Turn:
         for turn in earlier:
             if turn not in self._rings_at:
                 self._rings_at.add(turn)
-                turn._behind.append(self)
+                turn._behind.add(self)
             if turn.has_ended:  # looked at last: otherwise it finds this one, and rings
                 return True
         try:
@@ -68,6 +70,12 @@ class Turn:
         except Empty:
             return False
         return True
+
+    def wait_no_more(self) -> None:
+        """Have no earlier turn know this one, nor this one them: a line that never empties would keep all."""
+        for turn in self._rings_at.copy():
+            turn._behind.discard(self)
+        self._rings_at.clear()
 
     @property
     def is_held(self) -> bool:
@@ -117,6 +125,7 @@ class Line:
         while earlier := self.blockers(turn):
             if not turn.wait_for(earlier, timeout_s):
                 return False
+        turn.wait_no_more()
         return True
 
 

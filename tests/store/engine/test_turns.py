@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -84,6 +85,51 @@ def test_the_end_of_a_turn_wakes_only_who_can_come_by_it(monkeypatch: pytest.Mon
             assert has_come.result(20)
             turn.end()
     assert len(looked) <= 2 * len(joined)
+
+
+def test_a_line_that_never_empties_keeps_only_the_turns_in_it() -> None:
+    line = Line()
+    (held,) = turns(line, 1)
+    made: weakref.WeakSet[Turn] = weakref.WeakSet()
+    for _ in range(2_000):
+        (waiting,) = turns(line, 1)
+        made.add(waiting)
+        assert not line.wait(waiting, 0)
+        held.end()
+        assert line.wait(waiting)
+        held = waiting
+    gc.collect()
+    assert len(made) == 1
+
+
+def test_a_turn_that_lasts_keeps_none_of_those_that_came_beside_it() -> None:
+    line = Line(3)
+    lasting, held = turns(line, 1, 2)
+    made: weakref.WeakSet[Turn] = weakref.WeakSet()
+    for _ in range(2_000):
+        (waiting,) = turns(line, 2)
+        made.add(waiting)
+        assert not line.wait(waiting, 0)
+        held.end()
+        assert line.wait(waiting)
+        held = waiting
+    gc.collect()
+    assert len(made) == 1
+    assert not lasting.has_ended
+
+
+def test_a_turn_that_waited_and_never_came_is_let_go() -> None:
+    line = Line()
+    (lasting,) = turns(line, 1)
+    made: weakref.WeakSet[Turn] = weakref.WeakSet()
+    for _ in range(2_000):
+        (waiting,) = turns(line, 1)
+        made.add(waiting)
+        assert not line.wait(waiting, 0)
+        waiting.end()
+    gc.collect()
+    assert len(made) == 1  # the last in the line
+    assert not lasting.has_ended
 
 
 def test_a_turn_of_many_shares_comes_by_the_end_of_any_before_it() -> None:
