@@ -38,7 +38,7 @@ from pillarbox.store.events import Event
 from pillarbox.tools.error_data import error_data
 from pillarbox.tools.operations.call import operation_of
 from pillarbox.tools.options import account_name
-from pillarbox.tools.serving.lending import LET_GO, Lending
+from pillarbox.tools.serving.lending import LET_GO, TAKE_BACK, Lending
 from pillarbox.tools.serving.log import ERROR, Log
 from pillarbox.tools.serving.socket_place import bound_socket
 from pillarbox.tools.serving.wire import Connection, Frame, Kind, packed, unpacked_stream
@@ -206,12 +206,13 @@ class ControlSocket:
         worker = threading.current_thread()
         assert isinstance(worker, _Worker)
         with self._lending.of_caller() as lent:
+            own: dict[str, Callable[..., Any]] = {LET_GO: lent.let_go, TAKE_BACK: lent.take_back}
             try:
                 while (frame := connection.read()) is not None and not self._has_ended:
                     worker.works = True
                     if frame.kind is not Kind.CALL:
                         raise InvalidContent(f"a caller began with {frame.kind.name}")
-                    self._answer(connection, actor, _call_of(frame.value()), lent.let_go)
+                    self._answer(connection, actor, _call_of(frame.value()), own)
                     worker.works = False
             except HungUp:
                 pass
@@ -228,11 +229,11 @@ class ControlSocket:
         connection: Connection,
         actor: Actor,
         asked: _Asked,
-        let_go: Callable[..., Any],
+        own: Mapping[str, Callable[..., Any]],
     ) -> None:
         try:
             name, arguments, wants_progress, small = asked
-            function = let_go if name == LET_GO else operation_of(name).load()
+            function = own.get(name) or operation_of(name).load()
             checked = checked_arguments(function, arguments)
             self._catch_up()
             call = RemoteCall(self._server, actor, connection, self._clock, wants_progress, small)

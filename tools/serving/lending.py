@@ -1,7 +1,8 @@
-"""Databases that a serving process has let go of for a caller, until that caller hangs up.
+"""Databases that a serving process has let go of for a caller, until that caller gives them back.
 
 `repair`, `restore --server` and `database delete` need a database that nobody has mounted. They ask for it,
-do their work in their own process, and give it back by ending, also when they are killed.
+do their work in their own process, and have it taken back: who comes after them finds it mounted.
+Killed, they give it back by ending.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pillarbox.store.errors import PillarboxError, WriterBusy
 from pillarbox.tools.operations.call import Call
 
 LET_GO: Final = "database.let_go"
+TAKE_BACK: Final = "database.take_back"
 
 
 class Lending:
@@ -37,7 +39,7 @@ class Lending:
     @contextmanager
     def of_caller(self) -> Iterator[_Lent]:
         """The databases of one caller, for a `with` block; at its end they are taken back."""
-        lent = _Lent(self._server, self._lend)
+        lent = _Lent(self._server, self._lend, self._take_back)
         try:
             yield lent
         finally:
@@ -76,9 +78,13 @@ class _Lent:
     """The databases that one caller has borrowed."""
 
     def __init__(
-        self, server: pillarbox.Server, lend: Callable[[pillarbox.Database, str, set[bytes]], None]
+        self,
+        server: pillarbox.Server,
+        lend: Callable[[pillarbox.Database, str, set[bytes]], None],
+        take_back: Callable[[set[bytes]], None],
     ) -> None:
         self.guids: set[bytes] = set()
+        self._take_back = take_back
         self._server = server
         self._lend = lend
 
@@ -88,3 +94,8 @@ class _Lent:
         for database in named:
             self._lend(database, f"{call.actor.account} works on its files", self.guids)
         return [database.label for database in named]
+
+    def take_back(self, call: Call) -> None:
+        """Mount the databases of this caller again before it hangs up: who comes after it finds them."""
+        guids, self.guids = self.guids, set()
+        self._take_back(guids)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 import pillarbox
+from pillarbox.store.errors import PillarboxError
 from pillarbox.tools.operations.call import LocalCall, operation_of
 from pillarbox.tools.options import ACTOR
 from pillarbox.tools.output import Step, confirm
 from pillarbox.tools.serving.client import find_served
-from pillarbox.tools.serving.lending import LET_GO
+from pillarbox.tools.serving.lending import LET_GO, TAKE_BACK
 
 
 class Perform(Protocol):
@@ -66,3 +67,5 @@ def let_go(server: Path, *databases: str) -> Iterator[None]:
     with connected:
         connected.call(LET_GO, databases=list(databases))
         yield
+        with suppress(PillarboxError):  # the work is done, and hanging up gives them back too
+            connected.call(TAKE_BACK)

@@ -36,6 +36,7 @@ from pillarbox.tools.serving.client import Connected, connect
 from pillarbox.tools.serving.control import ControlSocket, mode_for
 from pillarbox.tools.serving.lending import Lending
 from pillarbox.tools.serving.log import Log
+from pillarbox.tools.serving.performing import let_go
 from pillarbox.tools.serving.socket_place import CONTROL, bound_socket, connected_socket
 from pillarbox.tools.serving.wire import HEADER, MAGIC, Connection
 
@@ -302,3 +303,20 @@ def test_an_operation_sees_what_a_command_beside_has_changed_before_any_wake(hel
         assert row["database"] == "Mail"
         (held.server.path / "server.toml").write_text("broken")
         assert connected.deliver(["anna"], b"x\n"), "what was read before is in force"
+
+
+def test_who_ends_with_a_database_leaves_it_mounted_for_the_next(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, states, close = held.server.database(STORE), [], Connected.close
+
+    def hang_up(connected: Connected) -> None:
+        states.append(database.state)
+        close(connected)
+
+    with let_go(held.server.path, STORE):
+        with held.connect() as other:
+            other.call("database.take_back")
+        assert database.state is MountState.DISMOUNTED, "it is another caller's"
+        monkeypatch.setattr(Connected, "close", hang_up)
+    assert states == [MountState.MOUNTED], "before it hangs up"
