@@ -13,7 +13,13 @@ from pillarbox.replication.core.objects import NotApplied
 from pillarbox.replication.ground.records import ObjectId, Tree
 from pillarbox.replication.ground.versions import Versions
 from pillarbox.replication.node.identifiers import Identifiers, OwnerOf
-from pillarbox.replication.node.stored_versions import folder_of, message_of, stored_folder, stored_message
+from pillarbox.replication.node.stored_versions import (
+    folder_of,
+    message_of,
+    shown_folder,
+    stored_folder,
+    stored_message,
+)
 from pillarbox.store.change_number import CNSet
 from pillarbox.store.disk.tables import Table, split_feed_value, split_triple_key, triple_key
 from pillarbox.store.engine import content_store
@@ -118,7 +124,8 @@ class StoredObjects:
         if folder == self._hierarchy:
             self._folders.pop(object_id, None)
             held = (stored_folder(self._ids, *each) for each in versions.siblings.items())
-            state = FolderState(context, tuple(sorted(held)))
+            shown = shown_folder(self._ids, versions, self._txn.now_ms)
+            state = FolderState(context, tuple(sorted(held)), shown)
             apply_folders.apply(self._txn, self._ids.id(object_id), state)
             return
         found = [stored_message(self._ids, *each) for each in versions.siblings.items()]

@@ -9,9 +9,11 @@ program at this store can have set, travels as text that says so.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
-from pillarbox.replication.ground.records import Entry, FolderVersion, MessageVersion, ReplicaState
+from pillarbox.replication.ground.records import Entry, Folder, FolderVersion, MessageVersion, ReplicaState
+from pillarbox.replication.ground.versions import Versions
 from pillarbox.replication.node.identifiers import Identifiers
 from pillarbox.store.change_number import ChangeNumber, CNSet
 from pillarbox.store.disk.records import pack, unpack
@@ -136,16 +138,16 @@ def _text(value: Any) -> str:
 
 
 def stored_folder(
-    ids: Identifiers, number: ChangeNumber, version: FolderVersion
+    ids: Identifiers, number: ChangeNumber | None, version: FolderVersion
 ) -> apply_folders.FolderVersion:
-    """A version of a folder as a store keeps it."""
+    """A version of a folder as a store keeps it; without a number what several are read as."""
     changed = version.changed
     rights = {name: entry for name, entry in version.properties.items() if name.startswith(_RIGHTS)}
     properties = _named_as_stored(
         {name: entry for name, entry in version.properties.items() if name not in rights}
     )
     made = apply_folders.FolderVersion(
-        number=ids.number(number),
+        number=0 if number is None else ids.number(number),
         changed=(changed.time_ms, changed.counter),
         actor=version.actor,
         gone=version.gone,
@@ -173,6 +175,25 @@ def stored_folder(
     }
     rows = [(name, *_row(ids, entry)) for name, entry in sorted(named.items())]
     return made._replace(stamps=tuple(row for row in rows if row[1:] != _own_row(made)))
+
+
+def shown_folder(
+    ids: Identifiers, held: Versions[FolderVersion], now_ms: int
+) -> apply_folders.FolderVersion | None:
+    """Several versions of a folder read as one, as a store shows it; None for one alone, or if none lives."""
+    if len(held.siblings) < 2 or not held.live():
+        return None
+    read = Folder.read(held, now_ms)
+    last = max(held.live(), key=lambda version: version.changed.weight(now_ms))
+    one = replace(
+        last,
+        name=read.name,
+        parent=read.parent,
+        replicas=read.replicas,
+        properties=read.properties,
+        cleared=read.cleared,
+    )
+    return stored_folder(ids, None, one)
 
 
 def _row(ids: Identifiers, entry: Entry[Any]) -> tuple[int, int, int]:

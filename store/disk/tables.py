@@ -171,7 +171,7 @@ class Hidden(IntEnum):
     REMOVED = 1  # its rows are removed in batches (`removal`)
     ARRIVING = 2  # a mailbox that a move has not completed
     COPYING = 3  # a copy that is not complete; the next mount removes it
-    SIBLING = 4  # another version of a folder that was changed in two places at once
+    SIBLING = 4  # a version of a folder that was changed in two places at once
 
 
 ARRIVING: Final = 2  # `state` of a mailbox that a move has not completed

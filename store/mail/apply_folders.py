@@ -1,11 +1,12 @@
 """Folders that other stores changed, put into the public folder tree as a replicator has merged them.
 
-The whole state of a folder is put at once, as that of a message is (`apply_messages`). The folder's own
-record is of one of its versions; others are hidden. What cannot be shown as all stores have it is shown
-otherwise, and kept as it is (`written`): a folder whose parent is deleted or not here yet, and of a circle of
-moves the folder with the latest one, stand in Lost and Found; of two folders of one name in one place the one
-that was made later has its id behind its name. Nothing is numbered for that, else each store's notice would
-be news to all others.
+The whole state of a folder is put at once, as that of a message is (`apply_messages`). A folder of which
+there are several versions has a hidden record for each, and its own shows them read as one: so all stores
+show the same, and who changes it changes what all versions say. What cannot be shown as all stores have it
+is shown otherwise, and kept as it is (`written`): a folder whose parent is deleted or not here yet, and of a
+circle of moves the folder with the latest one, stand in Lost and Found; of two folders of one name in one
+place the one that was made later has its id behind its name. Nothing is numbered for that, else each store's
+notice would be news to all others.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ from pillarbox.store.disk.tables import (
 from pillarbox.store.engine import numbering
 from pillarbox.store.engine.change_feed import bury
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
-from pillarbox.store.errors import InvalidName
+from pillarbox.store.errors import InvalidArgument, InvalidName
 from pillarbox.store.events import EventId
+from pillarbox.store.hybrid_clock import Stamp
 from pillarbox.store.ids import COUNTER_BITS, counter_of, id_text
 from pillarbox.store.mail import folders, versions
 from pillarbox.store.mail.apply_messages import refuse_unjoined
@@ -69,10 +71,14 @@ class FolderVersion(NamedTuple):
 
 
 class FolderState(NamedTuple):
-    """A folder as it is in this database: its context, and its versions by ascending number."""
+    """A folder as it is in this database: its context, and its versions by ascending number.
+
+    `shown` is how several versions are read as one, while any of them lives; its own number is 0.
+    """
 
     context: Mapping[int, int]
     versions: tuple[FolderVersion, ...]
+    shown: FolderVersion | None = None
 
 
 # -- reading
@@ -86,7 +92,8 @@ def state_of(reader: Reader, folder_id: int) -> FolderState | None:
     if not records:
         return None
     found = [_version_of(record) for record in records if record.versions[0]]
-    return FolderState(numbering.context_of(records[0].versions), tuple(sorted(found)))
+    shown = next((_version_of(record) for record in held.live if not record.versions[0]), None)
+    return FolderState(numbering.context_of(records[0].versions), tuple(sorted(found)), shown)
 
 
 def _version_of(record: FolderRecord | TombstoneRecord) -> FolderVersion:
@@ -151,18 +158,29 @@ def apply(txn: WriteTransaction, folder_id: int, state: FolderState) -> bool:
 
     A folder that is deleted is hidden, and its content removed later (`folders.delete`); until then it may
     come back with all of it. A state without versions keeps the context alone. Raises Refused in a database
-    that has joined no organisation.
+    that has joined no organisation, InvalidArgument for several versions that nobody has read as one.
     """
     require_change(txn, Right.FOLDER_OWNER, folder_id)
     refuse_unjoined(txn)
     check_id(folder_id, "folder_id")
-    wanted = FolderState(dict(state.context), tuple(sorted(state.versions)))
+    wanted = FolderState(dict(state.context), tuple(sorted(state.versions)), state.shown)
+    _refuse_unread(wanted)
     if state_of(txn, folder_id) == wanted:
         return False
     for version in wanted.versions:
         numbering.witness(txn, version.changed)
     _Applying(txn, folder_id, wanted).run()
     return True
+
+
+def _refuse_unread(state: FolderState) -> None:
+    is_several = len(state.versions) > 1 and not all(version.gone for version in state.versions)
+    if is_several != (state.shown is not None):
+        raise InvalidArgument(
+            "several versions of a folder are shown as one, and one as it is",
+            argument="state",
+            hint="give in `shown` how they are read as one, if any of several lives",
+        )
 
 
 class _Applying:
@@ -173,17 +191,18 @@ class _Applying:
         self._folder_id = folder_id
         self._context = dict(state.context)
         self._live = [version for version in state.versions if not version.gone]
+        self._shown = state.shown or next(iter(self._live), None)
+        self._siblings = {version.number: version for version in self._live if version is not self._shown}
         self._gone = {version.number: version for version in state.versions if version.gone}
         self._held = _held(txn, folder_id)
         self._record: FolderRecord | None = txn.record(Table.FOLDER, id_key(folder_id))
 
     def run(self) -> None:
         was_live = self._record is not None and self._record.hidden == Hidden.NO
-        main = self._main_version()
-        self._put_siblings(main)
-        self._put_tombstones(must_tell=was_live and main is None)
-        if main is not None:
-            self._put(main)
+        self._put_siblings()
+        self._put_tombstones(must_tell=was_live and not self._live)
+        if self._shown is not None:
+            self._put(self._shown)
         elif was_live and self._record is not None:
             _hide(self._txn, self._record)
             self._report_deleted(self._record)
@@ -200,15 +219,8 @@ class _Applying:
     def _versions(self, number: int) -> numbering.Versions:
         return numbering.with_context(number, self._context)
 
-    def _main_version(self) -> FolderVersion | None:
-        """The version that the folder's own record is of: the one it is of already, or else the first."""
-        own = [record.versions[0] for record in self._held.live if not record.conflict_of]
-        return next(
-            (version for version in self._live if version.number in own), next(iter(self._live), None)
-        )
-
-    def _put_siblings(self, main: FolderVersion | None) -> None:
-        wanted = {version.number: version for version in self._live if version is not main}
+    def _put_siblings(self) -> None:
+        wanted = dict(self._siblings)
         for record in self._held.live:
             if record.conflict_of and record.versions[0] not in wanted:
                 self._txn.delete(Table.FOLDER, id_key(record.folder_id))
@@ -377,7 +389,7 @@ def _place(txn: WriteTransaction, record: FolderRecord, parent_id: int) -> int:
     if record.folder_id not in ids_above:
         return parent_id if len(ring) < folders.DEPTH_MAX else lost_id
     ring = [record, *ring[: ids_above.index(record.folder_id)]]
-    latest = max(ring, key=_parent_stamp)
+    latest = max(ring, key=lambda each: _parent_weight(txn, each, txn.now_ms))
     if latest.folder_id == record.folder_id:
         return lost_id
     written = latest.written or (latest.name, latest.parent_id)
@@ -398,12 +410,14 @@ def _above(reader: Reader, folder_id: int) -> list[FolderRecord]:
     return found
 
 
-def _parent_stamp(record: FolderRecord) -> tuple[int, int, int]:
+def _parent_weight(reader: Reader, record: FolderRecord, now_ms: int) -> tuple[bool, Stamp]:
+    """The weight of the last move of a folder, alike in all stores."""
     number = record.versions[0] >> COUNTER_BITS if record.versions else 0
-    for name, time_ms, counter, origin in record.stamps:
-        if name == versions.PARENT:
-            return time_ms, counter, origin
-    return (*record.changed, number) if record.changed else (0, 0, 0)  # type: ignore[return-value]
+    own = (*record.changed, number) if record.changed else (0, 0, 0)
+    moved = next((tuple(row[1:]) for row in record.stamps if row[0] == versions.PARENT), own)
+    time_ms, counter, origin = moved
+    known = numbering.replica(reader, origin).origin if origin else b""
+    return Stamp(time_ms, counter, known).weight(now_ms)
 
 
 def _name(txn: WriteTransaction, record: FolderRecord, parent_id: int, name: str) -> str:

@@ -37,7 +37,7 @@ _HIDDEN_HINTS: Final = {
     Hidden.REMOVED: "it was deleted",
     Hidden.ARRIVING: "its mailbox is being moved here: find the mailbox by its name",
     Hidden.COPYING: "it is being copied here: it shows once the copy is complete",
-    Hidden.SIBLING: "it is another version of a folder that was changed in two places at once",
+    Hidden.SIBLING: "it is a version of a folder that was changed in two places at once",
 }
 
 
@@ -360,6 +360,7 @@ def hide(txn: WriteTransaction, record: FolderRecord) -> None:
         count_in_mailbox(txn, found.mailbox, -counts_of_folder(found))
         txn.put(Table.FOLDER, id_key(found.folder_id), found._replace(hidden=int(Hidden.REMOVED)))
         if txn.numbering and found.versions:
+            versions.replace_siblings(txn, found)
             bury_folder(txn, versions.with_content_cleared(txn, found))
         else:
             bury(txn, ObjectKind.FOLDER_GONE, found.folder_id)
@@ -405,6 +406,8 @@ def change(txn: WriteTransaction, record: FolderRecord, **fields: Any) -> Folder
     changed = record._replace(change_cn=txn.next_cn(), **fields)
     if txn.numbering and record.versions:
         changed = versions.as_changed_folder(txn, record, changed)
+        if changed.versions != record.versions:
+            versions.replace_siblings(txn, record)
     txn.put(Table.FOLDER, id_key(record.folder_id), changed)
     return changed
 

@@ -6,7 +6,8 @@ stores which change different properties of one object do not disturb each other
 that has no stamp of its own was set by the change that the record tells of.
 
 A message that was changed in two places at once has a record for each version. One keeps the message's id;
-the others have ids of their own, and name it (`conflict_of`).
+the others have ids of their own, and name it (`conflict_of`). A folder's own record shows all its versions
+read as one; a change made here is of that, and takes their place.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Final
 
 from pillarbox.store.change_number import CNSet
 from pillarbox.store.disk.tables import (
+    HIERARCHY_SCOPE,
     FolderRecord,
     ItemRecord,
     ObjectKind,
@@ -31,6 +33,7 @@ from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import Refused
 from pillarbox.store.ids import COUNTER_BITS, id_text
 from pillarbox.store.mail.flags import FLAG_BITS, SEEN
+from pillarbox.store.mail.rights import Right, require_change
 
 Stamps = tuple[tuple[str, int, int, int], ...]
 """(property, ms, counter, replica number) of each property with a stamp of its own."""
@@ -162,6 +165,15 @@ def as_changed_folder(txn: WriteTransaction, before: FolderRecord, after: Folder
         changed=numbering.next_stamp(txn),
         actor=txn.actor.account,
     )
+
+
+def replace_siblings(txn: WriteTransaction, record: FolderRecord) -> None:
+    """Take away every other version of a folder, which a change made here replaces: it saw them all."""
+    require_change(txn, Right.FOLDER_OWNER, record.folder_id)
+    own = (Table.FOLDER, record.folder_id.to_bytes(8, "big"))
+    for table, key in records_of(txn, HIERARCHY_SCOPE, record.versions):
+        if (table, key) != own:
+            txn.delete(table, key)
 
 
 def with_content_cleared(reader: Reader, record: FolderRecord) -> FolderRecord:

@@ -20,7 +20,7 @@ from pillarbox.replication.organisation.topology import Connector, Organisation,
 from pillarbox.store.access import Actor
 from pillarbox.store.change_number import ChangeNumber, CNSet
 from pillarbox.store.clock import VirtualClock
-from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.disk.tables import DatabaseKind, Hidden, Table
 from pillarbox.store.engine import numbering, withheld
 from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
@@ -211,7 +211,7 @@ def tree_of(store: Store) -> dict[Any, Any]:
             for path, record in public_folders.walk(read, "", subtree=root):
                 held = any(row[0] == store.guid and row[1] == 2 for row in record.replicas)
                 shown[root, path] = (
-                    [known(number) for number in record.versions],
+                    _numbers(record.versions, known),
                     dict(record.properties),
                     [row[:2] for row in record.replicas],
                     sorted(_message(read, item, known) for item in folders.messages(read, record.folder_id))
@@ -221,10 +221,15 @@ def tree_of(store: Store) -> dict[Any, Any]:
     return shown
 
 
+def _numbers(versions: tuple[int, ...], known: Callable[[int], Any]) -> Any:
+    """The number of a version and its context, which stores keep in the order of their own short numbers."""
+    return known(versions[0]) if versions else None, sorted(known(entry) for entry in versions if entry)
+
+
 def _message(read: Reader, item: Any, known: Callable[[int], Any]) -> Any:
     return (
         known(item.message_id if not item.conflict_of else item.conflict_of),
-        [known(number) for number in item.versions],
+        _numbers(item.versions, known),
         messages.content(read, item),
         item.flags & ~1,
         item.keywords,
@@ -341,6 +346,99 @@ def test_content_that_a_deletion_did_not_see_brings_its_folder_back(two: Stores)
     two.wait(HOUR_MS)
     assert_equal(two)
     assert [path for (root, path) in tree_of(two[0]) if root == public_folders.LOST_AND_FOUND] == [("News",)]
+
+
+def change_apart(two: Stores) -> None:
+    """A folder that both stores change while neither hears of the other: properties, a name, and rights."""
+    two.share("News")
+    two.down.add(1)
+    first, second = two[0], two[1]
+    of_first, of_second = first.folder("News"), second.folder("News")
+    first.change(lambda txn: folders.set_property(txn, of_first, "color", "red"))
+    first.change(lambda txn: public_folders.set_rights(txn, of_first, "anna", 1))
+    first.change(lambda txn: folders.rename(txn, of_first, "Newest"))
+    two.wait(MINUTE_MS)
+    second.change(lambda txn: folders.set_property(txn, of_second, "color", "blue"))
+    second.change(lambda txn: folders.set_property(txn, of_second, "size", "small"))
+    second.change(lambda txn: public_folders.set_rights(txn, of_second, "bert", 3))
+    two.down.clear()
+    two.wait(HOUR_MS)
+
+
+def held_of(store: Store, folder_id: int) -> Any:
+    """The versions of a folder that a store has records of, deletions too, by what all stores call them."""
+    found = set()
+    with store.database.read(ANNA) as read:
+        for table in (Table.FOLDER, Table.TOMBSTONE):
+            for _, record in read.records(table, b"", None):
+                is_version = record.versions and record.versions[0]
+                named = (
+                    record.object_id if table == Table.TOMBSTONE else record.conflict_of or record.folder_id
+                )
+                if is_version and named == folder_id and getattr(record, "hidden", 0) != Hidden.REMOVED:
+                    found.add(numbering.as_change_number(read, record.versions[0]))
+    return found
+
+
+def test_a_folder_that_was_changed_in_two_places_shows_both_changes_at_all_stores(two: Stores) -> None:
+    change_apart(two)
+    assert_equal(two)
+    for store in two.stores:
+        with store.database.read(ANNA) as read:
+            record = public_folders.find(read, "Newest")
+        assert record.properties == {"color": "blue", "size": "small"}
+        assert [row[:2] for row in record.rights] == [("anna", 1), ("bert", 3)]
+        assert len(held_of(store, record.folder_id)) == 2  # noticing it spends no number
+
+
+@pytest.mark.parametrize("of", [0, 1])
+def test_a_change_of_a_folder_takes_the_place_of_all_versions_that_its_store_held(
+    two: Stores, of: int
+) -> None:
+    change_apart(two)
+    store = two[of]
+    folder_id = store.folder("Newest")
+    store.change(lambda txn: folders.set_property(txn, folder_id, "shape", "round"))
+    assert len(held_of(store, folder_id)) == 1
+    two.wait(HOUR_MS)
+    assert_equal(two)
+    with two[1 - of].database.read(ANNA) as read:
+        record = public_folders.find(read, "Newest")
+    assert record.properties == {"color": "blue", "size": "small", "shape": "round"}
+    assert [row[:2] for row in record.rights] == [("anna", 1), ("bert", 3)]
+    assert held_of(two[1 - of], record.folder_id) == held_of(store, folder_id)
+
+
+@pytest.mark.parametrize("of", [0, 1])
+def test_a_deletion_of_a_folder_takes_the_place_of_all_versions_that_its_store_held(
+    two: Stores, of: int
+) -> None:
+    change_apart(two)
+    store = two[of]
+    folder_id = store.folder("Newest")
+    store.change(lambda txn: folders.delete(txn, folder_id, with_contents=True))
+    assert len(held_of(store, folder_id)) == 1
+    two.wait(HOUR_MS)
+    assert_equal(two)
+    assert all(not tree_of(each) for each in two.stores)
+
+
+def test_a_change_of_a_folder_takes_the_place_of_a_deletion_that_had_not_seen_it(two: Stores) -> None:
+    two.share("News")
+    two.down.add(1)
+    second = two[1]
+    two[0].change(lambda txn: folders.delete(txn, two[0].folder("News"), with_contents=True))
+    two.wait(MINUTE_MS)
+    folder_id = second.folder("News")
+    second.change(lambda txn: folders.rename(txn, folder_id, "Kept"))
+    two.down.clear()
+    two.wait(HOUR_MS)
+    assert [len(held_of(store, store.folder("Kept"))) for store in two.stores] == [2, 2]
+    second.change(lambda txn: folders.set_property(txn, folder_id, "color", "red"))
+    assert len(held_of(second, folder_id)) == 1
+    two.wait(HOUR_MS)
+    assert_equal(two)
+    assert held_of(two[0], two[0].folder("Kept")) == held_of(second, folder_id)
 
 
 def test_a_new_replica_gets_what_was_there(three: Stores) -> None:

@@ -13,10 +13,10 @@ from pillarbox.store.change_number import CNSet
 from pillarbox.store.disk.tables import DatabaseKind, FolderRecord, Table
 from pillarbox.store.engine import change_feed, numbering
 from pillarbox.store.engine.database import PROPERTIES, Database
-from pillarbox.store.errors import NotFound, Refused
+from pillarbox.store.errors import InvalidArgument, NotFound, Refused
 from pillarbox.store.events import Event, EventId
 from pillarbox.store.ids import COUNTER_BITS
-from pillarbox.store.mail import apply_folders, folders, messages, public_folders
+from pillarbox.store.mail import apply_folders, folders, messages, public_folders, versions
 from pillarbox.store.mail.apply_folders import FolderState, FolderVersion
 from pillarbox.store.upkeep.check import check_database
 from pillarbox.store.upkeep.joining import join
@@ -84,8 +84,14 @@ class Tree:
 
 
 def state(*held: FolderVersion, context: dict[int, int] | None = None) -> FolderState:
+    """A state of these versions; of several the one that was changed last is shown."""
     found = context or numbering.context_of(tuple(each.number for each in held))
-    return FolderState(found, tuple(sorted(held)))
+    live = [each for each in held if not each.gone]
+    shown = max(live, key=lambda each: (each.changed, each.number)) if live and len(held) > 1 else None
+    if shown is not None:
+        moved = (versions.PARENT, *shown.changed, shown.number >> COUNTER_BITS)
+        shown = shown._replace(number=0, stamps=(moved,))
+    return FolderState(found, tuple(sorted(held)), shown)
 
 
 @pytest.fixture
@@ -145,6 +151,23 @@ def test_of_a_circle_of_moves_the_latest_stands_in_lost_and_found_whichever_come
     assert tree.shown() == expected
     assert (tree.state(B | 100), tree.state(C | 100)) == (one, other)
     assert check_database(tree.database, ACTOR).clean
+
+
+def test_of_two_moves_of_one_moment_the_origin_decides_whatever_number_a_store_has_for_it(tree: Tree) -> None:
+    with tree.database.transaction(ACTOR) as txn:
+        a = numbering.replica_number(txn, b"a" * 16, b"a" * 16, 1) << COUNTER_BITS
+    assert a > B
+    for name, folder_id in (("One", B | 100), ("Other", a | 100)):
+        tree.apply(folder_id, state(tree.version(folder_id, name)))
+    tree.apply(a | 100, state(tree.version(a | 107, "Other", B | 100)))
+    tree.apply(B | 100, state(tree.version(B | 107, "One", a | 100)))
+    assert tree.shown() == {B | 100: "Lost and Found: One", a | 100: "Lost and Found: One/Other"}
+
+
+def test_several_versions_that_nobody_has_read_as_one_are_refused(tree: Tree) -> None:
+    several = state(tree.version(B | 100), tree.version(C | 1, "Renamed"))
+    with pytest.raises(InvalidArgument, match="shown"):
+        tree.apply(B | 100, several._replace(shown=None))
 
 
 def test_of_two_folders_of_one_name_the_later_made_has_its_id_behind_until_the_name_is_free(
