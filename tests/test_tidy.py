@@ -107,6 +107,7 @@ SEAMS = {
             "store/upkeep/new_identity.py": "headers of the segments of a copied database",
             "store/upkeep/repair.py": "new tables made beside the old ones",
             "store/upkeep/verification.py": "the copy that is verified",
+            "store/disk/own_directory.py": "the directory of that copy, which a killed process may leave",
             "store/disk/death_mark.py": "the files that tell how a process ended",
             "store/files/prepare_processes.py": "memory shared with processes, which no disk has",
             "store/content/prepare_child.py": "the other end of that memory",

@@ -27,13 +27,23 @@ _REPAIR: Final = "run `pillarbox repair`: it makes the tables anew from the stre
 
 
 def problems_of_pages(properties: Path, clock: Clock, report: Report) -> list[str]:
-    """The problems of the pages of a property file that nobody writes; `report` gets event 20034."""
+    """The problems of the pages of a property file that nobody writes; `report` gets event 20034.
+
+    Raises Corrupt when it is missing, a disk error.
+    """
+    path = properties / DATA_FILE
     began_ms = clock.monotonic_ms()
-    problems = verify_tables(properties)
+    try:
+        problems = verify_tables(properties)
+        size_bytes = path.stat().st_size
+    except FileNotFoundError as error:
+        raise Corrupt(f"{path} is missing", file=str(path)) from error
+    except OSError as error:
+        raise disk_error(error, str(path)) from error
     report(
         EventId.TABLES_VERIFIED,
         problems=len(problems),
-        size_bytes=(properties / DATA_FILE).stat().st_size,
+        size_bytes=size_bytes,
         milliseconds=clock.monotonic_ms() - began_ms,
     )
     return problems

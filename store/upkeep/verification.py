@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
 from pillarbox.store.disk.checkpoint import boot_identity, read_checkpoint
 from pillarbox.store.disk.env import DATA_FILE, copy_pages_in_use, put_back_meta_pages
 from pillarbox.store.disk.file_lock import Opening, is_locked
+from pillarbox.store.disk.own_directory import own_directory
 from pillarbox.store.disk.stream import disk_error
 from pillarbox.store.engine.database import LOCK, PROPERTIES, Database, MountState
 from pillarbox.store.engine.tables_proof import problems_of_pages
 from pillarbox.store.errors import Corrupt, DiskFull
 from pillarbox.store.events import EventId
 
-_COPY: Final = "verify.new"
+_COPY: Final = "verify"
 
 
 @contextmanager
 def copied_tables(database: Database) -> Iterator[Path]:
     """A directory with a copy of the property file for a `with` block, of one moment, sound or not.
 
-    Takes as much free disk as the property file. Raises Corrupt when it is missing, also with all the files
-    of the database, or when it cannot be copied for its meta pages; DiskFull; Retryable when another process
-    is just opening it, or has made the map larger than reads of this one allow.
+    Each block has its own, also beside others of the database. It takes as much free disk as the property
+    file. Raises Corrupt when that is missing, also with all the files of the database, or when it cannot be
+    copied for its meta pages; DiskFull; Retryable when another process is just opening it, or has made the
+    map larger than reads of this one allow.
     """
-    copy = database.path / _COPY
-    try:
-        shutil.rmtree(copy, ignore_errors=True)
-        _make_directory(copy)
+    with ExitStack() as stack:
+        copy = _make_directory(stack, database.path)
         if database.state is not MountState.DISMOUNTED:
             database.files.env.copy_pages_to(copy)
         elif is_locked(database.path / LOCK):
@@ -40,17 +40,15 @@ def copied_tables(database: Database) -> Iterator[Path]:
         else:
             _copy_dismounted(database.path, copy)
         yield copy
-    finally:
-        shutil.rmtree(copy, ignore_errors=True)
 
 
-def _make_directory(copy: Path) -> None:
+def _make_directory(stack: ExitStack, path: Path) -> Path:
     try:
-        copy.mkdir()
+        return stack.enter_context(own_directory(path, _COPY))
     except FileNotFoundError as error:  # as on a disk that is gone
-        raise Corrupt("the files of the database are not there", file=str(copy.parent)) from error
+        raise Corrupt("the files of the database are not there", file=str(path)) from error
     except OSError as error:
-        raise disk_error(error, str(copy)) from error
+        raise disk_error(error, str(path)) from error
 
 
 def _copy_dismounted(path: Path, copy: Path) -> None:

@@ -18,7 +18,8 @@ from pillarbox.store.disk.file_sums import sums_of
 from pillarbox.store.engine import checkpointer
 from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
-from pillarbox.store.errors import Corrupt, DiskFull
+from pillarbox.store.engine.tables_proof import problems_of_pages
+from pillarbox.store.errors import Corrupt, DiskFull, PillarboxError
 from pillarbox.store.mail import mailboxes, messages
 from pillarbox.store.upkeep.check import check_dismounted
 from pillarbox.store.upkeep.repair import repair_database
@@ -168,3 +169,12 @@ def test_a_disk_without_room_for_the_sums_leaves_a_clean_checkpoint_without_them
     database.mount()
     assert names(database) == ["anna"]
     database.dismount()
+
+
+def test_a_property_file_that_cannot_be_verified_is_an_error_of_the_project(
+    database: Database,
+) -> None:
+    with pytest.raises(Corrupt, match="is missing"):
+        problems_of_pages(database.path / "missing", database.clock, database.report)
+    with pytest.raises(PillarboxError):
+        problems_of_pages(database.path / "lock", database.clock, database.report)

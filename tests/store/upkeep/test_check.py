@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,7 @@ from pillarbox.store.disk.tables import (
 )
 from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.tables_proof import problems_of_pages
 from pillarbox.store.errors import Corrupt, DiskFull
 from pillarbox.store.events import EventId
 from pillarbox.store.files.mbox import read_mbox
@@ -34,6 +37,7 @@ from pillarbox.store.mail import folders, mailboxes, messages
 from pillarbox.store.upkeep.check import CheckReport, check_database, check_dismounted
 from pillarbox.store.upkeep.check_findings import Finding
 from pillarbox.store.upkeep.maintenance import run_maintenance
+from pillarbox.store.upkeep.verification import copied_tables
 
 if TYPE_CHECKING:
     from conftest import OpenDatabase
@@ -368,7 +372,7 @@ def test_a_garbage_meta_page_is_named_where_it_lies_and_not_in_the_copy(database
         file.write(b"\xff" * 4096)
     problems = [each.problem for each in check_dismounted(database, ACTOR).findings]
     assert any(str(data) in problem for problem in problems)
-    assert not any("verify.new" in problem for problem in problems)
+    assert not any("/verify" in problem for problem in problems)
 
 
 @pytest.mark.parametrize("has_tables", [True, False])
@@ -469,7 +473,48 @@ def test_on_a_disk_without_room_it_is_said_that_pages_were_not_verified(
     assert events.ids.count(EventId.TABLES_NOT_VERIFIED) == 1
     run_maintenance(database, ACTOR)
     assert events.ids.count(EventId.TABLES_NOT_VERIFIED) == 2
-    assert not (database.path / "verify.new").exists()
+    assert not list(database.path.glob("verify*"))
+
+
+_CHECKS = """
+import sys
+from pathlib import Path
+from pillarbox.store.access import Actor
+from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.engine.database import Database
+from pillarbox.store.upkeep.check import check_dismounted
+database = Database(Path(sys.argv[1]), b"x" * 16, "Mail", DatabaseKind.MAILBOX_STORE)
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(20):
+    for finding in check_dismounted(database, Actor.task("test")).findings:
+        print(finding)
+"""
+
+
+def test_checks_of_one_database_at_one_time_find_nothing_in_a_sound_one(database: Database) -> None:
+    database.dismount()
+    command = [sys.executable, "-c", _CHECKS, str(database.path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with (
+        subprocess.Popen(command, text=True, **pipes) as one,
+        subprocess.Popen(command, text=True, **pipes) as other,
+    ):
+        for process in (one, other):
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in (one, other):
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        assert [process.communicate(timeout=60) for process in (one, other)] == [("", "")] * 2
+    assert not list(database.path.glob("verify*"))
+
+
+def test_each_verification_has_a_copy_of_its_own(database: Database) -> None:
+    with copied_tables(database) as first:
+        assert check_database(database, ACTOR).clean
+        assert problems_of_pages(first, database.clock, database.report) == []
 
 
 @pytest.mark.parametrize(
