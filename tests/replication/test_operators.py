@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from pillarbox.replication.core import flow
@@ -9,6 +11,7 @@ from pillarbox.replication.simulation import campaign, operators
 from pillarbox.replication.simulation.scenario import Settings
 
 SETTINGS = Settings(commands=0.06)
+PART, COUNT = (15, 15) if os.environ.get("PILLARBOX_CAMPAIGN") == "short" else (50, 400)
 
 
 @pytest.mark.parametrize("first", range(2))
@@ -18,9 +21,9 @@ def test_organisations_whose_operators_command_become_equal(first: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(5000, 5400, 50))
+@pytest.mark.parametrize("first", range(5000, 5000 + COUNT, PART))
 def test_campaign_of_operators(first: int) -> None:
-    summary = campaign.summarise(campaign.run_seeds(range(first, first + 50), SETTINGS))
+    summary = campaign.summarise(campaign.run_seeds(range(first, first + PART), SETTINGS))
     assert not summary.violations
     assert set(summary.rules) >= operators.COUNTED
 
