@@ -59,7 +59,7 @@ def simulate(
     \b
     pillarbox replication simulate --seeds 20
     pillarbox replication simulate --seed 17 --nodes 9 --sites 3 --steps 500
-    pillarbox replication simulate --nodes 200 --sites 20 --steps 2000 --folders 10000 --replicas 5
+    pillarbox replication simulate --nodes 200 --sites 20 --folders 10000
     """
     from pillarbox.replication.simulation.campaign import summarise, trace_of
     from pillarbox.replication.simulation.large import LargeSettings

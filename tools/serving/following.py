@@ -8,7 +8,7 @@ from contextlib import suppress
 import pillarbox
 from pillarbox.store.errors import Dismounted, PillarboxError, Retryable
 
-Mount = Callable[[pillarbox.Database], None]
+Mount = Callable[["pillarbox.Database"], None]
 
 
 class Following:
