@@ -106,6 +106,7 @@ SEAMS = {
             "store/server.py": "the folder of a new storage group, the files of a deleted database",
             "store/upkeep/new_identity.py": "headers of the segments of a copied database",
             "store/upkeep/repair.py": "new tables made beside the old ones",
+            "store/upkeep/repair_undo.py": "segments, tables and checkpoint of a repair that was interrupted",
             "store/upkeep/verification.py": "the copy that is verified",
             "store/disk/own_directory.py": "the directory of that copy, which a killed process may leave",
             "store/disk/death_mark.py": "the files that tell how a process ended",

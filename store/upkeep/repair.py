@@ -16,7 +16,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from pillarbox.store.access import Actor
@@ -44,9 +43,8 @@ from pillarbox.store.upkeep.last_check import keep_last_check
 from pillarbox.store.upkeep.repair_draft import Draft
 from pillarbox.store.upkeep.repair_gather import Gathered, OldTables, Stretch, gather
 from pillarbox.store.upkeep.repair_rebuild import RECOVERED, LostMessage, Rebuild
+from pillarbox.store.upkeep.repair_undo import WORK, before, keep_first_new, undo_or_tidy
 
-WORK: Final = "repair.new"
-BEFORE: Final = ".before-repair"
 LOST_AND_FOUND: Final = "Lost and Found"
 _ROWS_PER_TRANSACTION: Final = 2_000
 
@@ -88,48 +86,16 @@ def repair_database(database: Database, *, recovered_to: str = "") -> RepairRepo
     refuse_newer_program(database.path)
     lock = FileLock(database.path / LOCK, f"database {database.name}", database.clock)
     try:
-        _undo_interrupted(database.path)
-        report = _Repair(database, recovered_to).run()
+        undo_or_tidy(database.path, database.stream)
+        try:
+            report = _Repair(database, recovered_to).run()
+        finally:
+            undo_or_tidy(database.path, database.stream)
     finally:
-        shutil.rmtree(database.path / WORK, ignore_errors=True)
         lock.close()
     keep_last_check(database, 0)  # the new tables were proved
     database.report(EventId.REPAIR_FINISHED, kept=report.kept, lost=len(report.lost))
     return report
-
-
-def _undo_interrupted(path: Path) -> None:
-    """Put back what a repair that was interrupted while it replaced the files had moved away."""
-    _remove_new_segments(path)
-    shutil.rmtree(path / WORK, ignore_errors=True)
-    checkpoint, properties = path / CHECKPOINT_FILE, path / PROPERTIES
-    old_checkpoint, old_properties = _before(checkpoint), _before(properties)
-    if not checkpoint.exists():
-        if old_properties.exists():
-            shutil.rmtree(properties, ignore_errors=True)
-            old_properties.rename(properties)
-        if old_checkpoint.exists():
-            old_checkpoint.rename(checkpoint)
-    _remove_old(path)
-
-
-def _remove_new_segments(path: Path) -> None:
-    """While the checkpoint is away the segments that are no links in the work directory are new ones."""
-    links = path / WORK / STREAM
-    if not (path / CHECKPOINT_FILE).exists() and links.is_dir():
-        old = {link.name for link in links.iterdir() if link.is_symlink()}
-        for segment in (path / STREAM).glob("*.stm"):
-            if segment.name not in old:
-                segment.unlink()
-
-
-def _remove_old(path: Path) -> None:
-    shutil.rmtree(_before(path / PROPERTIES), ignore_errors=True)
-    _before(path / CHECKPOINT_FILE).unlink(missing_ok=True)
-
-
-def _before(path: Path) -> Path:
-    return path.with_name(path.name + BEFORE)
 
 
 class _Repair:
@@ -152,6 +118,7 @@ class _Repair:
     def run(self) -> RepairReport:
         headers = self._restore_headers()
         self._work.mkdir()
+        flush_directory(self._database.path)  # the record of new segments must be found in it
         with scratch_env(self._work / PROPERTIES) as env:
             draft = Draft(self._database, env)
             gathered = gather(self._database, draft, self._copy_tables())
@@ -161,7 +128,7 @@ class _Repair:
         self._link_segments()
         self._write_and_prove(draft, gathered, rebuild)
         only_named = list(self._mailboxes_only_named())
-        self._replace()
+        self._replace(gathered.segment)
         return RepairReport(
             kept=rebuild.kept,
             lost=tuple(rebuild.lost),
@@ -291,7 +258,7 @@ class _Repair:
                 name = key.decode(errors="replace")
                 yield f"mailbox {name!r} ({guid_text(guid)}) had a name, and nothing else tells of it"
 
-    def _replace(self) -> None:
+    def _replace(self, first_new: int) -> None:
         """Without a checkpoint nothing mounts, so that a crash in here never mixes old and new."""
         path, names = self._database.path, self._database.mailbox_names
         were_known = names is not None and names.is_known()
@@ -299,21 +266,17 @@ class _Repair:
             names.forget()  # a mailbox that is found again may have any name
         for name in (CHECKPOINT_FILE, PROPERTIES):
             if (path / name).exists():
-                (path / name).rename(_before(path / name))
+                (path / name).rename(before(path / name))
                 flush_directory(path)  # a checkpoint in place must not meet the old tables
-        new = [made for made in (self._work / STREAM).iterdir() if not made.is_symlink()]
-        try:
-            for segment in new:
-                segment.rename(path / STREAM / segment.name)
-            flush_directory(path / STREAM)
-            (self._work / PROPERTIES).rename(path / PROPERTIES)
-            flush_directory(path / PROPERTIES)
-            flush_directory(path)
-            (self._work / CHECKPOINT_FILE).rename(path / CHECKPOINT_FILE)
-            flush_directory(path)
-        except BaseException:
-            _undo_interrupted(path)
-            raise
+        # Not sooner: while the old checkpoint is there, others may write segments of these numbers.
+        keep_first_new(path, first_new)
+        for segment in [made for made in (self._work / STREAM).iterdir() if not made.is_symlink()]:
+            segment.rename(path / STREAM / segment.name)
+        flush_directory(path / STREAM)
+        (self._work / PROPERTIES).rename(path / PROPERTIES)
+        flush_directory(path / PROPERTIES)
+        flush_directory(path)
+        (self._work / CHECKPOINT_FILE).rename(path / CHECKPOINT_FILE)
+        flush_directory(path)
         if names is not None and were_known:  # else the next mount looks for names that others have got since
             names.replace(self._mailbox_names)
-        _remove_old(path)
