@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 IMPORT_ALL = """
 import pkgutil, pillarbox
-print(pillarbox.__version__, *(getattr(pillarbox, name).__name__ for name in pillarbox.__all__[:4]))
+print(pillarbox.__version__, pillarbox.Server.__name__, pillarbox.Database.__name__)
 print(pillarbox.folders.__name__)
 names = [each.name for each in pkgutil.walk_packages(pillarbox.__path__, "pillarbox.")]
 print(len(names))
