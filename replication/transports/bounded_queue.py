@@ -1,0 +1,41 @@
+"""Frames that wait for one peer, bounded in bytes. Not for several threads without a lock of theirs."""
+
+from __future__ import annotations
+
+from collections import deque
+
+
+class BoundedQueue:
+    """A queue of frames that remembers having refused one."""
+
+    def __init__(self, bytes_max: int) -> None:
+        """`bytes_max` bounds the sum of frames that wait; a queue that is empty takes a longer one alone."""
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._frames: deque[bytes] = deque()
+        self._has_refused = False
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def put(self, frame: bytes) -> bool:
+        """Take a frame; False when it does not fit."""
+        if self._frames and self._bytes + len(frame) > self._bytes_max:
+            self._has_refused = True
+            return False
+        self._frames.append(frame)
+        self._bytes += len(frame)
+        return True
+
+    def next(self) -> bytes:
+        """The first frame, which keeps its room until `took`. Raises IndexError when none waits."""
+        return self._frames[0]
+
+    def took(self) -> bool:
+        """Let the first frame go; True when one was refused before and it is worth trying again: half of the
+        bound is free."""
+        self._bytes -= len(self._frames.popleft())
+        if self._has_refused and self._bytes <= self._bytes_max // 2:
+            self._has_refused = False
+            return True
+        return False
