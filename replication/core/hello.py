@@ -75,6 +75,13 @@ def say(replica: Replica) -> None:
     look(replica)
 
 
+def say_soon(replica: Replica) -> None:
+    """Say the hello again now: a store that did not answer yet can be reached since."""
+    if replica.waiting is not None and unanswered(replica):
+        replica.waiting.due_ms = replica.now_ms
+        replica.touched.add(replica.tree.hierarchy)
+
+
 def unanswered(replica: Replica) -> tuple[bytes, ...]:
     """The stores whose answer to the hello is waited for; none when it is complete."""
     waiting = replica.waiting

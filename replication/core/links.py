@@ -1,14 +1,15 @@
 """The state of connectors: seen by the lines of the stores at their ends, and told to all once.
 
 Whoever first sees that a connector of its site is down states it, and states that it is up again. Trees and
-costs follow what is stated; whether a copy can be handed over follows only what the store sees itself.
+costs follow what is stated; whether a copy can be handed over follows only what the store sees itself: by
+receipts that do not come, and by its transport, which knows at once.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from pillarbox.replication.core import outbox
+from pillarbox.replication.core import hello, outbox
 from pillarbox.replication.core.preset import MINUTE_MS
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.organisation import opening
@@ -24,7 +25,45 @@ def watch(replica: Replica) -> None:
     for site, line in replica.lines.items():
         connector = connector_to(replica, site)
         if connector is not None:
-            seen(replica, connector.name, not line.stalled())
+            seen(replica, connector.name, not (line.stalled() or _is_cut_off(replica, site)))
+
+
+def peer_changed(replica: Replica, peer: bytes, is_up: bool) -> None:
+    """A transport sees that a store of the tree can be reached from here, or no longer.
+
+    What was on its way to one that cannot is lost, and goes another way or waits. One that can again is said
+    what waits for it, without waiting for times that were for a store which is silent.
+    """
+    server = replica.organisation.servers.get(peer)
+    if is_up:
+        hello.say_soon(replica)
+    if server is None or is_up == (peer not in replica.unreachable):
+        return
+    if is_up:
+        replica.unreachable.discard(peer)
+        _reach(replica, peer, server.site)
+    else:
+        replica.unreachable.add(peer)
+        outbox.lost_link(replica, peer)
+    connector = connector_to(replica, server.site)
+    if connector is not None:
+        seen(replica, connector.name, not _is_cut_off(replica, server.site))
+
+
+def _reach(replica: Replica, peer: bytes, site: str) -> None:
+    """Go on with a store that was out of reach; one of this site may have missed what was sent to it, and
+    this one what it sent."""
+    outbox.try_again(replica, peer)
+    for folder, state in list(replica.record.folders.items()) if site == replica.site else ():
+        if state.is_held and peer in state.rows:
+            state.awaited |= {peer}
+            state.await_due_ms, state.await_tries = replica.now_ms, 0
+            replica.touched.add(folder)
+
+
+def _is_cut_off(replica: Replica, site: str) -> bool:
+    """True when no store of a site can be reached from here."""
+    return replica.unreachable.issuperset(replica.organisation.at(site))
 
 
 def connector_to(replica: Replica, site: str) -> Connector | None:

@@ -23,11 +23,13 @@ UNANSWERED_MAX = 16
 
 
 def is_up(replica: Replica, store: bytes) -> bool:
-    """True when a store was heard of of late, and did not leave many requests unanswered since.
+    """True when a store can be reached, was heard of of late, and did not leave many requests unanswered
+    since.
 
     So of all the folders of a store that died, a few are asked for.
     """
-    return is_heard(replica, store) and replica.unanswered[store] < UNANSWERED_MAX
+    is_within_reach = store not in replica.unreachable
+    return is_within_reach and is_heard(replica, store) and replica.unanswered[store] < UNANSWERED_MAX
 
 
 def is_heard(replica: Replica, store: bytes) -> bool:

@@ -166,8 +166,10 @@ def pump(replica: Replica) -> None:
 
 
 def _launch(replica: Replica, line: Line, flight: Flight) -> None:
-    """Give the copy to the first server of the site that is not silent; wait while all are."""
-    servers = servers_of(replica, line.site, flight.bundle)
+    """Give the copy to the first server of the site that can be reached and is not silent; wait while there
+    is none."""
+    known = servers_of(replica, line.site, flight.bundle)
+    servers = [server for server in known if server not in replica.unreachable]
     if line.aim(flight, servers, replica.now_ms):
         waits_ms = max(flight.behind_ms, int(len(line.turns) > 0))
         label = Label(flight.to, flight.hops + 1, True, waits_ms)
@@ -200,6 +202,22 @@ def receipt_came(replica: Replica, receipt: Receipt) -> None:
         for stalled in line.stalled():
             _launch(replica, line, stalled)
         return
+
+
+def lost_link(replica: Replica, server: bytes) -> None:
+    """A server cannot be reached: what was on its way there goes to the next one, or waits."""
+    for line in replica.lines.values():
+        for flight in [each for each in line.flights.values() if each.to == server]:
+            _launch(replica, line, flight)
+
+
+def try_again(replica: Replica, server: bytes) -> None:
+    """A server can be reached again: what waits for one of its site goes."""
+    for line in replica.lines.values():
+        line.silent.pop(server, None)
+        if server in replica.organisation.at(line.site):
+            for flight in line.stalled():
+                _launch(replica, line, flight)
 
 
 def _end(replica: Replica, line: Line, key: BundleKey) -> None:

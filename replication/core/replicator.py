@@ -290,12 +290,13 @@ class Replicator:
 
         return self._call(now, change)
 
-    def link_changed(self, connector: str, is_up: bool, now: Moment) -> list[Effect]:
-        """A transport sees that a connector of this site went down or came up.
+    def link_changed(self, peer: bytes, is_up: bool, now: Moment) -> list[Effect]:
+        """A transport sees that a store can be reached from here, or no longer; until it says so, it may be.
 
-        It is stated when it has stayed so, and costs are by the ways that are left then.
+        A connector over which no store of a site can be reached is stated as down when it has stayed so, and
+        costs are by the ways that are left then.
         """
-        return self._call(now, lambda: links.seen(self.replica, connector, is_up))
+        return self._call(now, lambda: links.peer_changed(self.replica, peer, is_up))
 
     def answer_page(self, answer: Answer, now: Moment) -> tuple[Message | None, Answer | None]:
         """The next page of an answer and what is left of it; to be made when the link has taken the last one.

@@ -12,11 +12,11 @@ from typing import Final, NamedTuple, TypeVar
 
 from pillarbox.replication.core import identity
 from pillarbox.replication.core.effects import Answer, Effect, GiveReceipt, Notice, Pass, Report, Send
-from pillarbox.replication.core.explanation import Explanation
+from pillarbox.replication.core.explanation import Explanation, explain
 from pillarbox.replication.core.hello import Start
 from pillarbox.replication.core.identity import Fence, Mark
 from pillarbox.replication.core.preset import Preset
-from pillarbox.replication.core.replica import Moment, ReplicaRecord
+from pillarbox.replication.core.replica import Moment, Replica, ReplicaRecord
 from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.ground.records import MessageVersion, ObjectId, Tree
 from pillarbox.replication.node import stored_record
@@ -102,6 +102,7 @@ class StoreReplicator:
         self._fence: Fence | None = None
         self._withheld = CNSet()
         self._was_numbered_anew = False
+        self._begins = Start.JOINED
         self._carried: dict[bytes, bytes] = {}
         self._passing: dict[BundleKey, tuple[bytes, ...]] = {}
         self._answers: dict[tuple[bytes, ObjectId], Answer] = {}
@@ -114,7 +115,7 @@ class StoreReplicator:
         Raises Refused in a database that has not joined the tree, or of which not all is numbered yet.
         """
         fence, place = self._fence_file.read()
-        self._replicator = None
+        self._replicator, self._begins = None, Start.AGAIN
 
         def begin(txn: WriteTransaction, replicator: Replicator) -> list[Effect]:
             self._refuse_unjoined(txn)
@@ -139,7 +140,7 @@ class StoreReplicator:
         self._call(lambda txn, replicator: [])
         if self._fence is not None:
             self._fence_file.write(self._fence._replace(is_open=False))
-        self._replicator, self._fence = None, None
+        self._replicator, self._fence, self._begins = None, None, Start.JOINED
 
     def receive(self, message: Message, contents: Iterable[bytes] = ()) -> None:
         """Take a message that was unsealed, with the raw messages in it."""
@@ -181,20 +182,34 @@ class StoreReplicator:
         self._organisation = organisation
         self._call(lambda txn, replicator: replicator.organisation_changed(organisation, self._now()))
 
+    def link_changed(self, peer: bytes, is_up: bool) -> None:
+        """The transport sees that a store can be reached from here, or no longer."""
+        self._call(lambda txn, replicator: replicator.link_changed(peer, is_up, self._now()))
+
+    def perform(self, change: Callable[[Replica], R]) -> R:
+        """Make a change by functions of the core, or look: an operator's command, or a view. What that gave
+        back.
+
+        A replicator that was not started takes commands too, as the functions of the store do: nothing
+        leaves, and what was changed goes out after the next start.
+        """
+        given: list[R] = []
+
+        def work(txn: WriteTransaction, replicator: Replicator) -> list[Effect]:
+            result, effects = replicator.local_changes(change, self._now())
+            given.append(result)
+            return effects
+
+        self._call(work)
+        return given[-1]
+
     def number_anew(self) -> None:
         """Number under a new incarnation: the operator chose this copy of two of a store."""
         self._call(lambda txn, replicator: replicator.number_anew(self._now()))
 
     def explain(self, folder: ObjectId) -> Explanation:
         """Explain a folder that is not in sync."""
-        given: list[Explanation] = []
-
-        def look(txn: WriteTransaction, replicator: Replicator) -> list[Effect]:
-            given.append(replicator.explain(folder, self._now()))
-            return []
-
-        self._call(look)
-        return given[0]
+        return self.perform(lambda replica: explain(replica, folder))
 
     # -- one call
 
@@ -256,7 +271,7 @@ class StoreReplicator:
         )
         self._replicator = replicator
         self._was_numbered_anew = False
-        return replicator, [] if is_start else replicator.start(self._now(), Start.AGAIN)
+        return replicator, [] if is_start else replicator.start(self._now(), self._begins)
 
     def _refuse_unjoined(self, txn: WriteTransaction) -> None:
         joined = numbering.membership(txn)

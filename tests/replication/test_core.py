@@ -394,12 +394,12 @@ def test_a_link_that_is_down_makes_its_sources_late_once_it_has_stayed_so() -> N
     def late() -> str:
         return post.stores[2].explain(folder, post.now).plan[0].late
 
-    post.stores[1].link_changed("ab", False, post.now)
+    post.stores[1].link_changed(b"1" * 16, False, post.now)
     post.wait(29_000, is_lost=lost_to(b"3" * 16))
     assert late() == ""
     post.wait(2_000, is_lost=lost_to(b"3" * 16))
     assert late() == "down", "its site-mate stated it"
-    post.stores[1].link_changed("ab", True, post.now)
+    post.stores[1].link_changed(b"1" * 16, True, post.now)
     post.wait(11_000, is_lost=lost_to(b"3" * 16))
     assert late() == ""
 

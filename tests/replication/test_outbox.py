@@ -8,10 +8,11 @@ from typing import Any
 
 from pillarbox.replication.core import forwarding, writing
 from pillarbox.replication.core.effects import GiveReceipt, Pass
-from pillarbox.replication.core.preset import MINUTE_MS, PROMPT
+from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS, PROMPT
 from pillarbox.replication.core.replica import Moment
 from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.ground.records import ObjectId
+from pillarbox.replication.organisation.link_state import LinkState
 from pillarbox.replication.simulation.objects import DictObjects
 from pillarbox.replication.wire.messages import Changes, Class, Label, Message, Receipt
 from tests.shared.driven_stores import ACTOR, Post, is_changes, new_guids
@@ -216,3 +217,60 @@ def test_one_bundle_carries_folders_of_one_bucket_and_the_hierarchy_goes_first()
     post.stores[0].tick(Moment(post.now_ms + 1_000, post.now_ms))
     line = post.replica(0).lines["b"]
     assert Class.URGENT in {flight.bundle.of for flight in line.flights.values()}
+
+
+def put_link(post: Post, peer: bytes, is_up: bool) -> None:
+    """The first store's transport says that another store can be reached, or no longer."""
+    post.put(post.stores[0], post.stores[0].link_changed(peer, is_up, post.now))
+
+
+def test_what_is_on_its_way_to_a_store_that_is_out_of_reach_goes_to_the_next_at_once() -> None:
+    post = Post("abb")
+    folder = post.folder("123")
+    post.passed.clear()
+    post.post(0, folder)
+    post.wait(2_000, is_lost=lost_to(b"2" * 16, b"3" * 16))
+    (first,) = first_takers(post, folder)
+    put_link(post, first, is_up=False)
+    post.carry(is_lost=lost_to(first))
+    assert len(first_takers(post, folder)) == 2
+    assert len(post.messages([b"1", b"2", b"3"].index(first_takers(post, folder)[1][:1]), folder)) == 1
+
+
+def test_what_waits_for_a_site_goes_as_soon_as_one_of_its_stores_can_be_reached() -> None:
+    post = Post("ab")
+    folder = post.folder("12")
+    put_link(post, b"2" * 16, is_up=False)
+    post.passed.clear()
+    post.post(0, folder)
+    post.wait(HOUR_MS)
+    assert b"1" * 16 not in {hop for hop, _ in post.passed}, (
+        "nothing is given to a transport that cannot reach anybody there"
+    )
+    assert post.replica(0).watches["ab"].stated is LinkState.DOWN
+    put_link(post, b"2" * 16, is_up=True)
+    post.wait(0)
+    assert has_all(post, folder, 1, range(2))
+
+
+def test_a_store_of_the_site_that_was_out_of_reach_is_asked_what_it_has() -> None:
+    post = Post("aa")
+    folder = post.folder("12")
+    put_link(post, b"2" * 16, is_up=False)
+    post.post(1, folder)
+    post.wait(2_000, is_lost=lost_to(b"1" * 16))
+    assert not post.messages(0, folder)
+    put_link(post, b"2" * 16, is_up=True)
+    post.wait(MINUTE_MS + 5_000)
+    assert len(post.messages(0, folder)) == 1, "long before the next status at rest"
+
+
+def test_a_hello_is_said_again_as_soon_as_somebody_can_be_reached() -> None:
+    post = Post("ab")
+    store = post.stores[0]
+    store.start(post.now)
+    store.tick(post.now)  # nobody hears the first hello
+    post.put(store, store.link_changed(b"2" * 16, True, post.now))
+    post.put(store, store.tick(post.now))
+    post.carry()
+    assert store.replica.waiting is None

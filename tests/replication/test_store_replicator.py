@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 
+from pillarbox.replication.core import subtree
 from pillarbox.replication.core.effects import GiveReceipt, Pass, Send
 from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS, PROMPT
+from pillarbox.replication.core.subtree import Action
 from pillarbox.replication.ground.records import ObjectId, Tree
 from pillarbox.replication.node.fence import FenceFile
 from pillarbox.replication.node.store_replicator import Outgoing, StoreReplicator
 from pillarbox.replication.organisation.topology import Connector, Organisation, Server
-from pillarbox.store.access import Actor
+from pillarbox.store.access import Actor, FolderRights
 from pillarbox.store.change_number import ChangeNumber, CNSet
 from pillarbox.store.clock import VirtualClock
 from pillarbox.store.disk.tables import DatabaseKind, Hidden, Table
@@ -298,6 +300,38 @@ def test_changes_of_before_the_joining_and_of_while_no_replicator_ran_are_found(
     stores.wait(HOUR_MS)
     assert len(stores[1].ids("Early")) == 2
     assert_equal(stores)
+
+
+def test_a_replicator_that_was_not_started_takes_commands_that_go_out_with_the_next_start(
+    two: Stores,
+) -> None:
+    two.share("News")
+    first = two[0]
+    first.stop()
+    first.mount()
+    numberings = len(own_origins(first))
+    with first.database.read(ANNA) as read:
+        folder = numbering.as_change_number(read, public_folders.find(read, "News").folder_id)
+    outcome = first.replicator.perform(
+        lambda replica: subtree.change_rights(
+            replica, folder, Action.ADD, "bert", FolderRights.READ_ITEMS, "anna"
+        )
+    )
+    assert outcome.changed_count == 1
+    assert not first.sent, "nothing leaves"
+    first.database.dismount()
+    first.mount()
+    first.replicator.start()
+    two.wait(5_000)
+    assert len(own_origins(first)) == numberings, "it is the numbering of before"
+    with two[1].database.read(ANNA) as read:
+        (entry,) = public_folders.find(read, "News").rights
+    assert entry[:2] == ("bert", FolderRights.READ_ITEMS)
+
+
+def own_origins(store: Store) -> list[bytes]:
+    with store.database.read(ANNA) as read:
+        return [origin for _, origin in numbering.own_replicas(read)]
 
 
 def test_messages_and_folders_that_move_are_elsewhere_at_all_stores(three: Stores) -> None:
