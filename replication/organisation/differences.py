@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from pillarbox.replication.organisation.topology import Connector, ContentFlow, Organisation, Server
+from pillarbox.replication.organisation.entries import fingerprint_of
+from pillarbox.replication.organisation.topology import (
+    Connector,
+    ContentFlow,
+    Organisation,
+    Server,
+    TransportName,
+)
 from pillarbox.store.ids import guid_text
 
 
@@ -22,7 +29,13 @@ def _lines(before: Organisation, after: Organisation) -> Iterator[str]:
             yield f"site {site}: is taken out"
         elif site not in before.sites:
             yield f"site {site}: is new"
+        if site in after.sites:
+            links = [each.transports.get(site, TransportName.DIRECT) for each in (before, after)]
+            yield from _changed(f"site {site}: transport", *links)
     yield from _connectors(before, after)
+    yield from _certificates("the organisation", "authority", before.authorities, after.authorities)
+    holders = (_holder(before, after, each.authority_holder) for each in (before, after))
+    yield from _changed("the key of the authority: held by", *holders)
     for database in sorted({*before.servers, *after.servers}, key=lambda each: _name(before, after, each)):
         yield from _server(before, after, database)
 
@@ -63,6 +76,7 @@ def _connector(old: Connector, new: Connector) -> Iterator[str]:
     yield from _changed(f"{name}: bytes a second", old.rate_bytes or "any", new.rate_bytes or "any")
     if old.allows_referrals != new.allows_referrals:
         yield f"{name}: allows {'' if new.allows_referrals else 'no '}referrals"
+    yield from _changed(f"{name}: transport", old.transport, new.transport)
 
 
 def _server(before: Organisation, after: Organisation, database: bytes) -> Iterator[str]:
@@ -79,13 +93,26 @@ def _server(before: Organisation, after: Organisation, database: bytes) -> Itera
         yield f"{label}: is called {new.name}"
     if old.site != new.site:
         yield f"{label}: moves from site {old.site} to {new.site}"
+    texts = (" ".join(each.addresses) or "none" for each in (old, new))
+    yield from _changed(f"{label}: addresses", *texts)
     yield from _changed(f"{label}: schedule", old.schedule, new.schedule)
+    yield from _certificates(label, "certificate", old.certificates, new.certificates)
     lists = (before.preferred.get(database, ()), after.preferred.get(database, ()))
     yield from _changed(
         f"{label}: preferred sources", *(_names(before, after, dict.fromkeys(each, 0)) for each in lists)
     )
     costs = (before.referrals.get(database, {}), after.referrals.get(database, {}))
     yield from _changed(f"{label}: refers to", *(_names(before, after, each) for each in costs))
+
+
+def _certificates(thing: str, kind: str, old: Iterable[bytes], new: Iterable[bytes]) -> Iterator[str]:
+    for text, found in (("goes", {*old} - {*new}), ("is new", {*new} - {*old})):
+        for der in sorted(found):
+            yield f"{thing}: {kind} {fingerprint_of(der).hex()[:16]} {text}"
+
+
+def _holder(before: Organisation, after: Organisation, database: bytes) -> str:
+    return _name(before, after, database) if database else "nobody"
 
 
 def _name(before: Organisation, after: Organisation, database: bytes) -> str:

@@ -3,12 +3,18 @@
 | key | value |
 |---|---|
 | `site/NAME/state` | `active` |
+| `site/NAME/transport` | of links within the site; without it direct |
 | `connector/NAME/sites` | `SITE/SITE`; without it there is no connector |
 | `connector/NAME/cost`, `/schedule`, `/rate_bytes`, `/referrals` | `never` for one that allows no referrals |
+| `connector/NAME/transport` | without it direct |
 | `server/GUID/name`, `/site`, `/version`, `/schedule` | the version is written by the server itself |
 | `server/GUID/state` | `removed`: for ever |
+| `server/GUID/addresses` | `HOST:PORT HOST:PORT`: where others reach it |
+| `server/GUID/certificate/SHA-256` | a certificate that the server may show (DER, base64) |
 | `server/GUID/preferred/GUID` | `yes`: a backfill source that is asked first |
 | `server/GUID/referral/GUID` | a cost: this server refers to those on its list alone |
+| `authority/SHA-256/certificate` | the certificate (DER, base64) of who signs those of the servers |
+| `authority-holder` | the GUID of the store whose server has the key of the one that signs now |
 | `preset` | `prompt` or `classic` |
 | `content` | `stopped`, or `from MS at BYTES` a second: when replication of content was resumed |
 
@@ -19,7 +25,9 @@ the other one took out: such things are left out when the entries are read, and 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Iterator, Mapping
+from hashlib import sha256
 from typing import Final, NamedTuple
 
 from pillarbox.replication.organisation.schedules import ALWAYS, Schedule, parse_schedule
@@ -31,19 +39,24 @@ from pillarbox.replication.organisation.topology import (
     Organisation,
     PresetName,
     Server,
+    TransportName,
 )
 from pillarbox.store.errors import InvalidSetting
 from pillarbox.store.ids import guid_text, parse_guid
 
 PRESET: Final = "preset"
+AUTHORITY_HOLDER: Final = "authority-holder"
 CONTENT: Final = "content"
 _REMOVED: Final = "removed"
 _YES: Final = "yes"
 _NO_REFERRALS: Final = "never"
+_CERTIFICATE: Final = "certificate/"
 _RESUMED: Final = re.compile(r"from (\d{1,16}) at (\d{1,16})")
 _KNOWN: Final = re.compile(
-    r"preset|content|site/[^/]+/state|connector/[^/]+/(?:sites|cost|schedule|rate_bytes|referrals)"
-    r"|server/[^/]+/(?:name|site|version|schedule|state|preferred/[^/]+|referral/[^/]+)"
+    r"preset|content|authority-holder|authority/[^/]+/certificate|site/[^/]+/(?:state|transport)"
+    r"|connector/[^/]+/(?:sites|cost|schedule|rate_bytes|referrals|transport)"
+    r"|server/[^/]+/(?:name|site|version|schedule|state|addresses)"
+    r"|server/[^/]+/(?:preferred|referral|certificate)/[^/]+"
 )
 
 
@@ -59,6 +72,11 @@ def entries_of(organisation: Organisation) -> dict[str, str]:
     found = {PRESET: str(organisation.preset), CONTENT: content_text(organisation.content)}
     for site in organisation.sites:
         found[f"site/{site}/state"] = "active"
+        found[f"site/{site}/transport"] = _transport_text(organisation.transports.get(site))
+    for certificate in organisation.authorities:
+        found[f"authority/{fingerprint_of(certificate).hex()}/certificate"] = _certificate_text(certificate)
+    if organisation.authority_holder:
+        found[AUTHORITY_HOLDER] = guid_text(organisation.authority_holder)
     for connector in organisation.connectors:
         found |= _connector_entries(connector)
     for database, server in organisation.servers.items():
@@ -115,7 +133,7 @@ class _Reader:
                 self._settings[kind] = value
 
     def read(self) -> Reading:
-        sites = tuple(self._things.get("site", {}))
+        sites = tuple(site for site, fields in self._of("site") if "state" in fields)
         servers = dict(self._servers())
         lists = {kind: dict(self._lists(kind, servers)) for kind in ("preferred", "referral")}
         organisation = Organisation(
@@ -126,6 +144,11 @@ class _Reader:
             referrals=lists["referral"],
             preset=self._preset(),
             content=self._content(),
+            transports=dict(self._transports()),
+            authorities=self._certificates(
+                "an authority", {name: each.get("certificate", "") for name, each in self._of("authority")}
+            ),
+            authority_holder=self._guid(self._settings.get(AUTHORITY_HOLDER, "")) or b"",
         )
         for server in servers.values():
             if server.site not in sites and not server.is_removed:
@@ -134,6 +157,34 @@ class _Reader:
 
     def _find(self, text: str) -> None:
         self._findings.append(text)
+
+    def _of(self, kind: str) -> Iterable[tuple[str, dict[str, str]]]:
+        return self._things.get(kind, {}).items()
+
+    def _transports(self) -> Iterator[tuple[str, TransportName]]:
+        for site, fields in self._of("site"):
+            if "state" in fields and "transport" in fields:
+                yield site, self._transport(f"site {site}", fields["transport"])
+
+    def _transport(self, thing: str, text: str) -> TransportName:
+        if text in list(TransportName):
+            return TransportName(text)
+        self._find(f"the transport of {thing} is {text[:40]!r}, which is not known")
+        return TransportName.DIRECT
+
+    def _certificates(self, thing: str, texts: Mapping[str, str]) -> tuple[bytes, ...]:
+        """Certificates by the fingerprints under which they stand; what is under another one is none."""
+        found = []
+        for name, text in sorted(texts.items()):
+            try:
+                der = b64decode(text, validate=True)
+            except ValueError:
+                der = b""
+            if fingerprint_of(der).hex() == name:
+                found.append(der)
+            else:
+                self._find(f"a certificate of {thing} is left out: it is not what its name says")
+        return tuple(found)
 
     def _servers(self) -> Iterator[tuple[bytes, Server]]:
         for text, fields in self._things.get("server", {}).items():
@@ -151,6 +202,15 @@ class _Reader:
                     self._number(f"the version of server {name}", fields.get("version", "0")),
                     fields.get("state") == _REMOVED,
                     self._schedule(f"server {name}", fields.get("schedule")),
+                    tuple(fields.get("addresses", "").split()),
+                    self._certificates(
+                        f"server {name}",
+                        {
+                            field.removeprefix(_CERTIFICATE): value
+                            for field, value in fields.items()
+                            if field.startswith(_CERTIFICATE)
+                        },
+                    ),
                 ),
             )
 
@@ -184,6 +244,7 @@ class _Reader:
                     self._schedule(f"connector {name}", fields.get("schedule")),
                     self._number(f"the rate of connector {name}", fields.get("rate_bytes", "0")),
                     fields.get("referrals") != _NO_REFERRALS,
+                    self._transport(f"connector {name}", fields.get("transport", TransportName.DIRECT)),
                 )
 
     def _preset(self) -> PresetName:
@@ -231,6 +292,11 @@ def _server_entries(server: Server) -> dict[str, str]:
         f"{key}/version": str(server.version) if server.version else "",
         f"{key}/schedule": "" if server.schedule == ALWAYS else str(server.schedule),
         f"{key}/state": _REMOVED if server.is_removed else "",
+        f"{key}/addresses": " ".join(server.addresses),
+        **{
+            f"{key}/{_CERTIFICATE}{fingerprint_of(der).hex()}": _certificate_text(der)
+            for der in server.certificates
+        },
     }
 
 
@@ -242,4 +308,18 @@ def _connector_entries(connector: Connector) -> dict[str, str]:
         f"{key}/schedule": "" if connector.schedule == ALWAYS else str(connector.schedule),
         f"{key}/rate_bytes": str(connector.rate_bytes) if connector.rate_bytes else "",
         f"{key}/referrals": "" if connector.allows_referrals else _NO_REFERRALS,
+        f"{key}/transport": _transport_text(connector.transport),
     }
+
+
+def _transport_text(transport: TransportName | None) -> str:
+    return "" if transport in (None, TransportName.DIRECT) else str(transport)
+
+
+def fingerprint_of(der: bytes) -> bytes:
+    """The fingerprint of a certificate (DER): its SHA-256."""
+    return sha256(der).digest()
+
+
+def _certificate_text(der: bytes) -> str:
+    return b64encode(der).decode()

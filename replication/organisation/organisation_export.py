@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pillarbox.replication.organisation.organisation_file import FORMAT, VERSION, content_name, guid_of
 from pillarbox.replication.organisation.schedules import ALWAYS, Schedule, parse_schedule
-from pillarbox.replication.organisation.topology import Connector, Organisation, Server
+from pillarbox.replication.organisation.topology import Connector, Organisation, Server, TransportName
 from pillarbox.store.errors import InvalidSetting
 from pillarbox.store.ids import guid_text
 from pillarbox.store.toml_text import format_toml
@@ -40,12 +40,17 @@ class _Export:
             "version": VERSION,
             "preset": str(organisation.preset),
             "content": content_name(organisation.content),
-            "sites": [{"name": site} for site in organisation.sites],
+            "sites": [self._site(site) for site in organisation.sites],
             "connectors": [self._connector(connector) for connector in organisation.connectors],
             "servers": [
                 self._server(server, names) for server in sorted(servers, key=lambda server: server.name)
             ],
         }
+
+    def _site(self, site: str) -> dict[str, Any]:
+        old = self._old("sites", lambda table: table.get("name") == site)
+        transport = self._organisation.transports.get(site, TransportName.DIRECT)
+        return {"name": site, **_unless(old, "transport", str(transport), str(TransportName.DIRECT))}
 
     def _connector(self, connector: Connector) -> dict[str, Any]:
         old = self._old("connectors", lambda table: table.get("name") == connector.name)
@@ -58,6 +63,7 @@ class _Export:
             **_schedule_of(connector.schedule, old),
             **_unless(old, "bytes_per_second", connector.rate_bytes, 0, may_say=False),
             **_unless(old, "allow_referrals", connector.allows_referrals, True),
+            **_unless(old, "transport", str(connector.transport), str(TransportName.DIRECT)),
         }
 
     def _server(self, server: Server, names: Mapping[bytes, str]) -> dict[str, Any]:
@@ -73,6 +79,7 @@ class _Export:
             "name": server.name,
             "guid": old.get("guid", guid_text(server.database)),
             "site": server.site,
+            **_unless(old, "addresses", list(server.addresses), []),
             **_schedule_of(server.schedule, old),
             **_unless(old, "preferred_sources", said if is_same else sorted(chosen), []),
             **_unless(old, "referrals", costs, {}),

@@ -7,6 +7,7 @@
 
     [[sites]]
     name = "berlin"
+    transport = "direct"                  # of links within the site; or "spool"
 
     [[connectors]]
     name = "berlin-paris"
@@ -15,17 +16,20 @@
     schedule = "weekly Europe/Berlin mon-fri 20:00-06:00"
     bytes_per_second = 500_000            # in each direction; without it as many as there can be
     allow_referrals = false
+    transport = "spool"                   # without it "direct"
 
     [[servers]]
     name = "b1"
     guid = "..."
     site = "berlin"
+    addresses = ["b1.example.org:7337"]   # where others reach it; without one it dials them
     schedule = "every 30 min"             # of folders that have none of their own
     preferred_sources = ["b2"]            # asked for what is missing before all others
     referrals = { b1 = 1, b2 = 10 }       # refers clients to these alone, the cheapest first
 
 What the file does not name is taken out: a server that it does not list is removed from the tree, for ever.
-Only `content` stays as it is where the file says nothing of it. A file is refused whole, with all that is
+Only `content` stays as it is where the file says nothing of it. Certificates are not in the file, and stay.
+A file is refused whole, with all that is
 wrong in it and the lines. `organisation_export` writes it.
 """
 
@@ -36,6 +40,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
+from pillarbox.replication.organisation.addresses import split_address
 from pillarbox.replication.organisation.schedules import ALWAYS, Schedule, parse_schedule
 from pillarbox.replication.organisation.toml_lines import KeyPath, line_at, lines_of
 from pillarbox.replication.organisation.topology import (
@@ -46,6 +51,7 @@ from pillarbox.replication.organisation.topology import (
     Organisation,
     PresetName,
     Server,
+    TransportName,
     ways_from,
 )
 from pillarbox.store.errors import InvalidName, InvalidSetting, UnsupportedVersion
@@ -57,9 +63,11 @@ VERSION: Final = 1
 RATE_BYTES_MAX: Final = 1 << 40
 
 _TOP_KEYS: Final = ("format", "version", "preset", "content", "sites", "connectors", "servers")
-_SITE_KEYS: Final = ("name",)
-_CONNECTOR_KEYS: Final = ("name", "sites", "cost", "schedule", "bytes_per_second", "allow_referrals")
-_SERVER_KEYS: Final = ("name", "guid", "site", "schedule", "preferred_sources", "referrals")
+_SITE_KEYS: Final = ("name", "transport")
+_CONNECTOR_KEYS: Final = (
+    *("name", "sites", "cost", "schedule", "bytes_per_second", "allow_referrals", "transport"),
+)
+_SERVER_KEYS: Final = ("name", "guid", "site", "addresses", "schedule", "preferred_sources", "referrals")
 _CONTENT: Final = {"running": False, "stopped": True}
 _WANTED: Final = {
     str: "a text",
@@ -110,6 +118,7 @@ class _Check:
         self._present = present
         self._findings: list[Finding] = []
         self._sites: dict[bytes, str] = {}
+        self._transports: dict[str, TransportName] = {}
 
     def run(self) -> tuple[Organisation, tuple[Finding, ...]]:
         if self._table.get("format") != FORMAT:
@@ -136,6 +145,9 @@ class _Check:
             referrals=self._referrals(servers),
             preset=self._preset(),
             content=self._content(),
+            transports=self._transports,
+            authorities=self._present.authorities,
+            authority_holder=self._present.authority_holder,
         )
         return organisation, tuple(self._findings)
 
@@ -198,6 +210,13 @@ class _Check:
             self._find((*path, "schedule"), f"{error}: {error.hint}")
             return ALWAYS
 
+    def _transport(self, path: KeyPath, table: Mapping[str, Any]) -> TransportName:
+        text = self._value(path, table, "transport", str, TransportName.DIRECT)
+        if text in list(TransportName):
+            return TransportName(text)
+        self._find((*path, "transport"), f"transport is to be {' or '.join(TransportName)}, not {text!r}")
+        return TransportName.DIRECT
+
     def _number(self, path: KeyPath, key: str, value: Any, least: int, most: int) -> int:
         """A whole number within bounds."""
         if not isinstance(value, int) or isinstance(value, bool):
@@ -212,7 +231,10 @@ class _Check:
 
     def _read_sites(self) -> Iterator[str]:
         for path, table in self._tables("sites", _SITE_KEYS):
+            transport = self._transport(path, table)
             if name := self._name(path, table, "site", self._sites):
+                if transport is not TransportName.DIRECT:
+                    self._transports[name] = transport
                 yield name
 
     def _read_connectors(self) -> Iterator[Connector]:
@@ -230,7 +252,8 @@ class _Check:
                 self._find(path, "cost is missing")
             cost = self._number(path, "cost", table.get("cost", COST_MIN), COST_MIN, COST_MAX)
             allows_referrals = self._value(path, table, "allow_referrals", bool, True)
-            yield Connector(name, sites, cost, self._schedule(path, table), rate_bytes, allows_referrals)
+            schedule, transport = self._schedule(path, table), self._transport(path, table)
+            yield Connector(name, sites, cost, schedule, rate_bytes, allows_referrals, transport)
 
     def _ends(self, path: KeyPath, table: Mapping[str, Any]) -> tuple[str, str]:
         names = self._texts(path, table, "sites")
@@ -270,10 +293,30 @@ class _Check:
             if database is not None:
                 guids.add(database)
                 present = self._present.servers.get(database)
-                version = present.version if present else 0
-                yield database, Server(database, name, site, version, False, self._schedule(path, table))
+                yield (
+                    database,
+                    Server(
+                        database,
+                        name,
+                        site,
+                        present.version if present else 0,
+                        False,
+                        self._schedule(path, table),
+                        self._addresses(path, table),
+                        present.certificates if present else (),
+                    ),
+                )
         if not self._table.get("servers"):
             self._find((), "it lists no server: every server of the tree would be removed")
+
+    def _addresses(self, path: KeyPath, table: Mapping[str, Any]) -> tuple[str, ...]:
+        texts = self._texts(path, table, "addresses")
+        for text in texts:
+            try:
+                split_address(text)
+            except InvalidSetting as error:
+                self._find((*path, "addresses"), str(error))
+        return tuple(texts)
 
     def _database(self, path: KeyPath, table: Mapping[str, Any], taken: set[bytes]) -> bytes | None:
         text = self._need(path, table, "guid")

@@ -19,7 +19,8 @@ class Server(NamedTuple):
     """A public folder store of the tree: its database GUID, its site, and the version of the program it
     runs.
 
-    `schedule` is that of its folders which have none of their own.
+    `schedule` is that of its folders which have none of their own. `addresses` ("host:port") are those at
+    which others reach it; without one it dials them. `certificates` (DER) are those that it may show.
     """
 
     database: bytes
@@ -28,6 +29,15 @@ class Server(NamedTuple):
     version: int
     is_removed: bool = False
     schedule: Schedule = ALWAYS
+    addresses: tuple[str, ...] = ()
+    certificates: tuple[bytes, ...] = ()
+
+
+class TransportName(StrEnum):
+    """The ways in which frames get from one store to another."""
+
+    DIRECT = "direct"
+    SPOOL = "spool"
 
 
 class Connector(NamedTuple):
@@ -43,6 +53,7 @@ class Connector(NamedTuple):
     schedule: Schedule = ALWAYS
     rate_bytes: int = 0
     allows_referrals: bool = True
+    transport: TransportName = TransportName.DIRECT
 
 
 class PresetName(StrEnum):
@@ -84,6 +95,9 @@ class Organisation:
 
     `preferred` names backfill sources that an operator set for a store; they are asked before all others.
     `referrals` gives a store its own list of servers with costs, to which alone it refers clients.
+    `transports` names the transport within a site, where that is not the direct one. `authorities` are the
+    certificates (DER) of those that sign the servers' certificates, `authority_holder` is the store whose
+    server has the key of the one that signs now, empty when nobody has said so.
     """
 
     servers: Mapping[bytes, Server]
@@ -93,6 +107,24 @@ class Organisation:
     referrals: Mapping[bytes, Mapping[bytes, int]] = field(default_factory=dict)
     preset: PresetName = PresetName.PROMPT
     content: ContentFlow = RUNNING
+    transports: Mapping[str, TransportName] = field(default_factory=dict)
+    authorities: tuple[bytes, ...] = ()
+    authority_holder: bytes = b""
+
+    def transport_between(self, one: bytes, other: bytes) -> TransportName:
+        """The transport that two stores exchange frames by.
+
+        Within a site it is the site's, between two sites that of the cheapest connector that joins them, and
+        direct where none does.
+        """
+        site = self.servers[one].site
+        sites = {site, self.servers[other].site}
+        if len(sites) == 1:
+            return self.transports.get(site, TransportName.DIRECT)
+        joining = [connector for connector in self.connectors if {*connector.sites} == sites]
+        if not joining:
+            return TransportName.DIRECT
+        return min(joining, key=lambda connector: (connector.cost, connector.name)).transport
 
     @cached_property
     def scheduled(self) -> tuple[Connector, ...]:

@@ -10,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pillarbox.replication.organisation.differences import differences
-from pillarbox.replication.organisation.entries import changed_entries, entries_of, read_organisation
+from pillarbox.replication.organisation.entries import (
+    changed_entries,
+    entries_of,
+    fingerprint_of,
+    read_organisation,
+)
 from pillarbox.replication.organisation.organisation_export import format_organisation
 from pillarbox.replication.organisation.organisation_file import check_organisation, parse_organisation
 from pillarbox.replication.organisation.schedules import ALWAYS, NEVER, Interval, parse_schedule
@@ -21,6 +26,7 @@ from pillarbox.replication.organisation.topology import (
     Organisation,
     PresetName,
     Server,
+    TransportName,
 )
 from pillarbox.store.errors import InvalidSetting, UnsupportedVersion
 from pillarbox.store.ids import guid_text
@@ -133,6 +139,11 @@ def test_a_file_says_an_organisation() -> None:
         ("bytes_per_second", "bytes_per_second = 0", "is to be 1 to"),
         ("bytes_per_second", "bytes_per_second = 'all'", "a whole number"),
         ("allow_referrals", "allow_referrals = 1", "true or false"),
+        ("allow_referrals", "transport = 5", "is to be a text"),
+        ('schedule = "every 30 min"', 'addresses = ["p1"]', "'p1' is no address"),
+        ('schedule = "every 30 min"', 'addresses = ["p1:99999"]', "'p1:99999' is no address"),
+        ('schedule = "every 30 min"', 'addresses = "p1:1"', "a list of texts"),
+        ("allow_referrals", 'transport = "pigeon"', "transport is to be direct or spool, not 'pigeon'"),
         ('name = "p1"', 'name = "b2"', "two servers called b2"),
         (f'guid = "{guid_text(P1)}', f'guid = "{guid_text(B1)}"', "two servers of the guid"),
         (f'guid = "{guid_text(P1)}', 'guid = "paris"', "is no GUID"),
@@ -256,6 +267,10 @@ schedules = st.sampled_from(
     [ALWAYS, NEVER, Interval(5), parse_schedule("weekly UTC sun 23:00-01:00, wed 00:00-24:00")]
 )
 
+certificates = st.sampled_from([(), (b"one",), (b"one", b"two")]).map(
+    lambda ders: tuple(sorted(ders, key=fingerprint_of))
+)
+
 
 @st.composite
 def organisations(draw: st.DrawFn) -> Organisation:
@@ -264,7 +279,13 @@ def organisations(draw: st.DrawFn) -> Organisation:
     labels = draw(st.lists(names, min_size=1, max_size=5, unique_by=str.casefold))
     servers = {
         bytes([number + 1]) * 16: Server(
-            bytes([number + 1]) * 16, label, draw(st.sampled_from(sites)), 0, schedule=draw(schedules)
+            bytes([number + 1]) * 16,
+            label,
+            draw(st.sampled_from(sites)),
+            0,
+            schedule=draw(schedules),
+            addresses=draw(st.sampled_from([(), ("b1.example.org:7337",), ("b1:1", "[::1]:65535")])),
+            certificates=draw(certificates),
         )
         for number, label in enumerate(labels)
     }
@@ -277,6 +298,7 @@ def organisations(draw: st.DrawFn) -> Organisation:
             draw(schedules),
             draw(st.integers(0, 10**9)),
             draw(st.booleans()),
+            draw(st.sampled_from(TransportName)),
         )
         for number in range(len(sites) - 1)
     ]
@@ -290,19 +312,36 @@ def organisations(draw: st.DrawFn) -> Organisation:
         {first: lists} if lists else {},
         draw(st.sampled_from(PresetName)),
         ContentFlow(is_stopped=draw(st.booleans())),
+        {sites[0]: TransportName.SPOOL} if draw(st.booleans()) else {},
+        draw(certificates),
+        draw(st.sampled_from([b"", first])),
     )
 
 
-@settings(deadline=None, max_examples=60)
+def with_what_no_file_says(organisation: Organisation) -> Organisation:
+    """An organisation that knows the certificates of another, and whether content is stopped in it."""
+    return replace(
+        EMPTY,
+        content=organisation.content,
+        authorities=organisation.authorities,
+        authority_holder=organisation.authority_holder,
+        servers={
+            database: Server(database, "", "", 0, certificates=server.certificates)
+            for database, server in organisation.servers.items()
+        },
+    )
+
+
+@settings(deadline=None, max_examples=30)
 @given(organisations(), organisations())
 def test_file_and_entries_say_the_same_organisation(one: Organisation, other: Organisation) -> None:
     assert read_organisation(entries_of(one)) == (one, ())
-    assert parse_organisation(format_organisation(one), replace(EMPTY, content=one.content)) == one
+    assert parse_organisation(format_organisation(one), with_what_no_file_says(one)) == one
     over = format_organisation(one, format_organisation(other))
-    assert parse_organisation(over, replace(EMPTY, content=one.content)) == one
+    assert parse_organisation(over, with_what_no_file_says(one)) == one
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(organisations(), organisations())
 def test_only_what_differs_is_written_and_said(one: Organisation, other: Organisation) -> None:
     assert changed_entries(entries_of(one), one) == {} and differences(one, one) == ()
@@ -347,6 +386,35 @@ def test_entries_of_a_newer_program_are_left_alone() -> None:
     entries = {**entries_of(ORGANISATION), "connector/berlin-paris/colour": "red", "weather/today": "fine"}
     assert read_organisation(entries) == (ORGANISATION, ())
     assert changed_entries(entries, ORGANISATION) == {}
+
+
+def test_a_certificate_under_another_fingerprint_is_left_out_and_found() -> None:
+    der = b"certificate"
+    with_it = replace(
+        ORGANISATION,
+        servers={**ORGANISATION.servers, B1: ORGANISATION.servers[B1]._replace(certificates=(der,))},
+        authorities=(der,),
+    )
+    entries = entries_of(with_it)
+    assert read_organisation(entries) == (with_it, ())
+    forged = {key.replace(fingerprint_of(der).hex(), "00" * 32): value for key, value in entries.items()} | {
+        f"server/{guid_text(B2)}/certificate/{'11' * 32}": "no base64"
+    }
+    reading = read_organisation(forged)
+    assert reading.organisation == ORGANISATION
+    assert [finding.split(" is left out")[0] for finding in reading.findings] == [
+        f"a certificate of {thing}" for thing in ("server b1", "server b2", "an authority")
+    ]
+
+
+def test_the_cheapest_connector_says_which_transport_joins_two_sites() -> None:
+    near, far = (ORGANISATION.connectors[0]._replace(name=name) for name in ("near", "far"))
+    spool = near._replace(cost=5, transport=TransportName.SPOOL)
+    organisation = replace(ORGANISATION, connectors=(far, spool), transports={"berlin": TransportName.SPOOL})
+    assert organisation.transport_between(B1, P1) is TransportName.SPOOL
+    assert organisation.transport_between(B1, B2) is TransportName.SPOOL
+    assert ORGANISATION.transport_between(B1, P1) is TransportName.DIRECT
+    assert replace(ORGANISATION, connectors=()).transport_between(B2, P1) is TransportName.DIRECT
 
 
 def test_unreadable_entries_are_found_and_stop_content_rather_than_send() -> None:
