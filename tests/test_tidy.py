@@ -42,7 +42,16 @@ FACE = "aio mailbox_directory server server_config server_lock server_rebuild st
 ROOMS = {
     "store": (GROUND, "disk", "content", "engine", "mail", "upkeep", "files", FACE),
     "backup": ("repository", ".", "merge"),
-    "replication": ("ground", "wire", "organisation", "core", "transports", "node", "simulation"),
+    "replication": (
+        "ground",
+        "wire",
+        "organisation",
+        "core",
+        "membership",
+        "transports",
+        "node",
+        "simulation",
+    ),
     "tools": (".", "operations", "serving", "commands", "bench", "cli main"),
 }
 
