@@ -24,9 +24,9 @@ import base64
 import binascii
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
-from itertools import compress, pairwise
-from operator import gt
+from collections.abc import Iterable, Sequence
+from itertools import chain, compress, pairwise
+from operator import gt, sub
 from typing import Final, NamedTuple
 
 from xxhash import xxh3_64_digest
@@ -176,6 +176,25 @@ class CNSet:
             for origin, runs in self._runs.items()
             if origin in other._runs
         )
+
+    @classmethod
+    def disjoint_union(cls, sets: Sequence[CNSet]) -> CNSet | None:
+        """The union of sets of which no two have a number in common; None where two have.
+
+        Sets that lie between each other are sorted once here. United one by one they would become ever larger
+        ones, each of them sorted again.
+        """
+        of_origin: dict[bytes, list[_Runs]] = {}
+        for cnset in sets:
+            for origin, runs in cnset._runs.items():
+                of_origin.setdefault(origin, []).append(runs)
+        union = {}
+        for origin, parts in of_origin.items():
+            together = _disjoint_union(parts)
+            if together is None:
+                return None
+            union[origin] = together
+        return _of_runs(union)
 
     def of_origin(self, origin: bytes) -> CNSet:
         """The part of the set that `origin` gave out."""
@@ -377,6 +396,17 @@ def _union(some: _Runs, others: _Runs) -> _Runs:
         return _Runs(min(some.starts, others.starts), max(some.ends, others.ends))
     neither = _common(_complement(some), _complement(others))
     return _Runs(neither.ends[:-1], neither.starts[1:])
+
+
+def _disjoint_union(runs: Sequence[_Runs]) -> _Runs | None:
+    """All numbers of these; None when two have one in common."""
+    starts = sorted(chain.from_iterable(each.starts for each in runs))
+    ends = sorted(chain.from_iterable(each.ends for each in runs))
+    next_starts = starts[1:]
+    gaps = list(map(sub, next_starts, ends))  # a run that ends where the next one begins is one with it
+    if gaps and min(gaps) < 0:
+        return None
+    return _Runs((starts[0], *compress(next_starts, gaps)), (*compress(ends, gaps), ends[-1]))
 
 
 def _covers(some: _Runs, others: _Runs) -> bool:

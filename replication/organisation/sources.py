@@ -9,8 +9,10 @@ dearer one has everything, and an old store of one's own site is asked rather th
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Sequence
 from enum import StrEnum
+from itertools import accumulate
 from typing import NamedTuple
 
 from pillarbox.store.change_number import CNSet
@@ -88,15 +90,37 @@ def choose_sources(
         ),
         key=lambda offer: _place(asker, offer),
     )
-    requests: list[Request] = []
-    reasons: list[Reason] = []
-    for offer in offers:
+    parts, together = _first_disjoint(needed, offers)
+    needed -= together
+    for offer in offers[len(parts) :]:
         asked = needed & offer.candidate.available
-        if asked:
-            requests.append(Request(offer.candidate.database, asked))
-            needed -= asked
-        reasons.append(_reason(offer, asked.count()))
-    return Plan(tuple(requests), needed, tuple(reasons))
+        parts.append(asked)
+        needed -= asked
+    asked_of = list(zip(offers, parts, strict=True))
+    return Plan(
+        tuple(Request(offer.candidate.database, asked) for offer, asked in asked_of if asked),
+        needed,
+        tuple(_reason(offer, asked.count()) for offer, asked in asked_of),
+    )
+
+
+def _first_disjoint(needed: CNSet, offers: Sequence[_Offer]) -> tuple[list[CNSet], CNSet]:
+    """The parts of the first sources, where no two of these have a needed number in common, and their union.
+
+    As many are looked at as have no more than all needed numbers between them; nothing where two overlap.
+    Taken one by one, a hundred sources that have a hundredth of each interval would leave ever more intervals
+    to be searched by the next one.
+    """
+    counts = accumulate(offer.needed_count for offer in offers)
+    first = offers[: bisect_right(list(counts), needed.count())]
+    parts = [_part(needed, offer) for offer in first]
+    together = CNSet.disjoint_union(parts)
+    return ([], CNSet()) if together is None else (parts, together)
+
+
+def _part(needed: CNSet, offer: _Offer) -> CNSet:
+    available = offer.candidate.available
+    return available if offer.needed_count == available.count() else needed & available
 
 
 def _place(asker: bytes, offer: _Offer) -> tuple[bool, int, bool, int, int, bytes]:

@@ -146,6 +146,24 @@ def test_a_source_that_an_operator_prefers_is_asked_first() -> None:
     assert plan.reasons[0].is_preferred
 
 
+@settings(deadline=None, max_examples=100)
+@given(some_numbers, st.lists(some_numbers, max_size=6))
+def test_a_number_is_asked_of_one_source_alone(needed: set[int], available: list[set[int]]) -> None:
+    candidates = [Candidate(store(f"s{k}"), k, OLD, numbers(*each)) for k, each in enumerate(available)]
+    plan = choose_sources(ASKER, numbers(*needed), candidates)
+    assert sum(request.numbers.count() for request in plan.requests) + plan.left.count() == len(needed)
+
+
+def test_sources_with_pieces_of_each_interval_are_asked_for_them_and_a_dearer_one_for_the_rest() -> None:
+    pieces = [numbers(*range(k, 1000, 10)) for k in (1, 2, 3, 5, 8)]
+    candidates = [Candidate(store(f"s{k}"), 0, OLD, piece) for k, piece in enumerate(pieces)]
+    candidates.append(Candidate(store("everything"), 10, OLD, CNSet.full(ORIGIN, 999)))
+    plan = choose_sources(ASKER, CNSet.full(ORIGIN, 999), candidates)
+    assert plan.left == CNSet()
+    assert {assigned(plan)[store(f"s{k}")] for k in range(5)} == set(pieces)
+    assert plan.requests[-1].source == store("everything") and plan.requests[-1].numbers.count() == 499
+
+
 def test_what_nobody_has_is_left() -> None:
     plan = choose_sources(ASKER, numbers(1, 2), [Candidate(store("here"), 0, OLD, numbers(2))])
     assert plan.left == numbers(1)

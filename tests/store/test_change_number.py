@@ -88,6 +88,18 @@ def test_contains_and_with_number(some: frozenset[ChangeNumber], number: ChangeN
 
 
 @steady
+@given(st.lists(number_sets, max_size=5))
+def test_sets_are_united_at_once_unless_two_have_a_number_in_common(
+    parts: list[frozenset[ChangeNumber]],
+) -> None:
+    everything = frozenset().union(*parts)
+    union = CNSet.disjoint_union([CNSet.of(part) for part in parts])
+    is_disjoint = sum(map(len, parts)) == len(everything)
+    assert union == (CNSet.of(everything) if is_disjoint else None)
+    apart = [part.difference(*parts[:place]) for place, part in enumerate(parts)]
+    assert CNSet.disjoint_union([CNSet.of(part) for part in apart]) == CNSet.of(everything)
+
+
 @given(number_sets)
 def test_intervals_are_sorted_and_do_not_touch(some: frozenset[ChangeNumber]) -> None:
     cnset = CNSet.of(some)
