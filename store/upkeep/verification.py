@@ -8,17 +8,18 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from pillarbox.store.disk.checkpoint import boot_identity, read_checkpoint
-from pillarbox.store.disk.env import DATA_FILE, copy_pages_in_use, put_back_meta_pages
+from pillarbox.store.disk.checkpoint import CHECKPOINT_FILE, boot_identity, read_checkpoint
+from pillarbox.store.disk.env import DATA_FILE, META_BYTES, copy_pages_in_use, put_back_meta_pages
 from pillarbox.store.disk.file_lock import Opening, is_locked
 from pillarbox.store.disk.own_directory import own_directory
 from pillarbox.store.disk.stream import disk_error
 from pillarbox.store.engine.database import LOCK, PROPERTIES, Database, MountState
 from pillarbox.store.engine.tables_proof import problems_of_pages
-from pillarbox.store.errors import Corrupt, DiskFull
+from pillarbox.store.errors import Corrupt, DiskFull, Retryable
 from pillarbox.store.events import EventId
 
 _COPY: Final = "verify"
+_TRIES: Final = 10
 
 
 @contextmanager
@@ -28,17 +29,14 @@ def copied_tables(database: Database) -> Iterator[Path]:
     Each block has its own, also beside others of the database. It takes as much free disk as the property
     file. Raises Corrupt when that is missing, also with all the files of the database, or when it cannot be
     copied for its meta pages; DiskFull; Retryable when another process is just opening it, or has made the
-    map larger than reads of this one allow.
+    map larger than reads of this one allow, or processes mount and dismount it all the time.
     """
     with ExitStack() as stack:
         copy = _make_directory(stack, database.path)
         if database.state is not MountState.DISMOUNTED:
             database.files.env.copy_pages_to(copy)
-        elif is_locked(database.path / LOCK):
-            with Opening(database.path / PROPERTIES, database.clock):
-                copy_pages_in_use(database.path / PROPERTIES, copy)
         else:
-            _copy_dismounted(database.path, copy)
+            _copy_not_mounted_here(database, copy)
         yield copy
 
 
@@ -49,6 +47,48 @@ def _make_directory(stack: ExitStack, path: Path) -> Path:
         raise Corrupt("the files of the database are not there", file=str(path)) from error
     except OSError as error:
         raise disk_error(error, str(path)) from error
+
+
+def _copy_not_mounted_here(database: Database, copy: Path) -> None:
+    """A copy begun of files at rest is of one moment when no process has mounted them meanwhile."""
+    for _ in range(_TRIES):
+        if is_locked(database.path / LOCK):
+            with Opening(database.path / PROPERTIES, database.clock):
+                copy_pages_in_use(database.path / PROPERTIES, copy)
+            return
+        before = _state_at_rest(database.path)
+        try:
+            _copy_dismounted(database.path, copy)
+        except Corrupt:
+            if _is_at_rest(database.path, before):
+                raise
+            continue
+        if _is_at_rest(database.path, before):
+            return
+        (copy / DATA_FILE).unlink()
+    raise Retryable(
+        f"{database.path}: other processes mount and dismount the database all the time",
+        hint="try again, or check it where it is mounted",
+    )
+
+
+def _is_at_rest(path: Path, state: tuple[bytes, bytes]) -> bool:
+    return not is_locked(path / LOCK) and _state_at_rest(path) == state
+
+
+def _state_at_rest(path: Path) -> tuple[bytes, bytes]:
+    """The checkpoint and LMDB's meta pages: who mounts a database for writing, and writes, changes them."""
+    found = []
+    for file, length in ((path / CHECKPOINT_FILE, -1), (path / PROPERTIES / DATA_FILE, META_BYTES)):
+        try:
+            with file.open("rb") as opened:
+                found.append(opened.read(length))
+        except FileNotFoundError:
+            found.append(b"")
+        except OSError as error:
+            raise disk_error(error, str(file)) from error
+    checkpoint, meta_pages = found
+    return checkpoint, meta_pages
 
 
 def _copy_dismounted(path: Path, copy: Path) -> None:

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import pytest
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
 from pillarbox.store.disk.checkpoint import read_checkpoint
-from pillarbox.store.disk.env import Env
+from pillarbox.store.disk.env import META_BYTES, Env
 from pillarbox.store.disk.records import seal_record
 from pillarbox.store.disk.stream import Codec, FrameKind, build_frame
 from pillarbox.store.disk.tables import (
@@ -30,10 +31,11 @@ from pillarbox.store.disk.tables import (
 from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.tables_proof import problems_of_pages
-from pillarbox.store.errors import Corrupt, DiskFull
+from pillarbox.store.errors import Corrupt, DiskFull, Retryable
 from pillarbox.store.events import EventId
 from pillarbox.store.files.mbox import read_mbox
 from pillarbox.store.mail import folders, mailboxes, messages
+from pillarbox.store.upkeep import verification
 from pillarbox.store.upkeep.check import CheckReport, check_database, check_dismounted
 from pillarbox.store.upkeep.check_findings import Finding
 from pillarbox.store.upkeep.maintenance import run_maintenance
@@ -508,6 +510,88 @@ def test_checks_of_one_database_at_one_time_find_nothing_in_a_sound_one(database
             process.stdin.write("\n")
             process.stdin.flush()
         assert [process.communicate(timeout=60) for process in (one, other)] == [("", "")] * 2
+    assert not list(database.path.glob("verify*"))
+
+
+def torn_copies(monkeypatch: pytest.MonkeyPatch, between: Callable[[], None]) -> None:
+    """Have each copy of a property file be interrupted behind its meta pages."""
+
+    def copied(source: Path, target: Path) -> None:
+        begun = source.read_bytes()[:META_BYTES]
+        between()
+        target.write_bytes(begun + source.read_bytes()[META_BYTES:])
+
+    monkeypatch.setattr(verification.shutil, "copyfile", copied)
+
+
+def churn(database: Database) -> None:
+    """Write pages anew that were in use before."""
+    with database.transaction(ACTOR) as txn:
+        made = folders.create(txn, mailboxes.find(txn, "anna").root_id, "Churned")
+    for number in range(60):
+        with database.transaction(ACTOR) as txn:
+            folders.rename(txn, made.folder_id, f"Churned {number}")
+        if number % 4 == 0:
+            database.checkpoint()
+
+
+def test_a_process_that_writes_and_ends_meanwhile_tears_no_copy(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database.dismount()
+    other = Database(database.path, database.guid, "Mail", database.kind, clock=VirtualClock())
+    wrote: list[bool] = []
+
+    def write() -> None:
+        if not wrote:
+            database.mount()
+            churn(database)
+            database.dismount()
+            wrote.append(True)
+
+    torn_copies(monkeypatch, write)
+    assert check_dismounted(other, ACTOR).findings == ()
+
+
+def test_a_process_that_begins_to_write_meanwhile_tears_no_copy(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database.dismount()
+    other = Database(database.path, database.guid, "Mail", database.kind, clock=VirtualClock())
+    ways: list[str] = []
+
+    def write() -> None:
+        database.mount()
+        churn(database)
+
+    def copied_in_use(path: Path, copy: Path) -> None:
+        ways.append("in use")
+        database.files.env.copy_pages_to(copy)  # this process has it open, and can open it only once
+
+    torn_copies(monkeypatch, write)
+    monkeypatch.setattr(verification, "copy_pages_in_use", copied_in_use)
+    with copied_tables(other) as copy:
+        assert problems_of_pages(copy, other.clock, other.report) == []
+    assert ways == ["in use"]
+
+
+def test_a_database_that_is_mounted_all_the_time_is_called_busy_and_not_damaged(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database.dismount()
+    other = Database(database.path, database.guid, "Mail", database.kind, clock=VirtualClock())
+
+    numbers = count()
+
+    def write() -> None:
+        database.mount()
+        with database.transaction(ACTOR) as txn:
+            mailboxes.create(txn, f"another {next(numbers)}")
+        database.dismount()
+
+    torn_copies(monkeypatch, write)
+    with pytest.raises(Retryable):
+        check_dismounted(other, ACTOR)
     assert not list(database.path.glob("verify*"))
 
 
