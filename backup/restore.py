@@ -43,7 +43,7 @@ from pillarbox.store.access import Actor
 from pillarbox.store.arguments import PathLike, as_path
 from pillarbox.store.clock import Clock
 from pillarbox.store.disk.env import DATA_FILE, Env
-from pillarbox.store.disk.file_lock import FileLock
+from pillarbox.store.disk.file_lock import REPLACING, FileLock
 from pillarbox.store.disk.redo import read_redo
 from pillarbox.store.disk.stream import Position, disk_error, flush_directory, parse_frame, segment_name
 from pillarbox.store.disk.tables import DatabaseKind, refuse_unknown_layout
@@ -746,7 +746,7 @@ def _kept_from_others(database: Database) -> Iterator[None]:
     if not database.path.is_dir():
         yield
         return
-    with closing(FileLock(database.path / LOCK, f"database {database.name}", database.clock)):
+    with closing(FileLock(database.path / LOCK, f"database {database.name}", database.clock, word=REPLACING)):
         yield
 
 

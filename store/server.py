@@ -28,7 +28,7 @@ from zoneinfo import ZoneInfo
 from pillarbox.store.access import Actor
 from pillarbox.store.arguments import PathLike, as_path, check_kind
 from pillarbox.store.clock import Clock, SystemClock
-from pillarbox.store.disk.file_lock import FileLock
+from pillarbox.store.disk.file_lock import REPLACING, FileLock
 from pillarbox.store.disk.mailbox_names import MailboxNames
 from pillarbox.store.disk.stream import disk_error, make_directories
 from pillarbox.store.disk.tables import DatabaseKind
@@ -554,7 +554,8 @@ class Server:
         if not database.path.is_dir():
             yield
             return
-        with closing(FileLock(database.path / LOCK, f"database {database.name}", self._clock)):
+        what = f"database {database.name}"
+        with closing(FileLock(database.path / LOCK, what, self._clock, word=REPLACING)):
             yield
 
     # -- settings

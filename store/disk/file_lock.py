@@ -11,27 +11,33 @@ from pillarbox.store.clock import Clock
 from pillarbox.store.disk.stream import disk_error
 from pillarbox.store.errors import DiskFull, Retryable, WriterBusy
 
+# A holder's word to others, in the file.
 PASSING: Final = b"passing"
+REPLACING: Final = b"replacing"
 PASSING_WAIT_MS: Final = 120_000  # a replay of what lies between two checkpoints takes less
 _TRY_AGAIN_MS: Final = 20
+_LOOKED_AT_MS: Final = 1000  # to look takes microseconds, unless the process is stopped meanwhile
 
 
 class FileLock:
     """A lock file held by this process. Close it to let go."""
 
-    def __init__(
-        self, path: Path, what: str, clock: Clock, *, wait_ms: int = 0, is_passing: bool = False
-    ) -> None:
+    def __init__(self, path: Path, what: str, clock: Clock, *, wait_ms: int = 0, word: bytes = b"") -> None:
         """Take the lock, waiting up to `wait_ms`, and longer for one who is passing.
 
-        `is_passing` says that this process lets go of it soon and by itself. Raises WriterBusy when another
+        `word` tells others what this process does: PASSING, that it lets go soon and by itself; REPLACING,
+        that it exchanges the files, and writes none that others may read. Raises WriterBusy when another
         process holds it.
         """
         self._descriptor = -1
-        self._is_passing = is_passing
+        self._word = word
         began_ms = clock.monotonic_ms()
         while not self._try(path):
-            allowed_ms = max(wait_ms, PASSING_WAIT_MS) if _is_passing(path) else wait_ms
+            allowed_ms = wait_ms
+            if _word_in(path) == PASSING:
+                allowed_ms = max(wait_ms, PASSING_WAIT_MS)
+            elif not is_locked(path):
+                allowed_ms = max(wait_ms, _LOOKED_AT_MS)  # others have only looked whether it is
             if clock.monotonic_ms() >= began_ms + allowed_ms:
                 raise WriterBusy(
                     f"{what} is being written by another process",
@@ -55,18 +61,18 @@ class FileLock:
         self._descriptor = descriptor
         try:
             # What a process that was killed has left there is of no meaning: the system let go of its lock.
-            if self._is_passing or os.fstat(descriptor).st_size:
+            if self._word or os.fstat(descriptor).st_size:
                 os.ftruncate(descriptor, 0)
-            if self._is_passing:
-                self._tell_of_passing(descriptor)
+            if self._word:
+                self._tell(descriptor)
         except OSError as error:
             self.close()
             raise disk_error(error, str(path)) from error
         return True
 
-    def _tell_of_passing(self, descriptor: int) -> None:
+    def _tell(self, descriptor: int) -> None:
         try:
-            os.pwrite(descriptor, PASSING, 0)
+            os.pwrite(descriptor, self._word, 0)
         except OSError as error:
             if not isinstance(disk_error(error, ""), DiskFull):
                 raise
@@ -80,11 +86,11 @@ class FileLock:
             os.close(descriptor)
 
 
-def _is_passing(path: Path) -> bool:
+def _word_in(path: Path) -> bytes:
     try:
-        return path.read_bytes() == PASSING
+        return path.read_bytes()
     except OSError:
-        return False
+        return b""
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
@@ -95,7 +101,7 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 def is_locked(path: Path) -> bool:
-    """True when some process holds the lock at `path`."""
+    """True when some process holds the lock at `path`. Who takes the lock at this moment is not refused."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -107,6 +113,11 @@ def is_locked(path: Path) -> bool:
         return True
     finally:
         os.close(descriptor)
+
+
+def is_held_to_write(path: Path) -> bool:
+    """True when some process holds the lock at `path`, and not in order to replace the files."""
+    return is_locked(path) and _word_in(path) != REPLACING
 
 
 class Opening:

@@ -36,7 +36,7 @@ from pillarbox.store.disk.checkpoint import (
     write_checkpoint,
 )
 from pillarbox.store.disk.env import Env, put_back_meta_pages
-from pillarbox.store.disk.file_lock import FileLock, Opening, is_locked
+from pillarbox.store.disk.file_lock import PASSING, FileLock, Opening, is_held_to_write, is_locked
 from pillarbox.store.disk.mailbox_names import MailboxNames
 from pillarbox.store.disk.stream import SEGMENT_HEADER_BYTES, Position, Stream, disk_error, flush_directory
 from pillarbox.store.disk.tables import (
@@ -355,37 +355,46 @@ class Database:
             )
 
     def _mount_read_only(self) -> None:
-        checkpoint = self._read_checkpoint()
-        if not checkpoint.clean and (checkpoint.boot != boot_identity() or not is_locked(self.path / LOCK)):
-            raise RecoveryNeeded(
-                f"database {self.name} was not closed cleanly",
-                hint="mount it for writing once; any command that changes it does",
-            )
-        if death_mark.tells_of_fault(self.path) and not is_locked(self.path / LOCK):
-            refuse_bent_pages(self.path / PROPERTIES, self.clock, self.report)
-        self._prove_tables(checkpoint)
-        death_mark.set_mark(self.path)
         with Opening(self.path / PROPERTIES, self.clock):
+            checkpoint = self._read_checkpoint()
+            if not checkpoint.clean and (
+                checkpoint.boot != boot_identity() or not is_held_to_write(self.path / LOCK)
+            ):
+                raise RecoveryNeeded(
+                    f"database {self.name} was not closed cleanly",
+                    hint="mount it for writing once; any command that changes it does",
+                )
+            self._refuse_bent_pages_after_fault(checkpoint)
+            self.prove_tables()
+            death_mark.set_mark(self.path)
             env = Env(self.path / PROPERTIES, read_only=True)
         self._open_files(env)
         self.state = MountState.READ_ONLY
 
-    def prove_tables(self) -> None:
-        """Raise Corrupt when the tables are not as the last clean dismount has left them. For a check.
-
-        Nothing is proved after a crash, nor while a process has the database mounted for writing.
-        """
-        self._prove_tables(self._read_checkpoint())
-
-    def _prove_tables(self, checkpoint: Checkpoint) -> None:
-        if is_locked(self.path / LOCK):
+    def _refuse_bent_pages_after_fault(self, checkpoint: Checkpoint) -> None:
+        if not death_mark.tells_of_fault(self.path) or is_locked(self.path / LOCK):
             return
         try:
-            refuse_changed_tables(self.path / PROPERTIES, checkpoint)
+            refuse_bent_pages(self.path / PROPERTIES, self.clock, self.report)
         except Corrupt:
-            if is_locked(self.path / LOCK) or self._read_checkpoint() != checkpoint:
-                return  # another process has mounted it for writing meanwhile, once it had proved them itself
-            raise
+            if not is_locked(self.path / LOCK) and self._read_checkpoint() == checkpoint:
+                raise  # else another process mounts it, and has verified what changes meanwhile
+
+    def prove_tables(self) -> None:
+        """Raise Corrupt when the tables are not as the last clean dismount has left them.
+
+        Nothing is proved after a crash, nor while a process has the database mounted for writing. Raises
+        Retryable while a process exchanges the files.
+        """
+        while True:
+            checkpoint = self._read_checkpoint()
+            try:
+                refuse_changed_tables(self.path / PROPERTIES, checkpoint)
+            except Corrupt:
+                if self._read_checkpoint() == checkpoint:
+                    raise
+                continue  # another process has mounted it for writing meanwhile, and perhaps dismounted
+            return
 
     def _mount_for_writing(self, wait_ms: int) -> int | None:
         """Mount, and return the number of transactions replayed after a crash, None when there was none."""
@@ -395,7 +404,7 @@ class Database:
             f"database {self.name}",
             self.clock,
             wait_ms=wait_ms,
-            is_passing=self._is_passing,
+            word=PASSING if self._is_passing else b"",
         )
         checkpoint = self._read_checkpoint()
         end_interrupted_compaction(self.path, self.path / PROPERTIES)
@@ -504,12 +513,14 @@ class Database:
     def _open_tables(self, checkpoint: Checkpoint) -> Env:
         """The tables as the last writer left them, or as they were at the checkpoint."""
         path = self.path / PROPERTIES
-        if self._tables_doubted or not (checkpoint.clean or checkpoint.boot == boot_identity()):
+        is_new_boot = checkpoint.boot != boot_identity()
+        if not checkpoint.clean and (is_new_boot or self._tables_doubted):
             # After a new start of the machine only the checkpoint's pages are sure to be on disk.
             put_back_meta_pages(path, checkpoint.meta_pages)
             refuse_bent_pages(path, self.clock, self.report)
         else:
-            if death_mark.tells_of_fault(self.path):
+            is_unproved = is_new_boot and not checkpoint.tables_sums
+            if is_unproved or death_mark.tells_of_fault(self.path):
                 refuse_bent_pages(path, self.clock, self.report)
             refuse_changed_tables(path, checkpoint)
         death_mark.remove_old_marks(self.path)

@@ -26,7 +26,7 @@ from pillarbox.store.disk.checkpoint import (
     refuse_newer_program,
 )
 from pillarbox.store.disk.env import DATA_FILE, Env, put_back_meta_pages, scratch_env
-from pillarbox.store.disk.file_lock import FileLock
+from pillarbox.store.disk.file_lock import REPLACING, FileLock
 from pillarbox.store.disk.stream import SEGMENT_HEADER_BYTES, Position, flush_directory, segment_name
 from pillarbox.store.disk.tables import DatabaseKind, FolderRecord, Table
 from pillarbox.store.engine import content_store
@@ -84,7 +84,7 @@ def repair_database(database: Database, *, recovered_to: str = "") -> RepairRepo
     if not (database.path / STREAM).is_dir():
         raise NotFound(f"there is no database at {database.path}", hint="restore it from a backup")
     refuse_newer_program(database.path)
-    lock = FileLock(database.path / LOCK, f"database {database.name}", database.clock)
+    lock = FileLock(database.path / LOCK, f"database {database.name}", database.clock, word=REPLACING)
     try:
         undo_or_tidy(database.path, database.stream)
         try:

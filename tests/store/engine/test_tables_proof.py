@@ -12,14 +12,15 @@ from mailbox_stores import mailbox_store, real_mail
 
 from pillarbox.store.access import Actor
 from pillarbox.store.disk import checkpoint as checkpoint_module
-from pillarbox.store.disk.checkpoint import read_checkpoint
-from pillarbox.store.disk.env import PAGE_BYTES
+from pillarbox.store.disk.checkpoint import read_checkpoint, write_checkpoint
+from pillarbox.store.disk.env import PAGE_BYTES, Env
+from pillarbox.store.disk.file_lock import REPLACING, FileLock
 from pillarbox.store.disk.file_sums import sums_of
-from pillarbox.store.engine import checkpointer
+from pillarbox.store.engine import checkpointer, tables_proof
 from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.tables_proof import problems_of_pages
-from pillarbox.store.errors import Corrupt, DiskFull, PillarboxError
+from pillarbox.store.errors import Corrupt, DiskFull, PillarboxError, RecoveryNeeded
 from pillarbox.store.mail import mailboxes, messages
 from pillarbox.store.upkeep.check import check_dismounted
 from pillarbox.store.upkeep.repair import repair_database
@@ -151,6 +152,74 @@ def test_a_process_that_begins_to_write_while_they_are_read_is_not_taken_for_dam
     reader.mount(read_only=True)
     assert names(reader) == ["anna", "bert"]
     reader.dismount()
+
+
+@pytest.mark.parametrize("word", [b"", REPLACING])
+def test_whoever_holds_the_lock_damage_is_not_served(database: Database, word: bytes) -> None:
+    """Only a process that has the database mounted for writing makes the sums stale."""
+    flip_a_bit(data_of(database))
+    lock = FileLock(database.path / "lock", "it", database.clock, word=word)
+    with pytest.raises(Corrupt, match="the checkpoint says something else"):
+        database.mount(read_only=True)
+    assert not check_dismounted(database, ACTOR).clean
+    lock.close()
+
+
+def test_what_a_killed_process_left_is_not_read_while_it_is_replaced(database: Database) -> None:
+    command = [sys.executable, "-P", "-c", MOUNT_AND_BE_KILLED, str(database.path), "bert"]
+    subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
+    lock = FileLock(database.path / "lock", "it", database.clock, word=REPLACING)
+    with pytest.raises(RecoveryNeeded):
+        database.mount(read_only=True)
+    lock.close()
+
+
+def flip_a_bit(data: Path) -> None:
+    whole = bytearray(data.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    data.write_bytes(whole)
+
+
+def test_a_doubt_of_one_process_is_over_once_another_has_dismounted_the_tables(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(env: Env) -> None:
+        env.flush_failed = True
+        raise PillarboxError("flush failed")
+
+    database.mount()
+    with monkeypatch.context() as patch:
+        patch.setattr(Env, "sync", failing)
+        with pytest.raises(PillarboxError):
+            database.dismount()
+    other = mailbox_store(database.path, Tuning())
+    other.mount()
+    other.dismount()
+    flip_a_bit(data_of(database))
+    with pytest.raises(Corrupt, match="the checkpoint says something else"):
+        database.mount()
+
+
+def test_tables_without_sums_are_verified_when_the_machine_was_started_since(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a compaction, or on a full disk: what was written may be lost with the power."""
+    verified: list[Path] = []
+
+    def verify(path: Path) -> list[str]:
+        verified.append(path)
+        return []
+
+    monkeypatch.setattr(tables_proof, "verify_tables", verify)
+    told = read_checkpoint(database.path)._replace(tables_sums=b"")
+    write_checkpoint(database.path, told)
+    database.mount()
+    database.dismount()
+    assert not verified
+    write_checkpoint(database.path, told._replace(boot=b"another boot----"))
+    database.mount()
+    database.dismount()
+    assert verified == [data_of(database).parent]
 
 
 def test_a_disk_without_room_for_the_sums_leaves_a_clean_checkpoint_without_them(
