@@ -16,6 +16,7 @@ from pillarbox.store.access import Actor
 from pillarbox.store.clock import Clock
 from pillarbox.store.disk.checkpoint import write_atomically
 from pillarbox.store.engine.database import Database, MountState
+from pillarbox.store.errors import Corrupt
 from pillarbox.store.upkeep.daily_run import run_each
 from pillarbox.store.upkeep.time_of_day import is_due, next_time_of_day_ms
 
@@ -57,12 +58,14 @@ class DailyMaintenance:
         self._zone = zone
         self._start = start
         self._window_ms = window_ms
+        self._refused_ms: dict[bytes, int] = {}  # when a run last ended with damage, by GUID
 
     def run_due(self) -> int:
         """Carry out the runs that are due, and return when to call next, ms UTC.
 
-        A database that can't be maintained gets event 1025 and another try after `RETRY_MS`; it does not
-        keep the others from theirs. Only what the reporter of events raises comes through.
+        A database that can't be maintained gets event 1025 and another try after `RETRY_MS`, a damaged one in
+        the next window; it does not keep the others from theirs. Only what the reporter of events raises
+        comes through.
         """
         began_ms = self._clock.now_ms()
         mounted = (each for each in list(self._databases()) if each.state is MountState.MOUNTED)
@@ -70,12 +73,17 @@ class DailyMaintenance:
 
     def _run_one(self, database: Database, began_ms: int) -> int:
         """Maintain one database if it is due; when it is due next, ms UTC."""
-        last_ms = last_maintenance_ms(database)
+        began_before_ms = (last_maintenance_ms(database), self._refused_ms.get(database.guid))
+        last_ms = max((each for each in began_before_ms if each is not None), default=None)
         if last_ms is None or is_due(self._start, last_ms, began_ms, self._zone):
             # Loaded here: every server has a window, and few programs stay open until it begins.
             from pillarbox.store.upkeep.maintenance import run_maintenance
 
-            run_maintenance(database, Actor.task("maintenance"), until_ms=began_ms + self._window_ms)
+            try:
+                run_maintenance(database, Actor.task("maintenance"), until_ms=began_ms + self._window_ms)
+            except Corrupt:
+                self._refused_ms[database.guid] = began_ms  # it would be found, and told, with each try
+                raise
             record = json.dumps(_FORMAT | {"began_ms": began_ms})
             write_atomically(database.path / MAINTAINED_FILE, record.encode())
             last_ms = began_ms

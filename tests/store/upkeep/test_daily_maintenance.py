@@ -137,6 +137,25 @@ def test_a_database_that_fails_is_tried_again_and_the_others_have_their_run(
     assert events.runs() == ["b", "a"]
 
 
+def test_damage_is_told_once_a_day_and_the_run_made_up_for_after_a_repair(
+    databases: list[Database], clock: VirtualClock, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verified every few minutes the same damage would be found, and told, all day."""
+    problems = ["page 7 is bent"]
+    monkeypatch.setattr(maintenance, "problems_in_use", lambda _: problems)
+    it = daily(databases[:1], clock)
+    for day in (11, 12):
+        events.seen.clear()
+        while it.run_due() < local_ms(day, 1):
+            clock.advance_ms(RETRY_MS)
+        assert events.seen == [("a", EventId.DAMAGE_FOUND), ("a", EventId.REQUEST_FAILED)]
+        assert last_maintenance_ms(databases[0]) is None
+        clock.advance_ms(local_ms(day, 1) - clock.now_ms())
+    problems.clear()
+    it.run_due()
+    assert events.runs() == ["a"]
+
+
 def test_a_dismounted_database_is_passed_over(
     databases: list[Database], clock: VirtualClock, events: Events
 ) -> None:
