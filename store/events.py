@@ -177,6 +177,8 @@ class EventId(IntEnum):
         "Replication of database {database}, folder {folder}: {notice}.", Level.MEDIUM)
     REPLICATION_NEEDS_ATTENTION = (20052, _WARNING, _FOLDERS,
         "Replication of database {database}, folder {folder}: {notice}.")
+    REPLICATION_REFUSED = (20053, _WARNING, _FOLDERS,
+        "Database {database} refused {count} frames from the store {hop} by their {reason}: {error}.")
     # fmt: on
 
 

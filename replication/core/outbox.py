@@ -22,6 +22,7 @@ from pillarbox.replication.organisation import opening
 from pillarbox.replication.organisation.bridgeheads import bucket_of, in_order
 from pillarbox.replication.organisation.site_tree import SiteTree
 from pillarbox.replication.wire.messages import (
+    BUNDLE_MESSAGES_MAX,
     EVERYONE,
     Bundle,
     BundleKey,
@@ -34,7 +35,6 @@ from pillarbox.replication.wire.messages import (
 )
 from pillarbox.store.change_number import CNSet
 
-BUNDLE_FOLDERS_MAX = 1000
 _CLASSES: Final = {
     Priority.URGENT: Class.URGENT,
     Priority.NORMAL: Class.CHANGES,
@@ -335,7 +335,7 @@ def _changes(replica: Replica, line: Line, of: Class, first: ObjectId, branch: S
         )
         numbers[folder] = carried
         room -= OBJECT_BYTES + objects_bytes
-        if room <= 0 or len(messages) >= BUNDLE_FOLDERS_MAX or carried != pending:
+        if room <= 0 or len(messages) >= BUNDLE_MESSAGES_MAX or carried != pending:
             break
     if not messages:
         return None
@@ -354,7 +354,7 @@ def _statuses(replica: Replica, line: Line, of: Class, first: ObjectId, branch: 
             line.turns.put(Class.CHANGES, Item(Kind.STATUS, folder))
             continue
         messages.append(replica.message(EVERYONE, folder, mates.site_status(replica, folder)))
-        if len(messages) >= BUNDLE_FOLDERS_MAX:
+        if len(messages) >= BUNDLE_MESSAGES_MAX:
             break
     return Flight(_bundle(replica, Class.URGENT, first, branch, messages), 0) if messages else None
 

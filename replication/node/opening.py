@@ -1,48 +1,81 @@
-"""Messages of other stores, made ready before the transaction in which they are applied.
+"""Frames of other stores, made ready before the transaction in which they are applied.
 
-Opening a message and preparing the mail in it is most of the work, and needs no transaction: while one batch
+Opening a bundle and preparing the mail in it is most of the work, and needs no transaction: while one batch
 is applied, another thread may open the next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from pillarbox.replication.ground.records import Tree
-from pillarbox.replication.wire.seal import Opened, Peer, unseal
+from pillarbox.replication.wire.messages import EVERYONE, Label, Receipt
+from pillarbox.replication.wire.seal import Opened, Peer, Reason, Refusal, refusal_of, unseal
+from pillarbox.replication.wire.transport_frames import (
+    LABEL_BYTES,
+    RECEIPT_MAGIC,
+    decode_label,
+    decode_receipt,
+)
 from pillarbox.store.engine.transaction import DatabaseFiles
 from pillarbox.store.errors import PillarboxError
 from pillarbox.store.mail import messages
 from pillarbox.store.mail.messages import PreparedMessage
 
 
+class Arrived(NamedTuple):
+    """A bundle that the store `hop` gave, and that was found to be what it says.
+
+    `data` is the bundle as its maker signed it, for those to whom it is handed on.
+    """
+
+    hop: bytes
+    label: Label
+    opened: Opened
+    data: bytes
+
+    @property
+    def is_copy(self) -> bool:
+        """True for a copy of what goes to all replicas, False for what goes to one store."""
+        return self.opened.bundle.to == EVERYONE
+
+
+Taken: TypeAlias = Arrived | Receipt
+
+
 class Batch(NamedTuple):
-    """Messages that were found to be what they say, the mail in them by its digest, and why the others were
-    refused."""
+    """Arrivals that are applied in one transaction, in their order, and the mail in them by its digest."""
 
-    opened: tuple[Opened, ...]
+    taken: tuple[Taken, ...]
     prepared: Mapping[bytes, PreparedMessage]
-    refused: tuple[PillarboxError, ...]
 
 
-def open_batch(
-    arrived: Iterable[bytes], files: DatabaseFiles, tree: Tree, peers: Mapping[bytes, Peer]
-) -> Batch:
-    """Open messages that came from anywhere. `peers` are the stores of the tree, by certificate fingerprint.
+def open_frame(frame: bytes, hop: bytes, tree: Tree, peers: Mapping[bytes, Peer]) -> Taken | Refusal:
+    """A whole frame that came from anywhere, as the connection says from the store `hop`.
+
+    `peers` are the stores of the tree, by certificate fingerprint, also those that were removed from it.
+    """
+    try:
+        if frame[:4] == RECEIPT_MAGIC:
+            return decode_receipt(frame)
+        label = decode_label(frame)
+    except PillarboxError as error:
+        return refusal_of(error, Reason.FORM)
+    data = frame[LABEL_BYTES:]
+    found = unseal(data, tree, peers)
+    return found if isinstance(found, Refusal) else Arrived(hop, label, found, data)
+
+
+def prepared_batch(taken: Iterable[Taken], files: DatabaseFiles) -> Batch:
+    """A batch, with the mail in it ready to be stored.
 
     Nothing that a message says of its mail is believed: digests and envelopes are computed here, as of a
     delivery. Raises Dismounted.
     """
-    opened, prepared, refused = [], {}, []
-    for data in arrived:
-        try:
-            found = unseal(data, tree, peers)
-        except PillarboxError as error:
-            refused.append(error)
-            continue
-        opened.append(found)
-        for raw in found.contents:
+    batch, prepared = tuple(taken), {}
+    for each in batch:
+        for raw in each.opened.contents if isinstance(each, Arrived) else ():
             ready = messages.prepare(files, raw)
             prepared[ready.content.digest] = ready
-    return Batch(tuple(opened), prepared, tuple(refused))
+    return Batch(batch, prepared)

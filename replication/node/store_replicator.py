@@ -23,13 +23,12 @@ from pillarbox.replication.node import stored_record
 from pillarbox.replication.node.bound_objects import BoundObjects
 from pillarbox.replication.node.fence import FenceFile
 from pillarbox.replication.node.local_numbers import changes_of, counters_since
+from pillarbox.replication.node.opening import Arrived, Batch, Taken
 from pillarbox.replication.node.stored_objects import CannotApply, Place, StoredObjects
 from pillarbox.replication.organisation.topology import Organisation
 from pillarbox.replication.wire.messages import (
-    Bundle,
     BundleKey,
     Changes,
-    Label,
     Message,
     Receipt,
     ReconcileAnswer,
@@ -37,7 +36,6 @@ from pillarbox.replication.wire.messages import (
 )
 from pillarbox.store.access import Actor
 from pillarbox.store.change_number import CNSet
-from pillarbox.store.content.blocks import digest_of
 from pillarbox.store.disk.tables import Table
 from pillarbox.store.engine import content_store, numbering
 from pillarbox.store.engine.database import Database
@@ -46,6 +44,7 @@ from pillarbox.store.errors import NotFound, Refused
 from pillarbox.store.events import EventId
 from pillarbox.store.hybrid_clock import HybridClock
 from pillarbox.store.ids import guid_text
+from pillarbox.store.mail.messages import PreparedMessage
 
 ACTOR: Final = Actor.task("replication")
 NONCE_BYTES: Final = 16
@@ -65,10 +64,14 @@ Work = Callable[[WriteTransaction, Replicator], list[Effect]]
 
 
 class Outgoing(NamedTuple):
-    """Something to be sent, with the raw messages that it carries. It is durable here."""
+    """Something to be sent, with the raw messages that it carries. It is durable here.
+
+    `data` is a copy of another store's bundle as that store signed it, with all that it carries.
+    """
 
     effect: Send | Pass | GiveReceipt
-    contents: tuple[bytes, ...]
+    contents: tuple[bytes, ...] = ()
+    data: bytes = b""
 
 
 Transport = Callable[[Outgoing], None]
@@ -103,8 +106,7 @@ class StoreReplicator:
         self._withheld = CNSet()
         self._was_numbered_anew = False
         self._begins = Start.JOINED
-        self._carried: dict[bytes, bytes] = {}
-        self._passing: dict[BundleKey, tuple[bytes, ...]] = {}
+        self._passing: dict[BundleKey, bytes] = {}
         self._answers: dict[tuple[bytes, ObjectId], Answer] = {}
 
     # -- from outside
@@ -142,20 +144,16 @@ class StoreReplicator:
             self._fence_file.write(self._fence._replace(is_open=False))
         self._replicator, self._fence, self._begins = None, None, Start.JOINED
 
-    def receive(self, message: Message, contents: Iterable[bytes] = ()) -> None:
-        """Take a message that was unsealed, with the raw messages in it."""
-        self._take_contents(contents)
-        self._call(lambda txn, replicator: replicator.receive(message, self._now()))
+    def receive(self, batch: Batch) -> None:
+        """Apply all that arrived, as one transaction. A batch that is large holds up the store's users."""
+        copies = {each.opened.bundle.key: each.data for each in batch.taken if isinstance(each, Arrived)}
 
-    def receive_copy(self, label: Label, bundle: Bundle, hop: bytes, contents: Iterable[bytes] = ()) -> None:
-        """Take a copy of a bundle that the store `hop` gave."""
-        self._passing[bundle.key] = self._take_contents(contents)
-        self._call(lambda txn, replicator: replicator.receive_copy(label, bundle, hop, self._now()))
-        self._forget_passed()
+        def take(txn: WriteTransaction, replicator: Replicator) -> list[Effect]:
+            self._passing |= copies
+            now = self._now()
+            return [effect for each in batch.taken for effect in _receive(replicator, each, now)]
 
-    def receipt_came(self, receipt: Receipt) -> None:
-        """A store took a copy that this one gave, or refused it."""
-        self._call(lambda txn, replicator: replicator.receipt_came(receipt, self._now()))
+        self._call(take, prepared=batch.prepared)
         self._forget_passed()
 
     def sent(self, key: BundleKey, to: bytes, packed_bytes: int) -> None:
@@ -213,20 +211,25 @@ class StoreReplicator:
 
     # -- one call
 
-    def _call(self, work: Work, *, is_start: bool = False) -> None:
+    def _call(
+        self, work: Work, *, is_start: bool = False, prepared: Mapping[bytes, PreparedMessage] = {}
+    ) -> None:
         """Make a call. Objects that cannot be applied are found one by one, and set aside in the next try."""
         refused: dict[Place, str] = {}
-        try:
-            while not self._attempt(work, refused, is_start):
-                pass
-        finally:
-            self._carried.clear()
+        while not self._attempt(work, refused, is_start, prepared):
+            pass
 
-    def _attempt(self, work: Work, refused: dict[Place, str], is_start: bool) -> bool:
+    def _attempt(
+        self,
+        work: Work,
+        refused: dict[Place, str],
+        is_start: bool,
+        prepared: Mapping[bytes, PreparedMessage],
+    ) -> bool:
         """Make a call once; False when an object was found that cannot be applied, and nothing was done."""
         try:
             with self._database.transaction(ACTOR) as txn:
-                replicator, effects = self._bound(txn, refused, is_start)
+                replicator, effects = self._bound(txn, refused, is_start, prepared)
                 effects += self._note_local(txn, replicator)
                 effects += work(txn, replicator)
                 if is_start:
@@ -252,11 +255,15 @@ class StoreReplicator:
         return True
 
     def _bound(
-        self, txn: WriteTransaction, refused: Mapping[Place, str], is_start: bool
+        self,
+        txn: WriteTransaction,
+        refused: Mapping[Place, str],
+        is_start: bool,
+        prepared: Mapping[bytes, PreparedMessage],
     ) -> tuple[Replicator, list[Effect]]:
         """The core, over the objects as this transaction has them; begun again where a call failed."""
         self._objects.bound = objects = StoredObjects(
-            txn, self._tree, self._owner_of, self._content_of, refused=refused
+            txn, self._tree, self._owner_of, _content_that_came, prepared, refused
         )
         if self._replicator is not None:
             self._replicator.replica.new_guid = txn.new_guid
@@ -332,34 +339,23 @@ class StoreReplicator:
 
     # -- contents
 
-    def _take_contents(self, contents: Iterable[bytes]) -> tuple[bytes, ...]:
-        carried = tuple(contents)
-        self._carried = {digest_of(raw): raw for raw in carried}
-        return carried
-
-    def _content_of(self, digest: bytes) -> bytes:
-        raw = self._carried.get(digest)
-        if raw is None:
-            raise NotFound("a message came without its content", hint="it is asked for again")
-        return raw
-
     def _outgoing(self, txn: WriteTransaction, effect: Effect) -> list[Outgoing]:
         match effect:
             case Send(message):
                 return [Outgoing(effect, _contents_of(txn, [message]))]
             case Pass(_, bundle) if bundle.key in self._passing:
-                return [Outgoing(effect, self._passing[bundle.key])]
+                return [Outgoing(effect, data=self._passing[bundle.key])]
             case Pass(_, bundle):
                 return [Outgoing(effect, _contents_of(txn, bundle.messages))]
             case GiveReceipt():
-                return [Outgoing(effect, ())]
+                return [Outgoing(effect)]
         return []
 
     def _forget_passed(self) -> None:
-        """Let contents go of copies that were handed on, and not kept for another site."""
+        """Let copies go that were handed on, and are not kept for another site."""
         passing = self._replicator.replica.record.passing.values() if self._replicator else ()
         kept = {key for copies in passing for key in copies}
-        self._passing = {key: contents for key, contents in self._passing.items() if key in kept}
+        self._passing = {key: data for key, data in self._passing.items() if key in kept}
 
     def _send_page(self, key: tuple[bytes, ObjectId]) -> None:
         left: list[Answer | None] = []
@@ -388,6 +384,21 @@ class StoreReplicator:
                     notice=str(effect.notice),
                     folder=f"{guid_text(effect.folder.origin)}:{effect.folder.counter:x}",
                 )
+
+
+def _receive(replicator: Replicator, taken: Taken, now: Moment) -> list[Effect]:
+    """Give the core what arrived."""
+    if isinstance(taken, Receipt):
+        return replicator.receipt_came(taken, now)
+    bundle = taken.opened.bundle
+    if taken.is_copy:
+        return replicator.receive_copy(taken.label, bundle, taken.hop, now)
+    return [effect for message in bundle.messages for effect in replicator.receive(message, now)]
+
+
+def _content_that_came(digest: bytes) -> bytes:
+    """The content of a version that was not ready before the transaction, since its bundle holds it not."""
+    raise NotFound("a message came without its content", hint="it is asked for again")
 
 
 def _sender_of(txn: WriteTransaction) -> Sender:

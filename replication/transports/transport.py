@@ -15,16 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
-from pillarbox.replication.wire.frame import (
-    HEADER_BYTES,
-    PACKED_BYTES_MAX,
-    ROUTE_BYTES_MAX,
-    SIGNATURE_BYTES_MAX,
-)
-from pillarbox.replication.wire.transport_frames import LABEL_BYTES
-
-FRAME_BYTES_MAX: Final = LABEL_BYTES + HEADER_BYTES + ROUTE_BYTES_MAX + PACKED_BYTES_MAX + SIGNATURE_BYTES_MAX
-"""No frame is longer: a label, and the longest bundle."""
+from pillarbox.replication.wire.transport_frames import FRAME_BYTES_MAX
 
 OUTBOX_BYTES_MAX: Final = 4 << 20
 """Bytes that wait in the outbox of one peer, unless a transport is made with another bound."""

@@ -196,6 +196,7 @@ Body: TypeAlias = (
 
 
 EVERYONE: Final = bytes(16)  # the addressee of what goes to all replicas of its folder
+BUNDLE_MESSAGES_MAX: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ SHA-256, by the key of the store's certificate.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from enum import StrEnum
 from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidSignature
@@ -16,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pillarbox.replication.ground.records import Tree
 from pillarbox.replication.wire.codec import decode_body, encode_body, kind_of
 from pillarbox.replication.wire.frame import Header, pack, pack_route, signed_part, unpack, unpack_route
-from pillarbox.replication.wire.messages import Bundle, Message
-from pillarbox.store.errors import AccessDenied, InvalidContent
+from pillarbox.replication.wire.messages import BUNDLE_MESSAGES_MAX, Bundle, Message
+from pillarbox.store.errors import AccessDenied, InvalidContent, OverLimit, PillarboxError, UnsupportedVersion
 
 _ALGORITHM: Final = ec.ECDSA(hashes.SHA256())
 
@@ -30,10 +31,11 @@ class Signer(NamedTuple):
 
 
 class Peer(NamedTuple):
-    """The owner of a certificate, and the public key in it."""
+    """The owner of a certificate, the public key in it, and whether the owner was removed from the tree."""
 
     database: bytes
     key: ec.EllipticCurvePublicKey
+    is_removed: bool = False
 
 
 class Opened(NamedTuple):
@@ -42,6 +44,25 @@ class Opened(NamedTuple):
     header: Header
     bundle: Bundle
     contents: tuple[bytes, ...]
+
+
+class Reason(StrEnum):
+    """Reasons for which what arrives is refused, in the order in which they are looked at."""
+
+    SIZE = "size"
+    VERSION = "version"
+    TREE = "tree"
+    SENDER = "sender"
+    SIGNATURE = "signature"
+    FORM = "form"
+    LIMITS = "limits"
+
+
+class Refusal(NamedTuple):
+    """Says why something that arrived was refused; nothing of it has any effect."""
+
+    reason: Reason
+    error: PillarboxError
 
 
 def seal(bundle: Bundle, tree: Tree, signer: Signer, made_ms: int, contents: Iterable[bytes] = ()) -> bytes:
@@ -75,28 +96,65 @@ def seal(bundle: Bundle, tree: Tree, signer: Signer, made_ms: int, contents: Ite
     return header._replace(signature_bytes=len(signature)).encode() + route + packed + signature
 
 
-def unseal(data: bytes, tree: Tree, peers: Mapping[bytes, Peer]) -> Opened:
+def unseal(data: bytes, tree: Tree, peers: Mapping[bytes, Peer]) -> Opened | Refusal:
     """A bundle that came from anywhere. `peers` are the stores of the tree, by certificate fingerprint.
 
-    Refused in this order, so that the cheapest look comes first and nothing unsigned is unpacked: size and
-    version, tree, sender, signature, form. Raises OverLimit, UnsupportedVersion, AccessDenied,
-    InvalidContent.
+    It is refused in the order of `Reason`, so that the cheapest look comes first and nothing unsigned is
+    unpacked.
     """
-    header = Header.decode(data)
-    if header.tree != tree.guid:
-        raise AccessDenied("a replication message is of another tree", hint="look where it came from")
+    reason = Reason.FORM
+    try:
+        header = Header.decode(data)
+        reason = Reason.TREE
+        if header.tree != tree.guid:
+            raise AccessDenied("a replication message is of another tree", hint="look where it came from")
+        reason = Reason.SENDER
+        peer = _peer_of(header, peers)
+        reason = Reason.SIGNATURE
+        _verify(header, data, peer)
+        reason = Reason.FORM
+        opened = _opened(header, data, tree)
+        reason = Reason.LIMITS
+        _refuse_over_limits(opened)
+    except PillarboxError as error:
+        return refusal_of(error, reason)
+    return opened
+
+
+def refusal_of(error: PillarboxError, reason: Reason) -> Refusal:
+    """The refusal for an error of a look that was for `reason`; the outside tells by the error itself."""
+    if reason is Reason.FORM and isinstance(error, UnsupportedVersion):
+        return Refusal(Reason.VERSION, error)
+    if reason is Reason.FORM and isinstance(error, OverLimit):
+        return Refusal(Reason.SIZE, error)
+    return Refusal(reason, error)
+
+
+def _peer_of(header: Header, peers: Mapping[bytes, Peer]) -> Peer:
     peer = peers.get(header.fingerprint)
     if peer is None or peer.database != header.sender.database:
         raise AccessDenied(
             "a replication message is of a store that is not in the tree",
             hint="look at the servers of the organisation",
         )
+    if peer.is_removed:
+        raise AccessDenied(
+            "a replication message is of a store that was removed from the tree",
+            hint="stop that server; to let it in again, join it as a new one",
+        )
+    return peer
+
+
+def _verify(header: Header, data: bytes, peer: Peer) -> None:
     try:
         peer.key.verify(data[len(data) - header.signature_bytes :], signed_part(header, data), _ALGORITHM)
     except InvalidSignature as error:
         raise AccessDenied(
             "the signature of a replication message does not hold", hint="it was changed under way, or forged"
         ) from error
+
+
+def _opened(header: Header, data: bytes, tree: Tree) -> Opened:
     route, body = unpack_route(header, data), unpack(header, data)
     try:
         parts, contents = decode_body(body, header.kind, header.flags, tree)
@@ -105,3 +163,12 @@ def unseal(data: bytes, tree: Tree, peers: Mapping[bytes, Peer]) -> Opened:
     messages = tuple(Message(header.sender, header.to, *part) for part in parts)
     bundle = Bundle(header.sender, header.number, header.of, header.bucket, route, messages, header.to)
     return Opened(header, bundle, contents)
+
+
+def _refuse_over_limits(opened: Opened) -> None:
+    """Raises OverLimit for more messages than any store puts into a bundle."""
+    messages_count = len(opened.bundle.messages)
+    if messages_count > BUNDLE_MESSAGES_MAX:
+        raise OverLimit(
+            f"a bundle holds {messages_count} messages", hint=f"at most {BUNDLE_MESSAGES_MAX} are taken"
+        )

@@ -9,6 +9,12 @@ from __future__ import annotations
 import struct
 from typing import Any, Final
 
+from pillarbox.replication.wire.frame import (
+    HEADER_BYTES,
+    PACKED_BYTES_MAX,
+    ROUTE_BYTES_MAX,
+    SIGNATURE_BYTES_MAX,
+)
 from pillarbox.replication.wire.messages import BundleKey, Label, Receipt
 from pillarbox.store.errors import InvalidContent, UnsupportedVersion
 
@@ -20,6 +26,8 @@ _LABEL: Final = struct.Struct("<4sBBBx16sI")
 _RECEIPT: Final = struct.Struct("<4sBB2x16sIQ16s")
 LABEL_BYTES: Final = _LABEL.size
 RECEIPT_BYTES: Final = _RECEIPT.size
+FRAME_BYTES_MAX: Final = LABEL_BYTES + HEADER_BYTES + ROUTE_BYTES_MAX + PACKED_BYTES_MAX + SIGNATURE_BYTES_MAX
+"""No frame is longer: a label, and the longest bundle."""
 assert LABEL_BYTES == 28 and RECEIPT_BYTES == 52
 _BEHIND_MS_MAX: Final = (1 << 32) - 1
 _HOPS_MAX: Final = 255

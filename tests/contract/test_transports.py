@@ -12,7 +12,8 @@ import pytest
 from arrivals import WAIT_S, RecordedArrivals
 
 from pillarbox.replication.transports.memory import MemoryNetwork
-from pillarbox.replication.transports.transport import FRAME_BYTES_MAX, Member, Members, Transport
+from pillarbox.replication.transports.transport import Member, Members, Transport
+from pillarbox.replication.wire.transport_frames import FRAME_BYTES_MAX
 
 A, B, C = (bytes([n]) * 16 for n in (1, 2, 3))
 OUTBOX_BYTES = 64 << 10

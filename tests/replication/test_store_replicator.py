@@ -11,14 +11,21 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("cryptography", reason="cryptography (the extra `replication`) is not installed")
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from pillarbox.replication.core import subtree
-from pillarbox.replication.core.effects import GiveReceipt, Pass, Send
+from pillarbox.replication.core.effects import Pass
 from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS, PROMPT
 from pillarbox.replication.core.subtree import Action
 from pillarbox.replication.ground.records import ObjectId, Tree
 from pillarbox.replication.node.fence import FenceFile
+from pillarbox.replication.node.gate import Frame, Gate
+from pillarbox.replication.node.sealing import frames_of
 from pillarbox.replication.node.store_replicator import Outgoing, StoreReplicator
 from pillarbox.replication.organisation.topology import Connector, Organisation, Server
+from pillarbox.replication.wire.seal import Peer, Signer
 from pillarbox.store.access import Actor, FolderRights
 from pillarbox.store.change_number import ChangeNumber, CNSet
 from pillarbox.store.clock import VirtualClock
@@ -36,6 +43,11 @@ from pillarbox.store.upkeep.joining import join
 TREE = Tree(b"t" * 16)
 ANNA = Actor.user("anna")
 TUNING = Tuning(remove_beside=False)
+SIGNERS = {
+    guid: Signer(ec.derive_private_key(guid[0], ec.SECP256R1()), guid * 2)
+    for guid in (bytes([65 + k]) * 16 for k in range(4))
+}
+PEERS = {signer.fingerprint: Peer(guid, signer.key.public_key()) for guid, signer in SIGNERS.items()}
 
 
 class Store:
@@ -67,6 +79,7 @@ class Store:
         self.replicator = StoreReplicator(
             self.database, TREE, self.organisation, PROMPT, self.fence, self.sent.append
         )
+        self.gate = Gate(self.database, TREE, lambda: PEERS)
 
     def stop(self) -> None:
         self.replicator.stop()
@@ -141,29 +154,24 @@ class Stores:
         while pending := [(store, each) for store in self.stores for each in store.sent]:
             for store in self.stores:
                 store.sent.clear()
+            arrived: dict[bytes, list[Frame]] = {}
             for store, outgoing in pending:
                 if self._at(store.guid) is not None:
-                    self._deliver(store, outgoing)
+                    self._send(store, outgoing, arrived)
+            for database, frames in arrived.items():
+                if target := self._at(database):
+                    target.replicator.receive(target.gate.open(frames))
 
-    def _deliver(self, store: Store, outgoing: Outgoing) -> None:
-        effect, contents = outgoing
+    def _send(self, store: Store, outgoing: Outgoing, arrived: dict[bytes, list[Frame]]) -> None:
+        sealed = frames_of(outgoing, TREE, SIGNERS[store.guid], self.clock.now_ms())
         is_lost = self.rng.random() < self.loss
         copies = 2 if self.rng.random() < self.loss else 1
-        match effect:
-            case Send(message):
-                target = self._at(message.to)
-                for _ in range(copies if target and not is_lost else 0):
-                    target.replicator.receive(message, contents)  # type: ignore[union-attr]
-            case Pass(label, bundle):
-                target = self._at(label.to)
-                if target and not is_lost:
-                    target.replicator.receive_copy(label, bundle, store.guid, contents)
-                if label.is_for_site:
-                    store.replicator.sent(bundle.key, label.to, 1 << 20)
-            case GiveReceipt(to, receipt):
-                target = self._at(to)
-                if target and not is_lost:
-                    target.replicator.receipt_came(receipt)
+        if not is_lost:
+            frames = [Frame(store.guid, data) for data in sealed.frames * copies]
+            arrived.setdefault(sealed.to, []).extend(frames)
+        effect = outgoing.effect
+        if isinstance(effect, Pass) and effect.label.is_for_site:
+            store.replicator.sent(effect.bundle.key, effect.label.to, sealed.size_bytes)
 
     def wait(self, duration_ms: int) -> None:
         until_ms = self.clock.monotonic_ms() + duration_ms

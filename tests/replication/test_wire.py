@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ from pillarbox.replication.wire.messages import (
     Status,
     StatusRequest,
 )
-from pillarbox.replication.wire.seal import Peer, Signer, seal, unseal
+from pillarbox.replication.wire.seal import Opened, Peer, Refusal, Signer, seal, unseal
 from pillarbox.replication.wire.transport_frames import (
     decode_label,
     decode_receipt,
@@ -166,18 +167,26 @@ def sealed(name: str, signer: Signer = SIGNER) -> bytes:
     return seal(bundle(name), TREE, signer, 1_800_000_000_001, [b"From: a\r\n\r\nb"])
 
 
+def opened(data: bytes, tree: Tree, peers: Mapping[bytes, Peer]) -> Opened:
+    """What a bundle holds; raises the error by which it is refused."""
+    found = unseal(data, tree, peers)
+    if isinstance(found, Refusal):
+        raise found.error
+    return found
+
+
 @pytest.mark.parametrize("name", BODIES)
 def test_a_bundle_comes_out_as_it_went_in(name: str) -> None:
-    opened = unseal(sealed(name), TREE, PEERS)
-    assert opened.bundle == bundle(name)
-    assert opened.contents == (b"From: a\r\n\r\nb",)
-    assert opened.header.key == bundle(name).key and opened.header.made_ms == 1_800_000_000_001
+    found = opened(sealed(name), TREE, PEERS)
+    assert found.bundle == bundle(name)
+    assert found.contents == (b"From: a\r\n\r\nb",)
+    assert found.header.key == bundle(name).key and found.header.made_ms == 1_800_000_000_001
 
 
 @pytest.mark.parametrize("name", BODIES)
 def test_version_2_is_still_read(name: str) -> None:
     data = (GOLDEN / f"message_2_{name}.bin").read_bytes()
-    assert unseal(data, TREE, PEERS).bundle == bundle(name)
+    assert opened(data, TREE, PEERS).bundle == bundle(name)
     header, now = Header.decode(data), Header.decode(sealed(name))
     assert header._replace(signature_bytes=0) == now._replace(signature_bytes=0), (
         "the format changed: a new version"
@@ -187,7 +196,7 @@ def test_version_2_is_still_read(name: str) -> None:
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("message_1_*.bin")), ids=lambda path: path.stem)
 def test_version_1_which_no_node_ever_sent_is_refused_by_name(path: Path) -> None:
     with pytest.raises(UnsupportedVersion, match="version 1"):
-        unseal(path.read_bytes(), TREE, PEERS)
+        opened(path.read_bytes(), TREE, PEERS)
 
 
 def test_a_bundle_is_made_in_the_highest_version_that_all_on_its_tree_read() -> None:
@@ -223,7 +232,7 @@ def test_a_way_that_leads_in_a_circle_or_nowhere_is_refused(route: Any) -> None:
     signature = KEY.sign(header.encode() + hostile + packed, ec.ECDSA(_sha256()))
     signed = header._replace(signature_bytes=len(signature)).encode() + hostile + packed + signature
     with pytest.raises(InvalidContent, match="way"):
-        unseal(signed, TREE, PEERS)
+        opened(signed, TREE, PEERS)
 
 
 LABEL = Label(b"e" * 16, 3, True, 70_000)
@@ -260,9 +269,9 @@ def test_a_simulation_is_the_same_with_all_messages_on_the_wire(monkeypatch: pyt
     def wired_bundle(self: World, sent: Bundle) -> Bundle:
         signer = Signer(KEY, sent.sender.database * 2)
         peers = {signer.fingerprint: Peer(sent.sender.database, KEY.public_key())}
-        opened = unseal(seal(sent, self.tree, signer, self.now_ms), self.tree, peers)
-        assert opened.bundle == sent
-        return opened.bundle
+        found = opened(seal(sent, self.tree, signer, self.now_ms), self.tree, peers)
+        assert found.bundle == sent
+        return found.bundle
 
     def send_sealed(self: World, sent: Message) -> None:
         (message,) = wired_bundle(
@@ -300,15 +309,15 @@ def test_a_simulation_is_the_same_with_all_messages_on_the_wire(monkeypatch: pyt
 )
 def test_what_is_wrong_is_named(change: Any, error: type[PillarboxError], text: str) -> None:
     with pytest.raises(error, match=text):
-        unseal(change(sealed("broadcast")), TREE, PEERS)
+        opened(change(sealed("broadcast")), TREE, PEERS)
 
 
 def test_a_message_signed_by_another_store_is_refused() -> None:
     other = ec.derive_private_key(8, ec.SECP256R1())
     with pytest.raises(AccessDenied, match="signature"):
-        unseal(sealed("broadcast", Signer(other, b"f" * 32)), TREE, PEERS)
+        opened(sealed("broadcast", Signer(other, b"f" * 32)), TREE, PEERS)
     with pytest.raises(AccessDenied, match="not in the tree"):
-        unseal(sealed("broadcast", Signer(other, b"g" * 32)), TREE, PEERS)
+        opened(sealed("broadcast", Signer(other, b"g" * 32)), TREE, PEERS)
 
 
 @pytest.mark.parametrize("body_bytes", [1 << 30, (1 << 32) - 1])
@@ -316,7 +325,7 @@ def test_a_claim_of_a_gigabyte_is_refused_before_any_memory_is_taken(body_bytes:
     data = sealed("broadcast")
     header = Header.decode(data)._replace(body_bytes=body_bytes)
     with pytest.raises(OverLimit):
-        unseal(header.encode() + data[HEADER_BYTES:], TREE, PEERS)
+        opened(header.encode() + data[HEADER_BYTES:], TREE, PEERS)
 
 
 def signed_with_body(name: str, body: bytes, body_bytes: int | None = None) -> bytes:
@@ -345,12 +354,12 @@ def test_bodies_that_are_not_of_their_type_are_refused(name: str) -> None:
         data = sealed(other)
         if Header.decode(data)[:2] != Header.decode(sealed(name))[:2]:
             with pytest.raises(InvalidContent):
-                unseal(signed_with_body(name, frame.unpack(Header.decode(data), data)), TREE, PEERS)
+                opened(signed_with_body(name, frame.unpack(Header.decode(data), data)), TREE, PEERS)
     for hostile in (b"", b"\xc1", msgpack.packb([1, 2, 3]), msgpack.packb([[]] * 3), b"\x91" * 5000):
         with pytest.raises(InvalidContent):
-            unseal(signed_with_body(name, hostile), TREE, PEERS)
+            opened(signed_with_body(name, hostile), TREE, PEERS)
     with pytest.raises(InvalidContent, match="as long as"):
-        unseal(signed_with_body(name, b"x" * 10_000, body_bytes=10), TREE, PEERS)
+        opened(signed_with_body(name, b"x" * 10_000, body_bytes=10), TREE, PEERS)
 
 
 def mutations(rng: random.Random, count: int) -> None:
@@ -362,7 +371,7 @@ def mutations(rng: random.Random, count: int) -> None:
         if rng.random() < 0.3:
             del data[rng.randrange(len(data)) :]
         with pytest.raises(PillarboxError):
-            unseal(bytes(data), TREE, PEERS)
+            opened(bytes(data), TREE, PEERS)
 
 
 def inner_mutations(rng: random.Random, count: int) -> None:
@@ -373,7 +382,7 @@ def inner_mutations(rng: random.Random, count: int) -> None:
         body = bytearray(frame.unpack(Header.decode(data), data))
         body[rng.randrange(len(body))] = rng.randrange(256)
         try:
-            unseal(signed_with_body(name, bytes(body)), TREE, PEERS)
+            opened(signed_with_body(name, bytes(body)), TREE, PEERS)
         except (InvalidContent, UnsupportedVersion):
             continue
 

@@ -25,12 +25,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from pillarbox.replication.wire import frame
 from pillarbox.replication.wire.frame import HEADER_BYTES, Header
+from pillarbox.replication.wire.messages import Label
+from pillarbox.replication.wire.transport_frames import LABEL_BYTES, encode_label
 from pillarbox.tools.bench.replicating_side import KEYS, RECEIVER, SOURCE, Link, Side
 from pillarbox.tools.bench.report import at_least_one
 
 COUNT: Final = 100_000
 TIME_MS_AT_MOST: Final = 1.0
 MEMORY_AT_MOST: Final = 1_000_000
+LABEL: Final = Label(RECEIVER, 0, False, 0)
 _ALGORITHM: Final = ec.ECDSA(hashes.SHA256())
 _GIGABYTE: Final = 1 << 30
 _BOMB_BYTES: Final = 64 << 20
@@ -54,7 +57,7 @@ class Recorded(Link):
         """Keep what arrives at the receiver."""
         super().hand_over(taker, arrived)
         if taker.guid == RECEIVER:
-            self.arrived += arrived
+            self.arrived += [data[LABEL_BYTES:] for data in arrived]
 
 
 def exchange(root: Path) -> tuple[Side, list[bytes]]:
@@ -77,7 +80,8 @@ def hostile(rng: random.Random, originals: Sequence[bytes], count: int) -> Itera
     makers = (_bent, _cut, _forged, _claiming, _signed_bent, _bomb, _replayed)
     for number in range(count):
         maker = makers[number % len(makers)]
-        yield Hostile(maker.__name__[1:].replace("_", " "), maker(rng, rng.choice(originals)))
+        data = encode_label(LABEL) + maker(rng, rng.choice(originals))
+        yield Hostile(maker.__name__[1:].replace("_", " "), data)
 
 
 def _bent(rng: random.Random, data: bytes) -> bytes:
@@ -161,7 +165,7 @@ def _signed(header: Header, rest: bytes, key: ec.EllipticCurvePrivateKey) -> byt
 
 
 class Cost(NamedTuple):
-    """The costs of the messages of one kind, and how often each error named one."""
+    """The costs of the messages of one kind, and how often they were refused for each reason."""
 
     milliseconds: list[float]
     memory_bytes: int
@@ -179,12 +183,13 @@ def measure(receiver: Side, messages: Iterator[Hostile], memory_every: int = 100
             _, most_bytes = tracemalloc.get_traced_memory()
             tracemalloc.stop()
             cost = costs[kind] = cost._replace(memory_bytes=max(cost.memory_bytes, most_bytes))
+        refused_before = receiver.gate.refused_counts.copy()
         began = time.thread_time()
         batch = receiver.open([data])
         cost.milliseconds.append((time.thread_time() - began) * 1000)
-        cost.refusals.update(type(error).__name__ for error in batch.refused)
-        if batch.opened:
-            cost.refusals["taken"] += len(batch.opened)
+        cost.refusals.update(receiver.gate.refused_counts - refused_before)
+        if batch.taken:
+            cost.refusals["taken"] += len(batch.taken)
             receiver.apply(batch)
     return costs
 

@@ -21,12 +21,22 @@ from pillarbox.replication.core.replica import Moment, Replica, ReplicaRecord
 from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.ground.records import MessageVersion, ObjectId, ReplicaState, Tree
 from pillarbox.replication.node import stored_record
-from pillarbox.replication.node.opening import Batch, open_batch
+from pillarbox.replication.node.gate import Frame, Gate
+from pillarbox.replication.node.opening import Arrived, Batch
 from pillarbox.replication.node.stored_objects import StoredObjects
 from pillarbox.replication.organisation.bridgeheads import bucket_of
 from pillarbox.replication.organisation.topology import Organisation, Server
-from pillarbox.replication.wire.messages import Bundle, Changes, Class, Message, ReconcileAnswer, Sender
+from pillarbox.replication.wire.messages import (
+    Bundle,
+    Changes,
+    Class,
+    Label,
+    Message,
+    ReconcileAnswer,
+    Sender,
+)
 from pillarbox.replication.wire.seal import Peer, Signer, seal
+from pillarbox.replication.wire.transport_frames import encode_label
 from pillarbox.store.access import Actor
 from pillarbox.store.disk.tables import DatabaseKind
 from pillarbox.store.engine import content_store
@@ -68,6 +78,7 @@ class Side:
         self.now_ms = now_ms
         self.waiting: deque[Send | Answer] = deque()
         self.guid, self._rng = database, random.Random(database + path.name.encode())
+        self.gate = Gate(self.database, TREE, lambda: _PEERS)
         self._signer = Signer(KEYS[database], database * 2)
         self._sent_count = 0
         self._record = ReplicaRecord(sender=Sender(database, 1, self._new_guid()))
@@ -171,11 +182,12 @@ class Side:
 
     def open(self, arrived: Iterable[bytes]) -> Batch:
         """Open what arrived, outside of any transaction."""
-        return open_batch(arrived, self.database.files, TREE, _PEERS)
+        return self.gate.open(Frame(SOURCE, data) for data in arrived)
 
     def apply(self, batch: Batch) -> None:
         """Apply a batch as one transaction."""
-        arrived = (message for opened in batch.opened for message in opened.bundle.messages)
+        bundles = (each.opened.bundle for each in batch.taken if isinstance(each, Arrived))
+        arrived = (message for bundle in bundles for message in bundle.messages)
         calls = [partial(_receive, message, self.now) for message in arrived]
         self.do(*calls, prepared=batch.prepared)
 
@@ -198,7 +210,8 @@ class Side:
         contents = [content_store.read(txn, digest) for digest in _digests(message)]
         bucket = bucket_of(message.folder)
         bundle = Bundle(message.sender, self._sent_count, Class.CHANGES, bucket, (), (message,), message.to)
-        return seal(bundle, TREE, self._signer, self.now_ms, contents)
+        label = encode_label(Label(message.to, 0, False, 0))
+        return label + seal(bundle, TREE, self._signer, self.now_ms, contents)
 
     # --- what is in it ------------------------------------------------------------------------------------
 

@@ -1,0 +1,86 @@
+"""The gate of a store: frames of other stores are opened, or refused by name, counted and reported."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, NamedTuple
+
+from pillarbox.replication.ground.records import Tree
+from pillarbox.replication.node.opening import Batch, Taken, open_frame, prepared_batch
+from pillarbox.replication.wire.parts import Assembly, is_part
+from pillarbox.replication.wire.seal import Peer, Reason, Refusal, refusal_of
+from pillarbox.store.engine.database import Database
+from pillarbox.store.errors import PillarboxError
+from pillarbox.store.events import EventId
+from pillarbox.store.ids import guid_text
+
+REPORT_EVERY_MS: Final = 600_000
+
+
+class Frame(NamedTuple):
+    """Bytes that a transport delivered, and the store that gave them."""
+
+    hop: bytes
+    data: bytes
+
+
+class Gate:
+    """Opens what arrives at a store, from any number of neighbours. One thread at a time calls it.
+
+    `peers` tells the stores of the tree by certificate fingerprint, also those that were removed from it.
+    `refused_counts` counts refusals by reason since this object was made. Each is reported too: of one hop
+    and reason the first at once, then every ten minutes how many there were.
+    """
+
+    def __init__(self, database: Database, tree: Tree, peers: Callable[[], Mapping[bytes, Peer]]) -> None:
+        self.refused_counts: Counter[Reason] = Counter()
+        self._database = database
+        self._tree = tree
+        self._peers = peers
+        self._assemblies: dict[bytes, Assembly] = {}
+        self._unreported: Counter[tuple[bytes, Reason]] = Counter()
+        self._reported_ms: dict[tuple[bytes, Reason], int] = {}
+
+    def open(self, frames: Iterable[Frame]) -> Batch:
+        """Open frames and make the mail in them ready, outside of any transaction. Raises Dismounted.
+
+        What is refused, and parts of frames that are not whole yet, are not in the batch.
+        """
+        taken = [found for frame in frames if (found := self._open(*frame)) is not None]
+        return prepared_batch(taken, self._database.files)
+
+    def forget(self, hop: bytes) -> None:
+        """Let the parts go that a neighbour sent which is gone for good."""
+        self._assemblies.pop(hop, None)
+
+    def _open(self, hop: bytes, data: bytes) -> Taken | None:
+        found: Taken | Refusal
+        try:
+            whole = self._assemblies.setdefault(hop, Assembly()).take(data) if is_part(data) else data
+        except PillarboxError as error:
+            found = refusal_of(error, Reason.FORM)
+        else:
+            if whole is None:
+                return None
+            found = open_frame(whole, hop, self._tree, self._peers())
+        if isinstance(found, Refusal):
+            self._refuse(hop, found)
+            return None
+        return found
+
+    def _refuse(self, hop: bytes, refusal: Refusal) -> None:
+        self.refused_counts[refusal.reason] += 1
+        kind = hop, refusal.reason
+        self._unreported[kind] += 1
+        now_ms = self._database.clock.monotonic_ms()
+        if now_ms - self._reported_ms.get(kind, -REPORT_EVERY_MS) < REPORT_EVERY_MS:
+            return
+        self._reported_ms[kind] = now_ms
+        self._database.report(
+            EventId.REPLICATION_REFUSED,
+            hop=guid_text(hop),
+            count=self._unreported.pop(kind),
+            reason=str(refusal.reason),
+            error=str(refusal.error),
+        )

@@ -1,0 +1,228 @@
+"""What arrives at a store is opened, or refused by name, counted and reported; and changes nothing then."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("cryptography", reason="cryptography (the extra `replication`) is not installed")
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from pillarbox.replication.core.effects import GiveReceipt, Pass, Send
+from pillarbox.replication.ground.records import Tree
+from pillarbox.replication.node.gate import REPORT_EVERY_MS, Frame, Gate
+from pillarbox.replication.node.opening import Arrived
+from pillarbox.replication.node.sealing import frames_of
+from pillarbox.replication.node.store_replicator import Outgoing
+from pillarbox.replication.wire import parts
+from pillarbox.replication.wire.messages import (
+    BUNDLE_MESSAGES_MAX,
+    EVERYONE,
+    Bundle,
+    BundleKey,
+    Class,
+    Label,
+    Life,
+    Message,
+    Receipt,
+    Sender,
+    Statement,
+    Status,
+)
+from pillarbox.replication.wire.seal import Peer, Reason, Signer
+from pillarbox.replication.wire.transport_frames import FRAME_BYTES_MAX, LABEL_BYTES
+from pillarbox.store.change_number import CNSet
+from pillarbox.store.clock import VirtualClock
+from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.engine.database import Database
+from pillarbox.store.errors import InvalidContent, OverLimit, UnsupportedVersion
+from pillarbox.store.events import Event, EventId
+
+TREE = Tree(b"t" * 16)
+ME, PEER, GONE, OTHER = (bytes([letter]) * 16 for letter in b"mpgo")
+SIGNERS = {guid: Signer(ec.derive_private_key(guid[0], ec.SECP256R1()), guid * 2) for guid in (PEER, GONE)}
+PEERS = {
+    signer.fingerprint: Peer(guid, signer.key.public_key(), is_removed=guid == GONE)
+    for guid, signer in SIGNERS.items()
+}
+CONTENT = b"Subject: x\r\n\r\nx\r\n"
+SAID = Statement(Life(1, 1), CNSet(), CNSet())
+
+
+class Events:
+    """A reporter that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def report(self, event: Event) -> None:
+        self.events.append(event)
+
+
+class Place:
+    """A store, its gate, and what that reported."""
+
+    def __init__(self, path: Path) -> None:
+        self.clock, self.reporter = VirtualClock(), Events()
+        self.database = Database(
+            path,
+            ME,
+            "store",
+            DatabaseKind.PUBLIC_FOLDER_STORE,
+            clock=self.clock,
+            rng=random.Random(1),
+            reporter=self.reporter,
+        )
+        self.database.create()
+        self.database.mount()
+        self.gate = Gate(self.database, TREE, lambda: PEERS)
+
+    def refusals(self) -> list[tuple[str, int]]:
+        """The reason and the count of each event."""
+        return [
+            (event.details["reason"], event.details["count"])
+            for event in self.reporter.events
+            if event.event_id == EventId.REPLICATION_REFUSED
+        ]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path / "store")
+    yield made
+    made.database.dismount()
+
+
+def said(of: bytes, to: bytes = ME) -> Message:
+    return Message(Sender(of, 1, of), to, TREE.hierarchy, SAID, Status())
+
+
+def sealed(of: bytes = PEER, count: int = 1, tree: Tree = TREE, signer: Signer | None = None) -> bytes:
+    bundle = Bundle(Sender(of, 1, of), 7, Class.URGENT, 0, (), (said(of, EVERYONE),) * count)
+    passed = Pass(Label(ME, 1, False, 0), bundle)
+    ((data),) = frames_of(Outgoing(passed, (CONTENT,)), tree, signer or SIGNERS[of], 1).frames
+    return data
+
+
+def bent(data: bytes, at: int, value: bytes) -> bytes:
+    return data[:at] + value + data[at + len(value) :]
+
+
+def test_a_message_a_copy_and_a_receipt_come_out_as_they_went_in(place: Place) -> None:
+    receipt = Receipt(BundleKey(PEER, 1, 7), PEER)
+    effects = (Send(said(PEER)), GiveReceipt(ME, receipt))
+    sent = [frames_of(Outgoing(effect, ()), TREE, SIGNERS[PEER], 1) for effect in effects]
+    assert [each.to for each in sent] == [ME, ME]
+    frames = [Frame(OTHER, data) for each in sent for data in each.frames]
+    message, got, copy = place.gate.open([*frames, Frame(OTHER, sealed())]).taken
+    assert got == receipt
+    assert isinstance(message, Arrived) and isinstance(copy, Arrived)
+    assert message.opened.bundle.messages == (said(PEER),) and not message.is_copy
+    assert copy.is_copy and copy.hop == OTHER and copy.label.hops == 1
+    assert copy.opened.bundle.sender.database == PEER
+
+
+def test_a_copy_is_handed_on_byte_for_byte_as_its_maker_signed_it(place: Place) -> None:
+    (copy,) = place.gate.open([Frame(OTHER, sealed())]).taken
+    assert isinstance(copy, Arrived)
+    passed = Pass(Label(OTHER, 2, False, 0), copy.opened.bundle)
+    ((data),) = frames_of(Outgoing(passed, data=copy.data), TREE, SIGNERS[GONE], 9).frames
+    assert data[AT:] == copy.data
+    ((again),) = place.gate.open([Frame(OTHER, data)]).taken
+    assert isinstance(again, Arrived) and again.opened == copy.opened and again.label.hops == 2
+
+
+AT = LABEL_BYTES
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", Reason.FORM),
+        (b"PBRX", Reason.FORM),
+        (bent(sealed(), AT + 104, b"\xff\xff\xff\xff"), Reason.SIZE),
+        (sealed()[:-1], Reason.FORM),
+        (bent(sealed(), 4, b"\x09"), Reason.VERSION),
+        (bent(sealed(), AT + 4, b"\x09"), Reason.VERSION),
+        (sealed(tree=Tree(b"u" * 16)), Reason.TREE),
+        (sealed(PEER, signer=Signer(SIGNERS[PEER].key, OTHER * 2)), Reason.SENDER),
+        (sealed(PEER, signer=SIGNERS[GONE]), Reason.SENDER),
+        (sealed(GONE), Reason.SENDER),
+        (sealed(PEER, signer=Signer(SIGNERS[GONE].key, PEER * 2)), Reason.SIGNATURE),
+        (bent(sealed(), AT + 5, b"\x08"), Reason.SIGNATURE),
+        (sealed(count=BUNDLE_MESSAGES_MAX + 1), Reason.LIMITS),
+    ],
+)
+def test_what_is_wrong_is_refused_for_the_first_reason_and_counted(
+    place: Place, data: bytes, reason: Reason
+) -> None:
+    batch = place.gate.open([Frame(OTHER, data), Frame(OTHER, sealed())])
+    assert len(batch.taken) == 1  # the others go on
+    assert place.gate.refused_counts == {reason: 1}
+    assert place.refusals() == [(str(reason), 1)]
+
+
+def test_the_first_refusal_is_reported_at_once_and_a_flood_every_ten_minutes(place: Place) -> None:
+    wrong = Frame(OTHER, sealed(GONE))
+    place.gate.open([wrong] * 50)
+    place.clock.advance_ms(REPORT_EVERY_MS - 1)
+    place.gate.open([wrong])
+    assert place.refusals() == [("sender", 1)]
+    place.gate.open([Frame(PEER, sealed(GONE)), Frame(OTHER, b"")])
+    assert place.refusals()[1:] == [("sender", 1), ("form", 1)]  # of another hop, of another reason
+    place.clock.advance_ms(1)
+    place.gate.open([wrong])
+    assert place.refusals()[3:] == [("sender", 51)]
+    assert place.gate.refused_counts == {Reason.SENDER: 53, Reason.FORM: 1}
+
+
+# -- parts
+
+
+def large(seed: int = 1, size: int = 2_000_000) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def test_a_large_frame_goes_in_parts_that_come_doubled_and_in_any_order() -> None:
+    frame = large()
+    split = parts.split(frame)
+    assert len(split) == 3 and max(map(len, split)) <= parts.PART_BYTES_MAX
+    assert split[1][:24].hex() == "5042525001000000" + "d343fe6d30e95178" + "80841e00" + "88bb0d00"
+    assembly = parts.Assembly()
+    came = [assembly.take(split[k]) for k in (2, 0, 2, 0, 1)]
+    assert came == [None] * 4 + [frame]
+
+
+def test_a_frame_that_is_sent_again_after_a_cut_goes_on_where_it_was() -> None:
+    assembly, frame = parts.Assembly(), large()
+    assembly.take(parts.split(frame)[0])
+    assembly.take(parts.split(large(2))[0])  # another one between
+    assert [assembly.take(part) for part in parts.split(frame)[1:]] == [None, frame]
+
+
+def test_parts_of_an_enemy_take_no_more_memory_than_one_frame_and_change_no_other() -> None:
+    split, assembly = parts.split(large()), parts.Assembly()
+    with pytest.raises(OverLimit):
+        assembly.take(bent(split[0], 16, b"\xff\xff\xff\xff"))
+    with pytest.raises(UnsupportedVersion):
+        assembly.take(bent(split[0], 4, b"\x02"))
+    for wrong in (split[0][:24], split[0][:-1], bent(split[0], 20, b"\x01"), bent(split[0], 5, b"\x01")):
+        with pytest.raises(InvalidContent):
+            assembly.take(wrong)
+    for number in range(500):
+        assembly.take(bent(split[0], 8, number.to_bytes(8, "little")))
+    assert assembly.held_bytes <= FRAME_BYTES_MAX
+    with pytest.raises(InvalidContent, match="not those"):
+        [assembly.take(part) for part in (split[0], bent(split[1], 30, b"xx"), split[2])]
+
+
+def test_a_large_message_arrives_in_parts(place: Place) -> None:
+    frames = frames_of(Outgoing(Send(said(PEER)), (large(),)), TREE, SIGNERS[PEER], 1).frames
+    assert len(frames) > 2
+    batches = [place.gate.open([Frame(OTHER, data)]) for data in frames]
+    assert [len(batch.taken) for batch in batches] == [0] * (len(frames) - 1) + [1]
+    assert [len(ready.raw) for ready in batches[-1].prepared.values()] == [2_000_000]
