@@ -42,7 +42,7 @@ from pillarbox.store.upkeep.joining import join
 
 TREE = Tree(b"t" * 16)
 ANNA = Actor.user("anna")
-TUNING = Tuning(remove_beside=False)
+TUNING = Tuning(checkpoint_beside=False, remove_beside=False)  # files are copied while nothing changes them
 SIGNERS = {
     guid: Signer(ec.derive_private_key(guid[0], ec.SECP256R1()), guid * 2)
     for guid in (bytes([65 + k]) * 16 for k in range(4))
