@@ -40,10 +40,10 @@ from pillarbox.store.disk.tables import Table
 from pillarbox.store.engine import content_store, numbering
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.transaction import WriteTransaction
-from pillarbox.store.errors import NotFound, Refused
+from pillarbox.store.errors import NotFound, PillarboxError, Refused
 from pillarbox.store.events import EventId
 from pillarbox.store.hybrid_clock import HybridClock
-from pillarbox.store.ids import guid_text
+from pillarbox.store.ids import LOCAL_BASE, guid_text
 from pillarbox.store.mail.messages import PreparedMessage
 
 ACTOR: Final = Actor.task("replication")
@@ -81,8 +81,9 @@ class StoreReplicator:
     """A store's replicator. One thread at a time calls it; other threads use the store meanwhile.
 
     `transport` takes what is to be sent, after the transaction that it follows from; it may lose it. `fence`
-    lies outside of the database. Every call raises Dismounted, ReadOnly or DiskFull as a transaction does: it
-    may be made again when there is room.
+    lies outside of the database. `may_send_page` says whether the store that asked for something may be sent
+    the next page of its answer; it waits while not. Every call raises Dismounted, ReadOnly or DiskFull as a
+    transaction does: it may be made again when there is room.
     """
 
     def __init__(
@@ -108,8 +109,19 @@ class StoreReplicator:
         self._begins = Start.JOINED
         self._passing: dict[BundleKey, bytes] = {}
         self._answers: dict[tuple[bytes, ObjectId], Answer] = {}
+        self.may_send_page: Callable[[bytes], bool] = lambda asker: True
 
     # -- from outside
+
+    @property
+    def organisation(self) -> Organisation:
+        """The organisation that the store goes by: its entries, once it has them."""
+        return self._replicator.replica.organisation if self._replicator else self._organisation
+
+    @property
+    def noted_cn(self) -> int:
+        """The last change number up to which all that users changed is noted; 0 before the first call."""
+        return LOCAL_BASE | self._replicator.replica.record.counter if self._replicator else 0
 
     def start(self) -> None:
         """Begin, after a mount: it says hello, and nothing else before others have answered.
@@ -156,22 +168,28 @@ class StoreReplicator:
         self._call(take, prepared=batch.prepared)
         self._forget_passed()
 
-    def sent(self, key: BundleKey, to: bytes, packed_bytes: int) -> None:
-        """The link has taken a copy for a site, of so many bytes."""
-        self._call(lambda txn, replicator: replicator.sent(key, to, packed_bytes, self._now()))
+    def sent(self, copies: Iterable[tuple[BundleKey, bytes, int]]) -> None:
+        """The links have taken copies for sites: of which bundle, the server it went to, its bytes."""
+
+        def note(txn: WriteTransaction, replicator: Replicator) -> list[Effect]:
+            now = self._now()
+            return [effect for copy in copies for effect in replicator.sent(*copy, now)]
+
+        self._call(note)
 
     def tick(self) -> None:
         """Do all that is due, note what users changed, and send the next page of each answer."""
         self._call(lambda txn, replicator: replicator.tick(self._now()))
         for key in list(self._answers):
-            self._send_page(key)
+            if self.may_send_page(key[0]):
+                self._send_page(key)
 
     def due_ms(self) -> int | None:
         """When to tick, by the machine's monotonic clock in ms; None when not before something happens.
 
         What users change is not waited for here, but by `Database.wait_for_change`.
         """
-        if self._replicator is None or self._answers:
+        if self._replicator is None or any(self.may_send_page(asker) for asker, _ in self._answers):
             return self._database.clock.monotonic_ms()
         return self._replicator.next_due_ms()
 
@@ -189,17 +207,29 @@ class StoreReplicator:
         back.
 
         A replicator that was not started takes commands too, as the functions of the store do: nothing
-        leaves, and what was changed goes out after the next start.
+        leaves, and what was changed goes out after the next start. Raises what `change` does, and then
+        nothing was done.
         """
         given: list[R] = []
+        refused: list[PillarboxError] = []
+
+        def ask(replica: Replica) -> None:
+            try:
+                given.append(change(replica))
+            except PillarboxError as error:
+                if replica.written or replica.effects:
+                    raise  # all of the call is undone, and the replicator begins anew
+                refused.append(error)
 
         def work(txn: WriteTransaction, replicator: Replicator) -> list[Effect]:
-            result, effects = replicator.local_changes(change, self._now())
-            given.append(result)
-            return effects
+            given.clear()
+            refused.clear()
+            return replicator.local_changes(ask, self._now())[1]
 
         self._call(work)
-        return given[-1]
+        if refused:
+            raise refused[0]
+        return given[0]
 
     def number_anew(self) -> None:
         """Number under a new incarnation: the operator chose this copy of two of a store."""

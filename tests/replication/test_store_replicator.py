@@ -171,7 +171,7 @@ class Stores:
             arrived.setdefault(sealed.to, []).extend(frames)
         effect = outgoing.effect
         if isinstance(effect, Pass) and effect.label.is_for_site:
-            store.replicator.sent(effect.bundle.key, effect.label.to, sealed.size_bytes)
+            store.replicator.sent([(effect.bundle.key, effect.label.to, sealed.size_bytes)])
 
     def wait(self, duration_ms: int) -> None:
         until_ms = self.clock.monotonic_ms() + duration_ms

@@ -1,0 +1,236 @@
+"""A node keeps its store in line with the others, whatever fails, and ends when it is told to."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("cryptography", reason="cryptography (the extra `replication`) is not installed")
+
+from pillarbox.replication.core import commands, organisation_folder, subtree, views
+from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS
+from pillarbox.replication.core.subtree import Action
+from pillarbox.replication.core.views import Sync
+from pillarbox.replication.node.node import RETRY_MS, State
+from pillarbox.replication.transports.memory import MemoryNetwork
+from pillarbox.store.clock import SystemClock
+from pillarbox.store.errors import NotFound, Refused
+from pillarbox.store.events import EventId
+from pillarbox.store.mail import messages, public_folders
+from tests.shared.nodes import Nodes
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[Nodes]:
+    nodes = Nodes(tmp_path)
+    nodes.wait(1_000)
+    yield nodes
+    nodes.close()
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Iterator[Nodes]:
+    nodes = Nodes(tmp_path, "aab")
+    nodes.wait(1_000)
+    yield nodes
+    nodes.close()
+
+
+def test_a_post_is_seen_at_all_stores_within_a_second(three: Nodes) -> None:
+    three.share("News")
+    three[0].post("News", "hello")
+    three.wait(1_000)
+    assert [store.subjects("News") for store in three.stores] == [["hello"]] * 3
+
+
+def test_changes_of_one_message_in_two_places_are_a_conflict_everywhere_until_one_is_kept(
+    two: Nodes,
+) -> None:
+    two.share("News")
+    message = two[0].post("News", "first")
+    two.wait(1_000)
+    two.cut((0, 1))
+    for store, keyword in zip(two.stores, ("mine", "theirs"), strict=True):
+        (there,) = store.items("News")
+        store.change(lambda txn, of=there, to=keyword: messages.set_flags(txn, of.message_id, add=[to]))
+    two.wait(MINUTE_MS)
+    two.cut()
+    two.wait(10 * MINUTE_MS)
+
+    def keywords() -> list[list[tuple[str, ...]]]:
+        return [sorted(item.keywords for item in store.items("News")) for store in two.stores]
+
+    assert keywords() == [[("mine",), ("theirs",)]] * 2
+    two[0].change(lambda txn: messages.keep_version(txn, message))
+    two.wait(1_000)
+    assert keywords()[0] == keywords()[1] and len(keywords()[0]) == 1
+
+
+def test_a_deletion_goes_to_the_others_and_a_cut_only_delays_it(three: Nodes) -> None:
+    three.share("News")
+    gone, _ = three[0].post("News", "gone"), three[0].post("News", "kept")
+    three.wait(1_000)
+    three.cut((0, 2), (1, 2))
+    three[0].change(lambda txn: messages.delete(txn, gone))
+    three[2].post("News", "behind the cut")
+    three.wait(HOUR_MS)
+    assert three[2].subjects("News") == ["behind the cut", "gone", "kept"]
+    three.cut()
+    three.wait(MINUTE_MS)
+    assert [store.subjects("News") for store in three.stores] == [["behind the cut", "kept"]] * 3
+
+
+def test_what_was_changed_while_a_node_was_stopped_is_made_up_for(two: Nodes) -> None:
+    two.share("News")
+    two.down.add(1)
+    two[1].stop()
+    two[0].post("News", "while it was away")
+    two.wait(MINUTE_MS)
+    two[1].begin()
+    two[1].post("News", "before its node began")
+    two.down.clear()
+    two.wait(10 * MINUTE_MS)
+    assert [store.subjects("News") for store in two.stores] == [
+        ["before its node began", "while it was away"]
+    ] * 2
+
+
+def test_a_store_that_is_removed_from_the_organisation_is_linked_to_no_more(two: Nodes) -> None:
+    two.ask(0, lambda replica: organisation_folder.apply(replica, two.organisation, "operator"))
+    two.wait(1_000)
+    assert two[0].node.links == {two[1].guid}
+    servers = {two[0].guid: two.organisation.servers[two[0].guid]}
+    left = replace(two.organisation, servers=servers)
+    two.ask(0, lambda replica: organisation_folder.apply(replica, left, "operator"))
+    two.wait(1_000)
+    assert two[0].node.links == set()
+    assert set(two[0].wire.members) == set()
+
+
+def test_a_command_that_is_refused_is_its_callers_and_changes_nothing_else(two: Nodes) -> None:
+    two.share("News")
+    with pytest.raises(NotFound):
+        two.ask(0, lambda replica: commands.send_hierarchy(replica, 1, [b"x" * 16]))
+    two.wires.carried.clear()
+    two.wait(1_000)
+    assert not two.wires.carried, "no hello: the replicator goes on as it was"
+    assert two[0].node.standing.state is State.RUNNING
+
+
+def test_a_disk_that_is_full_closes_the_links_until_there_is_room(two: Nodes) -> None:
+    two.share("News")
+    with two[1].full_disk():
+        two[0].post("News", "while the disk was full")
+        two.wait(1_000)
+        assert two[1].node.standing.state is State.WAITING and "full" in two[1].node.standing.reason
+        assert two[0].node.links == set()
+        two.wait(10 * RETRY_MS)
+        told = [event for event in two[1].events if event.event_id == EventId.REQUEST_FAILED]
+        assert len(told) == 1, "told once"
+        with pytest.raises(Refused, match="full"):
+            two.ask(1, lambda replica: None)
+    two.wait(2 * MINUTE_MS)
+    assert two[1].subjects("News") == ["while the disk was full"]
+    assert two[1].node.standing.state is State.RUNNING
+
+
+def test_a_store_that_was_dismounted_under_its_node_replicates_again_once_it_is_mounted(two: Nodes) -> None:
+    two.share("News")
+    two[1].database.dismount("its size limit")
+    two[0].post("News", "meanwhile")
+    two.wait(MINUTE_MS)
+    assert two[1].node.standing.state is State.WAITING
+    two[1].database.mount()
+    two.wait(3 * MINUTE_MS)
+    assert two[1].subjects("News") == ["meanwhile"]
+
+
+def test_a_fault_of_the_program_is_told_and_the_node_goes_on(
+    two: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two.share("News")
+    with monkeypatch.context() as broken:
+        broken.setattr("pillarbox.replication.core.applying.take_all", lambda *_: 1 // 0)
+        two[0].post("News", "it breaks")
+        two.wait(1_000)
+    assert "ZeroDivisionError" in two[1].faults[0]
+    two.wait(3 * MINUTE_MS)
+    assert two[1].subjects("News") == ["it breaks"]
+
+
+def test_what_an_outbox_has_no_room_for_goes_when_it_has(two: Nodes) -> None:
+    two.share("News")
+    two[0].wire.room = 0
+    two[0].post("News", "late")
+    two.wait(2_000)
+    assert two[1].subjects("News") == []
+    two[0].wire.room = 1 << 30
+    two[0].node.has_room(two[1].guid)
+    two.settle()
+    assert two[1].subjects("News") == ["late"]
+
+
+def test_an_answer_is_sent_page_by_page_as_the_outbox_has_room(tmp_path: Path) -> None:
+    two = Nodes(tmp_path)
+    two[0].change(lambda txn: public_folders.create(txn, "News"))
+    two.wait(1_000)
+    for number in range(30):
+        two[0].post("News", f"{number:02} {random.Random(number).randbytes(20_000).hex()}")
+    two.wait(1_000)
+    two[0].wire.room = 5
+    two.add_replica(0, "News", two[1].guid)
+    two.wait(5_000)
+    assert 0 < len(two[1].subjects("News")) < 30
+    two[0].wire.room = 1 << 30
+    two[0].node.has_room(two[1].guid)
+    two.wait(5_000)
+    assert len(two[1].subjects("News")) == 30
+    two.close()
+
+
+def test_a_view_says_what_the_node_knows_of_the_others(two: Nodes) -> None:
+    two.share("News")
+    folder = two[0].object_id("News")
+    two.wait(10 * MINUTE_MS)
+    status = two.ask(0, lambda replica: views.status(replica, folder))
+    assert [each.sync for each in status] == [Sync.IN_SYNC, Sync.IN_SYNC]
+
+
+def test_threads_of_nodes_carry_a_post_and_end_within_seconds(tmp_path: Path) -> None:
+    """The same by real clocks and threads."""
+    nodes, network = Nodes(tmp_path, clock=SystemClock()), MemoryNetwork()
+    running = [store.made(partial(network.transport, store.guid)) for store in nodes.stores]
+    for node in running:
+        node.start()
+    try:
+        nodes[0].change(lambda txn: public_folders.create(txn, "News"))
+        folder = nodes[0].object_id("News")
+        other = nodes[1].guid
+        running[0].perform(
+            lambda replica: subtree.change_replicas(replica, folder, Action.ADD, other, "operator")
+        )
+        nodes[0].post("News", "hello")
+        assert eventually(lambda: nodes[1].has("News") and nodes[1].subjects("News") == ["hello"])
+    finally:
+        ended = [node.stop() for node in running]
+    assert all(ended)
+    with pytest.raises(Refused, match="stopped"):
+        running[0].perform(lambda replica: None)
+    for store in nodes.stores:
+        store.database.dismount()
+
+
+def eventually(is_so: Callable[[], bool]) -> bool:
+    """True as soon as something is so, False when it is not within 20 s."""
+    clock = SystemClock()
+    until_ms = clock.monotonic_ms() + 20_000
+    while not is_so():
+        if clock.monotonic_ms() > until_ms:
+            return False
+        clock.sleep_ms(20)
+    return True
