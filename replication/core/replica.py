@@ -163,6 +163,7 @@ class Replica:
         self._sites: tuple[Organisation, frozenset[str], SiteTree] | None = None
         self.transit_ms: dict[tuple[ObjectId, bytes], int] = {}
         self._read: dict[ObjectId, Reading] = {}
+        self._peers: dict[ObjectId, tuple[Mapping[bytes, ReplicaState], Mapping[bytes, ReplicaState]]] = {}
         self._lists: dict[ObjectId, tuple[Folder | None, Organisation, Mapping[bytes, ReplicaState]]] = {}
         record.owners[self.me.origin] = (self.me.database, self.me.incarnation)
 
@@ -348,14 +349,19 @@ class Replica:
             self.fired["last_copy_kept"] += 1
         return listed
 
-    def peers(self, folder: ObjectId) -> dict[bytes, ReplicaState]:
+    def peers(self, folder: ObjectId) -> Mapping[bytes, ReplicaState]:
         """The other stores that hold a replica of the folder, delete pending ones too, by GUID."""
         states = self.replica_states(folder)
-        return {
+        before = self._peers.get(folder)
+        if before and before[0] is states:
+            return before[1]
+        peers = {
             database: states[database]
             for database in sorted(states)
             if database != self.me.database and states[database] is not ReplicaState.REMOVED
         }
+        self._peers[folder] = states, peers
+        return peers
 
     def mates(self, folder: ObjectId) -> list[bytes]:
         """The other stores of this site that hold a replica of the folder."""

@@ -106,7 +106,11 @@ class StatedLinks:
 
     def down(self, now_ms: int) -> frozenset[str]:
         """The connectors that one of their ends states as down. An oscillating one counts as up."""
-        return frozenset(name for name, state in self.states(now_ms).items() if state is LinkState.DOWN)
+        return frozenset(
+            name
+            for (name, _), said in self.said.items()
+            if said.state is LinkState.DOWN and now_ms < said.heard_ms + LAPSES_MS
+        )
 
     def states(self, now_ms: int) -> Mapping[str, LinkState]:
         """The worst that is said of each connector, for the operator."""
