@@ -16,6 +16,7 @@ from pillarbox.replication.core.preset import DAY_MS
 from pillarbox.replication.core.replica import Replica, Waiting
 from pillarbox.replication.core.state import NEVER_MS
 from pillarbox.replication.ground.knowledge import NOTHING
+from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.wire.messages import Hello, HelloAnswer, Life, Message, Statement
 
 AGAIN_MS: Final = 10_000
@@ -171,9 +172,7 @@ def answered(replica: Replica, source: bytes, told: HelloAnswer, statement: Stat
     replica.hierarchy_due_ms = replica.now_ms + HIERARCHY_MS_MAX
     if told.highest > waiting.last:
         note_return(replica)
-    if _is_replaced(replica):
-        note_return(replica)
-        replica.number_anew()
+    look_for_later(replica)
     if told.is_quarantined and waiting.origin == replica.me.origin and not is_quarantined(replica):
         replica.record.quarantined |= {replica.me.origin}
         replica.report(Notice.QUARANTINED, replica.tree.hierarchy)
@@ -189,13 +188,35 @@ def heard(replica: Replica, statement: Statement) -> None:
     last = replica.record.counter if waiting is None else waiting.last
     origin = replica.me.origin if waiting is None else waiting.origin
     if statement.known.highest(origin) > last:
-        if waiting is None:
-            begin(replica, Start.AGAIN)
+        note_return(replica)
+
+
+def look_for_later(replica: Replica) -> None:
+    """See among the numberings, at any time, an incarnation of this store that is as late as its own, or
+    later: it began that before it went back."""
+    if _is_replaced(replica):
+        note_return(replica)
+        if _is_replaced(replica):
+            replica.number_anew()
+
+
+def told_of_itself(replica: Replica, folder: ObjectId, statement: Statement) -> None:
+    """See in what this store is said to have stated before that it had more of a folder than it has.
+
+    A copy that gave no number since shows by that alone: others would believe for ever that it has what it
+    has not. Nothing is forgotten in the life of a replica but by going back.
+    """
+    life = replica.life(folder)
+    had = replica.state(folder).knowledge.had
+    if statement.life > life or (statement.life == life and not had.covers(statement.had)):
         note_return(replica)
 
 
 def note_return(replica: Replica) -> None:
-    """The store went back in time, and nobody said so: it numbers anew, and asks all what they have."""
+    """The store went back in time, and nobody said so: it numbers anew, says hello, and asks all what they
+    have."""
+    if replica.waiting is None:
+        begin(replica, Start.AGAIN)
     waiting = replica.waiting
     if waiting is not None and not waiting.went_back:
         waiting.went_back = True

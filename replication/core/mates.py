@@ -66,6 +66,15 @@ def statements(replica: Replica, folder: ObjectId) -> dict[bytes, Statement]:
     }
 
 
+def doubted(replica: Replica, folder: ObjectId) -> dict[bytes, Statement]:
+    """Statements that others contradict by a later one: whoever went back in time learns it by them."""
+    return {
+        peer: Statement(row.life, row.known, row.expired)
+        for peer, row in replica.state(folder).rows.items()
+        if row.is_doubted
+    }
+
+
 def own_status(replica: Replica, folder: ObjectId) -> Status:
     """The status of this store alone; in the hierarchy it says whose each numbering is, too."""
     is_hierarchy = folder == replica.tree.hierarchy

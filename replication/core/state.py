@@ -18,12 +18,17 @@ UNHEARD: Final = Life(-1, -1)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The last statement of another replica of the folder."""
+    """The last statement of another replica of the folder.
+
+    It `is_doubted` while the last thing that was heard of the other replica is less than it had said before:
+    that came late, or the store went back in time and does not know it.
+    """
 
     life: Life = UNHEARD
     known: CNSet = NOTHING
     expired: CNSet = NOTHING
     heard_ms: int = 0
+    is_doubted: bool = field(default=False, compare=False)  # not kept
 
     @property
     def had(self) -> CNSet:
@@ -40,12 +45,13 @@ class Row:
         Statements of one life are united, since they arrive in any order; a later life replaces the row.
         """
         if statement.life < self.life:
-            return self
+            return replace(self, is_doubted=True)
         before = self if statement.life == self.life else Row()
         if before.known == statement.known and before.expired == statement.expired:
             return Row(statement.life, before.known, before.expired, now_ms)
         expired = (before.expired | statement.expired) - statement.known
-        return Row(statement.life, (before.known | statement.known) - statement.expired, expired, now_ms)
+        known = (before.known | statement.known) - statement.expired
+        return Row(statement.life, known, expired, now_ms, not statement.had.covers(before.had))
 
 
 @dataclass(frozen=True, slots=True)

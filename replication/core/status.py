@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pillarbox.replication.core import mates, outbox
+from pillarbox.replication.core import hello, mates, outbox
 from pillarbox.replication.core.preset import SECOND_MS
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import NEVER_MS, FolderState
@@ -35,8 +35,10 @@ def tell_all(replica: Replica, folder: ObjectId) -> None:
     """
     state = replica.state(folder)
     state.unstated_since_ms, state.stated_ms = NEVER_MS, replica.now_ms
-    for mate in replica.mates(folder):
-        replica.send(mate, folder, mates.own_status(replica, folder))
+    near, doubted = replica.mates(folder), mates.doubted(replica, folder)
+    for peer in (*near, *(peer for peer in doubted if peer not in near)):
+        said = {peer: doubted[peer]} if peer in doubted else {}
+        replica.send(peer, folder, replace(mates.own_status(replica, folder), mates=said))
     if mates.rank(replica, folder) == 0:
         state.site_status_due_ms = replica.now_ms + SITE_STATUS_MS
 
@@ -65,8 +67,11 @@ def take(replica: Replica, folder: ObjectId, told: Status) -> None:
     state = replica.state(folder)
     if told.numberings:
         replica.learn_numberings(told.numberings)
+        hello.look_for_later(replica)
     for mate, statement in told.mates.items():
-        if mate in state.rows:
+        if mate == replica.me.database:
+            hello.told_of_itself(replica, folder, statement)
+        elif mate in state.rows:
             state.rows[mate] = state.rows[mate].told(statement, replica.wall_ms)
             replica.heard[mate] = replica.now_ms
             state.awaited -= {mate}

@@ -30,7 +30,6 @@ from pillarbox.replication.wire.messages import (
     Changes,
     Class,
     Label,
-    Life,
     Message,
     Sender,
 )
@@ -106,8 +105,7 @@ class World:
 
         One that was put back gives some numbers twice, and rightly, if nobody is left who knows of them. A
         hello tells it of the numbers that it gave and does not remember. If nobody who knows of one can be
-        reached, or it lost only what it had of others and had told so, no hello can tell, and somebody must
-        have told.
+        reached, no hello can tell, and somebody must have told.
         """
         self.down.discard(machine.database)
         origin, last = machine.record.sender.origin, machine.record.counter
@@ -117,21 +115,10 @@ class World:
             if other is not machine and hello.highest_heard(other.replicator.replica, origin) > last
         ]
         if not any(self._is_reachable(machine.database, database) for database in knowing):
-            machine.is_restored |= bool(knowing) or self._has_told_more(machine)
+            machine.is_restored |= bool(knowing)
         if not knowing and machine.begins() is Start.AGAIN:
             self.invariants.history.forget(CNSet.of_range(origin, last + 1, COUNTER_MAX))
         self.do(machine, machine.start(self.now_ms))
-
-    def _has_told_more(self, machine: Machine) -> bool:
-        """True when another store was told by this one that it has numbers which it has no more."""
-        for folder, state in machine.record.folders.items():
-            life, had = Life(machine.record.sender.incarnation, state.life), state.knowledge.had
-            for other in self.machines.values():
-                theirs = other.record.folders.get(folder)
-                row = theirs.rows.get(machine.database) if theirs else None
-                if row is not None and row.life == life and not had.covers(row.had):
-                    return True
-        return False
 
     def _is_reachable(self, database: bytes, other: bytes) -> bool:
         """True when messages come through between two stores, in both directions."""

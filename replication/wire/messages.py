@@ -52,6 +52,11 @@ class Statement(NamedTuple):
     known: CNSet
     expired: CNSet
 
+    @property
+    def had(self) -> CNSet:
+        """The numbers that the sender need not be sent."""
+        return self.known | self.expired if self.expired else self.known
+
 
 class Numberings(NamedTuple):
     """The owner of each origin, as (database, incarnation), and numbers that owners left out for ever."""

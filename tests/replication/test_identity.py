@@ -284,6 +284,48 @@ def test_numbers_are_above_those_of_all_incarnations_that_are_known() -> None:
     assert record.owners[b"Z" * 16] == (record.sender.database, 6)
 
 
+def test_a_copy_that_gave_no_number_since_learns_from_what_it_had_said() -> None:
+    post = Returning()
+    shared, first, third = post.shared, b"1" * 16, post.replica(2)
+    post.post(1, shared, b"1")
+    post.wait(HOUR_MS)
+    before = post.replica(0).me
+    assert third.state(shared).rows[first].known == third.state(shared).knowledge.known
+    post.put_back()
+    post.wait(HOUR_MS, is_lost=lambda message: is_changes(message) and message.to == first)
+    assert post.replica(0).me.incarnation == before.incarnation + 1
+    assert Notice.WENT_BACK in post.reports
+    assert not third.state(shared).rows[first].known, "it is not believed any more to have what it had"
+    post.wait(DAY_MS)
+    assert post.contents(0) == [b"1"]
+
+
+def test_what_comes_late_of_a_store_makes_it_number_nothing_anew() -> None:
+    post = Returning()
+    post.post(1, post.shared, b"1")
+    late: list[Message] = []
+    post.wait(HOUR_MS, is_lost=lambda message: isinstance(message.body, Status) and not late.append(message))
+    post.wait(HOUR_MS)
+    before = post.replica(0).me
+    for message in late:
+        for store in (1, 2):
+            post.put(post.stores[store], post.stores[store].receive(message, post.now))
+    post.wait(DAY_MS)
+    assert post.replica(0).me == before and Notice.WENT_BACK not in post.reports
+
+
+def test_a_later_incarnation_of_its_own_shows_a_return_whenever_it_is_heard_of() -> None:
+    post = Returning()
+    store = post.put_back()
+    post.wait(HOUR_MS)
+    me = store.replica.me
+    assert Notice.WENT_BACK not in post.reports
+    post.replica(2).record.owners[b"L" * 16] = (me.database, me.incarnation)  # as late, and another one
+    post.wait(HOUR_MS)
+    assert Notice.WENT_BACK in post.reports
+    assert store.replica.me.incarnation == me.incarnation + 1
+
+
 GOLDEN = Path(__file__).parents[1] / "data" / "replication" / "fence_1.bin"
 
 
