@@ -9,6 +9,7 @@ from pillarbox.replication.core.applying import note_news, store_or_bury, take_a
 from pillarbox.replication.core.effects import Notice
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import FolderState, Row
+from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import FolderVersion, ObjectId
 from pillarbox.replication.ground.versions import Sight, Versions
 from pillarbox.replication.wire.messages import ReconcileAnswer, ReconcileQuestion, Statement
@@ -66,7 +67,12 @@ def is_silent(replica: Replica, row: Row) -> bool:
 
 
 def closed_holes(replica: Replica, state: FolderState, holes: CNSet) -> CNSet:
-    """The holes that nobody will fill: no row has them, and their owner left them out or numbers anew."""
+    """The holes that nobody will fill: no row has them, and their owner left them out or numbers anew.
+
+    None, while another replica was not heard of yet or is asked what it has: it may have them.
+    """
+    if state.awaited or not all(row.is_heard() for row in state.rows.values()):
+        return NOTHING
     held = CNSet()
     for row in state.rows.values():
         held |= row.had

@@ -131,13 +131,22 @@ def heard(replica: Replica, source: bytes, report: LinkReport) -> None:
 
 
 def follow(replica: Replica) -> None:
-    """Take costs and trees by the connectors that are stated as down now, or closed by their schedules.
+    """Take costs and trees by the connectors that are stated as down now, or closed by their schedules, and
+    by the sites that have servers.
 
-    Sites that another way leads to now get by it what they did not take; some may get it twice.
+    Sites that another way leads to now get by it what they did not take; some may get it twice. What waits
+    for a site that has no server any more goes: nobody there will ever take it.
     """
-    down = replica.links.down(replica.now_ms) | opening.closed(replica.organisation, replica.wall_ms)
-    if down != replica.down:
-        before = replica.site_tree()
-        replica.down = down
-        if replica.site_tree() != before:
-            outbox.mark_again(replica)
+    replica.down = replica.links.down(replica.now_ms) | opening.closed(replica.organisation, replica.wall_ms)
+    tree, before = replica.site_tree(), replica.followed
+    replica.followed = tree
+    if tree is before:
+        return
+    if before is not None and tree != before:
+        outbox.mark_again(replica)
+    for site in list(replica.lines):
+        if not replica.organisation.at(site):
+            connector = connector_to(replica, site)
+            outbox.give_up(replica, site)
+            if connector is not None:
+                seen(replica, connector.name, True)  # nobody is left there who could say so

@@ -128,6 +128,15 @@ def mark_again(replica: Replica) -> None:
             mark(replica, folder, pending)
 
 
+def give_up(replica: Replica, site: str) -> None:
+    """Forget all that waits for a site. What is behind it is sent by other ways, or asked for."""
+    replica.lines.pop(site, None)
+    replica.record.passing.pop(site, None)
+    for folder, state in replica.record.folders.items():
+        if state.marks.pop(site, None) is not None:
+            replica.touched.add(folder)
+
+
 def sites_of(replica: Replica, folder: ObjectId) -> set[str]:
     """The other sites that have a replica of the folder."""
     servers = replica.organisation.servers

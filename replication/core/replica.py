@@ -160,6 +160,7 @@ class Replica:
         self.unreachable: set[bytes] = set()  # as the transport of this store says
         self.started_ms = 0
         self.traffic: dict[str, tuple[int, int]] = {}
+        self.followed: SiteTree | None = None  # the tree by which marks were made
         self._sites: tuple[Organisation, frozenset[str], SiteTree] | None = None
         self.transit_ms: dict[tuple[ObjectId, bytes], int] = {}
         self._read: dict[ObjectId, Reading] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TypeAlias
 
-from pillarbox.replication.core import deletion, hierarchy
+from pillarbox.replication.core import deletion, hierarchy, setting_aside
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
@@ -42,6 +42,13 @@ def _folder_differences(history: History, folder: ObjectId, replicas: list[Repli
     everything: dict[ObjectId, Shown] = {}
     for replica in active:
         everything.update(_live(replica, folder))
+    known = NOTHING
+    for replica in holders:
+        known |= replica.state(folder).knowledge.known
+    for replica in holders:
+        state = replica.state(folder)
+        if any(setting_aside.numbers_of(state, each) & known for each in state.set_aside):
+            yield f"something of folder {folder.counter} is set aside, and another replica has it"
     had = {replica.state(folder).knowledge.had | replica.assumed(folder) for replica in active}
     if len(had) > 1:
         yield f"what is known of folder {folder.counter} differs"
@@ -89,6 +96,7 @@ def check_nothing_lost(invariants: Invariants, replicas: list[Replica]) -> None:
 
 def _check_folder(invariants: Invariants, folder: ObjectId, holders: list[Replica]) -> None:
     history, had, known, purged = invariants.history, NOTHING, NOTHING, NOTHING
+    deletions = holders[0].state(holders[0].tree.hierarchy).knowledge.known  # all stores are equal by now
     live: set[ChangeNumber] = set()
     for replica in holders:
         knowledge = replica.state(folder).knowledge
@@ -97,7 +105,7 @@ def _check_folder(invariants: Invariants, folder: ObjectId, holders: list[Replic
             live.update(shown)
     for number in history.in_set(folder, known):
         later = [each for each in history.covering(number) if each in had]
-        if number in live and any(each in known and each not in history.given_up for each in later):
+        if number in live and any(invariants.is_seen(each, known, deletions) for each in later):
             raise Violation(
                 f"{number.counter} of folder {folder.counter} was replaced or deleted, and is back"
             )

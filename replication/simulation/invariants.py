@@ -116,8 +116,8 @@ class Invariants:
         self, machine: Machine, folder: ObjectId, state: FolderState, seen: Seen, objects: FolderObjects
     ) -> None:
         """Numbers that are newly known are had, and versions that are held were not replaced."""
-        known = state.knowledge.known
-        new = known - seen.known
+        known, new = state.knowledge.known, state.knowledge.known - seen.known
+        deletions = machine.record.folders[self.tree.hierarchy].knowledge.known
         numbers = self._writes_in(folder, new)
         touched = machine.objects.take_touched(folder)
         for number in numbers:
@@ -128,7 +128,7 @@ class Invariants:
                 if number in known:
                     self._check_sound(machine, folder, state, number, versions)
             for number in versions.siblings if versions else ():
-                if any(self._is_seen(machine, later, known) for later in self.history.covering(number)):
+                if any(self.is_seen(later, known, deletions) for later in self.history.covering(number)):
                     raise Violation(f"{_at(machine, folder, number)} was replaced or deleted, and is back")
 
     def _writes_in(self, folder: ObjectId, numbers: CNSet) -> list[ChangeNumber]:
@@ -154,6 +154,9 @@ class Invariants:
         if versions is not None and number in versions.siblings:
             return
         knowledge, history = state.knowledge, self.history
+        assumed = machine.replicator.replica.assumed(folder)
+        if assumed and any(later in assumed for later in history.covering(number)):
+            self.aged |= CNSet.of([number])
         if number in knowledge.purged or number in history.given_up or number in self.aged:
             return  # each is checked when it becomes so
         is_shown = versions is not None and versions.siblings
@@ -166,20 +169,16 @@ class Invariants:
                 return
             if later in knowledge.had and later not in history.given_up:
                 return
-            if later in machine.replicator.replica.assumed(folder):
-                self.aged |= CNSet.of([number])
-                return
         raise Violation(f"{_at(machine, folder, number)} is claimed, and nothing of it is there")
 
-    def _is_seen(self, machine: Machine, later: ChangeNumber, known: CNSet) -> bool:
-        """True when a store has seen what a write replaced.
+    def is_seen(self, later: ChangeNumber, known: CNSet, deletions: CNSet) -> bool:
+        """True when a store that knows these numbers of a folder and of the hierarchy has seen a later write.
 
         It has not where it gave the write up, or where the write went with its folder: what replaced that
         one in turn, before, may still be on its way, and only that says that older versions are gone.
         """
         if later not in known or later in self.history.given_up:
             return False
-        deletions = machine.record.folders[self.tree.hierarchy].knowledge.known
         folder = self.history.writes[later].folder
         return not any(
             later in cleared and deletion in deletions for deletion, cleared in self.history.deletions(folder)

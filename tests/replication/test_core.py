@@ -21,6 +21,7 @@ from pillarbox.replication.core.hello import Start
 from pillarbox.replication.core.preset import CLASSIC, HOUR_MS, MINUTE_MS, PROMPT
 from pillarbox.replication.core.replica import Moment, Replica
 from pillarbox.replication.core.replicator import Replicator
+from pillarbox.replication.core.state import Row
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.simulation.objects import DictObjects
 from pillarbox.replication.wire.messages import (
@@ -306,6 +307,21 @@ def test_tombstones_go_when_all_replicas_have_seen_them() -> None:
     assert post.replica(1).objects.get(folder, message) is not None
     post.wait(2 * HOUR_MS)
     assert not [store for store in (0, 1) if post.replica(store).objects.get(folder, message)]
+
+
+def test_a_hole_is_closed_only_when_all_others_have_said_what_they_have() -> None:
+    post = Post("aaa")
+    folder = post.folder("123")
+    post.wait(HOUR_MS)
+    store, gone = post.replica(0), CNSet.of_range(b"G" * 16, 1, 9)
+    store.record.left_out = gone
+    state = store.state(folder)
+    assert deletion.closed_holes(store, state, gone) == gone
+    heard = dict(state.rows)
+    state.rows[b"2" * 16] = Row()
+    assert not deletion.closed_holes(store, state, gone), "one was not heard of yet"
+    state.rows, state.awaited = heard, frozenset({b"3" * 16})
+    assert not deletion.closed_holes(store, state, gone), "one is asked what it has"
 
 
 def test_a_leaving_replica_goes_only_when_another_has_all_of_it() -> None:

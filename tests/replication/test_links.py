@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pillarbox.replication.core.effects import Pass
 from pillarbox.replication.core.links import RESTATE_MS
-from pillarbox.replication.core.preset import MINUTE_MS
+from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS
 from pillarbox.replication.organisation.topology import Connector
 from pillarbox.replication.wire.messages import LinkReport, Message
 from tests.shared.driven_stores import Post
@@ -69,6 +69,23 @@ def test_it_is_stated_as_up_again_when_its_mail_was_taken() -> None:
     sent = len(reports(post))
     post.wait(30 * MINUTE_MS)
     assert len(reports(post)) == sent, "a connector that is up is stated no more"
+
+
+def test_a_site_without_servers_is_waited_for_no_more() -> None:
+    post = Triangle()
+    folder = post.folder("12345")
+    post.is_cut = True
+    post.post(0, folder)
+    post.wait(MINUTE_MS)
+    assert post.replica(0).down == {"ac"}
+    for store in (5, 4):
+        post.lose(store)
+    post.wait(15 * MINUTE_MS)
+    assert not any(store.replica.down for store in post.stores)
+    said = len(reports(post))
+    post.wait(HOUR_MS)
+    assert len(reports(post)) == said
+    assert not post.replica(0).state(folder).marks and "c" not in post.replica(0).lines
 
 
 def test_a_statement_is_repeated_and_lapses_when_its_maker_is_gone() -> None:
