@@ -88,6 +88,7 @@ COMMANDS: Final = (
         "recovery:recovery",
         "The recovery storage group: recovered databases beside the live ones, which no client reaches.",
     ),
+    ("replica", "replica:replica", "Replicas of public folders."),
     ("replication", "replication:replication", "Public folder replication."),
 )
 

@@ -65,6 +65,16 @@ def synchronize_hierarchy(replica: Replica) -> None:
     replica.fired["command_synchronize_hierarchy"] += 1
 
 
+def ask_status(replica: Replica, folder: ObjectId) -> None:
+    """Ask the other replicas of a folder what they hold, until each has answered, unless that was begun.
+
+    What this store knows of them is as old as what they last said.
+    """
+    state = replica.held(folder)
+    if state is not None and not state.awaited:
+        hierarchy.ask_all(replica, folder)
+
+
 def send_hierarchy(replica: Replica, days: int, targets: Collection[bytes]) -> Resent:
     """Send the changes of the hierarchy of the last `days` days, up to the last broadcast, to these stores
     again. Raises NotFound for one that is not in the tree."""

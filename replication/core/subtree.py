@@ -65,9 +65,16 @@ Plan: TypeAlias = Callable[[Folder], Change | str]
 
 
 def change_rights(
-    replica: Replica, top: ObjectId, action: Action, subject: str, rights: FolderRights, actor: str
+    replica: Replica,
+    top: ObjectId,
+    action: Action,
+    subject: str,
+    rights: FolderRights,
+    actor: str,
+    *,
+    with_subfolders: bool = True,
 ) -> Outcome:
-    """Change the rights of a subject on a folder and all below it.
+    """Change the rights of a subject on a folder, and as a rule on all below it.
 
     ADD gives `rights` beside those that the subject has there, REMOVE takes its entry out, so that it has
     what Default has, REPLACE gives exactly `rights`. Raises NotFound for an unknown folder.
@@ -83,13 +90,20 @@ def change_rights(
             return Change()
         return Change(properties={RIGHTS + subject: folder_settings.rights_value(wanted)})
 
-    return _change_all(replica, top, plan, actor)
+    return _change_all(replica, top, plan, actor, with_subfolders=with_subfolders)
 
 
 def change_replicas(
-    replica: Replica, top: ObjectId, action: Action, server: bytes, actor: str, by: bytes = b""
+    replica: Replica,
+    top: ObjectId,
+    action: Action,
+    server: bytes,
+    actor: str,
+    by: bytes = b"",
+    *,
+    with_subfolders: bool = True,
 ) -> Outcome:
-    """Change a server in the replica lists of a folder and all below it.
+    """Change a server in the replica lists of a folder, and as a rule of all below it.
 
     ADD adds it; REMOVE lets its replica leave, but never the last active one; REPLACE adds `by` where
     `server` has a replica, which leaves when that of `by` is complete. Raises NotFound for an unknown folder
@@ -121,7 +135,7 @@ def change_replicas(
         ]
         return Change({server: ReplicaState.DELETE_PENDING}) if others else "it is the last replica"
 
-    return _change_all(replica, top, plan, actor)
+    return _change_all(replica, top, plan, actor, with_subfolders=with_subfolders)
 
 
 def _replacement(
@@ -190,10 +204,19 @@ def _value(read: Folder, name: str) -> str:
     return entry.value if entry else ""
 
 
-def _change_all(replica: Replica, top: ObjectId, plan: Plan, actor: str, *, with_top: bool = True) -> Outcome:
+def _change_all(
+    replica: Replica,
+    top: ObjectId,
+    plan: Plan,
+    actor: str,
+    *,
+    with_top: bool = True,
+    with_subfolders: bool = True,
+) -> Outcome:
     _folder(replica, top)
     changed_count, skipped = 0, []
-    for folder in (*((top,) if with_top else ()), *hierarchy.below(replica, top)):
+    below = hierarchy.below(replica, top) if with_subfolders else ()
+    for folder in (*((top,) if with_top else ()), *below):
         read = _folder(replica, folder)
         change = plan(read)
         if isinstance(change, str):

@@ -1,4 +1,5 @@
-"""Folders of mailboxes and public folders: create, list, show, rename, move, copy, delete."""
+"""Folders of mailboxes and public folders: create, list, show, rename, move, copy, delete; and of an
+organisation: find, settings, referral."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from pillarbox.tools.parameters import (
     YES,
     complete_mailbox,
     complete_target,
+    moment,
 )
 from pillarbox.tools.serving.performing import operation
 from pillarbox.tools.tree import find_tree
@@ -221,3 +223,177 @@ def delete(
     with operation(server, "folder.delete", yes=yes) as perform:
         perform(mailbox=mailbox_name, folder=folder_path, with_contents=with_contents)
     show({"deleted": folder_path}, [f"Folder {folder_path} is gone."], as_json)
+
+
+# -- public folders of an organisation
+
+
+def _public(_: click.Context, __: click.Parameter, value: str) -> str:
+    if not value.startswith("/"):
+        raise click.BadParameter("settings that servers share are those of public folders: say /")
+    return value
+
+
+PUBLIC = click.argument("mailbox_name", metavar="MAILBOX", callback=_public)
+RIGHTS = click.option(
+    "--rights", "rights", metavar="RIGHT", multiple=True, help="Such as read-items; may be said again."
+)
+
+
+@folder_.command("find")
+@SERVER
+@PUBLIC
+@FOLDER_OR_ALL
+@click.option("--name", default="", metavar="TEXT", help="Names that contain it, in any case.")
+@click.option("--subject", default="", metavar="ACCOUNT", help="Who has the --rights by an entry of its own.")
+@RIGHTS
+@click.option("--replica", default="", metavar="NAME", help="Folders with a replica on this server.")
+@click.option("--created-from", callback=moment, metavar="TIME", help="Made at this time or later.")
+@click.option("--created-to", callback=moment, metavar="TIME", help="Made before this time.")
+@click.option("--modified-from", callback=moment, metavar="TIME", help="Changed at this time or later.")
+@click.option("--modified-to", callback=moment, metavar="TIME", help="Changed before this time.")
+@click.option("--newer-than", type=click.IntRange(0), metavar="DAYS", help="Made less than so many days ago.")
+@click.option("--older-than", type=click.IntRange(0), metavar="DAYS", help="Made more than so many days ago.")
+@JSON
+def find(
+    server: Path,
+    mailbox_name: str,
+    folder_path: str,
+    name: str,
+    subject: str,
+    rights: tuple[str, ...],
+    replica: str,
+    created_from: int | None,
+    created_to: int | None,
+    modified_from: int | None,
+    modified_to: int | None,
+    newer_than: int | None,
+    older_than: int | None,
+    as_json: bool,
+) -> None:
+    """Public folders that meet all that is asked, in the whole tree or below FOLDER.
+
+    \b
+    pillarbox folder find /srv/mail / --name news --replica paris
+    pillarbox folder find /srv/mail / Forum --subject anna --rights edit-all
+    """
+    if newer_than is not None and older_than is not None:
+        raise click.UsageError("say --newer-than or --older-than")
+    age = [("newer than", newer_than), ("older than", older_than)]
+    with operation(server, "folder.find") as perform:
+        found = perform(
+            below=folder_path,
+            name=name,
+            subject=subject,
+            rights=list(rights),
+            replicated_to=replica,
+            created=_between(created_from, created_to),
+            modified=_between(modified_from, modified_to),
+            age=next(([how, str(days)] for how, days in age if days is not None), []),
+        )
+    lines = (f"{local_time(each['created_ms'])}  {each['folder']}" for each in found)
+    show(found, lines if found else ["There is none."], as_json)
+
+
+def _between(first_ms: int | None, last_ms: int | None) -> list[int]:
+    if first_ms is None and last_ms is None:
+        return []
+    return [first_ms or 0, (1 << 62) if last_ms is None else last_ms]
+
+
+@folder_.command("settings")
+@SERVER
+@PUBLIC
+@FOLDER
+@click.option("--schedule", metavar="SCHEDULE", help="When its changes are sent; `none`: as the servers'.")
+@click.option("--priority", type=click.Choice(["urgent", "normal", "low"]), help="Which go first.")
+@click.option("--grant", metavar="ACCOUNT", help="Give --rights beside those that it has.")
+@click.option("--set", "set_", metavar="ACCOUNT", help="Give exactly --rights.")
+@click.option("--revoke", metavar="ACCOUNT", help="Take its entry out: it has what Default has.")
+@RIGHTS
+@click.option(
+    "--overwrite",
+    type=click.Choice(["permissions", "replica list", "schedule", "priority"]),
+    multiple=True,
+    help="Give all folders below it this setting of its own; may be said again.",
+)
+@click.option("--recursive", is_flag=True, help="Change all folders below it too.")
+@JSON
+def settings(
+    server: Path,
+    mailbox_name: str,
+    folder_path: str,
+    schedule: str | None,
+    priority: str | None,
+    grant: str | None,
+    set_: str | None,
+    revoke: str | None,
+    rights: tuple[str, ...],
+    overwrite: tuple[str, ...],
+    recursive: bool,
+    as_json: bool,
+) -> None:
+    """Replicas, schedule, priority and permissions of a public folder, which all servers go by; or change
+    them.
+
+    \b
+    pillarbox folder settings /srv/mail / Forum
+    pillarbox folder settings /srv/mail / Forum --schedule "every 30 min"
+    pillarbox folder settings /srv/mail / Forum --priority low --recursive
+    pillarbox folder settings /srv/mail / Forum --grant anna --rights read-items
+    pillarbox folder settings /srv/mail / Forum --overwrite permissions
+    """
+    asked = [(how, who) for how, who in (("add", grant), ("replace", set_), ("remove", revoke)) if who]
+    if len(asked) > 1 or (rights and not (grant or set_)):
+        raise click.UsageError("say one of --grant, --set and --revoke, the first two with --rights")
+    action, subject = asked[0] if asked else ("", "")
+    outcome = None
+    if schedule is not None or priority or asked or overwrite:
+        with operation(server, "folder.change_settings") as perform:
+            outcome = perform(
+                folder=folder_path,
+                schedule="" if schedule == "none" else schedule,
+                priority=priority or "",
+                action=action,
+                subject=subject,
+                rights=list(rights),
+                overwrite=list(overwrite),
+                recursive=recursive,
+            )
+    with operation(server, "folder.settings") as perform:
+        data = perform(folder=folder_path)
+    data = data if outcome is None else {**data, **outcome}
+    show(data, _settings_lines(data), as_json)
+
+
+def _settings_lines(data: dict[str, Any]) -> Iterator[str]:
+    if "changed" in data:
+        yield f"{counted(data['changed'], 'folder')} changed."
+        yield from (f"{each['folder']} stays as it is: {each['reason']}" for each in data["skipped"])
+    yield f"{data['folder']}: priority {data['priority']}"
+    yield f"schedule {data['schedule']}{'' if data['own_schedule'] else ', that of the server'}"
+    for each in data["replicas"]:
+        yield f"  replica on {each['server']}: {each['state'].replace('_', ' ')}"
+    for subject, names in data["rights"].items():
+        yield f"  {subject}: {', '.join(names) or 'no rights'}"
+
+
+@folder_.command("referral")
+@SERVER
+@PUBLIC
+@FOLDER
+@click.option("--client", default="", metavar="ACCOUNT", help="Who asks; each comes back to the same server.")
+@JSON
+def referral(server: Path, mailbox_name: str, folder_path: str, client: str, as_json: bool) -> None:
+    """The server to which a client is sent that asks SERVER for the content of FOLDER, and why.
+
+    \b
+    pillarbox folder referral /srv/mail / Forum --client anna
+    """
+    with operation(server, "folder.referral") as perform:
+        data = perform(folder=folder_path, client=client)
+    lines = [f"To {data['server']}." if data["server"] else "To no server: none is fit."]
+    for each in data["order"]:
+        cost = "no way" if each["cost"] is None else f"cost {each['cost']}"
+        lines.append(f"  {each['server']}: {each['unfit'] or cost}")
+    show(data, lines, as_json)

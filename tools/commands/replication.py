@@ -1,26 +1,260 @@
-"""Public folder replication: simulate."""
+"""Public folder replication: status, explain, stop, resume, send again, conflicts, simulate."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pillarbox.tools.options import JSON
-from pillarbox.tools.output import counted, progress, show, size_text
+import pillarbox
+from pillarbox.store.clock import SystemClock
+from pillarbox.tools.commands.replica import FOLDER, RECURSIVE, replica_line
+from pillarbox.tools.options import JSON, SERVER
+from pillarbox.tools.output import counted, local_time, progress, show, size_text
+from pillarbox.tools.parameters import moment, size
+from pillarbox.tools.serving.performing import operation
 
 if TYPE_CHECKING:
     from pillarbox.replication.simulation.campaign import Summary
     from pillarbox.replication.simulation.scenario import Figures, Settings
 
 VIOLATED = 1
+NOT_IN_SYNC: Final = 55
+_LOOK_EVERY_MS: Final = 250
+TO: Final = click.option(
+    "--to", "names", metavar="NAME", multiple=True, required=True, help="To this server; may be said again."
+)
+DAYS: Final = click.option(
+    "--days", type=click.IntRange(1, 36_500), required=True, help="What was changed in so many days."
+)
+FOLDER_OR_ALL: Final = click.argument("folder_path", metavar="[FOLDER]", default="")
 
 
 @click.group()
 def replication() -> None:
     """Public folder replication."""
+
+
+@replication.command("status")
+@SERVER
+@FOLDER_OR_ALL
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.IntRange(0, 1_000_000),
+    metavar="SECONDS",
+    help="Wait until all are in sync, and ask the other servers meanwhile.",
+)
+@JSON
+def status(server: Path, folder_path: str, wait_s: int | None, as_json: bool) -> None:
+    """Say if the replicas of FOLDER, or of all folders that SERVER holds, are in sync.
+
+    Ends with 0 when all are, with 55 when not, or when SERVER is not served. Without --wait it says what the
+    others said last, which may be minutes ago.
+
+    \b
+    pillarbox replication status /srv/mail
+    pillarbox replication status /srv/mail Forum --wait 60
+    """
+    clock = SystemClock()
+    until_ms = clock.monotonic_ms() + 1000 * (wait_s or 0)
+    with operation(server, "replication.status") as perform:
+        while True:
+            found = perform(folder=folder_path, ask=wait_s is not None)
+            is_in_sync = all(each["in_sync"] for each in found)
+            if is_in_sync or clock.monotonic_ms() >= until_ms:
+                break
+            clock.sleep_ms(_LOOK_EVERY_MS)
+    show(found, _status_lines(found), as_json)
+    if not is_in_sync:
+        sys.exit(NOT_IN_SYNC)
+
+
+def _status_lines(found: list[dict[str, Any]]) -> Iterator[str]:
+    for each in found:
+        yield f"{each['folder']}: {'in sync' if each['in_sync'] else 'not in sync'}"
+        if not each["in_sync"]:
+            yield from (f"  {replica_line(row)}" for row in each["replicas"])
+
+
+@replication.command("explain")
+@SERVER
+@FOLDER_OR_ALL
+@JSON
+def explain(server: Path, folder_path: str, as_json: bool) -> None:
+    """Say all that keeps FOLDER, or the hierarchy, from being in sync at SERVER.
+
+    Which changes are missing, who has them, whom SERVER asks and why, and when next.
+
+    \b
+    pillarbox replication explain /srv/mail Forum
+    """
+    with operation(server, "replication.explain") as perform:
+        data = perform(folder=folder_path)
+    show(data, _explained_lines(data), as_json)
+
+
+def _explained_lines(data: dict[str, Any]) -> Iterator[str]:
+    if not data["held"]:
+        yield f"{data['folder']}: this server holds no replica of it"
+        return
+    yield f"{data['folder']}: {'in sync' if data['in_sync'] else 'not in sync'}"
+    for name in data["waits_for"]:
+        yield f"nothing is sent before {name} has answered the hello of this start"
+    for guid in data["quarantined"]:
+        yield f"two copies of a server numbered changes under {guid}: see `pillarbox node adopt-as-truth`"
+    yield f"{counted(data['missing']['count'], 'change')} missing here"
+    for each in data["holders"]:
+        heard = f"as of {local_time(each['heard_ms'])}" if each["heard_ms"] else "not heard of yet"
+        silent = ", does not answer" if each["silent"] else ""
+        has = f"has {each['has']:,} of them, lacks {each['lacks']:,} of ours"
+        yield f"  {each['server']}: {has}, {heard}{silent}"
+    for each in data["wanted"]:
+        yield (
+            f"{counted(each['count'], 'change')} asked for {counted(each['tries'], 'time')},"
+            f" next at {local_time(each['due_ms'])}"
+        )
+    for each in data["plan"]:
+        late = f", late: {each['late']}" if each["late"] else ""
+        preferred = ", preferred" if each["preferred"] else ""
+        yield (
+            f"  {each['server']}: cost {each['cost']}, version {each['version']}, has {each['has']:,},"
+            f" would be asked for {each['asked']:,}{preferred}{late}"
+        )
+    for each in data["set_aside"]:
+        yield f"item {each['item']} is set aside since {local_time(each['since_ms'])}: {each['reason']}"
+
+
+@replication.command("stop")
+@SERVER
+@JSON
+def stop(server: Path, as_json: bool) -> None:
+    """Stop replication of content in the whole organisation; the hierarchy goes on.
+
+    \b
+    pillarbox replication stop /srv/mail
+    """
+    with operation(server, "replication.stop") as perform:
+        perform()
+    show({"content": "stopped"}, ["Content is stopped, at each server as soon as it hears of it."], as_json)
+
+
+@replication.command("resume")
+@SERVER
+@click.option("--at", "start_ms", callback=moment, metavar="TIME", help="From this time on, not at once.")
+@click.option("--rate", callback=size, metavar="BYTES", help="Bytes a second over each connector at most.")
+@JSON
+def resume(server: Path, start_ms: int | None, rate: int | None, as_json: bool) -> None:
+    """Let content be replicated again; what was changed meanwhile goes by the lists of then.
+
+    \b
+    pillarbox replication resume /srv/mail
+    pillarbox replication resume /srv/mail --at 2026-12-01T22:00 --rate 500K
+    """
+    with operation(server, "replication.resume") as perform:
+        perform(start_ms=start_ms or 0, rate_bytes=rate or 0)
+    data = {"content": "running", "from_ms": start_ms, "rate_bytes": rate}
+    show(data, [f"Content goes {'from ' + local_time(start_ms) + ' on' if start_ms else 'again'}."], as_json)
+
+
+@replication.command("synchronize-hierarchy")
+@SERVER
+@JSON
+def synchronize_hierarchy(server: Path, as_json: bool) -> None:
+    """Ask all other servers what they have of the hierarchy, and even out.
+
+    \b
+    pillarbox replication synchronize-hierarchy /srv/mail
+    """
+    with operation(server, "replication.synchronize_hierarchy") as perform:
+        perform()
+    show({"asked": True}, ["All other servers are asked, until each has answered."], as_json)
+
+
+@replication.command("send-hierarchy")
+@SERVER
+@TO
+@DAYS
+@JSON
+def send_hierarchy(server: Path, names: tuple[str, ...], days: int, as_json: bool) -> None:
+    """Send the changes of the hierarchy of the last days to servers again.
+
+    \b
+    pillarbox replication send-hierarchy /srv/mail --to paris --days 2
+    """
+    with operation(server, "replication.send_hierarchy") as perform:
+        data = perform(servers=list(names), days=days)
+    show(data, [f"{counted(data['items'], 'item')} on the way."], as_json)
+
+
+@replication.command("send-contents")
+@SERVER
+@FOLDER
+@TO
+@DAYS
+@RECURSIVE
+@JSON
+def send_contents(
+    server: Path, folder_path: str, names: tuple[str, ...], days: int, recursive: bool, as_json: bool
+) -> None:
+    """Send what was changed in FOLDER in the last days to servers with a replica of it again.
+
+    \b
+    pillarbox replication send-contents /srv/mail Forum --to paris --days 2
+    """
+    with operation(server, "replication.send_contents") as perform:
+        data = perform(folder=folder_path, servers=list(names), days=days, recursive=recursive)
+    lines = [f"{counted(data['items'], 'item')} of {counted(data['folders'], 'folder')} on the way."]
+    show(data, lines, as_json)
+
+
+@replication.command("conflicts")
+@SERVER
+@JSON
+def conflicts(server: Path, as_json: bool) -> None:
+    """The messages that were changed in two places at once, with their versions.
+
+    \b
+    pillarbox replication conflicts /srv/mail
+    """
+    from pillarbox.tools.operations.replication import conflicts as conflicts_of
+
+    with pillarbox.Server.open(server, read_only=True) as opened:
+        found = conflicts_of(opened)
+    show(found, _conflict_lines(found), as_json)
+
+
+def _conflict_lines(found: list[dict[str, Any]]) -> Iterator[str]:
+    if not found:
+        yield "There are no conflicts."
+    for each in found:
+        yield f"{each['folder']}: message {each['message']}"
+        for version in each["versions"]:
+            words = " ".join(version["flags"])
+            yield (
+                f"  {version['id']}  {local_time(version['changed_ms'])}  {version['actor']}"
+                f"  {version['subject']}  {words}"
+            )
+
+
+@replication.command("resolve")
+@SERVER
+@click.argument("message_id", metavar="MESSAGE-ID")
+@click.option("--keep", required=True, metavar="ID", help="The version to keep, or `all`.")
+@JSON
+def resolve(server: Path, message_id: str, keep: str, as_json: bool) -> None:
+    """Resolve a conflict: one version is kept and the others go, at all servers; or all become messages.
+
+    \b
+    pillarbox replication resolve /srv/mail 1-2f --keep 1-31
+    pillarbox replication resolve /srv/mail 1-2f --keep all
+    """
+    with operation(server, "replication.resolve") as perform:
+        data = perform(message=message_id, keep=keep)
+    show(data, [f"Kept: {', '.join(each['id'] for each in data)}."], as_json)
 
 
 @replication.command()

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import pillarbox
 from pillarbox.store.errors import NotFound
+from pillarbox.tools.operations.replicating import Performs, not_running, replicator_at_rest
 from pillarbox.tools.output import Step, confirm
 
 
@@ -27,6 +28,13 @@ class Call(Protocol):
 
     def items(self) -> Iterator[Any]:
         """Plain values that the caller gives beside the arguments, read as they are asked for."""
+        ...
+
+    def replicator(self, *, is_running: bool = False) -> Performs:
+        """The replicator of the server's public folder store; `is_running` asks for one that sends.
+
+        Raises Refused where that store belongs to no organisation, or replication does not run.
+        """
         ...
 
 
@@ -74,6 +82,24 @@ OPERATIONS: Final = {
     "message.move": Operation("messages:move"),
     "message.copy": Operation("messages:copy"),
     "message.delete": Operation("messages:delete"),
+    "replica.add": Operation("replicas:add"),
+    "replica.remove": Operation("replicas:remove"),
+    "replica.replace": Operation("replicas:replace"),
+    "replica.list": Operation("replicas:list_replicas"),
+    "replica.move_all": Operation("replicas:move_all"),
+    "replica.migrate": Operation("replicas:migrate"),
+    "replication.status": Operation("replication:status"),
+    "replication.explain": Operation("replication:explain"),
+    "replication.stop": Operation("replication:stop"),
+    "replication.resume": Operation("replication:resume"),
+    "replication.synchronize_hierarchy": Operation("replication:synchronize_hierarchy"),
+    "replication.send_hierarchy": Operation("replication:send_hierarchy"),
+    "replication.send_contents": Operation("replication:send_contents"),
+    "replication.resolve": Operation("replication:resolve"),
+    "folder.find": Operation("public_folders:find"),
+    "folder.settings": Operation("public_folders:settings"),
+    "folder.change_settings": Operation("public_folders:change_settings"),
+    "folder.referral": Operation("public_folders:referral"),
 }
 
 
@@ -112,3 +138,8 @@ class LocalCall:
 
     def items(self) -> Iterator[Any]:
         return iter(self._items)
+
+    def replicator(self, *, is_running: bool = False) -> Performs:
+        if is_running:
+            raise not_running()
+        return replicator_at_rest(self.server)

@@ -37,9 +37,11 @@ from pillarbox.store.errors import (
 from pillarbox.store.events import Event
 from pillarbox.tools.error_data import error_data
 from pillarbox.tools.operations.call import operation_of
+from pillarbox.tools.operations.replicating import Performs
 from pillarbox.tools.options import account_name
 from pillarbox.tools.serving.lending import LET_GO, TAKE_BACK, Lending
 from pillarbox.tools.serving.log import ERROR, Log
+from pillarbox.tools.serving.replicating import Replicating
 from pillarbox.tools.serving.socket_place import bound_socket
 from pillarbox.tools.serving.wire import Connection, Frame, Kind, packed, unpacked_stream
 
@@ -68,9 +70,11 @@ class RemoteCall:
         clock: Clock,
         wants_progress: bool,
         small: bytes | None,
+        replicating: Replicating,
     ) -> None:
         """`small` are the items of a call that came with it; None: they are asked for."""
         self._small = small
+        self._replicating = replicating
         self.server = server
         self.actor = actor
         self._connection = connection
@@ -93,6 +97,9 @@ class RemoteCall:
 
     def items(self) -> Iterator[Any]:
         return unpacked_stream(self._pieces() if self._small is None else [self._small])
+
+    def replicator(self, *, is_running: bool = False) -> Performs:
+        return self._replicating.replicator(is_running=is_running)
 
     def tell(self, event: Event) -> None:
         """Pass on an event that the operation gave rise to."""
@@ -128,10 +135,17 @@ class ControlSocket:
     """Listens at the control socket of a server that is open, until it is closed."""
 
     def __init__(
-        self, server: pillarbox.Server, lending: Lending, log: Log, clock: Clock, count: Count
+        self,
+        server: pillarbox.Server,
+        lending: Lending,
+        log: Log,
+        clock: Clock,
+        count: Count,
+        replicating: Replicating,
     ) -> None:
         """`count` is told of each operation that has ended."""
         self._count = count
+        self._replicating = replicating
         self._server = server
         self._lending = lending
         self._log = log
@@ -236,7 +250,9 @@ class ControlSocket:
             function = own.get(name) or operation_of(name).load()
             checked = checked_arguments(function, arguments)
             self._catch_up()
-            call = RemoteCall(self._server, actor, connection, self._clock, wants_progress, small)
+            call = RemoteCall(
+                self._server, actor, connection, self._clock, wants_progress, small, self._replicating
+            )
             result = self._done(name, function, call, checked)
             connection.send_result(result)
         except (HungUp, PeerUnreachable):

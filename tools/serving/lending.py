@@ -23,7 +23,15 @@ TAKE_BACK: Final = "database.take_back"
 class Lending:
     """The databases of a server that are lent now, by GUID."""
 
-    def __init__(self, server: pillarbox.Server) -> None:
+    def __init__(
+        self,
+        server: pillarbox.Server,
+        release: Callable[[pillarbox.Database], None] = lambda database: None,
+        taken_back: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`release` is called before a database is dismounted, `taken_back` once some are mounted again."""
+        self._release = release
+        self._taken_back = taken_back
         self._server = server
         self._lent: set[bytes] = set()
         self._lock = threading.Lock()
@@ -59,6 +67,7 @@ class Lending:
                 )
             self._lent.add(database.guid)
             borrowed.add(database.guid)  # before what may fail: it is taken back with the others
+            self._release(database)
             self._server.dismount(database.label, reason)
 
     def _take_back(self, guids: set[bytes]) -> None:
@@ -72,6 +81,7 @@ class Lending:
             if database.guid in guids and self._server.is_to_be_mounted(database.label):
                 with suppress(PillarboxError):  # the event says why
                     self.mount(database)
+        self._taken_back()
 
 
 class _Lent:

@@ -28,6 +28,7 @@ from pillarbox.tools.serving.following import Following
 from pillarbox.tools.serving.lending import Lending
 from pillarbox.tools.serving.log import ERROR, INFORMATION, WARNING, Log
 from pillarbox.tools.serving.notices import Notices
+from pillarbox.tools.serving.replicating import Replicating, make_node
 from pillarbox.tools.serving.status import server_status
 from pillarbox.tools.serving.wakes import Wake, Wakes
 
@@ -63,6 +64,7 @@ class ServingProcess:
         notices: Notices,
         plan: BackupPlan | None,
         lending: Lending,
+        replicating: Replicating,
         environment: Mapping[str, str],
     ) -> None:
         """`plan` says which backups to take, `environment` is what they are run with."""
@@ -74,6 +76,7 @@ class ServingProcess:
         self._backups = BackupRuns(server.path, environment)
         self._plan = plan
         self._following = Following(server, lending.mount)
+        self._replicating = replicating
         self._standings: dict[Task, Standing] = {
             Task(Work.SETTINGS): Standing(clock.now_ms() + LOOK_AGAIN_MS, clock.now_ms())
         }
@@ -178,6 +181,7 @@ class ServingProcess:
         else:
             self._refused = ""
             self._take_over(plan)
+        self._replicating.look()  # a store may have been mounted, or have joined an organisation
         return self._clock.now_ms() + LOOK_AGAIN_MS
 
     def _take_over(self, plan: BackupPlan | None) -> None:
@@ -233,7 +237,8 @@ def serve(
         pillarbox.Server.open(path, diagnostics_min=Level.MINIMUM) as server,
         ExitStack() as stack,
     ):
-        lending = Lending(server)
+        replicating = Replicating(server, log, make_node)
+        lending = Lending(server, replicating.release, replicating.look)
         process = ServingProcess(
             server,
             log=log,
@@ -242,6 +247,7 @@ def serve(
             notices=notices,
             plan=plan,
             lending=lending,
+            replicating=replicating,
             environment=environment,
         )
         count = _count_nothing
@@ -256,7 +262,8 @@ def serve(
             count = metrics.count
             host, port = stack.enter_context(answering(address, status, metrics))
             log.say(INFORMATION, f"HTTP at {host}:{port}", port=port)
-        stack.enter_context(ControlSocket(server, lending, log, clock, count).open())
+        stack.enter_context(replicating.running())
+        stack.enter_context(ControlSocket(server, lending, log, clock, count, replicating).open())
         process.run()
         log.say(INFORMATION, f"{path} is being closed")
     log.say(INFORMATION, f"{path} is closed")

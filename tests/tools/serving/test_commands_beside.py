@@ -15,6 +15,7 @@ pytest.importorskip("click", reason="click (the extra `cli`) is not installed")
 pytest.importorskip("cryptography", reason="cryptography (the extra `backup`) is not installed")
 
 import click
+from joined import join
 from served import serving
 
 from pillarbox.tools.cli import cli
@@ -141,6 +142,46 @@ BACKUP_CALLS = (
     call("backup discard-replaced", "--yes"),
     call("check"),
 )
+REPLICATION_CALLS = (
+    call("folder create", "/", "Forum/2002", "--parents"),
+    call("folder create", "/", "Lists"),
+    call("import", "/", str(LETTER.parent)),
+    call("replica list", "Forum"),
+    call("replica list", "Nowhere"),
+    call("replica add", "Forum", "paris"),
+    call("replica add", "Forum", "paris"),
+    call("replica add", "Forum", "rome"),
+    call("replica add", "Forum", "paris", "lyon", "--recursive"),
+    call("replica list", "Forum/2002"),
+    call("replica remove", "Lists", "berlin"),
+    call("replica remove", "Forum", "lyon"),
+    call("replica replace", "Lists", "berlin", "paris"),
+    call("replica move-all", "--from", "berlin", "--to", "lyon"),
+    call("replica migrate", "--from", "berlin", "--to", "paris"),
+    call("replica migrate", "--from", "paris", "--to", "lyon", "--add", "--public"),
+    call("replica migrate", "--from", "paris", "--to", "lyon", "--remove"),
+    call("replication status"),
+    call("replication status", "Forum", "--wait", "0"),
+    call("replication explain", "Forum"),
+    call("replication explain"),
+    call("replication stop"),
+    call("replication resume", "--rate", "100K"),
+    call("replication synchronize-hierarchy"),
+    call("replication send-hierarchy", "--to", "paris", "--days", "2"),
+    call("replication send-contents", "Forum", "--to", "paris", "--days", "2"),
+    call("replication conflicts"),
+    call("replication resolve", "1-2", "--keep", "all"),
+    call("folder find", "/", "--name", "o", "--replica", "paris"),
+    call("folder find", "/", "--older-than", "1"),
+    call("folder find", "/", "--rights", "nothing"),
+    call("folder settings", "/", "Forum", "--schedule", "every 30 min", "--priority", "urgent"),
+    call("folder settings", "/", "Forum", "--grant", "anna", "--rights", "read-items", "--recursive"),
+    call("folder settings", "/", "Forum", "--overwrite", "permissions", "--overwrite", "schedule"),
+    call("folder settings", "/", "Forum/2002"),
+    call("folder settings", "anna", "Inbox"),
+    call("folder referral", "/", "Forum", "--client", "anna"),
+    call("check"),
+)
 # `serve` serves, and is refused beside another one.
 NOT_WALKED = {"init": "makes a server", "serve": "is what the others run beside"}
 # What it prints differs, and has to: when databases were mounted, how large the old files were.
@@ -148,7 +189,7 @@ NOT_COMPARED = frozenset({"events list", "backup discard-replaced"})
 UNLIKE = re.compile(r"\d{8}T\d{6}Z|\b\d+-[0-9a-f]+\b|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]+|[0-9a-f]{12,}")
 # Files are as large as their history made them, and a served database is in use.
 UNLIKE_FIELDS = re.compile(
-    r"_ms$|^(guid|in_use|conversation|records|bytes_read|uid_validity)$|^(logical|physical|free|freed)_.*bytes$"
+    r"_ms$|^(guid|in_use|conversation|records|bytes_read|uid_validity)$|^(logical|physical|free|freed)_.*bytes$|^numbers$"
 )
 
 
@@ -163,7 +204,7 @@ def leaves(group: click.Group = cli, words: tuple[str, ...] = ()) -> Iterator[tu
 
 def test_no_command_is_forgotten() -> None:
     taking = {name for name, command in leaves() if any(each.name == "server" for each in command.params)}
-    walked = {each.command for each in (*CALLS, *BACKUP_CALLS)}
+    walked = {each.command for each in (*CALLS, *BACKUP_CALLS, *REPLICATION_CALLS)}
     assert walked == taking - NOT_WALKED.keys()
 
 
@@ -227,6 +268,15 @@ def test_commands_on_mail_do_the_same_beside_a_serving_process(
     sides: tuple[Side, Side], tmp_path: Path
 ) -> None:
     walk(sides, CALLS, tmp_path)
+
+
+def test_commands_on_replication_do_the_same_beside_a_serving_process(
+    server_with_mail: Path, pillarbox: Pillarbox, tmp_path: Path
+) -> None:
+    for name in ("alone", "beside"):
+        join(shutil.copytree(server_with_mail, tmp_path / name / "server"))
+    sides = Side(pillarbox, tmp_path / "alone"), Side(pillarbox, tmp_path / "beside")
+    walk(sides, REPLICATION_CALLS, tmp_path)
 
 
 @pytest.mark.slow

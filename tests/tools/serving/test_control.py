@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import pytest
 
@@ -37,6 +37,7 @@ from pillarbox.tools.serving.control import ControlSocket, mode_for
 from pillarbox.tools.serving.lending import Lending
 from pillarbox.tools.serving.log import Log
 from pillarbox.tools.serving.performing import let_go
+from pillarbox.tools.serving.replicating import Replicating
 from pillarbox.tools.serving.socket_place import CONTROL, bound_socket, connected_socket
 from pillarbox.tools.serving.wire import HEADER, MAGIC, Connection
 
@@ -66,11 +67,15 @@ def holding(path: Path) -> Iterator[Held]:
     clock, out = SystemClock(), io.StringIO()
     with pillarbox.Server.create(path) as server:
         server.mailboxes.create(pillarbox.Actor.task("test"), "anna")
-        lending = Lending(server)
+        lending, log = Lending(server), Log(clock, as_json=False, out=out)
         with ControlSocket(
-            server, lending, Log(clock, as_json=False, out=out), clock, lambda *_: None
+            server, lending, log, clock, lambda *_: None, Replicating(server, log, no_node)
         ).open():
             yield Held(server, lending, out)
+
+
+def no_node(*_: object) -> NoReturn:
+    raise Refused("no node runs in this test")
 
 
 @pytest.fixture

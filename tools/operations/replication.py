@@ -1,0 +1,232 @@
+"""Operations on replication: status, explain, stop and resume, send again, resolve."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import pillarbox
+from pillarbox.store.errors import NotFound, Refused
+from pillarbox.tools.mail_rows import Row, envelope
+from pillarbox.tools.operations.call import Call
+from pillarbox.tools.operations.replicas import status_row
+from pillarbox.tools.operations.replicating import (
+    folder_id,
+    folder_paths,
+    joined_store,
+    name_of,
+    servers_named,
+)
+
+if TYPE_CHECKING:
+    from pillarbox.replication.core.explanation import Explanation
+    from pillarbox.replication.core.replica import Replica
+    from pillarbox.replication.ground.records import ObjectId
+
+HIERARCHY: Final = "the hierarchy"
+KEEP_ALL: Final = "all"
+_SEE_CONFLICTS: Final = "see `pillarbox replication conflicts`"
+
+
+def status(call: Call, *, folder: str, ask: bool) -> list[Row]:
+    """Each folder that this server holds, or one, with its replicas and whether all are in sync.
+
+    What is known of others is what they said last; with `ask` those that are not in sync are asked anew.
+    """
+    from pillarbox.replication.core import commands, views
+
+    top = folder_id(call.server, folder) if folder else None
+    paths = folder_paths(call.server)
+
+    def look(replica: Replica) -> list[Row]:
+        rows = []
+        for each in _folders(replica, top):
+            replicas = [status_row(found) for found in views.status(replica, each)]
+            is_in_sync = all(row["state"] == views.Sync.IN_SYNC for row in replicas)
+            if ask and not is_in_sync:
+                commands.ask_status(replica, each)
+            name = HIERARCHY if each == replica.tree.hierarchy else paths.get(each, str(each.counter))
+            rows.append({"folder": name, "in_sync": is_in_sync, "replicas": replicas})
+        return rows
+
+    return call.replicator().perform(look)
+
+
+def _folders(replica: Replica, top: ObjectId | None) -> list[ObjectId]:
+    """One folder; or the hierarchy, and all folders of which this store holds a replica."""
+    if top is not None:
+        return [top]
+    held = (each for each, state in replica.record.folders.items() if state.is_held)
+    return sorted(
+        (each for each in held if replica.is_live(each)), key=lambda each: each != replica.tree.hierarchy
+    )
+
+
+def explain(call: Call, *, folder: str) -> Row:
+    """All that keeps a folder from being in sync: what is missing, who has it, who is asked, and when."""
+    from pillarbox.replication.core.explanation import explain as explanation
+
+    top = folder_id(call.server, folder) if folder else None
+
+    def look(replica: Replica) -> Row:
+        of = replica.tree.hierarchy if top is None else top
+        return _explained(replica, explanation(replica, of), folder or HIERARCHY)
+
+    return call.replicator().perform(look)
+
+
+def _explained(replica: Replica, told: Explanation, folder: str) -> Row:
+    from pillarbox.store.ids import guid_text
+
+    return {
+        "folder": folder,
+        "held": told.is_held,
+        "in_sync": told.is_in_sync,
+        "missing": {"count": told.missing.count(), "numbers": told.missing.to_text()},
+        "holders": [
+            {
+                "server": name_of(replica, each.database),
+                "has": each.has.count(),
+                "lacks": each.lacks.count(),
+                "heard_ms": each.heard_ms or None,
+                "silent": each.is_silent,
+            }
+            for each in told.holders
+        ],
+        "wanted": [
+            {
+                "count": each.numbers.count(),
+                "tries": each.tries,
+                "due_ms": replica.wall_ms + each.due_ms - replica.now_ms,
+            }
+            for each in told.wanted
+        ],
+        "plan": [
+            {
+                "server": name_of(replica, each.source),
+                "preferred": each.is_preferred,
+                "cost": each.cost,
+                "late": str(each.late),
+                "version": each.version,
+                "has": each.needed_count,
+                "asked": each.asked_count,
+            }
+            for each in told.plan
+        ],
+        "waits_for": [name_of(replica, each) for each in told.waits_for],
+        "quarantined": [guid_text(each) for each in told.quarantined],
+        "set_aside": [
+            {
+                "item": f"{each.object_id.counter:x}",
+                "reason": each.reason,
+                "since_ms": each.since_ms,
+                "tries": each.tries,
+            }
+            for each in told.set_aside
+        ],
+    }
+
+
+# -- commands of operators
+
+
+def stop(call: Call) -> None:
+    """Stop replication of content in the whole organisation."""
+    from pillarbox.replication.core import commands
+
+    call.replicator().perform(lambda replica: commands.stop_content(replica, call.actor.account))
+
+
+def resume(call: Call, *, start_ms: int, rate_bytes: int) -> None:
+    """Let content flow again, from a time on (ms UTC, 0 at once), with so many bytes a second (0: any)."""
+    from pillarbox.replication.core import commands
+
+    call.replicator().perform(
+        lambda replica: commands.resume_content(replica, call.actor.account, start_ms, rate_bytes)
+    )
+
+
+def synchronize_hierarchy(call: Call) -> None:
+    """Ask all other servers for their status of the hierarchy, and even out."""
+    from pillarbox.replication.core import commands
+
+    call.replicator(is_running=True).perform(commands.synchronize_hierarchy)
+
+
+def send_hierarchy(call: Call, *, servers: list[str], days: int) -> Row:
+    """Send the changes of the hierarchy of the last days to servers again."""
+    from pillarbox.replication.core import commands
+
+    def send(replica: Replica) -> Row:
+        return commands.send_hierarchy(replica, days, servers_named(replica, servers))._asdict()
+
+    return _resent(call.replicator(is_running=True).perform(send))
+
+
+def send_contents(call: Call, *, folder: str, servers: list[str], days: int, recursive: bool) -> Row:
+    """Send the changes of a folder's content of the last days to servers again."""
+    from pillarbox.replication.core import commands
+
+    top = folder_id(call.server, folder)
+
+    def send(replica: Replica) -> Row:
+        targets = servers_named(replica, servers)
+        sent = commands.send_contents(replica, top, days, targets, with_subfolders=recursive)
+        return sent._asdict()
+
+    return _resent(call.replicator(is_running=True).perform(send))
+
+
+def _resent(sent: Row) -> Row:
+    return {"folders": sent["folders_count"], "items": sent["items_count"]}
+
+
+def resolve(call: Call, *, message: str, keep: str) -> list[Row]:
+    """Resolve a conflict: keep the version of an id and let the others go, or keep all as separate
+    messages."""
+    from pillarbox.store.ids import parse_id
+    from pillarbox.store.mail import messages, versions
+
+    with joined_store(call.server).transaction(call.actor) as txn:
+        item = messages.get(txn, parse_id(message) or 0)
+        siblings = [item, *versions.others(txn, item)] if item.versions else [item]
+        if len(siblings) < 2:
+            raise Refused(f"message {message} is in no conflict", hint=_SEE_CONFLICTS)
+        chosen = parse_id(message if keep == KEEP_ALL else keep)
+        by_id = {each.message_id: each for each in siblings}
+        if chosen not in by_id:
+            raise NotFound(f"message {message} has no version {keep}", hint=_SEE_CONFLICTS)
+        copies = [
+            messages.copy(txn, each.message_id, each.folder_id)
+            for each in siblings
+            if keep == KEEP_ALL and each.message_id != chosen
+        ]
+        return [envelope(each) for each in (messages.keep_version(txn, chosen), *copies)]
+
+
+def conflicts(server: pillarbox.Server) -> list[Row]:
+    """The messages that were changed in two places at once, each with its versions."""
+    from pillarbox.store.mail import folders, messages, public_folders
+    from pillarbox.tools.options import ACTOR
+
+    found: dict[int, list[Row]] = {}
+    with joined_store(server).read(ACTOR) as read:
+        for path, record in public_folders.walk(read, ""):
+            for item in folders.messages(read, record.folder_id):
+                if item.conflict_of:
+                    rows = found.setdefault(item.conflict_of, [])
+                    if not rows:
+                        rows.append(_version(messages.get(read, item.conflict_of), "/".join(path)))
+                    rows.append(_version(item, "/".join(path)))
+    return [
+        {"message": rows[0]["id"], "folder": rows[0]["folder"], "versions": rows} for rows in found.values()
+    ]
+
+
+def _version(item: Any, folder: str) -> Row:
+    row = envelope(item)
+    return {
+        "folder": folder,
+        "changed_ms": item.changed[0] if item.changed else None,
+        "actor": item.actor,
+        **row,
+    }
