@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -83,6 +84,9 @@ class FileLock:
         if self._descriptor >= 0:
             # First forgotten: interrupted between the two, the file of another would be closed.
             descriptor, self._descriptor = self._descriptor, -1
+            if self._word:
+                with suppress(OSError):  # it means nothing any more
+                    os.ftruncate(descriptor, 0)
             os.close(descriptor)
 
 
