@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import pillarbox
-from pillarbox.store.errors import InvalidName, NotFound
+from pillarbox.store.errors import InvalidName, NotFound, PillarboxError
+from pillarbox.store.events import EventId
 from pillarbox.store.ids import id_text
 from pillarbox.tools.error_data import error_data
 from pillarbox.tools.operations.call import Call
@@ -48,15 +49,22 @@ def _rows(delivered: Sequence[tuple[pillarbox.Database, MailboxRecord, ItemRecor
 
 
 def deliver_to_all(recipients: Recipients, raw: bytes) -> Delivered:
-    """Deliver in each database; what the ones before took is deleted again when one refuses."""
+    """Deliver in each database; what the ones before took is deleted again when one refuses.
+
+    What cannot be deleted stays delivered, which event 1025 tells. Raises the error of the one that refused.
+    """
     delivered: Delivered = []
     try:
         for database, boxes in recipients.items():
             items = pillarbox.deliver(database, TRANSPORT, [box.guid for box in boxes], raw)
             delivered += [(database, box, item) for box, item in zip(boxes, items, strict=True)]
     except BaseException:
-        for database, _, item in delivered:
-            with database.transaction(TRANSPORT) as txn:
-                pillarbox.messages.delete(txn, item.message_id)
+        for database, box, item in delivered:
+            try:
+                with database.transaction(TRANSPORT) as txn:
+                    pillarbox.messages.delete(txn, item.message_id)
+            except PillarboxError as error:
+                what = f"taking back {id_text(item.message_id)} from mailbox {box.name}"
+                database.report(EventId.REQUEST_FAILED, request=what, error=str(error))
         raise
     return delivered

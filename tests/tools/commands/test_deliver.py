@@ -15,9 +15,11 @@ pytest.importorskip("click", reason="click (the extra `cli`) is not installed")
 import pillarbox as pillarbox_face
 from pillarbox.store import errors
 from pillarbox.store.access import Actor
+from pillarbox.store.events import EventId
 from pillarbox.store.server import Server
 from pillarbox.tools.commands.deliver import NoSuchMailbox, exit_code_for
 from pillarbox.tools.operations.call import OPERATIONS, Operation
+from pillarbox.tools.operations.delivery import deliver_to_all
 
 if TYPE_CHECKING:
     from conftest import Pillarbox
@@ -52,6 +54,31 @@ def test_a_message_is_delivered_to_all_recipients_byte_for_byte(pillarbox: Pilla
 def test_recipients_in_several_databases_get_it(pillarbox: Pillarbox, two_stores: Path) -> None:
     assert pillarbox.run("deliver", two_stores, "anna", "bert", input=RAW).exit_code == 0
     assert inbox(pillarbox, two_stores, "anna") == inbox(pillarbox, two_stores, "bert") == ["hello"]
+
+
+def test_who_delivers_is_told_the_first_error_whatever_comes_after_it(
+    two_stores: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver, told = pillarbox_face.deliver, []
+
+    def refused(database: Any, *words: Any) -> Any:
+        if database.label == "Second":
+            raise errors.OverLimit("it is full")
+        return deliver(database, *words)
+
+    def failing(*_: Any) -> None:
+        raise errors.DiskFull("no space left")
+
+    monkeypatch.setattr(pillarbox_face, "deliver", refused)
+    monkeypatch.setattr(pillarbox_face.messages, "delete", failing)
+    with Server.open(two_stores) as server:
+        found = [server.mailboxes.find(name) for name in ("anna", "bert")]
+        first = found[0][0]
+        monkeypatch.setattr(first, "report", lambda event, **details: told.append((event, details)))
+        with pytest.raises(errors.OverLimit):
+            deliver_to_all({database: [box] for database, box in found}, RAW.encode())
+    ((event, details),) = told[:1]
+    assert event == EventId.REQUEST_FAILED and "anna" in details["request"]
 
 
 @pytest.mark.parametrize("stdin", ["", "\n \n"])
