@@ -207,14 +207,17 @@ class ControlSocket:
             is_full = len(self._connections) >= CONNECTIONS_MAX
             if not is_full:
                 thread = _Worker(target=self._serve, args=(connection, actor), daemon=True)
-                self._connections[connection] = thread
+                try:
+                    thread.start()  # before it is known: who ends the connections waits for its end
+                except RuntimeError:  # no more threads can be had
+                    is_full = True
+                else:
+                    self._connections[connection] = thread
         if is_full:
             busy = WriterBusy("the serving process has too many callers", hint="run the command again")
             with suppress(PillarboxError):
                 connection.send(Kind.ERROR, packed(error_data(busy)))
             connection.close()
-            return
-        thread.start()
 
     def _serve(self, connection: Connection, actor: Actor) -> None:
         worker = threading.current_thread()

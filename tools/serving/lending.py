@@ -41,8 +41,9 @@ class Lending:
         return guid in self._lent
 
     def end(self) -> None:
-        """Take nothing back any more: the server is about to be closed."""
-        self._has_ended = True
+        """Mount nothing any more: the server is about to be closed."""
+        with self._lock:
+            self._has_ended = True
 
     @contextmanager
     def of_caller(self) -> Iterator[_Lent]:
@@ -54,9 +55,12 @@ class Lending:
             self._take_back(lent.guids)
 
     def mount(self, database: pillarbox.Database) -> None:
-        """Mount a database as when the server is opened, unless it is lent. Raises as `Server.mount`."""
+        """Mount a database as when the server is opened, unless it is lent, or the server is being closed.
+
+        Raises as `Server.mount`.
+        """
         with self._lock:
-            if database.guid not in self._lent:
+            if database.guid not in self._lent and not self._has_ended:
                 self._server.mount(database.label, starts_grace=False)
 
     def _lend(self, database: pillarbox.Database, reason: str, borrowed: set[bytes]) -> None:
@@ -73,8 +77,8 @@ class Lending:
     def _take_back(self, guids: set[bytes]) -> None:
         with self._lock:
             self._lent -= guids
-        if not guids or self._has_ended:
-            return
+            if not guids or self._has_ended:
+                return
         with suppress(PillarboxError):  # a server.toml that is broken: the settings stay as they were
             self._server.reload()
         for database in self._server.databases():

@@ -5,6 +5,7 @@ Nothing here trusts the other side: lengths are bounded before anything is read,
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,8 @@ RESULT_BYTES_MAX: Final = 64 << 20  # of a result, which may come in parts
 ITEM_BYTES_MAX: Final = (512 << 20) + (1 << 16)  # of one item in a stream of data: the largest message
 _NO_MSGPACK: Final = (ValueError, TypeError, RecursionError, msgpack.UnpackException)
 _WRITE_SECONDS: Final = 60  # a peer that takes nothing for so long has gone
+_READ_SECONDS: Final = 60  # and one that stops within a frame
+_FIELDS_MAX: Final = 1 << 16  # of one list or map in a stream: eight times as many bytes are taken for it
 
 
 class Kind(IntEnum):
@@ -105,7 +108,8 @@ class Connection:
     def read(self) -> Frame | None:
         """The next frame; None when the other side has closed between two frames.
 
-        Raises InvalidContent for what is no frame, UnsupportedVersion, PeerUnreachable for a cut frame.
+        Raises InvalidContent for what is no frame, UnsupportedVersion, PeerUnreachable for a cut frame, and
+        for one of which nothing more comes for a minute. The next frame may take its time.
         """
         header = self._take(HEADER.size, may_end=True)
         if not header:
@@ -143,11 +147,18 @@ class Connection:
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
+    def _is_readable(self, seconds: float) -> bool:
+        waiting = select.poll()  # a descriptor may be too high for select.select
+        waiting.register(self._socket, select.POLLIN)
+        return bool(waiting.poll(seconds * 1000))
+
     def _take(self, count: int, *, may_end: bool = False) -> bytes:
         while len(self._buffer) < count:
             try:
+                if (self._buffer or not may_end) and not self._is_readable(_READ_SECONDS):
+                    raise _gone()
                 received = self._socket.recv(max(count - len(self._buffer), 1 << 16))
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: it was closed here meanwhile
                 raise _gone() from error
             if not received:
                 if may_end and not self._buffer:
@@ -179,7 +190,9 @@ def packed_stream(items: Iterable[Any]) -> Iterator[tuple[Kind, bytes]]:
 
 def unpacked_stream(pieces: Iterable[bytes]) -> Iterator[Any]:
     """The items of a stream, one after the other; at most one is in memory. Raises InvalidContent."""
-    unpacker = msgpack.Unpacker(max_buffer_size=ITEM_BYTES_MAX)
+    unpacker = msgpack.Unpacker(
+        max_buffer_size=ITEM_BYTES_MAX, max_array_len=_FIELDS_MAX, max_map_len=_FIELDS_MAX
+    )
     try:
         for piece in pieces:
             unpacker.feed(piece)

@@ -30,7 +30,7 @@ from pillarbox.store.errors import (
 )
 from pillarbox.tools.error_data import error_of
 from pillarbox.tools.operations import call as calls
-from pillarbox.tools.operations.call import Call, Operation
+from pillarbox.tools.operations.call import Call, LocalCall, Operation
 from pillarbox.tools.serving import control
 from pillarbox.tools.serving.client import Connected, connect
 from pillarbox.tools.serving.control import ControlSocket, mode_for
@@ -283,6 +283,38 @@ def test_a_database_is_let_go_of_until_its_caller_has_gone(held: Held) -> None:
         held.server.mount = lambda *a, **k: (mount(*a, **k), mounted.set())[0]  # type: ignore[method-assign]
     assert mounted.wait(10)
     assert database.state is MountState.MOUNTED and database.guid not in held.lending
+
+
+def test_nothing_is_mounted_any_more_once_the_server_is_about_to_be_closed(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller gives back what it has borrowed, and meanwhile the process is told to end."""
+    database = held.server.database(STORE)
+    reload = held.server.reload
+
+    def told_to_end() -> None:
+        held.lending.end()
+        reload()
+
+    with held.lending.of_caller() as lent:
+        lent.let_go(LocalCall(held.server, pillarbox.Actor.task("test")), databases=[STORE])
+        monkeypatch.setattr(held.server, "reload", told_to_end)
+    assert database.state is MountState.DISMOUNTED
+
+
+def test_a_caller_without_a_thread_is_refused_and_keeps_no_place(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(control, "CONNECTIONS_MAX", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(control._Worker, "start", failing)
+        with held.connect() as refused, pytest.raises(WriterBusy, match="too many callers"):
+            refused.deliver(["anna"], b"x\n")
+    with held.connect() as connected:
+        assert connected.deliver(["anna"], b"x\n")
 
 
 def test_callers_are_bounded(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from pillarbox.store.errors import InvalidContent, OverLimit, PeerUnreachable, UnsupportedVersion
+from pillarbox.tools.serving import wire
 from pillarbox.tools.serving.wire import (
     BODY_BYTES_MAX,
     HEADER,
@@ -95,6 +96,27 @@ def test_a_stream_of_items_comes_whole_however_it_is_cut() -> None:
     assert list(unpacked_stream(piece for _, piece in frames)) == items
     whole = b"".join(piece for _, piece in packed_stream(["small", 5]))
     assert list(unpacked_stream(whole[at : at + 1] for at in range(len(whole)))) == ["small", 5]
+
+
+@pytest.mark.parametrize(
+    "sent", [MAGIC, HEADER.pack(MAGIC, VERSION, 1, 0, 5), HEADER.pack(MAGIC, VERSION, 1, 0, 5) + b"cut"]
+)
+def test_who_stops_within_a_frame_is_not_waited_for_without_end(
+    pair: tuple[Connection, socket.socket], monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    connection, other = pair
+    monkeypatch.setattr(wire, "_READ_SECONDS", 0)
+    other.sendall(sent)
+    with pytest.raises(PeerUnreachable):
+        connection.read()
+
+
+@pytest.mark.parametrize("head", [b"\xdd", b"\xdf"], ids=["list", "map"])
+def test_a_list_that_would_take_many_times_its_bytes_is_refused(head: bytes) -> None:
+    length = 1 << 17
+    fields = b"\xc0" * length if head == b"\xdd" else b"".join(packed(n) + b"\xc0" for n in range(length))
+    with pytest.raises(InvalidContent):
+        list(unpacked_stream([head + length.to_bytes(4, "big") + fields]))
 
 
 @pytest.mark.parametrize("stream", [packed([1, "abc"])[:-1], b"\xc1", b"\x91" * 100_000])
