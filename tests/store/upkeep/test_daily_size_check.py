@@ -70,6 +70,7 @@ class Watch:
         self.clock = VirtualClock(local_ms(2026, 6, 1, 12, 0))
         self.events: list[tuple[int, str]] = []
         self.details: list[dict[str, Any]] = []
+        self.texts: list[str] = []
         self.dismounted: list[str] = []
         self.check = DailySizeCheck(self.mounted, self.dismount, clock=self.clock, zone=BERLIN)
 
@@ -99,6 +100,7 @@ class Watch:
         database.dismount("it is above its limit")
 
     def report(self, event: Event) -> None:
+        self.texts.append(event.text)
         if event.event_id not in (EventId.DATABASE_MOUNTED, EventId.DATABASE_DISMOUNTED):
             self.events.append((event.event_id, event.database))
             self.details.append(event.details)
@@ -120,6 +122,14 @@ class Watch:
 
 def is_mounted(database: Database) -> bool:
     return database.state is MountState.MOUNTED
+
+
+def test_9688_says_whether_the_limit_is_near_or_exceeded(watch: Watch) -> None:
+    watch.add("near", 950)
+    watch.add("above", 1001)
+    watch.look(2026, 6, 1, 12, 0)
+    near, above, _ = watch.texts[-3:]
+    assert "close to its limit" in near and "above its limit" in above
 
 
 @pytest.fixture

@@ -11,16 +11,18 @@ from mailbox_stores import mailbox_store
 
 from pillarbox.store.access import Actor
 from pillarbox.store.change_number import CNSet
+from pillarbox.store.clock import VirtualClock
 from pillarbox.store.disk.frame_scan import scan_frames
 from pillarbox.store.disk.mailbox_names import MailboxNames
 from pillarbox.store.disk.stream import FrameKind
-from pillarbox.store.disk.tables import ItemRecord
+from pillarbox.store.disk.tables import DatabaseKind, ItemRecord
+from pillarbox.store.engine import tables_proof
 from pillarbox.store.engine.change_feed import ChangeKind, changes
 from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
-from pillarbox.store.errors import Refused
+from pillarbox.store.errors import Corrupt, Refused
 from pillarbox.store.ids import guid_text
-from pillarbox.store.mail import folders, mailboxes, messages
+from pillarbox.store.mail import folders, mailboxes, messages, public_folders
 from pillarbox.store.mail.delivery import deliver
 from pillarbox.store.upkeep.check import check_database
 from pillarbox.store.upkeep.maintenance import compact
@@ -309,3 +311,65 @@ def test_each_message_that_comes_back_without_its_place_is_named(database: Datab
     report = repair_database(database)
     assert report.recovered == 1 and report.recovered_messages == ("'in one piece' of bert@example.org",)
     database.mount()
+
+
+def test_in_a_public_folder_store_what_has_no_place_comes_back_below_lost_and_found(tmp_path: Path) -> None:
+    raw = b"From: bert@example.org\r\nSubject: in one piece\r\n\r\nx"
+    kind = DatabaseKind.PUBLIC_FOLDER_STORE
+    tuning = Tuning(remove_beside=False)
+    public = Database(tmp_path / "public", b"p" * 16, "Public", kind, clock=VirtualClock(), tuning=tuning)
+    public.create()
+    public.mount()
+    with public.transaction(ACTOR) as txn:
+        public_folders.create_tree(txn)
+        news = folders.create(txn, public_folders.root_id(txn), "News")
+    prepared = messages.prepare(public.files, raw)
+    with public.transaction(ACTOR) as txn:
+        messages.append(txn, news.folder_id, prepared)
+    damage_last_redo(public)
+    lose_tables(public)
+    report = repair_database(public)
+    assert (report.recovered, report.recovered_to) == (1, "")
+    public.mount()
+    with public.read(ACTOR) as read:
+        folder = folders.by_path(read, public_folders.root_id(read), "Lost and Found/Recovered")
+        (item,) = folders.messages(read, folder.folder_id)
+        assert messages.content(read, item) == raw
+    assert check_database(public, ACTOR).clean
+    public.dismount()
+
+
+def test_any_other_byte_where_damage_was_let_go_is_new_damage(database: Database) -> None:
+    """What a repair lets go is remembered by its place and its digest."""
+    delivered(database, 2)
+    segment = database.stream.segments()[-1]
+    damage_last_redo(database)
+    repaired(database)
+    places = [place for *place, frame in scan_frames(database.stream, segment) if frame is None]
+    assert places, "the damage is there still, and was passed over"
+    path = database.stream.path(segment)
+    for offset, length in places:
+        for at in (offset, offset + length // 2, offset + length - 1):
+            whole = path.read_bytes()
+            changed = bytearray(whole)
+            changed[at] ^= 0x40
+            with path.open("r+b") as file:
+                file.write(changed)
+            found = check_database(database, ACTOR).findings
+            assert any(each.file == str(path) for each in found), at
+            with path.open("r+b") as file:
+                file.write(whole)
+    assert check_database(database, ACTOR).clean
+
+
+def test_tables_whose_pages_the_verifier_refuses_take_no_place(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = delivered(database, 2)
+    database.dismount()
+    with monkeypatch.context() as patch:
+        patch.setattr(tables_proof, "verify_tables", lambda path: ["page 7 is bent"])
+        with pytest.raises(Corrupt, match="page 7 is bent"):
+            repair_database(database)
+    database.mount()
+    assert inbox(database) == kept
