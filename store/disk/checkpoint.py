@@ -23,9 +23,9 @@ from pillarbox.store.disk.tables import LAYOUT_VERSION, refuse_unknown_layout
 from pillarbox.store.errors import Corrupt, UnsupportedVersion
 
 CHECKPOINT_MAGIC: Final = b"PBCHECKP"
-CHECKPOINT_VERSION: Final = 3
+CHECKPOINT_VERSION: Final = 4
 _VERSION_WITHOUT_LAYOUT: Final = 1
-_VERSION_WITHOUT_SUMS: Final = 2
+_VERSION_WITH_OTHER_SUMS: Final = 3  # of stretches of the file, free pages too
 CHECKPOINT_FILE: Final = "checkpoint"
 _HEADER: Final = struct.Struct("<8sHxxI16s")
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -34,8 +34,9 @@ _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 class Checkpoint(NamedTuple):
     """A state that is wholly on disk.
 
-    `tables_sums` are those of the property file (`file_sums`) under a clean checkpoint: nobody has changed it
-    since. Empty, they prove nothing. Who changes the tables under a clean checkpoint replaces it first.
+    `tables_sums` are those of the pages of its state (`page_sums`): nobody changes these before the next
+    checkpoint is there. Empty, they prove nothing. Who changes anything in the property file under a clean
+    checkpoint replaces it first.
     """
 
     database: bytes
@@ -137,7 +138,9 @@ def read_checkpoint(directory: Path) -> Checkpoint:
         if version != _VERSION_WITHOUT_LAYOUT:
             *fields, layout = fields
             refuse_unknown_layout(layout, str(path.parent))
-        if version in (_VERSION_WITHOUT_LAYOUT, _VERSION_WITHOUT_SUMS):
+        if version == _VERSION_WITH_OTHER_SUMS:
+            *fields, _ = fields
+        if version != CHECKPOINT_VERSION:
             fields = (*fields, b"")
         return _checkpoint_in(fields)
     except (ValueError, TypeError) as error:

@@ -16,8 +16,8 @@ from typing import Final, NamedTuple
 from pillarbox.store.clock import Clock
 from pillarbox.store.disk.checkpoint import Checkpoint, boot_identity, doubt_tables, write_checkpoint
 from pillarbox.store.disk.env import DATA_FILE, Env, Pin, transaction_id_of
-from pillarbox.store.disk.file_sums import sums_of
-from pillarbox.store.disk.stream import SEGMENT_BYTES_DEFAULT, Position, disk_error
+from pillarbox.store.disk.page_sums import PageSums
+from pillarbox.store.disk.stream import SEGMENT_BYTES_DEFAULT, Position
 from pillarbox.store.errors import DiskFull, PillarboxError
 
 _FREE_GROWTHS_MAX: Final = 8
@@ -59,26 +59,27 @@ def write_clean_checkpoint(
 ) -> None:
     """Write the checkpoint of tables that are flushed and that nobody changes any more, with their sums.
 
-    On a disk without room for the sums it is written without them. Raises as `write_checkpoint`.
+    On a disk without room for the sums it is written without them. Raises as `PageSums.of` and
+    `write_checkpoint`.
     """
-    data = env.path / DATA_FILE
-    try:
-        sums = sums_of(data)
-    except OSError as error:
-        raise disk_error(error, str(data)) from error
-    checkpoint = Checkpoint(database, True, boot_identity(), *flushed, meta_pages, sums)
+    sums = PageSums.of(env.path / DATA_FILE, meta_pages).sums
+    _write(directory, Checkpoint(database, True, boot_identity(), *flushed, meta_pages, sums))
+
+
+def _write(directory: Path, checkpoint: Checkpoint) -> None:
     try:
         write_checkpoint(directory, checkpoint)
     except DiskFull:
-        write_checkpoint(directory, checkpoint._replace(tables_sums=b""))  # it has its room already
+        write_checkpoint(directory, checkpoint._replace(tables_sums=b""))  # what that had taken is free again
 
 
 class Checkpointer:
     """Makes the checkpoints of one mounted database. Its methods are the writer thread's.
 
-    `ended` is told of each checkpoint that was begun beside the writer, with the error of one that was not
-    made, and of who asked for it; `kept` is given LMDB's number of the state of each that was made. Both in
-    the thread that made it.
+    `sums` are those of the state that the environment keeps at first, where they are known. `ended` is told
+    of each checkpoint that was begun beside the writer, with the error of one that was not made, and of who
+    asked for it; `kept` is given LMDB's number of the state of each that was made. Both in the thread that
+    made it.
     """
 
     def __init__(
@@ -90,9 +91,11 @@ class Checkpointer:
         *,
         clock: Clock,
         tuning: Tuning,
+        sums: PageSums | None = None,
         kept: Callable[[int], None] = lambda transaction_id: None,
     ) -> None:
         self._kept = kept
+        self._sums = sums
         self.ended: Callable[[PillarboxError | None, Sequence[Asked]], None] = lambda error, asked: None
         self._directory = directory
         self._database = database
@@ -171,18 +174,25 @@ class Checkpointer:
     def _make(self, pin: Pin, flushed: FlushedState, clean: bool = False) -> None:
         try:
             flush_tables(self._directory, self._env)
-            if clean:
-                write_clean_checkpoint(self._directory, self._database, self._env, pin.meta_pages, flushed)
-            else:
-                checkpoint = Checkpoint(self._database, False, boot_identity(), *flushed, pin.meta_pages)
-                write_checkpoint(self._directory, checkpoint)
+            sums = self._sums_of(pin)
+            checkpoint = Checkpoint(
+                self._database, clean, boot_identity(), *flushed, pin.meta_pages, sums.sums
+            )
+            _write(self._directory, checkpoint)
             self._env.keep(pin)
+            self._sums = sums  # not sooner: only what is kept stays as it was summed up
         except BaseException:
             pin.transaction.abort()
             raise
         with suppress(PillarboxError, OSError):  # it is made, whatever the tables do not tell now
             self._due.made(flushed.position)
             self._kept(transaction_id_of(pin.meta_pages))
+
+    def _sums_of(self, pin: Pin) -> PageSums:
+        data = self._env.path / DATA_FILE
+        if self._sums is None:
+            return PageSums.of(data, pin.meta_pages)
+        return self._sums.followed(data, pin.meta_pages)
 
 
 def flush_tables(directory: Path, env: Env) -> None:

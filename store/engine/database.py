@@ -35,9 +35,10 @@ from pillarbox.store.disk.checkpoint import (
     refuse_newer_program,
     write_checkpoint,
 )
-from pillarbox.store.disk.env import Env, put_back_meta_pages
+from pillarbox.store.disk.env import Env, meta_pages_of, put_back_meta_pages, refuse_other_processes
 from pillarbox.store.disk.file_lock import PASSING, FileLock, Opening, is_held_to_write, is_locked
 from pillarbox.store.disk.mailbox_names import MailboxNames
+from pillarbox.store.disk.page_sums import PageSums
 from pillarbox.store.disk.stream import SEGMENT_HEADER_BYTES, Position, Stream, disk_error, flush_directory
 from pillarbox.store.disk.tables import (
     IDENTITY_KEY,
@@ -70,7 +71,7 @@ from pillarbox.store.engine.held_space import GrowthWatch, is_mostly_free
 from pillarbox.store.engine.removal import Remover, give_up_copies, has_copies, pending
 from pillarbox.store.engine.replay import Replayed, find_transaction, read_state, replay_stream
 from pillarbox.store.engine.tables_compaction import Compaction, end_interrupted_compaction
-from pillarbox.store.engine.tables_proof import refuse_bent_pages, refuse_changed_tables
+from pillarbox.store.engine.tables_proof import refuse_bent_pages, refuse_changed_tables, sequence_reached
 from pillarbox.store.engine.transaction import (
     DatabaseFiles,
     NamedMailboxes,
@@ -90,6 +91,7 @@ from pillarbox.store.errors import (
     ReadOnly,
     RecoveryNeeded,
     Refused,
+    Retryable,
     UnsupportedVersion,
 )
 from pillarbox.store.events import EventId, Reporter, make_event
@@ -348,7 +350,14 @@ class Database:
             )
 
     def _refuse_missing_files(self) -> None:
-        if not (self.path / PROPERTIES).is_dir():
+        properties = self.path / PROPERTIES
+        if not properties.is_dir():
+            if (self.path / STREAM).is_dir():
+                raise Corrupt(
+                    f"{properties} is missing",
+                    file=str(properties),
+                    hint="run `pillarbox repair`: it makes the tables anew from the stream",
+                )
             raise NotFound(
                 f"the files of database {self.name} are not at {self.path}",
                 hint="restore it from a backup, or remove it from the server",
@@ -386,15 +395,14 @@ class Database:
         Nothing is proved after a crash, nor while a process has the database mounted for writing. Raises
         Retryable while a process exchanges the files.
         """
-        while True:
-            checkpoint = self._read_checkpoint()
+        while (checkpoint := self._read_checkpoint()).clean:
             try:
                 refuse_changed_tables(self.path / PROPERTIES, checkpoint)
             except Corrupt:
                 if self._read_checkpoint() == checkpoint:
                     raise
                 continue  # another process has mounted it for writing meanwhile, and perhaps dismounted
-            return
+            break
 
     def _mount_for_writing(self, wait_ms: int) -> int | None:
         """Mount, and return the number of transactions replayed after a crash, None when there was none."""
@@ -408,19 +416,18 @@ class Database:
         )
         checkpoint = self._read_checkpoint()
         end_interrupted_compaction(self.path, self.path / PROPERTIES)
-        env = self._open_tables(checkpoint)
+        env, replayed, sums = self._open_and_replay(checkpoint)
         try:
-            replayed = self._replay(env, checkpoint)
             self._stream.truncate(replayed.end)
             if not checkpoint.clean:
                 # What a killed process wrote may be in the system's memory only, its flush may have failed.
                 self._stream.rewrite(checkpoint.position)
             if is_mostly_free(env, self.tuning):
                 compaction = Compaction(self.path, self.path / PROPERTIES, self.guid, self.clock, self.report)
-                env = compaction(env, FlushedState(replayed.sequence, replayed.end))
+                env, sums = compaction(env, FlushedState(replayed.sequence, replayed.end)), None
             files = self._open_files(env)
             notification = CommitNotification(read_state(env).counter)
-            writer = self._start_writer(files, replayed.end, notification)
+            writer = self._start_writer(files, replayed.end, notification, sums)
         except BaseException:
             self._close_env(env)  # a process may open it only once
             raise
@@ -429,6 +436,20 @@ class Database:
         self._writer, self._notification = writer, notification
         self.state = MountState.MOUNTED
         return None if checkpoint.clean else replayed.transactions
+
+    def _open_and_replay(self, checkpoint: Checkpoint) -> tuple[Env, Replayed, PageSums | None]:
+        """The tables as they were left, with all that the stream tells behind them.
+
+        Nobody begins to read tables that are put back to an older state before they have it all again.
+        """
+        properties = self.path / PROPERTIES
+        with nullcontext() if checkpoint.clean else Opening(properties, self.clock, alone=True):
+            env = self._open_tables(checkpoint)
+            try:
+                return env, *self._replay(env, checkpoint)
+            except BaseException:
+                self._close_env(env)  # a process may open it only once
+                raise
 
     def _keep_mailbox_names(self, files: DatabaseFiles) -> None:
         """Make the file of mailbox names say what the tables do; a fault of the file fails no mount."""
@@ -449,7 +470,9 @@ class Database:
                 with suppress(PillarboxError):
                     names.forget()
 
-    def _start_writer(self, files: DatabaseFiles, end: Position, notification: CommitNotification) -> Writer:
+    def _start_writer(
+        self, files: DatabaseFiles, end: Position, notification: CommitNotification, sums: PageSums | None
+    ) -> Writer:
         state = read_state(files.env)
         checkpointer = Checkpointer(
             self.path,
@@ -458,6 +481,7 @@ class Database:
             end,
             clock=self.clock,
             tuning=self.tuning,
+            sums=sums,
             kept=GrowthWatch(files.env, self.tuning, self.report).checkpoint_made,
         )
         checkpointer.make(FlushedState(state.sequence, end))
@@ -485,21 +509,28 @@ class Database:
             raise
         return writer
 
-    def _replay(self, env: Env, checkpoint: Checkpoint) -> Replayed:
-        """Replay behind a pin: a crash meanwhile needs the checkpoint's pages once more."""
+    def _replay(self, env: Env, checkpoint: Checkpoint) -> tuple[Replayed, PageSums | None]:
+        """Replay behind a pin: a crash meanwhile needs the checkpoint's pages once more.
+
+        Returns the sums of the state that is pinned, too, where they are known.
+        """
         pin = env.pin()
         held = read_state(env).sequence
         position = find_transaction(self._stream, checkpoint.position, checkpoint.sequence, held)
-        if held != checkpoint.sequence:
+        is_ahead = pin.meta_pages != checkpoint.meta_pages
+        if is_ahead:
             # The pin of the process that was killed is gone with it, so what it had applied is flushed first.
             flush_tables(self.path, env)
             pages = pin.meta_pages
             write_checkpoint(self.path, Checkpoint(self.guid, False, boot_identity(), held, position, pages))
         env.keep(pin)
-        if env.lacks_tables and checkpoint.tables_sums:
+        if env.lacks_tables and checkpoint.clean and checkpoint.tables_sums:
             write_checkpoint(self.path, checkpoint._replace(tables_sums=b""))
         env.make_missing_tables()
-        return replay_stream(env, self._stream, position, held)
+        sums = None
+        if checkpoint.tables_sums and not is_ahead:
+            sums = PageSums.known(checkpoint.tables_sums)
+        return replay_stream(env, self._stream, position, held), sums
 
     def _read_checkpoint(self) -> Checkpoint:
         checkpoint = read_checkpoint(self.path)
@@ -513,19 +544,35 @@ class Database:
     def _open_tables(self, checkpoint: Checkpoint) -> Env:
         """The tables as the last writer left them, or as they were at the checkpoint."""
         path = self.path / PROPERTIES
+        refuse_changed_tables(path, checkpoint)
         is_new_boot = checkpoint.boot != boot_identity()
-        if not checkpoint.clean and (is_new_boot or self._tables_doubted):
+        is_doubted = not checkpoint.clean and (is_new_boot or self._tables_doubted)
+        if is_doubted:
             # After a new start of the machine only the checkpoint's pages are sure to be on disk.
             put_back_meta_pages(path, checkpoint.meta_pages)
+        elif not checkpoint.clean and checkpoint.tables_sums:
+            self._go_back(checkpoint)
+        is_unproved = is_new_boot and not checkpoint.tables_sums
+        if is_doubted or is_unproved or death_mark.tells_of_fault(self.path):
             refuse_bent_pages(path, self.clock, self.report)
-        else:
-            is_unproved = is_new_boot and not checkpoint.tables_sums
-            if is_unproved or death_mark.tells_of_fault(self.path):
-                refuse_bent_pages(path, self.clock, self.report)
-            refuse_changed_tables(path, checkpoint)
         death_mark.remove_old_marks(self.path)
         death_mark.set_mark(self.path)
         return Env(path)
+
+    def _go_back(self, checkpoint: Checkpoint) -> None:
+        """Begin with the checkpoint's state, whose pages are proved, and not with what a killed process left.
+
+        That stays where other processes read it, and where the stream lacks something that it has.
+        """
+        path = self.path / PROPERTIES
+        if meta_pages_of(path) == checkpoint.meta_pages:
+            return
+        try:
+            refuse_other_processes(path)
+        except Retryable:
+            return
+        find_transaction(self._stream, checkpoint.position, checkpoint.sequence, sequence_reached(path))
+        put_back_meta_pages(path, checkpoint.meta_pages)
 
     def _open_files(self, env: Env) -> DatabaseFiles:
         dictionaries = Dictionaries(find=self._find_dictionary)

@@ -20,7 +20,9 @@ from pillarbox.store.upkeep.repair import repair_database
 
 GOLDEN = {
     "1": Path(__file__).with_name("golden_store_1.zip"),  # layout 1, checkpoints of version 1
+    "2": Path(__file__).with_name("golden_store_2.zip"),  # layout 3, checkpoints of version 2
     "3": Path(__file__).with_name("golden_store_3.zip"),  # layout 3, checkpoints of version 3
+    "4": Path(__file__).with_name("golden_store_4.zip"),  # layout 3, checkpoints of version 4
 }
 ACTOR = Actor.task("test")
 ATTACHMENT = base64.encodebytes(bytes(range(256)) * 20)

@@ -109,7 +109,7 @@ def test_a_missing_checkpoint_is_damage_that_names_the_file(tmp_path: Path) -> N
     assert raised.value.file == str(tmp_path / CHECKPOINT_FILE)
 
 
-@pytest.mark.parametrize("version", [0, 4, 65535])
+@pytest.mark.parametrize("version", [0, 5, 65535])
 def test_another_version_is_refused_and_not_guessed_at(tmp_path: Path, version: int) -> None:
     (tmp_path / CHECKPOINT_FILE).write_bytes(sealed(pack("what the future brings"), version))
     with pytest.raises(UnsupportedVersion, match=f"format {version}"):
@@ -119,14 +119,14 @@ def test_another_version_is_refused_and_not_guessed_at(tmp_path: Path, version: 
 FIELDS = (bytes(16), False, bytes(16), 7, (1, 40), bytes(8192))
 
 
-VERSIONS = {1: (), 2: (LAYOUT_VERSION,), 3: (b"sums", LAYOUT_VERSION)}
+VERSIONS = {1: (), 2: (LAYOUT_VERSION,), 3: (b"sums", LAYOUT_VERSION), 4: (b"sums", LAYOUT_VERSION)}
 """What the body of a checkpoint has behind `FIELDS`, by its version."""
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_checkpoint_of_every_version_is_read(tmp_path: Path, version: int) -> None:
     (tmp_path / CHECKPOINT_FILE).write_bytes(sealed(pack((*FIELDS, *VERSIONS[version])), version))
-    assert read_checkpoint(tmp_path) == (*FIELDS, b"sums" if version == 3 else b"")
+    assert read_checkpoint(tmp_path) == (*FIELDS, b"sums" if version == 4 else b"")
 
 
 @pytest.mark.parametrize("more", [(), (b"sums",)], ids=["version 2", "version 3"])
