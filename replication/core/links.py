@@ -25,7 +25,7 @@ def watch(replica: Replica) -> None:
     for site, line in replica.lines.items():
         connector = connector_to(replica, site)
         if connector is not None:
-            seen(replica, connector.name, not (line.stalled() or _is_cut_off(replica, site)))
+            seen(replica, connector.name, not (line.stalled() or is_cut_off(replica, site)))
 
 
 def peer_changed(replica: Replica, peer: bytes, is_up: bool) -> None:
@@ -47,7 +47,7 @@ def peer_changed(replica: Replica, peer: bytes, is_up: bool) -> None:
         outbox.lost_link(replica, peer)
     connector = connector_to(replica, server.site)
     if connector is not None:
-        seen(replica, connector.name, not _is_cut_off(replica, server.site))
+        seen(replica, connector.name, not is_cut_off(replica, server.site))
 
 
 def _reach(replica: Replica, peer: bytes, site: str) -> None:
@@ -61,7 +61,7 @@ def _reach(replica: Replica, peer: bytes, site: str) -> None:
             replica.touched.add(folder)
 
 
-def _is_cut_off(replica: Replica, site: str) -> bool:
+def is_cut_off(replica: Replica, site: str) -> bool:
     """True when no store of a site can be reached from here."""
     return replica.unreachable.issuperset(replica.organisation.at(site))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
@@ -127,7 +127,8 @@ class Node:
     """Keeps one store in line with the others of its tree. Made, started and stopped once.
 
     `make_transport` gives a transport that was not started. `tell_fault` is given the traceback of a fault of
-    the program. `links` are the stores that can be reached, `refused` counts what was refused by reason.
+    the program. `links` are the stores that can be reached; `came_bytes` and `went_bytes` count the bytes of
+    frames that came from a store, and that were given to its link.
     """
 
     def __init__(
@@ -159,6 +160,8 @@ class Node:
         self._ending = threading.Lock()
         self._has_ended = False
         self.links: set[bytes] = set()
+        self.came_bytes: Counter[bytes] = Counter()
+        self.went_bytes: Counter[bytes] = Counter()
         self.standing = Standing(State.STOPPED)
 
     # -- from any thread
@@ -198,10 +201,11 @@ class Node:
     @property
     def refused_counts(self) -> Mapping[str, int]:
         """Frames that were refused since the start, by reason."""
-        return {str(reason): count for reason, count in dict(self._gate.refused_counts).items()}
+        return {str(reason): count for reason, count in self._gate.refused_counts.copy().items()}
 
     def frame_came(self, peer: bytes, frame: bytes) -> None:
         """For the transport; returns when there is room for the next one."""
+        self.came_bytes[peer] += len(frame)
         self._inbox.put_bytes(Frame(peer, frame), len(frame))
 
     def link_changed(self, peer: bytes, is_up: bool) -> None:
@@ -395,13 +399,18 @@ class Node:
         if to not in self.links or self._transport is None:
             return
         held = self._held.setdefault(to, deque())
-        if (held or not self._transport.give(to, frame)) and sum(map(len, held)) < HELD_BYTES_MAX:
+        if (held or not self._hand(to, frame)) and sum(map(len, held)) < HELD_BYTES_MAX:
             held.append(frame)
 
     def _flush(self, peer: bytes) -> None:
         held = self._held.get(peer, deque())
-        while held and self._transport is not None and self._transport.give(peer, held[0]):
+        while held and self._hand(peer, held[0]):
             held.popleft()
+
+    def _hand(self, to: bytes, frame: bytes) -> bool:
+        is_taken = self._transport is not None and self._transport.give(to, frame)
+        self.went_bytes[to] += len(frame) * is_taken
+        return is_taken
 
     def _may_send_page(self, asker: bytes) -> bool:
         """True when the next page of an answer may be made: of one that nobody can take the asker asks

@@ -234,7 +234,7 @@ class Nodes:
             for k, (guid, site) in enumerate(zip(guids, sites, strict=True))
         }
         connectors = (Connector("ab", ("a", "b"), 10),) if "b" in sites else ()
-        self.organisation = Organisation(servers, connectors)
+        self.organisation = Organisation(servers, connectors, sites=tuple(sorted({*sites})))
         self.stores = [StoreNode(place / f"store{k}", guid, self) for k, guid in enumerate(guids)]
         self.down: set[int] = set()
 

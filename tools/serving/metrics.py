@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from pillarbox.tools.serving.status import MOUNTED
@@ -93,6 +93,8 @@ class _OfStatus:
                 if (time_ms := backups[f"{what}_ms"]) is not None:
                     ages.add_metric([*labels, what], max(status["time_ms"] - time_ms, 0) / 1000)
         yield from (mounted, *sizes.values(), ages, attention, _failing(status))
+        if status["replication"] is not None:
+            yield from _of_replication(status["replication"], status["time_ms"])
 
 
 def _gauge(name: str, text: str) -> Any:
@@ -106,3 +108,70 @@ def _failing(status: Mapping[str, Any]) -> Any:
     for each in status["work"]:
         family.add_metric([each["work"], each["subject"]], float(bool(each["failure"])))
     return family
+
+
+def _of_replication(found: Mapping[str, Any], now_ms: int) -> Iterable[Any]:
+    """The metrics of a node; while it does not run, that alone."""
+    family = GaugeMetricFamily(
+        "pillarbox_replication_running", "1 when replication runs", found["state"] == "running"
+    )
+    yield family
+    refused = CounterMetricFamily(
+        "pillarbox_replication_refused", "Frames of other servers that were refused", labels=("reason",)
+    )
+    for reason, count in found["refused"].items():
+        refused.add_metric([reason], count)
+    yield refused
+    if "folders" not in found:
+        return
+    yield from _of_folders(found["folders"], now_ms)
+    yield from _of_links(found)
+
+
+def _of_folders(folders: Iterable[Mapping[str, Any]], now_ms: int) -> Iterable[Any]:
+    missing = _replication("missing_changes", "Changes of a folder that are missing here", "folder")
+    aside = _replication("set_aside", "Items of a folder that cannot be applied here", "folder")
+    lacks = _replication("peer_lacks_changes", "Changes of ours that a replica lacks", "folder", "server")
+    in_sync = _replication("peer_in_sync", "1 when a replica is in sync with ours", "folder", "server")
+    ages = _replication("row_age_seconds", "Since a replica last said what it has", "folder", "server")
+    for each in folders:
+        missing.add_metric([each["folder"]], each["missing"])
+        aside.add_metric([each["folder"]], each["set_aside"])
+        for peer in each["peers"]:
+            labels = [each["folder"], peer["server"]]
+            lacks.add_metric(labels, peer["lacks"])
+            in_sync.add_metric(labels, float(peer["state"] == "in sync"))
+            if peer["heard_ms"] is not None:
+                ages.add_metric(labels, max(now_ms - peer["heard_ms"], 0) / 1000)
+    yield from (missing, aside, lacks, in_sync, ages)
+
+
+def _of_links(found: Mapping[str, Any]) -> Iterable[Any]:
+    stopped = _replication("content_stopped", "1 while no content leaves this server")
+    stopped.add_metric([], float(found["content_stopped"]))
+    waits = _replication("hello_waits", "Servers whose answer is waited for before anything is sent")
+    waits.add_metric([], len(found["waits_for"]))
+    quarantined = _replication("quarantined", "Numberings that two copies of a server use")
+    quarantined.add_metric([], len(found["quarantined"]))
+    backlog = _replication("backlog_changes", "Changes that wait for a neighbour site", "site")
+    for each in found["sites"]:
+        backlog.add_metric([each["site"]], each["waiting"])
+    up = _replication("link_up", "1 when a server can be reached", "server", "site")
+    connectors = _replication("connector_up", "1 when a connector counts as up", "connector")
+    for each in found["connectors"]:
+        connectors.add_metric([each["name"]], float(each["is_up"]))
+    came = CounterMetricFamily(
+        "pillarbox_replication_received_bytes", "Bytes of frames that came from a server", labels=("server",)
+    )
+    went = CounterMetricFamily(
+        "pillarbox_replication_sent_bytes", "Bytes of frames that were given to a link", labels=("server",)
+    )
+    for each in found["links"]:
+        up.add_metric([each["server"], each["site"]], float(each["is_up"]))
+        came.add_metric([each["server"]], each["came_bytes"])
+        went.add_metric([each["server"]], each["went_bytes"])
+    yield from (stopped, waits, quarantined, backlog, up, connectors, came, went)
+
+
+def _replication(name: str, text: str, *labels: str) -> Any:
+    return GaugeMetricFamily(f"pillarbox_replication_{name}", text, labels=labels)

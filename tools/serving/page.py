@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any, Final
 
 from pillarbox.tools.output import local_time, percent_text, size_text
+from pillarbox.tools.serving.page_parts import Cell, age, span, table, text
+from pillarbox.tools.serving.page_replication import replication_part
 from pillarbox.tools.serving.status import DISMOUNTED, LET_GO, MOUNTED
 
 _STYLE: Final = """
@@ -25,13 +27,12 @@ th { font-weight: 600; white-space: nowrap; }
 td { border-top: 1px solid var(--line); }
 .number { font-variant-numeric: tabular-nums; white-space: nowrap; }
 meter { width: 8rem; }
+svg { max-width: 100%; height: auto; font: 13px system-ui, "DejaVu Sans", sans-serif; }
 """
-_AGES: Final = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000))
 _OF_DATABASES: Final = (
     "Storage group", "Database", "State", "Used, of its limit", "On disk", "Disk free", "Size checked",
     "Maintained",
 )  # fmt: skip
-Cell = tuple[str, str]  # a class, and HTML
 
 
 def page(status: Mapping[str, Any]) -> str:
@@ -50,42 +51,28 @@ def page(status: Mapping[str, Any]) -> str:
         f"<title>{name} - Pillarbox</title><style>{_STYLE}</style></head><body>"
         f"<h1>{name}</h1><p class=dim>Pillarbox {escape(status['version'])}, edition"
         f" {escape(status['edition'])}, as of {escape(local_time(now_ms))}</p>{head}"
-        + _table(
+        + table(
             "Databases",
             _OF_DATABASES,
             (_database(each, now_ms) for each in status["databases"]),
         )
-        + _table(
+        + table(
             "Backups",
             ("Database", "Snapshot", "Capture", "Repository checked", "Verified", "Needs attention"),
             (_backups(each, now_ms) for each in status["databases"]),
         )
-        + _table(
+        + table(
             "Work",
             ("Work", "Of", "Next", "Last failure"),
             (_work(each, now_ms) for each in status["work"]),
         )
+        + (replication_part(status["replication"], now_ms) if status["replication"] else "")
         + "</body></html>\n"
     )
 
 
-def _table(title: str, names: Sequence[str], rows: Iterable[Iterable[Cell]]) -> str:
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
-    body = "".join(
-        "<tr>" + "".join(f'<td class="{kind}">{html}</td>' for kind, html in row) + "</tr>" for row in rows
-    )
-    return (
-        f"<h2>{escape(title)}</h2><div class=wide><table><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _text(value: str, kind: str = "") -> Cell:
-    return kind, escape(value)
-
-
 def _database(each: Mapping[str, Any], now_ms: int) -> Iterator[Cell]:
-    yield _text(each["group"])
+    yield text(each["group"])
     yield "", f"{escape(each['database'])}<br><span class=dim>{escape(each['kind'])}</span>"
     kind = {MOUNTED: "good", DISMOUNTED: "dim", LET_GO: "warn"}.get(each["state"], "bad")
     reason = f"<br>{escape(each['reason'])}" if each["reason"] else ""
@@ -98,48 +85,29 @@ def _database(each: Mapping[str, Any], now_ms: int) -> Iterator[Cell]:
             f"{size_text(used)} of {size_text(limit)}, {percent_text(used, limit)}<br>"
             f'<meter max="{limit}" high="{threshold}" optimum="0" value="{used}"></meter>',
         )
-        yield _text(size_text(each["physical_size_bytes"]), "number")
-        yield _text(size_text(each["free_disk_bytes"]), "number" if each["disk"] == "ample" else "number bad")
-        yield _age(each["last_size_check_ms"], now_ms)
+        yield text(size_text(each["physical_size_bytes"]), "number")
+        yield text(size_text(each["free_disk_bytes"]), "number" if each["disk"] == "ample" else "number bad")
+        yield age(each["last_size_check_ms"], now_ms)
     else:
-        yield _text(f"limit {size_text(each['limit_bytes'])}", "number")
-        yield from (_text("") for _ in range(3))
-    yield _age(each["last_maintenance_ms"], now_ms)
+        yield text(f"limit {size_text(each['limit_bytes'])}", "number")
+        yield from (text("") for _ in range(3))
+    yield age(each["last_maintenance_ms"], now_ms)
 
 
 def _backups(each: Mapping[str, Any], now_ms: int) -> Iterator[Cell]:
     backups = each["backups"]
-    yield _text(f"{each['group']}/{each['database']}")
+    yield text(f"{each['group']}/{each['database']}")
     for what in ("snapshot", "capture", "check", "verification"):
-        yield _age(backups[f"{what}_ms"], now_ms)
-    yield _text("; ".join(concern["state"] for concern in backups["concerns"]), "warn")
+        yield age(backups[f"{what}_ms"], now_ms)
+    yield text("; ".join(concern["state"] for concern in backups["concerns"]), "warn")
 
 
 def _work(each: Mapping[str, Any], now_ms: int) -> Iterator[Cell]:
-    yield _text(each["work"])
-    yield _text(each["subject"])
+    yield text(each["work"])
+    yield text(each["subject"])
     if each["is_running"]:
-        yield _text("runs now", "good")
+        yield text("runs now", "good")
     else:
         left_ms = each["next_ms"] - now_ms
-        yield _text(f"in {_span(left_ms)}" if left_ms >= 60_000 else "in a moment", "number")
-    yield _text(each["failure"], "bad")
-
-
-def _age(time_ms: int | None, now_ms: int) -> Cell:
-    """The age of something, with the time itself where a person points at it."""
-    if time_ms is None:
-        return "dim", "never"
-    return "number", f'<span title="{escape(local_time(time_ms))}">{_ago(now_ms - time_ms)}</span>'
-
-
-def _ago(age_ms: int) -> str:
-    return "just now" if age_ms < 60_000 else f"{_span(age_ms)} ago"
-
-
-def _span(span_ms: int) -> str:
-    """A length of time in its largest unit."""
-    for unit, unit_ms in _AGES:
-        if span_ms >= unit_ms:
-            return f"{span_ms // unit_ms} {unit}"
-    return f"{max(span_ms, 0) // 1000} s"
+        yield text(f"in {span(left_ms)}" if left_ms >= 60_000 else "in a moment", "number")
+    yield text(each["failure"], "bad")

@@ -29,6 +29,7 @@ from pillarbox.tools.serving.lending import Lending
 from pillarbox.tools.serving.log import ERROR, INFORMATION, WARNING, Log
 from pillarbox.tools.serving.notices import Notices
 from pillarbox.tools.serving.replicating import Replicating, make_node
+from pillarbox.tools.serving.replication_status import replication_status
 from pillarbox.tools.serving.status import server_status
 from pillarbox.tools.serving.wakes import Wake, Wakes
 
@@ -256,7 +257,8 @@ def serve(
             from pillarbox.tools.serving.web import answering
 
             def status() -> Mapping[str, Any]:
-                return server_status(server, process.standings(), lending, clock.now_ms())
+                found = replication_status(server, replicating.node)
+                return server_status(server, process.standings(), lending, clock.now_ms(), found)
 
             metrics = Metrics(status)
             count = metrics.count

@@ -25,10 +25,14 @@ NOT_MOUNTED = "not mounted"
 
 
 def server_status(
-    server: pillarbox.Server, standings: Mapping[Task, Standing], lent: Container[bytes], now_ms: int
+    server: pillarbox.Server,
+    standings: Mapping[Task, Standing],
+    lent: Container[bytes],
+    now_ms: int,
+    replication: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The databases of a server with their sizes, limits and backups, and the work that comes again and
-    again.
+    """The databases of a server with their sizes, limits and backups, the work that comes again and again,
+    and `replication` as it was found.
 
     `lent` are the databases, by GUID, that a command works on. Times are ms UTC.
     """
@@ -52,6 +56,7 @@ def server_status(
             }
             for task, standing in sorted(standings.items())
         ],
+        "replication": replication,
     }
 
 

@@ -1,0 +1,140 @@
+"""An overview of all that a store replicates, as data: for metrics and the status page.
+
+It counts numbers, and looks at no message, so that it may be asked for again and again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from pillarbox.replication.core import hello, links
+from pillarbox.replication.core.replica import Replica
+from pillarbox.replication.core.state import UNHEARD, FolderState, Row
+from pillarbox.replication.core.views import Sync
+from pillarbox.replication.ground.records import ObjectId, ReplicaState
+from pillarbox.replication.organisation import opening
+
+
+class PeerOverview(NamedTuple):
+    """Another replica of a folder: the changes of ours that it lacks and those of its that are missing here,
+    at most, as it said at `heard_ms` (ms UTC; None: it has said nothing yet)."""
+
+    database: bytes
+    sync: Sync
+    lacks_count: int
+    offers_count: int
+    heard_ms: int | None
+
+
+class FolderOverview(NamedTuple):
+    """A folder: changes that are missing here and are to be asked for, whom this store asked for some, when
+    it asks next (ms UTC, None for never), and items that cannot be applied."""
+
+    folder: ObjectId
+    missing_count: int
+    asked: tuple[bytes, ...]
+    due_ms: int | None
+    set_aside_count: int
+    peers: tuple[PeerOverview, ...]
+
+
+class SiteOverview(NamedTuple):
+    """A neighbour site: the changes that wait for it, and the bundles that are on their way."""
+
+    site: str
+    waiting_count: int
+    flights_count: int
+    is_stalled: bool
+
+
+class ConnectorOverview(NamedTuple):
+    """A connector between two sites, and whether it counts as up."""
+
+    name: str
+    sites: tuple[str, str]
+    cost: int
+    is_up: bool
+
+
+class Overview(NamedTuple):
+    """All that a store replicates.
+
+    `waits_for` are the stores whose answer to its hello it waits for before it says anything.
+    `is_content_stopped` says that an operator, or a hierarchy that is behind, holds content back.
+    """
+
+    folders: tuple[FolderOverview, ...]
+    sites: tuple[SiteOverview, ...]
+    connectors: tuple[ConnectorOverview, ...]
+    waits_for: tuple[bytes, ...]
+    quarantined: tuple[bytes, ...]
+    is_content_stopped: bool
+
+
+def overview(replica: Replica) -> Overview:
+    """The overview of a store. It changes nothing."""
+    return Overview(
+        folders=tuple(_folders(replica)),
+        sites=tuple(_sites(replica)),
+        connectors=tuple(_connectors(replica)),
+        waits_for=hello.unanswered(replica),
+        quarantined=tuple(sorted(replica.record.quarantined)),
+        is_content_stopped=not replica.content_flows(),
+    )
+
+
+def _folders(replica: Replica) -> Iterator[FolderOverview]:
+    for folder, state in sorted(replica.record.folders.items()):
+        if not state.is_held or not replica.is_live(folder):
+            continue
+        due_ms = min((each.due_ms for each in state.entries if not each.sleeps), default=None)
+        yield FolderOverview(
+            folder,
+            sum(each.missing.count() for each in state.entries),
+            tuple(sorted(state.asked)),
+            None if due_ms is None else replica.wall_ms + due_ms - replica.now_ms,
+            len(state.set_aside),
+            tuple(_peers(replica, folder, state)),
+        )
+
+
+def _peers(replica: Replica, folder: ObjectId, state: FolderState) -> Iterator[PeerOverview]:
+    for database, listed in replica.peers(folder).items():
+        row = state.rows.get(database, Row())
+        lacks_count = (state.knowledge.known - row.had).count()
+        offers_count = (row.known - state.knowledge.had).count()
+        yield PeerOverview(
+            database,
+            _sync(listed, row, lacks_count + offers_count),
+            lacks_count,
+            offers_count,
+            row.heard_ms or None,
+        )
+
+
+def _sync(listed: ReplicaState, row: Row, distance: int) -> Sync:
+    if listed is ReplicaState.DELETE_PENDING:
+        return Sync.DELETE_PENDING
+    if row.life == UNHEARD:
+        return Sync.NOT_HEARD
+    return Sync.NOT_IN_SYNC if distance else Sync.IN_SYNC
+
+
+def _sites(replica: Replica) -> Iterator[SiteOverview]:
+    counts: dict[str, int] = {}
+    for state in replica.record.folders.values():
+        for site, numbers in state.marks.items():
+            counts[site] = counts.get(site, 0) + numbers.count()
+    tree = replica.site_tree()
+    for site in sorted({*tree.children(tree.root), *counts, *replica.lines}):
+        line = replica.lines.get(site)
+        flights_count = len(line.flights) if line else 0
+        is_stalled = bool(line and line.stalled()) or links.is_cut_off(replica, site)
+        yield SiteOverview(site, counts.get(site, 0), flights_count, is_stalled)
+
+
+def _connectors(replica: Replica) -> Iterator[ConnectorOverview]:
+    down = replica.links.down(replica.now_ms) | opening.closed(replica.organisation, replica.wall_ms)
+    for each in sorted(replica.organisation.connectors, key=lambda connector: connector.name):
+        yield ConnectorOverview(each.name, each.sites, each.cost, each.name not in down)
