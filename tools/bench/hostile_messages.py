@@ -27,7 +27,8 @@ from pillarbox.replication.wire import frame
 from pillarbox.replication.wire.frame import HEADER_BYTES, Header
 from pillarbox.replication.wire.messages import Label
 from pillarbox.replication.wire.transport_frames import LABEL_BYTES, encode_label
-from pillarbox.tools.bench.replicating_side import KEYS, RECEIVER, SOURCE, Link, Side
+from pillarbox.store.clock import VirtualClock
+from pillarbox.tools.bench.replicating_side import BEGAN_MS, RECEIVER, SIGNERS, SOURCE, Link, Side
 from pillarbox.tools.bench.report import at_least_one
 
 COUNT: Final = 100_000
@@ -62,15 +63,17 @@ class Recorded(Link):
 
 def exchange(root: Path) -> tuple[Side, list[bytes]]:
     """A store that got changes of another one, and all that came over the link."""
-    source, receiver = Side(root / "source", SOURCE), Side(root / "receiver", RECEIVER)
+    clock = VirtualClock(BEGAN_MS)
+    source, receiver = Side(root / "source", SOURCE, clock), Side(root / "receiver", RECEIVER, clock)
     link = Recorded(source, receiver)
-    folder = source.make_folder()
+    source.make_folder()
+    link.run(receiver.has_folder)
     rng = random.Random(1)
     for size in (200, 2_000, 20_000, 200_000):
-        source.post(folder, [b"Subject: %d\r\n\r\n" % size + rng.randbytes(size)])
-        link.run(lambda: source.knows_as(receiver, folder))
-    source.delete(folder, list(source.live(folder))[:1])
-    link.run(lambda: source.knows_as(receiver, folder))
+        source.post([b"Subject: %d\r\n\r\n" % size + rng.randbytes(size)])
+        link.run(lambda: source.known() == receiver.known())
+    source.delete(list(source.live())[:1])
+    link.run(lambda: source.known() == receiver.known())
     source.close()
     return receiver, link.arrived
 
@@ -151,7 +154,7 @@ def _with_body(header: Header, data: bytes, packed: bytes, body_bytes: int) -> b
     """A message with another body, signed by the store that it is of."""
     route = data[HEADER_BYTES : HEADER_BYTES + header.route_bytes]
     header = header._replace(packed_bytes=len(packed), body_bytes=body_bytes)
-    return _signed(header, route + packed, KEYS[header.sender.database])
+    return _signed(header, route + packed, SIGNERS[header.sender.database].key)
 
 
 def _rest(data: bytes) -> bytes:
