@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pillarbox.replication.core import identity, setting_aside
@@ -28,10 +29,54 @@ def take(replica: Replica, folder: ObjectId, object_id: ObjectId, arrived: Versi
     comes once more changes nothing, and is no news.
     """
     state, mine = replica.state(folder), replica.objects.get(folder, object_id)
-    if mine is not None and not identity.check_numbers(replica, folder, mine, arrived):
+    knowledge, entries = state.knowledge, arrived.entries()
+    if mine is None and is_all_new(state, entries):  # as nearly always in a backfill
+        result, claimed = arrived, list(entries)
+    else:
+        if mine is not None and not identity.check_numbers(replica, folder, mine, arrived):
+            return
+        result, claimed = merged(replica, folder, object_id, mine, arrived)
+        if all(number in knowledge.known for number in claimed):
+            is_kept = result.siblings or is_bare_kept(replica, folder, result)
+            if (result if is_kept else None) == mine:
+                return  # it came once more
+    before = knowledge.known, knowledge.expired, knowledge.retried
+    knowledge.claim_each(claimed)
+    try:
+        store_or_bury(replica, folder, object_id, result)
+    except NotApplied as error:
+        knowledge.known, knowledge.expired, knowledge.retried = before
+        setting_aside.set_aside(replica, folder, object_id, arrived, str(error))
         return
-    aside = setting_aside.numbers_of(state, object_id)
-    known = state.knowledge.known if is_held_again(state, mine, arrived, aside) else state.knowledge.had
+    setting_aside.look(state, object_id)
+    replica.fired["sibling"] += len(result.siblings) > 1 and len(result.live()) > 1
+    state.applied += 1
+    note_news(replica, state)
+    for version in arrived.siblings.values():
+        replica.witness(folder, version.stamps())
+
+
+def is_all_new(state: FolderState, entries: Iterable[ChangeNumber]) -> bool:
+    """True when a replica that expired nothing has none of these numbers: nothing is merged or refused."""
+    known = state.knowledge.known
+    if state.knowledge.expired or state.expired_objects:
+        return False
+    return not any(map(known.__contains__, entries))
+
+
+def merged(
+    replica: Replica,
+    folder: ObjectId,
+    object_id: ObjectId,
+    mine: Versions[Any] | None,
+    arrived: Versions[Any],
+) -> tuple[Versions[Any], list[ChangeNumber]]:
+    """The state of an object with one that arrived, and the numbers that are known by it."""
+    state = replica.state(folder)
+    knowledge, known = state.knowledge, state.knowledge.had
+    if knowledge.expired:
+        aside = setting_aside.numbers_of(state, object_id)
+        known = knowledge.known if is_held_again(state, mine, arrived, aside) else known
     result = received(arrived, known) if mine is None else mine.merged(arrived, known)
     claimed = [
         number
@@ -40,25 +85,8 @@ def take(replica: Replica, folder: ObjectId, object_id: ObjectId, arrived: Versi
     ]
     claimed += no_longer_expired(state, object_id, arrived, result)
     replica.fired["refused"] += bool(arrived.siblings) and not result.siblings
-    replica.fired["held_again"] += any(number in state.knowledge.expired for number in result.siblings)
-    if all(number in state.knowledge.known for number in claimed):
-        is_kept = result.siblings or is_bare_kept(replica, folder, result)
-        if (result if is_kept else None) == mine:
-            return  # it came once more
-    before = state.knowledge.copy()
-    state.knowledge.claim_each(claimed)
-    try:
-        store_or_bury(replica, folder, object_id, result)
-    except NotApplied as error:
-        state.knowledge = before
-        setting_aside.set_aside(replica, folder, object_id, arrived, str(error))
-        return
-    setting_aside.look(state, object_id)
-    replica.fired["sibling"] += len(result.live()) > 1
-    state.applied += 1
-    note_news(replica, state)
-    for version in arrived.siblings.values():
-        replica.witness(folder, version.stamps())
+    replica.fired["held_again"] += any(number in knowledge.expired for number in result.siblings)
+    return result, claimed
 
 
 def is_held_again(

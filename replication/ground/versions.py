@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import starmap
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from pillarbox.store.change_number import ChangeNumber, CNSet
@@ -47,7 +48,7 @@ class Versions(Generic[V]):
 
     def entries(self) -> frozenset[ChangeNumber]:
         """Every number by which this state is found: those of its context and of its siblings."""
-        return frozenset((*(ChangeNumber(*entry) for entry in self.context.items()), *self.siblings))
+        return frozenset([*starmap(ChangeNumber, self.context.items()), *self.siblings])
 
     def live(self) -> tuple[V, ...]:
         """The versions that are no tombstones, in the order in which all stores show them."""

@@ -55,7 +55,8 @@ class Identifiers:
 
     def number(self, number: ChangeNumber) -> int:
         """A change number as this store keeps it."""
-        return self.replica(number.origin) << COUNTER_BITS | number.counter
+        replica = self._numbers.get(number.origin) or self.replica(number.origin)
+        return replica << COUNTER_BITS | number.counter
 
     def id(self, object_id: ObjectId) -> int:
         """An id as this store keeps it."""

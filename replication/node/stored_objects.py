@@ -7,7 +7,7 @@ follow is the store's (`apply_messages`, `apply_folders`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from pillarbox.replication.core.objects import NotApplied
 from pillarbox.replication.ground.records import ObjectId, Tree
@@ -25,11 +25,13 @@ from pillarbox.store.disk.tables import Table, split_feed_value, split_triple_ke
 from pillarbox.store.engine import content_store
 from pillarbox.store.engine.transaction import WriteTransaction
 from pillarbox.store.errors import Dismounted, PillarboxError, ReadOnly, Retryable
-from pillarbox.store.ids import COUNTER_BITS, counter_of
+from pillarbox.store.ids import COUNTER_BITS, COUNTER_MAX, counter_of
 from pillarbox.store.mail import apply_folders, apply_messages, messages
 from pillarbox.store.mail.apply_folders import FolderState
 from pillarbox.store.mail.apply_messages import MessageState
 from pillarbox.store.mail.messages import PreparedMessage
+
+ID_MAX: Final = (1 << 64) - 1
 
 ContentOf = Callable[[bytes], bytes]
 """The bytes of a message by their digest, which came with it or are of an object that is here."""
@@ -72,6 +74,7 @@ class StoredObjects:
         self._folders: dict[ObjectId, Versions[Any] | None] = {}  # read here, since each is read many times
         self._roomy: set[int] = set()  # folders that are known to be here
         self._absent: tuple[ObjectId, ObjectId] | None = None  # the message that was not here just now
+        self._highest: dict[tuple[int, int], int] = {}  # by folder and replica number, of all that is here
 
     def next_number(self, last: int) -> int:
         """The counter of the next change number: the store's own changes are numbered by the same counter."""
@@ -84,11 +87,34 @@ class StoredObjects:
                 state = apply_folders.state_of(self._txn, self._ids.id(object_id))
                 self._folders[object_id] = self._versions(state)
             return self._folders[object_id]
-        found = self._versions(
-            apply_messages.state_of(self._txn, self._ids.id(folder), self._ids.id(object_id))
-        )
+        folder_id, message_id = self._ids.id(folder), self._ids.id(object_id)
+        found = None
+        if not self._is_above_all(folder_id, message_id):
+            found = self._versions(apply_messages.state_of(self._txn, folder_id, message_id))
         self._absent = None if found else (folder, object_id)
         return found
+
+    def _is_above_all(self, folder_id: int, message_id: int) -> bool:
+        """True for a message that is above all numbers of its replica in the folder, as new ones mostly are.
+
+        Such a one is not here: the context of each message covers its id, and each number of a context is in
+        the index.
+        """
+        replica = message_id >> COUNTER_BITS
+        highest = self._highest.get((folder_id, replica))
+        if highest is None:
+            first, last = replica << COUNTER_BITS, replica << COUNTER_BITS | COUNTER_MAX
+            start, stop = triple_key(folder_id, first, 0), triple_key(folder_id, last, ID_MAX)
+            rows = self._txn.indexes(Table.VERSION, start, stop, reverse=True)
+            highest = next((split_triple_key(key)[1] for key, _ in rows), 0)
+            self._highest[folder_id, replica] = highest
+        return message_id > highest
+
+    def _note_put(self, folder_id: int, context: Mapping[int, int]) -> None:
+        for replica, counter in context.items():
+            number = replica << COUNTER_BITS | counter
+            if number > self._highest.get((folder_id, replica), number):
+                self._highest[folder_id, replica] = number
 
     def _versions(self, state: FolderState | MessageState | None) -> Versions[Any] | None:
         if state is None:
@@ -137,6 +163,7 @@ class StoredObjects:
         message_state = MessageState(context, tuple(sorted(found)))
         message_id = self._ids.id(object_id)
         apply_messages.apply(self._txn, folder_id, message_id, message_state, contents, is_new=is_new)
+        self._note_put(folder_id, context)
 
     def _wants(self, version: apply_messages.MessageVersion) -> bool:
         """True when a version's content is at hand, or is not in the store."""

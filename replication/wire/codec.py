@@ -197,7 +197,7 @@ def decode_body(
 ) -> tuple[tuple[Part, ...], tuple[bytes, ...]]:
     """Read the body that `encode_body` wrote: its messages, and raw contents. Raises InvalidContent."""
     try:
-        read = msgpack.unpackb(data, use_list=True, raw=False, strict_map_key=True)
+        read = msgpack.unpackb(data, use_list=False, raw=False, strict_map_key=True)
     except (ValueError, msgpack.exceptions.UnpackException) as error:
         raise invalid(f"its body is no msgpack: {error}") from error
     parts, contents = _exactly(read, 2)
@@ -212,7 +212,7 @@ def decode_body(
 def _read_part(value: Any, kind: MessageType, flags: Flag, tree: Tree) -> Part:
     origin, counter, statement, fields = _exactly(value, 4)
     is_hierarchy = origin == tree.guid and counter == 0
-    folder = tree.hierarchy if is_hierarchy else _number([origin, counter])
+    folder = tree.hierarchy if is_hierarchy else _number((origin, counter))
     said = _read_statement(statement)
     return folder, said, _body_reader(kind, flags, is_hierarchy, said)(fields)
 
@@ -283,7 +283,7 @@ def _read_question(value: Any) -> ReconcileQuestion:
     sights = {}
     for item in _list(held):
         origin, counter, context, numbers = _exactly(item, 4)
-        sights[_number([origin, counter])] = Sight(_read_context(context), _read_numbers(numbers))
+        sights[_number((origin, counter))] = Sight(_read_context(context), _read_numbers(numbers))
     return ReconcileQuestion(sights, _count(applied))
 
 
@@ -292,7 +292,7 @@ def _read_reconcile(value: Any, version: Reader[Any]) -> ReconcileAnswer:
     gone = {}
     for item in _list(told):
         origin, counter, numbers = _exactly(item, 3)
-        gone[_number([origin, counter])] = _read_numbers(numbers)
+        gone[_number((origin, counter))] = _read_numbers(numbers)
     return ReconcileAnswer(
         _life(incarnation, life),
         gone,
@@ -342,7 +342,7 @@ def _read_numberings(value: Any) -> Numberings:
 def _read_hello_answer(value: Any) -> HelloAnswer:
     start, highest, is_quarantined, *told = _exactly(value, 5)
     return HelloAnswer(
-        _guid(start), _count(highest, COUNTER_MAX), _bool(is_quarantined), _read_numberings(told)
+        _guid(start), _count(highest, COUNTER_MAX), _bool(is_quarantined), _read_numberings(tuple(told))
     )
 
 
@@ -353,11 +353,14 @@ def _read_objects(value: Any, version: Reader[Any]) -> Objects:
         read = {}
         for sibling in _list(siblings):
             sibling_origin, sibling_counter, fields = _exactly(sibling, 3)
-            read[_number([sibling_origin, sibling_counter])] = version(fields)
+            read[_number((sibling_origin, sibling_counter))] = version(fields)
         versions: Versions[Any] = Versions(_read_context(context), read)
-        if not all(versions.has_seen(number) for number in read):
+        if not all(map(versions.has_seen, read)):
             raise invalid("a version is not covered by its object's context")
-        objects.append((_number([origin, counter]), versions))
+        object_id = _number((origin, counter))
+        if version is _read_message and not versions.has_seen(object_id):
+            raise invalid("a message is not covered by its own context")
+        objects.append((object_id, versions))
     return tuple(objects)
 
 
@@ -410,15 +413,16 @@ def _read_numbers(value: Any) -> frozenset[ChangeNumber]:
 # --- single values ------------------------------------------------------------------------------------------
 
 
-def _exactly(value: Any, count: int) -> list[Any]:
-    fields = _list(value)
-    if len(fields) != count:
-        raise invalid(f"{len(fields)} fields stand where {count} belong")
-    return fields
+def _exactly(value: Any, count: int) -> tuple[Any, ...]:
+    if not isinstance(value, tuple):
+        raise invalid("a value is no array")
+    if len(value) != count:
+        raise invalid(f"{len(value)} fields stand where {count} belong")
+    return value
 
 
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
+def _list(value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, tuple):
         raise invalid("a value is no array")
     return value
 
@@ -430,9 +434,9 @@ def _bytes(value: Any) -> bytes:
 
 
 def _guid(value: Any) -> bytes:
-    if len(_bytes(value)) != GUID_BYTES:
+    if not isinstance(value, bytes) or len(value) != GUID_BYTES:
         raise invalid("a GUID has the wrong length")
-    return _bytes(value)
+    return value
 
 
 def _count(value: Any, highest: int = _U64_MAX) -> int:
@@ -455,8 +459,8 @@ def _text(value: Any) -> str:
 
 def _number(value: Any) -> ObjectId:
     origin, counter = _exactly(value, 2)
-    if _count(counter, COUNTER_MAX) < 1:
-        raise invalid("a change number is 0")
+    if type(counter) is not int or not 1 <= counter <= COUNTER_MAX:
+        raise invalid("a change number is out of its range")
     return ChangeNumber(_guid(origin), counter)
 
 

@@ -145,15 +145,6 @@ class Header(NamedTuple):
         return header
 
 
-def signed_part(header: Header, data: bytes) -> bytes:
-    """The bytes that are signed: the header, with the signature's length as 0, the way, and the packed body.
-
-    The length is not known before signing (an ECDSA signature has 70 to 72 bytes).
-    """
-    rest = memoryview(data)[HEADER_BYTES : HEADER_BYTES + header.route_bytes + header.packed_bytes]
-    return b"".join((header._replace(signature_bytes=0).encode(), rest))
-
-
 def pack_route(tree: tuple[tuple[str, str], ...]) -> bytes:
     """The way of a bundle: the names of its sites, the maker's first, and the place of each one's parent."""
     places: dict[str, int] = {}

@@ -6,6 +6,7 @@ SHA-256, by the key of the store's certificate.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -13,14 +14,16 @@ from typing import Final, NamedTuple
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from pillarbox.replication.ground.records import Tree
 from pillarbox.replication.wire.codec import decode_body, encode_body, kind_of
-from pillarbox.replication.wire.frame import Header, pack, pack_route, signed_part, unpack, unpack_route
+from pillarbox.replication.wire.frame import HEADER_BYTES, Header, pack, pack_route, unpack, unpack_route
 from pillarbox.replication.wire.messages import BUNDLE_MESSAGES_MAX, Bundle, Message
 from pillarbox.store.errors import AccessDenied, InvalidContent, OverLimit, PillarboxError, UnsupportedVersion
 
 _ALGORITHM: Final = ec.ECDSA(hashes.SHA256())
+_DIGESTED: Final = ec.ECDSA(Prehashed(hashes.SHA256()))
 
 
 class Signer(NamedTuple):
@@ -146,8 +149,14 @@ def _peer_of(header: Header, peers: Mapping[bytes, Peer]) -> Peer:
 
 
 def _verify(header: Header, data: bytes, peer: Peer) -> None:
+    """Signed are the header, with the signature's length as 0, the way, and the packed body.
+
+    The length is not known before signing (an ECDSA signature has 70 to 72 bytes).
+    """
     try:
-        peer.key.verify(data[len(data) - header.signature_bytes :], signed_part(header, data), _ALGORITHM)
+        digest = hashlib.sha256(header._replace(signature_bytes=0).encode())
+        digest.update(memoryview(data)[HEADER_BYTES : len(data) - header.signature_bytes])
+        peer.key.verify(data[len(data) - header.signature_bytes :], digest.digest(), _DIGESTED)
     except InvalidSignature as error:
         raise AccessDenied(
             "the signature of a replication message does not hold", hint="it was changed under way, or forged"

@@ -214,6 +214,9 @@ class _Applying:
         self._held = held
 
     def run(self) -> None:
+        if not self._held.records and self._live and not self._gone:  # as nearly always
+            self._place({})
+            return
         kept = self._matched()
         leaving = [item for item in self._held.live if item not in kept.values()]
         self._bury(leaving)  # first, for one that comes may have the id of one that leaves

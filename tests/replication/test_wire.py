@@ -362,6 +362,20 @@ def test_bodies_that_are_not_of_their_type_are_refused(name: str) -> None:
         opened(signed_with_body(name, b"x" * 10_000, body_bytes=10), TREE, PEERS)
 
 
+@pytest.mark.parametrize(
+    ("context", "text"), [({A: 9, B: 4}, "own context"), ({A: 8, B: 5}, "object's context")]
+)
+def test_a_message_whose_context_lacks_its_id_or_a_version_is_refused(
+    context: dict[bytes, int], text: str
+) -> None:
+    version = MESSAGES[0][1].siblings[ChangeNumber(A, 9)]
+    objects = ((MESSAGE, Versions(context, {ChangeNumber(A, 9): version})),)
+    sent = Message(SENDER, B, FOLDER, STATEMENT, Changes(objects, PAIR))
+    data = seal(Bundle(SENDER, 0, Class.CHANGES, 9, (), (sent,), B), TREE, SIGNER, 1)
+    with pytest.raises(InvalidContent, match=text):
+        opened(data, TREE, PEERS)
+
+
 def mutations(rng: random.Random, count: int) -> None:
     originals = [sealed(name) for name in BODIES]
     for _ in range(count):

@@ -130,7 +130,7 @@ class Side:
         self.replicator.receive(batch)
 
     def leaving(self) -> Iterator[bytes]:
-        """What is to be sent, sealed when its turn comes."""
+        """Frames of all that is to be sent, each sealed when its turn comes."""
         while self.waiting:
             yield from frames_of(self.waiting.popleft(), TREE, SIGNERS[self.guid], self.clock.now_ms()).frames
 
@@ -217,6 +217,8 @@ class Link:
     def hand_over(self, taker: Side, arrived: list[bytes]) -> None:
         """Give a store what arrived for it."""
         taker.apply(taker.open(arrived))
+        if taker.gate.refused_counts:
+            raise AssertionError(f"a store refused what the other sent: {taker.gate.refused_counts}")
 
     def _wait(self) -> None:
         """Let time pass up to the next tick that is due, and do what is due then."""
