@@ -125,6 +125,7 @@ class _Gathering:
         self._last_segment = 0
         self._is_unbroken = False  # nothing damaged or missing since the last transaction that was read
         self._gaps: list[Gap] = []
+        self._late: list[tuple[int, Place]] = []
         self._given_back: set[int] = set()
         self._perhaps_missing: list[str] = []
         self._content_bytes: Counter[int] = Counter()
@@ -140,6 +141,7 @@ class _Gathering:
     def run(self) -> Gathered:
         self._replay()
         self._draft.flush()
+        self._take_late()
         sequence_in_stream = self._sequence
         self._take_tables()
         self._name_damaged()
@@ -215,6 +217,7 @@ class _Gathering:
         try:
             redo = read_redo(frame, Position(segment, offset + frame.length), path)
             if redo.sequence <= self._sequence:
+                self._late.append((redo.sequence, Place(frame.kind, segment, offset, frame.length)))
                 raise Corrupt(f"{path} at {offset}: transaction {redo.sequence} follows {self._sequence}")
         except Corrupt as error:
             self._let_go(segment, offset, frame.length, str(error))
@@ -243,6 +246,36 @@ class _Gathering:
                 self._given_back.add(int.from_bytes(key, "big"))
             gone = _DELETED + self._counter.to_bytes(8, "big")
             self._draft.put_value(table, key, gone if value is None else value)
+
+    def _take_late(self) -> None:
+        """Take what whole transactions tell that stand behind later ones, as after two pages changed places.
+
+        They are let go where they stand, and told again behind the end.
+        """
+        for _, place in sorted(self._late):
+            frame = self._stream.read(place.segment, place.offset, place.length)
+            end = Position(place.segment, place.offset + place.length)
+            redo = read_redo(frame, end, str(self._stream.path(place.segment)))
+            state = (value for number, key, value in redo.rows if (number, key) == (Table.META, STATE_KEY))
+            counter = self._counter_in(next(state, None) or b"")
+            for number, key, value in redo.rows:
+                self._take_late_row(Table(number), key, value, counter)
+        self._draft.flush()
+        late = {sequence for sequence, _ in self._late}
+        self._gaps = [gap for gap in self._gaps if not late.issuperset(range(gap.first, gap.last + 1))]
+
+    def _take_late_row(self, table: Table, key: bytes, value: bytes | None, counter: int) -> None:
+        told = self._draft.get(table, key)
+        if table in _CONTENT_TABLES and told is None:
+            self._stray.pop(key, None)
+        if value is not None:
+            self._take_row(table, key, value, told)
+            return
+        if told is None or told.startswith(_DELETED):
+            return
+        if _counter_of_row(table, key, decode_record(table, key, told)) <= counter:
+            self._draft.changed.add((table, key))
+            self._draft.put_value(table, key, _DELETED + counter.to_bytes(8, "big"))
 
     def _counter_in(self, value: bytes) -> int:
         try:

@@ -20,6 +20,7 @@ from pillarbox.store.engine import tables_proof
 from pillarbox.store.engine.change_feed import ChangeKind, changes
 from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.transaction import ReadTransaction
 from pillarbox.store.errors import Corrupt, Refused
 from pillarbox.store.ids import guid_text
 from pillarbox.store.mail import folders, mailboxes, messages, public_folders
@@ -360,6 +361,53 @@ def test_any_other_byte_where_damage_was_let_go_is_new_damage(database: Database
             with path.open("r+b") as file:
                 file.write(whole)
     assert check_database(database, ACTOR).clean
+
+
+@pytest.mark.parametrize("first", [-4, -3, -2])
+def test_transactions_that_have_changed_places_are_told_still(database: Database, first: int) -> None:
+    """As after two pages of a segment have: the later one stands before the earlier one, both whole."""
+    items = deliver(database, ACTOR, "anna", b"Subject: first\r\n\r\n")
+    with database.transaction(ACTOR) as txn:
+        lists = folders.create(txn, mailboxes.find(txn, "anna").root_id, "Lists")
+    for number in range(3):
+        items += deliver(database, ACTOR, "anna", b"Subject: %d\r\n\r\n" % number + b"x" * number)
+    with database.transaction(ACTOR) as txn:
+        messages.move(txn, items[0].message_id, lists.folder_id)
+        messages.delete(txn, items[1].message_id)
+    with database.read(ACTOR) as read:
+        before = [(item.message_id, messages.content(read, item)) for item in every_message(read)]
+    lose_tables(database)
+    path, ends = database.stream.path(1), redo_ends(database)
+    whole = path.read_bytes()
+    start, middle, end = ends[first - 1], ends[first], ends[first + 1]
+    path.write_bytes(whole[:start] + whole[middle:end] + whole[start:middle] + whole[end:])
+    report = repair_database(database)
+    assert (report.lost, report.recovered) == ((), 0)
+    database.mount()
+    with database.read(ACTOR) as read:
+        assert [(item.message_id, messages.content(read, item)) for item in every_message(read)] == before
+    assert check_database(database, ACTOR).clean
+    lose_tables(database)
+    assert repair_database(database).lost == ()
+    database.mount()
+    with database.read(ACTOR) as read:
+        assert [(item.message_id, messages.content(read, item)) for item in every_message(read)] == before
+
+
+def every_message(read: ReadTransaction) -> list[ItemRecord]:
+    root_id = mailboxes.find(read, "anna").root_id
+    return [
+        item for _, folder in folders.walk(read, root_id) for item in folders.messages(read, folder.folder_id)
+    ]
+
+
+def redo_ends(database: Database) -> list[int]:
+    """Where the transactions of the first segment end."""
+    return [
+        offset + length
+        for offset, length, frame in scan_frames(database.stream, 1)
+        if frame is not None and frame.kind == FrameKind.REDO
+    ]
 
 
 def test_tables_whose_pages_the_verifier_refuses_take_no_place(
