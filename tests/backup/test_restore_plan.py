@@ -122,7 +122,7 @@ def test_what_cannot_be_mounted_is_meant_and_what_is_in_use_is_not(site):
     site.server.dismount(STORE)
     path = site.server.database(STORE).path
     (path / "properties").rename(path / "elsewhere")
-    with pytest.raises(Exception, match="are not at"):
+    with pytest.raises(Exception, match="properties is missing"):
         site.server.mount(STORE)
     (planned,) = plan_restore(site.server, site.found(), named=False)
     assert planned.newer is None and "cannot be mounted" in planned.reason
