@@ -138,6 +138,8 @@ class EventId(IntEnum):
         "{other} got it.")
     MAILBOX_NAMES_UNKNOWN = (20016, _WARNING, _MAILBOX,
         "Mailbox {mailbox} got its name while the names in database {database} are not known: {reason}")
+    MOVE_UNDONE = (20017, _INFORMATION, _MAILBOX,
+        "What an interrupted move of mailbox {mailbox} left in database {database} was removed: {reason}.")
     IMPORT_FINISHED = 20020, _INFORMATION, _MAILBOX, "{messages} messages were imported into {mailbox}."
     IMPORT_FINISHED_DAMAGED = (20021, _WARNING, _MAILBOX,
         "{messages} messages were imported into {mailbox}, {damaged} of them damaged.")

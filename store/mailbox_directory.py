@@ -8,7 +8,7 @@ them, a name is given that one of its mailboxes may have, and that one gets anot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from itertools import count
 from typing import Final, Protocol
@@ -18,6 +18,7 @@ from pillarbox.store.arguments import check_kind
 from pillarbox.store.disk.file_lock import is_locked
 from pillarbox.store.disk.tables import DatabaseKind, MailboxRecord, Table
 from pillarbox.store.engine.database import LOCK, Database, MountState
+from pillarbox.store.engine.transaction import Reader
 from pillarbox.store.errors import (
     AlreadyExists,
     Conflict,
@@ -31,17 +32,25 @@ from pillarbox.store.errors import (
 from pillarbox.store.events import EventId
 from pillarbox.store.mail import mailboxes
 from pillarbox.store.names import NAME_CHARS_MAX, check_name, name_key
+from pillarbox.store.upkeep.move_copies import (
+    copies_in,
+    discard_copy,
+    is_incomplete,
+    is_used,
+    why_it_does_not_count,
+)
 from pillarbox.store.upkeep.move_mailbox import (
-    MOVED_FROM,
+    Alone,
     MailboxMove,
     Progress,
     finish_move,
-    is_incomplete_copy,
     move_mailbox,
 )
 from pillarbox.store.upkeep.names_in_tables import NamesInTables
 
 _TELLING_APART: Final = Actor.task("mount")
+_DISCARDING: Final = Actor.task("discard copies")
+_FINDING: Final = Actor.task("find mailbox")
 
 
 class Databases(Protocol):
@@ -150,18 +159,61 @@ class MailboxDirectory:
         """
         source, box = self.find(name)
         target = self._server.database(database_name)
-        if source is target and MOVED_FROM in box.properties:
+        if source is target and box.moved_from:
             return finish_move(target, box.guid, actor)
-        mounted = [each for each in self._server.databases() if each.state is MountState.MOUNTED]
+        self.discard_copies(box.guid)
+        self._discard_called(name)
         return move_mailbox(
-            source,
-            box.guid,
-            target,
-            actor,
-            skip_damaged_max=skip_damaged_max,
-            progress=progress,
-            elsewhere=[database for database in mounted if database not in (source, target)],
+            source, box.guid, target, actor, skip_damaged_max=skip_damaged_max, progress=progress
         )
+
+    def all_of(self, database: Database) -> list[MailboxRecord]:
+        """The mailboxes in a mounted database, by name; no copies whose moves have not ended.
+
+        Raises Dismounted, Corrupt.
+        """
+        with database.read(_FINDING) as read:
+            return [box for box in mailboxes.all_of(read) if self._counts(read, box)]
+
+    # -- what interrupted moves have left
+
+    def discard_copies(self, *guids: bytes) -> None:
+        """Delete what interrupted moves have left of those mailboxes, or of all; event 20017 tells.
+
+        What counts stays, and so does what is being made, what lies in a database that is not mounted for
+        writing, and a complete copy whose source is not mounted. Raises Dismounted, DiskFull, Corrupt.
+        """
+        for database in self._stores():
+            if database.state is not MountState.MOUNTED:
+                continue
+            with database.read(_DISCARDING) as read:
+                left = [box for box in self._copies(read, guids) if not self._counts(read, box)]
+            for box in left:
+                source = self._source_of(box)
+                if source is not None and source.state is MountState.DISMOUNTED:
+                    source = None
+                with Alone(box.guid) as is_alone:
+                    if is_alone:
+                        discard_copy(database, box.guid, source, _DISCARDING)
+
+    def _copies(self, read: Reader, guids: Collection[bytes]) -> Iterator[MailboxRecord]:
+        if not guids:
+            yield from copies_in(read)
+        for guid in guids:
+            box: MailboxRecord | None = read.record(Table.MAILBOX, guid)
+            if box is not None:
+                yield box
+
+    def _discard_called(self, name: str) -> None:
+        """Delete copies of a name that do not count: they keep it from others in their databases."""
+        found = []
+        for database in self._stores():
+            if database.state is MountState.MOUNTED:
+                with database.read(_FINDING) as read:
+                    guid = read.index(Table.MAILBOX_NAME, name_key(name))
+                found += [] if guid is None else [guid]
+        if found:
+            self.discard_copies(*found)
 
     # -- mounted databases
 
@@ -181,30 +233,33 @@ class MailboxDirectory:
         for database in self._stores():
             if database.state is MountState.DISMOUNTED:
                 continue
-            with database.read(Actor.task("find mailbox")) as read:
+            with database.read(_FINDING) as read:
                 try:
                     found = mailboxes.find(read, name)
                 except NotFound:
                     continue
-            if not self._has_its_source(found):
+                counts = self._counts(read, found)
+            if counts:
                 yield database, found
 
-    def _has_its_source(self, found: MailboxRecord) -> bool:
-        """True when a mailbox is the copy of one that has not gone yet from where it is moved from."""
-        origin = found.properties.get(MOVED_FROM)
-        source = next((each for each in self._server.databases() if each.guid.hex() == origin), None)
-        if source is None:
+    def _counts(self, read: Reader, box: MailboxRecord) -> bool:
+        """True for a mailbox that is no copy, or one whose source went there (`move_copies`)."""
+        if is_incomplete(box):
             return False
+        source = self._source_of(box)
+        if source is None:
+            return True
         if source.state is MountState.DISMOUNTED:
             names = self._names_in(source)
-            return names is None or found.guid in names.values()
-        with source.read(Actor.task("find mailbox")) as read:
-            record: MailboxRecord | None = read.record(Table.MAILBOX, found.guid)
-        if record is None or is_incomplete_copy(record):
-            return False
-        # A copy has higher numbers than its source. A complete one there, hidden no more, is that of a move
-        # back that has not ended: each of the two has a mark then that names the other's database.
-        return record.root_id < found.root_id
+            return (names is not None and box.guid not in names.values()) or is_used(read, box)
+        with source.read(_FINDING) as at_source:
+            return not why_it_does_not_count(read, box, at_source)
+
+    def _source_of(self, box: MailboxRecord) -> Database | None:
+        """The database that a copy comes from, None when it is no copy or the server has it no more."""
+        if not box.moved_from:
+            return None
+        return next((each for each in self._stores() if each.guid == box.moved_from), None)
 
     # -- databases that are not mounted
 
@@ -230,6 +285,7 @@ class MailboxDirectory:
         """Raises AlreadyExists when a mailbox but `own` (GUID) has a name; Dismounted, WriterBusy when
         one may have it, in a database that another process has mounted.
         """
+        self._discard_called(name)
         for database, found in self._called(name):
             if found.guid != own:
                 raise _mailbox_exists(name, database.label)
@@ -258,7 +314,7 @@ class MailboxDirectory:
 
     def _doubles(self, database: Database) -> Iterator[tuple[MailboxRecord, Database]]:
         with database.read(_TELLING_APART) as read:
-            boxes = list(mailboxes.all_of(read))
+            boxes = [box for box in mailboxes.all_of(read) if not box.moved_from]
         for box in boxes:
             if (other := self._other_called(box, database)) is not None:
                 yield box, other

@@ -262,6 +262,7 @@ class Server:
             elif self.mounts_at_startup(database.label):
                 self.not_mounted[database.label] = _above_limit(database)
         if not self.read_only:
+            self._discard_copies()
             self._report(EventId.SERVER_OPENED, "", {"server": self.path.name})
             with self._checking:
                 if daily_check:
@@ -349,6 +350,7 @@ class Server:
             if starts_grace and not self.read_only:
                 self._start_grace(database)
         if not self.read_only:
+            self._discard_copies()
             with self._checking:
                 self.size_check.look([database])
         return database
@@ -381,6 +383,13 @@ class Server:
             self.mailboxes.end_doubles(database)
         except PillarboxError as error:  # `MailboxDirectory.find` tells of a double
             database.report(EventId.REQUEST_FAILED, request="mailbox names", error=str(error))
+
+    def _discard_copies(self) -> None:
+        """Delete what interrupted moves have left; event 1025 tells why it stays."""
+        try:
+            self.mailboxes.discard_copies()
+        except PillarboxError as error:
+            self._report(EventId.REQUEST_FAILED, "(all)", {"request": "discard copies", "error": str(error)})
 
     def _mount_to_read(self, database: Database) -> None:
         try:
@@ -426,7 +435,9 @@ class Server:
         May take hours on large databases, while everything goes on: give it a thread of its own.
         """
         with self._maintaining:
-            return self.maintenance.run_due()
+            next_ms = self.maintenance.run_due()
+            self._discard_copies()
+            return next_ms
 
     def maintain_now(
         self, name: str, actor: Actor, *, step: Callable[[], None] = lambda: None
@@ -442,7 +453,9 @@ class Server:
         if not self._maintaining.acquire(blocking=False):
             raise WriterBusy("daily maintenance runs already", hint="wait until it has ended")
         try:
-            return run_maintenance(database, actor, step=step)
+            report = run_maintenance(database, actor, step=step)
+            self._discard_copies()
+            return report
         finally:
             self._maintaining.release()
 

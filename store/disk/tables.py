@@ -145,7 +145,10 @@ class ObjectKind(IntEnum):
 class MailboxRecord(NamedTuple):
     """A mailbox, keyed by its GUID. `size` in bytes and `messages_count` cover every folder of it.
 
-    In state `ARRIVING` it is hidden, as its folders are.
+    In state `ARRIVING` it is hidden, as its folders are. `moved_from` is the GUID of the database that it
+    comes from, while its move has not ended, `moved_root_id` the id of its root folder there, and
+    `moved_counter` that database's counter when the copy was complete. `arrived_cn` is the change number with
+    which that was so.
     """
 
     guid: bytes
@@ -159,6 +162,10 @@ class MailboxRecord(NamedTuple):
     messages_count: int
     change_cn: int
     properties: dict[str, Any]
+    moved_from: bytes = b""
+    moved_root_id: int = 0
+    moved_counter: int = 0
+    arrived_cn: int = 0
 
     def __repr__(self) -> str:
         return f"<mailbox {self.name!r}, GUID {self.guid.hex()}, {self.messages_count} messages>"
@@ -271,7 +278,8 @@ class TombstoneRecord(NamedTuple):
 
     A message's tombstone without a UID is of one that was never shown here: the feed tells nothing of it.
     `versions`, `changed` and `actor` are as in `ItemRecord`; one that is no version itself, and only keeps
-    the context, has 0 for its number. `folder` are the fields of a folder's record as it was.
+    the context, has 0 for its number. `folder` are the fields of a folder's record as it was. `went_to` is
+    the GUID of the database that a mailbox was moved to, empty when it was deleted.
     """
 
     kind: int
@@ -284,6 +292,7 @@ class TombstoneRecord(NamedTuple):
     changed: tuple[int, ...] = ()
     actor: str = ""
     folder: tuple[Any, ...] = ()
+    went_to: bytes = b""
 
 
 class ContentRecord(NamedTuple):

@@ -255,11 +255,16 @@ def _unpacked(after: bytes) -> _Place:
     raise InvalidSetting("this is no place in the changes", hint="give `next` of another page")
 
 
-def _refuse_future(reader: Reader, counter: int) -> None:
-    """Raises Refused for a counter that the database came to after the backup that it was restored from."""
+def is_of_future(reader: Reader, counter: int) -> bool:
+    """True for a counter that the database came to after the backup that it was restored from."""
     left_out: LeftOutRecord | None = reader.record(Table.META, LEFT_OUT_KEY)
     intervals = left_out.intervals if left_out is not None else ()
-    if counter > reader.state().counter or any(first <= counter <= last for first, last in intervals):
+    return counter > reader.state().counter or any(first <= counter <= last for first, last in intervals)
+
+
+def _refuse_future(reader: Reader, counter: int) -> None:
+    """Raises Refused for a counter of the future."""
+    if is_of_future(reader, counter):
         raise Refused(
             "this state is from the future of the database: it was restored from an earlier backup",
             hint=_BEGIN_ANEW,
@@ -296,9 +301,14 @@ class Burying(Protocol):
         ...
 
 
-def bury(txn: Burying, kind: ObjectKind, folder_id: int) -> None:
-    """Leave a tombstone of a folder, or of the mailbox that had it as its root."""
-    tombstone = TombstoneRecord(kind=kind, object_id=folder_id, uid=0, deleted_ms=txn.now_ms, moved_to=0)
+def bury(txn: Burying, kind: ObjectKind, folder_id: int, went_to: bytes = b"") -> None:
+    """Leave a tombstone of a folder, or of the mailbox that had it as its root.
+
+    `went_to` is the GUID of the database that the mailbox was moved to.
+    """
+    tombstone = TombstoneRecord(
+        kind=kind, object_id=folder_id, uid=0, deleted_ms=txn.now_ms, moved_to=0, went_to=went_to
+    )
     _bury(txn, folder_id, tombstone)
 
 

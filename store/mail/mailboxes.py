@@ -194,11 +194,14 @@ def purge(txn: WriteTransaction, guid: bytes) -> None:
     remove(txn, record)
 
 
-def remove(txn: WriteTransaction, record: MailboxRecord) -> None:
-    """Take a mailbox with all that is in it out of this database, when it lives on in another."""
+def remove(txn: WriteTransaction, record: MailboxRecord, went_to: bytes = b"") -> None:
+    """Take a mailbox with all that is in it out of this database.
+
+    `went_to` is the GUID of the database where it lives on: its tombstone tells, for a deletion nothing.
+    """
     folders.hide(txn, folders.get_or_hidden(txn, record.root_id))
     txn.delete(Table.MAILBOX, record.guid)
-    bury(txn, ObjectKind.MAILBOX_GONE, record.root_id)
+    bury(txn, ObjectKind.MAILBOX_GONE, record.root_id, went_to)
 
 
 def root(reader: Reader, record: MailboxRecord) -> FolderRecord:

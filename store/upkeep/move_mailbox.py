@@ -6,13 +6,13 @@ transaction that keeps all others from changing the source. Two databases share 
 takes three, each durable before the next:
 
     1. the copy, complete, is shown, with a mark that says which database it comes from
-    2. the source mailbox is deleted, by the transaction in which the last changes were carried over; its rows
-       are removed after the move (`removal`)
+    2. the source mailbox is taken out, by the transaction in which the last changes were carried over; its
+       tombstone says where it went, and its rows are removed after the move (`removal`)
     3. the mark goes
 
-A marked mailbox counts only when that database does not have it (`MailboxDirectory.find`): before 2 the old
-one is found, after it the new one. Whatever is left by a move that was interrupted before 2 is thrown away
-when it is made again, since only the source was used meanwhile; after 2 only the mark is left to be removed.
+A marked copy counts once its source went there (`move_copies`): before 2 the old mailbox is found, after it
+the new one. What is left by a move that was interrupted before 2 is thrown away at the next mount, or when it
+is made again, since only the source was used meanwhile; after 2 only the mark is left to be removed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from pillarbox.store.disk.tables import (
     ObjectKind,
     Table,
     id_key,
-    is_hidden,
     item_key,
 )
 from pillarbox.store.engine import content_transfer
@@ -49,9 +48,7 @@ from pillarbox.store.ids import guid_text, id_text, parse_id
 from pillarbox.store.mail import folders, mailboxes, messages
 from pillarbox.store.mail.counters import Counts, unread_of
 from pillarbox.store.names import name_key
-
-MOVED_FROM: Final = "moved_from"
-"""The property of a mailbox whose move has not ended: GUID of the database it comes from, in hexadecimal."""
+from pillarbox.store.upkeep.move_copies import discard_copy, is_incomplete, why_it_does_not_count
 
 BATCH_MESSAGES: Final = 256
 BATCH_BYTES: Final = 16 << 20
@@ -113,15 +110,13 @@ def move_mailbox(
     *,
     skip_damaged_max: int = 0,
     progress: Progress | None = None,
-    elsewhere: Iterable[Database] = (),
 ) -> MailboxMove:
     """Move a mailbox (GUID) to another mounted mailbox store, durably; the old one goes only at the end.
 
     Everything stays as it is, but ids, UIDs and UIDVALIDITY are the new database's. Ids and UIDVALIDITY are
     higher than before: no client takes one message for another. It may be used meanwhile. Made again
     after an interruption, it begins anew or ends what was left to do. Up to `skip_damaged_max` messages whose
-    content is damaged are left behind, and listed. `progress` is called between transactions. `elsewhere` are
-    databases that an interrupted move may have left a copy in.
+    content is damaged are left behind, and listed. `progress` is called between transactions.
 
     Raises NotFound, Dismounted, ReadOnly, DiskFull; AlreadyExists when the target has another mailbox of that
     name; Corrupt when more is damaged; Refused while it is being moved already, to where it is, or to a
@@ -131,19 +126,20 @@ def move_mailbox(
         raise Refused(f"the mailbox is in {target.name} already", hint="name another database")
     if target.kind != DatabaseKind.MAILBOX_STORE:
         raise Refused("a public folder store holds no mailboxes", hint="name a mailbox store")
-    with _Alone(guid):
+    with Alone(guid) as is_alone:
+        if not is_alone:
+            raise Refused(f"mailbox {guid_text(guid)} is being moved", hint="wait until that has ended")
         box = _present(source, guid, actor)
         if box is None:
             return _finish_from(source, guid, target, actor)
-        for each in (target, *elsewhere):
-            discard_copy(each, guid, source.guid, actor)
+        discard_copy(target, guid, source, actor)
         move = _Move(source, box, target, actor, skip_damaged_max, progress)
         try:
             move.run()
         except Exception:
             if not move.is_named:  # else the source may be gone: the next move looks
                 with suppress(PillarboxError):
-                    discard_copy(target, guid, source.guid, actor)
+                    discard_copy(target, guid, source, actor)
             raise
         moved = finish_move(target, guid, actor)._replace(damaged=tuple(move.damaged.values()))
     with suppress(PillarboxError):  # it is moved; what is left of it is removed after the next mount
@@ -151,22 +147,18 @@ def move_mailbox(
     return moved
 
 
-class _Alone(TurnBlock[None]):
-    """Keeps other threads from moving the mailbox, by a turn that ends when the `with` block is gone."""
+class Alone(TurnBlock[bool]):
+    """Keeps other threads from moving a mailbox in a `with` block; gives False while one does."""
 
     def __init__(self, guid: bytes) -> None:
-        super().__init__(Turn(SimpleQueue()))
+        super().__init__(Turn(SimpleQueue()))  # it ends when the block is gone
         self._guid = guid
 
-    def enter(self) -> None:
+    def enter(self) -> bool:
         with _moving_lock:
             for guid in [guid for guid, turn in _moves.items() if not turn.is_held]:
                 del _moves[guid]
-            if self._guid in _moves:
-                raise Refused(
-                    f"mailbox {guid_text(self._guid)} is being moved", hint="wait until that has ended"
-                )
-            _moves[self._guid] = self.turn
+            return _moves.setdefault(self._guid, self.turn) is self.turn
 
 
 def _present(source: Database, guid: bytes, actor: Actor) -> MailboxRecord | None:
@@ -179,25 +171,9 @@ def _present(source: Database, guid: bytes, actor: Actor) -> MailboxRecord | Non
     return box
 
 
-def is_incomplete_copy(box: MailboxRecord) -> bool:
-    """True when a mailbox is an incomplete copy; before it was hidden, its name told."""
-    return is_hidden(box) or box.name == f"{guid_text(box.guid)}{_SEPARATOR}moving"
-
-
 def _refuse_hidden(box: MailboxRecord) -> None:
-    if is_incomplete_copy(box):
+    if is_incomplete(box):
         raise Refused("this is what an interrupted move left", hint="move the mailbox itself again")
-
-
-def discard_copy(database: Database, guid: bytes, source: bytes, actor: Actor) -> None:
-    """Delete what an interrupted move from the database of GUID `source` left of a mailbox.
-
-    Call it only while the source has the mailbox. Raises Dismounted, ReadOnly, DiskFull, Corrupt.
-    """
-    with database.transaction(actor) as txn:
-        box: MailboxRecord | None = txn.record(Table.MAILBOX, guid)
-        if box is not None and (is_incomplete_copy(box) or box.properties.get(MOVED_FROM) == source.hex()):
-            mailboxes.remove(txn, box)
 
 
 def finish_move(target: Database, guid: bytes, actor: Actor) -> MailboxMove:
@@ -206,15 +182,24 @@ def finish_move(target: Database, guid: bytes, actor: Actor) -> MailboxMove:
     Raises NotFound, also for an incomplete copy, Dismounted, ReadOnly, DiskFull.
     """
     with target.transaction(actor) as txn:
-        box = mailboxes.set_property(txn, guid, MOVED_FROM, None)
+        box = mailboxes.get(txn, guid)._replace(
+            change_cn=txn.next_cn(), moved_from=b"", moved_root_id=0, moved_counter=0, arrived_cn=0
+        )
+        txn.put(Table.MAILBOX, guid, box)
         folders_count = sum(1 for _ in folders.walk(txn, box.root_id))
     return MailboxMove(box.name, guid, folders_count, box.messages_count, box.size)
 
 
 def _finish_from(source: Database, guid: bytes, target: Database, actor: Actor) -> MailboxMove:
-    with target.read(actor) as read:
+    with target.read(actor) as read, source.read(actor) as at_source:
         box: MailboxRecord | None = read.record(Table.MAILBOX, guid)
-    if box is None or is_incomplete_copy(box) or box.properties.get(MOVED_FROM) != source.guid.hex():
+        is_moved = (
+            box is not None
+            and not is_incomplete(box)
+            and box.moved_from == source.guid
+            and not why_it_does_not_count(read, box, at_source)
+        )
+    if not is_moved:
         raise NotFound(f"there is no mailbox {guid_text(guid)} in {source.name}")
     return finish_move(target, guid, actor)
 
@@ -275,7 +260,7 @@ class _Move:
     # -- the copy
 
     def _begin(self) -> None:
-        guid, mark = self._box.guid, {MOVED_FROM: self._source.guid.hex()}
+        guid = self._box.guid
         with self._source.read(self._actor) as read:
             counter = read.state().counter
         with self._target.transaction(self._actor) as txn:
@@ -293,7 +278,9 @@ class _Move:
                 size=0,
                 messages_count=0,
                 change_cn=txn.next_cn(),
-                properties=mark,
+                properties={},
+                moved_from=self._source.guid,
+                moved_root_id=self._box.root_id,
             )
             txn.insert(Table.MAILBOX, guid, copy)
         self._folders[self._box.root_id] = root.folder_id
@@ -560,31 +547,35 @@ class _Move:
         try:
             with _ending, source.transaction(actor) as txn:
                 box = mailboxes.get(txn, self._box.guid)
+                counter = txn.state().counter
                 with source.read(actor) as contents:
                     self._catch_up(txn, contents)
-                # What cannot be purged shows before the copy says that it is complete.
-                mailboxes.remove(txn, box)
-                self._name_copy(box)
+                # What cannot be removed shows before the copy says that it is complete.
+                mailboxes.remove(txn, box, went_to=self._target.guid)
+                self._name_copy(box, counter)
         except _NotAppliedYet:
             return False
         return True
 
-    def _name_copy(self, box: MailboxRecord) -> None:
+    def _name_copy(self, box: MailboxRecord, counter: int) -> None:
         with self._target.transaction(self._actor) as txn:
             _refuse_taken(txn, box)
             for folder_id in self._folders.values():
                 arrived = folders.get_or_hidden(txn, folder_id)._replace(hidden=int(Hidden.NO))
                 txn.put(Table.FOLDER, id_key(folder_id), arrived)
+            arrived_cn = txn.next_cn()  # the last number: whatever has a higher one came after it
             named = _copy_of(txn, box.guid)._replace(
                 name=box.name,
                 user=box.user,
                 state=box.state,
                 disconnected_ms=box.disconnected_ms,
-                change_cn=txn.next_cn(),
-                properties={**box.properties, MOVED_FROM: self._source.guid.hex()},
+                change_cn=arrived_cn,
+                properties=box.properties,
+                moved_counter=counter,
+                arrived_cn=arrived_cn,
             )
             txn.put(Table.MAILBOX, box.guid, named)
-            self.is_named = True
+        self.is_named = True
 
 
 def _copy_of(txn: WriteTransaction, guid: bytes) -> MailboxRecord:
@@ -597,7 +588,7 @@ def _copy_of(txn: WriteTransaction, guid: bytes) -> MailboxRecord:
 def _refuse_taken(txn: WriteTransaction, box: MailboxRecord) -> None:
     """Raises AlreadyExists when another mailbox of the target has the name, or another copy the GUID."""
     present: MailboxRecord | None = txn.record(Table.MAILBOX, box.guid)
-    if present is not None and not is_incomplete_copy(present):
+    if present is not None and not is_incomplete(present):
         raise AlreadyExists(
             f"the database has a mailbox {guid_text(box.guid)} already", hint=f"it is called {present.name!r}"
         )

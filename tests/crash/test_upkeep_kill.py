@@ -1,7 +1,8 @@
 """kill -9 over moves, purges, maintenance, compaction at a mount and repair: the store is whole afterwards.
 
 Every acknowledged message is there once, byte for byte, each mailbox is found by its name in one database,
-and a check finds nothing. A repair that was killed while it exchanged files is run again, and ends its work.
+none that was deleted is found again, and a check finds nothing. A repair that was killed while it exchanged
+files is run again, and ends its work.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from upkeep_worker import ACTOR, AIMED, DOOMED, NAMES, WORK, raw_of, stores
+from upkeep_worker import ACTOR, AIMED, DOOMED, NAMES, WORK, mount_or_repair, raw_of, stores
 
-from pillarbox.store.disk.tables import DatabaseKind
+from pillarbox.store.disk.tables import DatabaseKind, MailboxRecord
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.database_limits import Edition
-from pillarbox.store.errors import Corrupt
+from pillarbox.store.errors import NotFound
 from pillarbox.store.mail import folders, mailboxes, messages
 from pillarbox.store.server import FIRST_GROUP, Server
 from pillarbox.store.upkeep.check import check_database
-from pillarbox.store.upkeep.repair import repair_database
+from pillarbox.store.upkeep.move_copies import copies_in
 
 ROUNDS = 20 if os.environ.get("PILLARBOX_CAMPAIGN") == "short" else 500
 # Seconds of work, or less than 0 from the beginning of the process.
@@ -81,26 +82,40 @@ class Campaign:
     def prove(self) -> None:
         with Server.open(self.path, mount=False, wait_ms=20_000) as server:
             for database in stores(server):
-                self._mount(database)
+                self.done["repaired again"] += mount_or_repair(database)
             for name in NAMES:
+                if self.rng.random() < 0.1:
+                    self._delete(server, name)
                 if self.rng.random() < 0.2:
                     server.mailboxes.move(ACTOR, name, self._other_than(server, name))
                 self._prove_mailbox(server, name)
+            if (
+                self.rng.random() < 0.5
+            ):  # else a copy that counts for nothing is still there in the next round
+                self._prove_nothing_is_hidden(server)
             for database in stores(server):
                 database.finish_removals()
                 assert check_database(database, ACTOR).findings == ()
                 self._prove_names(database)
 
-    def _mount(self, database: Database) -> None:
-        try:
-            database.mount()
-        except Corrupt:
-            # A repair was killed while it exchanged the files: it is run again.
-            assert not (database.path / "checkpoint").exists()
-            report = repair_database(database)
-            assert (report.lost, report.dropped, report.recovered) == ((), (), 0)
-            self.done["repaired again"] += 1
-            database.mount()
+    def _delete(self, server: Server, name: str) -> None:
+        """Delete a mailbox, whatever of a move was interrupted just now, and begin it anew."""
+        database, box = server.mailboxes.find(name)
+        self.done["deleted in its move"] += sum(
+            each.guid == box.guid for store in stores(server) for each in _copies_in(store)
+        )
+        with database.transaction(ACTOR) as txn:
+            mailboxes.purge(txn, box.guid)
+        with pytest.raises(NotFound):
+            server.mailboxes.find(name)
+        server.mailboxes.create(ACTOR, name, self.rng.choice(stores(server)).label)
+        self.acknowledged[name].clear()
+
+    def _prove_nothing_is_hidden(self, server: Server) -> None:
+        server.mailboxes.discard_copies()
+        for database in stores(server):
+            for copy in _copies_in(database):
+                assert server.mailboxes.find(copy.name) == (database, copy)
 
     def _other_than(self, server: Server, name: str) -> str:
         source, _ = server.mailboxes.find(name)
@@ -131,6 +146,11 @@ class Campaign:
             if box.name.startswith(DOOMED):
                 with database.transaction(ACTOR) as txn:
                     mailboxes.purge(txn, box.guid)
+
+
+def _copies_in(database: Database) -> list[MailboxRecord]:
+    with database.read(ACTOR) as read:
+        return list(copies_in(read))
 
 
 def run(path: Path, rounds: int, seed: int) -> Campaign:

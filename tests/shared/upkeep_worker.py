@@ -21,7 +21,7 @@ from pillarbox.store.disk.tables import DatabaseKind
 from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.tables_compaction import Compaction
-from pillarbox.store.errors import AlreadyExists, NotFound, Refused
+from pillarbox.store.errors import AlreadyExists, Corrupt, NotFound, Refused
 from pillarbox.store.mail import mailboxes, messages
 from pillarbox.store.server import Server
 from pillarbox.store.upkeep.maintenance import compact, run_maintenance
@@ -50,6 +50,19 @@ def stores(server: Server) -> list[Database]:
     for database in found:
         database.tuning = TUNING
     return found
+
+
+def mount_or_repair(database: Database) -> bool:
+    """Mount a database; True where a repair was killed while it exchanged files, and was run again for it."""
+    try:
+        database.mount()
+    except Corrupt:
+        assert not (database.path / "checkpoint").exists()
+        report = repair_database(database)
+        assert (report.lost, report.dropped, report.recovered) == ((), (), 0)
+        database.mount()
+        return True
+    return False
 
 
 def say(*words: object) -> None:
@@ -86,6 +99,10 @@ def _purge(server: Server, rng: random.Random, seed: int) -> None:
         prepared = messages.prepare(database.files, b"Subject: doomed\r\n\r\n%d %d" % (seed, number))
         with database.transaction(ACTOR) as txn:
             messages.deliver(txn, box.guid, prepared)
+    if rng.random() < 0.3:
+        (elsewhere,) = (each for each in stores(server) if each is not database)
+        server.mailboxes.move(ACTOR, box.name, elsewhere.label)
+        database = elsewhere
     with database.transaction(ACTOR) as txn:
         mailboxes.purge(txn, box.guid)
     say("purged")
@@ -107,7 +124,7 @@ def _for_ever(task: Callable[[Server, random.Random, int], None], server: Server
 
 def _use(server: Server, first: int) -> None:
     for database in stores(server):
-        database.mount()
+        mount_or_repair(database)
     for number, task in enumerate((_deliver, _deliver, _move, _maintain, _purge)):
         words = (task, server, first + number * 10_000)
         threading.Thread(target=_for_ever, args=words, daemon=True).start()
@@ -120,7 +137,7 @@ def _mount(server: Server, first: int) -> None:
     seed = first
     while True:
         for database in stores(server):
-            database.mount()
+            mount_or_repair(database)
         say("mounted")
         for _ in range(3):
             _purge(server, random.Random(seed), seed)

@@ -94,9 +94,8 @@ def _mailboxes(
             [f"pillarbox: {label} is not mounted, its mailboxes are not listed: `pillarbox status` says why"]
         )
         return
-    with database.read(ACTOR) as read:
-        for box in pillarbox.mailboxes.all_of(read):
-            yield mailbox_row(database, box)
+    for box in server.mailboxes.all_of(database):
+        yield mailbox_row(database, box)
 
 
 @mailbox_.command("show")

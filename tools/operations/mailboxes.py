@@ -75,5 +75,6 @@ def purge(call: Call, *, mailbox: str) -> str:
     call.confirm(f"Delete mailbox {box.name} and its {counted(box.messages_count, 'message')}?")
     with database.transaction(call.actor) as txn:
         pillarbox.mailboxes.purge(txn, box.guid)
+    call.server.mailboxes.discard_copies(box.guid)
     database.finish_removals()
     return box.name

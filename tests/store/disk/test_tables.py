@@ -134,6 +134,10 @@ mailboxes = st.builds(
     messages_count=uids,
     change_cn=ids,
     properties=st.just({}),
+    moved_from=st.binary(max_size=16),
+    moved_root_id=ids,
+    moved_counter=ids,
+    arrived_cn=ids,
 )
 tombstones = st.builds(
     TombstoneRecord,
@@ -144,6 +148,7 @@ tombstones = st.builds(
     moved_to=st.just(0) | ids,
     arrived_cn=st.just(0) | ids,
     folder=st.just(()),
+    went_to=st.binary(max_size=16),
     **unversioned,
 )
 

@@ -6,6 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
+from pillarbox.store.access import Actor
+from pillarbox.store.server import Server
+from pillarbox.store.upkeep import move_mailbox
+
 if TYPE_CHECKING:
     from conftest import Pillarbox
 
@@ -92,6 +98,32 @@ def test_a_mailbox_moves_to_another_store(pillarbox: Pillarbox, big_server: Path
     assert "already" in pillarbox.refused(20, "mailbox", "move", big_server, "anna", "Second")
     text = pillarbox.run("mailbox", "move", big_server, "anna", "Mailbox Store").stdout
     assert text.startswith("Mailbox anna is in Mailbox Store: ")
+
+
+@pytest.mark.parametrize("step", ["_copy", "_name_copy"])
+def test_a_mailbox_that_is_purged_after_its_move_was_killed_stays_so(
+    pillarbox: Pillarbox, big_server: Path, step: str
+) -> None:
+    pillarbox.answer("database", "create", big_server, "Second")
+    pillarbox.answer("mailbox", "create", big_server, "anna", "--database", "Mailbox Store")
+    original = getattr(move_mailbox._Move, step)
+
+    def work_and_die(self: move_mailbox._Move, *words: object) -> None:
+        original(self, *words)
+        raise KeyboardInterrupt
+
+    with Server.open(big_server) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(move_mailbox._Move, step, work_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            server.mailboxes.move(Actor.task("test"), "anna", "Second")
+    (listed,) = pillarbox.answer("mailbox", "list", big_server)
+    assert listed["database"] == "Mailbox Store"
+    pillarbox.answer("mailbox", "disconnect", big_server, "anna")
+    pillarbox.answer("mailbox", "purge", big_server, "anna", "--yes")
+    assert pillarbox.answer("mailbox", "list", big_server) == []
+    pillarbox.refused(40, "mailbox", "show", big_server, "anna")
+    pillarbox.answer("mailbox", "create", big_server, "anna", "--database", "Second")
+    assert pillarbox.answer("mailbox", "show", big_server, "anna")["messages"] == 0
 
 
 def test_damaged_messages_are_left_behind_when_that_is_allowed(
