@@ -22,6 +22,7 @@ from pillarbox.replication.ground.records import MessageVersion, ObjectId, Tree
 from pillarbox.replication.node import stored_record
 from pillarbox.replication.node.bound_objects import BoundObjects
 from pillarbox.replication.node.fence import FenceFile
+from pillarbox.replication.node.held_copies import HeldCopies
 from pillarbox.replication.node.local_numbers import changes_of, counters_since
 from pillarbox.replication.node.opening import Arrived, Batch, Taken
 from pillarbox.replication.node.stored_objects import CannotApply, Place, StoredObjects
@@ -107,7 +108,8 @@ class StoreReplicator:
         self._withheld = CNSet()
         self._was_numbered_anew = False
         self._begins = Start.JOINED
-        self._passing: dict[BundleKey, bytes] = {}
+        self._copies = HeldCopies()
+        self._arrived: dict[BundleKey, bytes] = {}  # copies, as long as the call under way
         self._answers: dict[tuple[bytes, ObjectId], Answer] = {}
         self.may_send_page: Callable[[bytes], bool] = lambda asker: True
 
@@ -158,15 +160,20 @@ class StoreReplicator:
 
     def receive(self, batch: Batch) -> None:
         """Apply all that arrived, as one transaction. A batch that is large holds up the store's users."""
-        copies = {each.opened.bundle.key: each.data for each in batch.taken if isinstance(each, Arrived)}
+        self._arrived = {
+            each.opened.bundle.key: each.data
+            for each in batch.taken
+            if isinstance(each, Arrived) and each.is_copy
+        }
 
         def take(txn: WriteTransaction, replicator: Replicator) -> list[Effect]:
-            self._passing |= copies
             now = self._now()
             return [effect for each in batch.taken for effect in _receive(replicator, each, now)]
 
-        self._call(take, prepared=batch.prepared)
-        self._forget_passed()
+        try:
+            self._call(take, prepared=batch.prepared)
+        finally:
+            self._arrived = {}
 
     def sent(self, copies: Iterable[tuple[BundleKey, bytes, int]]) -> None:
         """The links have taken copies for sites: of which bundle, the server it went to, its bytes."""
@@ -300,9 +307,9 @@ class StoreReplicator:
             return self._replicator, []
         self._refuse_unjoined(txn)
         self._answers.clear()
-        self._passing.clear()
         self._withheld = CNSet()
         record = stored_record.load(txn, objects.identifiers) or ReplicaRecord(sender=_sender_of(txn))
+        record.passing = self._copies.load(txn, self._tree)
         replicator = Replicator(
             record, self._tree, self._organisation, self._preset, self._objects, txn.new_guid
         )
@@ -351,6 +358,7 @@ class StoreReplicator:
         record.clock = max(record.clock, HybridClock(*txn.clock))
         txn.clock = record.clock.time_ms, record.clock.counter
         stored_record.save(txn, self._objects.bound.identifiers, record, replicator.changed)
+        self._copies.keep(txn, record.passing, self._arrived)
         replicator.changed.clear()
 
     def _keep_fence(self, incarnation: int) -> None:
@@ -373,19 +381,15 @@ class StoreReplicator:
         match effect:
             case Send(message):
                 return [Outgoing(effect, _contents_of(txn, [message]))]
-            case Pass(_, bundle) if bundle.key in self._passing:
-                return [Outgoing(effect, data=self._passing[bundle.key])]
+            case Pass(_, bundle) if bundle.key in self._arrived:
+                return [Outgoing(effect, data=self._arrived[bundle.key])]
+            case Pass(_, bundle) if bundle.key in self._copies:
+                return [Outgoing(effect, data=self._copies.data(txn, bundle.key))]
             case Pass(_, bundle):
                 return [Outgoing(effect, _contents_of(txn, bundle.messages))]
             case GiveReceipt():
                 return [Outgoing(effect)]
         return []
-
-    def _forget_passed(self) -> None:
-        """Let copies go that were handed on, and are not kept for another site."""
-        passing = self._replicator.replica.record.passing.values() if self._replicator else ()
-        kept = {key for copies in passing for key in copies}
-        self._passing = {key: data for key, data in self._passing.items() if key in kept}
 
     def _send_page(self, key: tuple[bytes, ObjectId]) -> None:
         left: list[Answer | None] = []

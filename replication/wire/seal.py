@@ -124,6 +124,11 @@ def unseal(data: bytes, tree: Tree, peers: Mapping[bytes, Peer]) -> Opened | Ref
     return opened
 
 
+def open_again(data: bytes, tree: Tree) -> Bundle:
+    """A bundle that this store opened before and kept. Raises InvalidContent or UnsupportedVersion."""
+    return _opened(Header.decode(data), data, tree).bundle
+
+
 def refusal_of(error: PillarboxError, reason: Reason) -> Refusal:
     """The refusal for an error of a look that was for `reason`; the outside tells by the error itself."""
     if reason is Reason.FORM and isinstance(error, UnsupportedVersion):

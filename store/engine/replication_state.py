@@ -27,6 +27,8 @@ class Kept(IntEnum):
     STORE = 2  # of the whole database: numberings, quarantine
     FOLDER = 3  # of one folder: life, expired and purged numbers, a leaving replica's statement
     ROW = 4  # of one folder: what another database said last, by its GUID
+    COPY = 5  # a copy of a bundle that is to be handed on, by a number and its maker's GUID
+    COPY_SLICE = 6  # a part of its bytes
 
 
 def kept(reader: Reader, kind: Kept, folder_id: int = 0, guid: bytes = NOBODY) -> bytes | None:

@@ -18,10 +18,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pillarbox.replication.core import subtree
 from pillarbox.replication.core.effects import Pass
 from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS, PROMPT
+from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.subtree import Action
 from pillarbox.replication.ground.records import ObjectId, Tree
+from pillarbox.replication.node import held_copies
 from pillarbox.replication.node.fence import FenceFile
 from pillarbox.replication.node.gate import Frame, Gate
+from pillarbox.replication.node.held_copies import HeldCopies
 from pillarbox.replication.node.sealing import frames_of
 from pillarbox.replication.node.store_replicator import Outgoing, StoreReplicator
 from pillarbox.replication.organisation.topology import Connector, Organisation, Server
@@ -30,9 +33,10 @@ from pillarbox.store.access import Actor, FolderRights
 from pillarbox.store.change_number import ChangeNumber, CNSet
 from pillarbox.store.clock import VirtualClock
 from pillarbox.store.disk.tables import DatabaseKind, Hidden, Table
-from pillarbox.store.engine import numbering, withheld
+from pillarbox.store.engine import numbering, replication_state, withheld
 from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.replication_state import Kept
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import AlreadyExists, Corrupt, PillarboxError, Refused
 from pillarbox.store.ids import COUNTER_BITS, COUNTER_MAX, counter_of
@@ -129,12 +133,19 @@ class Stores:
             guid: Server(guid, f"store{k}", site, 7)
             for k, (guid, site) in enumerate(zip(guids, sites, strict=True))
         }
-        connectors = (Connector("ab", ("a", "b"), 10),) if "b" in sites else ()
+        pairs = [(one, other) for one, other in ("ab", "bc") if other in sites]
+        connectors = tuple(Connector("".join(pair), pair, 10) for pair in pairs)
         organisation = Organisation(servers, connectors)
         self.stores = [
             Store(place / f"store{k}", guid, organisation, self.clock) for k, guid in enumerate(guids)
         ]
         self.down: set[int] = set()
+
+    def replica(self, store: int) -> Replica:
+        """The state of a store's core."""
+        replicator = self[store].replicator._replicator
+        assert replicator is not None
+        return replicator.replica
 
     def start(self) -> None:
         for store in self.stores:
@@ -274,6 +285,15 @@ def two(tmp_path: Path) -> Iterator[Stores]:
 @pytest.fixture
 def three(tmp_path: Path) -> Iterator[Stores]:
     stores = Stores(tmp_path, "aab")
+    stores.start()
+    yield stores
+    for store in stores.stores:
+        store.database.dismount()
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Iterator[Stores]:
+    stores = Stores(tmp_path, "abc")
     stores.start()
     yield stores
     for store in stores.stores:
@@ -510,6 +530,45 @@ def test_a_store_that_was_killed_goes_on_above_what_may_have_been_lost(two: Stor
     assert before >> COUNTER_BITS == after >> COUNTER_BITS
     assert_equal(two)
     assert len(two[1].ids("News")) == 3
+
+
+def lose_the_maker_while_a_copy_waits(chain: Stores) -> None:
+    """A post that its maker has a receipt for, of a store that hands it on and holds no replica itself."""
+    first, between = chain[0], chain[1]
+    first.change(lambda txn: public_folders.create(txn, "News"))
+    chain.add_replica(0, "News", 2)
+    chain.wait(10 * MINUTE_MS)
+    chain.down.add(2)
+    first.post("News", "late")
+    chain.wait(MINUTE_MS)
+    assert not chain.replica(0).record.folders[folder_of(first, "News")].marks  # the receipt came
+    chain.down.add(0)
+    between.copy(between.place.with_name("killed"))
+    between.go_back(between.place.with_name("killed"))
+    between.replicator.start()
+    chain.down.discard(2)
+    chain.wait(HOUR_MS)
+    assert len(chain[2].ids("News")) == 1
+
+
+def test_a_copy_that_a_receipt_was_given_for_outlasts_the_store_being_killed(
+    chain: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held_copies, "SLICE_BYTES", 100)
+    lose_the_maker_while_a_copy_waits(chain)
+    chain.down.clear()
+    chain.wait(HOUR_MS)
+    assert_equal(chain)
+    assert not any(chain.replica(1).record.passing.values())
+    with chain[1].database.read(ANNA) as read:
+        kept = [list(replication_state.all_kept(read, kind)) for kind in (Kept.COPY, Kept.COPY_SLICE)]
+    assert kept == [[], []]
+
+
+def test_held_in_memory_alone_the_copy_is_lost(chain: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HeldCopies, "keep", lambda *args: None)
+    with pytest.raises(AssertionError):
+        lose_the_maker_while_a_copy_waits(chain)
 
 
 @pytest.mark.parametrize("way", ["told", "fence", "hello"])
