@@ -12,14 +12,14 @@ from typing import Final, NamedTuple
 
 from pillarbox.replication.core import hierarchy, organisation_folder
 from pillarbox.replication.core.effects import Answer
-from pillarbox.replication.core.preset import DAY_MS
+from pillarbox.replication.core.preset import DAY_MS, SECOND_MS
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import UNHEARD
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.organisation.entries import CONTENT, content_text
 from pillarbox.replication.organisation.topology import ContentFlow
-from pillarbox.replication.wire.messages import Life
+from pillarbox.replication.wire.messages import Life, StatusRequest
 from pillarbox.store.change_number import CNSet
 from pillarbox.store.errors import NotFound, Refused
 
@@ -66,13 +66,16 @@ def synchronize_hierarchy(replica: Replica) -> None:
 
 
 def ask_status(replica: Replica, folder: ObjectId) -> None:
-    """Ask the other replicas of a folder what they hold, until each has answered, unless that was begun.
+    """Ask each other replica of a folder what it holds; not twice in a second.
 
-    What this store knows of them is as old as what they last said.
+    What this store knows of them is as old as what they last said, and what others say of their site-mates
+    is older.
     """
-    state = replica.held(folder)
-    if state is not None and not state.awaited:
-        hierarchy.ask_all(replica, folder)
+    asked_ms = replica.status_asked_ms.get(folder)
+    if replica.held(folder) and (asked_ms is None or replica.now_ms - asked_ms >= SECOND_MS):
+        replica.status_asked_ms[folder] = replica.now_ms
+        for peer in replica.peers(folder):
+            replica.send(peer, folder, StatusRequest())
 
 
 def send_hierarchy(replica: Replica, days: int, targets: Collection[bytes]) -> Resent:

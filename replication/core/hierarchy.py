@@ -91,11 +91,13 @@ def _follow_list(replica: Replica, folder: ObjectId) -> None:
 def begin(replica: Replica, folder: ObjectId) -> None:
     """Begin to hold a replica: it knows only what the folder's deletions cleared, and asks all others."""
     before, read = replica.state(folder), replica.folder(folder)
+    # The first change here tells of all own numbers before it, or each other replica had to ask for those.
+    is_first = before.life == 0 and folder != replica.tree.hierarchy
     state = FolderState(
         is_held=True,
         life=before.life + 1,
         own_last=before.own_last,
-        broadcast_to=replica.record.counter,
+        broadcast_to=0 if is_first else replica.record.counter,
         leaving=before.leaving,
         rows=before.rows,
         asks_at_once=True,

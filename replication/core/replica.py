@@ -157,6 +157,7 @@ class Replica:
         self.watches: dict[str, LinkWatch] = {}
         self.stated_ms: dict[str, int] = {}
         self.reports: dict[str, LinkReport] = {}
+        self.status_asked_ms: dict[ObjectId, int] = {}  # by operators
         self.unreachable: set[bytes] = set()  # as the transport of this store says
         self.started_ms = 0
         self.traffic: dict[str, tuple[int, int]] = {}

@@ -697,3 +697,13 @@ def test_a_version_that_was_expired_is_not_replaced_by_what_it_is_in_conflict_wi
     assert expired_before_it_was_a_conflict() == {b"mine", b"theirs"}
     monkeypatch.setattr(applying, "is_held_again", lambda *_: False)
     assert expired_before_it_was_a_conflict() == {b"theirs"}
+
+
+@pytest.mark.parametrize("sites", ["aa", "ab"])
+def test_the_first_change_of_a_folder_leaves_nothing_to_ask_for(sites: str) -> None:
+    post = Post(sites)
+    folder = post.folder("12")
+    post.post(0, folder)
+    post.wait(2_000)
+    assert post.stores[1].explain(folder, post.now).is_in_sync
+    assert not any(isinstance(each.body, BackfillRequest) and each.folder == folder for each in post.sent)
