@@ -147,8 +147,8 @@ class MailboxRecord(NamedTuple):
 
     In state `ARRIVING` it is hidden, as its folders are. `moved_from` is the GUID of the database that it
     comes from, while its move has not ended, `moved_root_id` the id of its root folder there, and
-    `moved_counter` that database's counter when the copy was complete. `arrived_cn` is the change number with
-    which that was so.
+    `moved_counter` a counter that was durable there just before the copy was complete. `arrived_cn` is the
+    change number with which the copy was complete.
     """
 
     guid: bytes

@@ -21,7 +21,7 @@ from pillarbox.store.disk.tables import (
     pair_key,
 )
 from pillarbox.store.engine.change_feed import is_of_future
-from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.database import Database, MountState
 from pillarbox.store.engine.transaction import Reader
 from pillarbox.store.events import EventId
 from pillarbox.store.ids import guid_text
@@ -89,6 +89,9 @@ def discard_copy(database: Database, guid: bytes, source: Database | None, actor
         if is_incomplete(copy):
             reason = _INCOMPLETE
         elif source is not None and copy.moved_from == source.guid:
+            if source.state is MountState.MOUNTED:
+                with source.transaction(actor):
+                    pass  # refused after a failed write: then a read shows what may be no more
             with source.read(actor) as read:
                 reason = why_it_does_not_count(txn, copy, read)
         if reason:

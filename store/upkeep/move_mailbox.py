@@ -246,6 +246,7 @@ class _Move:
         self._were_in: dict[int, set[int]] = {}  # ids of messages by that of the folder they were in before
         self._damaged_in: dict[int, int] = {}  # ids of damaged messages to those of their folders
         self._bytes = 0
+        self._counter = 0  # of the source: up to it all was flushed there before the copy was complete
 
     def run(self) -> None:
         """Copy, catch up, and end the move but for the mark. Raises as `move_mailbox`."""
@@ -320,8 +321,11 @@ class _Move:
 
     def _catch_up_beside_others(self) -> int:
         """Bring the copy to what the source is now; how much there was to do. The source may be changed."""
+        with self._source.read(self._actor) as read:
+            counter = read.state().counter
         with self._source.paused():
             pass  # what is committed in the source is in its stream and tables after that
+        self._counter = counter
         with self._source.read(self._actor) as read:
             done = self._catch_up(read, read)
         self._tell()
@@ -547,17 +551,16 @@ class _Move:
         try:
             with _ending, source.transaction(actor) as txn:
                 box = mailboxes.get(txn, self._box.guid)
-                counter = txn.state().counter
                 with source.read(actor) as contents:
                     self._catch_up(txn, contents)
                 # What cannot be removed shows before the copy says that it is complete.
                 mailboxes.remove(txn, box, went_to=self._target.guid)
-                self._name_copy(box, counter)
+                self._name_copy(box)
         except _NotAppliedYet:
             return False
         return True
 
-    def _name_copy(self, box: MailboxRecord, counter: int) -> None:
+    def _name_copy(self, box: MailboxRecord) -> None:
         with self._target.transaction(self._actor) as txn:
             _refuse_taken(txn, box)
             for folder_id in self._folders.values():
@@ -571,7 +574,7 @@ class _Move:
                 disconnected_ms=box.disconnected_ms,
                 change_cn=arrived_cn,
                 properties=box.properties,
-                moved_counter=counter,
+                moved_counter=self._counter,
                 arrived_cn=arrived_cn,
             )
             txn.put(Table.MAILBOX, box.guid, named)

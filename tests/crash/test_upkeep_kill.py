@@ -77,14 +77,15 @@ class Campaign:
             if done == "delivered":
                 self.acknowledged[words[0]].add(raw_of(int(words[1])))
         if self.rng.random() < 0.7:  # else the next process finds what two kills left
-            self.prove()
+            self.prove(deleted=0.5 if what == "end of a move" else 0.1)
 
-    def prove(self) -> None:
+    def prove(self, deleted: float = 0.1) -> None:
+        """Mount all, and look at every mailbox. So many of them are deleted first, others are moved."""
         with Server.open(self.path, mount=False, wait_ms=20_000) as server:
             for database in stores(server):
                 self.done["repaired again"] += mount_or_repair(database)
             for name in NAMES:
-                if self.rng.random() < 0.1:
+                if self.rng.random() < deleted:
                     self._delete(server, name)
                 if self.rng.random() < 0.2:
                     server.mailboxes.move(ACTOR, name, self._other_than(server, name))

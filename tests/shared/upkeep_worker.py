@@ -25,6 +25,7 @@ from pillarbox.store.errors import AlreadyExists, Corrupt, NotFound, Refused
 from pillarbox.store.mail import mailboxes, messages
 from pillarbox.store.server import Server
 from pillarbox.store.upkeep.maintenance import compact, run_maintenance
+from pillarbox.store.upkeep.move_mailbox import _Move
 from pillarbox.store.upkeep.repair import _Repair, repair_database
 
 ACTOR: Final = Actor.task("test")
@@ -132,6 +133,22 @@ def _use(server: Server, first: int) -> None:
     signal.pause()
 
 
+def _move_on(server: Server, first: int) -> None:
+    """Move mailboxes with a little mail in each."""
+    for database in stores(server):
+        mount_or_repair(database)
+    rng = random.Random(first)
+    seed = first
+    while True:
+        _deliver(server, rng, seed)
+        name = rng.choice(NAMES)
+        database, _ = server.mailboxes.find(name)
+        (elsewhere,) = (each for each in stores(server) if each is not database)
+        server.mailboxes.move(ACTOR, name, elsewhere.label)
+        say("moved")
+        seed += 1
+
+
 def _mount(server: Server, first: int) -> None:
     """Leave the tables mostly free, so that the next mount compacts them."""
     seed = first
@@ -157,14 +174,14 @@ def _repair(server: Server, first: int) -> None:
 
 
 def _begins_as(step: str, of: type, work: Callable[[Server, int], None]) -> Callable[[Server, int], None]:
-    """Do `work`, and be killed so long after a step of it begins: those that exchange files take a moment."""
+    """Do `work`, and be killed so long after a step of it begins: one that takes a moment."""
 
     def aimed(server: Server, first: int) -> None:
         taken = getattr(of, step)
 
-        def told(*words: Any) -> None:
+        def told(*words: Any) -> Any:
             os.kill(os.getppid(), _BEGUN)
-            taken(*words)
+            return taken(*words)
 
         setattr(of, step, told)
         work(server, first)
@@ -178,8 +195,9 @@ WORK: Final = {
     "repair": _repair,
     "compaction": _begins_as("_exchange", Compaction, _mount),
     "exchange": _begins_as("_replace", _Repair, _repair),
+    "end of a move": _begins_as("_end", _Move, _move_on),
 }
-AIMED: Final = ("compaction", "exchange")
+AIMED: Final = ("compaction", "exchange", "end of a move")
 
 
 def _run(what: str, path: str, first: int) -> None:
@@ -194,7 +212,7 @@ def serve() -> None:
     told = {signal.SIGCHLD, _BEGUN}
     signal.pthread_sigmask(signal.SIG_BLOCK, told)
     for line in sys.stdin:
-        what, path, first, seconds = line.split()
+        what, path, first, seconds = line.rsplit(maxsplit=3)
         if not (child := os.fork()):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
             _run(what, path, int(first))

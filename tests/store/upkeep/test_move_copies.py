@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC
@@ -347,3 +348,42 @@ def test_a_disk_that_is_full_when_the_copy_is_complete_leaves_nothing_of_it(
         server.mailboxes.move(ACTOR, "anna", SECOND)
     assert found_in(server) == FIRST
     assert boxes_in(second) == []
+
+
+def test_one_mailbox_is_found_while_other_changes_are_on_their_way_to_the_disk(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = server.database(FIRST)
+    flush, is_flushing, may_flush = first.stream.flush, threading.Event(), threading.Event()
+
+    def wait_and_flush() -> None:
+        is_flushing.set()
+        assert may_flush.wait(60)
+        flush()
+
+    def change() -> None:
+        with first.transaction(ACTOR) as txn:
+            mailboxes.create(txn, "bert")
+
+    changing = threading.Thread(target=change)
+    ended, named = move_mailbox._Move._end, move_mailbox._Move._name_copy
+    found: list[str] = []
+
+    def end(self: Any) -> bool:
+        monkeypatch.setattr(first.stream, "flush", wait_and_flush)
+        changing.start()
+        assert is_flushing.wait(60)
+        return ended(self)
+
+    def name_and_find(self: Any, *words: Any) -> None:
+        named(self, *words)
+        try:
+            found.append(found_in(server))
+        finally:
+            may_flush.set()
+
+    monkeypatch.setattr(move_mailbox._Move, "_end", end)
+    monkeypatch.setattr(move_mailbox._Move, "_name_copy", name_and_find)
+    server.mailboxes.move(ACTOR, "anna", SECOND)
+    changing.join()
+    assert found == [FIRST]
