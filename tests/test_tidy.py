@@ -141,6 +141,7 @@ SEAMS = {
         r"(socket|ssl|socketserver|http\.client|http\.server|urllib\.request|boto3|botocore)(\..*)?",
         {
             "backup/repository/backend_s3.py": "an object store",
+            "replication/transports/direct.py": "connections between members",
             "tools/serving/notices.py": "notices to systemd",
             "tools/serving/socket_place.py": "the control socket",
             "tools/serving/wire.py": "frames of the control socket",

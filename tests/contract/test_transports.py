@@ -5,12 +5,19 @@ Threads and sockets are real; nothing sleeps, and what must come is waited for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Protocol
 
 import pytest
-from arrivals import WAIT_S, RecordedArrivals
 
+pytest.importorskip("cryptography", reason="cryptography (the extra `replication`) is not installed")
+
+from arrivals import WAIT_S, RecordedArrivals
+from tls_members import Organisation
+
+from pillarbox.replication.transports.direct import DirectTransport
 from pillarbox.replication.transports.memory import MemoryNetwork
 from pillarbox.replication.transports.transport import Member, Members, Transport
 from pillarbox.replication.wire.transport_frames import FRAME_BYTES_MAX
@@ -32,7 +39,7 @@ class Net(Protocol):
 
 
 class MemoryNet:
-    def __init__(self) -> None:
+    def __init__(self, place: Path) -> None:
         self._network = MemoryNetwork()
 
     def transport(self, database: bytes) -> Transport:
@@ -40,6 +47,34 @@ class MemoryNet:
 
     def members(self, *databases: bytes) -> Members:
         return {database: Member(database, f"store-{database[0]}") for database in databases}
+
+    def close(self) -> None:
+        pass
+
+
+class DirectNet:
+    def __init__(self, place: Path) -> None:
+        self._organisation = Organisation(place)
+        self._transports: dict[bytes, DirectTransport] = {}
+        self._made: list[DirectTransport] = []
+
+    def transport(self, database: bytes) -> Transport:
+        made = DirectTransport(
+            database,
+            ("127.0.0.1:0",),
+            self._organisation.credentials(database),
+            random.Random(len(self._made)),
+            outbox_bytes_max=OUTBOX_BYTES,
+        )
+        self._made.append(made)
+        self._transports[database] = made
+        return made
+
+    def members(self, *databases: bytes) -> Members:
+        return {
+            database: self._organisation.member(database, *self._transports[database].addresses)
+            for database in databases
+        }
 
     def close(self) -> None:
         pass
@@ -87,9 +122,12 @@ class Nodes:
         self.net.close()
 
 
-@pytest.fixture(params=[MemoryNet], ids=["memory"])
-def nodes(request: pytest.FixtureRequest) -> Iterator[Nodes]:
-    nodes = Nodes(request.param())
+NETS: dict[str, Callable[[Path], Net]] = {"memory": MemoryNet, "direct": DirectNet}
+
+
+@pytest.fixture(params=NETS)
+def nodes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Nodes]:
+    nodes = Nodes(NETS[request.param](tmp_path))
     yield nodes
     nodes.close()
 
