@@ -50,9 +50,12 @@ PUBLIC_FOLDER_RECOVERY: Final = "public-folder-recovery"
 REPLACED: Final = "replaced"
 MAILBOX_NAMES: Final = "mailboxes"
 BACKUPS: Final = "backups"
+REPLICATION_NODE: Final = "replication-node"
 RESERVED_DIRECTORIES: Final = frozenset({EVENTS, RECOVERY})  # beside the directories of the groups
 # No new group gets one of these as its directory; of an older program a group may have one.
-TAKEN_DIRECTORIES: Final = RESERVED_DIRECTORIES | {PUBLIC_FOLDER_RECOVERY, REPLACED, MAILBOX_NAMES, BACKUPS}
+TAKEN_DIRECTORIES: Final = RESERVED_DIRECTORIES | {
+    *(PUBLIC_FOLDER_RECOVERY, REPLACED, MAILBOX_NAMES, BACKUPS, REPLICATION_NODE),
+}
 KIND_TEXTS: Final = {
     DatabaseKind.MAILBOX_STORE: "mailbox store",
     DatabaseKind.PUBLIC_FOLDER_STORE: "public folder store",

@@ -121,6 +121,7 @@ SEAMS = {
             "store/disk/death_mark.py": "the files that tell how a process ended",
             "store/files/prepare_processes.py": "memory shared with processes, which no disk has",
             "store/content/prepare_child.py": "the other end of that memory",
+            "replication/node/member_files.py": "keys, which only their owner may read",
             "replication/node/fence.py": "what tells of the last mount of a database, outside of it",
             "backup/database_snapshot.py": "an image of the tables on its way to the repository",
             "backup/restore.py": "files of a restored database",

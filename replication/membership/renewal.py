@@ -59,7 +59,7 @@ def good_certificates(organisation: Organisation, database: bytes, now_ms: int) 
     authorities = readable(organisation.authorities)
     good = [
         each
-        for each in readable(server.certificates if server and not server.is_removed else ())
+        for each in readable(server.certificates if server else ())
         if each.database == database and is_signed_by(each, authorities, now_ms)
     ]
     return tuple(sorted(good, key=lambda each: (each.ends_ms, each.fingerprint)))
@@ -120,7 +120,8 @@ def with_renewals(organisation: Organisation, renewals: Iterable[Renewal]) -> di
 
 
 def peers_of(organisation: Organisation, now_ms: int) -> dict[bytes, Peer]:
-    """The stores whose messages are believed, by the fingerprint of each certificate that is good now."""
+    """The stores by the fingerprint of each certificate that is good now; those that were removed too, so
+    that they are refused by name."""
     return {
         certificate.fingerprint: Peer(database, certificate.public_key)
         for database in organisation.servers

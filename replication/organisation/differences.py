@@ -22,6 +22,7 @@ def differences(before: Organisation, after: Organisation) -> tuple[str, ...]:
 
 
 def _lines(before: Organisation, after: Organisation) -> Iterator[str]:
+    yield from _changed("the organisation's name", before.name or "none", after.name or "none")
     yield from _changed("preset", before.preset, after.preset)
     yield from _changed("replication of content", _flow(before.content), _flow(after.content))
     for site in sorted({*before.sites, *after.sites}):

@@ -14,6 +14,7 @@
 | `server/GUID/preferred/GUID` | `yes`: a backfill source that is asked first |
 | `server/GUID/referral/GUID` | a cost: this server refers to those on its list alone |
 | `authority/SHA-256/certificate` | the certificate (DER, base64) of who signs those of the servers |
+| `name` | of the organisation |
 | `authority-holder` | the GUID of the store whose server has the key of the one that signs now |
 | `preset` | `prompt` or `classic` |
 | `content` | `stopped`, or `from MS at BYTES` a second: when replication of content was resumed |
@@ -45,6 +46,7 @@ from pillarbox.store.errors import InvalidSetting
 from pillarbox.store.ids import guid_text, parse_guid
 
 PRESET: Final = "preset"
+NAME: Final = "name"
 AUTHORITY_HOLDER: Final = "authority-holder"
 CONTENT: Final = "content"
 _REMOVED: Final = "removed"
@@ -53,7 +55,7 @@ _NO_REFERRALS: Final = "never"
 _CERTIFICATE: Final = "certificate/"
 _RESUMED: Final = re.compile(r"from (\d{1,16}) at (\d{1,16})")
 _KNOWN: Final = re.compile(
-    r"preset|content|authority-holder|authority/[^/]+/certificate|site/[^/]+/(?:state|transport)"
+    r"name|preset|content|authority-holder|authority/[^/]+/certificate|site/[^/]+/(?:state|transport)"
     r"|connector/[^/]+/(?:sites|cost|schedule|rate_bytes|referrals|transport)"
     r"|server/[^/]+/(?:name|site|version|schedule|state|addresses)"
     r"|server/[^/]+/(?:preferred|referral|certificate)/[^/]+"
@@ -69,7 +71,11 @@ class Reading(NamedTuple):
 
 def entries_of(organisation: Organisation) -> dict[str, str]:
     """All entries of an organisation; what is as it is without an entry has none."""
-    found = {PRESET: str(organisation.preset), CONTENT: content_text(organisation.content)}
+    found = {
+        NAME: organisation.name,
+        PRESET: str(organisation.preset),
+        CONTENT: content_text(organisation.content),
+    }
     for site in organisation.sites:
         found[f"site/{site}/state"] = "active"
         found[f"site/{site}/transport"] = _transport_text(organisation.transports.get(site))
@@ -149,6 +155,7 @@ class _Reader:
                 "an authority", {name: each.get("certificate", "") for name, each in self._of("authority")}
             ),
             authority_holder=self._guid(self._settings.get(AUTHORITY_HOLDER, "")) or b"",
+            name=self._settings.get(NAME, ""),
         )
         for server in servers.values():
             if server.site not in sites and not server.is_removed:

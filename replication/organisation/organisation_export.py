@@ -38,6 +38,7 @@ class _Export:
         return {
             "format": FORMAT,
             "version": VERSION,
+            **({"name": organisation.name} if organisation.name else {}),
             "preset": str(organisation.preset),
             "content": content_name(organisation.content),
             "sites": [self._site(site) for site in organisation.sites],

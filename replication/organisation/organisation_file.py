@@ -2,6 +2,7 @@
 
     format = "pillarbox-organisation"
     version = 1
+    name = "Example"                      # of the organisation
     preset = "prompt"                     # or "classic"
     content = "running"                   # or "stopped": what the commands stop and resume say
 
@@ -28,9 +29,9 @@
     referrals = { b1 = 1, b2 = 10 }       # refers clients to these alone, the cheapest first
 
 What the file does not name is taken out: a server that it does not list is removed from the tree, for ever.
-Only `content` stays as it is where the file says nothing of it. Certificates are not in the file, and stay.
-A file is refused whole, with all that is
-wrong in it and the lines. `organisation_export` writes it.
+Only `content` and `name` stay as they are where the file says nothing of them. Certificates are not in the
+file, and stay. A file is refused whole, with all that is wrong in it and the lines. `organisation_export`
+writes it.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ FORMAT: Final = "pillarbox-organisation"
 VERSION: Final = 1
 RATE_BYTES_MAX: Final = 1 << 40
 
-_TOP_KEYS: Final = ("format", "version", "preset", "content", "sites", "connectors", "servers")
+_TOP_KEYS: Final = ("format", "version", "name", "preset", "content", "sites", "connectors", "servers")
 _SITE_KEYS: Final = ("name", "transport")
 _CONNECTOR_KEYS: Final = (
     *("name", "sites", "cost", "schedule", "bytes_per_second", "allow_referrals", "transport"),
@@ -148,6 +149,7 @@ class _Check:
             transports=self._transports,
             authorities=self._present.authorities,
             authority_holder=self._present.authority_holder,
+            name=self._value((), self._table, "name", str, self._present.name),
         )
         return organisation, tuple(self._findings)
 

@@ -110,6 +110,7 @@ class Organisation:
     transports: Mapping[str, TransportName] = field(default_factory=dict)
     authorities: tuple[bytes, ...] = ()
     authority_holder: bytes = b""
+    name: str = ""
 
     def transport_between(self, one: bytes, other: bytes) -> TransportName:
         """The transport that two stores exchange frames by.

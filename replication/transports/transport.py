@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
+from pillarbox.replication.organisation.topology import TransportName
 from pillarbox.replication.wire.transport_frames import FRAME_BYTES_MAX
 
 OUTBOX_BYTES_MAX: Final = 4 << 20
@@ -25,13 +26,15 @@ class Member(NamedTuple):
     """A store that this one may exchange frames with.
 
     `addresses` are those on which it listens ("host:port"), none for one that only dials. `fingerprints` are
-    SHA-256 of its certificates (DER): during a renewal two are good.
+    SHA-256 of its certificates (DER): during a renewal two are good. `transport` is the one that the link
+    to it uses.
     """
 
     database: bytes
     name: str
     addresses: tuple[str, ...] = ()
     fingerprints: frozenset[bytes] = frozenset()
+    transport: TransportName = TransportName.DIRECT
 
 
 Members: TypeAlias = Mapping[bytes, Member]

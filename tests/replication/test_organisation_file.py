@@ -315,6 +315,7 @@ def organisations(draw: st.DrawFn) -> Organisation:
         {sites[0]: TransportName.SPOOL} if draw(st.booleans()) else {},
         draw(certificates),
         draw(st.sampled_from([b"", first])),
+        draw(st.sampled_from(["", "Example"])),
     )
 
 
@@ -325,6 +326,7 @@ def with_what_no_file_says(organisation: Organisation) -> Organisation:
         content=organisation.content,
         authorities=organisation.authorities,
         authority_holder=organisation.authority_holder,
+        name=organisation.name,
         servers={
             database: Server(database, "", "", 0, certificates=server.certificates)
             for database, server in organisation.servers.items()

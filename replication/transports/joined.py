@@ -1,0 +1,47 @@
+"""Several transports as one: each link uses the one that the organisation says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pillarbox.replication.organisation.topology import TransportName
+from pillarbox.replication.transports.transport import Arrivals, Members, Transport
+
+
+class JoinedTransports:
+    """Implements `Transport` over others, by the `transport` of each member. A link whose transport this
+    server does not have stays down."""
+
+    def __init__(self, transports: Mapping[TransportName, Transport]) -> None:
+        self._transports = dict(transports)
+        self._used: dict[bytes, Transport] = {}
+
+    def start(self, arrivals: Arrivals) -> None:
+        started = []
+        try:
+            for transport in self._transports.values():
+                transport.start(arrivals)
+                started.append(transport)
+        except BaseException:
+            for transport in started:
+                transport.close()
+            raise
+
+    def give(self, peer: bytes, frame: bytes) -> bool:
+        transport = self._used.get(peer)
+        return transport is not None and transport.give(peer, frame)
+
+    def members_changed(self, members: Members) -> None:
+        self._used = {
+            peer: self._transports[member.transport]
+            for peer, member in members.items()
+            if member.transport in self._transports
+        }
+        for name, transport in self._transports.items():
+            transport.members_changed(
+                {peer: member for peer, member in members.items() if member.transport is name}
+            )
+
+    def close(self) -> None:
+        for transport in self._transports.values():
+            transport.close()
