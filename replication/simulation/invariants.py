@@ -174,10 +174,11 @@ class Invariants:
     def is_seen(self, later: ChangeNumber, known: CNSet, deletions: CNSet) -> bool:
         """True when a store that knows these numbers of a folder and of the hierarchy has seen a later write.
 
-        It has not where it gave the write up, or where the write went with its folder: what replaced that
-        one in turn, before, may still be on its way, and only that says that older versions are gone.
+        It has not where it gave the write up, or claims it since all others let what replaced it go by age.
+        Nor has it where the write went with its folder: what replaced that one in turn, before, may still be
+        on its way, and only that says that older versions are gone.
         """
-        if later not in known or later in self.history.given_up:
+        if later not in known or later in self.history.given_up or later in self.aged:
             return False
         folder = self.history.writes[later].folder
         return not any(
