@@ -13,7 +13,7 @@ from pillarbox.replication.core.line import Item, Kind
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import Passing
 from pillarbox.replication.organisation.site_tree import SiteTree
-from pillarbox.replication.wire.messages import Bundle, Label, Receipt
+from pillarbox.replication.wire.messages import Bundle, Label, Receipt, Says
 
 HOPS_MAX: Final = 16
 PASSING_COUNT_MAX: Final = 1000  # of one neighbour: some 300 MB; more are refused
@@ -34,17 +34,24 @@ def take(replica: Replica, label: Label, bundle: Bundle, hop: bytes) -> bool:
     if label.is_for_site:
         tree = SiteTree.of_pairs(replica.site, bundle.tree)
         is_taken = not is_new or all(has_room(replica, site) for site in tree.children(replica.site))
-        replica.effects.append(GiveReceipt(hop, Receipt(bundle.key, replica.me.database, is_taken)))
+        said = Says.TAKEN if is_taken else Says.REFUSED
+        replica.effects.append(GiveReceipt(hop, Receipt(bundle.key, replica.me.database, said)))
         if not is_taken:
             replica.fired["copy_refused"] += 1
             return False
         if is_new:
             _hand_on(replica, label, bundle, tree)
     replica.fired["second_copy"] += not is_new
-    replica.seen[bundle.key] = None
+    replica.seen[bundle.key] = label.is_for_site or replica.seen.get(bundle.key, False)
     if len(replica.seen) > SEEN_COUNT_MAX:
         del replica.seen[next(iter(replica.seen))]
     return is_new
+
+
+def answer(replica: Replica, asked: Receipt) -> None:
+    """Say whether a copy was taken for this site and those behind it, as far as this start remembers."""
+    says = Says.TAKEN if replica.seen.get(asked.key) else Says.NOT_TAKEN
+    replica.effects.append(GiveReceipt(asked.by, Receipt(asked.key, replica.me.database, says)))
 
 
 def has_room(replica: Replica, site: str) -> bool:

@@ -20,6 +20,8 @@ from pillarbox.store.change_number import CNSet
 
 FLIGHTS_MAX: Final = 2
 RECEIPT_MS: Final = 10_000
+ASKS_MS: Final = (5_000, 7_500)
+"""The times within these at which a server is asked whether it took a copy: its receipt may be lost."""
 SILENT_MS: Final = 300_000
 PACKED_PART_MIN: Final = 1 / 16  # so that one bundle takes no more than 5 MB of memory
 TAKEN_MS_MAX: Final = 3_600_000  # a transport that has not said for so long that the link took a copy
@@ -46,7 +48,8 @@ class Flight:
     """A bundle on its way: the server that is to take it, and the marks that its receipt takes away.
 
     `to` is empty while all servers of the site are silent. `given_ms` is when the transport got it, `sent_ms`
-    when the link had taken it.
+    when the link had taken it, `given` who got it so far. While it `is_asking` the bundle itself does not go:
+    one who was given it is asked whether it has it.
     """
 
     bundle: Bundle
@@ -57,10 +60,20 @@ class Flight:
     sent_ms: int = NEVER_MS
     behind_ms: int = 0
     content_bytes: int = 0
+    given: set[bytes] = field(default_factory=set)
+    is_asking: bool = False
+    asks: int = 0
 
     def overdue_ms(self) -> int:
         """The time at which its receipt is overdue."""
+        if self.is_asking:
+            return self.given_ms + RECEIPT_MS
         return min(self.sent_ms + RECEIPT_MS, self.given_ms + TAKEN_MS_MAX)
+
+    def ask_ms(self) -> int:
+        """The next time at which its server is asked whether it took it."""
+        since_ms = self.given_ms if self.is_asking else self.sent_ms
+        return since_ms + ASKS_MS[self.asks] if self.to and self.asks < len(ASKS_MS) else NEVER_MS
 
 
 @dataclass
@@ -97,7 +110,8 @@ class Line:
         """
         self.silent = {server: until_ms for server, until_ms in self.silent.items() if until_ms > now_ms}
         flight.to = next((server for server in servers if server not in self.silent), b"")
-        flight.given_ms, flight.sent_ms = now_ms, NEVER_MS
+        flight.given_ms, flight.sent_ms, flight.asks = now_ms, NEVER_MS, 0
+        flight.is_asking = flight.to in flight.given
         return bool(flight.to)
 
     def refused(self, flight: Flight, server: bytes, now_ms: int) -> None:
@@ -114,12 +128,22 @@ class Line:
                 self.packed_part += (part - self.packed_part) / 4
 
     def due_ms(self) -> int:
-        """The time at which a receipt is overdue, or a silent server is tried again."""
+        """The time at which a receipt is asked for or overdue, or a silent server is tried again."""
         retry_ms = min(self.silent.values(), default=NEVER_MS)
         return min(
-            (flight.overdue_ms() if flight.to else retry_ms for flight in self.flights.values()),
+            (
+                min(flight.overdue_ms(), flight.ask_ms()) if flight.to else retry_ms
+                for flight in self.flights.values()
+            ),
             default=NEVER_MS,
         )
+
+    def to_ask(self, now_ms: int) -> list[Flight]:
+        """The flights whose servers are to be asked now whether they took them."""
+        found = [flight for flight in self.flights.values() if flight.ask_ms() <= now_ms]
+        for flight in found:
+            flight.asks += 1
+        return found
 
     def overdue(self, now_ms: int) -> list[Flight]:
         """The flights that need another server now. Those that gave no receipt are silent from now on."""

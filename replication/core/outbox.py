@@ -7,16 +7,19 @@ store's record, and go with the receipt.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from functools import reduce
+from operator import and_
 from typing import Final
 
 from pillarbox.replication.core import folder_settings, mates
-from pillarbox.replication.core.effects import Pass
+from pillarbox.replication.core.effects import GiveReceipt, Pass
 from pillarbox.replication.core.folder_settings import Priority
 from pillarbox.replication.core.line import Flight, Item, Kind, Line
 from pillarbox.replication.core.packing import OBJECT_BYTES, PACK_BYTES_MAX, bytes_of, packs, pair_of
 from pillarbox.replication.core.replica import Replica
-from pillarbox.replication.core.state import NEVER_MS
+from pillarbox.replication.core.state import NEVER_MS, Row
+from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.organisation import opening
 from pillarbox.replication.organisation.bridgeheads import bucket_of, in_order
@@ -32,6 +35,7 @@ from pillarbox.replication.wire.messages import (
     LinkReport,
     Message,
     Receipt,
+    Says,
 )
 from pillarbox.store.change_number import CNSet
 
@@ -176,13 +180,31 @@ def pump(replica: Replica) -> None:
 
 def _launch(replica: Replica, line: Line, flight: Flight) -> None:
     """Give the copy to the first server of the site that can be reached and is not silent; wait while there
-    is none."""
+    is none.
+
+    One that was given it before is asked whether it has it. A link that is cut, or takes nothing back, would
+    carry all of it again and again.
+    """
     known = servers_of(replica, line.site, flight.bundle)
     servers = [server for server in known if server not in replica.unreachable]
     if line.aim(flight, servers, replica.now_ms):
-        waits_ms = max(flight.behind_ms, int(len(line.turns) > 0))
-        label = Label(flight.to, flight.hops + 1, True, waits_ms)
-        replica.effects.append(Pass(label, flight.bundle))
+        if flight.is_asking:
+            _ask(replica, flight)
+        else:
+            _give(replica, line, flight)
+
+
+def _give(replica: Replica, line: Line, flight: Flight) -> None:
+    flight.given.add(flight.to)
+    waits_ms = max(flight.behind_ms, int(len(line.turns) > 0))
+    label = Label(flight.to, flight.hops + 1, True, waits_ms)
+    replica.effects.append(Pass(label, flight.bundle))
+
+
+def _ask(replica: Replica, flight: Flight) -> None:
+    replica.fired["receipt_asked"] += 1
+    asked = Receipt(flight.bundle.key, replica.me.database, Says.ASKS)
+    replica.effects.append(GiveReceipt(flight.to, asked))
 
 
 def servers_of(replica: Replica, site: str, bundle: Bundle) -> list[bytes]:
@@ -197,12 +219,21 @@ def servers_of(replica: Replica, site: str, bundle: Bundle) -> list[bytes]:
 
 
 def receipt_came(replica: Replica, receipt: Receipt) -> None:
-    """A server has taken a copy: its marks go. One that refuses it is passed over for a while."""
+    """A server has taken a copy: its marks go. One that refuses it is passed over for a while; one that was
+    given it before and says that it has not got it gets it again."""
     for line in replica.lines.values():
         flight = line.flights.get(receipt.key)
         if flight is None:
             continue
-        if not receipt.is_taken:
+        if receipt.says is Says.NOT_TAKEN:
+            if flight.is_asking and flight.to == receipt.by:
+                if is_had_behind(replica, line.site, flight.bundle):
+                    _end(replica, line, receipt.key)
+                    return
+                flight.is_asking, flight.asks, flight.given_ms = False, 0, replica.now_ms
+                _give(replica, line, flight)
+            return
+        if receipt.says is Says.REFUSED:
             line.refused(flight, receipt.by, replica.now_ms)
             _launch(replica, line, flight)
             return
@@ -234,12 +265,41 @@ def _end(replica: Replica, line: Line, key: BundleKey) -> None:
     copies = replica.record.passing.get(line.site, {})
     copies.pop(key, None)
     for folder, numbers in flight.numbers.items():
-        state = replica.state(folder)
-        left = state.marks.get(line.site, CNSet()) - numbers
-        if left:
-            state.marks[line.site] = left
-        else:
-            state.marks.pop(line.site, None)
+        _unmark(replica, line.site, folder, numbers)
+
+
+def _unmark(replica: Replica, site: str, folder: ObjectId, numbers: CNSet) -> None:
+    state = replica.state(folder)
+    left = state.marks.get(site, CNSet()) - numbers
+    if left:
+        state.marks[site] = left
+    else:
+        state.marks.pop(site, None)
+
+
+def had_behind(replica: Replica, folder: ObjectId, sites: Iterable[str]) -> CNSet:
+    """The numbers that all replicas of a folder in some sites have, as far as they said."""
+    state, servers, among = replica.held(folder), replica.organisation.servers, {*sites}
+    peers = [peer for peer in replica.peers(folder) if servers[peer].site in among]
+    if state is None or not peers:
+        return NOTHING
+    rows = [state.rows.get(peer, Row()) for peer in peers]
+    if any(row.is_doubted for row in rows):
+        return NOTHING
+    return reduce(and_, (row.had for row in rows))
+
+
+def is_had_behind(replica: Replica, site: str, bundle: Bundle) -> bool:
+    """True when all replicas behind a neighbour site have what a bundle carries, which came there by another
+    way while it waited."""
+    sites = tuple(SiteTree.of_pairs(replica.site, bundle.tree).below(site))
+    for message in bundle.messages:
+        if not isinstance(message.body, Changes):
+            return False
+        carried = CNSet.of(n for _, versions in message.body.objects for n in versions.entries())
+        if not had_behind(replica, message.folder, sites).covers(carried | message.body.pair.gaps):
+            return False
+    return True
 
 
 def sent(replica: Replica, key: BundleKey, to: bytes, packed_bytes: int) -> None:
@@ -249,11 +309,13 @@ def sent(replica: Replica, key: BundleKey, to: bytes, packed_bytes: int) -> None
 
 
 def retry(replica: Replica) -> None:
-    """Give copies whose receipts are overdue to the next servers."""
+    """Give copies whose receipts are overdue to the next servers; before that, ask for the receipts."""
     for line in open_lines(replica):
         for flight in line.overdue(replica.now_ms):
             replica.fired["receipt_overdue"] += bool(flight.to)
             _launch(replica, line, flight)
+        for flight in line.to_ask(replica.now_ms):
+            _ask(replica, flight)
 
 
 def due_ms(replica: Replica) -> int:
@@ -269,6 +331,9 @@ def _flight(replica: Replica, line: Line, of: Class, item: Item) -> Flight | Non
     if isinstance(item.key, BundleKey):
         copy = replica.record.passing.get(line.site, {}).get(item.key)
         if copy is None or is_held_back(replica, copy.bundle):
+            return None
+        if is_had_behind(replica, line.site, copy.bundle):
+            del replica.record.passing[line.site][item.key]
             return None
         return Flight(copy.bundle, copy.hops, behind_ms=copy.behind_ms)
     if isinstance(item.key, str):
@@ -326,6 +391,7 @@ def _changes(replica: Replica, line: Line, of: Class, first: ObjectId, branch: S
     numbers: dict[ObjectId, CNSet] = {}
     room = limit = int(PACK_BYTES_MAX / line.packed_part)
     for folder in _fellows(replica, line, of, Kind.CHANGES, first, branch):
+        _unmark(replica, line.site, folder, had_behind(replica, folder, branch.below(line.site)))
         pending = replica.state(folder).marks.get(line.site, CNSet()) - line.in_flight(folder)
         if not pending:
             continue

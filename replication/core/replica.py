@@ -150,7 +150,7 @@ class Replica:
         self.awaited_hierarchy: dict[bytes, CNSet] = {}
         self.hierarchy_due_ms = 0
         self.lines: dict[str, Line] = {}
-        self.seen: dict[BundleKey, None] = {}
+        self.seen: dict[BundleKey, bool] = {}  # bundles, and whether one was taken for the site
         self.heard: dict[bytes, int] = {}
         self.unanswered: Counter[bytes] = Counter()
         self.links = StatedLinks()

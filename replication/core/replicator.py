@@ -55,6 +55,7 @@ from pillarbox.replication.wire.messages import (
     Receipt,
     ReconcileAnswer,
     ReconcileQuestion,
+    Says,
     Status,
     StatusRequest,
 )
@@ -132,8 +133,10 @@ class Replicator:
         return self._call(now, take)
 
     def receipt_came(self, receipt: Receipt, now: Moment) -> list[Effect]:
-        """A store of a neighbour site took a copy that this one gave, or refused it."""
-        return self._call(now, lambda: outbox.receipt_came(self.replica, receipt))
+        """A store of a neighbour site took a copy that this one gave, or refused it, or asks whether this one
+        took what it gave."""
+        take = forwarding.answer if receipt.says is Says.ASKS else outbox.receipt_came
+        return self._call(now, lambda: take(self.replica, receipt))
 
     def sent(self, key: BundleKey, to: bytes, packed_bytes: int, now: Moment) -> list[Effect]:
         """The link has taken a copy for a site: its receipt is due ten seconds from now.

@@ -266,9 +266,19 @@ class Label(NamedTuple):
     behind_ms: int
 
 
+class Says(IntEnum):
+    """Words of a receipt: a copy was refused or taken; it is asked whether it was taken, and it was not."""
+
+    REFUSED = 0
+    TAKEN = 1
+    ASKS = 2
+    NOT_TAKEN = 3
+
+
 class Receipt(NamedTuple):
-    """Says that a copy for a site is in the outbox of who gives the receipt; or that it is refused."""
+    """Says that a copy for a site is in the outbox of who gives the receipt, or that it is refused; or asks
+    whether it is there, and says that it is not."""
 
     key: BundleKey
     by: bytes
-    is_taken: bool = True
+    says: Says = Says.TAKEN

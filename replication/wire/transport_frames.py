@@ -15,7 +15,7 @@ from pillarbox.replication.wire.frame import (
     ROUTE_BYTES_MAX,
     SIGNATURE_BYTES_MAX,
 )
-from pillarbox.replication.wire.messages import BundleKey, Label, Receipt
+from pillarbox.replication.wire.messages import BundleKey, Label, Receipt, Says
 from pillarbox.store.errors import InvalidContent, UnsupportedVersion
 
 LABEL_MAGIC: Final = b"PBRL"
@@ -50,13 +50,15 @@ def decode_label(data: bytes) -> Label:
 
 def encode_receipt(receipt: Receipt) -> bytes:
     """A receipt as bytes."""
-    return _RECEIPT.pack(RECEIPT_MAGIC, VERSION, receipt.is_taken, *receipt.key, receipt.by)
+    return _RECEIPT.pack(RECEIPT_MAGIC, VERSION, receipt.says, *receipt.key, receipt.by)
 
 
 def decode_receipt(data: bytes) -> Receipt:
     """A receipt. Raises InvalidContent or UnsupportedVersion."""
-    _, _, flags, database, incarnation, number, by = _unpacked(_RECEIPT, RECEIPT_MAGIC, data)
-    receipt = Receipt(BundleKey(database, incarnation, number), by, bool(flags))
+    _, _, says, database, incarnation, number, by = _unpacked(_RECEIPT, RECEIPT_MAGIC, data)
+    if says not in list(Says):
+        raise _invalid("a receipt says what no receipt says")
+    receipt = Receipt(BundleKey(database, incarnation, number), by, Says(says))
     if encode_receipt(receipt) != data:
         raise _invalid("a receipt is too long, or bytes that must be zero are not")
     return receipt

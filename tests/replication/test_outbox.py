@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from pillarbox.replication.core import forwarding, writing
@@ -14,7 +15,7 @@ from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.organisation.link_state import LinkState
 from pillarbox.replication.simulation.objects import DictObjects
-from pillarbox.replication.wire.messages import Changes, Class, Label, Message, Receipt
+from pillarbox.replication.wire.messages import Changes, Class, Label, Life, Message, Receipt, Says
 from tests.shared.driven_stores import ACTOR, Post, is_changes, new_guids
 
 
@@ -97,6 +98,71 @@ def test_who_gives_no_receipt_is_silent_for_five_minutes_and_the_next_gets_the_c
     post.post(0, folder)
     post.wait(2_000)
     assert first_takers(post, folder) == [first], "and tried again after five minutes"
+
+
+class Unanswered(Post):
+    """While it `is_deaf` no receipt and no question arrives."""
+
+    is_deaf = False
+
+    def put(self, store: Replicator, effects: list[Any]) -> None:
+        receipts = [each for each in effects if isinstance(each, GiveReceipt)]
+        self.receipts = [*getattr(self, "receipts", []), *receipts]
+        super().put(store, [each for each in effects if not (self.is_deaf and each in receipts)])
+
+    def asked(self) -> list[Receipt]:
+        return [each.receipt for each in self.receipts if each.receipt.says is Says.ASKS]
+
+
+def test_a_receipt_that_was_lost_is_asked_for_and_the_copy_does_not_go_again() -> None:
+    post = Unanswered("ab")
+    folder = post.folder("12")
+    post.is_deaf = True
+    post.passed.clear()
+    post.post(0, folder)
+    post.wait(3_000)
+    post.is_deaf = False
+    assert post.replica(0).lines["b"].flights
+    post.wait(3_000)
+    assert len(post.asked()) == 1 and not post.replica(0).lines["b"].flights
+    assert first_takers(post, folder) == [b"2" * 16]
+
+
+def test_over_a_link_that_takes_nothing_back_goes_a_question_and_no_content() -> None:
+    post = Unanswered("ab")
+    folder = post.folder("12")
+    post.is_deaf = True
+    post.passed.clear()
+    post.post(0, folder)
+    post.wait(HOUR_MS)
+    assert first_takers(post, folder) == [b"2" * 16]
+    assert len(post.asked()) > 10
+
+
+def test_who_has_not_got_a_copy_gets_it_when_it_is_asked() -> None:
+    post = Post("ab")
+    folder = post.folder("12")
+    post.passed.clear()
+    post.post(0, folder)
+    post.wait(2_000, is_lost=lost_to(b"2" * 16))
+    post.wait(6 * MINUTE_MS)
+    assert first_takers(post, folder) == [b"2" * 16] * 2
+    assert has_all(post, folder, 1, range(1, 2))
+
+
+def test_what_all_behind_a_link_have_by_another_way_is_not_sent() -> None:
+    post = Post("ab")
+    folder = post.folder("12")
+    for _ in range(3):  # two bundles wait for receipts, the third post is marked alone
+        post.post(0, folder)
+        post.wait(3_000, is_lost=lost_to(b"2" * 16))
+    store, known = post.replica(0), post.replica(0).state(folder).knowledge.known
+    row = store.state(folder).rows[b"2" * 16]
+    store.state(folder).rows[b"2" * 16] = replace(row, life=Life(1, 1), known=known)
+    post.passed.clear()
+    post.wait(6 * MINUTE_MS, is_lost=lost_to(b"2" * 16))
+    assert not first_takers(post, folder)
+    assert not store.state(folder).marks and not store.lines["b"].flights
 
 
 def test_while_all_are_silent_two_bundles_wait_and_the_rest_stays_marks() -> None:

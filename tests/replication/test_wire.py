@@ -50,6 +50,7 @@ from pillarbox.replication.wire.messages import (
     Receipt,
     ReconcileAnswer,
     ReconcileQuestion,
+    Says,
     Sender,
     Statement,
     Status,
@@ -243,7 +244,7 @@ def test_labels_and_receipts_keep_their_bytes_and_are_small() -> None:
     label, receipt = encode_label(LABEL), encode_receipt(RECEIPT)
     assert decode_label(label + sealed("broadcast")) == LABEL
     assert decode_receipt(receipt) == RECEIPT and len(receipt) < 60
-    refused = RECEIPT._replace(is_taken=False)
+    refused = RECEIPT._replace(says=Says.REFUSED)
     assert decode_receipt(encode_receipt(refused)) == refused
     assert label == b"PBRL\x01\x01\x03\x00" + b"e" * 16 + (70_000).to_bytes(4, "little")
     assert receipt[:8] == b"PBRR\x01\x01\x00\x00" and receipt[24:28] == b"\x03\0\0\0"
