@@ -194,6 +194,16 @@ class TooManyMessages(Refused):
     exit_code = 57
 
 
+class NoReplica(Refused):
+    """The store has no replica of the public folder that would do; `databases` are the GUIDs of others."""
+
+    exit_code = 58
+
+    def __init__(self, message: str, *, databases: tuple[bytes, ...] = (), hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.databases = databases
+
+
 class WrongKey(Refused):
     """No key of the backup repository opens with the passphrase or key file that was given."""
 

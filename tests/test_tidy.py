@@ -196,6 +196,8 @@ NO_RIGHT_ASKED = {
     "messages.give_uid": _PART,
     "apply_messages.refuse_unjoined": _PART,
     "apply_folders.lost_and_found_id": _LOOKUP,
+    "replicas.refuse_posts": _PART,
+    "replicas.refuse_deletion": _PART,
     "apply_messages.drop_tombstone": _PART,
     **{
         f"versions.{name}": _PART

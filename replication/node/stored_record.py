@@ -40,6 +40,8 @@ def _save_folder(txn: WriteTransaction, folder_id: int, state: FolderState) -> N
     known = state.knowledge.known
     replication_state.keep(txn, Kept.KNOWN, known.encode() if known else None, folder_id)
     replication_state.keep(txn, Kept.FOLDER, _packed(_folder_fields(state)), folder_id)
+    is_lacking = state.is_held and bool(state.entries or state.awaited)
+    replication_state.keep(txn, Kept.LACKING, b"" if is_lacking else None, folder_id)
     for _, guid, _ in list(replication_state.all_kept(txn, Kept.ROW, folder_id)):
         if guid not in state.rows:
             replication_state.keep(txn, Kept.ROW, None, folder_id, guid)

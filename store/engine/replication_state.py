@@ -21,7 +21,8 @@ NOBODY: Final = bytes(GUID_BYTES)
 
 
 class Kept(IntEnum):
-    """Kinds of rows. `value` of `KNOWN` is an encoded CNSET; the store reads no other kind."""
+    """Kinds of rows. `value` of `KNOWN` is an encoded CNSET, that of `LACKING` is empty; the store reads no
+    other kind."""
 
     KNOWN = 1
     STORE = 2  # of the whole database: numberings, quarantine
@@ -29,6 +30,7 @@ class Kept(IntEnum):
     ROW = 4  # of one folder: what another database said last, by its GUID
     COPY = 5  # a copy of a bundle that is to be handed on, by a number and its maker's GUID
     COPY_SLICE = 6  # a part of its bytes
+    LACKING = 7  # of one folder: there while the replica here lacks content that others have
 
 
 def kept(reader: Reader, kind: Kept, folder_id: int = 0, guid: bytes = NOBODY) -> bytes | None:
@@ -62,3 +64,8 @@ def known(reader: Reader, folder_id: int) -> CNSet:
     """The numbers that are known here of a folder's content. Raises Corrupt."""
     value = kept(reader, Kept.KNOWN, folder_id)
     return CNSet() if value is None else CNSet.decode(value)
+
+
+def is_lacking(reader: Reader, folder_id: int) -> bool:
+    """True when the replica of a folder that is here lacks content that others have. Raises Corrupt."""
+    return kept(reader, Kept.LACKING, folder_id) is not None

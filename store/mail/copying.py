@@ -21,7 +21,7 @@ from pillarbox.store.engine.pace import Pace
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import Corrupt, PillarboxError
 from pillarbox.store.ids import LOCAL_BASE
-from pillarbox.store.mail import folders, messages
+from pillarbox.store.mail import folders, messages, replicas
 from pillarbox.store.mail.rights import Right, require, require_change
 
 
@@ -106,6 +106,7 @@ class _Copy:
             with self._database.transaction(self._actor) as txn:
                 require_change(txn, Right.CREATE_SUBFOLDERS, self._parent_id)
                 parent = self._place(txn)
+                replicas.refuse_posts(txn, parent)
                 count = len(self._folders) + self._total
                 first = withheld.withhold(txn, count)
                 self._numbers = (LOCAL_BASE | counter for counter in range(first, first + count))
@@ -171,6 +172,7 @@ class _Copy:
         with self._database.transaction(self._actor) as txn:
             require_change(txn, Right.CREATE_SUBFOLDERS, self._parent_id)
             parent = self._place(txn)
+            replicas.refuse_posts(txn, parent)
             for copy_id in self._copies.values():
                 folders.show(txn, copy_id, parent.mailbox)
             withheld.tell(txn, self._first_number)

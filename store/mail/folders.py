@@ -25,7 +25,7 @@ from pillarbox.store.engine.transaction import Reader, WriteTransaction, as_stor
 from pillarbox.store.errors import AlreadyExists, Corrupt, NotEmpty, NotFound, Refused
 from pillarbox.store.events import EventId
 from pillarbox.store.ids import counter_of, guid_text, id_text
-from pillarbox.store.mail import versions
+from pillarbox.store.mail import replicas, versions
 from pillarbox.store.mail.counters import Counts, counts_of_folder, with_counts, with_counts_of_folder
 from pillarbox.store.mail.rights import Right, check_reader, require, require_change
 from pillarbox.store.names import check_name, name_key
@@ -329,7 +329,8 @@ def uid_validity_of(cn: int) -> int:
 
 
 def delete(txn: WriteTransaction, folder_id: int, *, with_contents: bool = False) -> None:
-    """Delete a folder. Raises NotFound; NotEmpty unless `with_contents`; Refused for standard folders.
+    """Delete a folder. Raises NotFound; NotEmpty unless `with_contents`; Refused for standard folders;
+    NoReplica for public folders of which this store does not hold all.
 
     It is gone with all below it once this is durable. Its messages take their space until they are removed,
     which happens by itself (`Database.finish_removals` waits for it); the feed tells of each then.
@@ -341,6 +342,9 @@ def delete(txn: WriteTransaction, folder_id: int, *, with_contents: bool = False
         raise NotEmpty(
             f"folder {record.name!r} is not empty", hint="delete what is in it first, or ask for all of it"
         )
+    if txn.numbering:
+        for found in _below(txn, record):
+            replicas.refuse_deletion(txn, found)
     hide(txn, record)
 
 

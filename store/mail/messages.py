@@ -29,7 +29,7 @@ from pillarbox.store.engine.change_feed import bury_message, bury_version
 from pillarbox.store.engine.transaction import DatabaseFiles, Reader, WriteTransaction
 from pillarbox.store.errors import Corrupt, InvalidSetting, NotFound, Refused, TooManyMessages
 from pillarbox.store.ids import id_text
-from pillarbox.store.mail import folders, versions
+from pillarbox.store.mail import folders, replicas, versions
 from pillarbox.store.mail.counters import Counts, counts_of
 from pillarbox.store.mail.flags import (
     FLAG_BITS,
@@ -131,10 +131,15 @@ def append(
     received_ms: int = 0,
     properties: dict[str, Any] | None = None,
 ) -> ItemRecord:
-    """Put a message into a folder, with IMAP flags and keywords. Raises NotFound, InvalidSetting."""
+    """Put a message into a folder, with IMAP flags and keywords.
+
+    Raises NotFound, InvalidSetting; NoReplica for a public folder that other stores hold and this one does
+    not.
+    """
     require_change(txn, Right.CREATE_ITEMS, folder_id)
     check_kind(prepared, "prepared", PreparedMessage, "what `messages.prepare(database.files, raw)` gives")
     target = folders.get(txn, folder_id)
+    replicas.refuse_posts(txn, target)
     bits, words = parse_flags(flags)
     content_store.hold(txn, prepared.raw, prepared.content)
     return _insert(
@@ -432,12 +437,13 @@ def move(txn: WriteTransaction, message_id: int, folder_id: int) -> ItemRecord:
     """Put a message into another folder: it keeps its id and gets a new UID.
 
     In a database that has joined an organisation it gets another id, too, as a message of another folder.
-    Raises NotFound, Refused for one in conflict.
+    Raises NotFound, Refused for one in conflict, NoReplica as `append`.
     """
     require_change(txn, Right.DELETE_ALL, message_id)
     require_change(txn, Right.CREATE_ITEMS, folder_id)
-    item = _get(txn, message_id)
-    return put_into(txn, item, folders.get(txn, folder_id))
+    item, target = _get(txn, message_id), folders.get(txn, folder_id)
+    replicas.refuse_posts(txn, target)
+    return put_into(txn, item, target)
 
 
 def put_into(txn: WriteTransaction, item: ItemRecord, target: FolderRecord) -> ItemRecord:
@@ -459,12 +465,13 @@ def put_into(txn: WriteTransaction, item: ItemRecord, target: FolderRecord) -> I
 def copy(txn: WriteTransaction, message_id: int, folder_id: int) -> ItemRecord:
     """Put a copy of a message into a folder, with an id of its own.
 
-    Raises NotFound; TooManyMessages from the 1,001st copy in one transaction on.
+    Raises NotFound; TooManyMessages from the 1,001st copy in one transaction on; NoReplica as `append`.
     """
     require_change(txn, Right.CREATE_ITEMS, folder_id)
     require(txn, Right.READ_ITEMS, message_id)
     item = _get(txn, message_id)
     target = folders.get(txn, folder_id)
+    replicas.refuse_posts(txn, target)
     _count_copies(txn, 1)
     content_store.hold_again(txn, item.digest)
     return place_as_new(txn, target, item)
@@ -480,6 +487,7 @@ def copy_folder(txn: WriteTransaction, folder_id: int, parent_id: int, name: str
     require(txn, Right.READ_ITEMS, folder_id)
     source = folders.get(txn, folder_id)
     inner = list(folders.walk(txn, folder_id))
+    replicas.refuse_posts(txn, folders.get(txn, parent_id))
     _count_copies(txn, source.messages_count + sum(found.messages_count for _, found in inner))
     target = folders.create(txn, parent_id, name or source.name)
     _copy_messages(txn, folder_id, target)

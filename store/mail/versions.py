@@ -43,6 +43,7 @@ CATEGORY: Final = "category "
 PROPERTY: Final = "property "
 NAME: Final = "name"
 PARENT: Final = "parent"
+DELETE_PENDING: Final = 1
 ACTIVE: Final = 2
 """The state of a database in a folder's replica list that holds it, and may be asked for it."""
 FORMER_FOLDER: Final = "former_folder"

@@ -38,7 +38,7 @@ from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.replication_state import Kept
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
-from pillarbox.store.errors import AlreadyExists, Corrupt, PillarboxError, Refused
+from pillarbox.store.errors import AlreadyExists, Corrupt, NoReplica, PillarboxError, Refused
 from pillarbox.store.ids import COUNTER_BITS, COUNTER_MAX, counter_of
 from pillarbox.store.mail import apply_messages, copying, folders, messages, public_folders
 from pillarbox.store.upkeep.check import check_database
@@ -512,6 +512,27 @@ def test_a_new_replica_gets_what_was_there(three: Stores) -> None:
     three.wait(10 * MINUTE_MS)
     assert len(three[2].ids("News")) == 20
     assert_equal(three)
+
+
+def test_a_new_replica_refuses_that_its_folder_is_deleted_until_it_holds_all(two: Stores) -> None:
+    first, second = two[0], two[1]
+    first.change(lambda txn: public_folders.create(txn, "News"))
+    first.post("News", "1")
+    two.wait(MINUTE_MS)
+    with pytest.raises(NoReplica, match="holds no replica"):
+        second.post("News", "2")
+    two.down.add(0)
+    two.add_replica(1, "News", 1)
+    two.wait(5_000)
+    second.post("News", "2")
+    with pytest.raises(NoReplica, match="lacks some"):
+        second.change(lambda txn: folders.delete(txn, second.folder("News"), with_contents=True))
+    two.down.clear()
+    two.wait(HOUR_MS)
+    assert len(first.ids("News")) == len(second.ids("News")) == 2
+    second.change(lambda txn: folders.delete(txn, second.folder("News"), with_contents=True))
+    two.wait(HOUR_MS)
+    assert_equal(two)
 
 
 def test_a_store_that_was_killed_goes_on_above_what_may_have_been_lost(two: Stores) -> None:

@@ -76,7 +76,7 @@ class Tree:
             parent_id=parent_id or self.root_id,
             properties={},
             stamps=(),
-            replicas=((b"d" * 16, 2, 5, 6, 2),),
+            replicas=tuple(sorted((guid, 2, 5, 6, 2) for guid in (b"d" * 16, self.database.guid))),
             rights=(("Default", 3, 5, 6, 2),),
             cleared=None,
         )
