@@ -81,6 +81,7 @@ SEAMS = {
             "store/disk/checkpoint.py": "the identity of a boot, where the system has none",
             "store/engine/database.py": "GUIDs, for who passes in no source of them",
             "store/server.py": "GUIDs, for who passes in no source of them",
+            "tools/operations/membership.py": "secrets of invitations, GUIDs of trees",
             "tools/commands/restore.py": "GUIDs of a server that is a copy",
             "backup/repository/crypto.py": "keys and salts; everything else takes its `Entropy`",
         },
@@ -130,6 +131,7 @@ SEAMS = {
             "backup/replaced.py": "files that restores replaced",
             "backup/recovery_group.py": "files of databases that leave the recovery storage group",
             "backup/repository/backend_directory.py": "a repository in a directory",
+            "tools/new_file.py": "key files, requests and approvals that people carry",
             "tools/main.py": "standard streams that were closed, which lead nowhere",
             "tools/commands/backup.py": "scratch for what is verified or compared",
             "tools/commands/repository.py": "new key files",
@@ -143,6 +145,7 @@ SEAMS = {
         {
             "backup/repository/backend_s3.py": "an object store",
             "replication/transports/direct.py": "connections between members",
+            "replication/transports/enrolling.py": "one connection, by which a server joins",
             "tools/serving/notices.py": "notices to systemd",
             "tools/serving/socket_place.py": "the control socket",
             "tools/serving/wire.py": "frames of the control socket",

@@ -88,6 +88,8 @@ COMMANDS: Final = (
         "recovery:recovery",
         "The recovery storage group: recovered databases beside the live ones, which no client reaches.",
     ),
+    ("org", "organisation:org", "The organisation that a server belongs to."),
+    ("node", "node:node", "Servers of an organisation: invite, join, retire."),
     ("replica", "replica:replica", "Replicas of public folders."),
     ("replication", "replication:replication", "Public folder replication."),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from pillarbox.replication.core.preset import PRESETS
@@ -49,6 +50,20 @@ def starting_organisation(reader: Reader, tree: Tree) -> Organisation:
         return said
     alone = Server(me, "", said.sites[0] if said.sites else "", VERSION)
     return Organisation({**said.servers, me: alone}, said.connectors, preset=said.preset, sites=said.sites)
+
+
+def known_organisation(reader: Reader, first: Mapping[str, str]) -> tuple[Tree, Organisation]:
+    """The tree that a store has joined, and the organisation that its entries say, or until those name it the
+    entries with which it joined. Raises Refused in a store that has joined none."""
+    tree = joined_tree(reader)
+    if tree is None:
+        raise Refused("the store has joined no organisation", hint="join one: `pillarbox node join`")
+    if (
+        first
+        and reader.files.guid not in read_organisation(stored_entries(reader, tree)).organisation.servers
+    ):
+        return tree, read_organisation(first).organisation
+    return tree, starting_organisation(reader, tree)
 
 
 def replicator_at_rest(database: Database, fence: FenceFile) -> StoreReplicator:

@@ -42,7 +42,7 @@ class _Export:
             "preset": str(organisation.preset),
             "content": content_name(organisation.content),
             "sites": [self._site(site) for site in organisation.sites],
-            "connectors": [self._connector(connector) for connector in organisation.connectors],
+            **self._connectors(),
             "servers": [
                 self._server(server, names) for server in sorted(servers, key=lambda server: server.name)
             ],
@@ -52,6 +52,11 @@ class _Export:
         old = self._old("sites", lambda table: table.get("name") == site)
         transport = self._organisation.transports.get(site, TransportName.DIRECT)
         return {"name": site, **_unless(old, "transport", str(transport), str(TransportName.DIRECT))}
+
+    def _connectors(self) -> dict[str, Any]:
+        # An empty list would be in the way of who adds a table.
+        tables = [self._connector(connector) for connector in self._organisation.connectors]
+        return {"connectors": tables} if tables or "connectors" in self._before else {}
 
     def _connector(self, connector: Connector) -> dict[str, Any]:
         old = self._old("connectors", lambda table: table.get("name") == connector.name)

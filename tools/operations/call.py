@@ -37,6 +37,10 @@ class Call(Protocol):
         """
         ...
 
+    def membership_changed(self) -> None:
+        """Have replication go by the server's keys, certificate and settings of now."""
+        ...
+
 
 class Operation(NamedTuple):
     """An operation: its place (`module:function` below `pillarbox.tools.operations`), whether the databases
@@ -82,6 +86,16 @@ OPERATIONS: Final = {
     "message.move": Operation("messages:move"),
     "message.copy": Operation("messages:copy"),
     "message.delete": Operation("messages:delete"),
+    "org.init": Operation("membership:init"),
+    "org.apply": Operation("membership:apply"),
+    "org.export_authority": Operation("membership:export_authority"),
+    "org.move_authority": Operation("membership:move_authority"),
+    "node.invite": Operation("membership:invite"),
+    "node.join": Operation("membership:join"),
+    "node.request": Operation("membership:request"),
+    "node.approve": Operation("membership:approve"),
+    "node.take": Operation("membership:take"),
+    "node.retire": Operation("membership:retire"),
     "replica.add": Operation("replicas:add"),
     "replica.remove": Operation("replicas:remove"),
     "replica.replace": Operation("replicas:replace"),
@@ -143,3 +157,6 @@ class LocalCall:
         if is_running:
             raise not_running()
         return replicator_at_rest(self.server)
+
+    def membership_changed(self) -> None:
+        pass  # it does not run

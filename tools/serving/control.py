@@ -101,6 +101,9 @@ class RemoteCall:
     def replicator(self, *, is_running: bool = False) -> Performs:
         return self._replicating.replicator(is_running=is_running)
 
+    def membership_changed(self) -> None:
+        self._replicating.restart()
+
     def tell(self, event: Event) -> None:
         """Pass on an event that the operation gave rise to."""
         with suppress(HungUp):

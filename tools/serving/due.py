@@ -18,6 +18,7 @@ class Work(StrEnum):
     SETTINGS = "settings"
     SIZE_CHECK = "size check"
     MAINTENANCE = "maintenance"
+    MEMBERSHIP = "membership"
     BACKUP = "backup"
 
 

@@ -88,6 +88,7 @@ class ServingProcess:
             Work.SETTINGS: self._follow,
             Work.SIZE_CHECK: lambda _: server.check_sizes(),
             Work.MAINTENANCE: lambda _: server.maintain(),
+            Work.MEMBERSHIP: lambda _: replicating.renew(),
             Work.BACKUP: self._back_up,
         }
 
@@ -121,7 +122,7 @@ class ServingProcess:
         return rest_ms if alive_ms is None else min(rest_ms, alive_ms)
 
     def _tasks(self) -> Iterator[Task]:
-        for work in (Work.SETTINGS, Work.SIZE_CHECK, Work.MAINTENANCE):
+        for work in (Work.SETTINGS, Work.SIZE_CHECK, Work.MAINTENANCE, Work.MEMBERSHIP):
             yield Task(work)
         if self._plan is not None:
             for name, group in list(self._server.groups.items()):
@@ -238,7 +239,7 @@ def serve(
         pillarbox.Server.open(path, diagnostics_min=Level.MINIMUM) as server,
         ExitStack() as stack,
     ):
-        replicating = Replicating(server, log, make_node)
+        replicating = Replicating(server, log, make_node, clock)
         lending = Lending(server, replicating.release, replicating.look)
         process = ServingProcess(
             server,

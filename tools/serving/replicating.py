@@ -3,15 +3,24 @@ mounted."""
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pillarbox
-from pillarbox.store.errors import PillarboxError, Refused
-from pillarbox.tools.operations.replicating import Performs, joined_store, not_running, replicator_at_rest
-from pillarbox.tools.serving.log import INFORMATION, WARNING, Log
+from pillarbox.store.clock import Clock
+from pillarbox.store.errors import PillarboxError
+from pillarbox.tools.operations.replicating import (
+    Performs,
+    fence_of,
+    joined_store,
+    not_running,
+    replicator_at_rest,
+)
+from pillarbox.tools.options import ACTOR
+from pillarbox.tools.serving.log import ERROR, INFORMATION, WARNING, Log
 
 if TYPE_CHECKING:
     from pillarbox.replication.node.node import Node
@@ -21,13 +30,17 @@ MakeNode = Callable[[pillarbox.Server, "pillarbox.Database", Log], "Node"]
 certificate yet, say."""
 
 
+_LOOK_AGAIN_MS: Final = 60_000
+
+
 class Replicating:
     """Starts a node once the server's public folder store has joined an organisation, and stops it before
     that store is dismounted. From any thread.
     """
 
-    def __init__(self, server: pillarbox.Server, log: Log, make_node: MakeNode) -> None:
+    def __init__(self, server: pillarbox.Server, log: Log, make_node: MakeNode, clock: Clock) -> None:
         self._server = server
+        self._clock = clock
         self._log = log
         self._make_node = make_node
         self._changing = threading.Lock()
@@ -71,6 +84,22 @@ class Replicating:
             if not self._has_ended:
                 self._start()
 
+    def renew(self) -> int:
+        """Make certificates anew that are due, and show this server's own new one; when to call again (ms
+        UTC). Raises PillarboxError."""
+        from pillarbox.replication.node.letting_in import keep_new
+        from pillarbox.replication.node.member_files import MemberFiles
+
+        node, database = self._node, self._database
+        now_ms = self._clock.now_ms()
+        if node is not None and database is not None:
+            from pillarbox.replication.membership.renewal import LOOK_EVERY_MS
+
+            if keep_new(node, database.guid, MemberFiles(self._server.path), now_ms):
+                self.restart()
+            return now_ms + LOOK_EVERY_MS
+        return now_ms + _LOOK_AGAIN_MS
+
     def replicator(self, *, is_running: bool = False) -> Performs:
         """The node; where there is none, and `is_running` does not ask for one, the replicator at rest.
 
@@ -102,7 +131,35 @@ class Replicating:
 
 
 def make_node(server: pillarbox.Server, database: pillarbox.Database, log: Log) -> Node:
-    """The node of a store that has joined an organisation. Raises Refused: no server has a key yet."""
-    raise Refused(
-        f"{server.path.name} has no key by which others know it", hint="join: `pillarbox node join`"
-    )
+    """The node of a store that has joined an organisation. Raises Refused where the server has no key or no
+    certificate that holds."""
+    from pillarbox.replication.core.preset import PRESETS
+    from pillarbox.replication.node.letting_in import EnrolmentDoor
+    from pillarbox.replication.node.member_files import MemberFiles
+    from pillarbox.replication.node.membership import membership_of
+    from pillarbox.replication.node.node import Belonging, Node
+    from pillarbox.replication.node.stored_organisation import known_organisation
+    from pillarbox.replication.organisation.topology import TransportName
+    from pillarbox.replication.transports.direct import DirectTransport
+    from pillarbox.replication.transports.joined import JoinedTransports
+    from pillarbox.replication.transports.transport import Transport
+
+    files, clock = MemberFiles(server.path), database.clock
+    with database.read(ACTOR) as reader:
+        tree, organisation = known_organisation(reader, files.first_entries())
+    membership, credentials = membership_of(database.guid, files, organisation, clock)
+    settings = files.settings()
+    door = EnrolmentDoor(files, lambda: node, clock) if files.authority() else None
+
+    def refused(reason: str) -> None:
+        log.say(WARNING, f"a connection was refused: {reason}")
+
+    def make_transport() -> Transport:
+        direct = DirectTransport(
+            database.guid, settings.listen, credentials, random.Random(), door=door, refused=refused
+        )
+        return JoinedTransports({TransportName.DIRECT: direct})
+
+    belonging = Belonging(tree, organisation, PRESETS[organisation.preset], fence_of(server), membership)
+    node = Node(database, belonging, make_transport, lambda text: log.say(ERROR, text))
+    return node

@@ -69,7 +69,7 @@ def holding(path: Path) -> Iterator[Held]:
         server.mailboxes.create(pillarbox.Actor.task("test"), "anna")
         lending, log = Lending(server), Log(clock, as_json=False, out=out)
         with ControlSocket(
-            server, lending, log, clock, lambda *_: None, Replicating(server, log, no_node)
+            server, lending, log, clock, lambda *_: None, Replicating(server, log, no_node, clock)
         ).open():
             yield Held(server, lending, out)
 

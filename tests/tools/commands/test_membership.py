@@ -1,0 +1,228 @@
+"""Commands of membership, beside servers that are served and that are not; with real keys and connections."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("click", reason="click (the extra `cli`) is not installed")
+pytest.importorskip("cryptography", reason="cryptography (the extra `replication`) is not installed")
+
+from click.testing import CliRunner, Result
+from served import serving
+
+import pillarbox
+from pillarbox.replication.node.member_files import MemberFiles
+from pillarbox.store.engine.database_limits import Edition
+from pillarbox.tools.cli import cli
+
+
+def run(*arguments: str | Path, code: int = 0, typed: str = "") -> Result:
+    result = CliRunner().invoke(cli, list(map(str, arguments)), input=typed)
+    assert result.exit_code == code, (arguments, result.output, result.stderr)
+    return result
+
+
+def told(*arguments: str | Path) -> Any:
+    return json.loads(run(*arguments, "--json").stdout)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def made(place: Path) -> Path:
+    pillarbox.Server.create(place, Edition.STANDARD).close()
+    return place
+
+
+def first(place: Path, port: int = 0) -> Path:
+    """A server that is the first of an organisation."""
+    server = made(place)
+    address = f"127.0.0.1:{port or free_port()}"
+    run(
+        "org",
+        "init",
+        server,
+        "Example",
+        "--name",
+        "b1",
+        "--site",
+        "berlin",
+        "--address",
+        address,
+        "--listen",
+        address,
+    )
+    return server
+
+
+def approved(inviter: Path, server: Path, name: str, *options: str) -> None:
+    """Have a server join by files."""
+    request, approval = server.parent / f"{name}.request", server.parent / f"{name}.approval"
+    run("node", "request", server, request)
+    run("node", "approve", inviter, request, approval, "--name", name, "--site", "berlin")
+    run("node", "join", server, "--approval", approval, *options)
+
+
+def names(server: Path) -> list[str]:
+    return [each["server"] for each in told("node", "list", server) if not each["removed"]]
+
+
+def public_folder(server: Path, name: str) -> None:
+    with pillarbox.Server.open(server) as opened:
+        store = next(each for each in opened.databases() if "Public" in each.name)
+        with store.transaction(pillarbox.Actor.administrator("test")) as txn:
+            pillarbox.public_folders.create(txn, name)
+
+
+def test_an_organisation_begins_with_one_server_whose_secrets_are_its_owners(tmp_path: Path) -> None:
+    server = first(tmp_path / "b1")
+    [row] = told("node", "list", server)
+    assert (row["server"], row["site"], row["has_authority"], row["removed"]) == ("b1", "berlin", True, False)
+    files = server / "replication-node"
+    assert {path.name for path in files.iterdir() if path.stat().st_mode & 0o077 == 0} == {
+        "key.pem",
+        "authority-key.pem",
+    }
+    run("org", "init", server, "Again", code=20)
+
+
+def test_an_organisation_that_was_begun_by_half_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pillarbox.replication.core import organisation_folder
+
+    server = made(tmp_path / "b1")
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(organisation_folder, "apply", fail)
+        assert CliRunner().invoke(cli, ["org", "init", str(server), "Example"]).exit_code
+    authority = MemberFiles(server).authority()
+    run("org", "init", server, "Example")
+    again = MemberFiles(server).authority()
+    assert authority and again and authority.certificate == again.certificate
+    assert names(server) == ["b1"]
+
+
+def test_the_file_of_an_organisation_is_exported_edited_and_applied(tmp_path: Path) -> None:
+    server, file = first(tmp_path / "b1"), tmp_path / "example.toml"
+    file.write_text(run("org", "export", server).stdout)
+    assert told("org", "apply", server, file) == {"differences": []}
+    file.write_text(
+        file.read_text()
+        + '\n[[sites]]\nname = "paris"\n[[connectors]]\nname = "bp"\nsites = ["berlin", "paris"]\ncost = 5\n'
+    )
+    wanted = told("org", "apply", server, file, "--dry-run")
+    assert "site paris: is new" in wanted["differences"]
+    assert 'name = "paris"' not in run("org", "export", server).stdout
+    assert told("org", "apply", server, file) == wanted
+    assert 'name = "paris"' in run("org", "export", server).stdout
+    assert names(server) == ["b1"]
+
+
+def test_a_server_joins_by_files_and_only_with_merge_where_it_has_folders(tmp_path: Path) -> None:
+    b1, b2 = first(tmp_path / "b1"), made(tmp_path / "b2")
+    public_folder(b2, "Forum")
+    request, approval = tmp_path / "r", tmp_path / "a"
+    run("node", "request", b2, request, "--address", "127.0.0.1:9")
+    run("node", "approve", b1, request, approval, "--name", "b1", "--site", "berlin", code=51)
+    run("node", "approve", b1, request, approval, "--name", "b2", "--site", "rome", code=40)
+    run("node", "approve", b1, request, approval, "--name", "b2", "--site", "berlin")
+    run("node", "join", b2, "--approval", approval, code=52)
+    run("node", "join", b2, "--approval", approval, "--merge")
+    assert names(b1) == names(b2) == ["b1", "b2"]
+    assert told("node", "list", b1)[1]["addresses"] == ["127.0.0.1:9"]
+    key = (b2 / "replication-node" / "key.pem").read_bytes()
+    assert key not in request.read_bytes() + approval.read_bytes()
+
+
+def test_an_approval_of_another_server_is_refused(tmp_path: Path) -> None:
+    b1, b2, b3 = first(tmp_path / "b1"), made(tmp_path / "b2"), made(tmp_path / "b3")
+    approved(b1, b2, "b2")
+    run("node", "join", b3, "--approval", tmp_path / "b2.approval", code=24)
+    other = first(tmp_path / "other")
+    run("node", "request", other, tmp_path / "o")
+    run("node", "approve", b1, tmp_path / "o", tmp_path / "x", "--name", "o", "--site", "berlin", code=24)
+
+
+def test_a_member_gets_another_certificate_in_the_same_way(tmp_path: Path) -> None:
+    b1, b2 = first(tmp_path / "b1"), made(tmp_path / "b2")
+    approved(b1, b2, "b2")
+    before = MemberFiles(b2).certificate()
+    run("node", "request", b2, tmp_path / "again")
+    run("node", "approve", b1, tmp_path / "again", tmp_path / "answer")
+    run("node", "join", b2, "--approval", tmp_path / "answer")
+    after = MemberFiles(b2).certificate()
+    assert before and after and before != after and after.database == before.database
+    assert names(b1) == ["b1", "b2"]
+
+
+def test_a_server_is_retired_once_it_holds_nothing(tmp_path: Path) -> None:
+    b1, b2 = first(tmp_path / "b1"), made(tmp_path / "b2")
+    approved(b1, b2, "b2")
+    public_folder(b1, "Forum")
+    run("replica", "add", b1, "Forum", "b2")
+    refused = run("node", "retire", b1, "b2", "--yes", code=20)
+    assert "Forum" in refused.stderr
+    run("node", "retire", b1, "b1", "--yes", code=20)
+    run("node", "retire", b1, "b2", "--lost", typed="n\n", code=20)
+    run("node", "retire", b1, "b2", "--lost", "--yes")
+    assert names(b1) == ["b1"]
+    run("node", "request", b2, tmp_path / "again")
+    run(
+        "node", "approve", b1, tmp_path / "again", tmp_path / "x", "--name", "b2", "--site", "berlin", code=20
+    )
+
+
+def test_the_authority_moves_by_its_export(tmp_path: Path) -> None:
+    b1, b2 = first(tmp_path / "b1"), made(tmp_path / "b2")
+    approved(b1, b2, "b2")
+    secret, export = tmp_path / "secret", tmp_path / "authority.pem"
+    secret.write_text("a passphrase\n")
+    run("org", "export-ca", b1, export, "--passphrase-file", secret)
+    assert b"ENCRYPTED" in export.read_bytes() and export.stat().st_mode & 0o077 == 0
+    run("org", "export-ca", b2, tmp_path / "none", "--passphrase-file", secret, code=20)
+    (tmp_path / "wrong").write_text("another\n")
+    run("org", "move-ca", b1, export, "--passphrase-file", tmp_path / "wrong", code=61)
+    moved = told("org", "move-ca", b1, export, "--passphrase-file", secret)
+    assert moved["renewed"] == 0
+
+
+def test_a_lost_authority_is_replaced_and_all_keys_are_signed_anew(tmp_path: Path) -> None:
+    b1, b2 = first(tmp_path / "b1"), made(tmp_path / "b2")
+    approved(b1, b2, "b2")
+    (b1 / "replication-node" / "authority-key.pem").unlink()
+    run("node", "invite", b1, "b3", "--site", "berlin", code=20)
+    assert told("org", "move-ca", b1, "--new")["renewed"] == 2
+    token = told("node", "invite", b1, "b3", "--site", "berlin")["token"]
+    assert token.startswith("pillarbox-invitation-1.")
+
+
+def test_a_token_is_kept_as_a_digest_and_good_once(tmp_path: Path) -> None:
+    port = free_port()
+    b1, b2, b3 = first(tmp_path / "b1", port), made(tmp_path / "b2"), made(tmp_path / "b3")
+    listen = ("--listen", "127.0.0.1:0")
+    with serving(b1, tmp_path) as served:
+        token = told("node", "invite", b1, "b2", "--site", "berlin")["token"]
+        joined = told("node", "join", b2, token, *listen)
+        assert (joined["server"], joined["organisation"]) == ("b2", "Example")
+        run("node", "join", b2, token, *listen)  # cut off in the middle, it is tried again
+        assert "was used" in run("node", "join", b3, token, *listen, code=24).stderr
+        assert names(b1) == names(b2) == ["b1", "b2"]
+        (elsewhere := tmp_path / "elsewhere").mkdir()
+        with serving(b2, elsewhere):
+            run("replication", "status", b2, "--wait", "30")
+            (b2 / "replication-node" / "first-entries").unlink()
+            assert "b1" in run("org", "export", b2).stdout  # it came with the hierarchy
+        served.end(15)
+    run("node", "join", b3, token, *listen, code=13)  # nobody answers
