@@ -13,7 +13,7 @@ from typing import Final
 from pillarbox.replication.core import writing
 from pillarbox.replication.core.preset import PRESETS
 from pillarbox.replication.core.replica import Replica
-from pillarbox.replication.ground.records import Entry, FolderVersion, ReplicaState
+from pillarbox.replication.ground.records import REMOVED, Entry, FolderVersion, ReplicaState
 from pillarbox.replication.organisation.differences import differences
 from pillarbox.replication.organisation.entries import (
     PRESET,
@@ -32,7 +32,8 @@ _SHOWN_FOLDERS: Final = 10
 def entries(replica: Replica) -> dict[str, str]:
     """All entries of the organisation that this store knows; none before anybody applied one."""
     read = replica.folder(replica.tree.organisation)
-    return {key: entry.value for key, entry in read.properties.items()} if read else {}
+    properties = read.properties if read else {}
+    return {key: entry.value for key, entry in properties.items() if entry.value != REMOVED}
 
 
 def reading(replica: Replica) -> Reading:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pillarbox.replication.core import backfill, writing
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import UNHEARD, Row
-from pillarbox.replication.ground.records import Folder, ObjectId, ReplicaState
+from pillarbox.replication.ground.records import REMOVED, Folder, ObjectId, ReplicaState
 from pillarbox.store.ids import guid_text, parse_guid
 
 ACTOR = "replication"
@@ -26,7 +26,7 @@ def entry(server: bytes, by: bytes) -> dict[str, str]:
 def replacement_of(read: Folder, server: bytes) -> bytes | None:
     """The server whose replica is to replace that of `server`, None when none is."""
     found = read.properties.get(_REPLACED + guid_text(server))
-    return parse_guid(found.value) if found and found.value else None
+    return parse_guid(found.value) if found and found.value not in ("", REMOVED) else None
 
 
 def finish(replica: Replica, folder: ObjectId) -> bool:

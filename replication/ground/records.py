@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
-from typing import Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from pillarbox.replication.ground.versions import Versions
 from pillarbox.store.change_number import ChangeNumber, CNSet
@@ -20,6 +20,9 @@ from pillarbox.store.hybrid_clock import Stamp
 T = TypeVar("T")
 
 ObjectId = ChangeNumber  # of the change that made the object; equal in all stores
+
+REMOVED: Final = "\0"
+"""The value of a property that was removed. Its entry stays, for an older one must not bring it back."""
 
 
 class Entry(NamedTuple, Generic[T]):

@@ -1,7 +1,8 @@
 """Versions of messages and folders as the core knows them, and as a store keeps them; each from the other.
 
 To the core a property is an entry with a stamp. In the store flags, keywords and categories of a message are
-what mail clients see, and the entry of one that is off has its stamp alone. To the core they are named as in
+what mail clients see, and the entry of one that is off, or of a property that was removed, has its stamp
+alone. To the core they are named as in
 `store.mail.versions`, and all other properties by their own names. A property that is no text, which only a
 program at this store can have set, travels as text that says so.
 """
@@ -12,7 +13,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from pillarbox.replication.ground.records import Entry, Folder, FolderVersion, MessageVersion, ReplicaState
+from pillarbox.replication.ground.records import (
+    REMOVED,
+    Entry,
+    Folder,
+    FolderVersion,
+    MessageVersion,
+    ReplicaState,
+)
 from pillarbox.replication.ground.versions import Versions
 from pillarbox.replication.node.identifiers import Identifiers
 from pillarbox.store.change_number import ChangeNumber, CNSet
@@ -80,7 +88,7 @@ def stored_message(
         properties={
             name.removeprefix(versions.PROPERTY): _value(on[name])
             for name in sorted(on)
-            if name.startswith(versions.PROPERTY)
+            if name.startswith(versions.PROPERTY) and on[name] != REMOVED
         },
         stamps=_rows(ids, entries, _own_row(made)),
     )
@@ -104,12 +112,12 @@ def _own_row(stored: apply_messages.MessageVersion | apply_folders.FolderVersion
     return (*stored.changed, stored.number >> COUNTER_BITS)
 
 
-def _rows(ids: Identifiers, entries: Entries, own: tuple[int, int, int]) -> tuple[Row, ...]:
-    """Stamps of entries, but for those that are on and were set by the version itself."""
+def _rows(ids: Identifiers, entries: Mapping[str, Entry[Any]], own: tuple[int, int, int]) -> tuple[Row, ...]:
+    """Stamps of entries, but for those that are there and were set by the version itself."""
     found: list[Row] = []
     for name, entry in sorted(entries.items()):
         stamp = (entry.stamp.time_ms, entry.stamp.counter, ids.replica(entry.stamp.origin))
-        if stamp != own or entry.value == _OFF:
+        if stamp != own or entry.value == _absent(name):
             found.append((name, *stamp))
     return tuple(found)
 
@@ -120,9 +128,14 @@ def _entries(
     """Entries of values that are on, and of those that are off and have a stamp."""
     stamped = {name: (time_ms, counter, replica) for name, time_ms, counter, replica in stamps}
     return {
-        name: Entry(ids.stamp(*stamped.get(name, own)), values.get(name, _OFF))
+        name: Entry(ids.stamp(*stamped.get(name, own)), values.get(name, _absent(name)))
         for name in sorted({**values, **stamped})
     }
+
+
+def _absent(name: str) -> str:
+    """The value of an entry, by its name in the store, of which the store has the stamp alone."""
+    return REMOVED if name.startswith(versions.PROPERTY) else _OFF
 
 
 def _value(text: str) -> Any:
@@ -156,6 +169,7 @@ def stored_folder(
         properties={
             name.removeprefix(versions.PROPERTY): _value(entry.value)
             for name, entry in sorted(properties.items())
+            if entry.value != REMOVED
         },
         stamps=(),
         replicas=tuple(
@@ -173,8 +187,7 @@ def stored_folder(
         versions.NAME: version.name,
         versions.PARENT: version.parent,
     }
-    rows = [(name, *_row(ids, entry)) for name, entry in sorted(named.items())]
-    return made._replace(stamps=tuple(row for row in rows if row[1:] != _own_row(made)))
+    return made._replace(stamps=_rows(ids, named, _own_row(made)))
 
 
 def shown_folder(
@@ -209,6 +222,11 @@ def folder_of(ids: Identifiers, stored: apply_folders.FolderVersion) -> FolderVe
     properties = {
         versions.PROPERTY + name: Entry(stamped.get(versions.PROPERTY + name, first), _text(value))
         for name, value in stored.properties.items()
+    }
+    properties |= {
+        name: Entry(stamp, REMOVED)
+        for name, stamp in stamped.items()
+        if name.startswith(versions.PROPERTY) and name not in properties
     }
     rights = {
         _RIGHTS + subject: Entry(ids.stamp(*stamp), str(rights)) for subject, rights, *stamp in stored.rights

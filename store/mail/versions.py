@@ -13,7 +13,7 @@ read as one; a change made here is of that, and takes their place.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pillarbox.store.change_number import CNSet
 from pillarbox.store.disk.tables import (
@@ -77,14 +77,26 @@ def properties_of_folder(record: FolderRecord) -> dict[str, Any]:
 
 
 def _stamps_after(
-    record: ItemRecord | FolderRecord, before: Mapping[str, Any], after: Mapping[str, Any]
+    record: ItemRecord | FolderRecord,
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    own: tuple[int, int, int],
 ) -> Stamps:
-    """The stamps of properties that a change leaves as they are; those that it sets have the change's own."""
+    """The stamps of properties after a change with the stamp `own`.
+
+    Those that it leaves as they are keep theirs; those that it sets have its own, without saying so; those
+    that it removes say so, since nothing else would tell that an older value is to lose.
+    """
     number = record.versions[0] >> COUNTER_BITS
     time_ms, counter = record.changed or (0, 0)
     held = {stamp[0]: stamp for stamp in record.stamps}
     names = sorted(name for name in {*before, *held} if before.get(name) == after.get(name))
-    return tuple(held.get(name, (name, time_ms, counter, number)) for name in names)
+    kept = (held.get(name, (name, time_ms, counter, number)) for name in names)
+    removed = ((name, *own) for name in before.keys() - after.keys())
+    return tuple(sorted((*kept, *removed)))
+
+
+RecordT = TypeVar("RecordT", ItemRecord, FolderRecord)
 
 
 # -- changes made here
@@ -112,10 +124,24 @@ def as_changed(txn: WriteTransaction, before: ItemRecord, after: ItemRecord, cn:
     if old == new:
         return after
     refuse_conflict(txn, before)
+    return _written(txn, before, after, cn, old, new)
+
+
+def _written(
+    txn: WriteTransaction,
+    before: RecordT,
+    after: RecordT,
+    cn: int,
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+) -> RecordT:
+    """A record after a change under a change number, which saw all versions that were there."""
+    numbers = numbering.written(txn, before.versions, cn)
+    time_ms, counter = numbering.next_stamp(txn)
     return after._replace(
-        versions=numbering.written(txn, before.versions, cn),
-        stamps=_stamps_after(before, old, new),
-        changed=numbering.next_stamp(txn),
+        versions=numbers,
+        stamps=_stamps_after(before, old, new, (time_ms, counter, txn.numbering)),
+        changed=(time_ms, counter),
         actor=txn.actor.account,
     )
 
@@ -123,13 +149,7 @@ def as_changed(txn: WriteTransaction, before: ItemRecord, after: ItemRecord, cn:
 def as_resolved(txn: WriteTransaction, item: ItemRecord, cn: int) -> ItemRecord:
     """A version of a message that takes the place of all of them."""
     properties = properties_of(item)
-    return item._replace(
-        change_cn=cn,
-        versions=numbering.written(txn, item.versions, cn),
-        stamps=_stamps_after(item, properties, properties),
-        changed=numbering.next_stamp(txn),
-        actor=txn.actor.account,
-    )
+    return _written(txn, item, item._replace(change_cn=cn), cn, properties, properties)
 
 
 def as_new_folder(txn: WriteTransaction, record: FolderRecord, parent: FolderRecord) -> FolderRecord:
@@ -160,12 +180,7 @@ def as_changed_folder(txn: WriteTransaction, before: FolderRecord, after: Folder
     old, new = properties_of_folder(before), properties_of_folder(after)
     if old == new and (before.replicas, before.rights) == (after.replicas, after.rights):
         return after
-    return after._replace(
-        versions=numbering.written(txn, before.versions, after.change_cn),
-        stamps=_stamps_after(before, old, new),
-        changed=numbering.next_stamp(txn),
-        actor=txn.actor.account,
-    )
+    return _written(txn, before, after, after.change_cn, old, new)
 
 
 def replace_siblings(txn: WriteTransaction, record: FolderRecord) -> None:

@@ -453,6 +453,34 @@ def test_a_folder_that_was_changed_in_two_places_shows_both_changes_at_all_store
         assert len(held_of(store, record.folder_id)) == 2  # noticing it spends no number
 
 
+def test_a_property_that_one_store_removed_is_not_brought_back_by_the_older_one_of_another(
+    two: Stores,
+) -> None:
+    two.share("News")
+    first, second = two[0], two[1]
+    of_first, of_second = first.folder("News"), second.folder("News")
+    for name in ("color", "size"):
+        first.change(lambda txn, name=name: folders.set_property(txn, of_first, name, "old"))
+    two.wait(MINUTE_MS)
+    two.down.add(1)
+    for name in ("color", "size"):
+        first.change(lambda txn, name=name: folders.set_property(txn, of_first, name, None))
+    two.wait(MINUTE_MS)
+    second.change(lambda txn: folders.set_property(txn, of_second, "size", "set again later"))
+    two.down.clear()
+    two.wait(HOUR_MS)
+    assert_equal(two)
+    for store in two.stores:
+        with store.database.read(ANNA) as read:
+            assert public_folders.find(read, "News").properties == {"size": "set again later"}
+    first.change(lambda txn: folders.set_property(txn, of_first, "shape", "round"))
+    two.wait(HOUR_MS)
+    assert_equal(two)
+    with second.database.read(ANNA) as read:
+        found = public_folders.find(read, "News").properties
+    assert found == {"size": "set again later", "shape": "round"}
+
+
 @pytest.mark.parametrize("of", [0, 1])
 def test_a_change_of_a_folder_takes_the_place_of_all_versions_that_its_store_held(
     two: Stores, of: int

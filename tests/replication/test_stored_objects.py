@@ -15,6 +15,7 @@ from pillarbox.replication.core.replica import ReplicaRecord
 from pillarbox.replication.core.state import FolderState
 from pillarbox.replication.ground.knowledge import Knowledge
 from pillarbox.replication.ground.records import (
+    REMOVED,
     Entry,
     FolderVersion,
     MessageVersion,
@@ -352,6 +353,7 @@ def test_flags_keywords_categories_and_properties_are_entries_and_what_clients_s
         ("category red", "1"),
         ("p", "v"),
         ("q", ""),
+        ("r", REMOVED),
         ("property keyword x", "y"),
     ]
     for later in (0, 1):
@@ -371,7 +373,12 @@ def test_flags_keywords_categories_and_properties_are_entries_and_what_clients_s
 
 def test_properties_and_permissions_of_a_folder_are_entries(real: RealStore) -> None:
     wanted = a_folder(
-        properties={"p": Entry(stamp(1), "v"), "rights bert": Entry(stamp(9, B), "3")},
+        properties={
+            "p": Entry(stamp(1), "v"),
+            "q": Entry(stamp(1), REMOVED),
+            "r": Entry(stamp(8, B), REMOVED),
+            "rights bert": Entry(stamp(9, B), "3"),
+        },
         parent=Entry(stamp(5, B), ChangeNumber(B, 99)),
         cleared=CNSet.full(B, 3),
     )
