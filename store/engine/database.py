@@ -103,6 +103,7 @@ LOCK: Final = "lock"
 FIRST_POSITION: Final = Position(1, SEGMENT_HEADER_BYTES)
 # Many of this size at once take less memory than the threads that bring them.
 _LARGE_BYTES: Final = 1 << 20
+_PROOF_TRIES: Final = 10
 
 ResultT = TypeVar("ResultT")
 PreparedT = TypeVar("PreparedT")
@@ -374,7 +375,8 @@ class Database:
                     hint="mount it for writing once; any command that changes it does",
                 )
             self._refuse_bent_pages_after_fault(checkpoint)
-            self.prove_tables()
+            if checkpoint.clean:  # else the process that writes has proved them as it mounted them
+                self.prove_tables()
             death_mark.set_mark(self.path)
             env = Env(self.path / PROPERTIES, read_only=True)
         self._open_files(env)
@@ -390,19 +392,21 @@ class Database:
                 raise  # else another process mounts it, and has verified what changes meanwhile
 
     def prove_tables(self) -> None:
-        """Raise Corrupt when the tables are not as the last clean dismount has left them.
+        """Raise Corrupt when a page of the last checkpoint's state is not as it was.
 
-        Nothing is proved after a crash, nor while a process has the database mounted for writing. Raises
-        Retryable while a process exchanges the files.
+        Also beside a process that writes, which writes to none of these before the next checkpoint is there.
+        Nothing is proved where a checkpoint has no sums, or they follow one another faster than the file is
+        read.
         """
-        while (checkpoint := self._read_checkpoint()).clean:
+        for _ in range(_PROOF_TRIES):
+            checkpoint = self._read_checkpoint()
             try:
                 refuse_changed_tables(self.path / PROPERTIES, checkpoint)
             except Corrupt:
                 if self._read_checkpoint() == checkpoint:
                     raise
-                continue  # another process has mounted it for writing meanwhile, and perhaps dismounted
-            break
+                continue
+            return
 
     def _mount_for_writing(self, wait_ms: int) -> int | None:
         """Mount, and return the number of transactions replayed after a crash, None when there was none."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pillarbox.store.access import Actor
+from pillarbox.store.disk.env import DATA_FILE
 from pillarbox.store.disk.tables import DERIVED, Table
 from pillarbox.store.engine.database import Database, MountState
 from pillarbox.store.engine.tables_proof import problems_of_pages
@@ -97,7 +99,7 @@ def _check_pages(database: Database) -> CheckReport | None:
     try:
         with copied_tables(database) as copy:
             problems = problems_of_pages(copy, database.clock, database.report)
-            change = _change_since_dismount(database)
+            change = _changed_pages(database)
             if change is not None:
                 check.found(change)
             elif not problems:
@@ -109,12 +111,12 @@ def _check_pages(database: Database) -> CheckReport | None:
     return CheckReport(tuple(check.findings), check.records, check.messages, 0, check.segments)
 
 
-def _change_since_dismount(database: Database) -> Corrupt | None:
-    if database.state is MountState.DISMOUNTED:
-        try:
-            database.prove_tables()
-        except Corrupt as error:
-            return error
+def _changed_pages(database: Database) -> Corrupt | None:
+    try:
+        database.prove_tables()
+    except Corrupt as error:
+        if database.state is MountState.DISMOUNTED or Path(error.file).name == DATA_FILE:
+            return error  # damage of the checkpoint of a mounted one is named with all else
     return None
 
 

@@ -118,6 +118,8 @@ def problems_in_use(database: Database) -> list[str]:
     """The problems of the pages of a mounted database's tables. Raises Dismounted, DiskFull."""
     try:
         with copied_tables(database) as copy:
-            return problems_of_pages(copy, database.clock, database.report)
+            problems = problems_of_pages(copy, database.clock, database.report)
+        database.prove_tables()
+        return problems
     except Corrupt as error:  # meta pages that allow no copy
         return [str(error)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 import subprocess
@@ -15,8 +16,9 @@ import pytest
 
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
-from pillarbox.store.disk.checkpoint import read_checkpoint
-from pillarbox.store.disk.env import META_BYTES, Env
+from pillarbox.store.disk.checkpoint import Checkpoint, read_checkpoint
+from pillarbox.store.disk.env import META_BYTES, PAGE_BYTES, Env
+from pillarbox.store.disk.page_sums import SUM_BYTES, PageSums
 from pillarbox.store.disk.records import seal_record
 from pillarbox.store.disk.stream import Codec, FrameKind, build_frame
 from pillarbox.store.disk.tables import (
@@ -464,6 +466,50 @@ def test_tables_of_an_older_time_are_found(database: Database) -> None:
         database.mount()
 
 
+def test_a_page_of_an_older_time_under_a_mounted_database_is_found(database: Database) -> None:
+    """It is sound, and so may be its rows: only the sums of the checkpoint tell."""
+    data = database.path / "properties" / "data.mdb"
+    database.checkpoint()
+    older = data.read_bytes()
+    churn(database)
+    database.checkpoint()
+    newer = data.read_bytes()
+    sums = read_checkpoint(database.path).tables_sums
+    free = PageSums.known(sums).free
+    pages = [page for page in range(2, len(sums) // SUM_BYTES) if page not in free]
+    changed = [each for each in pages if page_of(older, each) not in (b"", page_of(newer, each))]
+    assert changed
+    with data.open("r+b") as file:
+        for page in changed:
+            os.pwrite(file.fileno(), page_of(older, page), page * PAGE_BYTES)
+            assert any(f"page {page} " in str(each) for each in check(database).findings)
+            with pytest.raises(Corrupt):
+                run_maintenance(database, ACTOR)
+            os.pwrite(file.fileno(), page_of(newer, page), page * PAGE_BYTES)
+    assert check(database).clean
+
+
+def page_of(data: bytes, page: int) -> bytes:
+    return data[page * PAGE_BYTES : (page + 1) * PAGE_BYTES]
+
+
+def test_a_check_beside_checkpoints_finds_nothing_in_pages_that_are_used_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = []
+
+    def read(path: Path) -> Checkpoint:
+        found = read_checkpoint(path)
+        reads.append(found)
+        if len(reads) % 2:
+            churn(database)
+        return found
+
+    monkeypatch.setattr("pillarbox.store.engine.database.read_checkpoint", read)
+    database.prove_tables()
+    assert len(reads) > 2, "some pages were used again, and then the next checkpoint was asked"
+
+
 def test_on_a_disk_without_room_it_is_said_that_pages_were_not_verified(
     database: Database, events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -527,12 +573,15 @@ def torn_copies(monkeypatch: pytest.MonkeyPatch, between: Callable[[], None]) ->
 def churn(database: Database) -> None:
     """Write pages anew that were in use before."""
     with database.transaction(ACTOR) as txn:
-        made = folders.create(txn, mailboxes.find(txn, "anna").root_id, "Churned")
+        root_id = mailboxes.find(txn, "anna").root_id
+        made = folders.ensure(txn, root_id, ("Churned",))
     for number in range(60):
         with database.transaction(ACTOR) as txn:
             folders.rename(txn, made.folder_id, f"Churned {number}")
         if number % 4 == 0:
             database.checkpoint()
+    with database.transaction(ACTOR) as txn:
+        folders.rename(txn, made.folder_id, "Churned")
 
 
 def test_a_process_that_writes_and_ends_meanwhile_tears_no_copy(
