@@ -17,8 +17,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from pillarbox.replication.ground.records import Tree
-from pillarbox.replication.wire.codec import decode_body, encode_body, kind_of
+from pillarbox.replication.wire.decoding import decode_body
+from pillarbox.replication.wire.encoding import encode_body
 from pillarbox.replication.wire.frame import HEADER_BYTES, Header, pack, pack_route, unpack, unpack_route
+from pillarbox.replication.wire.kinds import kind_of
 from pillarbox.replication.wire.messages import BUNDLE_MESSAGES_MAX, Bundle, Message
 from pillarbox.store.errors import AccessDenied, InvalidContent, OverLimit, PillarboxError, UnsupportedVersion
 

@@ -25,7 +25,7 @@ from pillarbox.replication.organisation.topology import Connector
 from pillarbox.replication.simulation.machine import Machine
 from pillarbox.replication.simulation.network import Freight
 from pillarbox.replication.simulation.world import World
-from pillarbox.replication.wire.codec import encode_body
+from pillarbox.replication.wire.encoding import encode_body
 from pillarbox.replication.wire.frame import HEADER_BYTES, pack, pack_route
 from pillarbox.replication.wire.messages import Bundle, Changes, Life, Message, Statement
 from pillarbox.replication.wire.transport_frames import LABEL_BYTES, RECEIPT_BYTES
