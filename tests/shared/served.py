@@ -45,8 +45,10 @@ class Served:
 
 
 @contextmanager
-def serving(server: Path, tmp_path: Path, *options: str, **environment: str) -> Iterator[Served]:
-    """`pillarbox serve` once it is ready."""
+def serving(
+    server: Path, tmp_path: Path, *options: str, seconds_max: int = 60, **environment: str
+) -> Iterator[Served]:
+    """`pillarbox serve` once it is ready, for so long at most."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
         place = tmp_path / "notify"
         place.unlink(missing_ok=True)
@@ -59,7 +61,9 @@ def serving(server: Path, tmp_path: Path, *options: str, **environment: str) -> 
             text=True,
             env=given,
         ) as process:
-            watch = threading.Timer(60, process.kill)  # a test that waits for what never comes is to fail
+            watch = threading.Timer(
+                seconds_max, process.kill
+            )  # a test that waits for what never comes is to fail
             watch.start()
             try:
                 served = Served(process, notices)

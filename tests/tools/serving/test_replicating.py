@@ -1,0 +1,198 @@
+"""Servers of an organisation, each served by a process of its own: what is posted at one is seen at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+pytest.importorskip("cryptography", reason="cryptography (the extra `replication`) is not installed")
+pytest.importorskip("click", reason="click (the extra `cli`) is not installed")
+
+from organisations import make_organisation
+from served import Served, serving
+
+import pillarbox as pillarbox_of
+from pillarbox.store.clock import SystemClock
+from pillarbox.store.engine import numbering
+from pillarbox.tools.operations.replicating import joined_store
+from pillarbox.tools.options import ACTOR
+
+if TYPE_CHECKING:
+    from click.testing import Result
+    from conftest import Pillarbox
+
+WAIT_MS = 150_000
+SERVED_SECONDS = 400
+
+
+def eventually(is_so: Callable[[], Any]) -> None:
+    clock = SystemClock()
+    until_ms = clock.monotonic_ms() + WAIT_MS
+    while not is_so():
+        assert clock.monotonic_ms() < until_ms, "it did not come about in time"
+        clock.sleep_ms(50)
+
+
+class Organisation:
+    """Servers, the processes that serve them, and what people do."""
+
+    def __init__(self, pillarbox: Pillarbox, place: Path, sites: dict[str, str]) -> None:
+        self._pillarbox = pillarbox
+        self.paths = make_organisation(place, sites)
+        self.place = place
+        self._stacks: dict[str, ExitStack] = {}
+        self.served: dict[str, Served] = {}
+
+    def serve(self, name: str) -> None:
+        stack = self._stacks[name] = ExitStack()
+        (self.place / f"{name}-run").mkdir(exist_ok=True)
+        self.served[name] = stack.enter_context(
+            serving(self.paths[name], self.place / f"{name}-run", seconds_max=SERVED_SECONDS)
+        )
+
+    def end(self, name: str, number: int = signal.SIGTERM) -> int:
+        code = self.served.pop(name).end(number)
+        self._stacks.pop(name).close()
+        return code
+
+    def answer(self, name: str, *words: object) -> Any:
+        command, *rest = words
+        return self._pillarbox.answer(*str(command).split(), self.paths[name], *rest)
+
+    def share(self, name: str, folder: str, *others: str) -> None:
+        """Make a folder at a server with a replica at others, which have begun to hold it."""
+        self.answer(name, "folder create", "/", folder)
+        self.answer(name, "replica add", folder, *others)
+        self.in_sync(name, folder)
+
+    def in_sync(self, name: str, folder: str) -> None:
+        self.answer(name, "replication status", folder, "--wait", WAIT_MS // 1000)
+
+    def post(self, name: str, folder: str, subject: str) -> None:
+        mail = self.place / "mail" / subject / folder
+        mail.mkdir(parents=True)
+        (mail / f"{subject}.eml").write_text(f"Subject: {subject}\n\n{subject}\n")
+        self.answer(name, "import", "/", mail)
+
+    def subjects(self, name: str, folder: str) -> list[str]:
+        result = self._pillarbox.run("message", "list", self.paths[name], "/", folder, "--json")
+        return sorted(each["subject"] for each in json.loads(result.stdout)) if result.exit_code == 0 else []
+
+    def run(self, *words: object) -> Result:
+        return self._pillarbox.run(*words)
+
+    def close(self) -> None:
+        for name in list(self.served):
+            self.end(name)
+
+
+@pytest.fixture
+def two(pillarbox: Pillarbox, tmp_path: Path) -> Iterator[Organisation]:
+    """Two servers of a site, served, with a folder at both and a post in it."""
+    organisation = Organisation(pillarbox, tmp_path, {"b1": "berlin", "b2": "berlin"})
+    try:
+        for name in organisation.paths:
+            organisation.serve(name)
+        organisation.share("b1", "Forum", "b2")
+        organisation.post("b1", "Forum", "first")
+        eventually(lambda: organisation.subjects("b2", "Forum") == ["first"])
+        yield organisation
+    finally:
+        organisation.close()
+
+
+def numberings(path: Path) -> int:
+    """How often a server's store has begun to number its changes anew."""
+    with pillarbox_of.Server.open(path, read_only=True) as server, joined_store(server).read(ACTOR) as read:
+        return len(list(numbering.own_replicas(read)))
+
+
+def test_a_post_is_seen_at_the_other_servers(pillarbox: Pillarbox, tmp_path: Path) -> None:
+    organisation = Organisation(pillarbox, tmp_path, {"b1": "berlin", "b2": "berlin", "p1": "paris"})
+    try:
+        for name in organisation.paths:
+            organisation.serve(name)
+        organisation.share("b1", "Forum", "b2", "p1")
+        organisation.post("b1", "Forum", "hello")
+        for name in organisation.paths:
+            eventually(lambda of=name: organisation.subjects(of, "Forum") == ["hello"])
+        organisation.in_sync("p1", "Forum")
+        for name in list(organisation.served):
+            assert organisation.end(name) == 0
+    finally:
+        organisation.close()
+
+
+@pytest.mark.slow
+def test_a_server_that_was_copied_while_it_was_served_numbers_anew(two: Organisation) -> None:
+    copy = two.place / "copy"
+    subprocess.run(["cp", "-a", str(two.paths["b1"]), str(copy)], check=True)
+    two.paths["copy"] = copy
+    two.serve("copy")  # beside the other one, whose address it has: nothing of it leaves
+    two.post("copy", "Forum", "of the copy")
+    two.end("b1", signal.SIGKILL)
+    eventually(lambda: two.subjects("b2", "Forum") == ["first", "of the copy"])
+    two.end("copy")
+    assert (numberings(two.paths["b1"]), numberings(copy) > 1) == (1, True)
+
+
+@pytest.mark.slow
+def test_a_machine_that_was_put_back_is_noticed_by_what_others_know(two: Organisation) -> None:
+    path, aside = two.paths["b1"], two.place / "aside"
+    assert two.end("b1") == 0
+    shutil.copytree(path, aside, ignore=shutil.ignore_patterns("control"))
+    two.serve("b1")
+    two.post("b1", "Forum", "later")
+    eventually(lambda: two.subjects("b2", "Forum") == ["first", "later"])
+    assert two.end("b1") == 0
+    fence = Path("replication-fence")
+    put_back(aside, path, but=fence)
+    with (path / fence).open("r+b") as file:  # in its place: its inode stays, as on a disk that is put back
+        file.write((aside / fence).read_bytes())
+    two.serve("b1")
+    two.post("b1", "Forum", "after")
+    both = ["after", "first", "later"]
+    eventually(lambda: two.subjects("b2", "Forum") == both)
+    eventually(lambda: two.subjects("b1", "Forum") == both)
+    assert two.end("b1") == 0
+    assert numberings(path) > 1
+
+
+def put_back(aside: Path, path: Path, but: Path) -> None:
+    """Put all files back as they were, but one."""
+    kept = (path / but).with_suffix(".kept")
+    for child in path.iterdir():
+        if child.name != but.parts[0]:
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
+    assert not kept.exists()
+    for child in aside.iterdir():
+        if child.name != but.parts[0]:
+            (shutil.copytree if child.is_dir() else shutil.copy2)(child, path / child.name)
+
+
+@pytest.mark.slow
+def test_a_database_that_was_restored_beside_its_process_numbers_anew(
+    two: Organisation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PILLARBOX_PASSPHRASE", "horse")
+    repository, path = two.place / "repository", two.paths["b1"]
+    assert two.run("backup", "init", repository).exit_code == 0
+    assert two.run("backup", "create", path, repository).exit_code == 0
+    two.post("b1", "Forum", "later")
+    eventually(lambda: two.subjects("b2", "Forum") == ["first", "later"])
+    restored = two.run("backup", "restore", repository, "latest", "--server", path, "--all", "--yes")
+    assert restored.exit_code == 0, restored.output
+    two.post("b1", "Forum", "after")
+    both = ["after", "first", "later"]
+    eventually(lambda: two.subjects("b2", "Forum") == both)
+    eventually(lambda: two.subjects("b1", "Forum") == both)
+    assert two.end("b1") == 0
+    assert numberings(path) > 1
