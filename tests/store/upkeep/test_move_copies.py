@@ -12,32 +12,33 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killed_moves import (
+    ACTOR,
+    BEFORE,
+    EVERYWHERE,
+    FIRST,
+    MAIL,
+    SECOND,
+    THIRD,
+    boxes_in,
+    delete,
+    deliver,
+    kill_move,
+)
 
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
-from pillarbox.store.disk.tables import DatabaseKind, MailboxRecord, Table
+from pillarbox.store.disk.tables import DatabaseKind
 from pillarbox.store.engine.database import PROPERTIES, Database
 from pillarbox.store.engine.database_limits import Edition
 from pillarbox.store.errors import Conflict, DiskFull, Dismounted, NotFound
 from pillarbox.store.events import EventId
-from pillarbox.store.mail import mailboxes, messages
+from pillarbox.store.mail import mailboxes
 from pillarbox.store.server import FIRST_GROUP, Server
 from pillarbox.store.upkeep import move_mailbox
 from pillarbox.store.upkeep.check import check_database
 from pillarbox.store.upkeep.maintenance import MAILBOX_RETENTION_MS
 from pillarbox.store.upkeep.repair import repair_database
-
-ACTOR = Actor.task("test")
-FIRST, SECOND, THIRD = "Mailbox Store", "Second", "Third"
-MAIL = [b"Subject: %d\r\n\r\nhello" % number for number in range(3)]
-
-BEFORE = ["copied", "complete"]
-"""Places at which a move is killed while its source is there, and behind that one more."""
-EVERYWHERE = [*BEFORE, "moved"]
-
-
-class Killed(BaseException):
-    """The process is gone: not an error that anything may catch."""
 
 
 @pytest.fixture
@@ -74,45 +75,6 @@ def opened(path: Path, clock: VirtualClock) -> Iterator[Server]:
 def server(path: Path, clock: VirtualClock) -> Iterator[Server]:
     with opened(path, clock) as server:
         yield server
-
-
-def deliver(server: Server, raw: bytes) -> None:
-    database, box = server.mailboxes.find("anna")
-    with database.transaction(ACTOR) as txn:
-        messages.deliver(txn, [box.guid], messages.prepare(txn.files, raw))
-
-
-def kill_move(server: Server, place: str, to: str = SECOND) -> None:
-    """Move anna, and be killed when the copy is made, when it is complete, or when the source is gone."""
-
-    def killed(*_: object) -> None:
-        raise Killed
-
-    named = move_mailbox._Move._name_copy
-
-    def name_and_die(self: Any, *words: Any) -> None:
-        named(self, *words)
-        raise Killed
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(move_mailbox, "finish_move", killed)
-        if place == "complete":
-            patch.setattr(move_mailbox._Move, "_name_copy", name_and_die)
-        progress = killed if place == "copied" else None
-        server.mailboxes.move(ACTOR, "anna", to, progress=progress)
-
-
-def delete(server: Server) -> None:
-    """By a transaction alone, as a program does that knows of no other database."""
-    database, box = server.mailboxes.find("anna")
-    with database.transaction(ACTOR) as txn:
-        mailboxes.purge(txn, box.guid)
-
-
-def boxes_in(database: Database) -> list[MailboxRecord]:
-    """All mailboxes of a database, hidden or not."""
-    with database.read(ACTOR) as read:
-        return [box for _, box in read.records(Table.MAILBOX, b"", None)]
 
 
 def found_in(server: Server) -> str:
