@@ -19,7 +19,16 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from pillarbox.replication.ground.records import Tree
 from pillarbox.replication.wire.decoding import decode_body
 from pillarbox.replication.wire.encoding import encode_body
-from pillarbox.replication.wire.frame import HEADER_BYTES, Header, pack, pack_route, unpack, unpack_route
+from pillarbox.replication.wire.frame import (
+    BODY_BYTES_MAX,
+    HEADER_BYTES,
+    PACKED_BYTES_MAX,
+    Header,
+    pack,
+    pack_route,
+    unpack,
+    unpack_route,
+)
 from pillarbox.replication.wire.kinds import kind_of
 from pillarbox.replication.wire.messages import BUNDLE_MESSAGES_MAX, Bundle, Message
 from pillarbox.store.errors import AccessDenied, InvalidContent, OverLimit, PillarboxError, UnsupportedVersion
@@ -73,7 +82,7 @@ class Refusal(NamedTuple):
 def seal(bundle: Bundle, tree: Tree, signer: Signer, made_ms: int, contents: Iterable[bytes] = ()) -> bytes:
     """A bundle as bytes, signed. `contents` are the raw messages that it carries.
 
-    Raises ValueError when its messages are not of one type.
+    Raises ValueError when its messages are not of one type, OverLimit for one that nobody would take.
     """
     kinds = {kind_of(message.folder == tree.hierarchy, message.body) for message in bundle.messages}
     if len(kinds) != 1:
@@ -81,6 +90,11 @@ def seal(bundle: Bundle, tree: Tree, signer: Signer, made_ms: int, contents: Ite
     ((kind, flags),) = kinds
     body = encode_body(bundle.messages, contents)
     packed, route = pack(body), pack_route(bundle.tree)
+    if len(body) > BODY_BYTES_MAX or len(packed) > PACKED_BYTES_MAX:
+        raise OverLimit(
+            f"a replication message would have {len(body)} bytes, {len(packed)} of them packed",
+            hint=f"at most {BODY_BYTES_MAX} and {PACKED_BYTES_MAX} are taken: a post in it is too large",
+        )
     header = Header(
         kind=kind,
         flags=flags,

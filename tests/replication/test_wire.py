@@ -28,6 +28,7 @@ from pillarbox.replication.ground.versions import Sight, Versions
 from pillarbox.replication.simulation.scenario import Scenario, Settings
 from pillarbox.replication.simulation.world import World
 from pillarbox.replication.wire import frame
+from pillarbox.replication.wire import seal as wire_seal
 from pillarbox.replication.wire.frame import HEADER_BYTES, Header
 from pillarbox.replication.wire.messages import (
     EVERYONE,
@@ -327,6 +328,13 @@ def test_a_claim_of_a_gigabyte_is_refused_before_any_memory_is_taken(body_bytes:
     header = Header.decode(data)._replace(body_bytes=body_bytes)
     with pytest.raises(OverLimit):
         opened(header.encode() + data[HEADER_BYTES:], TREE, PEERS)
+
+
+@pytest.mark.parametrize("limit", ["BODY_BYTES_MAX", "PACKED_BYTES_MAX"])
+def test_what_nobody_would_take_is_not_sealed(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire_seal, limit, 100)
+    with pytest.raises(OverLimit, match="would have"):
+        sealed("broadcast")
 
 
 def signed_with_body(name: str, body: bytes, body_bytes: int | None = None) -> bytes:
