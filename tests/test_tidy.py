@@ -123,6 +123,7 @@ SEAMS = {
             "store/files/prepare_processes.py": "memory shared with processes, which no disk has",
             "store/content/prepare_child.py": "the other end of that memory",
             "replication/node/member_files.py": "keys, which only their owner may read",
+            "replication/transports/spool.py": "frames that wait in a directory",
             "replication/node/fence.py": "what tells of the last mount of a database, outside of it",
             "backup/database_snapshot.py": "an image of the tables on its way to the repository",
             "backup/restore.py": "files of a restored database",
@@ -157,6 +158,7 @@ SEAMS = {
     "file watching": Seam(
         r"watchdog(\..*)?",
         {
+            "replication/transports/spool.py": "frames that come in a directory",
             "tools/serving/wakes.py": "the settings of a serving process",
         },
         "scan the folder, and let one of these modules wake the scan",

@@ -142,6 +142,7 @@ def make_node(server: pillarbox.Server, database: pillarbox.Database, log: Log) 
     from pillarbox.replication.organisation.topology import TransportName
     from pillarbox.replication.transports.direct import DirectTransport
     from pillarbox.replication.transports.joined import JoinedTransports
+    from pillarbox.replication.transports.spool import SpoolTransport
     from pillarbox.replication.transports.transport import Transport
 
     files, clock = MemberFiles(server.path), database.clock
@@ -152,13 +153,22 @@ def make_node(server: pillarbox.Server, database: pillarbox.Database, log: Log) 
     door = EnrolmentDoor(files, lambda: node, clock) if files.authority() else None
 
     def refused(reason: str) -> None:
-        log.say(WARNING, f"a connection was refused: {reason}")
+        log.say(WARNING, f"replication refused something: {reason}")
 
     def make_transport() -> Transport:
         direct = DirectTransport(
             database.guid, settings.listen, credentials, random.Random(), door=door, refused=refused
         )
-        return JoinedTransports({TransportName.DIRECT: direct})
+        transports: dict[TransportName, Transport] = {TransportName.DIRECT: direct}
+        if settings.spool:
+            transports[TransportName.SPOOL] = SpoolTransport(
+                database.guid,
+                server.path / settings.spool,
+                clock,
+                refused=refused,
+                spool_bytes_max=settings.spool_bytes_max,
+            )
+        return JoinedTransports(transports)
 
     belonging = Belonging(tree, organisation, PRESETS[organisation.preset], fence_of(server), membership)
     node = Node(database, belonging, make_transport, lambda text: log.say(ERROR, text))
