@@ -48,6 +48,7 @@ _FULL_BELOW_BYTES: Final = 1 << 20
 MAP_BYTES_DEFAULT: Final = 1 << 40
 _READERS_MAX: Final = 1024
 _LOOK_AGAIN_S: Final = 0.05
+_OPEN_TRIES: Final = 3
 _VIEWS_CLOSED_MAX: Final = 64
 _FLUSH_HINT: Final = "look at the disk: the system could not write what it had taken"
 # Each of LMDB's two meta pages: mm_magic, mm_version, mm_address, mm_mapsize; the trees of free pages and of
@@ -289,8 +290,8 @@ class Env:
         if not read_only:
             _reserve_lock_file(path / LOCK_FILE)
         try:
-            self._env = lmdb.open(
-                str(path),
+            self._env = _opened(
+                path,
                 map_size=map_bytes or MAP_BYTES_DEFAULT,
                 max_dbs=len(Table) + 4,
                 max_readers=_READERS_MAX,
@@ -572,6 +573,26 @@ class Env:
         self._env.close()
 
 
+def _opened(path: Path, *, readonly: bool, **settings: Any) -> lmdb.Environment:
+    """LMDB's environment, in which a transaction begins with the last state of the file.
+
+    Who opens it alone sets the lock file up, and who opens it meanwhile waits. Killed in between, it leaves
+    there that there was no transaction at all: who had waited would look at whichever meta page comes first,
+    and write transaction 1 behind it. A reader has LMDB look at both pages then. Raises Retryable.
+    """
+    for _ in range(_OPEN_TRIES):
+        env = lmdb.open(str(path), readonly=readonly, **settings)
+        if readonly or _begins_with_last(env):
+            return env
+        env.close()  # opened once more by who is alone the lock file is set up anew
+    raise _read_by_others(path)
+
+
+def _begins_with_last(env: lmdb.Environment) -> bool:
+    with env.begin() as transaction:
+        return bool(transaction.id() == env.info()["last_txnid"])
+
+
 def _reserve_lock_file(path: Path) -> None:
     with _own_errors(path):
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -609,10 +630,14 @@ def refuse_other_processes(path: Path) -> None:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
             except (BlockingIOError, PermissionError) as error:
-                raise Retryable(
-                    f"{lock.parent}: another process still reads the tables, which must be exchanged",
-                    hint="mount the database again once that process has ended",
-                ) from error
+                raise _read_by_others(path) from error
+
+
+def _read_by_others(path: Path) -> Retryable:
+    return Retryable(
+        f"{path}: another process still reads the tables, which must be exchanged",
+        hint="mount the database again once that process has ended",
+    )
 
 
 def put_back_meta_pages(path: Path, pages: bytes) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -442,3 +445,68 @@ def test_after_closing_everything_is_refused_as_dismounted(tmp_path: Path) -> No
     for call in (env.view, lambda: env.apply({Table.ITEM: {b"a": b"1"}}), env.pin, env.sync, env.last_page):
         with pytest.raises(Dismounted):
             call()
+
+
+# A process that was killed while it opened the environment leaves the lock file as LMDB begins it: with no
+# transaction. Here another one that has the environment open stands for it.
+_LEFT_BY_A_KILL = """
+import fcntl, os, sys
+with open(sys.argv[1], "r+b") as lock:
+    fcntl.lockf(lock, fcntl.LOCK_SH, 1)
+    os.pwrite(lock.fileno(), bytes(8), 48)
+    print(flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def left_by_a_kill(path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that keeps the lock file of an environment that nobody has open from being set up anew."""
+    with lmdb.open(str(path)):
+        pass
+    command = [sys.executable, "-c", _LEFT_BY_A_KILL, str(path / LOCK_FILE)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        yield process
+        process.kill()
+
+
+@pytest.fixture(params=[2, 3])
+def closed(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A closed environment whose last state is in either of the meta pages."""
+    with scratch_env(tmp_path / "properties") as made:
+        for n in range(request.param):
+            made.apply({Table.ITEM: {b"a": b"%d" % n}})
+    return tmp_path / "properties"
+
+
+def test_who_waited_for_a_process_that_was_killed_as_it_opened_sees_the_last_state_and_goes_on_from_it(
+    closed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scratch_env(closed) as before:
+        last, rows = before.last_transaction(), rows_of(before)
+    with left_by_a_kill(closed) as process:
+        lmdb_open = lmdb.open
+
+        def opened(*args: Any, **settings: Any) -> lmdb.Environment:
+            found = lmdb_open(*args, **settings)
+            process.kill()
+            process.wait()
+            return found
+
+        monkeypatch.setattr(lmdb, "open", opened)
+        env = Env(closed)
+    assert rows_of(env) == rows
+    env.apply({Table.ITEM: {b"b": b"1"}})
+    assert env.last_transaction() == last + 1
+    env.close()
+
+
+def test_nobody_writes_while_a_process_that_reads_keeps_what_such_a_kill_left(closed: Path) -> None:
+    with left_by_a_kill(closed):
+        with pytest.raises(Retryable):
+            Env(closed)
+        reader = Env(closed, read_only=True)
+        assert rows_of(reader)
+        reader.close()
+    Env(closed).close()
