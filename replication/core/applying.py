@@ -149,6 +149,7 @@ def is_bare_kept(replica: Replica, folder: ObjectId, versions: Versions[Any]) ->
 def note_news(replica: Replica, state: FolderState) -> None:
     """Something was applied or made: a status is due some time after the last of it."""
     state.news_ms = replica.now_ms
+    state.look_for_tombstones(replica.now_ms, replica.preset.purge_interval_ms)
     if state.unstated_since_ms == NEVER_MS:
         state.unstated_since_ms = replica.now_ms
 

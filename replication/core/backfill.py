@@ -8,7 +8,7 @@ from dataclasses import replace
 from pillarbox.replication.core import mates, outbox
 from pillarbox.replication.core.preset import MINUTE_MS, Wait
 from pillarbox.replication.core.replica import Replica
-from pillarbox.replication.core.state import NEVER_MS, BackfillEntry, FolderState
+from pillarbox.replication.core.state import NEVER_MS, BackfillEntry, FolderState, expired_by_all
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.organisation.sources import Candidate, Late, Plan, Request, choose_sources
@@ -46,6 +46,21 @@ def note_missing(replica: Replica, folder: ObjectId) -> None:
     elif not lacked and not state.awaited:
         state.asks_at_once = False
     state.entries = tuple(entries)
+
+
+def ask_whether_expired(replica: Replica, folder: ObjectId) -> None:
+    """Ask all replicas for their status when the rows begin to say that nobody holds a number any more.
+
+    A row may be old, and a store that holds the number after all would never be asked for it: at rest it is
+    taken for had.
+    """
+    state = replica.state(folder)
+    expired = expired_by_all(state.rows)
+    assumed = expired - state.knowledge.had if expired else expired
+    if not state.asked_expired.covers(assumed):
+        state.awaited = frozenset(state.rows) if replica.is_live(folder) else frozenset()
+        state.await_due_ms, state.await_tries = replica.now_ms, 0
+    state.asked_expired = assumed
 
 
 def due_ms(replica: Replica, folder: ObjectId, state: FolderState) -> int:
@@ -149,15 +164,6 @@ def _look_again_ms(replica: Replica) -> int:
     return MINUTE_MS if is_cut or is_asked else replica.preset.status_rest_ms
 
 
-def wake(replica: Replica, folder: ObjectId) -> None:
-    """A store was heard that may have what others cannot give: sleeping entries are looked at."""
-    state = replica.state(folder)
-    if any(entry.sleeps for entry in state.entries):
-        state.entries = tuple(
-            replace(entry, due_ms=replica.now_ms) if entry.sleeps else entry for entry in state.entries
-        )
-
-
 def plan_requests(replica: Replica, folder: ObjectId, needed: CNSet) -> Plan:
     """Choose the sources of needed numbers, with the reasons, as if all could be asked."""
     return _choose(replica, needed, candidates(replica, folder))
@@ -204,7 +210,7 @@ def heard(replica: Replica, folder: ObjectId, source: bytes) -> None:
         state.silent -= {source}
     if source in state.awaited:
         state.awaited -= {source}
-    wake(replica, folder)
+    state.wake(replica.now_ms)
 
 
 def part_came(replica: Replica, folder: ObjectId) -> None:

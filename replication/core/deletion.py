@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from pillarbox.replication.core import hierarchy, writing
+from pillarbox.replication.core import hierarchy, mates, writing
 from pillarbox.replication.core.applying import note_news, store_or_bury, take_all
 from pillarbox.replication.core.effects import Notice
 from pillarbox.replication.core.replica import Replica
-from pillarbox.replication.core.state import FolderState, Row
+from pillarbox.replication.core.state import NEVER_MS, FolderState, Row
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import FolderVersion, ObjectId
 from pillarbox.replication.ground.versions import Sight, Versions
@@ -20,13 +20,16 @@ def purge(replica: Replica, folder: ObjectId) -> int:
     """Purge the tombstones that no living replica needs any more; how many.
 
     All other replicas of the list hold the tombstone's numbers, or were silent for long, and no number below
-    its context is missing here. Their numbers are kept as purged: a store that lacks one reconciles.
+    its context is missing here. Their numbers are kept as purged: a store that lacks one reconciles. While
+    some are left the folder is looked at again after the interval, else when something changes in it.
     """
-    state, purged_count = replica.state(folder), 0
+    state, purged_count, left_count = replica.state(folder), 0, 0
+    state.purge_due_ms = NEVER_MS
     for object_id in replica.objects.ids(folder):
         versions = replica.objects.get(folder, object_id)
         if versions is None or versions.live() or is_kept_for_ever(versions):
             continue
+        left_count += 1
         if not is_known_to_all(replica, state, versions):
             continue
         holes = versions.holes(state.knowledge.had)
@@ -42,6 +45,8 @@ def purge(replica: Replica, folder: ObjectId) -> int:
             hierarchy.match_rows(replica, object_id)
         replica.fired["purge"] += 1
         purged_count += 1
+    if left_count > purged_count:
+        state.look_for_tombstones(replica.now_ms, replica.preset.purge_interval_ms)
     return purged_count
 
 
@@ -58,12 +63,16 @@ def is_kept_for_ever(versions: Versions[Any]) -> bool:
 def is_known_to_all(replica: Replica, state: FolderState, versions: Versions[Any]) -> bool:
     """True when every other replica that is not silent for long holds the tombstone's numbers."""
     numbers = CNSet.of(versions.siblings or versions.entries())
-    return all(row.known.covers(numbers) or is_silent(replica, row) for row in state.rows.values())
+    return all(row.known.covers(numbers) or is_silent(replica, peer, row) for peer, row in state.rows.items())
 
 
-def is_silent(replica: Replica, row: Row) -> bool:
-    """True when a replica was not heard for so long that tombstones no longer wait for it."""
-    return replica.wall_ms - row.heard_ms >= replica.preset.silent_ms_max
+def is_silent(replica: Replica, peer: bytes, row: Row) -> bool:
+    """True when a replica was not heard for so long that tombstones no longer wait for it.
+
+    At rest nothing is said of a folder, and its store is heard all the same.
+    """
+    is_long = replica.wall_ms - row.heard_ms >= replica.preset.silent_ms_max
+    return is_long and not mates.is_heard(replica, peer)
 
 
 def closed_holes(replica: Replica, state: FolderState, holes: CNSet) -> CNSet:

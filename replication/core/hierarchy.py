@@ -33,6 +33,7 @@ def even_out(replica: Replica, folders: Iterable[ObjectId]) -> None:
             _bring_back(replica, folder, read)
             _follow_list(replica, folder)
         match_rows(replica, folder)
+        replica.rounds.sums.changed.add(folder)
 
 
 def even_out_organisation(replica: Replica) -> None:

@@ -34,6 +34,7 @@ class Kind(IntEnum):
     STATUS = 1  # of a folder
     COPY = 2  # of somebody else's bundle
     LINK = 3  # the state of a connector, by its name
+    REST = 4  # the site's sums, for all sites behind
 
 
 class Item(NamedTuple):

@@ -33,11 +33,34 @@ def is_up(replica: Replica, store: bytes) -> bool:
 
 
 def is_heard(replica: Replica, store: bytes) -> bool:
-    """True when a store said something, or its site's bridgehead something of it, within two statuses at
+    """True when a store said something, or its site's bridgehead something of it, within two rounds at
     rest; before that, since this one started.
     """
     silent_ms = replica.now_ms - replica.heard.get(store, replica.started_ms)
     return silent_ms <= 2 * replica.preset.status_rest_ms + MINUTE_MS
+
+
+def hear(replica: Replica, store: bytes, *, itself: bool = True) -> None:
+    """Note that a store said something itself, or that another one heard of it.
+
+    By the latter one request more may be made of a store that left many unanswered. Folders in which a store
+    is waited for that could not be asked, or may have what nobody could be asked for, ask it now.
+    """
+    was_up = is_up(replica, store)
+    replica.heard[store] = replica.now_ms
+    if itself:
+        del replica.unanswered[store]
+    elif replica.unanswered[store] >= UNANSWERED_MAX:
+        replica.unanswered[store] = UNANSWERED_MAX - 1
+    if was_up or not is_up(replica, store):
+        return
+    for folder, state in replica.record.folders.items():
+        if store in state.awaited:
+            state.await_due_ms = replica.now_ms
+            replica.touched.add(folder)
+        if store in state.rows and any(entry.sleeps for entry in state.entries):
+            state.wake(replica.now_ms)
+            replica.touched.add(folder)
 
 
 def rank(replica: Replica, folder: ObjectId) -> int:

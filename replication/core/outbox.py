@@ -35,6 +35,7 @@ from pillarbox.replication.wire.messages import (
     LinkReport,
     Message,
     Receipt,
+    RestSums,
     Says,
 )
 from pillarbox.store.change_number import CNSet
@@ -120,6 +121,14 @@ def mark_link(replica: Replica, report: LinkReport) -> None:
     tree = replica.site_tree()
     for site in tree.children(tree.root):
         line_to(replica, site).turns.put(Class.URGENT, Item(Kind.LINK, report.connector))
+
+
+def mark_rest(replica: Replica) -> None:
+    """Note that all other sites are to be told the sums of this one; older ones that still wait are
+    replaced."""
+    tree = replica.site_tree()
+    for site in tree.children(tree.root):
+        line_to(replica, site).turns.put(Class.URGENT, Item(Kind.REST, ""))
 
 
 def mark_again(replica: Replica) -> None:
@@ -337,7 +346,8 @@ def _flight(replica: Replica, line: Line, of: Class, item: Item) -> Flight | Non
             return None
         return Flight(copy.bundle, copy.hops, behind_ms=copy.behind_ms)
     if isinstance(item.key, str):
-        return _link_report(replica, line, replica.reports[item.key])
+        said = replica.rounds.said if item.kind is Kind.REST else replica.reports[item.key]
+        return _to_all(replica, line, said) if said else None
     branch = _branch(replica, line.site, item.key)
     if branch is None or replica.held(item.key) is None:
         replica.state(item.key).marks.pop(line.site, None)
@@ -434,12 +444,15 @@ def _statuses(replica: Replica, line: Line, of: Class, first: ObjectId, branch: 
     return Flight(_bundle(replica, Class.URGENT, first, branch, messages), 0) if messages else None
 
 
-def _link_report(replica: Replica, line: Line, report: LinkReport) -> Flight | None:
+def _to_all(replica: Replica, line: Line, told: LinkReport | RestSums) -> Flight | None:
     """A bundle for all sites behind a neighbour."""
     tree, folder = replica.site_tree(), replica.tree.hierarchy
     if line.site not in tree.children(tree.root):
         return None
-    said = [replica.message(EVERYONE, folder, report)]
+    is_at_rest = isinstance(told, RestSums)
+    said = [
+        replica.message_at_rest(EVERYONE, told) if is_at_rest else replica.message(EVERYONE, folder, told)
+    ]
     return Flight(_bundle(replica, Class.URGENT, folder, tree.branch(line.site), said), 0)
 
 

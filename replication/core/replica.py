@@ -11,6 +11,7 @@ from pillarbox.replication.core.effects import Effect, Notice, Report, Send
 from pillarbox.replication.core.line import Line
 from pillarbox.replication.core.objects import ObjectStore
 from pillarbox.replication.core.preset import Preset
+from pillarbox.replication.core.rounds import Rounds
 from pillarbox.replication.core.state import NEVER_MS, FolderState, Passing, expired_by_all
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import Folder, ObjectId, ReplicaState, Tree
@@ -152,6 +153,7 @@ class Replica:
         self.lines: dict[str, Line] = {}
         self.seen: dict[BundleKey, bool] = {}  # bundles, and whether one was taken for the site
         self.heard: dict[bytes, int] = {}
+        self.rounds = Rounds()
         self.unanswered: Counter[bytes] = Counter()
         self.links = StatedLinks()
         self.watches: dict[str, LinkWatch] = {}
@@ -227,6 +229,7 @@ class Replica:
         if state.unsent_since_ms == NEVER_MS:
             state.unsent_since_ms = self.now_ms
         state.changed_ms = self.now_ms
+        state.look_for_tombstones(self.now_ms, self.preset.purge_interval_ms)
 
     def _begin_safe_numbering(self) -> None:
         if self.waiting is not None and not self.waiting.is_anew:
@@ -384,6 +387,15 @@ class Replica:
     def send(self, to: bytes, folder: ObjectId, body: Body) -> None:
         """Send a message about a folder, with what this store has of it."""
         self.effects.append(Send(self.message(to, folder, body)))
+
+    def send_at_rest(self, to: bytes, body: Body) -> None:
+        """Send a message about all folders: it states nothing of any."""
+        self.effects.append(Send(self.message_at_rest(to, body)))
+
+    def message_at_rest(self, to: bytes, body: Body) -> Message:
+        """A message about all folders, in the name of the hierarchy."""
+        hierarchy = self.tree.hierarchy
+        return Message(self.me, to, hierarchy, Statement(self.life(hierarchy), NOTHING, NOTHING), body)
 
     def message(self, to: bytes, folder: ObjectId, body: Body) -> Message:
         """A message about a folder, with what this store has of it."""

@@ -14,6 +14,7 @@ from typing import TypeVar
 from pillarbox.replication.core import (
     answering,
     applying,
+    at_rest,
     backfill,
     broadcasting,
     deletion,
@@ -43,6 +44,8 @@ from pillarbox.replication.organisation.topology import Organisation
 from pillarbox.replication.wire.messages import (
     EVERYONE,
     BackfillRequest,
+    BucketDigests,
+    BucketQuestion,
     Bundle,
     BundleKey,
     Changes,
@@ -55,6 +58,8 @@ from pillarbox.replication.wire.messages import (
     Receipt,
     ReconcileAnswer,
     ReconcileQuestion,
+    RestPoll,
+    RestSums,
     Says,
     Status,
     StatusRequest,
@@ -102,6 +107,7 @@ class Replicator:
         replica.heard.clear()
         replica.unanswered.clear()
         outbox.restart(replica)
+        at_rest.restart(replica)
         nearest = backfill.nearest_first(replica)
         for folder, held in list(replica.record.folders.items()):
             if held.is_held:
@@ -160,6 +166,10 @@ class Replicator:
         if isinstance(body, HelloAnswer):
             hello.answered(replica, source, body, message.statement)
             return
+        if isinstance(body, RestPoll | RestSums | BucketQuestion | BucketDigests):
+            mates.hear(replica, source)
+            at_rest.take(replica, source, body)
+            return
         hello.heard(replica, message.statement)
         state = replica.held(folder)
         if state is None:  # folders never wait for content: what comes too early is asked for later
@@ -167,8 +177,9 @@ class Replicator:
             return
         if source in state.rows:
             state.rows[source] = state.rows[source].told(message.statement, replica.wall_ms)
-        replica.heard[source] = replica.now_ms
-        del replica.unanswered[source]
+            if state.rows[source].is_doubted:
+                status.note_doubt(replica, folder)
+        mates.hear(replica, source)
         backfill.heard(replica, folder, source)
         self._take(message)
         deletion.ask_to_reconcile(replica, folder)
@@ -233,6 +244,7 @@ class Replicator:
         outbox.retry(self.replica)
         if self.replica.waiting is None:
             links.state_all(self.replica)
+            at_rest.work(self.replica)
 
     def _work(self, folder: ObjectId) -> None:
         """Do what is due in one folder; until the hello is complete, only that."""
@@ -263,7 +275,6 @@ class Replicator:
         if leaving.due_ms(replica, folder, state) <= now_ms:
             leaving.state_all(replica, folder)
         if state.purge_due_ms <= now_ms:
-            state.purge_due_ms = now_ms + replica.preset.purge_interval_ms
             deletion.purge(replica, folder)
         if replacing.finish(replica, folder):
             hierarchy.even_out(replica, [folder])
@@ -316,8 +327,8 @@ class Replicator:
         while self._agenda and self._due.get(self._agenda[0][1]) != self._agenda[0][0]:
             heapq.heappop(self._agenda)
         first_ms = self._agenda[0][0] if self._agenda else NEVER_MS
-        others = (outbox.due_ms(self.replica), flow.due_ms(self.replica), links.due_ms(self.replica))
-        due_ms = min(first_ms, *others)
+        parts = (outbox, flow, links, at_rest)
+        due_ms = min(first_ms, *(part.due_ms(self.replica) for part in parts))
         return due_ms if due_ms < NEVER_MS else None
 
     def explain(self, folder: ObjectId, now: Moment) -> Explanation:
@@ -342,6 +353,7 @@ class Replicator:
         for folder in sorted(replica.touched):
             self._plan(folder)
         self.changed |= replica.touched
+        replica.rounds.sums.changed |= replica.touched
         return flow.sendable(replica, hello.sendable(replica, replica.effects))
 
     def _set_now(self, now: Moment) -> None:
@@ -355,6 +367,7 @@ class Replicator:
             return
         hierarchy.match_rows(self.replica, folder)
         backfill.note_missing(self.replica, folder)
+        backfill.ask_whether_expired(self.replica, folder)
         due_ms = self._due_ms(folder, state)
         if due_ms < NEVER_MS and self._due.get(folder) != due_ms:
             self._due[folder] = due_ms

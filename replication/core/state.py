@@ -124,6 +124,7 @@ class FolderState:
     silent: frozenset[bytes] = frozenset()
     fetched_by: dict[bytes, tuple[CNSet, int]] = field(default_factory=dict)
     asks_at_once: bool = False
+    asked_expired: CNSet = NOTHING
     reconciles: dict[bytes, CNSet] = field(default_factory=dict)
     reconciling: dict[bytes, int] = field(default_factory=dict)
 
@@ -133,7 +134,6 @@ class FolderState:
     broadcast_ms: int = 0
     unstated_since_ms: int = NEVER_MS
     news_ms: int = 0
-    stated_ms: int = 0
     awaited: frozenset[bytes] = frozenset()
     await_due_ms: int = NEVER_MS
     await_tries: int = 0
@@ -142,7 +142,7 @@ class FolderState:
 
     def restart(self, now_ms: int, purge_interval_ms: int) -> None:
         """Plan all that is due anew: times of before the restart mean nothing now."""
-        self.entries, self.silent = (), frozenset()
+        self.entries, self.silent, self.asked_expired = (), frozenset(), NOTHING
         self.asked.clear()
         self.fetched_by.clear()
         self.site_status_due_ms = NEVER_MS
@@ -152,8 +152,20 @@ class FolderState:
         self.set_aside = {key: each._replace(due_ms=now_ms) for key, each in self.set_aside.items()}
         self.unsent_since_ms = now_ms if self.own_last > self.broadcast_to else NEVER_MS
         self.changed_ms = self.burst_since_ms = self.broadcast_ms = now_ms
-        self.unstated_since_ms = self.news_ms = self.stated_ms = now_ms
+        self.unstated_since_ms = self.news_ms = now_ms
         self.purge_due_ms = now_ms + purge_interval_ms
+
+    def wake(self, now_ms: int) -> None:
+        """A store was heard that may have what others cannot give: sleeping entries are looked at."""
+        if any(entry.sleeps for entry in self.entries):
+            self.entries = tuple(
+                replace(entry, due_ms=now_ms) if entry.sleeps else entry for entry in self.entries
+            )
+
+    def look_for_tombstones(self, now_ms: int, purge_interval_ms: int) -> None:
+        """Something changed: there may be a tombstone to purge when the interval is over."""
+        if self.purge_due_ms == NEVER_MS:
+            self.purge_due_ms = now_ms + purge_interval_ms
 
     def copy(self) -> FolderState:
         """A copy that does not change with this one."""

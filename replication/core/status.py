@@ -1,4 +1,4 @@
-"""Statuses: what this store has of a folder, told after changes, at rest, and when asked."""
+"""Statuses: what this store has of a folder, told after changes, and when asked."""
 
 from __future__ import annotations
 
@@ -12,20 +12,16 @@ from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.wire.messages import Acknowledgement, Status, StatusRequest
 
 SITE_STATUS_MS = 2 * SECOND_MS
+_SAME_TRIES = 4  # before the delays double
 
 
 def due_ms(replica: Replica, folder: ObjectId, state: FolderState) -> int:
-    """The time of the next status to all other replicas of a folder; while content is stopped none follows
-    changes."""
+    """The time of the next status to all other replicas of a folder, after changes; none while content is
+    stopped."""
     preset = replica.preset
-    at_rest_ms = state.stated_ms + preset.status_rest_ms
     if state.unstated_since_ms == NEVER_MS or replica.is_held_back(folder):
-        return at_rest_ms
-    return min(
-        at_rest_ms,
-        state.news_ms + preset.status_quiet_ms,
-        state.unstated_since_ms + preset.status_latest_ms,
-    )
+        return NEVER_MS
+    return min(state.news_ms + preset.status_quiet_ms, state.unstated_since_ms + preset.status_latest_ms)
 
 
 def tell_all(replica: Replica, folder: ObjectId) -> None:
@@ -34,13 +30,24 @@ def tell_all(replica: Replica, folder: ObjectId) -> None:
     Only the first by rank states over links; by then the statuses of the others have come.
     """
     state = replica.state(folder)
-    state.unstated_since_ms, state.stated_ms = NEVER_MS, replica.now_ms
+    state.unstated_since_ms = NEVER_MS
     near, doubted = replica.mates(folder), mates.doubted(replica, folder)
     for peer in (*near, *(peer for peer in doubted if peer not in near)):
         said = {peer: doubted[peer]} if peer in doubted else {}
         replica.send(peer, folder, replace(mates.own_status(replica, folder), mates=said))
+    if doubted:
+        state.awaited |= doubted.keys()
+        state.await_due_ms = replica.now_ms
     if mates.rank(replica, folder) == 0:
         state.site_status_due_ms = replica.now_ms + SITE_STATUS_MS
+
+
+def note_doubt(replica: Replica, folder: ObjectId) -> None:
+    """A store said less than before: the next status tells it, and asks it what it has; until it has said as
+    much again."""
+    state = replica.state(folder)
+    if state.unstated_since_ms == NEVER_MS:
+        state.unstated_since_ms = state.news_ms = replica.now_ms
 
 
 def tell_other_sites(replica: Replica, folder: ObjectId) -> None:
@@ -73,7 +80,9 @@ def take(replica: Replica, folder: ObjectId, told: Status) -> None:
             hello.told_of_itself(replica, folder, statement)
         elif mate in state.rows:
             state.rows[mate] = state.rows[mate].told(statement, replica.wall_ms)
-            replica.heard[mate] = replica.now_ms
+            if state.rows[mate].is_doubted:
+                note_doubt(replica, folder)
+            mates.hear(replica, mate, itself=False)
             state.awaited -= {mate}
 
 
@@ -81,16 +90,21 @@ def ask_awaited(replica: Replica, folder: ObjectId) -> None:
     """Ask for the statuses of the stores that were not heard yet; repeated until all were.
 
     One request that was lost once left a hierarchy that never came. Over a link one store is asked for all of
-    its site, another one each time, so that one that does not answer keeps no other back.
+    its site, another one each time, so that one that does not answer keeps no other back. A store that is not
+    up is not asked: when it is heard again, it is asked at once. The delays double, to that of a
+    round at rest.
     """
     state, servers = replica.state(folder), replica.organisation.servers
     by_site: dict[str, list[bytes]] = {}
     for peer in sorted(state.awaited):
-        by_site.setdefault(servers[peer].site, []).append(peer)
+        if mates.is_up(replica, peer):
+            by_site.setdefault(servers[peer].site, []).append(peer)
     for site, peers in sorted(by_site.items()):
         asked = peers if site == replica.site else [peers[state.await_tries % len(peers)]]
         for peer in asked:
+            replica.unanswered[peer] += 1
             replica.send(peer, folder, StatusRequest())
+    preset = replica.preset
+    waits_ms = preset.first_retry.same_site_ms << min(20, max(0, state.await_tries - _SAME_TRIES))
     state.await_tries += 1
-    waits = replica.preset.first_retry.same_site_ms
-    state.await_due_ms = replica.now_ms + waits if state.awaited else NEVER_MS
+    state.await_due_ms = replica.now_ms + min(waits_ms, preset.status_rest_ms) if state.awaited else NEVER_MS

@@ -18,7 +18,12 @@ BUCKETS_COUNT: Final = 64
 
 def bucket_of(folder: ObjectId) -> int:
     """The bucket of a folder: the first 6 bits of the hash of its id."""
-    return _hash(folder.origin + folder.counter.to_bytes(8, "big"))[0] >> 2
+    return hash_byte(folder) >> 2
+
+
+def hash_byte(folder: ObjectId) -> int:
+    """The first byte of the hash of a folder's id."""
+    return _hash(folder.origin + folder.counter.to_bytes(8, "big"))[0]
 
 
 def in_order(servers: Iterable[bytes], bucket: int, late: Collection[bytes] = ()) -> list[bytes]:

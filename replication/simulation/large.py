@@ -19,7 +19,7 @@ from pillarbox.replication.simulation.scenario import Scenario, Settings
 from pillarbox.replication.simulation.world import Trace
 
 RARE: Final = replace(PROMPT, status_rest_ms=DAY_MS, purge_interval_ms=DAY_MS)
-"""Statuses at rest once a day: of 50,000 replicas they would be nearly all that happens."""
+"""Rounds at rest once a day, so that they are not nearly all that happens."""
 _FAULTS: Final = (crash, restart, cut, slow)
 _FAULTY: Final = 0.02  # of the steps
 _SETTLE_MS: Final = 10 * MINUTE_MS

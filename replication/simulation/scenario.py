@@ -34,7 +34,7 @@ from pillarbox.replication.simulation.world import Trace, World
 GAPS_MS = (50, 2_000, 30_000, 5 * MINUTE_MS)
 CONVERGED_MS_MAX = 10 * DAY_MS
 QUIET_MS = 1 * HOUR_MS
-SUMMARIES = {"Status", "Receipt"}  # all that travels between stores that are equal
+SUMMARIES = {"Receipt", "RestPoll", "RestSums"}  # all that travels between stores that are equal
 APART = 0.03  # of the changes are edits of one message in two places
 STORM = 200  # messages an hour from each store to each other, hours after the last fault
 STORM_AFTER_MS = 2 * HOUR_MS

@@ -14,10 +14,14 @@ from pillarbox.replication.ground.versions import Sight
 from pillarbox.replication.wire.frame import Flag
 from pillarbox.replication.wire.kinds import kind_of
 from pillarbox.replication.wire.messages import (
+    BUCKETS_COUNT,
+    SUM_BYTES,
     Acknowledgement,
     AnswerTo,
     BackfillRequest,
     Body,
+    BucketDigests,
+    BucketQuestion,
     Changes,
     Fetching,
     Hello,
@@ -27,6 +31,8 @@ from pillarbox.replication.wire.messages import (
     Numberings,
     ReconcileAnswer,
     ReconcileQuestion,
+    RestPoll,
+    RestSums,
     Statement,
     Status,
     StatusRequest,
@@ -104,6 +110,10 @@ def _body_reader(kind: MessageType, flags: Flag, is_hierarchy: bool, said: State
         readers |= {
             (MessageType.HELLO, Flag.NONE): lambda fields: Hello(*map(read_guid, read_exactly(fields, 2))),
             (MessageType.HELLO, Flag.ACKNOWLEDGEMENT): _read_hello_answer,
+            (MessageType.STATUS_REQUEST, Flag.REST): _read_rest_poll,
+            (MessageType.STATUS, Flag.REST): _read_rest_sums,
+            (MessageType.STATUS_REQUEST, Flag.REST | Flag.FOLDERS): _read_bucket_question,
+            (MessageType.STATUS, Flag.REST | Flag.FOLDERS): _read_bucket_digests,
         }
     if kind is (MessageType.HIERARCHY if is_hierarchy else MessageType.CONTENT):
         version = read_folder if is_hierarchy else read_message
@@ -179,6 +189,50 @@ def _read_fetching(value: Any) -> Fetching:
 def _read_link_report(value: Any) -> LinkReport:
     connector, number, state = read_exactly(value, 3)
     return LinkReport(read_text(connector), read_count(number), read_count(state, LINK_STATE_MAX))
+
+
+def _read_rest_poll(value: Any) -> RestPoll:
+    listed, equal = read_exactly(value, 2)
+    silent = {}
+    for item in read_array(listed):
+        site, stores = read_exactly(item, 2)
+        silent[read_text(site)] = _read_stores(stores)
+    return RestPoll(silent, frozenset(map(read_text, read_array(equal))))
+
+
+def _read_rest_sums(value: Any) -> RestSums:
+    hierarchy, listed, stores = read_exactly(value, 3)
+    sums = {}
+    for item in read_array(listed):
+        site, of_site = read_exactly(item, 2)
+        if len(read_bytes(of_site)) not in (SUM_BYTES, SUM_BYTES * BUCKETS_COUNT):
+            raise invalid("the sums of a site have the wrong length")
+        sums[read_text(site)] = of_site
+    return RestSums(_read_digest(hierarchy), sums, _read_stores(stores))
+
+
+def _read_bucket_question(value: Any) -> BucketQuestion:
+    site, buckets, to = read_exactly(value, 3)
+    return BucketQuestion(read_text(site), read_bytes(buckets), read_guid(to))
+
+
+def _read_bucket_digests(value: Any) -> BucketDigests:
+    source, listed = read_exactly(value, 2)
+    digests = {}
+    for item in read_array(listed):
+        origin, counter, digest = read_exactly(item, 3)
+        digests[read_number((origin, counter))] = _read_digest(digest)
+    return BucketDigests(read_guid(source), digests)
+
+
+def _read_stores(value: Any) -> frozenset[bytes]:
+    return frozenset(map(read_guid, read_array(value)))
+
+
+def _read_digest(value: Any) -> bytes:
+    if len(read_bytes(value)) != SUM_BYTES:
+        raise invalid("a digest has the wrong length")
+    return read_bytes(value)
 
 
 def _read_mate(value: Any, said: Statement) -> tuple[bytes, Statement]:

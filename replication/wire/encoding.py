@@ -11,6 +11,8 @@ from pillarbox.replication.ground.records import Entry, FolderVersion, MessageVe
 from pillarbox.replication.wire.messages import (
     BackfillRequest,
     Body,
+    BucketDigests,
+    BucketQuestion,
     Changes,
     Fetching,
     Hello,
@@ -21,6 +23,8 @@ from pillarbox.replication.wire.messages import (
     Objects,
     ReconcileAnswer,
     ReconcileQuestion,
+    RestPoll,
+    RestSums,
     Statement,
     Status,
     StatusRequest,
@@ -70,6 +74,14 @@ def _fields(body: Body, statement: Statement) -> list[Any]:
             return [numbers.encode(), source]
         case LinkReport(connector, number, state):
             return [connector, number, state]
+        case RestPoll(silent, equal):
+            return [[[site, sorted(stores)] for site, stores in sorted(silent.items())], sorted(equal)]
+        case RestSums(hierarchy, sums, stores):
+            return [hierarchy, [list(each) for each in sorted(sums.items())], sorted(stores)]
+        case BucketQuestion(site, buckets, to):
+            return [site, buckets, to]
+        case BucketDigests(source, digests):
+            return [source, [[*folder, digest] for folder, digest in sorted(digests.items())]]
 
 
 def _mates(mates: Mapping[bytes, Statement], mine: Statement) -> list[Any]:

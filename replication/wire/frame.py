@@ -58,6 +58,8 @@ class Flag(IntFlag):
     ACKNOWLEDGEMENT = 4
     RECONCILE = 8
     FETCHING = 16
+    REST = 32
+    FOLDERS = 64
 
 
 class Header(NamedTuple):
@@ -124,7 +126,7 @@ class Header(NamedTuple):
         )
         if (
             kind not in MessageType.__members__.values()
-            or flags & ~0x1F
+            or flags & ~0x7F
             or of not in Class.__members__.values()
         ):
             raise _invalid(f"type {kind:#x} with flags {flags:#x} in class {of} is unknown")

@@ -6,6 +6,8 @@ from pillarbox.replication.wire.frame import Flag
 from pillarbox.replication.wire.messages import (
     BackfillRequest,
     Body,
+    BucketDigests,
+    BucketQuestion,
     Changes,
     Fetching,
     Hello,
@@ -14,6 +16,8 @@ from pillarbox.replication.wire.messages import (
     MessageType,
     ReconcileAnswer,
     ReconcileQuestion,
+    RestPoll,
+    RestSums,
     Status,
     StatusRequest,
 )
@@ -49,3 +53,11 @@ def kind_of(is_hierarchy: bool, body: Body) -> tuple[MessageType, Flag]:
             return MessageType.BACKFILL_REQUEST, Flag.FETCHING
         case LinkReport():
             return MessageType.LINK_STATE, Flag.NONE
+        case RestPoll():
+            return MessageType.STATUS_REQUEST, Flag.REST
+        case RestSums():
+            return MessageType.STATUS, Flag.REST
+        case BucketQuestion():
+            return MessageType.STATUS_REQUEST, Flag.REST | Flag.FOLDERS
+        case BucketDigests():
+            return MessageType.STATUS, Flag.REST | Flag.FOLDERS

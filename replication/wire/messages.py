@@ -186,6 +186,53 @@ class LinkReport:
     state: int
 
 
+Silent: TypeAlias = Mapping[str, frozenset[bytes]]
+SUM_BYTES: Final = 16
+BUCKETS_COUNT: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class RestPoll:
+    """Asks a store of the same site for its sums, in a round at rest.
+
+    `silent` names for each site that was heard of late those of its stores that were not: they count for
+    nothing. `equal` are the sites that agreed in the last round.
+    """
+
+    silent: Silent
+    equal: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class RestSums:
+    """The sums, by site, over the folders that the sender shares with it; a site that is missing has 0.
+
+    In the site, and where two sites differ, all 256 of a site, else their sum. `hierarchy` is the digest of
+    what the sender has of the hierarchy. `silent` are the stores of the sender's site that gave no sums.
+    """
+
+    hierarchy: bytes
+    sums: Mapping[str, bytes]
+    silent: frozenset[bytes] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class BucketQuestion:
+    """Asks a store to tell `to` the digests of the folders in some buckets that it shares with `site`."""
+
+    site: str
+    buckets: bytes
+    to: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BucketDigests:
+    """Digests of what the store `source` has of folders."""
+
+    source: bytes
+    digests: Mapping[ObjectId, bytes]
+
+
 Body: TypeAlias = (
     Changes
     | BackfillRequest
@@ -197,6 +244,10 @@ Body: TypeAlias = (
     | HelloAnswer
     | Fetching
     | LinkReport
+    | RestPoll
+    | RestSums
+    | BucketQuestion
+    | BucketDigests
 )
 
 

@@ -15,6 +15,7 @@ from pillarbox.replication.core import (
     hierarchy,
     leaving,
     replicator,
+    status,
     writing,
 )
 from pillarbox.replication.core.hello import Start
@@ -451,6 +452,7 @@ def heard_only_that_it_was_expired() -> bool:
     later_ms = post.now_ms + HOUR_MS
     assert post.do(0, lambda replica: expiry.expire(replica, folder, later_ms)) == 1
     from_0 = {b"1" * 16}
+    post.do(0, lambda replica: status.tell(replica, folder, b"3" * 16))
     post.wait(HOUR_MS, is_lost=lambda each: each.to in cut and each.sender.database not in from_0)
     post.wait(HOUR_MS)
     return bool(post.messages(2, folder))
@@ -486,6 +488,7 @@ def deleted_while_one_was_away() -> bool:
     for store in (0, 1):  # as after 180 days of silence
         state = post.replica(store).state(TREE.hierarchy)
         state.rows[b"3" * 16] = replace(state.rows[b"3" * 16], heard_ms=0)
+        post.replica(store).heard[b"3" * 16] = 0
         post.do(store, lambda replica: deletion.purge(replica, TREE.hierarchy))
         assert post.replica(store).objects.get(TREE.hierarchy, folder) is None
     post.wait(5 * HOUR_MS)

@@ -30,7 +30,7 @@ def refuse(root: Path, seed: int, count: int) -> None:
 
 
 def test_messages_of_an_enemy_change_nothing(tmp_path: Path) -> None:
-    refuse(tmp_path, 1, 210)
+    refuse(tmp_path, 2, 210)
 
 
 @pytest.mark.slow

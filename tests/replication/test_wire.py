@@ -36,6 +36,8 @@ from pillarbox.replication.wire.messages import (
     AnswerTo,
     BackfillRequest,
     Body,
+    BucketDigests,
+    BucketQuestion,
     Bundle,
     BundleKey,
     Changes,
@@ -51,6 +53,8 @@ from pillarbox.replication.wire.messages import (
     Receipt,
     ReconcileAnswer,
     ReconcileQuestion,
+    RestPoll,
+    RestSums,
     Says,
     Sender,
     Statement,
@@ -141,6 +145,16 @@ BODIES: dict[str, tuple[ObjectId, Body]] = {
     ),
     "fetching": (FOLDER, Fetching(CNSet.full(A, 3), b"e" * 16)),
     "link-state": (TREE.hierarchy, LinkReport("north", 7, 1)),
+    "rest-poll": (
+        TREE.hierarchy,
+        RestPoll({"north": frozenset({B}), "south": frozenset()}, frozenset({"south"})),
+    ),
+    "rest-sums": (
+        TREE.hierarchy,
+        RestSums(b"h" * 16, {"north": b"s" * 16, "south": bytes(4096)}, frozenset({B})),
+    ),
+    "bucket-question": (TREE.hierarchy, BucketQuestion("north", bytes([0, 7, 255]), B)),
+    "bucket-digests": (TREE.hierarchy, BucketDigests(B, {FOLDER: b"d" * 16})),
     "site-status": (
         FOLDER,
         Status(

@@ -12,6 +12,7 @@ import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import zstandard
@@ -261,12 +262,17 @@ def dead_claims(scale: float) -> None:
         for folder, claimed in claims.items():
             rows = store.record.folders[folder].rows
             rows[dead.database] = replace(rows[dead.database], known=rows[dead.database].known | claimed)
+            world.local(store, partial(_look_at, folder))
     world.run_until(world.now_ms + 2 * HOUR_MS)
     first = world.messages["BackfillRequest"]
     world.forget()
     world.run_until(world.now_ms + DAY_MS)
     requests = f"{first:,} requests in two hours, then {world.messages['BackfillRequest']:,} in a day"
     print(f"a dead store's claims on {len(folders):,} folders, five living stores: {requests}")
+
+
+def _look_at(folder: ObjectId, replica: Replica) -> None:
+    replica.state(folder)
 
 
 def permissions(scale: float) -> None:

@@ -287,7 +287,7 @@ def simulate(
     Messages are lost, doubled, late and out of order, links are cut for hours, machines crash, are lost or go
     back to old copies, clocks are wrong. Then the faults stop, and all stores must become equal. The same
     seed gives the same run on every machine. Ends with 1 when something was violated, and prints what
-    happened in the first such seed. A large organisation (`--folders`) has few faults and statuses at rest
+    happened in the first such seed. A large organisation (`--folders`) has few faults and rounds at rest
     once a day; it is checked at 20 moments and at the end.
 
     \b
