@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from typing import Final
 
 import zstandard
@@ -293,15 +294,41 @@ def permissions(scale: float) -> None:
 
 
 def at_rest(scale: float) -> None:
-    """A day without a change."""
-    world = Weighed(
-        "".join(site * 4 for site in "abcde"), [("a", "b"), ("b", "c"), ("c", "d"), ("d", "e")], PROMPT
-    )
-    folders = world.folders(max(20, int(1_000 * scale)))
-    world.run_until(world.now_ms + 2 * HOUR_MS)
+    """Ten sites in a chain, without a change, then with a folder that changes each minute."""
+    sites, rng = "abcdefghij", random.Random(5)
+    per_site, folders_count = max(2, int(20 * scale)), max(50, int(10_000 * scale))
+    world = Weighed("".join(site * per_site for site in sites), list(pairwise(sites)), PROMPT)
+    databases = [store.database for store in world.stores]
+    chosen = [rng.sample(databases, 5) for _ in range(folders_count)]
+    title = f"10 sites of {per_site} stores, {folders_count:,} folders of 5 replicas"
+
+    def make(replica: Replica) -> list[ObjectId]:
+        lists = [dict.fromkeys(stores, ReplicaState.ACTIVE) for stores in chosen]
+        root = replica.tree.root
+        return [writing.create_folder(replica, root, f"f{k}", each, ACTOR) for k, each in enumerate(lists)]
+
+    folders = world.local(world.stores[0], make)
+    world.run_until(world.now_ms + 4 * HOUR_MS)
     world.forget()
     world.run_until(world.now_ms + HOUR_MS)
-    show(world, f"an hour at rest, 5 sites of 4 stores, {len(folders):,} folders")
+    _show_day(world, f"{title}, at rest")
+    by_database = {store.database: store for store in world.stores}
+    posted_bytes = 0
+    world.forget()
+    for minute in range(60):
+        folder = rng.randrange(folders_count)
+        raw = b"Subject: %d\r\n\r\n" % minute + rng.randbytes(500).hex().encode()
+        posted_bytes += len(pack(raw))
+        world.post(by_database[rng.choice(chosen[folder])], folders[folder], raw)
+        world.run_until(world.now_ms + MINUTE_MS)
+    _show_day(world, f"a post a minute, {24 * posted_bytes / 1e6:.2f} MB of content a day")
+
+
+def _show_day(world: Weighed, title: str) -> None:
+    name, messages, link_bytes, _ = max(world.over_links(), key=lambda link: link[2])
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(world.messages.items()))
+    print(f"{title}: an hour {kinds}")
+    print(f"  most from {name}: {24 * messages:,} messages, {24 * link_bytes / 1e6:.2f} MB a day")
 
 
 MEASURES: Final = {
