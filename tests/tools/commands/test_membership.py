@@ -226,3 +226,19 @@ def test_a_token_is_kept_as_a_digest_and_good_once(tmp_path: Path) -> None:
             assert "b1" in run("org", "export", b2).stdout  # it came with the hierarchy
         served.end(15)
     run("node", "join", b3, token, *listen, code=13)  # nobody answers
+
+
+def test_an_organisation_begins_beside_a_serving_process_too(tmp_path: Path) -> None:
+    server, port = made(tmp_path / "b1"), free_port()
+    address = f"127.0.0.1:{port}"
+    with serving(server, tmp_path) as served:
+        run("org", "init", server, "Example", "--address", address, "--listen", address)
+        assert "runs" in served.logged("replication of")["text"]
+        token = told("node", "invite", server, "b2", "--site", "main")["token"]
+        with socket.create_connection(("127.0.0.1", port)):  # it listens
+            assert token
+        secret, export = tmp_path / "secret", tmp_path / "authority.pem"
+        secret.write_text("a passphrase")
+        run("org", "export-ca", server, export, "--passphrase-file", secret)
+        assert b"ENCRYPTED" in export.read_bytes()
+        assert served.end(15) == 0
