@@ -18,6 +18,7 @@ MESSAGES: Final = frozenset(
         "Fetching",
         "Hello",
         "HelloAnswer",
+        "LinkReport",
         "Receipt",
         "ReconcileAnswer",
         "ReconcileQuestion",
@@ -83,7 +84,7 @@ RULES: Final = {
     ),
     "one item alone": ("set_aside", "set_aside_retried"),
     "identity": ("numbered_anew", "went_back"),
-    "once over a link": ("handed_on", "receipt_overdue", "second_copy"),
+    "once over a link": ("handed_on", "receipt_asked", "receipt_overdue", "second_copy"),
     "replays": ("replayed",),
 }
 
@@ -101,6 +102,13 @@ class Summary(NamedTuple):
     rules: dict[str, int]
     link_bytes: dict[str, int]
     link_bytes_distinct: dict[str, int]
+    link_bytes_lost: dict[str, int]
+
+    def crossings(self) -> float:
+        """Crossings of links by content, against one for each change and one more for each that was lost:
+        with what carried it, or with all behind the link that had got it."""
+        needed_bytes = sum(self.link_bytes_distinct.values()) + sum(self.link_bytes_lost.values())
+        return sum(self.link_bytes.values()) / max(1, needed_bytes)
 
     def never_happened(self) -> list[str]:
         """The faults, message types and rules that no seed met: a campaign that misses one proves little."""
@@ -132,7 +140,7 @@ def trace_of(seed: int, settings: Settings) -> list[str]:
 def summarise(figures: Iterable[Figures]) -> Summary:
     """Add the figures of seeds up."""
     seeds, writes, violations, converged = 0, 0, [], []
-    totals: tuple[Counter[str], ...] = (Counter(), Counter(), Counter(), Counter(), Counter())
+    totals: tuple[Counter[str], ...] = tuple(Counter() for _ in range(6))
     for figure in figures:
         seeds += 1
         writes += figure.writes
@@ -140,10 +148,17 @@ def summarise(figures: Iterable[Figures]) -> Summary:
             violations.append((figure.seed, figure.violation))
         else:
             converged.append(figure.converged_ms)
-        counts = (figure.messages, figure.faults, figure.rules, figure.link_bytes, figure.link_bytes_distinct)
+        counts = (
+            figure.messages,
+            figure.faults,
+            figure.rules,
+            figure.link_bytes,
+            figure.link_bytes_distinct,
+            figure.link_bytes_lost,
+        )
         for total, count in zip(totals, counts, strict=True):
             total.update(count)
-    messages, faults, rules, link_bytes, distinct = (dict(sorted(total.items())) for total in totals)
+    messages, faults, rules, *of_links = (dict(sorted(total.items())) for total in totals)
     return Summary(
         seeds,
         tuple(violations),
@@ -153,6 +168,5 @@ def summarise(figures: Iterable[Figures]) -> Summary:
         messages,
         faults,
         rules,
-        link_bytes,
-        distinct,
+        *of_links,
     )

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from pillarbox.replication.core.packing import OBJECT_BYTES, bytes_of
 from pillarbox.replication.ground.records import ObjectId
@@ -29,14 +30,18 @@ LONG_DRAIN_MS = 30 * 60_000
 LATE_MS = 90_000  # how much later a message may come that overtakes none
 
 
+Carried: TypeAlias = tuple[ObjectId, ChangeNumber]
+"""A version that travels, by its folder and number."""
+
+
 class Freight(NamedTuple):
-    """Something that travels: the bytes of content in it, and the versions, by folder, that it carries.
+    """Something that travels: the bytes of content in it, and those of each version that it carries.
 
     A frame is so small that no link makes it wait.
     """
 
     content_bytes: int
-    versions: frozenset[tuple[ObjectId, ChangeNumber]]
+    versions: Mapping[Carried, int]
     is_frame: bool = False
     is_hello: bool = False
 
@@ -44,12 +49,20 @@ class Freight(NamedTuple):
     def of(cls, messages: Iterable[Message]) -> Freight:
         """The freight that messages are, together."""
         messages = tuple(messages)
-        versions = frozenset((each.folder, number) for each in messages for number in carried(each))
+        versions = {
+            (each.folder, number): OBJECT_BYTES + size_bytes
+            for each in messages
+            for number, size_bytes in carried(each).items()
+        }
         is_hello = any(isinstance(each.body, Hello | HelloAnswer) for each in messages)
         return cls(sum(content_of(each) for each in messages), versions, is_hello=is_hello)
 
 
-FRAME = Freight(0, frozenset(), is_frame=True)
+FRAME = Freight(0, {}, is_frame=True)
+
+
+IsHad: TypeAlias = Callable[[Carried], bool]
+IsHadBehind: TypeAlias = Callable[[str, str, Carried], bool]
 
 
 class Journey(NamedTuple):
@@ -63,7 +76,8 @@ class Journey(NamedTuple):
 class Link:
     """One direction between two sites: how fast it is, until when it is cut, and what went over it.
 
-    `crossings` counts how often versions crossed, `distinct` those that crossed at all.
+    `crossings` counts how often versions crossed, `distinct` those that crossed at all. `lost_bytes` are of
+    those that had to cross again: what carried them was lost, or who had got them.
     """
 
     bytes_per_ms: float
@@ -73,18 +87,22 @@ class Link:
     content_bytes: int = 0
     distinct_bytes: int = 0
     crossings: int = 0
-    distinct: set[tuple[ObjectId, ChangeNumber]] = field(default_factory=set)
+    lost_bytes: int = 0
+    distinct: dict[Carried, int] = field(default_factory=dict)  # until when each is on its way
 
-    def carry(self, freight: Freight, now_ms: int) -> int:
+    def carry(self, freight: Freight, now_ms: int, is_had: IsHad) -> int:
         """Count what goes over the link; the time at which the link has taken it."""
         if freight.is_frame:
             return now_ms
         self.messages += 1
         self.content_bytes += freight.content_bytes
         self.crossings += len(freight.versions)
-        if not freight.versions <= self.distinct:
-            self.distinct_bytes += freight.content_bytes
-            self.distinct |= freight.versions
+        for version, version_bytes in freight.versions.items():
+            if version not in self.distinct:
+                self.distinct_bytes += version_bytes
+            elif self.distinct[version] < now_ms and not is_had(version):
+                self.lost_bytes += version_bytes
+            self.distinct[version] = max(now_ms, self.distinct.get(version, 0))
         begins_ms = max(now_ms, self.busy_until_ms)
         self.busy_until_ms = begins_ms + int((freight.content_bytes + OBJECT_BYTES) / self.bytes_per_ms)
         return self.busy_until_ms
@@ -105,8 +123,13 @@ class Network:
         """The direction from one site to another, or within a site."""
         return self.links.setdefault((one, other), Link(1000.0 if one == other else 100.0))
 
-    def travel(self, freight: Freight, path: Sequence[str], now_ms: int) -> Journey:
-        """Let something travel along sites; within one, the path is that site alone."""
+    def travel(
+        self, freight: Freight, path: Sequence[str], now_ms: int, is_had: IsHadBehind = lambda *_: False
+    ) -> Journey:
+        """Let something travel along sites; within one, the path is that site alone.
+
+        `is_had` says whether some store behind a link has a version, which need not cross it then.
+        """
         sent_ms, at_ms = now_ms, now_ms
         hops = list(pairwise(path)) or [(path[0], path[0])]
         for count, (one, other) in enumerate(hops):
@@ -114,7 +137,7 @@ class Network:
             if at_ms < link.cut_until_ms:
                 self.faults["cut"] += 1
                 return Journey(sent_ms, ())
-            taken_ms = link.carry(freight, at_ms)
+            taken_ms = link.carry(freight, at_ms, partial(is_had, one, other))
             if taken_ms - at_ms > LONG_DRAIN_MS:
                 self.faults["drain over 30 minutes"] += 1
             if count == 0:
@@ -130,7 +153,10 @@ class Network:
         if self.rng.random() < self.doubled:
             self.faults["doubled"] += 1
             copies = 2
-        return Journey(sent_ms, tuple(at_ms + self._delay_ms(low, high) for _ in range(copies)))
+        arrives_ms = tuple(at_ms + self._delay_ms(low, high) for _ in range(copies))
+        for hop in hops if freight.versions else ():
+            self.link(*hop).distinct.update(dict.fromkeys(freight.versions, max(arrives_ms)))
+        return Journey(sent_ms, arrives_ms)
 
     def drained_ms(self) -> int:
         """The time at which all that was sent so far has gone over the links; 0 or the past when it has."""
@@ -147,12 +173,16 @@ class Network:
         self.loss = self.doubled = self.late = 0.0
 
 
-def carried(message: Message) -> list[ChangeNumber]:
-    """The numbers of the versions that a message carries."""
+def carried(message: Message) -> dict[ChangeNumber, int]:
+    """The numbers of the versions that a message carries, and the bytes of their contents."""
     body = message.body
-    if isinstance(body, Changes | ReconcileAnswer):
-        return [number for _, versions in body.objects for number in versions.siblings]
-    return []
+    if not isinstance(body, Changes | ReconcileAnswer):
+        return {}
+    return {
+        number: getattr(version, "size_bytes", 0)
+        for _, versions in body.objects
+        for number, version in versions.siblings.items()
+    }
 
 
 def content_of(message: Message) -> int:

@@ -67,6 +67,7 @@ class Figures(NamedTuple):
     rules: dict[str, int]
     link_bytes: dict[str, int]
     link_bytes_distinct: dict[str, int]
+    link_bytes_lost: dict[str, int]
     writes: int
 
 
@@ -113,6 +114,7 @@ class Scenario:
             dict(sorted(world.fired.items())),
             {name: link.content_bytes for name, link in links.items()},
             {name: link.distinct_bytes for name, link in links.items()},
+            {name: link.lost_bytes for name, link in links.items()},
             len(world.invariants.history.writes),
         )
 

@@ -20,7 +20,7 @@ from pillarbox.replication.organisation.site_tree import site_tree
 from pillarbox.replication.organisation.topology import Connector, Organisation, Server
 from pillarbox.replication.simulation.invariants import Invariants
 from pillarbox.replication.simulation.machine import Machine
-from pillarbox.replication.simulation.network import FRAME, Freight, Network
+from pillarbox.replication.simulation.network import FRAME, Carried, Freight, Network
 from pillarbox.replication.simulation.replays import Delivery, Replays
 from pillarbox.replication.simulation.requests import check_requests
 from pillarbox.replication.simulation.stops import check_stopped
@@ -190,7 +190,7 @@ class World:
                 is_new = key not in machine.answers
                 machine.answers[key] = effect
                 if is_new:
-                    self._plan_page(machine, key)
+                    self._plan_page(machine, key, self.now_ms)
             elif isinstance(effect, Report):
                 self._note(machine, effect)
         if machine.replicator.fired:
@@ -222,22 +222,39 @@ class World:
             now = machine.moment(self.now_ms)
             self.do(machine, machine.call(lambda replicator: replicator.tick(now)))
 
-    def send(self, message: Message) -> None:
-        """Give a message to the network."""
+    def send(self, message: Message) -> int:
+        """Give a message to the network; the time at which the first link has taken it."""
         self._count(message)
         path = self._path(message.sender.database, message.to)
         alone = Bundle(message.sender, 0, Class.URGENT, 0, (), (message,), message.to)
-        for time_ms in self.network.travel(self.weigh(alone, path), path, self.now_ms).arrives_ms:
+        journey = self.network.travel(self.weigh(alone, path), path, self.now_ms, self.is_had_behind)
+        for time_ms in journey.arrives_ms:
             self._arrive(
                 time_ms,
                 message.to,
                 lambda replicator, now: replicator.receive(message, now),
                 (message,),
             )
+        return journey.sent_ms
 
     def weigh(self, bundle: Bundle, path: Sequence[str]) -> Freight:
         """The freight that a bundle is along these sites; here its content alone weighs anything."""
         return Freight.of(bundle.messages)
+
+    def is_had_behind(self, one: str, other: str, version: Carried) -> bool:
+        """True when a store that is up has a version in the sites that the link from one site to another
+        leads to."""
+        folder, number = version
+        servers, places = self.organisation.servers, {site: k for k, site in enumerate(self.sites)}
+        leads_up = places[other] > places[one]
+        return any(
+            number in state.knowledge.had
+            for machine in self.running()
+            if (places[servers[machine.database].site] > places[one]) == leads_up
+            and servers[machine.database].site != one
+            and (state := machine.record.folders.get(folder)) is not None
+            and state.is_held
+        )
 
     def _count(self, message: Message) -> None:
         kind = type(message.body).__name__
@@ -274,7 +291,7 @@ class World:
         hop = machine.database
         path = self._path(hop, label.to)
         freight = self.weigh(bundle, path)
-        journey = self.network.travel(freight, path, self.now_ms)
+        journey = self.network.travel(freight, path, self.now_ms, self.is_had_behind)
         for time_ms in journey.arrives_ms:
             self._arrive(
                 time_ms,
@@ -301,14 +318,15 @@ class World:
                 time_ms, effect.to, lambda replicator, now: replicator.receipt_came(effect.receipt, now)
             )
 
-    def _plan_page(self, machine: Machine, key: tuple[bytes, ObjectId]) -> None:
-        self.at(self.now_ms + 5, lambda: self._page(machine, key))
+    def _plan_page(self, machine: Machine, key: tuple[bytes, ObjectId], time_ms: int) -> None:
+        """Read the next page of an answer when the link has taken the last."""
+        self.at(time_ms + 5, lambda: self._page(machine, key))
 
     def _page(self, machine: Machine, key: tuple[bytes, ObjectId]) -> None:
         if machine is not self.machines.get(machine.database) or machine.database in self.down:
             return
         message = machine.page(key, self.now_ms)
         if message is not None:
-            self.send(message)
+            sent_ms = self.send(message)
             if key in machine.answers:
-                self._plan_page(machine, key)
+                self._plan_page(machine, key, sent_ms)

@@ -342,4 +342,6 @@ def _lines(summary: Summary, trace: list[str]) -> Iterator[str]:
         yield f"{title}: " + ", ".join(f"{name} {count:,}" for name, count in counts.items())
     for link, link_bytes in summary.link_bytes.items():
         distinct = size_text(summary.link_bytes_distinct.get(link, 0))
-        yield f"Content from {link.replace('-', ' to ')}: {size_text(link_bytes)}, distinct {distinct}"
+        lost = size_text(summary.link_bytes_lost.get(link, 0))
+        link_name = link.replace("-", " to ")
+        yield f"Content from {link_name}: {size_text(link_bytes)}, distinct {distinct}, lost {lost}"
