@@ -63,6 +63,11 @@ class Identifiers:
         fixed = self._fixed.get(object_id)
         return self.number(object_id) if fixed is None else fixed
 
+    def known_id(self, object_id: ObjectId) -> int | None:
+        """An id as this store keeps it, None where nothing here is of its replica GUID."""
+        is_known = object_id in self._fixed or object_id.origin in self._numbers
+        return self.id(object_id) if is_known else None
+
     def change_number(self, number: int) -> ChangeNumber:
         """A number that this store keeps, as all know it."""
         return ChangeNumber(self._origins[number >> COUNTER_BITS], counter_of(number))

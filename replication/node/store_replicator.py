@@ -159,7 +159,12 @@ class StoreReplicator:
         self._replicator, self._fence, self._begins = None, None, Start.JOINED
 
     def receive(self, batch: Batch) -> None:
-        """Apply all that arrived, as one transaction. A batch that is large holds up the store's users."""
+        """Apply all that arrived, as one transaction. A batch that is large holds up the store's users.
+
+        A batch of which all was refused costs nothing, whoever sends it.
+        """
+        if not batch.taken:
+            return
         self._arrived = {
             each.opened.bundle.key: each.data
             for each in batch.taken

@@ -82,14 +82,15 @@ class StoredObjects:
 
     def get(self, folder: ObjectId, object_id: ObjectId) -> Versions[Any] | None:
         """The object, or None."""
+        known_id = self._ids.known_id(object_id)
         if folder == self._hierarchy:
             if object_id not in self._folders:
-                state = apply_folders.state_of(self._txn, self._ids.id(object_id))
+                state = None if known_id is None else apply_folders.state_of(self._txn, known_id)
                 self._folders[object_id] = self._versions(state)
             return self._folders[object_id]
-        folder_id, message_id = self._ids.id(folder), self._ids.id(object_id)
+        folder_id, message_id = self._ids.id(folder), known_id
         found = None
-        if not self._is_above_all(folder_id, message_id):
+        if message_id is not None and not self._is_above_all(folder_id, message_id):
             found = self._versions(apply_messages.state_of(self._txn, folder_id, message_id))
         self._absent = None if found else (folder, object_id)
         return found
@@ -176,12 +177,14 @@ class StoredObjects:
 
     def remove(self, folder: ObjectId, object_id: ObjectId) -> None:
         """Forget the object; the call is idempotent."""
-        self._absent = None
+        self._absent, known_id = None, self._ids.known_id(object_id)
+        if known_id is None:
+            return
         if folder == self._hierarchy:
             self._folders.pop(object_id, None)
-            apply_folders.forget(self._txn, self._ids.id(object_id))
+            apply_folders.forget(self._txn, known_id)
         else:
-            apply_messages.forget(self._txn, self._ids.id(folder), [self._ids.id(object_id)])
+            apply_messages.forget(self._txn, self._ids.id(folder), [known_id])
 
     def ids(self, folder: ObjectId) -> list[ObjectId]:
         """The ids of all objects of the folder, tombstones too, ascending."""

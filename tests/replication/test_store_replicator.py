@@ -38,7 +38,8 @@ from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.replication_state import Kept
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
-from pillarbox.store.errors import AlreadyExists, Corrupt, NoReplica, PillarboxError, Refused
+from pillarbox.store.errors import AlreadyExists, Corrupt, NoReplica, OverLimit, PillarboxError, Refused
+from pillarbox.store.events import Event, EventId
 from pillarbox.store.ids import COUNTER_BITS, COUNTER_MAX, counter_of
 from pillarbox.store.mail import apply_messages, copying, folders, messages, public_folders
 from pillarbox.store.upkeep.check import check_database
@@ -754,6 +755,60 @@ def test_one_message_that_a_store_cannot_take_is_set_aside_and_tried_again(
     assert len(two[1].ids("News")) == 3
     assert not two[1].replicator.explain(folder_of(two[1], "News")).set_aside
     assert_equal(two)
+
+
+def test_a_change_under_one_numbering_too_many_is_set_aside_with_an_event(
+    two: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two.share("News")
+    two[0].change(lambda txn: public_folders.create(txn, "Other"))
+    two.wait(HOUR_MS)
+    first, second = two[0], two[1]
+    second.database.reporter = events = Events()
+    given = numbering.replica_number
+
+    def full(txn: WriteTransaction, origin: bytes, *of: Any) -> int:
+        known = {record.origin for _, record in numbering.replicas(txn)}
+        if txn.files.guid == second.guid and origin not in known:
+            raise OverLimit("65535 replicas are known")
+        return given(txn, origin, *of)
+
+    monkeypatch.setattr(numbering, "replica_number", full)
+
+    def number_anew(txn: WriteTransaction) -> None:
+        txn.restored = True
+        folders.set_property(txn, public_folders.find(txn, "Other").folder_id, "color", "red")
+
+    first.change(number_anew)
+    first.post("News", "of a new numbering")
+    second.post("News", "of an old one")
+    two.wait(HOUR_MS)
+    assert len(first.ids("News")) == 2 and len(second.ids("News")) == 1
+    (aside,) = second.replicator.explain(folder_of(second, "News")).set_aside
+    assert aside.reason == "65535 replicas are known"
+    ids = [event.event_id for event in events.events]
+    assert ids == [EventId.REPLICATION_NEEDS_ATTENTION] * 2  # of the folder, and of the message
+    monkeypatch.undo()
+    two.wait(10 * HOUR_MS)
+    assert_equal(two)
+
+
+def test_a_batch_of_which_all_was_refused_begins_no_transaction(two: Stores) -> None:
+    first = two[0]
+    batch = first.gate.open([Frame(two[1].guid, b"nothing")])
+    first.database.dismount()
+    first.replicator.receive(batch)
+    first.database.mount()
+
+
+class Events:
+    """A reporter that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def report(self, event: Event) -> None:
+        self.events.append(event)
 
 
 def folder_of(store: Store, path: str) -> ObjectId:
