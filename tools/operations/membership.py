@@ -107,9 +107,7 @@ def apply(call: Call, *, file: str, lost: list[str]) -> list[str]:
         after = parse_organisation(str(text), present, file)
         return list(organisation_folder.apply(replica, after, call.actor.account, gone))
 
-    found = call.replicator().perform(write)
-    call.membership_changed()
-    return found
+    return call.replicator().perform(write)
 
 
 def export_authority(call: Call) -> bytes:

@@ -87,18 +87,17 @@ class Replicating:
     def renew(self) -> int:
         """Make certificates anew that are due, and show this server's own new one; when to call again (ms
         UTC). Raises PillarboxError."""
+        node, database = self._node, self._database
+        now_ms = self._clock.now_ms()
+        if node is None or database is None:
+            return now_ms + _LOOK_AGAIN_MS
+        from pillarbox.replication.membership.renewal import LOOK_EVERY_MS
         from pillarbox.replication.node.letting_in import keep_new
         from pillarbox.replication.node.member_files import MemberFiles
 
-        node, database = self._node, self._database
-        now_ms = self._clock.now_ms()
-        if node is not None and database is not None:
-            from pillarbox.replication.membership.renewal import LOOK_EVERY_MS
-
-            if keep_new(node, database.guid, MemberFiles(self._server.path), now_ms):
-                self.restart()
-            return now_ms + LOOK_EVERY_MS
-        return now_ms + _LOOK_AGAIN_MS
+        if keep_new(node, database.guid, MemberFiles(self._server.path), now_ms):
+            self.restart()
+        return now_ms + LOOK_EVERY_MS
 
     def replicator(self, *, is_running: bool = False) -> Performs:
         """The node; where there is none, and `is_running` does not ask for one, the replicator at rest.
@@ -117,12 +116,27 @@ class Replicating:
             database = joined_store(self._server)
             node = self._make_node(self._server, database, self._log)
         except PillarboxError as error:
-            self._refused = str(error)
+            self._refuse(str(error))
+            return
+        except ModuleNotFoundError as error:  # of the extra `replication`
+            self._refuse(f"it needs {error.name}: install pillarbox with its extra `replication`")
             return
         self._refused = ""
         node.start()
         self._node, self._database = node, database
         self._log.say(INFORMATION, f"replication of {database.label} runs")
+
+    def _refuse(self, reason: str) -> None:
+        if reason != self._refused and self._is_joined():
+            self._log.say(WARNING, f"replication does not run: {reason}")
+        self._refused = reason
+
+    def _is_joined(self) -> bool:
+        try:
+            joined_store(self._server)
+        except PillarboxError:  # it belongs to no organisation, or cannot be told now
+            return False
+        return True
 
     def _stop(self) -> None:
         node, self._node, self._database = self._node, None, None
