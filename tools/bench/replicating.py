@@ -168,7 +168,7 @@ def restored_replica(root: Path, raws: Iterator[bytes]) -> Restored:
     link.run(lambda: source.known() == receiver.known())
     receiver.close()
 
-    receiver = Side(root / "old copy", RECEIVER, source.clock, went_back=True)
+    receiver = Side(root / "old copy", RECEIVER, source.clock)
     link = Link(source, receiver)
     link.run(lambda: source.known() == receiver.known())
     live = receiver.live()

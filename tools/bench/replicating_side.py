@@ -58,7 +58,7 @@ _PEERS: Final = {signer.fingerprint: Peer(guid, signer.key.public_key()) for gui
 class Side:
     """One store of two, with what its users do there. `clock` is that of both."""
 
-    def __init__(self, path: Path, guid: bytes, clock: VirtualClock, *, went_back: bool = False) -> None:
+    def __init__(self, path: Path, guid: bytes, clock: VirtualClock) -> None:
         self.path, self.guid, self.clock = path, guid, clock
         rng = random.Random(guid + path.name.encode() + str(clock.now_ms()).encode())
         self.database = Database(
@@ -68,8 +68,6 @@ class Side:
             self.database.create()
         self.database.mount()
         join(self.database, _USER, TREE.guid)
-        with self.database.transaction(_USER) as txn:
-            txn.restored = went_back or txn.restored
         self.waiting: deque[Outgoing] = deque()
         fence = FenceFile(path.with_suffix(".fence"), b"m" * 16)
         self.replicator = StoreReplicator(
@@ -84,7 +82,7 @@ class Side:
         self.database.dismount()
 
     def copy(self, path: Path) -> None:
-        """Copy the files of a store that was closed."""
+        """Copy the files of a store that was closed. Its fence stays, by which a copy is told from it."""
         shutil.copytree(self.path, path)
 
     # --- its users ----------------------------------------------------------------------------------------
