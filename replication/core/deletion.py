@@ -178,18 +178,34 @@ def apply_reconcile(
         return
     replica.fired["reconcile"] += 1
     take_all(replica, folder, answer.objects)
+    living = dict(answer.objects)
     for object_id, numbers in answer.gone.items():
         versions = replica.objects.get(folder, object_id)
         if versions is not None:
             if folder == replica.tree.hierarchy and frozenset(versions.siblings) <= numbers:
                 keep_unseen_content(replica, object_id)
                 versions = replica.objects.get(folder, object_id) or versions
-            store_or_bury(replica, folder, object_id, versions.without(CNSet.of(numbers)))
+            left = without_gone(versions, numbers, living.get(object_id))
+            store_or_bury(replica, folder, object_id, left)
             state.applied += 1
     take_over_purged(state, answer.purged)
     state.knowledge.claim(gaps_of(state, statement) | answer.purged)
     state.knowledge.settle(replica.assumed(folder))
     note_news(replica, state)
+
+
+def without_gone(
+    versions: Versions[Any], numbers: frozenset[ChangeNumber], theirs: Versions[Any] | None
+) -> Versions[Any]:
+    """An object without the versions that are gone at a source, where it is `theirs`.
+
+    Where none is left it is as it is there. What went had replaced it here; but a change that the source gave
+    up, since nobody seemed to have it, replaces nothing.
+    """
+    left = versions.without(CNSet.of(numbers))
+    if left.siblings or theirs is None or not theirs.siblings:
+        return left
+    return Versions(versions.context, theirs.siblings)
 
 
 def gaps_of(state: FolderState, statement: Statement) -> CNSet:

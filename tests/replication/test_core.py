@@ -23,12 +23,16 @@ from pillarbox.replication.core.preset import CLASSIC, HOUR_MS, MINUTE_MS, PROMP
 from pillarbox.replication.core.replica import Moment, Replica
 from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.core.state import Row
+from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.simulation.objects import DictObjects
 from pillarbox.replication.wire.messages import (
     BackfillRequest,
     Changes,
+    Life,
     Message,
+    ReconcileAnswer,
+    Statement,
     Status,
     StatusRequest,
 )
@@ -323,6 +327,26 @@ def test_a_hole_is_closed_only_when_all_others_have_said_what_they_have() -> Non
     assert not deletion.closed_holes(store, state, gone), "one was not heard of yet"
     state.rows, state.awaited = heard, frozenset({b"3" * 16})
     assert not deletion.closed_holes(store, state, gone), "one is asked what it has"
+
+
+def test_a_delete_that_the_others_had_given_up_does_not_hide_what_they_hold() -> None:
+    post = Post("aa")
+    folder = post.folder("12")
+    message = post.post(0, folder)
+    post.wait(HOUR_MS)
+    theirs, store = post.replica(0).objects.get(folder, message), post.replica(1)
+    assert theirs is not None
+    post.do(1, lambda replica: writing.delete(replica, folder, message, ACTOR))
+    mine, state = store.objects.get(folder, message), store.state(folder)
+    assert mine is not None and not mine.live()
+    gone = {message: frozenset(mine.siblings)}
+    answer = ReconcileAnswer(
+        store.life(folder), gone, ((message, theirs),), NOTHING, state.knowledge.known, state.applied
+    )
+    statement = Statement(Life(1, 1), state.knowledge.known, NOTHING)
+    deletion.apply_reconcile(store, folder, b"1" * 16, statement, answer)
+    after = store.objects.get(folder, message)
+    assert after is not None and after.siblings == theirs.siblings
 
 
 def test_a_leaving_replica_goes_only_when_another_has_all_of_it() -> None:
