@@ -21,7 +21,7 @@ from pillarbox.replication.membership.certificates import (
 )
 from pillarbox.replication.membership.enrolment import EnrolmentRequest, Welcome, refusal
 from pillarbox.replication.membership.invitation import admit, living
-from pillarbox.replication.membership.renewal import plan_renewals, with_renewals
+from pillarbox.replication.membership.renewal import plan_renewals, readable, with_renewals
 from pillarbox.replication.node.member_files import MemberFiles
 from pillarbox.replication.node.membership import choose_certificate
 from pillarbox.replication.organisation.topology import Organisation, Server
@@ -72,8 +72,22 @@ class EnrolmentDoor:
         # Bound to the key first: a token that was used by half lets nobody else in.
         others = [each for each in invitations if each.digest != used.digest]
         self._files.keep_invitations(living([*others, used], now_ms))
-        return self._performs().perform(
-            lambda replica: let_in(replica, authority, request, used.name, used.site, asked.addresses, now_ms)
+
+        def enter(replica: Replica) -> Welcome:
+            _refuse_member_with_another_key(replica, request)
+            return let_in(replica, authority, request, used.name, used.site, asked.addresses, now_ms)
+
+        return self._performs().perform(enter)
+
+
+def _refuse_member_with_another_key(replica: Replica, request: SigningRequest) -> None:
+    """Let a token make nobody a member under the name of another: one that is there shows its own key."""
+    present = organisation_folder.reading(replica).organisation.servers.get(request.database)
+    certificates = readable(present.certificates) if present else ()
+    if present is not None and not any(each.has_key(request.public_key) for each in certificates):
+        raise AccessDenied(
+            "this store is a member already, with another key",
+            hint="for another certificate: `pillarbox node request`, and `node approve`",
         )
 
 

@@ -17,13 +17,24 @@ from arrivals import RecordedArrivals
 
 from pillarbox.replication.core import organisation_folder
 from pillarbox.replication.core.replica import Replica
-from pillarbox.replication.membership.certificates import DAY_MS, LIFETIME_MS, certify, new_authority, new_key
+from pillarbox.replication.membership.certificates import (
+    DAY_MS,
+    LIFETIME_MS,
+    Key,
+    certify,
+    new_authority,
+    new_key,
+    signing_request,
+)
+from pillarbox.replication.membership.enrolment import EnrolmentRequest, Welcome
+from pillarbox.replication.membership.invitation import invite
 from pillarbox.replication.membership.renewal import CHANGE_LEFT_MS, RENEW_LEFT_MS
 from pillarbox.replication.node.fence import FenceFile
-from pillarbox.replication.node.letting_in import keep_new
+from pillarbox.replication.node.letting_in import EnrolmentDoor, keep_new
 from pillarbox.replication.node.member_files import MemberFiles, NodeSettings
 from pillarbox.replication.node.membership import membership_of
 from pillarbox.replication.node.stored_organisation import replicator_at_rest
+from pillarbox.replication.organisation.entries import read_organisation
 from pillarbox.replication.organisation.topology import Organisation, Server, TransportName
 from pillarbox.replication.transports.joined import JoinedTransports
 from pillarbox.replication.transports.memory import MemoryNetwork
@@ -32,7 +43,7 @@ from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
 from pillarbox.store.disk.tables import DatabaseKind
 from pillarbox.store.engine.database import Database
-from pillarbox.store.errors import InvalidSetting, Refused, UnsupportedVersion
+from pillarbox.store.errors import AccessDenied, InvalidSetting, Refused, UnsupportedVersion
 from pillarbox.store.upkeep.joining import join
 
 R = TypeVar("R")
@@ -165,6 +176,61 @@ def test_members_are_the_others_with_where_and_how_they_are_reached(member: Sign
     [found] = membership.members(member.organisation()).values()
     assert (found.database, found.addresses, found.transport) == (B, ("b:1",), TransportName.SPOOL)
     assert len(found.fingerprints) == 1
+
+
+# --- who has a token ----------------------------------------------------------------------------------------
+
+
+def asked(member: SigningServer, database: bytes, key: Key, secret: bytes) -> Welcome:
+    door = EnrolmentDoor(member.files, lambda: member, member.clock)
+    assert door.greeting() == member.organisation().authorities[0]
+    request = EnrolmentRequest(secret, signing_request(key, TREE, database), ("c:1",))
+    return Welcome.decode(door.answer(request.encode()))
+
+
+def invited(member: SigningServer, name: str = "c") -> bytes:
+    authority = member.files.authority()
+    assert authority
+    fingerprint = authority.certificate.fingerprint
+    token, invitation = invite(
+        random.Random(3).randbytes, TREE, fingerprint, ("a:1",), name, "berlin", member.now_ms
+    )
+    member.files.keep_invitations([invitation])
+    return token.secret
+
+
+def test_a_token_makes_a_server_a_member_once(member: SigningServer) -> None:
+    secret, key = invited(member), new_key()
+    welcome = asked(member, C, key, secret)
+    again = asked(member, C, key, secret)
+    found = read_organisation(again.entries).organisation.servers[C]
+    assert (found.name, found.site, found.addresses) == ("c", "berlin", ("c:1",))
+    assert {welcome.certificate, again.certificate} == set(found.certificates)
+    with pytest.raises(AccessDenied, match="was used"):
+        asked(member, C, new_key(), secret)
+
+
+def test_no_token_gives_the_name_of_a_member_to_another_key(member: SigningServer) -> None:
+    before = member.organisation()
+    for database in (A, B):
+        with pytest.raises(AccessDenied, match="member already, with another key"):
+            asked(member, database, new_key(), invited(member))
+    assert member.organisation() == before
+
+
+def test_a_token_lets_no_removed_server_back_and_no_second_of_a_name_in(member: SigningServer) -> None:
+    with pytest.raises(AccessDenied, match="there is a server b already"):
+        asked(member, C, new_key(), invited(member, "b"))
+    key = new_key()
+    asked(member, C, key, secret := invited(member))
+    member.apply(
+        lambda organisation: replace(
+            organisation,
+            servers={**organisation.servers, C: organisation.servers[C]._replace(is_removed=True)},
+        )
+    )
+    with pytest.raises(AccessDenied, match="was removed, for ever"):
+        asked(member, C, key, secret)
 
 
 # --- files --------------------------------------------------------------------------------------------------
