@@ -20,6 +20,7 @@ from pillarbox.replication.simulation.world import Trace
 
 RARE: Final = replace(PROMPT, status_rest_ms=DAY_MS, purge_interval_ms=DAY_MS)
 """Rounds at rest once a day, so that they are not nearly all that happens."""
+FEW_FOLDERS: Final = 100  # with more of them deliveries are replayed less often: each replay copies all
 _FAULTS: Final = (crash, restart, cut, slow)
 _FAULTY: Final = 0.02  # of the steps
 _SETTLE_MS: Final = 10 * MINUTE_MS
@@ -65,6 +66,7 @@ class LargeScenario(Scenario):
         self._large = settings
         self._moments = Moments(self.world.tree, self.world.machines)
         self.world.invariants = self._moments
+        self.world.replays.every *= max(1, settings.folders // FEW_FOLDERS)
         self._steps_count = 0
 
     def _build(self) -> None:

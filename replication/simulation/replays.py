@@ -36,17 +36,20 @@ class Taken(NamedTuple):
 
 
 class Replays:
-    """Some of what stores took in a run."""
+    """Some of what stores took in a run: one of `every` deliveries, none where that is 0.
 
-    def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
+    Each costs a copy of all that its store keeps.
+    """
+
+    def __init__(self, rng: random.Random, every: int = EVERY) -> None:
+        self._rng, self.every = rng, every
         self._count = 0
         self._kept: list[Taken] = []
 
     def taken(self, machine: Machine, delivery: Delivery, messages: tuple[Message, ...], now_ms: int) -> int:
         """A store took something. Replays it now and then, and an older thing; how many. Raises Violation."""
         self._count += 1
-        if self._count % EVERY:
+        if not self.every or self._count % self.every:
             return 0
         lives = {folder: state.life for folder, state in machine.record.folders.items() if state.is_held}
         taken = Taken(machine, machine.replicator, lives, delivery, messages)

@@ -56,6 +56,7 @@ class Weighed(World):
         self.network.loss = self.network.doubled = self.network.late = 0.0
         connectors = tuple(Connector(one + other, (one, other), 10) for one, other in links)
         self.organisation = replace(self.organisation, connectors=connectors)
+        self.replays.every = 0
         self.contents: dict[bytes, bytes] = {}
         self.stores = [self.add_store(site, 7) for site in sites]
         self.run_until(self.now_ms + HOUR_MS)
