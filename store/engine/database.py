@@ -31,6 +31,7 @@ from pillarbox.store.disk import death_mark
 from pillarbox.store.disk.checkpoint import (
     Checkpoint,
     boot_identity,
+    doubt_tables,
     read_checkpoint,
     refuse_newer_program,
     write_checkpoint,
@@ -450,10 +451,19 @@ class Database:
         with nullcontext() if checkpoint.clean else Opening(properties, self.clock, alone=True):
             env = self._open_tables(checkpoint)
             try:
-                return env, *self._replay(env, checkpoint)
+                replayed, sums = self._replay(env, checkpoint)
+                self._end_doubt()
+                return env, replayed, sums
             except BaseException:
                 self._close_env(env)  # a process may open it only once
                 raise
+
+    def _end_doubt(self) -> None:
+        """Let others read tables that were put back to their checkpoint and have all again (`_go_back`)."""
+        checkpoint = self._read_checkpoint()
+        # Without sums the next mount would take the tables as they are, flushed or not.
+        if not checkpoint.clean and checkpoint.tables_sums and checkpoint.boot != boot_identity():
+            write_checkpoint(self.path, checkpoint._replace(boot=boot_identity()))
 
     def _keep_mailbox_names(self, files: DatabaseFiles) -> None:
         """Make the file of mailbox names say what the tables do; a fault of the file fails no mount."""
@@ -576,6 +586,9 @@ class Database:
         except Retryable:
             return
         find_transaction(self._stream, checkpoint.position, checkpoint.sequence, sequence_reached(path))
+        # Killed from now on, this mount leaves tables that lack what was acknowledged: nobody begins to read
+        # them before the next mount has replayed it, whoever holds the lock.
+        doubt_tables(self.path)
         put_back_meta_pages(path, checkpoint.meta_pages)
 
     def _open_files(self, env: Env) -> DatabaseFiles:

@@ -6,20 +6,24 @@ import random
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from mailbox_stores import mailbox_store, real_mail
 
 from pillarbox.store.access import Actor
+from pillarbox.store.clock import SystemClock
 from pillarbox.store.disk import checkpoint as checkpoint_module
-from pillarbox.store.disk.checkpoint import read_checkpoint, write_checkpoint
+from pillarbox.store.disk.checkpoint import boot_identity, read_checkpoint, write_checkpoint
 from pillarbox.store.disk.env import PAGE_BYTES, Env
 from pillarbox.store.disk.file_lock import REPLACING, FileLock
 from pillarbox.store.disk.page_sums import SUM_BYTES, PageSums, difference
+from pillarbox.store.disk.stream import Position, Stream
 from pillarbox.store.engine import checkpointer, tables_proof
+from pillarbox.store.engine import database as database_module
 from pillarbox.store.engine.checkpointer import Tuning
-from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.database import LOCK, Database
 from pillarbox.store.engine.tables_proof import problems_of_pages
 from pillarbox.store.errors import Corrupt, DiskFull, PillarboxError, RecoveryNeeded
 from pillarbox.store.mail import mailboxes, messages
@@ -229,6 +233,38 @@ def test_a_stream_that_lacks_what_a_killed_process_had_written_is_damage(databas
     segment.write_bytes(whole)
     database.mount()
     assert names(database) == ["anna", "bert"]
+    database.dismount()
+
+
+def test_nobody_reads_what_a_mount_that_was_killed_has_not_replayed(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_and_be_killed(database, "bert")
+
+    def killed(*_: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(database_module, "replay_stream", killed)
+        with pytest.raises(SystemExit):
+            database.mount()
+    with closing(FileLock(database.path / LOCK, "it", SystemClock())), pytest.raises(RecoveryNeeded):
+        database.mount(read_only=True)  # the next mount has the lock, and has not replayed it yet
+    database.mount()
+    assert names(database) == ["anna", "bert"]
+    database.dismount()
+
+
+def test_others_read_as_soon_as_all_is_replayed(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_and_be_killed(database, "bert")
+    boots = []
+
+    def rewrite(_: Stream, position: Position) -> None:
+        boots.append(read_checkpoint(database.path).boot)
+
+    monkeypatch.setattr(Stream, "rewrite", rewrite)
+    database.mount()
+    assert boots == [boot_identity()]
     database.dismount()
 
 
