@@ -10,7 +10,6 @@ import pytest
 from interrupts import interrupted_at
 
 from pillarbox.store.disk.file_lock import is_locked
-from pillarbox.store.errors import Refused
 from pillarbox.store.server import SERVER_LOCK, Server
 from pillarbox.store.upkeep import move_mailbox
 
@@ -60,16 +59,13 @@ def test_an_interrupted_change_of_a_server_keeps_no_lock(server: Server, name: s
 
 def test_an_interrupted_move_keeps_no_mailbox_from_being_moved() -> None:
     def move() -> None:
-        with move_mailbox._Alone(GUID):
+        with move_mailbox.Alone(GUID):
             pass
 
     def is_held() -> bool:
-        try:
-            move()
-        except Refused:
-            return True
-        return False
+        with move_mailbox.Alone(GUID) as is_alone:
+            return not is_alone
 
     assert at_every_step(move, is_held) > 5
-    with move_mailbox._Alone(GUID):
+    with move_mailbox.Alone(GUID):
         assert is_held()
