@@ -327,7 +327,9 @@ class Replicator:
         while self._agenda and self._due.get(self._agenda[0][1]) != self._agenda[0][0]:
             heapq.heappop(self._agenda)
         first_ms = self._agenda[0][0] if self._agenda else NEVER_MS
-        parts = (outbox, flow, links, at_rest)
+        parts = [outbox, flow, at_rest]
+        if self.replica.waiting is None:  # until its hello is complete a store states nothing of links
+            parts.append(links)
         due_ms = min(first_ms, *(part.due_ms(self.replica) for part in parts))
         return due_ms if due_ms < NEVER_MS else None
 

@@ -157,6 +157,7 @@ class Node:
         self._held: dict[bytes, deque[bytes]] = {}
         self._taken: list[tuple[BundleKey, bytes, int]] = []
         self._thread: threading.Thread | None = None
+        self._awaited_links: set[bytes] = set()  # of members whose link was told of, or is waited for
         self._ending = threading.Lock()
         self._has_ended = False
         self.links: set[bytes] = set()
@@ -286,6 +287,7 @@ class Node:
             self._called()
 
     def _link(self, link: _Link) -> None:
+        self._awaited_links.add(link.peer)
         if link.is_up:
             self.links.add(link.peer)
         else:
@@ -335,7 +337,7 @@ class Node:
         transport = self._make_transport()
         transport.start(self)
         self._transport = transport
-        transport.members_changed(belonging.membership.members(self._organisation))
+        self._link_to(transport)
         self.standing, self._told = Standing(State.RUNNING), ""
 
     def _do_due(self) -> None:
@@ -363,8 +365,18 @@ class Node:
             self._organisation = replicator.organisation
             self._peers = self._belonging.membership.peers(self._organisation)
             if self._transport is not None:
-                self._transport.members_changed(self._belonging.membership.members(self._organisation))
+                self._link_to(self._transport)
         self._watch()
+
+    def _link_to(self, transport: Transport) -> None:
+        """Link to the members of now. Until its link stands a store is out of reach: what was given to it
+        would be waited for in vain."""
+        members = self._belonging.membership.members(self._organisation)
+        transport.members_changed(members)
+        for peer in sorted(members.keys() - self._awaited_links - self.links):
+            self._awaited_links.add(peer)
+            if self._replicator is not None:
+                self._replicator.link_changed(peer, False)
 
     def _watch(self) -> None:
         """Hang the bell of the store's commits, and see whether users changed something."""
@@ -451,6 +463,7 @@ class Node:
                 replicator.stop()
         self._notification = self._note_ms = None
         self.links.clear()
+        self._awaited_links.clear()
         self._held.clear()
         self._taken.clear()
         kept = []

@@ -201,6 +201,17 @@ def test_a_view_says_what_the_node_knows_of_the_others(two: Nodes) -> None:
     assert [each.sync for each in status] == [Sync.IN_SYNC, Sync.IN_SYNC]
 
 
+def test_what_is_for_a_store_whose_link_does_not_stand_yet_goes_once_it_does(tmp_path: Path) -> None:
+    nodes = Nodes(tmp_path, "ab")
+    nodes.cut((0, 1))
+    nodes[0].change(lambda txn: public_folders.create(txn, "News"))
+    nodes.wait(MINUTE_MS)
+    nodes.cut()
+    nodes.wait(2_000)
+    assert nodes[1].has("News"), "not after the five minutes for which a silent store is passed over"
+    nodes.close()
+
+
 def test_threads_of_nodes_carry_a_post_and_end_within_seconds(tmp_path: Path) -> None:
     """The same by real clocks and threads."""
     nodes, network = Nodes(tmp_path, clock=SystemClock()), MemoryNetwork()
