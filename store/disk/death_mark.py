@@ -24,7 +24,14 @@ _file = -1  # that faulthandler writes to: one file with a name in each database
 
 def tells_of_fault(directory: Path) -> bool:
     """True when a process has died of a fault since the marks of a database were last removed."""
-    return any(mark.stat().st_size for mark in directory.glob(_PREFIX + "*") if mark not in _marked)
+    return any(_tells(mark) for mark in directory.glob(_PREFIX + "*") if mark not in _marked)
+
+
+def _tells(mark: Path) -> bool:
+    try:
+        return mark.stat().st_size > 0
+    except FileNotFoundError:  # its process has just dismounted the database
+        return False
 
 
 def remove_old_marks(directory: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pillarbox.store.access import Actor
+from pillarbox.store.disk import death_mark
 from pillarbox.store.disk.tables import DatabaseKind
 from pillarbox.store.engine.database import Database
 from pillarbox.store.errors import Corrupt
@@ -98,3 +99,9 @@ def test_a_database_with_a_bent_page_stays_dismounted_after_such_a_death(paths: 
     other = database(paths[1])
     other.mount()
     other.dismount()
+
+
+def test_a_mark_that_its_process_removes_meanwhile_tells_of_no_fault(tmp_path: Path) -> None:
+    # Found in the directory, and not there when it is looked at.
+    (tmp_path / "died-1").symlink_to(tmp_path / "gone")
+    assert not death_mark.tells_of_fault(tmp_path)
