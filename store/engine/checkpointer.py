@@ -51,7 +51,8 @@ class FlushedState(NamedTuple):
 
 
 Asked = SimpleQueue[PillarboxError | None]
-_Work = tuple[Pin, FlushedState, Sequence[Asked]]
+Ended = Callable[[PillarboxError | None, Sequence[Asked]], None]
+_Work = tuple[Pin, FlushedState, Sequence[Asked], Ended]
 
 
 def write_clean_checkpoint(
@@ -76,10 +77,8 @@ def _write(directory: Path, checkpoint: Checkpoint) -> None:
 class Checkpointer:
     """Makes the checkpoints of one mounted database. Its methods are the writer thread's.
 
-    `sums` are those of the state that the environment keeps at first, where they are known. `ended` is told
-    of each checkpoint that was begun beside the writer, with the error of one that was not made, and of who
-    asked for it; `kept` is given LMDB's number of the state of each that was made. Both in the thread that
-    made it.
+    `sums` are those of the state that the environment keeps at first, where they are known. `kept` is given
+    LMDB's number of the state of each that was made, in the thread that made it.
     """
 
     def __init__(
@@ -96,7 +95,6 @@ class Checkpointer:
     ) -> None:
         self._kept = kept
         self._sums = sums
-        self.ended: Callable[[PillarboxError | None, Sequence[Asked]], None] = lambda error, asked: None
         self._directory = directory
         self._database = database
         self._env = env
@@ -113,29 +111,34 @@ class Checkpointer:
         with self._under_way:
             self._make(self._env.pin(), flushed, clean)
 
-    def make_if_due(self, flushed: FlushedState) -> None:
+    def make_if_due(self, flushed: FlushedState, ended: Ended) -> None:
         """Have a checkpoint made when enough was written or time has passed, and none is being made.
 
-        Waits for the one that is being made where the disk is far behind. Raises nothing: `ended` is told.
+        Waits for the one that is being made where the disk is far behind. Raises nothing: `ended` is told, as
+        by `make_beside`.
         """
-        if not self._due.is_due(flushed.position, 1) or self.make_beside(flushed):
+        if not self._due.is_due(flushed.position, 1) or self.make_beside(flushed, ended):
             return
         if self._due.is_due(flushed.position, _BEHIND):
             self.wait()  # a slow disk holds the writer up, or the tables' file grows
 
-    def make_beside(self, flushed: FlushedState, asked: Sequence[Asked] = ()) -> bool:
-        """Begin a checkpoint of the state of now; False when one is being made already."""
+    def make_beside(self, flushed: FlushedState, ended: Ended, asked: Sequence[Asked] = ()) -> bool:
+        """Begin a checkpoint of the state of now; False when one is being made already.
+
+        `ended` is told of its end, in the thread that made it: the error when it was not made, and who asked
+        for it. It is given each time, since a writer that its checkpointer refers to stays, with its thread.
+        """
         if not self._under_way.acquire(blocking=False):
             return False
         try:
             pin = self._env.pin()
         except PillarboxError as error:
-            self._made(flushed, asked, error)
+            self._made(flushed, ended, asked, error)
             return True
         except BaseException:
             self._under_way.release()  # the writer gives up, and its end waits for what is under way
             raise
-        work = [(pin, flushed, asked)]
+        work = [(pin, flushed, asked, ended)]
         if self._beside or asked:
             with suppress(RuntimeError, MemoryError):  # no more threads can be had, or not for sure
                 threading.Thread(target=self._run, args=(work,), name="pillarbox-checkpoint").start()
@@ -150,7 +153,7 @@ class Checkpointer:
 
     def _run(self, work: list[_Work]) -> None:
         try:
-            pin, flushed, asked = work.pop()  # one step: whoever has it makes the checkpoint
+            pin, flushed, asked, ended = work.pop()  # one step: whoever has it makes the checkpoint
         except IndexError:
             return
         failed: PillarboxError | None = None
@@ -160,16 +163,18 @@ class Checkpointer:
             failed = error
         except BaseException as error:
             failed = PillarboxError(f"a checkpoint was interrupted: {error!r}")
-        self._made(flushed, asked, failed)
+        self._made(flushed, ended, asked, failed)
 
-    def _made(self, flushed: FlushedState, asked: Sequence[Asked], error: PillarboxError | None) -> None:
+    def _made(
+        self, flushed: FlushedState, ended: Ended, asked: Sequence[Asked], error: PillarboxError | None
+    ) -> None:
         try:
             if error is not None:
                 with suppress(PillarboxError, OSError):  # as many reads, or files, open as there can be
                     self._due.made(flushed.position)  # not tried again before as much is due once more
         finally:
             self._under_way.release()
-            self.ended(error, asked)
+            ended(error, asked)
 
     def _make(self, pin: Pin, flushed: FlushedState, clean: bool = False) -> None:
         try:

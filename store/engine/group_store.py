@@ -55,11 +55,21 @@ class GroupStore:
             raise
 
     def refuse_if_broken(self) -> None:
-        """A database that was dismounted says so itself; a failed write is told with its cause."""
+        """Raise Dismounted when all writing has ended."""
+        refusal = self.refusal()
+        if refusal is not None:
+            raise refusal
+
+    def refusal(self) -> Dismounted | None:
+        """A new error for who would write, once all writing has ended; else None.
+
+        A database that was dismounted says so itself; a failed write is told with its cause.
+        """
         if isinstance(self.broken, Dismounted):
-            raise self.broken.anew()  # all are told the same
+            return self.broken.anew()  # all are told the same
         if self.broken is not None:
-            raise Dismounted(f"the database takes no more changes: {self.broken}", hint=self.broken.hint)
+            return Dismounted(f"the database takes no more changes: {self.broken}", hint=self.broken.hint)
+        return None
 
     def _append(self, group: Sequence[Commit]) -> None:
         # Without content it deletes, as a rule: on a full disk that must not be refused first.

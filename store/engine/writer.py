@@ -87,7 +87,6 @@ class Writer:
         self._turn: Turn | None = None
         self._asked: list[Asked] = []
         self._ending: _Ending | None = None
-        checkpointer.ended = self._checkpoint_ended
         # It keeps no program from ending, and no writer that nobody refers to any more.
         own = weakref.ref(self, self._inbox.put)
         threading.Thread(target=_serve, args=(self._inbox, own), name="pillarbox-writer", daemon=True).start()
@@ -272,7 +271,7 @@ class Writer:
                 continue
             self._commits.applied(group)
             try:
-                self._checkpointer.make_if_due(self._commits.flushed)
+                self._checkpointer.make_if_due(self._commits.flushed, self._checkpoint_ended)
             finally:
                 for commit in group:
                     commit.outcome.put(None)
@@ -367,7 +366,9 @@ class Writer:
             return
         if self.broken is not None:
             self._fail_asked()
-        elif self._checkpointer.make_beside(self._commits.flushed, tuple(self._asked)):
+        elif self._checkpointer.make_beside(
+            self._commits.flushed, self._checkpoint_ended, tuple(self._asked)
+        ):
             self._asked.clear()
 
     def _fail_asked(self) -> None:
@@ -427,11 +428,9 @@ class Writer:
             self._turn = None
 
     def _refusal(self) -> PillarboxError:
-        try:
-            self._groups.refuse_if_broken()
-        except PillarboxError as refusal:
-            return refusal
-        raise AssertionError("nothing has ended all writing")
+        refusal = self._groups.refusal()
+        assert refusal is not None  # something has ended all writing
+        return refusal
 
     def _tell_if_broken(self) -> None:
         if self.broken is not None and not self._is_told_broken:

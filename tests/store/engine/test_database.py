@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +57,44 @@ def test_mounting_and_dismounting_twice_is_harmless(database: Database) -> None:
         database.read(ACTOR)
     database.mount()
     assert names(database) == ["anna"]
+
+
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def end_with_commits(database: Database) -> None:
+    database.mount()
+    create_mailbox(database, "anna")
+    database.checkpoint()
+    database.dismount()
+
+
+def fail_to_mount(database: Database) -> None:
+    def fail(writer: object, files: object) -> None:
+        raise Corrupt("bent")
+
+    database._identify = fail  # type: ignore[method-assign]
+    with pytest.raises(Corrupt):
+        database.mount()
+
+
+@pytest.mark.usefixtures("no_collection")
+@pytest.mark.parametrize("end", [end_with_commits, fail_to_mount])
+def test_nothing_is_left_running_by_a_database_that_is_not_mounted(
+    database: Database, end: Callable[[Database], None]
+) -> None:
+    database.dismount()
+    others = set(threading.enumerate())
+    end(database)
+    for thread in set(threading.enumerate()) - others:
+        thread.join(10)
+        assert not thread.is_alive(), thread.name
 
 
 def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
