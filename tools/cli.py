@@ -88,7 +88,11 @@ COMMANDS: Final = (
         "recovery:recovery",
         "The recovery storage group: recovered databases beside the live ones, which no client reaches.",
     ),
-    ("org", "organisation:org", "The organisation that a server belongs to."),
+    (
+        "org",
+        "organisation:org",
+        "The organisation that a server belongs to: servers, sites, connectors, and who signs certificates.",
+    ),
     ("node", "node:node", "Servers of an organisation: invite, join, retire."),
     ("replica", "replica:replica", "Replicas of public folders."),
     ("replication", "replication:replication", "Public folder replication."),

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from pillarbox.replication.core import hierarchy, organisation_folder
+from pillarbox.replication.core import hello, hierarchy, organisation_folder
 from pillarbox.replication.core.effects import Answer
 from pillarbox.replication.core.preset import DAY_MS, SECOND_MS
 from pillarbox.replication.core.replica import Replica
@@ -135,6 +135,17 @@ def prefer_sources(replica: Replica, store: bytes, sources: Collection[bytes], a
     preferred = {**organisation.preferred, store: tuple(sorted(sources))}
     organisation_folder.apply(replica, replace(organisation, preferred=preferred), actor)
     replica.fired["command_prefer_sources"] += 1
+
+
+def adopt_as_truth(replica: Replica) -> int:
+    """Number this store's changes under a new incarnation from now on; which one.
+
+    The operator says by it that this copy of a store goes on: of two that gave the same numbers, or after all
+    stores of an organisation went back in time.
+    """
+    hello.begin(replica, hello.Start.WENT_BACK)
+    replica.fired["command_adopt_as_truth"] += 1
+    return replica.me.incarnation
 
 
 def _require_known(replica: Replica, targets: Collection[bytes]) -> None:

@@ -150,6 +150,24 @@ def retire(server: Path, name: str, lost: bool, yes: bool, as_json: bool) -> Non
     show({"differences": found}, found, as_json)
 
 
+@node.command("adopt-as-truth")
+@SERVER
+@YES
+@JSON
+def adopt_as_truth(server: Path, yes: bool, as_json: bool) -> None:
+    """Have this copy of SERVER go on, and number its changes anew.
+
+    For when two copies of a server were at work and the others refuse what they say, or all servers of an
+    organisation were put back in time: then at one of them. What the other copy changed alone is lost.
+
+    \b
+    pillarbox node adopt-as-truth /srv/mail
+    """
+    with operation(server, "node.adopt_as_truth", yes=yes) as perform:
+        incarnation = perform()
+    show({"incarnation": incarnation}, [f"It goes on as its incarnation {incarnation}."], as_json)
+
+
 @node.command("list")
 @SERVER
 @JSON

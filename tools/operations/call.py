@@ -96,6 +96,7 @@ OPERATIONS: Final = {
     "node.approve": Operation("membership:approve"),
     "node.take": Operation("membership:take"),
     "node.retire": Operation("membership:retire"),
+    "node.adopt_as_truth": Operation("replication:adopt_as_truth"),
     "replica.add": Operation("replicas:add"),
     "replica.remove": Operation("replicas:remove"),
     "replica.replace": Operation("replicas:replace"),

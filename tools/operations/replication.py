@@ -145,6 +145,14 @@ def resume(call: Call, *, start_ms: int, rate_bytes: int) -> None:
     )
 
 
+def adopt_as_truth(call: Call) -> int:
+    """Have this copy of the server's store go on, under a new incarnation, after asking; which one."""
+    from pillarbox.replication.core import commands
+
+    call.confirm("Go on with this copy of the server's public folders, and number its changes anew?")
+    return call.replicator().perform(commands.adopt_as_truth)
+
+
 def synchronize_hierarchy(call: Call) -> None:
     """Ask all other servers for their status of the hierarchy, and even out."""
     from pillarbox.replication.core import commands

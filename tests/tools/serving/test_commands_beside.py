@@ -170,6 +170,8 @@ REPLICATION_CALLS = (
     call("replication send-hierarchy", "--to", "paris", "--days", "2"),
     call("replication send-contents", "Forum", "--to", "paris", "--days", "2"),
     call("replication conflicts"),
+    call("node adopt-as-truth", stdin="n\n"),
+    call("node adopt-as-truth", "--yes"),
     call("replication resolve", "1-2", "--keep", "all"),
     call("folder find", "/", "--name", "o", "--replica", "paris"),
     call("folder find", "/", "--older-than", "1"),
@@ -183,7 +185,16 @@ REPLICATION_CALLS = (
     call("check"),
 )
 # `serve` serves, and is refused beside another one.
-NOT_WALKED = {"init": "makes a server", "serve": "is what the others run beside"}
+# Those of membership need several servers, served and not: tests/tools/commands/test_membership.py.
+_OF_MEMBERSHIP = (
+    *("org init", "org apply", "org export", "org export-ca", "org move-ca"),
+    *("node invite", "node join", "node request", "node approve", "node retire", "node list"),
+)
+NOT_WALKED = {
+    "init": "makes a server",
+    "serve": "is what the others run beside",
+    **dict.fromkeys(_OF_MEMBERSHIP, "needs several servers"),
+}
 # What it prints differs, and has to: when databases were mounted, how large the old files were.
 NOT_COMPARED = frozenset({"events list", "backup discard-replaced"})
 UNLIKE = re.compile(r"\d{8}T\d{6}Z|\b\d+-[0-9a-f]+\b|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]+|[0-9a-f]{12,}")
