@@ -93,7 +93,7 @@ COMMANDS: Final = (
         "organisation:org",
         "The organisation that a server belongs to: servers, sites, connectors, and who signs certificates.",
     ),
-    ("node", "node:node", "Servers of an organisation: invite, join, retire."),
+    ("node", "node:node", "Servers of an organisation."),
     ("replica", "replica:replica", "Replicas of public folders."),
     ("replication", "replication:replication", "Public folder replication."),
 )
