@@ -16,14 +16,30 @@ from pillarbox.store.disk.tables import Table, decode_record, derived_entries
 from pillarbox.store.disk.tables_process import TableRows, verify_tables
 from pillarbox.store.engine.database import PROPERTIES
 from pillarbox.store.errors import Corrupt, RecoveryNeeded
+from pillarbox.store.upkeep.verification import TRIES, is_at_rest, never_at_rest, state_at_rest
 
 
 def names_in_tables(path: Path) -> Mapping[bytes, bytes]:
     """The GUIDs of the mailboxes by the name key of each, in the database of a directory.
 
     The pages are verified first, and rows are read by another process. Raises RecoveryNeeded when the stream
-    may hold names that the tables lack; Corrupt; UnsupportedVersion; a disk error.
+    may hold names that the tables lack; Retryable when processes mount and dismount it all the time; Corrupt;
+    UnsupportedVersion; a disk error.
     """
+    for _ in range(TRIES):
+        before = state_at_rest(path)
+        try:
+            names = _names_in(path)
+        except Corrupt:
+            if is_at_rest(path, before):
+                raise
+            continue  # a process that has mounted it meanwhile writes what was read
+        if is_at_rest(path, before):
+            return names
+    raise never_at_rest(path)
+
+
+def _names_in(path: Path) -> Mapping[bytes, bytes]:
     properties = path / PROPERTIES
     data = str(properties / DATA_FILE)
     if not read_checkpoint(path).clean:

@@ -19,7 +19,7 @@ from pillarbox.store.errors import Corrupt, DiskFull, Retryable
 from pillarbox.store.events import EventId
 
 _COPY: Final = "verify"
-_TRIES: Final = 10
+TRIES: Final = 10
 
 
 @contextmanager
@@ -51,32 +51,38 @@ def _make_directory(stack: ExitStack, path: Path) -> Path:
 
 def _copy_not_mounted_here(database: Database, copy: Path) -> None:
     """A copy begun of files at rest is of one moment when no process has mounted them meanwhile."""
-    for _ in range(_TRIES):
+    for _ in range(TRIES):
         if is_locked(database.path / LOCK):
             with Opening(database.path / PROPERTIES, database.clock):
                 copy_pages_in_use(database.path / PROPERTIES, copy)
             return
-        before = _state_at_rest(database.path)
+        before = state_at_rest(database.path)
         try:
             _copy_dismounted(database.path, copy)
         except Corrupt:
-            if _is_at_rest(database.path, before):
+            if is_at_rest(database.path, before):
                 raise
             continue
-        if _is_at_rest(database.path, before):
+        if is_at_rest(database.path, before):
             return
         (copy / DATA_FILE).unlink()
-    raise Retryable(
-        f"{database.path}: other processes mount and dismount the database all the time",
-        hint="try again, or check it where it is mounted",
+    raise never_at_rest(database.path)
+
+
+def never_at_rest(path: Path) -> Retryable:
+    """The error of who has read the files of a database in vain as often as makes sense."""
+    return Retryable(
+        f"{path}: other processes mount and dismount the database all the time",
+        hint="try again, or do it where the database is mounted",
     )
 
 
-def _is_at_rest(path: Path, state: tuple[bytes, bytes]) -> bool:
-    return not is_locked(path / LOCK) and _state_at_rest(path) == state
+def is_at_rest(path: Path, state: tuple[bytes, bytes]) -> bool:
+    """True when no process has a database mounted for writing, nor has written since `state_at_rest`."""
+    return not is_locked(path / LOCK) and state_at_rest(path) == state
 
 
-def _state_at_rest(path: Path) -> tuple[bytes, bytes]:
+def state_at_rest(path: Path) -> tuple[bytes, bytes]:
     """The checkpoint and LMDB's meta pages: who mounts a database for writing, and writes, changes them."""
     found = []
     for file, length in ((path / CHECKPOINT_FILE, -1), (path / PROPERTIES / DATA_FILE, META_BYTES)):
