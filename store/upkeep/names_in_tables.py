@@ -12,7 +12,7 @@ from pathlib import Path
 from pillarbox.store.disk.checkpoint import CHECKPOINT_FILE, read_checkpoint
 from pillarbox.store.disk.env import DATA_FILE
 from pillarbox.store.disk.stream import disk_error
-from pillarbox.store.disk.tables import Table, decode_record, derived_entries
+from pillarbox.store.disk.tables import Table, decode_index, decode_record, derived_entries
 from pillarbox.store.disk.tables_process import TableRows, verify_tables
 from pillarbox.store.engine.database import PROPERTIES
 from pillarbox.store.errors import Corrupt, RecoveryNeeded
@@ -54,7 +54,9 @@ def _names_in(path: Path) -> Mapping[bytes, bytes]:
     names = {}
     for table, key, value in rows:
         derived = derived_entries(table, key, decode_record(table, key, value))
-        names.update({place[1]: guid for place, guid in derived.items() if place[0] == Table.MAILBOX_NAME})
+        for (index, name), entry in derived.items():
+            if index == Table.MAILBOX_NAME:
+                names[name] = decode_index(index, name, entry)
     if rows.problems:
         raise Corrupt(f"{data}: {rows.problems[0]}", file=data)
     return names

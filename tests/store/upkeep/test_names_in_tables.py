@@ -19,17 +19,23 @@ ACTOR = Actor.task("test")
 BENT = ["page 3 is bent"]
 
 
-def create(database: Database, name: str) -> None:
+def create(database: Database, name: str) -> bytes:
     database.mount()
     with database.transaction(ACTOR) as txn:
-        mailboxes.create(txn, name)
+        guid = mailboxes.create(txn, name).guid
     database.dismount()
+    return guid
 
 
 @pytest.fixture
 def dismounted(database: Database) -> Database:
     database.dismount()
     return database
+
+
+def test_each_name_leads_to_the_guid_of_its_mailbox(dismounted: Database) -> None:
+    guids = {name_key(name): create(dismounted, name) for name in ("anna", "bert")}
+    assert names_in_tables(dismounted.path) == guids
 
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, happens: Callable[[int], list[str]]) -> None:
