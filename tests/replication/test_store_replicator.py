@@ -15,8 +15,9 @@ pytest.importorskip("cryptography", reason="cryptography (the extra `replication
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from pillarbox.replication.core import subtree
+from pillarbox.replication.core import identity, subtree
 from pillarbox.replication.core.effects import Pass
+from pillarbox.replication.core.identity import Return
 from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS, PROMPT
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.subtree import Action
@@ -101,6 +102,14 @@ class Store:
         shutil.rmtree(self.place)
         shutil.copytree(place, self.place)
         self.mount()
+
+    def tell_restored(self) -> None:
+        """Mark the database as one that was restored. A transaction is kept only with some row in it."""
+        with self.database.transaction(ANNA) as txn:
+            txn.restored = True
+            replication_state.keep(txn, Kept.STORE, replication_state.kept(txn, Kept.STORE))
+        with self.database.read(ANNA) as read:
+            assert read.state().restored
 
     # -- what users do
 
@@ -621,8 +630,12 @@ def test_held_in_memory_alone_the_copy_is_lost(chain: Stores, monkeypatch: pytes
         lose_the_maker_while_a_copy_waits(chain)
 
 
-@pytest.mark.parametrize("way", ["told", "fence", "hello"])
-def test_a_store_that_goes_back_in_time_numbers_anew_and_gets_what_it_lost(two: Stores, way: str) -> None:
+@pytest.mark.parametrize(
+    ("way", "reason"), [("told", Return.RESTORED), ("fence", Return.OTHER_MOUNT), ("hello", None)]
+)
+def test_a_store_that_goes_back_in_time_numbers_anew_and_gets_what_it_lost(
+    two: Stores, way: str, reason: Return | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     two.share("News")
     first = two[0]
     first.post("News", "1")
@@ -638,11 +651,20 @@ def test_a_store_that_goes_back_in_time_numbers_anew_and_gets_what_it_lost(two: 
         two.wait(5_000)
     first.go_back(first.place.with_name("old"))
     if way == "told":
-        with first.database.transaction(ANNA) as txn:
-            txn.restored = True
+        first.tell_restored()
     if way == "hello":
         first.fence.path.write_bytes(old_fence)
-    first.replicator.start()
+    seen: list[Return | None] = []
+    decide = identity.reason_to_number_anew
+
+    def look(*of: Any) -> Return | None:
+        seen.append(decide(*of))
+        return seen[-1]
+
+    with monkeypatch.context() as watched:
+        watched.setattr(identity, "reason_to_number_anew", look)
+        first.replicator.start()
+    assert seen == [reason], "or another way than the one that is tried would find it"
     two.wait(MINUTE_MS)
     again = first.post("News", "3")
     assert again >> COUNTER_BITS != lost >> COUNTER_BITS
@@ -857,8 +879,7 @@ class Users:
             store.copy(self.copies[k])
         elif k in self.copies:
             store.go_back(self.copies[k])
-            with store.database.transaction(ANNA) as txn:
-                txn.restored = True
+            store.tell_restored()
             store.replicator.start()
 
     def change(self, store: Store) -> None:
