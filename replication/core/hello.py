@@ -13,7 +13,7 @@ from typing import Final
 from pillarbox.replication.core import hierarchy
 from pillarbox.replication.core.effects import Answer, Effect, Notice, Send
 from pillarbox.replication.core.preset import DAY_MS
-from pillarbox.replication.core.replica import Replica, Waiting
+from pillarbox.replication.core.replica import Replica, ReplicaRecord, Waiting
 from pillarbox.replication.core.state import NEVER_MS
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId
@@ -42,11 +42,11 @@ def begin(replica: Replica, start: Start) -> None:
     record, now_ms = replica.record, replica.now_ms
     if start is Start.WENT_BACK:
         replica.number_anew()
-    last = record.counter - record.unsure.count()
+    replica.is_doubtful = False  # the hello is to show it
     replica.waiting = Waiting(
         start=replica.new_guid(),
         origin=replica.me.origin,
-        last=last,
+        last=_last_given(record),
         began_ms=now_ms,
         due_ms=now_ms,
         is_anew=start is not Start.AGAIN,
@@ -102,15 +102,27 @@ def look(replica: Replica) -> None:
 
 
 def _complete(replica: Replica, waiting: Waiting) -> None:
-    """Leave out for good the numbers of an unclean end, and let the store speak."""
+    """Let the store speak, and leave out for good the numbers of an unclean end.
+
+    Not so where a store that may be reached gave no answer: a slow link holds one up for longer than this
+    waits, and only that store may know what was given. The old numbering stays in doubt.
+    """
     record = replica.record
-    record.left_out |= record.unsure
-    record.unsure = NOTHING
+    silent = set(unanswered(replica)) - replica.unreachable
+    replica.is_doubtful = bool(silent) and not waiting.is_anew
+    if not replica.is_doubtful:
+        record.left_out |= record.unsure
+        record.unsure = NOTHING
     replica.waiting = None
     replica.touched.update(record.folders)
     for folder, state in record.folders.items():
         if waiting.went_back and state.is_held:
             hierarchy.ask_all(replica, folder)
+
+
+def _last_given(record: ReplicaRecord) -> int:
+    """The last number that the store remembers to have given."""
+    return record.counter - record.unsure.count()
 
 
 def sendable(replica: Replica, effects: list[Effect]) -> list[Effect]:
@@ -185,7 +197,7 @@ def answered(replica: Replica, source: bytes, told: HelloAnswer, statement: Stat
 def heard(replica: Replica, statement: Statement) -> None:
     """See in a statement, at any time, that another store knows numbers that this one did not give."""
     waiting = replica.waiting
-    last = replica.record.counter if waiting is None else waiting.last
+    last = _last_given(replica.record) if waiting is None else waiting.last
     origin = replica.me.origin if waiting is None else waiting.origin
     if statement.known.highest(origin) > last:
         note_return(replica)

@@ -138,6 +138,7 @@ class Replica:
         self.objects = objects
         self.new_guid = new_guid
         self.waiting: Waiting | None = None
+        self.is_doubtful = False  # others that did not answer the hello may know more of the numbering
         self.kept_back: list[Effect] = []
         self.withheld = NOTHING  # own numbers of changes that cannot be seen yet
         self.now_ms = 0
@@ -212,7 +213,8 @@ class Replica:
         """Give the next number to a change in `folder`; the numbers of other folders before it are gaps
         here.
 
-        Before the hello is complete the old numbering may be one that went back in time: a new one begins.
+        Before the hello is complete, and after one that left it in doubt, the old numbering may be one that
+        went back in time: a new one begins.
         """
         self._begin_safe_numbering()
         self.record.counter = self.objects.next_number(self.record.counter)
@@ -232,8 +234,13 @@ class Replica:
         state.look_for_tombstones(self.now_ms, self.preset.purge_interval_ms)
 
     def _begin_safe_numbering(self) -> None:
-        if self.waiting is not None and not self.waiting.is_anew:
+        if self.is_numbering_unsure:
             self.number_anew()
+
+    @property
+    def is_numbering_unsure(self) -> bool:
+        """True while no number may be given under the replica GUID of now: it may have been given before."""
+        return self.is_doubtful or (self.waiting is not None and not self.waiting.is_anew)
 
     def number_anew(self) -> None:
         """Begin an incarnation; what was to be sent in the name of the one before is not."""
@@ -249,6 +256,7 @@ class Replica:
         self.touched.update(self.record.folders)
         self.kept_back.clear()
         self.fired["numbered_anew"] += 1
+        self.is_doubtful = False
         if self.waiting is not None:
             self.waiting.is_anew = True
 

@@ -357,8 +357,7 @@ class StoreReplicator:
         sender = record.sender
         if numbering.replica(txn, txn.numbering).origin != sender.origin:
             numbering.begin_numbering(txn, sender.origin, sender.incarnation)
-        is_unsure = replica.waiting is not None and not replica.waiting.is_anew
-        txn.files.unsure_numbering = txn.numbering if is_unsure else 0
+        txn.files.unsure_numbering = txn.numbering if replica.is_numbering_unsure else 0
         record.counter = max(record.counter, txn.counter)
         record.clock = max(record.clock, HybridClock(*txn.clock))
         txn.clock = record.clock.time_ms, record.clock.counter

@@ -202,6 +202,50 @@ def test_what_others_know_is_noticed_later_too() -> None:
     assert post.contents(0) == [b"1"]
 
 
+@pytest.mark.parametrize(("ignorant", "knowing"), [(1, 2), (2, 1)], ids=["other site", "own site"])
+def test_no_number_is_given_twice_although_who_knows_it_answers_late(ignorant: int, knowing: int) -> None:
+    """The first answer knows nothing of the numbering; the one that does is held up by more than the wait."""
+    post = Returning()
+    unaware, late = (post.replica(store).me.database for store in (ignorant, knowing))
+    made = post.post(0, post.shared, b"1")
+    post.wait(10_000, is_lost=lambda message: message.to == unaware)
+    before = post.replica(0).me
+    store = post.put_back()
+    post.wait(40_000, is_lost=lambda message: late in (message.to, message.sender.database))
+    assert store.replica.waiting is None and post.of_first()
+    assert store.replica.me == before, "a store at which nobody writes begins no numbering"
+    again = post.post(0, post.shared, b"2")
+    assert again != made and again.origin != before.origin
+    post.wait(HOUR_MS)
+    for each in range(3):
+        assert post.contents(each) == [b"1", b"2"]
+
+
+def test_a_numbering_goes_on_without_the_stores_that_are_said_to_be_out_of_reach() -> None:
+    post = Returning()
+    before = post.replica(0).me
+    store = post.put_back()
+    third = post.replica(2).me.database
+    post.put(store, store.link_changed(third, False, post.now))
+    post.wait(40_000, is_lost=lambda message: third in (message.to, message.sender.database))
+    assert post.post(0, post.shared, b"1").origin == before.origin
+
+
+def test_numbers_are_not_left_out_while_a_store_that_may_know_them_is_silent() -> None:
+    post = Returning()
+    late = post.replica(2).me.database
+    post.post(0, post.shared, b"1")
+    post.wait(10_000, is_lost=lambda message: message.to == b"2" * 16)
+    identity.leave_out_after_unclean_end(post.old_record)
+    store = post.put_back()
+    post.wait(40_000, is_lost=lambda message: late in (message.to, message.sender.database))
+    assert store.replica.waiting is None and not store.replica.record.left_out
+    post.wait(HOUR_MS)
+    assert Notice.WENT_BACK in post.reports
+    assert not store.replica.record.left_out
+    assert post.contents(0) == [b"1"]
+
+
 def test_numbers_left_out_are_told_to_others_once_the_hello_is_complete() -> None:
     post = Returning()
     left_out = identity.leave_out_after_unclean_end(post.old_record)

@@ -229,6 +229,7 @@ def no_hello(patch: pytest.MonkeyPatch) -> None:
         _begin(replica, start)
         if start is hello.Start.AGAIN and replica.waiting is not None:
             hello._complete(replica, replica.waiting)
+            replica.is_doubtful = False
 
     _begin = hello.begin
     patch.setattr(hello, "begin", begin)
