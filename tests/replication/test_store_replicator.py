@@ -33,7 +33,7 @@ from pillarbox.replication.wire.seal import Peer, Signer
 from pillarbox.store.access import Actor, FolderRights
 from pillarbox.store.change_number import ChangeNumber, CNSet
 from pillarbox.store.clock import VirtualClock
-from pillarbox.store.disk.tables import DatabaseKind, Hidden, Table
+from pillarbox.store.disk.tables import MEMBERSHIP_KEY, DatabaseKind, Hidden, Table
 from pillarbox.store.engine import numbering, replication_state, withheld
 from pillarbox.store.engine.checkpointer import Tuning
 from pillarbox.store.engine.database import Database
@@ -107,7 +107,7 @@ class Store:
         """Mark the database as one that was restored. A transaction is kept only with some row in it."""
         with self.database.transaction(ANNA) as txn:
             txn.restored = True
-            replication_state.keep(txn, Kept.STORE, replication_state.kept(txn, Kept.STORE))
+            txn.put(Table.META, MEMBERSHIP_KEY, numbering.membership(txn))
         with self.database.read(ANNA) as read:
             assert read.state().restored
 
