@@ -204,7 +204,7 @@ def make_new_server(
             lost[planned.entry.guid] = write(
                 repository, planned.database, place, clock=clock, thorough=False, progress=progress
             )
-            _put_in_service(repository, planned, place, guids[planned.entry.guid], clock)
+            _put_in_service(repository, planned, place, guids, clock)
             flush_directory(place.parent)
         for group in plan.config.groups:
             (staging / group.directory).mkdir(exist_ok=True)
@@ -260,12 +260,13 @@ def _clear(directory: Path, staging: Path, groups: Collection[str]) -> None:
 
 
 def _put_in_service(
-    repository: Repository, planned: PlannedDatabase, place: Path, guid: bytes, clock: Clock
+    repository: Repository, planned: PlannedDatabase, place: Path, guids: dict[bytes, bytes], clock: Clock
 ) -> None:
     entry = planned.entry
+    guid = guids[entry.guid]
     last = last_number(Database(place, entry.guid, entry.name, entry.kind), repository.snapshots())
     if guid != entry.guid:
-        give_new_identity(place, entry.guid, guid)
+        give_new_identity(place, entry.guid, guids)
     go_on_with_new_numbers(Database(place, guid, entry.name, entry.kind, clock=clock), last)
 
 

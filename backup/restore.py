@@ -68,6 +68,7 @@ from pillarbox.store.mail import folders
 from pillarbox.store.names import name_key
 from pillarbox.store.server_config import KIND_TEXTS
 from pillarbox.store.upkeep.check import check_database
+from pillarbox.store.upkeep.move_copies import take_for_unused, unused_copies
 from pillarbox.store.upkeep.repair_rebuild import LostMessage
 
 _UNFINISHED: Final = ".restoring"
@@ -677,8 +678,10 @@ def go_on_with_new_numbers(restored: Database, last: int) -> None:
     try:
         with restored.transaction(Actor.task("restore")) as txn:
             txn.leave_out_numbers(max(last, txn.counter) + _NUMBERS_LEFT_OUT)
+            unused = unused_copies(txn)
             for folder_id in [record.folder_id for record in folders.all_of(txn)]:
                 folders.renew_uid_validity(txn, folder_id)
+            take_for_unused(txn, unused)
     finally:
         restored.dismount()
 

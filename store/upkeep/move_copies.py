@@ -8,7 +8,7 @@ was acknowledged into one makes a mailbox of it: nothing that somebody may miss 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from pillarbox.store.access import Actor
 from pillarbox.store.disk.tables import (
@@ -22,7 +22,7 @@ from pillarbox.store.disk.tables import (
 )
 from pillarbox.store.engine.change_feed import is_of_future
 from pillarbox.store.engine.database import Database, MountState
-from pillarbox.store.engine.transaction import Reader
+from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.events import EventId
 from pillarbox.store.ids import guid_text
 from pillarbox.store.mail import folders, mailboxes
@@ -47,6 +47,19 @@ def is_used(reader: Reader, copy: MailboxRecord) -> bool:
     walked = [mailboxes.root(reader, copy), *(found for _, found in folders.walk(reader, copy.root_id))]
     last = max(max(folder.highest_cn, folder.change_cn) for folder in walked)
     return max(last, copy.change_cn) > copy.arrived_cn
+
+
+def unused_copies(reader: Reader) -> list[bytes]:
+    """The GUIDs of complete copies in which nothing has changed since."""
+    return [box.guid for box in copies_in(reader) if not (is_incomplete(box) or is_used(reader, box))]
+
+
+def take_for_unused(txn: WriteTransaction, guids: Iterable[bytes]) -> None:
+    """Let what was changed in copies until now be no use of them, as of a restore that renews UIDVALIDITY."""
+    for guid in guids:
+        cn = txn.next_cn()
+        copy = mailboxes.get(txn, guid)
+        txn.put(Table.MAILBOX, guid, copy._replace(change_cn=cn, arrived_cn=cn))
 
 
 def why_it_does_not_count(reader: Reader, copy: MailboxRecord, source: Reader) -> str:

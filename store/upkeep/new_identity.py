@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from pillarbox.store.access import Actor
@@ -18,15 +19,19 @@ from pillarbox.store.disk.tables import (
     encode_record,
 )
 from pillarbox.store.engine.database import PROPERTIES, STREAM, Database
+from pillarbox.store.engine.transaction import WriteTransaction
 from pillarbox.store.errors import Corrupt
 
 
-def give_new_identity(path: PathLike, guid: bytes, new_guid: bytes) -> None:
+def give_new_identity(path: PathLike, guid: bytes, new_guids: Mapping[bytes, bytes]) -> None:
     """Give the files of a database at `path`, cleanly closed and mounted by nobody, another GUID.
 
-    Interrupted, they are of no use: give it to a fresh copy. Raises Corrupt, DiskFull.
+    `new_guids` has that of each database that is copied with it, by its old one: marks of moves between them
+    name the copies then. Interrupted, the files are of no use: give it to a fresh copy. Raises Corrupt,
+    DiskFull.
     """
     path = as_path(path, "path")
+    new_guid = new_guids[guid]
     for number in Stream(path / STREAM, guid).segments():
         _write_header(Stream(path / STREAM, guid).path(number), number, new_guid)
     identity = _write_identity(path, new_guid)
@@ -36,8 +41,19 @@ def give_new_identity(path: PathLike, guid: bytes, new_guid: bytes) -> None:
         # In the stream too: a repair that takes it for the truth must not find the old GUID as its last word.
         with database.transaction(Actor.task("new identity")) as txn:
             txn.put(Table.META, IDENTITY_KEY, identity)
+            _rename_in_marks(txn, new_guids)
     finally:
         database.dismount()
+
+
+def _rename_in_marks(txn: WriteTransaction, new_guids: Mapping[bytes, bytes]) -> None:
+    """In both databases of a move: by a tombstone that names another one its copy would count for nothing."""
+    for key, box in list(txn.records(Table.MAILBOX, b"", None)):
+        if box.moved_from in new_guids:
+            txn.put(Table.MAILBOX, key, box._replace(moved_from=new_guids[box.moved_from]))
+    moved = (row for row in txn.records(Table.TOMBSTONE, b"", None) if row[1].went_to in new_guids)
+    for key, tombstone in list(moved):
+        txn.put(Table.TOMBSTONE, key, tombstone._replace(went_to=new_guids[tombstone.went_to]))
 
 
 def _write_header(path: Path, number: int, guid: bytes) -> None:

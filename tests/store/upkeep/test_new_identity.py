@@ -38,7 +38,7 @@ def of(path: Path, guid: bytes) -> Database:
 
 
 def test_the_copy_is_mounted_by_its_new_guid_alone(path: Path) -> None:
-    give_new_identity(path, OLD, NEW)
+    give_new_identity(path, OLD, {OLD: NEW})
     with pytest.raises(Corrupt):
         of(path, OLD).mount()
     assert check_dismounted(of(path, NEW), ACTOR).clean
@@ -53,7 +53,7 @@ def test_a_copy_that_was_interrupted_is_refused_by_both(
 
     monkeypatch.setattr(new_identity, last, full)
     with pytest.raises(DiskFull):
-        give_new_identity(path, OLD, NEW)
+        give_new_identity(path, OLD, {OLD: NEW})
     with pytest.raises(Corrupt):
         of(path, NEW).mount()
     if last != "_write_header":  # then nothing has been done
