@@ -41,6 +41,10 @@ class Call(Protocol):
         """Have replication go by the server's keys, certificate and settings of now."""
         ...
 
+    def release(self, database: pillarbox.Database) -> None:
+        """Have replication of a database end properly, since it is about to be dismounted."""
+        ...
+
 
 class Operation(NamedTuple):
     """An operation: its place (`module:function` below `pillarbox.tools.operations`), whether the databases
@@ -160,4 +164,7 @@ class LocalCall:
         return replicator_at_rest(self.server)
 
     def membership_changed(self) -> None:
+        pass  # it does not run
+
+    def release(self, database: pillarbox.Database) -> None:
         pass  # it does not run

@@ -104,6 +104,9 @@ class RemoteCall:
     def membership_changed(self) -> None:
         self._replicating.restart()
 
+    def release(self, database: pillarbox.Database) -> None:
+        self._replicating.release(database)
+
     def tell(self, event: Event) -> None:
         """Pass on an event that the operation gave rise to."""
         with suppress(HungUp):

@@ -8,7 +8,7 @@ from contextlib import suppress
 import pillarbox
 from pillarbox.store.errors import Dismounted, PillarboxError, Retryable
 
-Mount = Callable[["pillarbox.Database"], None]
+OnDatabase = Callable[["pillarbox.Database"], None]
 
 
 class Following:
@@ -18,10 +18,18 @@ class Following:
     have written, and mount and dismount nothing by it.
     """
 
-    def __init__(self, server: pillarbox.Server, mount: Mount | None = None) -> None:
-        """`mount` mounts a database as when the server is opened; by default the server does."""
+    def __init__(
+        self,
+        server: pillarbox.Server,
+        mount: OnDatabase | None = None,
+        release: OnDatabase = lambda database: None,
+    ) -> None:
+        """`mount` mounts a database as when the server is opened; by default the server does. `release` is
+        called before one is dismounted.
+        """
         self._server = server
         self._mount = mount or (lambda database: _mount(server, database))
+        self._release = release
         self._wanted = server.to_be_mounted()
 
     def follow(self) -> None:
@@ -44,6 +52,7 @@ class Following:
                 if wanted and (changed or busy or above_limit):
                     self._mount(database)
                 elif changed and (busy or database.state is not MountState.DISMOUNTED):
+                    self._release(database)
                     self._server.dismount(database.label)
 
 

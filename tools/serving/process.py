@@ -76,7 +76,7 @@ class ServingProcess:
         self._notices = notices
         self._backups = BackupRuns(server.path, environment)
         self._plan = plan
-        self._following = Following(server, lending.mount)
+        self._following = Following(server, lending.mount, replicating.release)
         self._replicating = replicating
         self._standings: dict[Task, Standing] = {
             Task(Work.SETTINGS): Standing(clock.now_ms() + LOOK_AGAIN_MS, clock.now_ms())
