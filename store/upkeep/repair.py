@@ -55,7 +55,9 @@ class RepairReport(NamedTuple):
     `from_stream` tells that the tables were of no use; `dropped` names damaged records and stretches of the
     stream in words; `recovered` counts contents of which no record told any more whose message they are, and
     that came back as messages in a folder of `recovered_to`, the name of a mailbox. `recovered_messages`
-    names each of them: one may have been deleted by a transaction that is damaged.
+    names each of them: one may have been deleted by a transaction that is damaged. `names_unknown` tells that
+    others may have got the names of its mailboxes meanwhile: the next mount for writing looks, and gives such
+    a mailbox another.
     """
 
     kept: int
@@ -67,6 +69,7 @@ class RepairReport(NamedTuple):
     recovered_to: str
     recovered_messages: tuple[str, ...]
     damaged_stream: tuple[Finding, ...]
+    names_unknown: bool
 
 
 def repair_database(database: Database, *, recovered_to: str = "") -> RepairReport:
@@ -128,6 +131,8 @@ class _Repair:
         self._link_segments()
         self._write_and_prove(draft, gathered, rebuild)
         only_named = list(self._mailboxes_only_named())
+        names = self._database.mailbox_names
+        names_unknown = names is not None and not names.is_known()
         self._replace(gathered.segment)
         return RepairReport(
             kept=rebuild.kept,
@@ -145,6 +150,7 @@ class _Repair:
             recovered_to=self._recovered_to if rebuild.unaccounted and not self._is_public else "",
             recovered_messages=tuple(self._brought_back),
             damaged_stream=tuple(self._finding(stretch) for stretch in gathered.stretches),
+            names_unknown=names_unknown,
         )
 
     def _copy_tables(self) -> OldTables:

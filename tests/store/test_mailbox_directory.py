@@ -185,7 +185,7 @@ def test_a_name_given_while_names_are_not_known_is_taken_from_the_mailbox_that_h
     server.mailboxes.create(ADMIN, "bert 2", FIRST)
     (_, told) = server.events.query(event_id=EventId.MAILBOX_NAMES_UNKNOWN)
     assert told.database == SECOND and told.details["mailbox"] == "Bert"
-    repair_database(database)
+    assert repair_database(database).names_unknown
     server.mount(SECOND)
     assert server.mailboxes.find("bert")[1].guid == made.guid
     assert server.mailboxes.find("bert 3")[1].guid == guid
@@ -275,7 +275,7 @@ def test_a_repair_puts_the_names_right(server: Server) -> None:
     assert names is not None
     server.dismount(SECOND)
     names.replace({})
-    repair_database(database)
+    assert not repair_database(database).names_unknown
     assert known_in(server, SECOND) == {name_key("bert")}
 
 

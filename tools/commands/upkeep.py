@@ -159,6 +159,7 @@ def _repair_data(report: RepairReport) -> dict[str, Any]:
         "recovered_to": report.recovered_to,
         "recovered_messages": list(report.recovered_messages),
         "damaged_stream": [str(finding) for finding in report.damaged_stream],
+        "names_unknown": report.names_unknown,
     }
 
 
@@ -176,3 +177,6 @@ def _repair_lines(report: RepairReport) -> Iterator[str]:
         yield f"  {counted(report.recovered, 'message')} whose place nothing tells came back in {folder}."
         yield from (f"  came back: {each}" for each in report.recovered_messages)
     yield from (f"  damaged, and no longer used: {finding}" for finding in report.damaged_stream)
+    if report.names_unknown:
+        yield "  The names of its mailboxes were not known: one that another mailbox has by now"
+        yield "  is called `NAME 2` from the next mount for writing on, and gives 50 until then."

@@ -137,6 +137,13 @@ def test_repair_says_what_is_lost(pillarbox: Pillarbox, server: Path, damage: Ca
     assert " kept whole, " in text and "  lost: " in text
 
 
+def test_repair_says_when_a_mailbox_may_get_another_name(pillarbox: Pillarbox, server: Path) -> None:
+    assert "NAME 2" not in pillarbox.run("repair", server, STORE, "--yes").stdout
+    for file in (server / "mailboxes").iterdir():
+        file.unlink()
+    assert "NAME 2" in pillarbox.run("repair", server, STORE, "--yes").stdout
+
+
 @pytest.mark.parametrize("answer", ["n\n", "", "\n", "perhaps\n"])
 def test_repair_asks_first_and_takes_only_yes(pillarbox: Pillarbox, server: Path, answer: str) -> None:
     assert "nothing was done" in pillarbox.refused(20, "repair", server, STORE, input=answer)
