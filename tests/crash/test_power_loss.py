@@ -419,7 +419,7 @@ def test_power_loss_while_mounting_after_a_power_loss(
     loss.database.tuning = TUNING._replace(checkpoint_stream_bytes=10 << 20, checkpoint_pages=1 << 20)
     loss.database.dismount()
     loss.database.mount()
-    for _ in range(25):
+    for _ in range(15):
         loss.workload.step()
     second = tmp_path / "second"
     loss.recorder.crash_state(second, random.Random(1))
@@ -434,7 +434,7 @@ def test_power_loss_while_mounting_after_a_power_loss(
         if env.path.is_relative_to(second) and not trying:
             applied += 1
             trying = True
-            loss.try_states(2)
+            loss.try_states(1)
             trying = False
 
     with loss.next_boot():
