@@ -582,8 +582,12 @@ def _opened(path: Path, *, readonly: bool, **settings: Any) -> lmdb.Environment:
     """
     for _ in range(_OPEN_TRIES):
         env = lmdb.open(str(path), readonly=readonly, **settings)
-        if readonly or _begins_with_last(env):
-            return env
+        try:
+            if readonly or _begins_with_last(env):
+                return env
+        except BaseException:
+            env.close()  # a process may open it only once
+            raise
         env.close()  # opened once more by who is alone the lock file is set up anew
     raise _read_by_others(path)
 

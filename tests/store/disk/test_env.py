@@ -510,3 +510,16 @@ def test_nobody_writes_while_a_process_that_reads_keeps_what_such_a_kill_left(cl
         assert rows_of(reader)
         reader.close()
     Env(closed).close()
+
+
+def test_an_opening_that_failed_can_be_tried_again_at_once(
+    closed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> bool:
+        raise lmdb.ReadersFullError("no place")
+
+    with monkeypatch.context() as patch, pytest.raises(PillarboxError) as failed:
+        patch.setattr(env_module, "_begins_with_last", fail)
+        Env(closed)
+    Env(closed).close()
+    assert failed.value is not None  # it refers to the opening that failed
