@@ -89,6 +89,11 @@ class FileLock:
                     os.ftruncate(descriptor, 0)
             os.close(descriptor)
 
+    def forget_inherited(self) -> None:
+        """Close it in a process that was forked: lock and word are its parent's, and stay."""
+        self._word = b""
+        self.close()
+
 
 def _word_in(path: Path) -> bytes:
     try:

@@ -218,7 +218,7 @@ class Database:
         if self._files is not None:
             self._files.env.forget_inherited()
         if self._lock is not None:
-            self._lock.close()  # the parent's own stays
+            self._lock.forget_inherited()
         self.state = MountState.DISMOUNTED
         self._files = self._writer = self._lock = self._notification = None
         self._mounting = threading.RLock()

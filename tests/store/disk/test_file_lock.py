@@ -127,3 +127,14 @@ def test_who_replaces_the_files_is_no_writer_of_them(tmp_path: Path) -> None:
     assert is_held_to_write(tmp_path / "lock")
     held.close()
     assert not is_held_to_write(tmp_path / "lock")
+
+
+def test_a_process_that_was_forked_leaves_lock_and_word_to_its_parent(tmp_path: Path) -> None:
+    held = FileLock(tmp_path / "lock", "it", VirtualClock(), word=PASSING)
+    child = os.fork()
+    if not child:
+        held.forget_inherited()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert is_locked(tmp_path / "lock") and (tmp_path / "lock").read_bytes() == PASSING
+    held.close()
