@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from pillarbox.replication.ground.records import Tree
-from pillarbox.replication.node.opening import Batch, Taken, open_frame, prepared_batch
+from pillarbox.replication.node.opening import Batch, Taken, open_frame, prepared_mail
+from pillarbox.replication.node.stored_objects import OF_THE_STORE
 from pillarbox.replication.wire.parts import Assembly, is_part
 from pillarbox.replication.wire.seal import Peer, Reason, Refusal, refusal_of
 from pillarbox.store.engine.database import Database
 from pillarbox.store.errors import PillarboxError
 from pillarbox.store.events import EventId
 from pillarbox.store.ids import guid_text
+from pillarbox.store.mail.messages import PreparedMessage
 
 REPORT_EVERY_MS: Final = 600_000
 
@@ -30,14 +33,22 @@ class Gate:
 
     `peers` tells the stores of the tree by certificate fingerprint, also those that were removed from it.
     `refused_counts` counts refusals by reason since this object was made. Each is reported too: of one hop
-    and reason the first at once, then every ten minutes how many there were.
+    and reason the first at once, then every ten minutes how many there were. `tell_fault` is given the
+    traceback of a fault of the program, as often as its refusals are reported.
     """
 
-    def __init__(self, database: Database, tree: Tree, peers: Callable[[], Mapping[bytes, Peer]]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        tree: Tree,
+        peers: Callable[[], Mapping[bytes, Peer]],
+        tell_fault: Callable[[str], None],
+    ) -> None:
         self.refused_counts: Counter[Reason] = Counter()
         self._database = database
         self._tree = tree
         self._peers = peers
+        self._tell_fault = tell_fault
         self._assemblies: dict[bytes, Assembly] = {}
         self._unreported: Counter[tuple[bytes, Reason]] = Counter()
         self._reported_ms: dict[tuple[bytes, Reason], int] = {}
@@ -47,8 +58,28 @@ class Gate:
 
         What is refused, and parts of frames that are not whole yet, are not in the batch.
         """
-        taken = [found for frame in frames if (found := self._open(*frame)) is not None]
-        return prepared_batch(taken, self._database.files)
+        files = self._database.files
+        batch: list[Taken] = []
+        prepared: dict[bytes, PreparedMessage] = {}
+        for hop, data in frames:
+            try:
+                taken = self._open(hop, data)
+                if taken is not None:
+                    prepared |= prepared_mail(taken, files)
+                    batch.append(taken)
+            except OF_THE_STORE:
+                raise
+            except Exception as error:  # told, and all others go on
+                self.refuse_fault(hop, error)
+        return Batch(tuple(batch), prepared)
+
+    def refuse_fault(self, hop: bytes, error: Exception) -> None:
+        """Refuse what a neighbour gave, since the program itself failed at it with `error`."""
+        said = PillarboxError(
+            f"a fault of the program: {error!r}", hint="report it, with the traceback in the log"
+        )
+        if self._refuse(hop, Refusal(Reason.FAULT, said)):
+            self._tell_fault("".join(traceback.format_exception(error)))
 
     def forget(self, hop: bytes) -> None:
         """Let the parts go that a neighbour sent which is gone for good."""
@@ -69,13 +100,14 @@ class Gate:
             return None
         return found
 
-    def _refuse(self, hop: bytes, refusal: Refusal) -> None:
+    def _refuse(self, hop: bytes, refusal: Refusal) -> bool:
+        """Count a refusal; True when it was reported."""
         self.refused_counts[refusal.reason] += 1
         kind = hop, refusal.reason
         self._unreported[kind] += 1
         now_ms = self._database.clock.monotonic_ms()
         if now_ms - self._reported_ms.get(kind, -REPORT_EVERY_MS) < REPORT_EVERY_MS:
-            return
+            return False
         self._reported_ms[kind] = now_ms
         self._database.report(
             EventId.REPLICATION_REFUSED,
@@ -84,3 +116,4 @@ class Gate:
             reason=str(refusal.reason),
             error=str(refusal.error),
         )
+        return True

@@ -4,7 +4,7 @@ All that happens is put into one inbox, from whichever thread: frames, links, co
 store's commits. The node's thread takes it from there, gives it to the replicator, seals what that wants
 sent, and waits until something comes or is due. A failure of the disk, and a fault of the program, end no
 thread: the links are closed, so that the others see that nothing arrives here, and all begins anew a little
-later.
+later. What arrived and makes the program fail is refused by itself, and all else goes on.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pillarbox.replication.node.sealing import frames_of
 from pillarbox.replication.node.store_replicator import Outgoing, StoreReplicator
 from pillarbox.replication.organisation.topology import Organisation
 from pillarbox.replication.transports.transport import Members, Transport
-from pillarbox.replication.wire.messages import BundleKey
+from pillarbox.replication.wire.messages import BundleKey, Receipt
 from pillarbox.replication.wire.seal import Peer, Signer
 from pillarbox.store.engine.commit_notification import CommitNotification
 from pillarbox.store.engine.database import Database
@@ -146,7 +146,7 @@ class Node:
         self._organisation = belonging.organisation
         self._inbox: Inbox[_Item] = Inbox()
         self._bell = _Ringing(self._inbox)
-        self._gate = Gate(database, belonging.tree, lambda: self._peers)
+        self._gate = Gate(database, belonging.tree, lambda: self._peers, tell_fault)
         self._peers: Mapping[bytes, Peer] = {}
         self._replicator: StoreReplicator | None = None
         self._transport: Transport | None = None
@@ -283,7 +283,8 @@ class Node:
     def _apply(self, frames: list[Frame]) -> None:
         batch = self._gate.open(frames)
         if batch.taken and self._replicator is not None:
-            self._replicator.receive(batch)
+            for taken, error in self._replicator.receive(batch):
+                self._gate.refuse_fault(taken.by if isinstance(taken, Receipt) else taken.hop, error)
             self._called()
 
     def _link(self, link: _Link) -> None:

@@ -6,7 +6,7 @@ is applied, another thread may open the next.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias
 
 from pillarbox.replication.ground.records import Tree
@@ -67,15 +67,12 @@ def open_frame(frame: bytes, hop: bytes, tree: Tree, peers: Mapping[bytes, Peer]
     return found if isinstance(found, Refusal) else Arrived(hop, label, found, data)
 
 
-def prepared_batch(taken: Iterable[Taken], files: DatabaseFiles) -> Batch:
-    """A batch, with the mail in it ready to be stored.
+def prepared_mail(taken: Taken, files: DatabaseFiles) -> dict[bytes, PreparedMessage]:
+    """The mail in something that arrived, ready to be stored, by its digest.
 
     Nothing that a message says of its mail is believed: digests and envelopes are computed here, as of a
     delivery. Raises Dismounted.
     """
-    batch, prepared = tuple(taken), {}
-    for each in batch:
-        for raw in each.opened.contents if isinstance(each, Arrived) else ():
-            ready = messages.prepare(files, raw)
-            prepared[ready.content.digest] = ready
-    return Batch(batch, prepared)
+    contents = taken.opened.contents if isinstance(taken, Arrived) else ()
+    ready = [messages.prepare(files, raw) for raw in contents]
+    return {each.content.digest: each for each in ready}

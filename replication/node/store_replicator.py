@@ -8,6 +8,7 @@ the next one begins anew from what the store has.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Final, NamedTuple, TypeVar
 
 from pillarbox.replication.core import identity
@@ -25,7 +26,7 @@ from pillarbox.replication.node.fence import FenceFile
 from pillarbox.replication.node.held_copies import HeldCopies
 from pillarbox.replication.node.local_numbers import changes_of, counters_since
 from pillarbox.replication.node.opening import Arrived, Batch, Taken
-from pillarbox.replication.node.stored_objects import CannotApply, Place, StoredObjects
+from pillarbox.replication.node.stored_objects import OF_THE_STORE, CannotApply, Place, StoredObjects
 from pillarbox.replication.organisation.topology import Organisation
 from pillarbox.replication.wire.messages import (
     BundleKey,
@@ -73,6 +74,21 @@ class Outgoing(NamedTuple):
     effect: Send | Pass | GiveReceipt
     contents: tuple[bytes, ...] = ()
     data: bytes = b""
+
+
+class Failed(NamedTuple):
+    """Something that arrived at which the program itself failed, and the error. Nothing of it was done."""
+
+    taken: Taken
+    error: Exception
+
+
+class _Done(NamedTuple):
+    """A call whose transaction is durable: all that follows from it."""
+
+    incarnation: int
+    effects: list[Effect]
+    outgoing: list[Outgoing]
 
 
 Transport = Callable[[Outgoing], None]
@@ -158,13 +174,29 @@ class StoreReplicator:
             self._fence_file.write(self._fence._replace(is_open=False))
         self._replicator, self._fence, self._begins = None, None, Start.JOINED
 
-    def receive(self, batch: Batch) -> None:
+    def receive(self, batch: Batch) -> list[Failed]:
         """Apply all that arrived, as one transaction. A batch that is large holds up the store's users.
 
-        A batch of which all was refused costs nothing, whoever sends it.
+        A batch of which all was refused costs nothing, whoever sends it. Where the program itself fails at
+        something in it, each message is applied in a transaction of its own; given back is what failed then
+        too. No receipt is given for a bundle of which something failed, nor is it handed on.
         """
         if not batch.taken:
-            return
+            return []
+        try:
+            done = self._take(batch)
+        except OF_THE_STORE:
+            raise
+        except Exception as error:
+            self._call(lambda txn, replicator: [])  # raises what would fail without the batch, too
+            first, *others = batch.taken
+            apart = batch.taken if others else _messages_apart(first, self._database.guid)
+            failed = [each for one in apart for each in self.receive(batch._replace(taken=(one,)))]
+            return failed if failed or others else [Failed(first, error)]
+        self._follow(done)
+        return []
+
+    def _take(self, batch: Batch) -> _Done:
         self._arrived = {
             each.opened.bundle.key: each.data
             for each in batch.taken
@@ -176,7 +208,7 @@ class StoreReplicator:
             return [effect for each in batch.taken for effect in _receive(replicator, each, now)]
 
         try:
-            self._call(take, prepared=batch.prepared)
+            return self._made(take, prepared=batch.prepared)
         finally:
             self._arrived = {}
 
@@ -253,13 +285,19 @@ class StoreReplicator:
 
     # -- one call
 
-    def _call(
+    def _call(self, work: Work, *, is_start: bool = False) -> None:
+        """Make a call, and let what it wants sent leave."""
+        self._follow(self._made(work, is_start=is_start))
+
+    def _made(
         self, work: Work, *, is_start: bool = False, prepared: Mapping[bytes, PreparedMessage] = {}
-    ) -> None:
-        """Make a call. Objects that cannot be applied are found one by one, and set aside in the next try."""
+    ) -> _Done:
+        """Make a call durable. Objects that cannot be applied are found one by one, and set aside in the next
+        try."""
         refused: dict[Place, str] = {}
-        while not self._attempt(work, refused, is_start, prepared):
+        while (done := self._attempt(work, refused, is_start, prepared)) is None:
             pass
+        return done
 
     def _attempt(
         self,
@@ -267,8 +305,8 @@ class StoreReplicator:
         refused: dict[Place, str],
         is_start: bool,
         prepared: Mapping[bytes, PreparedMessage],
-    ) -> bool:
-        """Make a call once; False when an object was found that cannot be applied, and nothing was done."""
+    ) -> _Done | None:
+        """Make a call once; None when an object was found that cannot be applied, and nothing was done."""
         try:
             with self._database.transaction(ACTOR) as txn:
                 replicator, effects = self._bound(txn, refused, is_start, prepared)
@@ -284,17 +322,20 @@ class StoreReplicator:
             if error.place in refused:
                 raise
             refused[error.place] = error.reason
-            return False
+            return None
         except BaseException:
             self._replicator = None  # it is ahead of what the store has
             raise
-        self._keep_fence(replicator.replica.me.incarnation)
-        for effect in effects:
+        return _Done(replicator.replica.me.incarnation, effects, outgoing)
+
+    def _follow(self, done: _Done) -> None:
+        """Do what follows from a call, now that it is durable."""
+        self._keep_fence(done.incarnation)
+        for effect in done.effects:
             if isinstance(effect, Answer):
                 self._answers[effect.asker, effect.folder] = effect
-        for each in outgoing:
+        for each in done.outgoing:
             self._transport(each)
-        return True
 
     def _bound(
         self,
@@ -432,6 +473,15 @@ def _receive(replicator: Replicator, taken: Taken, now: Moment) -> list[Effect]:
     if taken.is_copy:
         return replicator.receive_copy(taken.label, bundle, taken.hop, now)
     return [effect for message in bundle.messages for effect in replicator.receive(message, now)]
+
+
+def _messages_apart(taken: Taken, me: bytes) -> list[Taken]:
+    """The messages of a bundle of several, each as if it had come alone to this store; of others nothing."""
+    if isinstance(taken, Receipt) or len(taken.opened.bundle.messages) == 1:
+        return []
+    bundle = taken.opened.bundle
+    alone = [replace(bundle, messages=(message,), to=me) for message in bundle.messages]
+    return [taken._replace(opened=taken.opened._replace(bundle=each)) for each in alone]
 
 
 def _content_that_came(digest: bytes) -> bytes:

@@ -32,6 +32,8 @@ from pillarbox.store.mail.apply_messages import MessageState
 from pillarbox.store.mail.messages import PreparedMessage
 
 ID_MAX: Final = (1 << 64) - 1
+OF_THE_STORE: Final = (Retryable, Dismounted, ReadOnly)
+"""Errors of the store as a whole, not of what it is given: the same call may be made again later."""
 
 ContentOf = Callable[[bytes], bytes]
 """The bytes of a message by their digest, which came with it or are of an object that is here."""
@@ -140,7 +142,7 @@ class StoredObjects:
             raise NotApplied(self._refused[place])
         try:
             self._put(folder, object_id, versions)
-        except (Retryable, Dismounted, ReadOnly):  # of the store as a whole
+        except OF_THE_STORE:
             raise
         except (PillarboxError, ValueError) as error:
             raise CannotApply(place, str(error)) from error

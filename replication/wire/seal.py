@@ -70,6 +70,8 @@ class Reason(StrEnum):
     SIGNATURE = "signature"
     FORM = "form"
     LIMITS = "limits"
+    FAULT = "fault"
+    """None of these: the program itself fails when it opens or applies it."""
 
 
 class Refusal(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +42,7 @@ from pillarbox.store.disk.tables import DatabaseKind
 from pillarbox.store.engine.database import Database
 from pillarbox.store.errors import InvalidContent, OverLimit, UnsupportedVersion
 from pillarbox.store.events import Event, EventId
+from pillarbox.store.mail import messages
 
 TREE = Tree(b"t" * 16)
 ME, PEER, GONE, OTHER = (bytes([letter]) * 16 for letter in b"mpgo")
@@ -79,7 +81,8 @@ class Place:
         )
         self.database.create()
         self.database.mount()
-        self.gate = Gate(self.database, TREE, lambda: PEERS)
+        self.faults: list[str] = []
+        self.gate = Gate(self.database, TREE, lambda: PEERS, self.faults.append)
 
     def refusals(self) -> list[tuple[str, int]]:
         """The reason and the count of each event."""
@@ -124,6 +127,21 @@ def test_a_message_a_copy_and_a_receipt_come_out_as_they_went_in(place: Place) -
     assert message.opened.bundle.messages == (said(PEER),) and not message.is_copy
     assert copy.is_copy and copy.hop == OTHER and copy.label.hops == 1
     assert copy.opened.bundle.sender.database == PEER
+
+
+def test_a_frame_at_which_the_program_fails_is_refused_and_those_beside_it_are_opened(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare, calls = messages.prepare, iter(range(3))
+
+    def fail(*of: Any) -> Any:
+        return prepare(*of) if next(calls) != 1 else 1 // 0
+
+    monkeypatch.setattr(messages, "prepare", fail)
+    batch = place.gate.open([Frame(OTHER, sealed())] * 3)
+    assert len(batch.taken) == 2 and len(batch.prepared) == 1
+    assert place.refusals() == [("fault", 1)] and place.gate.refused_counts == {Reason.FAULT: 1}
+    assert "ZeroDivisionError" in place.faults[0]
 
 
 def test_a_copy_is_handed_on_byte_for_byte_as_its_maker_signed_it(place: Place) -> None:

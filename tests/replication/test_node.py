@@ -12,14 +12,18 @@ import pytest
 
 pytest.importorskip("cryptography", reason="cryptography (the extra `replication`) is not installed")
 
-from pillarbox.replication.core import commands, organisation_folder, subtree, views
+from pillarbox.replication.core import applying, commands, organisation_folder, subtree, views
 from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS
+from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.subtree import Action
 from pillarbox.replication.core.views import Sync
+from pillarbox.replication.ground.records import ObjectId
+from pillarbox.replication.node import stored_record
 from pillarbox.replication.node.node import RETRY_MS, State
 from pillarbox.replication.transports.memory import MemoryNetwork
+from pillarbox.replication.wire.messages import Objects
 from pillarbox.store.clock import SystemClock
-from pillarbox.store.errors import NotFound, Refused
+from pillarbox.store.errors import DiskFull, NotFound, Refused
 from pillarbox.store.events import EventId
 from pillarbox.store.mail import messages, public_folders
 from tests.shared.nodes import Nodes
@@ -161,6 +165,92 @@ def test_a_fault_of_the_program_is_told_and_the_node_goes_on(
     assert "ZeroDivisionError" in two[1].faults[0]
     two.wait(3 * MINUTE_MS)
     assert two[1].subjects("News") == ["it breaks"]
+
+
+def break_at(monkeypatch: pytest.MonkeyPatch, two: Nodes, folder: str) -> None:
+    """Have the program fail at each message to the second store that carries something of a folder."""
+    broken, there, take_all = two[0].object_id(folder), two[1].guid, applying.take_all
+
+    def fail(replica: Replica, of: ObjectId, objects: Objects) -> None:
+        take_all(replica, of, objects)
+        if (replica.me.database, of) == (there, broken):
+            raise TypeError("when some of it was done")
+
+    monkeypatch.setattr(applying, "take_all", fail)
+
+
+@pytest.mark.parametrize("sites", ["aa", "ab"])
+def test_a_message_at_which_the_program_fails_is_refused_and_those_beside_it_are_taken(
+    sites: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = Nodes(tmp_path, sites)
+    two.wait(1_000)
+    for folder in ("Broken", "Good"):
+        two.share(folder)
+    two.wires.carried.clear()
+    with monkeypatch.context() as broken:
+        break_at(broken, two, "Broken")
+        for number in range(3):
+            two[0].post("Broken", str(number))
+            two[0].post("Good", str(number))
+        two.wait(5_000)
+        assert two[1].subjects("Good") == ["0", "1", "2"] and two[1].subjects("Broken") == []
+        assert two[1].node.standing.state is State.RUNNING and two[1].node.links == {two[0].guid}
+        assert two[1].node.refused_counts["fault"] > 0
+        (told,) = [event for event in two[1].events if event.event_id == EventId.REPLICATION_REFUSED]
+        assert told.details["reason"] == "fault" and "when some of it was done" in told.details["error"]
+        (fault,) = two[1].faults
+        assert "take_all" in fault, "the traceback"
+    two.wait(HOUR_MS)
+    assert two[1].subjects("Broken") == ["0", "1", "2"]
+    two.close()
+
+
+def test_what_is_refused_for_a_fault_has_no_receipt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two = Nodes(tmp_path, "ab")
+    two.wait(1_000)
+    two.share("Broken")
+    two.wires.carried.clear()
+    with monkeypatch.context() as broken:
+        break_at(broken, two, "Broken")
+        two[0].post("Broken", "hello")
+        two.wait(4_000)
+    marks = two.ask(0, lambda replica: replica.state(two[0].object_id("Broken")).marks)
+    assert "b" in marks, "no receipt has taken the mark away"
+    two.close()
+
+
+def test_an_error_of_the_store_refuses_nothing(two: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    two.share("News")
+    with monkeypatch.context() as full:
+        full.setattr(applying, "take_all", raising(DiskFull("the disk is full")))
+        two[0].post("News", "hello")
+        two.wait(3_000)
+        assert two[1].node.standing.state is State.WAITING
+    two.wait(3 * MINUTE_MS)
+    assert two[1].subjects("News") == ["hello"]
+    assert not two[1].node.refused_counts and not two[1].faults
+
+
+def test_a_fault_that_is_not_of_what_arrived_refuses_nothing(
+    two: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two.share("News")
+    with monkeypatch.context() as broken:
+        broken.setattr(stored_record, "save", raising(TypeError("whatever arrives")))
+        two[0].post("News", "hello")
+        two.wait(3_000)
+        assert two[1].node.standing.state is State.WAITING
+    two.wait(3 * MINUTE_MS)
+    assert two[1].subjects("News") == ["hello"]
+    assert "fault" not in two[1].node.refused_counts
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def fail(*of: object) -> None:
+        raise error
+
+    return fail
 
 
 def test_what_an_outbox_has_no_room_for_goes_when_it_has(two: Nodes) -> None:

@@ -64,6 +64,7 @@ class Store:
         self.organisation = organisation
         self.fence = FenceFile(place.with_suffix(".fence"), b"m" * 16)
         self.sent: list[Outgoing] = []
+        self.faults: list[str] = []
         self.seed = 0
         self.mount()
         join(self.database, ANNA, TREE.guid)
@@ -85,7 +86,7 @@ class Store:
         self.replicator = StoreReplicator(
             self.database, TREE, self.organisation, PROMPT, self.fence, self.sent.append
         )
-        self.gate = Gate(self.database, TREE, lambda: PEERS)
+        self.gate = Gate(self.database, TREE, lambda: PEERS, self.faults.append)
 
     def stop(self) -> None:
         self.replicator.stop()

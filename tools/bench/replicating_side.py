@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -55,6 +56,10 @@ SIGNERS: Final = {
 _PEERS: Final = {signer.fingerprint: Peer(guid, signer.key.public_key()) for guid, signer in SIGNERS.items()}
 
 
+def _tell_fault(fault: str) -> None:
+    sys.stderr.write(fault)
+
+
 class Side:
     """One store of two, with what its users do there. `clock` is that of both."""
 
@@ -73,7 +78,7 @@ class Side:
         self.replicator = StoreReplicator(
             self.database, TREE, _ORGANISATION, PROMPT, fence, self.waiting.append
         )
-        self.gate = Gate(self.database, TREE, lambda: _PEERS)
+        self.gate = Gate(self.database, TREE, lambda: _PEERS, _tell_fault)
         self.replicator.start()
 
     def close(self) -> None:
