@@ -311,6 +311,8 @@ class StoreReplicator:
             with self._database.transaction(ACTOR) as txn:
                 replicator, effects = self._bound(txn, refused, is_start, prepared)
                 effects += self._note_local(txn, replicator)
+                if txn.restored and not is_start:  # a command, before the node has started
+                    effects += replicator.number_anew(self._now())
                 effects += work(txn, replicator)
                 if is_start:
                     effects += self._note_local(txn, replicator)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import pillarbox
-from pillarbox.store.errors import NotFound, Refused
+from pillarbox.store.errors import Dismounted, NotFound, Refused
 
 if TYPE_CHECKING:
     from pillarbox.replication.core.replica import Replica
@@ -59,6 +59,21 @@ def replicator_at_rest(server: pillarbox.Server) -> Performs:
     from pillarbox.replication.node.stored_organisation import replicator_at_rest
 
     return replicator_at_rest(joined_store(server), fence_of(server))
+
+
+def notice_return(server: pillarbox.Server) -> None:
+    """Have the public folder store of a server number its next change anew, where it is a copy or was put
+    back; nothing where it has joined no organisation, or is not mounted.
+
+    Raises OSError, and as a transaction does.
+    """
+    try:
+        database = joined_store(server)
+    except (Refused, Dismounted):  # no number of its own can be given now
+        return
+    from pillarbox.replication.node import returning
+
+    returning.notice_return(database, fence_of(server))
 
 
 def not_running() -> Refused:

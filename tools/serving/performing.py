@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import pillarbox
 from pillarbox.store.errors import PillarboxError
 from pillarbox.tools.operations.call import LocalCall, operation_of
+from pillarbox.tools.operations.replicating import notice_return
 from pillarbox.tools.options import ACTOR
 from pillarbox.tools.output import Step, confirm
 from pillarbox.tools.serving.client import find_served
@@ -45,6 +46,8 @@ def operation(server: Path, name: str, *, yes: bool = False, step: Step | None =
         return
     asked = operation_of(name)
     with pillarbox.Server.open(server, mount=asked.mounts, wait_ms=asked.wait_ms) as opened:
+        if asked.mounts:
+            notice_return(opened)
 
         def perform_here(*, items: Iterable[Any] = (), **arguments: Any) -> Any:
             call = LocalCall(opened, ACTOR, items=items, yes=yes, step=step)

@@ -17,6 +17,7 @@ from pillarbox.tools.operations.replicating import (
     fence_of,
     joined_store,
     not_running,
+    notice_return,
     replicator_at_rest,
 )
 from pillarbox.tools.options import ACTOR
@@ -114,6 +115,7 @@ class Replicating:
     def _start(self) -> None:
         try:
             database = joined_store(self._server)
+            notice_return(self._server)  # users may change something before the node's thread looks
             node = self._make_node(self._server, database, self._log)
         except PillarboxError as error:
             self._refuse(str(error))
