@@ -128,7 +128,8 @@ def _settle_rows(replica: Replica, poll: RestPoll) -> None:
 
     A status that was lost would leave them behind in the rows until the folder changes again: views would
     show them so, and tombstones would stay. It is so where nothing was done in the folder since the sums were
-    made, and both stores were there for that round.
+    made, and both stores were there for that round. What this store let go itself the others may only count
+    as had: nobody can give it.
     """
     sums, mine = replica.rounds.sums, replica.site
     is_same = sums.organisation is replica.organisation
@@ -138,12 +139,13 @@ def _settle_rows(replica: Replica, poll: RestPoll) -> None:
         state = replica.record.folders.get(folder)
         if state is None or state.knowledge.had != share.had or expired_by_all(state.rows):
             continue
+        held = share.had - state.knowledge.expired
         for peer, row in share.rows.items():
-            if state.rows.get(peer) is not row or not row.is_heard() or row.had.covers(share.had):
+            if state.rows.get(peer) is not row or not row.is_heard() or row.had.covers(held):
                 continue
             site = replica.organisation.servers[peer].site
             if site in poll.equal and _took_part(sums.silent, poll, site, peer):
-                has = Statement(row.life, share.had, NOTHING)
+                has = Statement(row.life, held, NOTHING)
                 replica.state(folder).rows[peer] = row.told(has, replica.wall_ms)
                 replica.fired["row_settled"] += 1
 

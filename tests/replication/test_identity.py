@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from driven_stores import TREE, Post, is_changes, new_guids
 
-from pillarbox.replication.core import identity
+from pillarbox.replication.core import expiry, identity
 from pillarbox.replication.core.effects import Notice, Report
 from pillarbox.replication.core.hello import Start
 from pillarbox.replication.core.identity import Fence, Mark, Place, Return
@@ -368,6 +368,23 @@ def test_a_later_incarnation_of_its_own_shows_a_return_whenever_it_is_heard_of()
     post.wait(HOUR_MS)
     assert Notice.WENT_BACK in post.reports
     assert store.replica.me.incarnation == me.incarnation + 1
+
+
+def test_numbers_that_others_only_count_as_had_are_not_believed_to_be_there() -> None:
+    """A post that one store let go by age, and that its maker lost since by a return, is known to nobody."""
+    post = Returning()
+    post.post(0, post.shared, b"1")
+    post.wait(10_000, is_lost=lambda message: message.to == b"2" * 16)
+    later_ms = post.now_ms + HOUR_MS
+    assert post.do(2, lambda replica: expiry.expire(replica, post.shared, later_ms)) == 1
+    store = post.put_back(Start.WENT_BACK)
+    post.wait(HOUR_MS)
+    me = store.replica.me
+    assert store.replica.assumed(post.shared), "so it is equal with who let it go"
+    post.post(0, post.shared, b"2")
+    post.wait(4 * HOUR_MS)
+    assert store.replica.me == me, "it is not told that it had said to have that post"
+    assert post.contents(2) == [b"2"]
 
 
 GOLDEN = Path(__file__).parents[1] / "data" / "replication" / "fence_1.bin"
