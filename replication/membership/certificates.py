@@ -41,6 +41,14 @@ CERTIFICATE_BYTES_MAX: Final = 4096
 _URN: Final = "urn:pillarbox:"
 _NAME_CHARACTERS_MAX: Final = 64  # of a common name (RFC 5280, ub-common-name)
 _HASH: Final = hashes.SHA256()
+_UNREADABLE: Final = (  # all that `cryptography` raises for bytes that it does not read
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 
 Key = ec.EllipticCurvePrivateKey
 PublicKey = ec.EllipticCurvePublicKey
@@ -131,8 +139,10 @@ def read_certificate(der: bytes) -> Certificate:
         key, begins, ends = read.public_key(), read.not_valid_before_utc, read.not_valid_after_utc
         is_authority = read.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
         tree, database = _urn_of(read.extensions)
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, UnsupportedAlgorithm) as error:
+    except _UNREADABLE as error:
         raise _invalid("certificate", str(error)) from error
+    if read.serial_number < 1:  # RFC 5280, 4.1.2.2; `cryptography` only warns of it
+        raise _invalid("certificate", "its serial number is not positive")
     if not isinstance(key, PublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise _invalid("certificate", "its key is not of the curve P-256")
     if is_authority == bool(database):
@@ -227,7 +237,7 @@ def read_request(der: bytes) -> SigningRequest:
         read = x509.load_der_x509_csr(der)
         key, is_own = read.public_key(), read.is_signature_valid
         tree, database = _urn_of(read.extensions)
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, UnsupportedAlgorithm) as error:
+    except _UNREADABLE as error:
         raise _invalid("request", str(error)) from error
     if not isinstance(key, PublicKey) or not isinstance(key.curve, ec.SECP256R1) or not database:
         raise _invalid("request", "its key is not of the curve P-256, or its name not that of a store")

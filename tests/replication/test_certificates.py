@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -137,6 +138,7 @@ def test_certificates_that_others_made_for_something_else_are_refused() -> None:
         read_certificate(made.public_bytes(serialization.Encoding.DER))
 
 
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
 @settings(deadline=None, max_examples=50)
 @given(st.data())
 def test_bytes_that_were_changed_are_read_or_refused(data: st.DataObject) -> None:
@@ -146,6 +148,30 @@ def test_bytes_that_were_changed_are_read_or_refused(data: st.DataObject) -> Non
             bad[place] ^= data.draw(st.integers(1, 255))
         with suppress(InvalidContent, AccessDenied):
             read(bytes(bad))
+
+
+VERSION = b"\xa0\x03\x02\x01"  # up to the number of the version; in a certificate the serial number follows
+OTHER_KIND = b"\xa3"  # of a name: EDIPartyName, where a URI stood
+
+
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+@pytest.mark.parametrize(
+    ("read", "whole", "place", "value"),
+    [
+        (read_certificate, CERTIFICATE.der, CERTIFICATE.der.index(VERSION) + 4, b"\x03"),
+        (read_certificate, CERTIFICATE.der, CERTIFICATE.der.index(VERSION) + 7, b"\x80"),
+        (read_certificate, CERTIFICATE.der, CERTIFICATE.der.index(b"urn:") - 2, OTHER_KIND),
+        (read_request, REQUEST, REQUEST.index(b"\x02\x01\x00") + 2, b"\x01"),
+        (read_request, REQUEST, REQUEST.index(b"urn:") - 2, OTHER_KIND),
+    ],
+    ids=["version", "serial number", "name", "version of a request", "name in a request"],
+)
+def test_what_the_library_does_not_know_is_refused(
+    read: Callable[[bytes], object], whole: bytes, place: int, value: bytes
+) -> None:
+    read(whole)
+    with pytest.raises(InvalidContent):
+        read(whole[:place] + value + whole[place + 1 :])
 
 
 def test_what_is_too_long_is_not_even_parsed() -> None:
