@@ -33,7 +33,7 @@ from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import Refused
 from pillarbox.store.ids import COUNTER_BITS, id_text
 from pillarbox.store.mail.flags import FLAG_BITS, SEEN
-from pillarbox.store.mail.rights import Right, require_change
+from pillarbox.store.mail.rights import Right, require, require_change
 
 Stamps = tuple[tuple[str, int, int, int], ...]
 """(property, ms, counter, replica number) of each property with a stamp of its own."""
@@ -243,6 +243,27 @@ def others(reader: Reader, item: ItemRecord) -> list[ItemRecord]:
         reader.record(table, key)
         for table, key in records_of(reader, item.folder_id, item.versions)
         if table == Table.ITEM and key != own
+    ]
+
+
+def conflicts(reader: Reader, folder_id: int) -> list[list[ItemRecord]]:
+    """The messages of a folder that were changed in two places at once: the versions of each, first that
+    which has the message's id.
+
+    The index tells where they are; of other messages no record is read. Raises InvalidArgument when `reader`
+    is no transaction.
+    """
+    require(reader, Right.READ_ITEMS, folder_id)
+    uids: dict[int, int] = {}  # of one sibling of each
+    rows = reader.indexes(Table.VERSION, triple_key(folder_id, 0, 0), triple_key(folder_id + 1, 0, 0))
+    for key, body in rows:
+        kind, object_id, _, uid = split_feed_value(body)
+        if kind == ObjectKind.MESSAGE and object_id != split_triple_key(key)[2]:
+            uids[object_id] = uid
+    siblings = [reader.record(Table.ITEM, item_key(folder_id, uid)) for _, uid in sorted(uids.items())]
+    return [
+        sorted([each, *others(reader, each)], key=lambda item: (item.conflict_of, item.message_id))
+        for each in siblings
     ]
 
 

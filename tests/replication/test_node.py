@@ -25,8 +25,8 @@ from pillarbox.replication.wire.messages import Objects
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.errors import DiskFull, NotFound, Refused
 from pillarbox.store.events import EventId
-from pillarbox.store.mail import messages, public_folders
-from tests.shared.nodes import Nodes
+from pillarbox.store.mail import messages, public_folders, versions
+from tests.shared.nodes import ANNA, Nodes
 
 
 @pytest.fixture
@@ -70,9 +70,16 @@ def test_changes_of_one_message_in_two_places_are_a_conflict_everywhere_until_on
         return [sorted(item.keywords for item in store.items("News")) for store in two.stores]
 
     assert keywords() == [[("mine",), ("theirs",)]] * 2
+    for store in two.stores:
+        with store.database.read(ANNA) as read:
+            (found,) = versions.conflicts(read, store.folder("News"))
+        assert sorted(item.keywords for item in found) == [("mine",), ("theirs",)]
+        assert (found[0].conflict_of, found[1].conflict_of) == (0, found[0].message_id)
     two[0].change(lambda txn: messages.keep_version(txn, message))
     two.wait(1_000)
     assert keywords()[0] == keywords()[1] and len(keywords()[0]) == 1
+    with two[0].database.read(ANNA) as read:
+        assert versions.conflicts(read, two[0].folder("News")) == []
 
 
 def test_a_deletion_goes_to_the_others_and_a_cut_only_delays_it(three: Nodes) -> None:

@@ -213,21 +213,16 @@ def resolve(call: Call, *, message: str, keep: str) -> list[Row]:
 
 def conflicts(server: pillarbox.Server) -> list[Row]:
     """The messages that were changed in two places at once, each with its versions."""
-    from pillarbox.store.mail import folders, messages, public_folders
+    from pillarbox.store.mail import public_folders, versions
     from pillarbox.tools.options import ACTOR
 
-    found: dict[int, list[Row]] = {}
     with joined_store(server).read(ACTOR) as read:
-        for path, record in public_folders.walk(read, ""):
-            for item in folders.messages(read, record.folder_id):
-                if item.conflict_of:
-                    rows = found.setdefault(item.conflict_of, [])
-                    if not rows:
-                        rows.append(_version(messages.get(read, item.conflict_of), "/".join(path)))
-                    rows.append(_version(item, "/".join(path)))
-    return [
-        {"message": rows[0]["id"], "folder": rows[0]["folder"], "versions": rows} for rows in found.values()
-    ]
+        found = [
+            [_version(item, "/".join(path)) for item in items]
+            for path, record in public_folders.walk(read, "")
+            for items in versions.conflicts(read, record.folder_id)
+        ]
+    return [{"message": rows[0]["id"], "folder": rows[0]["folder"], "versions": rows} for rows in found]
 
 
 def _version(item: Any, folder: str) -> Row:
