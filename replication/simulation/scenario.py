@@ -231,8 +231,10 @@ class Scenario:
             if state.is_held
         ]
 
-    def _counters(self) -> list[int]:
-        return [machine.record.counter for machine in self.world.running()]
+    def _counters(self) -> list[tuple[bytes, int]]:
+        """The last number of each store, by its numbering: one that begins anew without end shows by that."""
+        records = [machine.record for machine in self.world.running()]
+        return [(record.sender.origin, record.counter) for record in records]
 
     def _replicas(self) -> list[Replica]:
         for machine in self.world.running():

@@ -14,7 +14,7 @@ from pillarbox.replication.core.preset import MINUTE_MS, PROMPT
 from pillarbox.replication.simulation import campaign
 from pillarbox.replication.simulation.large import LargeSettings, Moments
 from pillarbox.replication.simulation.network import Freight, Network
-from pillarbox.replication.simulation.scenario import Settings
+from pillarbox.replication.simulation.scenario import Scenario, Settings
 from pillarbox.replication.simulation.world import World
 from pillarbox.store.change_number import ChangeNumber
 
@@ -60,6 +60,15 @@ def test_campaign_of_large_organisations(first: int) -> None:
     assert not summary.violations
     assert summary.crossings() <= LARGE_CROSSINGS
     assert CAMPAIGN == "short" or set(summary.never_happened()) <= RARE
+
+
+def test_a_numbering_that_begins_in_peace_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin(scenario: Scenario) -> list[bool]:
+        scenario.world.running()[0].record.number_anew(b"n" * 16)
+        return []
+
+    monkeypatch.setattr(Scenario, "_wanted", begin)
+    assert "numbers are given" in Scenario(0, Settings(steps=20)).run().violation
 
 
 def test_a_seed_replays_exactly_whatever_the_hash_seed() -> None:
