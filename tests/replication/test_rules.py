@@ -26,7 +26,7 @@ from pillarbox.replication.ground import records
 from pillarbox.replication.ground.knowledge import Knowledge
 from pillarbox.replication.ground.versions import Versions
 from pillarbox.replication.simulation import faults, operations
-from pillarbox.replication.simulation.machine import Copy, Machine
+from pillarbox.replication.simulation.machine import Machine
 from pillarbox.replication.simulation.scenario import Scenario, Settings
 from pillarbox.store.change_number import CNSet
 
@@ -151,7 +151,7 @@ def knowledge_before_objects(patch: pytest.MonkeyPatch) -> None:
         objects = self.disk.objects
         later = getattr(self, "later", objects)
         commit(self)
-        self.later, self.disk = self.disk.objects, Copy(self.disk.record, later)  # type: ignore[attr-defined]
+        self.later, self.disk = self.disk.objects, replace(self.disk, objects=later)  # type: ignore[attr-defined]
 
     patch.setattr(Machine, "commit", committing)
 
