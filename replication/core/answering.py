@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pillarbox.replication.core import too_large
 from pillarbox.replication.core.effects import Answer
 from pillarbox.replication.core.packing import PACK_COUNT_MAX, packs, required
 from pillarbox.replication.core.replica import Replica
@@ -26,7 +27,8 @@ def next_page(replica: Replica, answer: Answer) -> tuple[Message, Answer | None]
     the gaps, once for all pages, since what they require is read from the whole folder.
     """
     folder, knowledge = answer.folder, replica.state(answer.folder).knowledge
-    found = replica.objects.found(folder, answer.left, PACK_COUNT_MAX + 1)
+    limit = PACK_COUNT_MAX + 1 + len(too_large.among(replica, folder))
+    found = too_large.sendable(replica, folder, replica.objects.found(folder, answer.left, limit))
     objects = next(packs(replica, folder, found))
     is_last = len(objects) == len(found)
     pair = _pair(replica, answer) if is_last else Pair(NOTHING, NOTHING)

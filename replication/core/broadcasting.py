@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pillarbox.replication.core import cycles, outbox
+from pillarbox.replication.core import cycles, outbox, too_large
 from pillarbox.replication.core.packing import packs, pair_of
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import NEVER_MS, FolderState
@@ -46,6 +46,7 @@ def broadcast(replica: Replica, folder: ObjectId) -> None:
     outbox.mark(replica, folder, new)
     mates = replica.mates(folder)
     pair = pair_of(replica, folder, new)
-    for objects in packs(replica, folder, replica.objects.found(folder, new)) if mates else ():
+    found = too_large.sendable(replica, folder, replica.objects.found(folder, new)) if mates else []
+    for objects in packs(replica, folder, found) if mates else ():
         for mate in mates:
             replica.send(mate, folder, Changes(objects, pair))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pillarbox.replication.core import hierarchy, mates, writing
+from pillarbox.replication.core import hierarchy, mates, too_large, writing
 from pillarbox.replication.core.applying import note_news, store_or_bury, take_all
 from pillarbox.replication.core.effects import Notice
 from pillarbox.replication.core.replica import Replica
@@ -144,7 +144,10 @@ def answer_reconcile(
     could be lost. What was expired here is not gone.
     """
     state, gone, objects = replica.state(folder), {}, []
+    left_out = too_large.among(replica, folder)
     for object_id, sight in question.held.items():
+        if object_id in left_out:
+            continue  # the asker keeps what it has of it
         mine = replica.objects.get(folder, object_id)
         numbers = frozenset(
             number for number in sight.numbers if is_gone(state, mine.siblings if mine else {}, number)

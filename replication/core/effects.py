@@ -67,16 +67,20 @@ class Notice(StrEnum):
     WENT_BACK = "others know changes of this store that it does not: it went back in time, and numbers anew"
     QUARANTINED = "others refuse what this store says: a copy of it is at work; an operator decides"
     SET_ASIDE = "a change cannot be applied here: it is set aside and tried again"
+    TOO_LARGE = "a message is too large to be replicated: it stays here until it is changed or deleted"
     EXPIRED_LOST = "content goes that every other replica has expired"
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Tell the administrator; `numbers` are those that the notice is about, where it is about numbers."""
+    """Tell the administrator; `numbers` are those that the notice is about, where it is about numbers, and
+    `object_id` is the object where it is about one.
+    """
 
     notice: Notice
     folder: ObjectId
     numbers: CNSet = NOTHING
+    object_id: ObjectId | None = None
 
 
 Effect: TypeAlias = Send | Pass | GiveReceipt | Answer | Report

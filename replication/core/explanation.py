@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pillarbox.replication.core import backfill, hello
+from pillarbox.replication.core import backfill, hello, too_large
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.organisation.sources import Reason
@@ -30,7 +30,8 @@ class Wanted(NamedTuple):
 
 
 class Aside(NamedTuple):
-    """An object that cannot be applied here: why, since when (ms UTC), and how often it was tried again."""
+    """An object that cannot be applied here, or is too large to be sent from here: why, since when (ms UTC),
+    and how often it was tried again."""
 
     object_id: ObjectId
     reason: str
@@ -64,6 +65,7 @@ def explain(replica: Replica, folder: ObjectId) -> Explanation:
     if state is None or not state.is_held:
         return Explanation(folder, False, False, CNSet(), (), (), ())
     missing = backfill.missing(replica, folder)
+    left_out = too_large.among(replica, folder)
     holders = tuple(
         Holder(
             database,
@@ -77,7 +79,8 @@ def explain(replica: Replica, folder: ObjectId) -> Explanation:
     return Explanation(
         folder=folder,
         is_held=True,
-        is_in_sync=not missing and not state.set_aside and not any(holder.lacks for holder in holders),
+        is_in_sync=not (missing or state.set_aside or left_out)
+        and not any(holder.lacks for holder in holders),
         missing=missing,
         holders=holders,
         wanted=tuple(Wanted(entry.missing, entry.tries, entry.due_ms) for entry in state.entries),
@@ -87,5 +90,9 @@ def explain(replica: Replica, folder: ObjectId) -> Explanation:
         set_aside=tuple(
             Aside(object_id, each.reason, each.since_ms, each.tries)
             for object_id, each in sorted(state.set_aside.items())
+        )
+        + tuple(
+            Aside(object_id, each.reason, each.since_ms, tries=0)
+            for object_id, each in sorted(left_out.items())
         ),
     )

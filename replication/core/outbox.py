@@ -12,7 +12,7 @@ from functools import reduce
 from operator import and_
 from typing import Final
 
-from pillarbox.replication.core import folder_settings, mates
+from pillarbox.replication.core import folder_settings, mates, too_large
 from pillarbox.replication.core.effects import GiveReceipt, Pass
 from pillarbox.replication.core.folder_settings import Priority
 from pillarbox.replication.core.line import Flight, Item, Kind, Line
@@ -311,6 +311,14 @@ def is_had_behind(replica: Replica, site: str, bundle: Bundle) -> bool:
     return True
 
 
+def take_back(replica: Replica, key: BundleKey) -> None:
+    """Take back a bundle of this store that could not be sealed: what is in it takes its turn again."""
+    for line in replica.lines.values():
+        flight = line.flights.pop(key, None)
+        for folder in flight.numbers if flight else ():
+            _wait(replica, line.site, folder)
+
+
 def sent(replica: Replica, key: BundleKey, to: bytes, packed_bytes: int) -> None:
     """The link has taken a bundle: its receipt is due."""
     for line in replica.lines.values():
@@ -405,7 +413,7 @@ def _changes(replica: Replica, line: Line, of: Class, first: ObjectId, branch: S
         pending = replica.state(folder).marks.get(line.site, CNSet()) - line.in_flight(folder)
         if not pending:
             continue
-        found = replica.objects.found(folder, pending)
+        found = too_large.sendable(replica, folder, replica.objects.found(folder, pending))
         objects = next(packs(replica, folder, found, room))
         objects_bytes = sum(bytes_of(versions) for _, versions in objects)
         if messages and objects_bytes > room:

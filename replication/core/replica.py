@@ -12,7 +12,7 @@ from pillarbox.replication.core.line import Line
 from pillarbox.replication.core.objects import ObjectStore
 from pillarbox.replication.core.preset import Preset
 from pillarbox.replication.core.rounds import Rounds
-from pillarbox.replication.core.state import NEVER_MS, FolderState, Passing, expired_by_all
+from pillarbox.replication.core.state import NEVER_MS, FolderState, Passing, TooLarge, expired_by_all
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import Folder, ObjectId, ReplicaState, Tree
 from pillarbox.replication.ground.versions import Versions
@@ -162,6 +162,7 @@ class Replica:
         self.reports: dict[str, LinkReport] = {}
         self.status_asked_ms: dict[ObjectId, int] = {}  # by operators
         self.unreachable: set[bytes] = set()  # as the transport of this store says
+        self.too_large: dict[tuple[ObjectId, ObjectId], TooLarge] = {}  # by folder and object
         self.started_ms = 0
         self.traffic: dict[str, tuple[int, int]] = {}
         self.followed: SiteTree | None = None  # the tree by which marks were made
@@ -411,10 +412,16 @@ class Replica:
         statement = Statement(self.life(folder), knowledge.known, knowledge.expired)
         return Message(self.me, to, folder, statement, body)
 
-    def report(self, notice: Notice, folder: ObjectId, numbers: CNSet = NOTHING) -> None:
+    def report(
+        self,
+        notice: Notice,
+        folder: ObjectId,
+        numbers: CNSet = NOTHING,
+        object_id: ObjectId | None = None,
+    ) -> None:
         """Tell the administrator."""
         self.fired[notice.name.lower()] += 1
-        self.effects.append(Report(notice, folder, numbers))
+        self.effects.append(Report(notice, folder, numbers, object_id))
 
     def numberings(self) -> Numberings:
         """All stores' numberings, as far as this store knows them."""

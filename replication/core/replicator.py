@@ -30,9 +30,10 @@ from pillarbox.replication.core import (
     replacing,
     setting_aside,
     status,
+    too_large,
     transit,
 )
-from pillarbox.replication.core.effects import Answer, Effect
+from pillarbox.replication.core.effects import Answer, Effect, Pass, Send
 from pillarbox.replication.core.explanation import Explanation, explain
 from pillarbox.replication.core.hello import Start
 from pillarbox.replication.core.objects import ObjectStore
@@ -65,6 +66,7 @@ from pillarbox.replication.wire.messages import (
     StatusRequest,
 )
 from pillarbox.store.change_number import CNSet
+from pillarbox.store.errors import OverLimit
 
 R = TypeVar("R")
 
@@ -143,6 +145,19 @@ class Replicator:
         took what it gave."""
         take = forwarding.answer if receipt.says is Says.ASKS else outbox.receipt_came
         return self._call(now, lambda: take(self.replica, receipt))
+
+    def cannot_send(self, effect: Send | Pass, error: OverLimit, now: Moment) -> list[Effect]:
+        """A message that this store made is too large to be sealed: the object in it for which it is is set
+        aside here, and all others go. Raises `error` when there is none."""
+
+        def look() -> None:
+            if isinstance(effect, Send):
+                too_large.set_aside(self.replica, [effect.message], error)
+            else:
+                too_large.set_aside(self.replica, effect.bundle.messages, error)
+                outbox.take_back(self.replica, effect.bundle.key)
+
+        return self._call(now, look)
 
     def sent(self, key: BundleKey, to: bytes, packed_bytes: int, now: Moment) -> list[Effect]:
         """The link has taken a copy for a site: its receipt is due ten seconds from now.

@@ -87,6 +87,14 @@ class SetAside(NamedTuple):
     due_ms: int
 
 
+class TooLarge(NamedTuple):
+    """An object that no message has room for: the numbers of its versions, why, and since when (ms UTC)."""
+
+    numbers: frozenset[ChangeNumber]
+    reason: str
+    since_ms: int
+
+
 class Passing(NamedTuple):
     """A copy of somebody else's bundle that is to be handed on: its hops so far, and what waited behind
     it."""

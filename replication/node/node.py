@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from pillarbox.replication.core.effects import Pass
+from pillarbox.replication.core.effects import GiveReceipt, Pass, Send
 from pillarbox.replication.core.preset import Preset
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.ground.records import Tree
@@ -34,7 +34,7 @@ from pillarbox.replication.wire.messages import BundleKey, Receipt
 from pillarbox.replication.wire.seal import Peer, Signer
 from pillarbox.store.engine.commit_notification import CommitNotification
 from pillarbox.store.engine.database import Database
-from pillarbox.store.errors import Dismounted, PillarboxError, Refused
+from pillarbox.store.errors import Dismounted, OverLimit, PillarboxError, Refused
 from pillarbox.store.events import EventId
 
 R = TypeVar("R")
@@ -156,6 +156,7 @@ class Node:
         self._told = ""
         self._held: dict[bytes, deque[bytes]] = {}
         self._taken: list[tuple[BundleKey, bytes, int]] = []
+        self._unsendable: list[tuple[Send | Pass, OverLimit]] = []
         self._thread: threading.Thread | None = None
         self._awaited_links: set[bytes] = set()  # of members whose link was told of, or is waited for
         self._ending = threading.Lock()
@@ -359,9 +360,13 @@ class Node:
         if replicator is None:
             return
         self._note_ms = None
-        while self._taken:
+        while self._taken or self._unsendable:
             taken, self._taken = self._taken, []
-            replicator.sent(taken)
+            if taken:
+                replicator.sent(taken)
+            unsendable, self._unsendable = self._unsendable, []
+            for effect, error in unsendable:
+                replicator.cannot_send(effect, error)
         if replicator.organisation is not self._organisation:
             self._organisation = replicator.organisation
             self._peers = self._belonging.membership.peers(self._organisation)
@@ -401,7 +406,12 @@ class Node:
     def _give(self, outgoing: Outgoing) -> None:
         """Seal something and give it to the transport. The store that makes it may lose it."""
         signer = self._belonging.membership.signer(self._organisation)
-        sealed = frames_of(outgoing, self._belonging.tree, signer, self._clock.now_ms())
+        try:
+            sealed = frames_of(outgoing, self._belonging.tree, signer, self._clock.now_ms())
+        except OverLimit as error:
+            assert not isinstance(outgoing.effect, GiveReceipt)
+            self._unsendable.append((outgoing.effect, error))  # for when the call under way is over
+            return
         for frame in sealed.frames:
             self._give_frame(sealed.to, frame)
         effect = outgoing.effect
@@ -467,6 +477,7 @@ class Node:
         self._awaited_links.clear()
         self._held.clear()
         self._taken.clear()
+        self._unsendable.clear()
         kept = []
         while (item := self._inbox.take()) is not None:
             if isinstance(item, _Asked | _Stop):

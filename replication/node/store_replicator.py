@@ -42,7 +42,7 @@ from pillarbox.store.disk.tables import Table
 from pillarbox.store.engine import content_store, numbering
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.transaction import WriteTransaction
-from pillarbox.store.errors import NotFound, PillarboxError, Refused
+from pillarbox.store.errors import NotFound, OverLimit, PillarboxError, Refused
 from pillarbox.store.events import EventId
 from pillarbox.store.hybrid_clock import HybridClock
 from pillarbox.store.ids import LOCAL_BASE, guid_text
@@ -58,6 +58,7 @@ _WARNINGS: Final = frozenset(
         Notice.STAMP_AHEAD,
         Notice.EXPIRED_LOST,
         Notice.SET_ASIDE,
+        Notice.TOO_LARGE,
     }
 )
 
@@ -220,6 +221,10 @@ class StoreReplicator:
             return [effect for copy in copies for effect in replicator.sent(*copy, now)]
 
         self._call(note)
+
+    def cannot_send(self, effect: Send | Pass, error: OverLimit) -> None:
+        """Something that was to be sent is too large to be sealed. Raises `error` when no object in it is."""
+        self._call(lambda txn, replicator: replicator.cannot_send(effect, error, self._now()))
 
     def tick(self) -> None:
         """Do all that is due, note what users changed, and send the next page of each answer."""
@@ -460,11 +465,16 @@ class StoreReplicator:
         for effect in effects:
             if isinstance(effect, Report):
                 needs_attention = effect.notice in _WARNINGS
+                about = f" (message {_name(effect.object_id)})" if effect.object_id else ""
                 txn.report(
                     EventId.REPLICATION_NEEDS_ATTENTION if needs_attention else EventId.REPLICATION_NOTICE,
-                    notice=str(effect.notice),
-                    folder=f"{guid_text(effect.folder.origin)}:{effect.folder.counter:x}",
+                    notice=f"{effect.notice}{about}",
+                    folder=_name(effect.folder),
                 )
+
+
+def _name(object_id: ObjectId) -> str:
+    return f"{guid_text(object_id.origin)}:{object_id.counter:x}"
 
 
 def _receive(replicator: Replicator, taken: Taken, now: Moment) -> list[Effect]:

@@ -12,7 +12,9 @@ import pytest
 
 pytest.importorskip("cryptography", reason="cryptography (the extra `replication`) is not installed")
 
-from pillarbox.replication.core import applying, commands, organisation_folder, subtree, views
+from pillarbox.replication.core import applying, commands, organisation_folder, subtree, too_large, views
+from pillarbox.replication.core.effects import Notice
+from pillarbox.replication.core.explanation import explain
 from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.subtree import Action
@@ -21,10 +23,12 @@ from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.node import stored_record
 from pillarbox.replication.node.node import RETRY_MS, State
 from pillarbox.replication.transports.memory import MemoryNetwork
+from pillarbox.replication.wire import seal
 from pillarbox.replication.wire.messages import Objects
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.errors import DiskFull, NotFound, Refused
 from pillarbox.store.events import EventId
+from pillarbox.store.ids import counter_of
 from pillarbox.store.mail import messages, public_folders, versions
 from tests.shared.nodes import ANNA, Nodes
 
@@ -251,6 +255,43 @@ def test_a_fault_that_is_not_of_what_arrived_refuses_nothing(
     two.wait(3 * MINUTE_MS)
     assert two[1].subjects("News") == ["hello"]
     assert "fault" not in two[1].node.refused_counts
+
+
+@pytest.mark.parametrize("sites", ["aa", "ab"])
+def test_a_post_that_no_message_has_room_for_is_set_aside_at_its_maker_and_all_else_goes_on(
+    sites: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seal, "PACKED_BYTES_MAX", 20_000)
+    monkeypatch.setattr(too_large, "PACKED_BYTES_MAX", 20_000)
+    two = Nodes(tmp_path, sites)
+    two.wait(1_000)
+    two.share("News")
+    two[0].post("News", "before")
+    large = two[0].post("News", f"large {random.Random(1).randbytes(40_000).hex()}")
+    two[0].post("News", "after")
+    two.wait(HOUR_MS)
+    two[0].post("News", "later")
+    two.wait(HOUR_MS)
+    assert two[1].subjects("News") == ["after", "before", "later"]
+    assert two[0].node.standing.state is State.RUNNING and not two[0].faults
+    folder = two[0].object_id("News")
+    told = [event for event in two[0].events if event.event_id == EventId.REPLICATION_NEEDS_ATTENTION]
+    assert len(told) == 1 and told[0].details["notice"].startswith(str(Notice.TOO_LARGE))
+    assert f":{counter_of(large):x}" in told[0].details["notice"]
+    assert told[0].details["folder"].endswith(f":{folder.counter:x}")
+    explained = two.ask(0, lambda replica: explain(replica, folder))
+    (aside,) = explained.set_aside
+    assert aside.object_id.counter == counter_of(large) and "packed" in aside.reason
+    assert not explained.is_in_sync
+    two[0].stop()
+    two[0].begin()
+    two[0].post("News", "last")
+    two.wait(HOUR_MS)
+    assert two[1].subjects("News") == ["after", "before", "last", "later"], "after a restart, too"
+    two[0].change(lambda txn: messages.delete(txn, large))
+    two.wait(MINUTE_MS)
+    assert not two.ask(0, lambda replica: explain(replica, folder)).set_aside
+    two.close()
 
 
 def raising(error: Exception) -> Callable[..., None]:
