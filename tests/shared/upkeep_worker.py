@@ -35,6 +35,8 @@ TUNING: Final = Tuning(
     segment_bytes=64 << 10, checkpoint_stream_bytes=96 << 10, checkpoint_pages=64, tables_bytes=64 << 10
 )
 _BEGUN: Final = signal.SIGUSR1
+# A step may never come: tables that are mostly tombstones are not compacted, however long one waits.
+_STEP_COMES_S: Final = 10
 # A move, or a purge, of others may have taken the mailbox meanwhile.
 _MEANWHILE: Final = (AlreadyExists, NotFound, Refused)
 
@@ -218,7 +220,7 @@ def serve() -> None:
             _run(what, path, int(first))
             os._exit(0)
         if float(seconds) >= 0:
-            signal.sigwait(told)
+            signal.sigtimedwait(told, _STEP_COMES_S)
         signal.sigtimedwait({signal.SIGCHLD}, abs(float(seconds)))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
