@@ -703,6 +703,12 @@ class Database:
 
     # -- transactions
 
+    @property
+    def waiting_count(self) -> int:
+        """The number of transactions and deliveries that wait for the one writer; 0 when nobody may write."""
+        writer = self._writer
+        return 0 if writer is None else writer.waiting_count
+
     def read(self, actor: Actor) -> ReadTransaction:
         """A read of the database as it is now. Raises Dismounted; Retryable when too many are open.
 

@@ -99,6 +99,14 @@ class Line:
         with self._joining:
             turn.before, self._last = self._last, turn
 
+    def __len__(self) -> int:
+        """The number of turns that have joined and not ended, come or not."""
+        count, turn = 0, self._last
+        while turn is not None:
+            count += not turn.has_ended
+            turn = turn.before
+        return count
+
     def blockers(self, turn: Turn) -> list[Turn]:
         """The turns before `turn` of which one has to end before it can come; none when it has come.
 

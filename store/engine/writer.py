@@ -96,6 +96,11 @@ class Writer:
         """The error that ended all writing, or None."""
         return self._groups.broken
 
+    @property
+    def waiting_count(self) -> int:
+        """The number of transactions, pauses and deliveries that wait for their turn, or for the writer."""
+        return max(len(self._line) - 1, 0) + len(self._changes) + self._inbox.qsize()
+
     # -- for callers
 
     def new_turn(self) -> Turn:

@@ -14,11 +14,12 @@ from pillarbox.tools.serving.status import MOUNTED
 CONTENT_TYPE: Final[str] = CONTENT_TYPE_LATEST
 _BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 30, 300)
 _DATABASE: Final = ("group", "database")
-_SIZES: Final = {
+_OF_MOUNTED: Final = {
     "logical_size_bytes": "Bytes in use of the files of a database",
     "physical_size_bytes": "Bytes of the files of a database",
     "limit_bytes": "The size limit of a database",
     "free_disk_bytes": "Bytes that are free on the disk of a database",
+    "waiting": "Transactions and deliveries that wait for the writer of a database",
 }
 _BACKUPS: Final = ("snapshot", "capture", "check", "verification")
 
@@ -74,7 +75,7 @@ class _OfStatus:
         """The metrics of the status."""
         status = self._status()
         mounted = _gauge("mounted", "1 when a database is mounted")
-        sizes = {key: _gauge(key, text) for key, text in _SIZES.items()}
+        sizes = {key: _gauge(key, text) for key, text in _OF_MOUNTED.items()}
         ages = GaugeMetricFamily(
             "pillarbox_backup_age_seconds",
             "Since the last snapshot, capture, check or verification; absent when there was none",

@@ -81,6 +81,7 @@ def _database(
             "logical_size_bytes": sizes.logical_size_bytes(database),
             "physical_size_bytes": sizes.physical_size_bytes(database),
             "free_disk_bytes": free_bytes,
+            "waiting": database.waiting_count,
             "disk": assess_disk(database.limits, free_bytes).value,
             "last_size_check_ms": sizes.last_size_check_ms(database),
         }

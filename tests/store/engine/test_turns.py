@@ -41,8 +41,11 @@ def test_a_turn_comes_when_all_before_it_have_ended() -> None:
     assert come(line, joined) == [True, False, False]
     joined[1].end()  # it never came: its thread was interrupted while it waited
     assert come(line, joined) == [True, False, False]
+    assert len(line) == 2
     joined[0].end()
     assert come(line, joined) == [True, True, True]
+    joined[2].end()
+    assert len(line) == 0
 
 
 def test_turns_come_together_as_far_as_their_shares_fit_and_a_large_one_alone() -> None:
@@ -244,6 +247,16 @@ def test_an_interrupt_at_any_step_leaves_nothing_half_made_and_nobody_waiting(
         assert folders.get(read, inbox).messages_count == len(found)
     assert [raw for raw in found if raw != raw_of(0)] == [raw_of(at) for at in range(1, number + 1)]
     assert number > 20
+
+
+def test_who_waits_for_the_writer_is_counted(database: Database) -> None:
+    writer = database._writer
+    assert writer is not None
+    with database.transaction(ACTOR):
+        waiting = writer.new_turn()
+        writer._line.join(waiting)
+        assert database.waiting_count >= 1
+        waiting.end()
 
 
 def test_within_a_transaction_of_the_same_thread_nothing_waits(database: Database) -> None:

@@ -110,6 +110,7 @@ def test_the_metrics_are_openmetrics(server: pillarbox.Server) -> None:
         (sample.name, sample.labels, sample.value) for each in families.values() for sample in each.samples
     ]
     assert ("pillarbox_database_mounted", labels, 1) in samples
+    assert ("pillarbox_database_waiting", labels, 0) in samples
     assert ("pillarbox_database_limit_bytes", labels, server.database(STORE).limits.limit_bytes) in samples
     assert ("pillarbox_operation_seconds_count", {"operation": "message.deliver"}, 2) in samples
     refused = {"operation": "message.deliver", "error": "OverLimit"}
