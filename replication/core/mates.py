@@ -89,11 +89,22 @@ def statements(replica: Replica, folder: ObjectId) -> dict[bytes, Statement]:
     }
 
 
-def doubted(replica: Replica, folder: ObjectId) -> dict[bytes, Statement]:
-    """Statements that others contradict by a later one: whoever went back in time learns it by them."""
+def doubted(replica: Replica, folder: ObjectId) -> dict[bytes, dict[bytes, Statement]]:
+    """For each store of which others say less than it had said, the statements that it is sent.
+
+    By its own, whoever went back in time learns it. Those of its mates that nothing contradicts correct what
+    it knows of them: two mates behind in what they know of each other would be doubted in turn without end,
+    each by what the other answers.
+    """
+    rows, servers = replica.state(folder).rows, replica.organisation.servers
+    said = {peer: Statement(row.life, row.known, row.expired) for peer, row in rows.items() if row.is_heard()}
     return {
-        peer: Statement(row.life, row.known, row.expired)
-        for peer, row in replica.state(folder).rows.items()
+        peer: {
+            mate: said[mate]
+            for mate in said
+            if mate == peer or (servers[mate].site == servers[peer].site and not rows[mate].is_doubted)
+        }
+        for peer, row in rows.items()
         if row.is_doubted
     }
 

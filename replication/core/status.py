@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pillarbox.replication.core import hello, mates, outbox
-from pillarbox.replication.core.preset import SECOND_MS
+from pillarbox.replication.core.preset import MINUTE_MS, SECOND_MS
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import NEVER_MS, FolderState
 from pillarbox.replication.ground.records import ObjectId
@@ -13,6 +13,7 @@ from pillarbox.replication.wire.messages import Acknowledgement, Status, StatusR
 
 SITE_STATUS_MS = 2 * SECOND_MS
 _SAME_TRIES = 4  # before the delays double
+_RETRY_MS_MAX = 15 * MINUTE_MS  # a store that is waited for keeps tombstones, and backfills, back
 
 
 def due_ms(replica: Replica, folder: ObjectId, state: FolderState) -> int:
@@ -33,8 +34,8 @@ def tell_all(replica: Replica, folder: ObjectId) -> None:
     state.unstated_since_ms = NEVER_MS
     near, doubted = replica.mates(folder), mates.doubted(replica, folder)
     for peer in (*near, *(peer for peer in doubted if peer not in near)):
-        said = {peer: doubted[peer]} if peer in doubted else {}
-        replica.send(peer, folder, replace(mates.own_status(replica, folder), mates=said))
+        said = replace(mates.own_status(replica, folder), mates=doubted.get(peer, {}))
+        replica.send(peer, folder, said)
     if doubted:
         state.awaited |= doubted.keys()
         state.await_due_ms = replica.now_ms
@@ -91,8 +92,8 @@ def ask_awaited(replica: Replica, folder: ObjectId) -> None:
 
     One request that was lost once left a hierarchy that never came. Over a link one store is asked for all of
     its site, another one each time, so that one that does not answer keeps no other back. A store that is not
-    up is not asked: when it is heard again, it is asked at once. The delays double, to that of a
-    round at rest.
+    up is not asked: when it is heard again, it is asked at once. The delays double, to a quarter of an hour
+    or the first delay of the preset.
     """
     state, servers = replica.state(folder), replica.organisation.servers
     by_site: dict[str, list[bytes]] = {}
@@ -104,7 +105,8 @@ def ask_awaited(replica: Replica, folder: ObjectId) -> None:
         for peer in asked:
             replica.unanswered[peer] += 1
             replica.send(peer, folder, StatusRequest())
-    preset = replica.preset
-    waits_ms = preset.first_retry.same_site_ms << min(20, max(0, state.await_tries - _SAME_TRIES))
+    first_ms = replica.preset.first_retry.same_site_ms
+    waits_ms = first_ms << min(20, max(0, state.await_tries - _SAME_TRIES))
     state.await_tries += 1
-    state.await_due_ms = replica.now_ms + min(waits_ms, preset.status_rest_ms) if state.awaited else NEVER_MS
+    latest_ms = max(first_ms, _RETRY_MS_MAX)
+    state.await_due_ms = replica.now_ms + min(waits_ms, latest_ms) if state.awaited else NEVER_MS

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from driven_stores import ACTOR, TREE, Post
 
-from pillarbox.replication.core import at_rest, folder_sums, mates, writing
+from pillarbox.replication.core import at_rest, folder_sums, mates, status, writing
 from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, MINUTE_MS
 from pillarbox.replication.core.replica import Replica
+from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.wire.messages import BucketDigests, Message, RestPoll, RestSums, StatusRequest
 
@@ -167,6 +169,24 @@ def test_a_store_that_is_away_is_asked_for_few_statuses_and_at_once_when_it_is_b
     assert any(post.replica(0).state(folder).awaited for folder in folders)
     post.wait(20 * MINUTE_MS)
     assert not any(post.replica(0).state(folder).awaited for folder in folders)
+
+
+def test_mates_that_are_behind_in_what_they_know_of_each_other_are_doubted_once() -> None:
+    post = Post("aab")
+    folder = post.folder("123")
+    post.post(0, folder)
+    post.wait(HOUR_MS)
+    for store, mate in ((0, b"2" * 16), (1, b"1" * 16)):
+        rows = post.replica(store).state(folder).rows
+        rows[mate] = replace(rows[mate], known=NOTHING)
+    doubting = post.replica(2).state(folder)
+    doubting.rows[b"1" * 16] = replace(doubting.rows[b"1" * 16], is_doubted=True)
+    post.do(2, lambda replica: status.note_doubt(replica, folder) or replica.touched.add(folder))
+    post.sent.clear()
+    post.wait(HOUR_MS, is_lost=lambda message: isinstance(message.body, RestPoll | RestSums))
+    asked = [message for message in post.sent if isinstance(message.body, StatusRequest)]
+    assert 1 <= len(asked) <= 3
+    assert not any(row.is_doubted for row in doubting.rows.values())
 
 
 def create(replica: Replica) -> ObjectId:
