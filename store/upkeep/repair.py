@@ -130,7 +130,7 @@ class _Repair:
             self._write_checkpoint(env, gathered)
         self._link_segments()
         self._write_and_prove(draft, gathered, rebuild)
-        only_named = list(self._mailboxes_only_named())
+        only_named = list(self._mailboxes_only_named(gathered))
         names = self._database.mailbox_names
         names_unknown = names is not None and not names.is_known()
         self._replace(gathered.segment)
@@ -253,10 +253,16 @@ class _Repair:
                 f"the repaired tables have {report.messages} messages, not {expected}; nothing was changed"
             )
 
-    def _mailboxes_only_named(self) -> Iterator[str]:
-        """Mailboxes that the file of names has, and no record any more. Where it is not known, none."""
+    def _mailboxes_only_named(self, gathered: Gathered) -> Iterator[str]:
+        """Mailboxes that the file of names has, and no record any more. Where it is not known, none.
+
+        A name is written before its mailbox is made, and is let go after that is deleted. So where the stream
+        has all transactions, a name alone is what a process left that was killed in between.
+        """
         names = self._database.mailbox_names
         if names is None or not names.is_known():
+            return
+        if gathered.is_end_known and not (gathered.stretches or gathered.perhaps_missing or gathered.unread):
             return
         held = set(self._mailbox_names.values())
         for key, guid in sorted(names.read().items()):

@@ -186,6 +186,15 @@ def test_a_mailbox_of_which_only_its_name_is_left_is_named(database: Database) -
     assert len(names.read()) == 1
 
 
+def test_a_name_that_a_killed_process_left_is_no_loss(database: Database) -> None:
+    database.dismount()
+    names = database.mailbox_names = MailboxNames(database.path.parent / "names", database.guid)
+    database.mount()
+    delivered(database, 3)
+    names.add([(b"carl", bytes(16))])
+    assert repaired(database) == ()
+
+
 @pytest.mark.parametrize("has_tables", [True, False])
 def test_a_segment_that_ends_a_transaction_early_is_repaired(database: Database, has_tables: bool) -> None:
     items = delivered(database, 6)
