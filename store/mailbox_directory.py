@@ -155,10 +155,12 @@ class MailboxDirectory:
         """Move a mailbox to another database, while it is used; durable when this returns.
 
         A move that was interrupted is ended by making it again. Raises as `find`, `Server.database` and
-        `move_mailbox.move_mailbox`.
+        `move_mailbox.move_mailbox`; WriterBusy when another process has the other database.
         """
         source, box = self.find(name)
         target = self._server.database(database_name)
+        if reason := self._server.not_mounted.get(target.label):
+            raise reason.anew()
         if source is target and box.moved_from:
             return finish_move(target, box.guid, actor)
         self.discard_copies(box.guid)

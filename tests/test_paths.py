@@ -27,6 +27,7 @@ WITHIN = {
     "store/files/mail_item.py": "files that the readers of mail files come by",
     "store/upkeep/check_unsound.py": "a copy that the check made",
     "store/upkeep/repair_undo.py": "a directory of a database, of which the caller has a `Database`",
+    "store/upkeep/verification.py": "a directory of a database, of which the caller has a `Database`",
     "store/upkeep/names_in_tables.py": "a directory of a server, of which the caller has a `Server`",
     "store/upkeep/last_backup.py": "a directory of a server, of which the caller has a `Server`",
     "backup/last_backups.py": "a directory of a server, of which the caller has a `Server`",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import pytest
 
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
+from pillarbox.store.disk.file_lock import FileLock
 from pillarbox.store.disk.mailbox_names import MailboxNames
 from pillarbox.store.disk.tables import DatabaseKind
-from pillarbox.store.engine.database import Database
+from pillarbox.store.engine.database import LOCK, Database
 from pillarbox.store.engine.database_limits import Edition
 from pillarbox.store.errors import AlreadyExists, DiskFull, Dismounted, NotFound, Refused, WriterBusy
 from pillarbox.store.events import EventId
@@ -137,6 +139,15 @@ def test_a_mailbox_in_a_database_that_another_process_has_is_not_said_to_be_miss
             other.mailboxes.find("bert")
         with pytest.raises(NotFound):
             other.mailboxes.find("carl")
+
+
+def test_a_move_to_a_database_that_another_process_has_is_told_so(server: Server) -> None:
+    server.dismount(SECOND)
+    with closing(FileLock(server.database(SECOND).path / LOCK, "it", VirtualClock())):
+        with pytest.raises(WriterBusy):
+            server.mount(SECOND)
+        with pytest.raises(WriterBusy):
+            server.mailboxes.move(ADMIN, "anna", SECOND)
 
 
 # -- names that are not known
