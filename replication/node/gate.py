@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from pillarbox.replication.ground.records import Tree
 from pillarbox.replication.node.opening import Batch, Taken, open_frame, prepared_mail
 from pillarbox.replication.node.stored_objects import OF_THE_STORE
+from pillarbox.replication.transports.transport import nothing
 from pillarbox.replication.wire.parts import Assembly, is_part
 from pillarbox.replication.wire.seal import Peer, Reason, Refusal, refusal_of
 from pillarbox.store.engine.database import Database
@@ -22,10 +23,11 @@ REPORT_EVERY_MS: Final = 600_000
 
 
 class Frame(NamedTuple):
-    """Bytes that a transport delivered, and the store that gave them."""
+    """Bytes that a transport delivered, the store that gave them, and the call for when they are settled."""
 
     hop: bytes
     data: bytes
+    settled: Callable[[], None] = nothing
 
 
 class Gate:
@@ -61,9 +63,11 @@ class Gate:
         files = self._database.files
         batch: list[Taken] = []
         prepared: dict[bytes, PreparedMessage] = {}
-        for hop, data in frames:
+        settled: list[Callable[[], None]] = []
+        for frame in frames:
+            hop = frame.hop
             try:
-                taken = self._open(hop, data)
+                taken = self._open(frame, settled)
                 if taken is not None:
                     prepared |= prepared_mail(taken, files)
                     batch.append(taken)
@@ -71,7 +75,7 @@ class Gate:
                 raise
             except Exception as error:  # told, and all others go on
                 self.refuse_fault(hop, error)
-        return Batch(tuple(batch), prepared)
+        return Batch(tuple(batch), prepared, tuple(settled))
 
     def refuse_fault(self, hop: bytes, error: Exception) -> None:
         """Refuse what a neighbour gave, since the program itself failed at it with `error`."""
@@ -85,10 +89,11 @@ class Gate:
         """Let the parts go that a neighbour sent which is gone for good."""
         self._assemblies.pop(hop, None)
 
-    def _open(self, hop: bytes, data: bytes) -> Taken | None:
+    def _open(self, frame: Frame, settled: list[Callable[[], None]]) -> Taken | None:
         found: Taken | Refusal
+        hop = frame.hop
         try:
-            whole = self._assemblies.setdefault(hop, Assembly()).take(data) if is_part(data) else data
+            whole = self._whole(frame, settled)
         except PillarboxError as error:
             found = refusal_of(error, Reason.FORM)
         else:
@@ -99,6 +104,17 @@ class Gate:
             self._refuse(hop, found)
             return None
         return found
+
+    def _whole(self, frame: Frame, settled: list[Callable[[], None]]) -> bytes | None:
+        """The frame that is whole with this one, which may be a part; parts are settled with their frame."""
+        if not is_part(frame.data):
+            settled.append(frame.settled)
+            return frame.data
+        assembly = self._assemblies.setdefault(frame.hop, Assembly())
+        try:
+            return assembly.take(frame.data, frame.settled)
+        finally:
+            settled += assembly.settled()
 
     def _refuse(self, hop: bytes, refusal: Refusal) -> bool:
         """Count a refusal; True when it was reported."""

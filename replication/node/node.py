@@ -29,7 +29,7 @@ from pillarbox.replication.node.inbox import Inbox
 from pillarbox.replication.node.sealing import frames_of
 from pillarbox.replication.node.store_replicator import Outgoing, StoreReplicator
 from pillarbox.replication.organisation.topology import Organisation
-from pillarbox.replication.transports.transport import Members, Transport
+from pillarbox.replication.transports.transport import Members, Transport, nothing
 from pillarbox.replication.wire.messages import BundleKey, Receipt
 from pillarbox.replication.wire.seal import Peer, Signer
 from pillarbox.store.engine.commit_notification import CommitNotification
@@ -205,10 +205,10 @@ class Node:
         """Frames that were refused since the start, by reason."""
         return {str(reason): count for reason, count in self._gate.refused_counts.copy().items()}
 
-    def frame_came(self, peer: bytes, frame: bytes) -> None:
+    def frame_came(self, peer: bytes, frame: bytes, settled: Callable[[], None] = nothing) -> None:
         """For the transport; returns when there is room for the next one."""
         self.came_bytes[peer] += len(frame)
-        self._inbox.put_bytes(Frame(peer, frame), len(frame))
+        self._inbox.put_bytes(Frame(peer, frame, settled), len(frame))
 
     def link_changed(self, peer: bytes, is_up: bool) -> None:
         """For the transport."""
@@ -287,6 +287,8 @@ class Node:
             for taken, error in self._replicator.receive(batch):
                 self._gate.refuse_fault(taken.by if isinstance(taken, Receipt) else taken.hop, error)
             self._called()
+        for settled in batch.settled:
+            settled()
 
     def _link(self, link: _Link) -> None:
         self._awaited_links.add(link.peer)

@@ -6,7 +6,7 @@ is applied, another thread may open the next.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
 from pillarbox.replication.ground.records import Tree
@@ -45,10 +45,14 @@ Taken: TypeAlias = Arrived | Receipt
 
 
 class Batch(NamedTuple):
-    """Arrivals that are applied in one transaction, in their order, and the mail in them by its digest."""
+    """Arrivals that are applied in one transaction, in their order, and the mail in them by its digest.
+
+    `settled` are the calls for after that transaction, of all frames that need not come again.
+    """
 
     taken: tuple[Taken, ...]
     prepared: Mapping[bytes, PreparedMessage]
+    settled: tuple[Callable[[], None], ...] = ()
 
 
 def open_frame(frame: bytes, hop: bytes, tree: Tree, peers: Mapping[bytes, Peer]) -> Taken | Refusal:

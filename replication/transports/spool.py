@@ -1,9 +1,9 @@
 """The spool transport: frames as files, where no connection leads (docs/nodes.md, "The spool transport").
 
 The directory may be shared, copied by rsync, or carried on a disk: `ROOT/TO/FROM/NUMBER-DIGEST.frame`. A file
-is written aside, flushed and renamed; whoever takes it removes it. Watching wakes a scan, and the scan is
-what counts. Who it is from is as true as the directory is closed to others: the messages in frames are
-signed.
+is written aside, flushed and renamed; whoever takes it removes it, once it is settled. Watching wakes a scan,
+and the scan is what counts. Who it is from is as true as the directory is closed to others: the messages in
+frames are signed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Final
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
@@ -72,6 +73,8 @@ class SpoolTransport:
         self._changes_count = 0
         self._is_stopped = False
         self._scan_is_due = threading.Event()
+        self._under_way: dict[Path, int] = {}  # given to the node and not settled, since when (monotonic ms)
+        self._settled: SimpleQueue[Path] = SimpleQueue()
         self._is_taken = threading.Event()
         self._threads: list[threading.Thread] = []
         self._teller: Teller | None = None
@@ -236,8 +239,10 @@ class SpoolTransport:
             with self._changed:
                 members = sorted(self._members)
             read = [self._read_from(peer) for peer in members]
+            self._remove_settled()
             if not any(read):
                 self._scan_is_due.wait(self._scan_every_s)
+        self._remove_settled()
 
     def _read_from(self, peer: bytes) -> bool:
         """Take the frames of a member; True when there were any."""
@@ -245,16 +250,34 @@ class SpoolTransport:
         for path in _files_in(self._root / self._me / guid_text(peer)):
             if self._is_stopped or peer not in self._members:
                 break
+            if path in self._under_way:
+                continue
             try:
                 frame = self._frame_in(path)
-                if frame is not None:
-                    if not self._take(peer, frame):
-                        break
-                    path.unlink(missing_ok=True)
-                    has_read = True
             except OSError as error:
                 self._refused(f"{path} cannot be read: {error}")
+                continue
+            if frame is not None:
+                if not self._take(peer, frame, path):
+                    break
+                has_read = True
         return has_read
+
+    def _remove_settled(self) -> None:
+        """Remove the files of frames that are settled, and of parts whose rest has not come for a day."""
+        given_up_ms = self._clock.monotonic_ms() - LEFTOVER_MS
+        for path in [path for path, since_ms in self._under_way.items() if since_ms <= given_up_ms]:
+            self._settled.put(path)
+        with suppress(Empty):
+            while True:
+                path = self._settled.get_nowait()
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    self._refused(f"{path} cannot be removed: {error}")
+                    self._under_way[path] = self._clock.monotonic_ms()  # or it would come again at each scan
+                else:
+                    self._under_way.pop(path, None)
 
     def _frame_in(self, path: Path) -> bytes | None:
         """The frame in a file; None for one that is not whole, or no frame: after a day it is removed."""
@@ -272,21 +295,28 @@ class SpoolTransport:
             path.unlink(missing_ok=True)
         return None
 
-    def _take(self, peer: bytes, frame: bytes) -> bool:
+    def _take(self, peer: bytes, frame: bytes, path: Path) -> bool:
         """Give a frame to the node, and wait until it has taken it; False when this was stopped before."""
         made: list[bool] = []
         self._is_taken.clear()
         if self._is_stopped:
             return False
 
-        def call(arrivals: Arrivals) -> None:
-            if peer in self._members:
-                arrivals.frame_came(peer, frame)
-            made.append(True)
+        def settled() -> None:
+            self._settled.put(path)
+            self._scan_is_due.set()
 
+        def call(arrivals: Arrivals) -> None:
+            if is_member := peer in self._members:
+                arrivals.frame_came(peer, frame, settled)
+            made.append(is_member)
+
+        self._under_way[path] = self._clock.monotonic_ms()
         self._tell(call, self._is_taken.set)
         self._is_taken.wait()
-        return bool(made)
+        if not any(made):
+            del self._under_way[path]
+        return any(made)
 
 
 def _files_in(directory: Path) -> list[Path]:

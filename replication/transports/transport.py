@@ -6,13 +6,17 @@ that a frame comes whole and unchanged from the member that it is said to come f
 bounded on both sides: `give` refuses beyond the outbox's bound, and a node that does not come back from
 `frame_came` stops the sender.
 
+A frame is settled once the store that it came to needs it no more: what it says is durable there, or it was
+refused. A transport that stores frames keeps each until then, so that a node that is killed before gets it
+again.
+
 Beside frames and links there is one more call, `has_room`: a sender that was refused is told once when it is
 worth trying again, so that nobody needs to ask in turns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from pillarbox.replication.organisation.topology import TransportName
@@ -42,13 +46,21 @@ Members: TypeAlias = Mapping[bytes, Member]
 own entry is passed over."""
 
 
+def nothing() -> None:
+    """Stands for `settled` of a frame that no transport keeps."""
+
+
 class Arrivals(Protocol):
     """The node's side. Calls come one at a time from a thread of the transport, which is not the one that
     sends: while one of them blocks, the transport reads no more than its bounds allow and goes on sending.
     """
 
-    def frame_came(self, peer: bytes, frame: bytes) -> None:
-        """Take a frame of a member; returns when there is room for the next one."""
+    def frame_came(self, peer: bytes, frame: bytes, settled: Callable[[], None] = nothing) -> None:
+        """Take a frame of a member; returns when there is room for the next one.
+
+        The node calls `settled` once the frame is settled: before or after this returns, from any thread, and
+        not at all where it lets go of the frame.
+        """
         ...
 
     def link_changed(self, peer: bytes, is_up: bool) -> None:

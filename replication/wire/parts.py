@@ -7,8 +7,8 @@ of before, and only what is missing is new. Parts may come doubled and in any or
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
@@ -43,6 +43,17 @@ def is_part(data: bytes) -> bool:
     return data[:4] == MAGIC
 
 
+def _nothing() -> None:
+    pass
+
+
+class _Unfinished(NamedTuple):
+    """The parts of a frame by their place, and the calls for when they are settled."""
+
+    slices: dict[int, bytes]
+    settled: list[Callable[[], None]]
+
+
 class Assembly:
     """The parts that one neighbour sent, until they are frames again.
 
@@ -50,15 +61,21 @@ class Assembly:
     """
 
     def __init__(self) -> None:
-        self._unfinished: dict[tuple[int, int], dict[int, bytes]] = {}
+        self._unfinished: dict[tuple[int, int], _Unfinished] = {}
+        self._settled: list[Callable[[], None]] = []
         self.held_bytes = 0
 
-    def take(self, part: bytes) -> bytes | None:
+    def take(self, part: bytes, settled: Callable[[], None] = _nothing) -> bytes | None:
         """The frame that is whole with this part, or None. Raises InvalidContent, OverLimit,
         UnsupportedVersion.
         """
-        checksum, frame_bytes, offset = _read(part)
-        slices = self._unfinished.setdefault((checksum, frame_bytes), {})
+        try:
+            checksum, frame_bytes, offset = _read(part)
+        except BaseException:
+            self._settled.append(settled)
+            raise
+        slices, of_parts = self._unfinished.setdefault((checksum, frame_bytes), _Unfinished({}, []))
+        of_parts.append(settled)
         if offset not in slices:
             slices[offset] = part[PART_HEADER_BYTES:]
             self.held_bytes += len(part) - PART_HEADER_BYTES
@@ -72,8 +89,15 @@ class Assembly:
             self._forget(next(iter(self._unfinished)))
         return None
 
+    def settled(self) -> list[Callable[[], None]]:
+        """The calls that were given with parts whose frames are not unfinished any more; each once."""
+        settled, self._settled = self._settled, []
+        return settled
+
     def _forget(self, key: tuple[int, int]) -> None:
-        self.held_bytes -= sum(map(len, self._unfinished.pop(key).values()))
+        slices, settled = self._unfinished.pop(key)
+        self.held_bytes -= sum(map(len, slices.values()))
+        self._settled += settled
 
 
 def _read(part: bytes) -> tuple[int, int, int]:

@@ -284,6 +284,38 @@ def test_who_went_away_is_told_of_and_found_again(nodes: Nodes) -> None:
     assert again.told.next_frame() == (A, b"x")
 
 
+def test_what_was_not_settled_before_its_store_was_killed_comes_again(nodes: Nodes) -> None:
+    if isinstance(nodes.net, MemoryNet | DirectNet):
+        pytest.skip("what was on a connection is lost with it")
+    a, b = nodes.linked(A, B)
+    assert a.transport.give(B, b"settled")
+    assert b.told.next_frame() == (A, b"settled")
+    b.told.settles = False
+    assert a.transport.give(B, b"one") and a.transport.give(B, b"two")
+    assert [b.told.next_frame(), b.told.next_frame()] == [(A, b"one"), (A, b"two")]
+    b.transport.close()
+    again = nodes.add(B)
+    again.start(nodes.net.members(A, B))
+    assert {again.told.next_frame(), again.told.next_frame()} == {(A, b"one"), (A, b"two")}
+    assert again.told.frames.empty()
+    for settled in b.told.unsettled:
+        settled()  # of a node that ends late: harmless
+
+
+def test_a_frame_that_is_settled_late_comes_once(nodes: Nodes) -> None:
+    a, b = nodes.linked(A, B)
+    b.told.settles = False
+    assert a.transport.give(B, b"one")
+    assert b.told.next_frame() == (A, b"one")
+    assert a.transport.give(B, b"two")
+    assert b.told.next_frame() == (A, b"two")
+    for settled in b.told.unsettled:
+        settled()
+    assert a.transport.give(B, b"three")
+    assert b.told.next_frame() == (A, b"three")
+    assert b.told.frames.empty()
+
+
 def test_nothing_is_told_after_closing(nodes: Nodes) -> None:
     a, b = nodes.linked(A, B)
     b.transport.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,30 @@ def test_parts_of_an_enemy_take_no_more_memory_than_one_frame_and_change_no_othe
     assert assembly.held_bytes <= FRAME_BYTES_MAX
     with pytest.raises(InvalidContent, match="not those"):
         [assembly.take(part) for part in (split[0], bent(split[1], 30, b"xx"), split[2])]
+
+
+def test_frames_are_settled_with_the_batch_but_parts_only_with_the_frame_they_are_of(place: Place) -> None:
+    split, others = parts.split(large()), parts.split(large(2))
+    calls: list[int] = []
+    frames = [Frame(OTHER, data, partial(calls.append, k)) for k, data in enumerate([*split, others[0]])]
+    refused = Frame(OTHER, b"nothing", partial(calls.append, 9))
+    damaged = Frame(OTHER, split[0][:30], partial(calls.append, 8))
+    settled = [place.gate.open(each).settled for each in ([*frames[:2], refused, frames[3]], [damaged])]
+    for call in (*settled[0], *settled[1]):
+        call()
+    assert calls == [9, 8]
+    for call in place.gate.open([frames[2]]).settled:
+        call()
+    assert calls == [9, 8, 0, 1, 2]
+
+
+def test_parts_that_are_forgotten_are_settled() -> None:
+    assembly, calls = parts.Assembly(), list[int]()
+    for number in range(20):
+        assembly.take(parts.split(large(number))[0], partial(calls.append, number))
+    for call in assembly.settled():
+        call()
+    assert calls == [0, 1, 2, 3] and not assembly.settled()
 
 
 def test_a_large_message_arrives_in_parts(place: Place) -> None:

@@ -154,6 +154,18 @@ def test_a_disk_that_is_full_closes_the_links_until_there_is_room(two: Nodes) ->
     assert two[1].node.standing.state is State.RUNNING
 
 
+def test_frames_are_settled_once_what_they_say_is_durable(two: Nodes) -> None:
+    two.share("News")
+    came = [(to, frame) for _, to, frame in two.wires.carried]
+    assert len(came) == len(two.wires.settled) and {*came} == {*two.wires.settled}
+    with two[1].full_disk():
+        two[0].post("News", "while the disk was full")
+        two.wait(1_000)
+        assert len(two.wires.carried) > len(came)
+        new = [(to, frame) for _, to, frame in two.wires.carried[len(came) :] if to == two[1].guid]
+        assert not {*new} & {*two.wires.settled}
+
+
 def test_a_store_that_was_dismounted_under_its_node_replicates_again_once_it_is_mounted(two: Nodes) -> None:
     two.share("News")
     two[1].database.dismount("its size limit")

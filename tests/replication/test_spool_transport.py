@@ -95,6 +95,20 @@ def test_a_frame_is_removed_once_it_was_taken(tmp_path: Path, stack: ExitStack) 
     assert a.files(B, A) == []
 
 
+def test_a_frame_that_is_not_settled_stays(tmp_path: Path, stack: ExitStack) -> None:
+    a, b = spooled(stack, A, tmp_path, B), spooled(stack, B, tmp_path, A)
+    b.told.settles = False
+    assert a.transport.give(B, b"one") and a.transport.give(B, b"two")
+    b.told.next_frame()
+    b.told.next_frame()
+    one, two = b.told.unsettled
+    two()
+    b.transport.close()
+    [left] = a.files(B, A)
+    assert left.read_bytes() == b"one"
+    one()
+
+
 def test_what_waits_outlives_both_ends(tmp_path: Path, stack: ExitStack) -> None:
     a = spooled(stack, A, tmp_path, B)
     written(a, b"one", b"two")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from queue import Queue
+
+from pillarbox.replication.transports.transport import nothing
 
 WAIT_S = 20
 """Longer than anything here takes; a test that waits as long has failed."""
@@ -19,11 +22,17 @@ class RecordedArrivals:
         self.entered: Queue[bytes] = Queue()
         self.gate = threading.Event()
         self.gate.set()
+        self.settles = True
+        self.unsettled: list[Callable[[], None]] = []
 
-    def frame_came(self, peer: bytes, frame: bytes) -> None:
+    def frame_came(self, peer: bytes, frame: bytes, settled: Callable[[], None] = nothing) -> None:
         self.entered.put(peer)
         assert self.gate.wait(WAIT_S)
         self.frames.put((peer, frame))
+        if self.settles:
+            settled()
+        else:
+            self.unsettled.append(settled)
 
     def link_changed(self, peer: bytes, is_up: bool) -> None:
         self.links.put((peer, is_up))

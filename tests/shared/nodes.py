@@ -6,6 +6,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ class Wires:
         self.under_way: deque[tuple[bytes, bytes, bytes]] = deque()
         self.cut: set[frozenset[bytes]] = set()
         self.carried: list[tuple[bytes, bytes, bytes]] = []
+        self.settled: list[tuple[bytes, bytes]] = []
         self.standing: set[frozenset[bytes]] = set()
 
     def follow(self) -> None:
@@ -88,7 +90,7 @@ class Wires:
         for sender, to, frame in frames:
             self.carried.append((sender, to, frame))
             if to in self.ends:
-                self.ends[to].arrivals.frame_came(sender, frame)
+                self.ends[to].arrivals.frame_came(sender, frame, partial(self.settled.append, (to, frame)))
         return bool(frames)
 
 
