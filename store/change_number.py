@@ -123,7 +123,7 @@ class CNSet:
         return _of_runs({**self._runs, number.origin: grown})
 
     def __or__(self, other: CNSet) -> CNSet:
-        if not other._runs or self._runs == other._runs:
+        if not other._runs or self._runs is other._runs or self._runs == other._runs:
             return self
         if not self._runs:
             return other
@@ -141,7 +141,7 @@ class CNSet:
             taken = other._runs.get(origin)
             if taken is None:
                 left[origin] = runs
-            elif taken != runs and not _covers(taken, runs):
+            elif taken is not runs and not _covers(taken, runs):
                 left[origin] = _common(runs, _complement(taken))
         return _made(left)
 
@@ -161,11 +161,12 @@ class CNSet:
 
     def covers(self, other: CNSet) -> bool:
         """True when every number of `other` is in this set."""
-        if self._runs == other._runs:
+        mine = self._runs
+        if mine is other._runs:
             return True
         for origin, runs in other._runs.items():
-            held = self._runs.get(origin)
-            if held is None or (held != runs and not _covers(held, runs)):
+            held = mine.get(origin)
+            if held is not runs and (held is None or not _covers(held, runs)):
                 return False
         return True
 
@@ -368,7 +369,7 @@ def _made(runs: dict[bytes, _Runs]) -> CNSet:
 
 def _of_runs(runs: dict[bytes, _Runs]) -> CNSet:
     """The set of these runs, none of which is empty."""
-    cnset = CNSet()
+    cnset = CNSet.__new__(CNSet)
     cnset._runs = runs
     return cnset
 
@@ -412,9 +413,11 @@ def _disjoint_union(runs: Sequence[_Runs]) -> _Runs | None:
 def _covers(some: _Runs, others: _Runs) -> bool:
     """True when every number of `others` is in `some`."""
     if len(others.starts) == 1:
+        if len(some.starts) == 1:
+            return some.starts <= others.starts and others.ends <= some.ends
         position = bisect_right(some.starts, others.starts[0])
         return position > 0 and others.ends[0] <= some.ends[position - 1]
-    return _common(others, some) == others
+    return some == others or _common(others, some) == others
 
 
 def _common(some: _Runs, others: _Runs) -> _Runs:

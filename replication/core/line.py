@@ -130,14 +130,13 @@ class Line:
 
     def due_ms(self) -> int:
         """The time at which a receipt is asked for or overdue, or a silent server is tried again."""
-        retry_ms = min(self.silent.values(), default=NEVER_MS)
-        return min(
-            (
-                min(flight.overdue_ms(), flight.ask_ms()) if flight.to else retry_ms
-                for flight in self.flights.values()
-            ),
-            default=NEVER_MS,
-        )
+        due_ms = NEVER_MS
+        for flight in self.flights.values():
+            if flight.to:
+                due_ms = min(due_ms, flight.overdue_ms(), flight.ask_ms())
+            else:
+                due_ms = min((due_ms, *self.silent.values()))
+        return due_ms
 
     def to_ask(self, now_ms: int) -> list[Flight]:
         """The flights whose servers are to be asked now whether they took them."""

@@ -68,21 +68,23 @@ def is_cut_off(replica: Replica, site: str) -> bool:
 
 def connector_to(replica: Replica, site: str) -> Connector | None:
     """The cheapest connector of this site that joins it to a neighbour."""
-    joining = [each for each in replica.organisation.connectors if {*each.sites} == {replica.site, site}]
-    return min(joining, key=lambda connector: connector.cost, default=None)
+    joining = replica.organisation.joining(replica.site, site)
+    return joining[0] if joining else None
 
 
 def seen(replica: Replica, connector: str, is_up: bool) -> None:
     """A connector of this site is seen up or down; it is stated when it has stayed so."""
-    before = replica.watches.get(connector, LinkWatch())
-    replica.watches[connector] = before.seen(is_up, replica.now_ms)
+    before = replica.watches.get(connector)
+    if before is None or before.is_up != is_up:
+        replica.watches[connector] = (before or LinkWatch()).seen(is_up, replica.now_ms)
 
 
 def due_ms(replica: Replica) -> int:
     """The time at which a connector's state is to be stated, again while it is not up, or lapses, or at which
     a schedule opens or closes one.
     """
-    due = [watched.due_ms() for watched in replica.watches.values()]
+    due = [replica.links.lapses_ms(replica.now_ms)]
+    due += [watched.due_ms() for watched in replica.watches.values()]
     due += [
         said_ms + RESTATE_MS
         for connector, said_ms in replica.stated_ms.items()
@@ -91,7 +93,7 @@ def due_ms(replica: Replica) -> int:
     changes_ms = opening.next_change_ms(replica.organisation, replica.wall_ms)
     if changes_ms is not None:
         due.append(replica.now_ms + changes_ms - replica.wall_ms)
-    return min((*due, replica.links.lapses_ms(replica.now_ms)))
+    return min(due)
 
 
 def state_all(replica: Replica) -> None:

@@ -168,17 +168,18 @@ def class_of(replica: Replica, folder: ObjectId) -> Class:
 # --- handing over -------------------------------------------------------------------------------------------
 
 
-def open_lines(replica: Replica) -> Iterator[Line]:
+def open_lines(replica: Replica) -> list[Line]:
     """The lines over which something may go now; mail for the others waits for its connectors' schedules."""
-    organisation, site = replica.organisation, replica.site
-    for line in replica.lines.values():
-        if not opening.is_shut(organisation, site, line.site, replica.wall_ms):
-            yield line
+    organisation, lines = replica.organisation, list(replica.lines.values())
+    if not organisation.scheduled:
+        return lines
+    site, now_ms = replica.site, replica.wall_ms
+    return [line for line in lines if not opening.is_shut(organisation, site, line.site, now_ms)]
 
 
 def pump(replica: Replica) -> None:
     """Make bundles for every line that has room, and send them off."""
-    for line in list(open_lines(replica)):
+    for line in open_lines(replica):
         while line.has_room() and (taken := line.turns.take()) is not None:
             of, item = taken
             flight = _flight(replica, line, of, item)
@@ -337,7 +338,7 @@ def retry(replica: Replica) -> None:
 
 def due_ms(replica: Replica) -> int:
     """The time at which a receipt is overdue, or a silent server is tried again."""
-    return min((line.due_ms() for line in open_lines(replica)), default=NEVER_MS)
+    return min([line.due_ms() for line in open_lines(replica) if line.flights], default=NEVER_MS)
 
 
 # --- making bundles -----------------------------------------------------------------------------------------

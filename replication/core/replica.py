@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pillarbox.replication.core.effects import Effect, Notice, Report, Send
@@ -66,12 +66,16 @@ class ReplicaRecord:
 
     def copy(self) -> ReplicaRecord:
         """A copy that does not change with this one."""
-        return replace(
-            self,
-            owners=dict(self.owners),
-            passing={site: dict(copies) for site, copies in self.passing.items()},
-            folders={folder: state.copy() for folder, state in self.folders.items()},
-        )
+        return self.copy_with({folder: state.copy() for folder, state in self.folders.items()})
+
+    def copy_with(self, folders: dict[ObjectId, FolderState]) -> ReplicaRecord:
+        """A copy that does not change with this one, with these states of the folders."""
+        copied = ReplicaRecord.__new__(ReplicaRecord)
+        copied.__dict__.update(self.__dict__)
+        copied.owners = dict(self.owners)
+        copied.passing = {site: dict(copies) for site, copies in self.passing.items()}
+        copied.folders = folders
+        return copied
 
     def number_anew(self, origin: bytes) -> None:
         """Begin an incarnation above all that are known, under a new replica GUID; the counter goes on."""
@@ -181,7 +185,7 @@ class Replica:
     @property
     def site(self) -> str:
         """The site of this store."""
-        return self.organisation.servers[self.me.database].site
+        return self.organisation.servers[self.record.sender.database].site
 
     def site_tree(self) -> SiteTree:
         """The tree of the sites that have servers, from this store's site."""

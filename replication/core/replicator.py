@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from pillarbox.replication.core import (
     answering,
@@ -69,6 +69,7 @@ from pillarbox.store.change_number import CNSet
 from pillarbox.store.errors import OverLimit
 
 R = TypeVar("R")
+_AT_REST: Final = (RestPoll, RestSums, BucketQuestion, BucketDigests)
 
 
 class Replicator:
@@ -181,7 +182,7 @@ class Replicator:
         if isinstance(body, HelloAnswer):
             hello.answered(replica, source, body, message.statement)
             return
-        if isinstance(body, RestPoll | RestSums | BucketQuestion | BucketDigests):
+        if isinstance(body, _AT_REST):
             mates.hear(replica, source)
             at_rest.take(replica, source, body)
             return
@@ -342,10 +343,10 @@ class Replicator:
         while self._agenda and self._due.get(self._agenda[0][1]) != self._agenda[0][0]:
             heapq.heappop(self._agenda)
         first_ms = self._agenda[0][0] if self._agenda else NEVER_MS
-        parts = [outbox, flow, at_rest]
-        if self.replica.waiting is None:  # until its hello is complete a store states nothing of links
-            parts.append(links)
-        due_ms = min(first_ms, *(part.due_ms(self.replica) for part in parts))
+        replica = self.replica
+        due_ms = min(first_ms, outbox.due_ms(replica), flow.due_ms(replica), at_rest.due_ms(replica))
+        if replica.waiting is None:  # until its hello is complete a store states nothing of links
+            due_ms = min(due_ms, links.due_ms(replica))
         return due_ms if due_ms < NEVER_MS else None
 
     def explain(self, folder: ObjectId, now: Moment) -> Explanation:

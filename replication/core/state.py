@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
@@ -147,6 +146,10 @@ class FolderState:
     await_tries: int = 0
     site_status_due_ms: int = NEVER_MS
     purge_due_ms: int = NEVER_MS
+    compared: dict[bytes, tuple[CNSet, CNSet, CNSet]] = field(default_factory=dict, compare=False)
+    """Of each other replica what it had when it was last looked at, what this one had then, and what was
+    missing here: true for ever, so copies share it, and looked at again when one of the two sets is another.
+    """
 
     def restart(self, now_ms: int, purge_interval_ms: int) -> None:
         """Plan all that is due anew: times of before the restart mean nothing now."""
@@ -177,7 +180,8 @@ class FolderState:
 
     def copy(self) -> FolderState:
         """A copy that does not change with this one."""
-        copied = copy(self)
+        copied = FolderState.__new__(FolderState)
+        copied.__dict__.update(self.__dict__)  # as `copy` does, in a third of the time
         copied.knowledge = self.knowledge.copy()
         copied.rows = dict(self.rows)
         copied.expired_objects = dict(self.expired_objects)
@@ -204,7 +208,8 @@ def expired_by_all(rows: Mapping[bytes, Row]) -> CNSet:
     Computed each time it is needed: written down, it would keep a number expired that some replica holds
     again.
     """
-    union = CNSet()
+    union = NOTHING
     for row in rows.values():
-        union |= row.expired
+        if row.expired is not NOTHING:
+            union |= row.expired
     return union - known_to_any(rows) if union else union

@@ -51,18 +51,26 @@ class Knowledge:
         self.purged = purged
         self.retried = NOTHING
         self._pairs: dict[tuple[bytes, bytes], Pair] = {}
+        self._had = NOTHING, NOTHING, NOTHING  # known, expired, and both together
 
     def copy(self) -> Knowledge:
         """A copy that does not change with this one."""
         copied = Knowledge(self.known, self.expired, self.purged)
         copied.retried = self.retried
         copied._pairs = dict(self._pairs)
+        copied._had = self._had
         return copied
 
     @property
     def had(self) -> CNSet:
         """The numbers that this replica need not be sent."""
-        return self.known | self.expired if self.expired else self.known
+        if not self.expired:
+            return self.known
+        known, expired, had = self._had
+        if known is not self.known or expired is not self.expired:
+            had = self.known | self.expired
+            self._had = self.known, self.expired, had
+        return had
 
     @property
     def settled(self) -> CNSet:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 from typing import Final
 
 from pillarbox.replication.ground.records import ObjectId
 
 BUCKETS_COUNT: Final = 64
+CACHED_MAX: Final = 4096
 
 
 def bucket_of(folder: ObjectId) -> int:
@@ -28,8 +30,14 @@ def hash_byte(folder: ObjectId) -> int:
 
 def in_order(servers: Iterable[bytes], bucket: int, late: Collection[bytes] = ()) -> list[bytes]:
     """The servers of a site, by database GUID, in the order in which they are tried; `late` ones last."""
+    order = _ordered(tuple(servers), bucket)
+    return sorted(order, key=late.__contains__) if late else list(order)
+
+
+@lru_cache(CACHED_MAX)
+def _ordered(servers: tuple[bytes, ...], bucket: int) -> tuple[bytes, ...]:
     key = bytes([bucket])
-    return sorted(servers, key=lambda server: (server not in late, _hash(server + key)), reverse=True)
+    return tuple(sorted(servers, key=lambda server: _hash(server + key), reverse=True))
 
 
 def rank(server: bytes, servers: Collection[bytes], folder: ObjectId) -> int:
@@ -43,5 +51,6 @@ def rank(server: bytes, servers: Collection[bytes], folder: ObjectId) -> int:
     return sum(_hash(other + key) > mine for other in servers if other != server)
 
 
+@lru_cache(CACHED_MAX)
 def _hash(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=8).digest()

@@ -16,6 +16,7 @@ UP_AFTER_MS: Final = 10_000
 OSCILLATING_WINDOW_MS: Final = 600_000
 OSCILLATING_CHANGES: Final = 3
 NEVER_MS: Final = 1 << 62
+_NONE: Final[frozenset[str]] = frozenset()
 
 
 class LinkState(IntEnum):
@@ -47,7 +48,10 @@ class LinkWatch:
 
     def at(self, now_ms: int) -> LinkWatch:
         """The watch with the state that is to be stated now."""
-        return replace(self, stated=self._state(now_ms), changes_ms=self._recent(now_ms))
+        state, recent = self._state(now_ms), self._recent(now_ms)
+        if state is self.stated and len(recent) == len(self.changes_ms):
+            return self
+        return replace(self, stated=state, changes_ms=recent)
 
     def due_ms(self) -> int:
         """The time at which another state may have to be stated; `NEVER_MS` when none changes by waiting."""
@@ -70,6 +74,8 @@ class LinkWatch:
         return LinkState.UP if self.stated is LinkState.OSCILLATING else self.stated
 
     def _recent(self, now_ms: int) -> tuple[int, ...]:
+        if not self.changes_ms:
+            return ()
         recent = tuple(each for each in self.changes_ms if now_ms < each + OSCILLATING_WINDOW_MS)
         # The last change says until when an oscillating connector rests.
         return recent or self.changes_ms[-1:] if self.stated is LinkState.OSCILLATING else recent
@@ -95,22 +101,24 @@ class StatedLinks:
     """
 
     said: dict[tuple[str, bytes], Said] = field(default_factory=dict)
+    _down: dict[tuple[str, bytes], Said] = field(default_factory=dict)  # those of `said` that say so
 
     def hear(self, connector: str, server: bytes, number: int, state: LinkState, now_ms: int) -> bool:
         """Take a statement; True when it is newer than the last one of its maker."""
         before = self.said.get((connector, server))
         if before is not None and number <= before.number:
             return False
-        self.said[connector, server] = Said(number, state, now_ms)
+        said = self.said[connector, server] = Said(number, state, now_ms)
+        self._down.pop((connector, server), None)
+        if state is LinkState.DOWN:
+            self._down[connector, server] = said
         return True
 
     def down(self, now_ms: int) -> frozenset[str]:
         """The connectors that one of their ends states as down. An oscillating one counts as up."""
-        return frozenset(
-            name
-            for (name, _), said in self.said.items()
-            if said.state is LinkState.DOWN and now_ms < said.heard_ms + LAPSES_MS
-        )
+        if not self._down:
+            return _NONE
+        return frozenset(name for (name, _), said in self._down.items() if now_ms < said.heard_ms + LAPSES_MS)
 
     def states(self, now_ms: int) -> Mapping[str, LinkState]:
         """The worst that is said of each connector, for the operator."""
@@ -122,7 +130,9 @@ class StatedLinks:
 
     def lapses_ms(self, now_ms: int) -> int:
         """The next time at which a statement that counts against a connector lapses."""
-        lapses = (said.heard_ms + LAPSES_MS for said in self.said.values() if said.state is LinkState.DOWN)
+        if not self._down:
+            return NEVER_MS
+        lapses = (said.heard_ms + LAPSES_MS for said in self._down.values())
         return min((each for each in lapses if each > now_ms), default=NEVER_MS)
 
 

@@ -122,7 +122,7 @@ class Organisation:
         sites = {site, self.servers[other].site}
         if len(sites) == 1:
             return self.transports.get(site, TransportName.DIRECT)
-        joining = [connector for connector in self.connectors if {*connector.sites} == sites]
+        joining = self.joining(*sites)
         if not joining:
             return TransportName.DIRECT
         return min(joining, key=lambda connector: (connector.cost, connector.name)).transport
@@ -132,23 +132,36 @@ class Organisation:
         """The connectors that are not open at all times."""
         return tuple(each for each in self.connectors if each.schedule != ALWAYS)
 
+    def joining(self, one: str, other: str) -> tuple[Connector, ...]:
+        """The connectors that join two sites, the cheapest first."""
+        return self._joining.get((one, other), ())
+
+    @cached_property
+    def _joining(self) -> Mapping[tuple[str, str], tuple[Connector, ...]]:
+        joining: dict[tuple[str, str], tuple[Connector, ...]] = {}
+        for each in sorted(self.connectors, key=lambda connector: connector.cost):
+            one, other = each.sites
+            joining[one, other] = joining[other, one] = (*joining.get((one, other), ()), each)
+        return joining
+
     def others(self, database: bytes) -> tuple[bytes, ...]:
         """The stores of the tree but this one and those that were removed, in the order of their GUIDs."""
-        return tuple(
-            sorted(
-                other for other, server in self.servers.items() if other != database and not server.is_removed
-            )
-        )
+        return tuple(other for other in self._stores if other != database)
+
+    @cached_property
+    def _stores(self) -> tuple[bytes, ...]:
+        return tuple(sorted(each for each, server in self.servers.items() if not server.is_removed))
 
     def at(self, site: str) -> tuple[bytes, ...]:
         """The stores of a site, but for those that were removed."""
-        return tuple(
-            sorted(
-                database
-                for database, server in self.servers.items()
-                if server.site == site and not server.is_removed
-            )
-        )
+        return self._at.get(site, ())
+
+    @cached_property
+    def _at(self) -> Mapping[str, tuple[bytes, ...]]:
+        stores: dict[str, list[bytes]] = {}
+        for database in self._stores:
+            stores.setdefault(self.servers[database].site, []).append(database)
+        return {site: tuple(there) for site, there in stores.items()}
 
     def is_removed(self, database: bytes) -> bool:
         """True when a store was removed from the tree, or never was in it."""

@@ -92,21 +92,22 @@ class Machine:
 
     def commit(self) -> None:
         """Make all that was done durable."""
-        states = dict(self.disk.record.folders)
-        for folder in sorted(self._uncommitted):
-            if folder in self.record.folders:
-                states[folder] = self.record.folders[folder].copy()
-        self._uncommitted.clear()
+        states = self.disk.record.folders
+        if self._uncommitted:
+            states = dict(states)  # what was kept before stays as it was
+            for folder in sorted(self._uncommitted):
+                if folder in self.record.folders:
+                    states[folder] = self.record.folders[folder].copy()
+            self._uncommitted.clear()
         self._keep_identity()
-        passing = {site: dict(copies) for site, copies in self.record.passing.items()}
-        record = replace(self.record, owners=dict(self.record.owners), passing=passing, folders=states)
-        self.disk = self._on_disk(record)
+        self.disk = self._on_disk(self.record.copy_with(states))
 
     def _keep_identity(self) -> None:
         """Keep the incarnation in the fence too; the database comes first."""
         incarnation = self.record.sender.incarnation
-        self.mark = self.mark._replace(incarnation=incarnation)
-        if self.fence is not None:
+        if self.mark.incarnation != incarnation:
+            self.mark = self.mark._replace(incarnation=incarnation)
+        if self.fence is not None and self.fence.incarnation != incarnation:
             self.fence = self.fence._replace(incarnation=incarnation)
 
     def moment(self, now_ms: int) -> Moment:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from pillarbox.replication.core.packing import OBJECT_BYTES, bytes_of
 from pillarbox.replication.ground.records import ObjectId
@@ -27,6 +27,8 @@ from pillarbox.store.change_number import ChangeNumber
 LOCAL_DELAY_MS = (1, 20)
 LINK_DELAY_MS = (30, 400)
 LONG_DRAIN_MS = 30 * 60_000
+_CARRIES: Final = (Changes, ReconcileAnswer)
+_HELLOS: Final = (Hello, HelloAnswer)
 LATE_MS = 90_000  # how much later a message may come that overtakes none
 
 
@@ -54,7 +56,7 @@ class Freight(NamedTuple):
             for each in messages
             for number, size_bytes in carried(each).items()
         }
-        is_hello = any(isinstance(each.body, Hello | HelloAnswer) for each in messages)
+        is_hello = any(isinstance(each.body, _HELLOS) for each in messages)
         return cls(sum(content_of(each) for each in messages), versions, is_hello=is_hello)
 
 
@@ -92,8 +94,6 @@ class Link:
 
     def carry(self, freight: Freight, now_ms: int, is_had: IsHad) -> int:
         """Count what goes over the link; the time at which the link has taken it."""
-        if freight.is_frame:
-            return now_ms
         self.messages += 1
         self.content_bytes += freight.content_bytes
         self.crossings += len(freight.versions)
@@ -121,7 +121,10 @@ class Network:
 
     def link(self, one: str, other: str) -> Link:
         """The direction from one site to another, or within a site."""
-        return self.links.setdefault((one, other), Link(1000.0 if one == other else 100.0))
+        link = self.links.get((one, other))
+        if link is None:
+            link = self.links[one, other] = Link(1000.0 if one == other else 100.0)
+        return link
 
     def travel(
         self, freight: Freight, path: Sequence[str], now_ms: int, is_had: IsHadBehind = lambda *_: False
@@ -137,7 +140,7 @@ class Network:
             if at_ms < link.cut_until_ms:
                 self.faults["cut"] += 1
                 return Journey(sent_ms, ())
-            taken_ms = link.carry(freight, at_ms, partial(is_had, one, other))
+            taken_ms = at_ms if freight.is_frame else link.carry(freight, at_ms, partial(is_had, one, other))
             if taken_ms - at_ms > LONG_DRAIN_MS:
                 self.faults["drain over 30 minutes"] += 1
             if count == 0:
@@ -176,7 +179,7 @@ class Network:
 def carried(message: Message) -> dict[ChangeNumber, int]:
     """The numbers of the versions that a message carries, and the bytes of their contents."""
     body = message.body
-    if not isinstance(body, Changes | ReconcileAnswer):
+    if not isinstance(body, _CARRIES):
         return {}
     return {
         number: getattr(version, "size_bytes", 0)
@@ -188,6 +191,6 @@ def carried(message: Message) -> dict[ChangeNumber, int]:
 def content_of(message: Message) -> int:
     """Count the bytes of changed objects in a message."""
     body = message.body
-    if isinstance(body, Changes | ReconcileAnswer):
+    if isinstance(body, _CARRIES):
         return sum(bytes_of(versions) for _, versions in body.objects)
     return 8 * body.needed.intervals_count() if isinstance(body, BackfillRequest) else 0

@@ -39,6 +39,7 @@ class DictObjects:
     def __init__(self, folders: dict[ObjectId, FolderObjects] | None = None) -> None:
         self._folders = dict(folders or {})
         self._shared = set(self._folders)
+        self._snapshot: dict[ObjectId, FolderObjects] | None = None  # None once something has changed
         self.witness: Witness | None = None
         self.refuses: Refuses | None = None
         self.changes: dict[ObjectId, int] = {}
@@ -50,15 +51,16 @@ class DictObjects:
 
     def snapshot(self) -> dict[ObjectId, FolderObjects]:
         """All objects as they are now; pass it to a new `DictObjects` to go back to them."""
-        self._shared = set(self._folders)
-        return dict(self._folders)
+        if self._snapshot is None:
+            self._shared, self._snapshot = set(self._folders), dict(self._folders)
+        return self._snapshot
 
     def take_touched(self, folder: ObjectId) -> set[ObjectId]:
         """The objects of a folder that changed since this was asked last."""
         return self._touched.pop(folder, set())
 
     def _own(self, folder: ObjectId, object_id: ObjectId | None = None) -> FolderObjects:
-        held = self._folders.get(folder)
+        held, self._snapshot = self._folders.get(folder), None
         if held is None:
             held = self._folders[folder] = FolderObjects()
         elif folder in self._shared:

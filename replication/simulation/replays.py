@@ -17,7 +17,6 @@ from pillarbox.replication.simulation.machine import Machine
 from pillarbox.replication.simulation.network import carried
 from pillarbox.replication.simulation.objects import DictObjects
 from pillarbox.replication.wire.messages import Message
-from pillarbox.store.change_number import ChangeNumber
 
 EVERY = 24  # of so many deliveries one is replayed, and an older one
 KEPT_MAX = 12
@@ -79,17 +78,11 @@ class Replays:
             state = machine.record.folders.get(folder)
             if state is None or not state.is_held or state.life != life:
                 continue
-            before, after = _versions(machine.objects, folder), _versions(objects, folder)
-            if before != after:
+            before, after = machine.objects.folder_objects(folder), objects.folder_objects(folder)
+            if before is not after and before.objects != after.objects:
                 raise Violation(f"{machine.database.hex()[:8]} takes something twice, and an object changes")
             if not record.folders[folder].knowledge.had.covers(state.knowledge.had):
                 raise Violation(f"{machine.database.hex()[:8]} takes something twice, and forgets numbers")
-
-
-def _versions(objects: DictObjects, folder: ObjectId) -> set[ChangeNumber]:
-    """The numbers of all versions in a folder."""
-    held = objects.folder_objects(folder).objects
-    return {number for versions in held.values() for number in versions.siblings}
 
 
 def _is_had(machine: Machine, message: Message) -> bool:

@@ -15,6 +15,7 @@ from pillarbox.replication.core.effects import Answer, Effect, GiveReceipt, Noti
 from pillarbox.replication.core.hello import Start
 from pillarbox.replication.core.preset import PROMPT, Preset
 from pillarbox.replication.core.replica import Replica
+from pillarbox.replication.core.state import NEVER_MS
 from pillarbox.replication.ground.records import ObjectId, Tree
 from pillarbox.replication.organisation.site_tree import site_tree
 from pillarbox.replication.organisation.topology import Connector, Organisation, Server
@@ -66,7 +67,8 @@ class World:
         self.fired: Counter[str] = Counter()
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._order = 0
-        self._ticks: dict[bytes, int] = {}
+        self._due: dict[bytes, int] = {}  # when a tick of each machine has something to do
+        self._looks: dict[bytes, int] = {}  # when that is looked at
         self._paths: dict[tuple[str, str], tuple[str, ...]] = {}
 
     # --- machines -------------------------------------------------------------------------------------------
@@ -208,19 +210,29 @@ class World:
 
     def _plan_tick(self, machine: Machine) -> None:
         due_ms = machine.replicator.next_due_ms()
-        if due_ms is None:
-            return
-        due_ms = max(due_ms, self.now_ms + 1)
-        if self._ticks.get(machine.database, due_ms + 1) > due_ms:
-            self._ticks[machine.database] = due_ms
-            self.at(due_ms, lambda: self._tick(machine, due_ms))
+        self._due[machine.database] = NEVER_MS if due_ms is None else due_ms
+        self._look_when_due(machine)
+
+    def _look_when_due(self, machine: Machine) -> None:
+        """See to it that something looks at what is due, no later than it is."""
+        database = machine.database
+        look_ms = max(self._due[database], self.now_ms + 1)
+        if look_ms < self._looks.get(database, NEVER_MS):
+            self._looks[database] = look_ms
+            self.at(look_ms, lambda: self._tick(machine, look_ms))
 
     def _tick(self, machine: Machine, planned_ms: int) -> None:
-        if self._ticks.get(machine.database) == planned_ms:
-            del self._ticks[machine.database]
-        if machine is self.machines.get(machine.database) and machine.database not in self.down:
-            now = machine.moment(self.now_ms)
-            self.do(machine, machine.call(lambda replicator: replicator.tick(now)))
+        """Let a machine do what is due, unless that is due later by now."""
+        database = machine.database
+        if self._looks.get(database) == planned_ms:
+            del self._looks[database]
+        if machine is not self.machines.get(database) or database in self.down:
+            return
+        if self._due[database] > self.now_ms:
+            self._look_when_due(machine)
+            return
+        now = machine.moment(self.now_ms)
+        self.do(machine, machine.call(lambda replicator: replicator.tick(now)))
 
     def send(self, message: Message) -> int:
         """Give a message to the network; the time at which the first link has taken it."""
