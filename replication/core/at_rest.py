@@ -170,7 +170,7 @@ def _close(replica: Replica) -> None:
     """Add up what the stores of the site gave, and tell the other sites."""
     rounds, hierarchy = replica.rounds, replica.tree.hierarchy
     rounds.closes_ms = NEVER_MS
-    rounds.silent_here = frozenset(replica.organisation.at(replica.site)) - rounds.given.keys()
+    rounds.silent_here = frozenset(replica.organisation.at(replica.site)).difference(rounds.given)
     rounds.hierarchy = rounds.given[replica.me.database].hierarchy
     behind = [store for store, given in rounds.given.items() if given.hierarchy != rounds.hierarchy]
     for store in behind:

@@ -261,7 +261,7 @@ def _is_near(replica: Replica, folder: ObjectId, numbers: CNSet) -> bool:
 def _note_silence(state: FolderState) -> None:
     """Stores that were asked and said nothing since are silent: they are asked after the others of their
     cost."""
-    state.silent |= state.asked.keys()
+    state.silent = state.silent.union(state.asked)
     state.asked.clear()
 
 

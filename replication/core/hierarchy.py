@@ -155,7 +155,7 @@ def match_rows(replica: Replica, folder: ObjectId) -> None:
     if peers.keys() != state.rows.keys():
         state.rows = {database: state.rows.get(database, Row()) for database in peers}
         replica.touched.add(folder)
-    state.awaited &= peers.keys() if replica.is_live(folder) else frozenset()
+    state.awaited = state.awaited.intersection(peers) if replica.is_live(folder) else frozenset()
 
 
 def places(replica: Replica) -> dict[ObjectId, ObjectId]:

@@ -37,7 +37,7 @@ def tell_all(replica: Replica, folder: ObjectId) -> None:
         said = replace(mates.own_status(replica, folder), mates=doubted.get(peer, {}))
         replica.send(peer, folder, said)
     if doubted:
-        state.awaited |= doubted.keys()
+        state.awaited = state.awaited.union(doubted)
         state.await_due_ms = replica.now_ms
     if mates.rank(replica, folder) == 0:
         state.site_status_due_ms = replica.now_ms + SITE_STATUS_MS
