@@ -252,15 +252,16 @@ class Replicator:
         return self._call(now, self._tick)
 
     def _tick(self) -> None:
+        # First what tells who is up and which ways are: whom a folder asks follows from it.
+        if self.replica.waiting is None:
+            links.state_all(self.replica)
+            at_rest.work(self.replica)
         while self._agenda and self._agenda[0][0] <= self.replica.now_ms:
             due_ms, folder = heapq.heappop(self._agenda)
             if self._due.get(folder) == due_ms:
                 del self._due[folder]
                 self._work(folder)
         outbox.retry(self.replica)
-        if self.replica.waiting is None:
-            links.state_all(self.replica)
-            at_rest.work(self.replica)
 
     def _work(self, folder: ObjectId) -> None:
         """Do what is due in one folder; until the hello is complete, only that."""
