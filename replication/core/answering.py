@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pillarbox.replication.core import too_large
+from pillarbox.replication.core import deletion, too_large
 from pillarbox.replication.core.effects import Answer
 from pillarbox.replication.core.packing import PACK_COUNT_MAX, packs, required
 from pillarbox.replication.core.replica import Replica
@@ -33,6 +33,8 @@ def next_page(replica: Replica, answer: Answer) -> tuple[Message, Answer | None]
     is_last = len(objects) == len(found)
     pair = _pair(replica, answer) if is_last else Pair(NOTHING, NOTHING)
     purged = knowledge.purged - answer.had
+    if purged:
+        purged -= deletion.cleared_unseen(replica, folder, answer.asker)
     changes = Changes(objects, pair, AnswerTo(answer.life, purged, is_last))
     sent = CNSet.of(number for _, versions in objects for number in versions.entries())
     left = None if is_last else replace(answer, left=answer.left - sent)

@@ -141,8 +141,11 @@ def answer_reconcile(
     """Tell an asker which of its versions are gone: held by it, known here, and not among the versions here.
 
     An object that lives here in another version goes with the answer: dropped first and fetched later it
-    could be lost. What was expired here is not gone.
+    could be lost. What was expired here is not gone. There is no answer while the asker may not know what
+    a deletion of the folder cleared here: it lacks something still, and asks again.
     """
+    if cleared_unseen(replica, folder, asker):
+        return
     state, gone, objects = replica.state(folder), {}, []
     left_out = too_large.among(replica, folder)
     for object_id, sight in question.held.items():
@@ -160,6 +163,22 @@ def answer_reconcile(
     required = replica.objects.entries(folder) | knowledge.expired
     answer = ReconcileAnswer(life, gone, tuple(objects), knowledge.purged, required, question.applied)
     replica.send(asker, folder, answer)
+
+
+def cleared_unseen(replica: Replica, folder: ObjectId, store: bytes) -> CNSet:
+    """The numbers that deletions of a folder cleared, while a store may not know of them; else none.
+
+    Content goes by them with the folder alone. A store that let it go on this one's word would lack it for
+    ever if this one went back to before the deletion, and nobody else had heard of that.
+    """
+    hierarchy_id = replica.tree.hierarchy
+    read = replica.folder(folder) if folder != hierarchy_id else None
+    if read is None or not read.cleared:
+        return NOTHING
+    versions, row = replica.objects.get(hierarchy_id, folder), replica.state(hierarchy_id).rows.get(store)
+    if versions is None or row is None or row.is_doubted:
+        return read.cleared
+    return NOTHING if row.known.covers(CNSet.of(versions.entries())) else read.cleared
 
 
 def is_gone(state: FolderState, siblings: Any, number: ChangeNumber) -> bool:

@@ -527,6 +527,31 @@ def test_content_that_nobody_else_has_keeps_its_folder(monkeypatch: pytest.Monke
     assert not deleted_while_one_was_away()
 
 
+def heard_of_a_deletion_by_its_content_alone() -> bool:
+    """All that a store says of the hierarchy is lost when it deletes a folder. Does a post go elsewhere?"""
+    post = Post("aaa")
+    folder = post.folder("123")
+    post.post(0, folder, b"cleared")
+    post.wait(HOUR_MS)
+
+    def is_untold(message: Message) -> bool:
+        return message.folder == TREE.hierarchy and message.sender.database == b"1" * 16
+
+    post.post(1, folder, b"lost on its way to the third store")
+    post.wait(2_000, is_lost=lambda each: is_untold(each) or lost_to(b"3" * 16)(each))
+    post.do(0, lambda replica: hierarchy.delete_folder(replica, folder, ACTOR))
+    post.wait(2 * HOUR_MS, is_lost=is_untold)
+    return not any(view.contents == (b"cleared",) for view in post.messages(2, folder))
+
+
+def test_content_goes_with_a_deleted_folder_only_where_the_deletion_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert not heard_of_a_deletion_by_its_content_alone()
+    monkeypatch.setattr(deletion, "cleared_unseen", lambda *_: NOTHING)
+    assert heard_of_a_deletion_by_its_content_alone()
+
+
 def answered_for_an_earlier_life() -> bool:
     """An answer comes when its asker went back to an empty copy. Does the message come all the same?"""
     post = Post("aaa")
