@@ -230,10 +230,14 @@ def servers_of(replica: Replica, site: str, bundle: Bundle) -> list[bytes]:
 
 def receipt_came(replica: Replica, receipt: Receipt) -> None:
     """A server has taken a copy: its marks go. One that refuses it is passed over for a while; one that was
-    given it before and says that it has not got it gets it again."""
+    given it before and says that it has not got it gets it again.
+
+    A copy that is passed on to several sites has one key: the receipt counts for the site of its giver.
+    """
+    giver = replica.organisation.servers.get(receipt.by)
     for line in replica.lines.values():
         flight = line.flights.get(receipt.key)
-        if flight is None:
+        if flight is None or giver is None or giver.site != line.site:
             continue
         if receipt.says is Says.NOT_TAKEN:
             if flight.is_asking and flight.to == receipt.by:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from pillarbox.replication.core import forwarding, writing
 from pillarbox.replication.core.effects import GiveReceipt, Pass
 from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS, PROMPT
@@ -148,6 +150,19 @@ def test_who_has_not_got_a_copy_gets_it_when_it_is_asked() -> None:
     post.wait(6 * MINUTE_MS)
     assert first_takers(post, folder) == [b"2" * 16] * 2
     assert has_all(post, folder, 1, range(1, 2))
+
+
+@pytest.mark.parametrize("lost", [b"3" * 16, b"4" * 16])
+def test_a_receipt_of_one_site_ends_nothing_that_is_on_its_way_to_another(lost: bytes) -> None:
+    post = Post("abcd", star="b")
+    folder = post.folder("134")
+    post.passed.clear()
+    post.post(0, folder)
+    post.wait(2_000, is_lost=lost_to(lost))
+    assert any(line.flights for line in post.replica(1).lines.values()), "one copy has no receipt"
+    post.wait(6 * MINUTE_MS)
+    assert first_takers(post, folder).count(lost) == 2
+    assert has_all(post, folder, 1, range(2, 4))
 
 
 def about(folder: ObjectId, sender: bytes) -> Callable[[Message], bool]:

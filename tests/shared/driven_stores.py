@@ -34,15 +34,18 @@ def new_guids(seed: int) -> Callable[[], bytes]:
 class Post:
     """Stores that are joined by a table on which messages lie until they are taken or lost."""
 
-    def __init__(self, sites: str = "aa", preset: Preset = PROMPT) -> None:
+    def __init__(self, sites: str = "aa", preset: Preset = PROMPT, star: str = "") -> None:
+        """Stores, each of a site. The sites stand in a chain, or around the one that is the middle of a star."""
         self.now_ms = 1_800_000_000_000
         stores = [name.encode() * 16 for name in "123456789"[: len(sites)]]
         servers = {
             store: Server(store, store.decode()[0], site, 6)
             for store, site in zip(stores, sites, strict=True)
         }
-        chain = [Connector(one + other, (one, other), 10) for one, other in pairwise(sorted({*sites, *"ab"}))]
-        self.organisation = Organisation(servers, tuple(chain))
+        names = sorted({*sites, *"ab"})
+        pairs = [(star, each) for each in names if each != star] if star else pairwise(names)
+        connectors = [Connector(one + other, (one, other), 10) for one, other in pairs]
+        self.organisation = Organisation(servers, tuple(connectors))
         self.table: list[Message] = []
         self.copies: list[tuple[bytes, Pass]] = []
         self.passed: list[tuple[bytes, Pass]] = []
