@@ -41,7 +41,8 @@ def _folder_differences(history: History, folder: ObjectId, replicas: list[Repli
         yield f"a replica of folder {folder.counter} has not begun"
     everything: dict[ObjectId, Shown] = {}
     for replica in active:
-        everything.update(_live(replica, folder))
+        for object_id, shown in _live(replica, folder).items():
+            everything.setdefault(object_id, {}).update(shown)
     known = NOTHING
     for replica in holders:
         known |= replica.state(folder).knowledge.known
@@ -56,9 +57,9 @@ def _folder_differences(history: History, folder: ObjectId, replicas: list[Repli
         mine, expired = _live(replica, folder), replica.state(folder).knowledge.expired
         aged = expired | replica.assumed(folder)
         for object_id, shown in everything.items():
-            if mine.get(object_id) == shown:
-                continue
-            if object_id in mine or not all(_is_aged(history, number, aged) for number in shown):
+            here = mine.get(object_id, {})
+            is_same = all(shown[number] == version for number, version in here.items())
+            if not is_same or not all(_is_aged(history, each, aged) for each in shown.keys() - here.keys()):
                 yield f"object {object_id.counter} of folder {folder.counter} differs"
 
 

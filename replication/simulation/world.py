@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -50,14 +50,7 @@ class World:
         self.now_ms = START_MS
         self.tree = Tree(new_guid(self.rng))
         self.sites = tuple(f"site{k}" for k in range(sites))
-        # A chain, so that some ways lead over two connectors.
-        self.organisation = Organisation(
-            {},
-            tuple(
-                Connector(f"{one}-{other}", (one, other), self.rng.choice((1, 10, 50)))
-                for one, other in zip(self.sites, self.sites[1:], strict=False)
-            ),
-        )
+        self.organisation = Organisation({}, tuple(self._connectors(random.Random(f"sites {seed}"))))
         self.network = Network(random.Random(self.rng.random()))
         self.machines: dict[bytes, Machine] = {}
         self.down: set[bytes] = set()
@@ -70,6 +63,17 @@ class World:
         self._due: dict[bytes, int] = {}  # when a tick of each machine has something to do
         self._looks: dict[bytes, int] = {}  # when that is looked at
         self._paths: dict[tuple[str, str], tuple[str, ...]] = {}
+
+    def _connectors(self, shape: random.Random) -> Iterator[Connector]:
+        """The connectors of a chain of sites, so that some ways lead over two; of a star, where one site passes
+        on to several; and of either with a second way."""
+        is_star = len(self.sites) > 3 and shape.random() < 0.5
+        for k, other in enumerate(self.sites[1:]):
+            one = self.sites[0 if is_star else k]
+            yield Connector(f"{one}-{other}", (one, other), self.rng.choice((1, 10, 50)))
+        if len(self.sites) > 2 and shape.random() < 0.3:
+            ends = self.sites[1 if is_star else 0], self.sites[-1]
+            yield Connector("second way", ends, shape.choice((5, 25, 100)))
 
     # --- machines -------------------------------------------------------------------------------------------
 

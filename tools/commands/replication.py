@@ -262,7 +262,12 @@ def resolve(server: Path, message_id: str, keep: str, as_json: bool) -> None:
 @click.option(
     "--nodes", type=click.IntRange(2, 200), default=4, help="Stores at the beginning; 4 without it."
 )
-@click.option("--sites", type=click.IntRange(1, 50), default=2, help="Sites, in a chain; 2 without it.")
+@click.option(
+    "--sites",
+    type=click.IntRange(1, 50),
+    default=2,
+    help="Sites, in a chain, a star or a ring; 2 without it.",
+)
 @click.option("--steps", type=click.IntRange(min=1), default=150, help="Changes and faults; 150 without it.")
 @click.option(
     "--folders", type=click.IntRange(1, 100_000), help="A large organisation, with so many folders at once."
