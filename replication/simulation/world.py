@@ -65,8 +65,8 @@ class World:
         self._paths: dict[tuple[str, str], tuple[str, ...]] = {}
 
     def _connectors(self, shape: random.Random) -> Iterator[Connector]:
-        """The connectors of a chain of sites, so that some ways lead over two; of a star, where one site passes
-        on to several; and of either with a second way."""
+        """The connectors of a chain of sites, so that some ways lead over two; of a star, where one site
+        passes on to several; and of either with a second way."""
         is_star = len(self.sites) > 3 and shape.random() < 0.5
         for k, other in enumerate(self.sites[1:]):
             one = self.sites[0 if is_star else k]

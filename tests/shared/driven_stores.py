@@ -35,7 +35,7 @@ class Post:
     """Stores that are joined by a table on which messages lie until they are taken or lost."""
 
     def __init__(self, sites: str = "aa", preset: Preset = PROMPT, star: str = "") -> None:
-        """Stores, each of a site. The sites stand in a chain, or around the one that is the middle of a star."""
+        """Stores, each of a site. The sites stand in a chain, or around one that is the middle of a star."""
         self.now_ms = 1_800_000_000_000
         stores = [name.encode() * 16 for name in "123456789"[: len(sites)]]
         servers = {
