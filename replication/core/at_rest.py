@@ -18,7 +18,6 @@ from pillarbox.replication.core.preset import SECOND_MS
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.rounds import Rounds, Told
 from pillarbox.replication.core.state import NEVER_MS, expired_by_all
-from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.organisation import bridgeheads
 from pillarbox.replication.wire.messages import (
@@ -145,7 +144,8 @@ def _settle_rows(replica: Replica, poll: RestPoll) -> None:
                 continue
             site = replica.organisation.servers[peer].site
             if site in poll.equal and _took_part(sums.silent, poll, site, peer):
-                has = Statement(row.life, held, NOTHING)
+                # What it said before stays so: of what it holds this store may have let some go by age.
+                has = Statement(row.life, row.known | (held - row.had), row.expired)
                 replica.state(folder).rows[peer] = row.told(has, replica.wall_ms)
                 replica.fired["row_settled"] += 1
 

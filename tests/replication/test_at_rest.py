@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from driven_stores import ACTOR, TREE, Post
 
-from pillarbox.replication.core import at_rest, folder_sums, mates, status, writing
+from pillarbox.replication.core import at_rest, expiry, folder_sums, mates, status, writing
 from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, MINUTE_MS
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.ground.knowledge import NOTHING
@@ -97,6 +97,23 @@ def test_a_status_that_was_lost_leaves_no_row_behind() -> None:
     post.wait(HOUR_MS, is_lost=about(folder, "1"))
     assert all(row.had.covers(had) for row in post.replica(0).state(folder).rows.values())
     assert post.stores[0].explain(folder, post.now).is_in_sync
+
+
+def test_a_row_is_not_doubted_for_what_was_let_go_by_age_here() -> None:
+    post = Post("aabb")
+    folder = post.folder("1234")
+    post.wait(HOUR_MS)
+    post.post(0, folder)
+    post.wait(HOUR_MS)
+    later_ms = post.now_ms + HOUR_MS
+    assert post.do(0, lambda replica: expiry.expire(replica, folder, later_ms)) == 1
+    post.wait(HOUR_MS)
+    post.post(0, folder)
+    post.wait(2_000)
+    post.wait(2 * HOUR_MS, is_lost=about(folder, "1"))
+    rows = post.replica(0).state(folder).rows.values()
+    assert post.replica(0).fired["row_settled"]
+    assert not any(row.is_doubted for row in rows)
 
 
 def test_what_a_dead_store_alone_holds_of_its_site_is_compared_by_nobody() -> None:
