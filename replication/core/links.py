@@ -62,8 +62,9 @@ def _reach(replica: Replica, peer: bytes, site: str) -> None:
 
 
 def is_cut_off(replica: Replica, site: str) -> bool:
-    """True when no store of a site can be reached from here."""
-    return replica.unreachable.issuperset(replica.organisation.at(site))
+    """True when a site has stores, and none of them can be reached from here."""
+    stores = replica.organisation.at(site)
+    return bool(stores) and replica.unreachable.issuperset(stores)
 
 
 def connector_to(replica: Replica, site: str) -> Connector | None:
@@ -148,7 +149,7 @@ def follow(replica: Replica) -> None:
         outbox.mark_again(replica)
     for site in list(replica.lines):
         if not replica.organisation.at(site):
-            connector = connector_to(replica, site)
             outbox.give_up(replica, site)
-            if connector is not None:
-                seen(replica, connector.name, True)  # nobody is left there who could say so
+    for connector in replica.organisation.connectors:
+        if connector.name in replica.watches and not all(map(replica.organisation.at, connector.sites)):
+            seen(replica, connector.name, True)  # nobody is left there who could say so

@@ -88,6 +88,19 @@ def test_a_site_without_servers_is_waited_for_no_more() -> None:
     assert not post.replica(0).state(folder).marks and "c" not in post.replica(0).lines
 
 
+def test_a_site_that_falls_and_is_taken_out_is_stated_as_down_no_more() -> None:
+    post = Post("abb")
+    assert not post.replica(1).lines, "nothing was to be sent there yet"
+    post.stores[1].link_changed(b"1" * 16, False, post.now)
+    post.lose(0)
+    post.stores[1].link_changed(b"1" * 16, False, post.now)
+    post.wait(15 * MINUTE_MS)
+    said = len(reports(post))
+    post.wait(HOUR_MS)
+    assert len(reports(post)) == said
+    assert not any(store.replica.down for store in post.stores)
+
+
 def test_a_statement_is_repeated_and_lapses_when_its_maker_is_gone() -> None:
     post = Triangle()
     folder = post.folder("123456")
