@@ -49,6 +49,7 @@ def take(replica: Replica, folder: ObjectId, object_id: ObjectId, arrived: Versi
         setting_aside.set_aside(replica, folder, object_id, arrived, str(error))
         return
     setting_aside.look(state, object_id)
+    ask_for_the_rest(replica, state, object_id, result)
     replica.fired["sibling"] += len(result.siblings) > 1 and len(result.live()) > 1
     state.applied += 1
     note_news(replica, state)
@@ -81,7 +82,7 @@ def merged(
     claimed = [
         number
         for number in arrived.entries()
-        if not stays_expired(state, number in arrived.siblings and number not in result.siblings, number)
+        if not stays_expired(state, is_refused(arrived, result, number), number)
     ]
     claimed += no_longer_expired(state, object_id, arrived, result)
     replica.fired["refused"] += bool(arrived.siblings) and not result.siblings
@@ -106,6 +107,14 @@ def received(arrived: Versions[Any], had: CNSet) -> Versions[Any]:
     return arrived.received(had)
 
 
+def is_refused(arrived: Versions[Any], result: Versions[Any], number: ChangeNumber) -> bool:
+    """True when a number that is carried is nothing of what is stored.
+
+    Where nothing is stored that goes for numbers of the context too: what replaced them is not held here.
+    """
+    return not result.siblings or (number in arrived.siblings and number not in result.siblings)
+
+
 def stays_expired(state: FolderState, is_refused: bool, number: ChangeNumber) -> bool:
     """True when a number that is carried is not claimed, since it was let go by age here and is refused."""
     return is_refused and number in state.knowledge.expired
@@ -127,6 +136,21 @@ def no_longer_expired(
     if replaced:
         state.expired_objects[object_id] = expired.difference(replaced)
     return replaced
+
+
+def ask_for_the_rest(
+    replica: Replica, state: FolderState, object_id: ObjectId, versions: Versions[Any]
+) -> None:
+    """An object that is held again is held whole: what was let go of it by age is asked for once more.
+
+    A version that was changed beside the one which arrived, and had been let go alone, would be missing here
+    for good: no store sends it again by itself, and all others show a conflict.
+    """
+    expired = state.expired_objects.get(object_id) if versions.live() else None
+    if expired:
+        again = CNSet.of(expired) & state.knowledge.expired - setting_aside.numbers_of(state, object_id)
+        state.knowledge.retried |= again
+        replica.fired["rest_asked_for"] += bool(again)
 
 
 def store_or_bury(replica: Replica, folder: ObjectId, object_id: ObjectId, versions: Versions[Any]) -> None:

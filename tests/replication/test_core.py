@@ -663,6 +663,27 @@ def test_a_number_that_is_refused_stays_expired(monkeypatch: pytest.MonkeyPatch)
     assert not sent_again_after_it_was_expired()
 
 
+def test_of_a_message_that_is_refused_the_numbers_before_stay_expired_too() -> None:
+    post = Post("aa")
+    folder = post.folder()
+    post.wait(HOUR_MS)
+    message = post.post(1, folder)
+    post.wait(HOUR_MS)
+    post.do(1, lambda replica: writing.edit(replica, folder, message, ACTOR, content=b"new"))
+    post.do(0, lambda replica: writing.edit(replica, folder, message, ACTOR, content=b"mine"))
+    post.wait(HOUR_MS)
+    post.do(1, lambda replica: writing.edit(replica, folder, message, ACTOR, content=b"both"))
+    post.wait(HOUR_MS)
+    again = post.changes()[-1:]
+    later_ms = post.now_ms + HOUR_MS
+    assert post.do(0, lambda replica: expiry.expire(replica, folder, later_ms)) == 1
+    expired = post.replica(0).state(folder).knowledge.expired
+    assert expired.count() == 2 and again[0].to == b"1" * 16, "the last edit, and one that it replaced"
+    post.table += again
+    post.carry()
+    assert post.replica(0).state(folder).knowledge.expired == expired
+
+
 def intervals_after_posts_to_two_folders() -> int:
     """Forty posts go to two folders in turn. How many intervals is one folder's knowledge, at most?"""
     post = Post("aa")
@@ -749,6 +770,23 @@ def test_a_version_that_was_expired_is_not_replaced_by_what_it_is_in_conflict_wi
     assert expired_before_it_was_a_conflict() == {b"mine", b"theirs"}
     monkeypatch.setattr(applying, "is_held_again", lambda *_: False)
     assert expired_before_it_was_a_conflict() == {b"theirs"}
+
+
+def test_a_message_that_is_held_again_is_held_with_all_edits_of_it() -> None:
+    post = Post("aaa")
+    folder = post.folder("123")
+    post.wait(HOUR_MS)
+    message = post.post(0, folder)
+    post.wait(HOUR_MS)
+    post.edit_apart(folder, message)
+    post.wait(2_000, is_lost=lambda each: b"2" * 16 in (each.to, each.sender.database))
+    later_ms = post.now_ms + HOUR_MS
+    assert post.do(2, lambda replica: expiry.expire(replica, folder, later_ms)) == 1
+    post.table += [each for each in post.changes() if each.sender.database == b"2" * 16][-1:]
+    post.carry(is_lost=lambda each: b"1" * 16 in (each.to, each.sender.database))
+    assert [view.contents for view in post.messages(2, folder)] == [(b"theirs",)]
+    post.wait(HOUR_MS)
+    assert all(set(post.messages(store, folder)[0].contents) == {b"mine", b"theirs"} for store in (0, 1, 2))
 
 
 @pytest.mark.parametrize("sites", ["aa", "ab"])
