@@ -85,6 +85,7 @@ RULES: Final = {
     "one item alone": ("set_aside", "set_aside_retried"),
     "identity": ("numbered_anew", "went_back"),
     "once over a link": ("handed_on", "receipt_asked", "receipt_overdue", "second_copy"),
+    "links that are seen": ("link_seen_down", "link_seen_up"),
     "replays": ("replayed",),
 }
 

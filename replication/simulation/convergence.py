@@ -53,6 +53,7 @@ def _folder_differences(history: History, folder: ObjectId, replicas: list[Repli
     had = {replica.state(folder).knowledge.had | replica.assumed(folder) for replica in active}
     if len(had) > 1:
         yield f"what is known of folder {folder.counter} differs"
+    yield from _context_differences(history, folder, active)
     for replica in active:
         mine, expired = _live(replica, folder), replica.state(folder).knowledge.expired
         aged = expired | replica.assumed(folder)
@@ -61,6 +62,27 @@ def _folder_differences(history: History, folder: ObjectId, replicas: list[Repli
             is_same = all(shown[number] == version for number, version in here.items())
             if not is_same or not all(_is_aged(history, each, aged) for each in shown.keys() - here.keys()):
                 yield f"object {object_id.counter} of folder {folder.counter} differs"
+
+
+def _context_differences(history: History, folder: ObjectId, active: list[Replica]) -> Iterator[str]:
+    """Objects of which one store has seen a write that another one has not, or holds a deletion that another
+    one holds no more and did not purge.
+
+    Not so a deletion that was purged where the object was gone: what comes there later, without it, is
+    complete. Nor what was let go by age, or given up.
+    """
+    for replica in active:
+        knowledge = replica.state(folder).knowledge
+        forgotten = knowledge.purged | knowledge.expired | replica.assumed(folder) | history.given_up
+        for other in active:
+            if other is replica:
+                continue
+            for object_id in other.objects.ids(folder):
+                theirs, mine = other.objects.get(folder, object_id), replica.objects.get(folder, object_id)
+                for number in theirs.entries() if theirs is not mine and theirs else ():
+                    if number in forgotten or (mine and mine.has_seen(number)):
+                        continue
+                    yield f"object {object_id.counter} of folder {folder.counter}: {number.counter} differs"
 
 
 def _is_aged(history: History, number: ChangeNumber, aged: CNSet) -> bool:

@@ -63,6 +63,7 @@ def _down(faults: Faults, machine: Machine, durations_ms: tuple[int, ...] = DOWN
     world = faults.world
     world.down.add(machine.database)
     machine.answers.clear()
+    world.links_changed(world.now_ms)
 
     def start() -> None:
         if world.machines.get(machine.database) is machine and machine.database in world.down:
@@ -146,12 +147,16 @@ def _cut(faults: Faults, machine: Machine, duration_ms: int, is_one_way: bool) -
     for (one, other), link in world.network.links.items():
         if one != other and (one == site or (other == site and not is_one_way)):
             link.cut_until_ms = max(link.cut_until_ms, until_ms)
+    world.links_changed(world.now_ms)
+    world.links_changed(until_ms)
 
 
 def hang(faults: Faults, machine: Machine) -> None:
     """The machine takes what comes and does nothing with it for a while: no receipt, no copy handed on."""
     faults.say("hangs", machine)
     machine.deaf_until_ms = faults.world.now_ms + faults.world.rng.choice((MINUTE_MS, 30 * MINUTE_MS))
+    faults.world.links_changed(faults.world.now_ms)
+    faults.world.links_changed(machine.deaf_until_ms)
 
 
 def slow(faults: Faults, machine: Machine) -> None:
@@ -182,6 +187,7 @@ def lose(faults: Faults, machine: Machine) -> None:
         faults.say("lost for good", machine)
         world.invariants.die(machine)
         del world.machines[machine.database]
+        world.links_changed(world.now_ms)
         if world.rng.random() < 0.5:
             remove_lost(world)
 

@@ -3,7 +3,7 @@ something."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from pillarbox.replication.core.state import FolderState
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId, Tree
 from pillarbox.replication.ground.versions import Versions
+from pillarbox.replication.simulation.acknowledgements import Acknowledgements
 from pillarbox.replication.simulation.history import History, Violation
 from pillarbox.replication.simulation.machine import Machine
 from pillarbox.replication.simulation.objects import FolderObjects
@@ -48,6 +49,7 @@ class Invariants:
         self.died: dict[ObjectId, CNSet] = {}
         self.aged = CNSet()
         self.purged = CNSet()
+        self.acknowledgements = Acknowledgements()
         self._seen: dict[bytes, dict[ObjectId, Seen]] = {}
 
     def die(self, machine: Machine) -> None:
@@ -90,13 +92,25 @@ class Invariants:
                 self._check_rows(machine, folder, state)
                 seen_here[folder] = self._look(machine, folder, state, seen)
 
+    def look_at_whole(self, machine: Machine) -> None:
+        """Check all that a store holds, whatever changed last. Raises Violation."""
+        for folder, state in machine.record.folders.items():
+            if state.is_held:
+                self._check_rows(machine, folder, state)
+                written = {
+                    self.history.writes[number].object_id for number in self.history.of_folder.get(folder, ())
+                }
+                held = machine.objects.folder_objects(folder).objects
+                self._check_objects(machine, folder, state, sorted(written | held.keys()))
+                self._check_cleared(machine, folder, self._deletions(machine))
+
     def _look(self, machine: Machine, folder: ObjectId, state: FolderState, seen: Seen | None) -> Seen:
         knowledge, objects = state.knowledge, machine.objects.folder_objects(folder)
         life = Life(machine.record.sender.incarnation, state.life)
         if seen is None or seen.life != life:
             seen = Seen(life, FolderObjects())
         changes = machine.objects.changes.get(folder, 0)
-        deletions = machine.record.folders[self.tree.hierarchy].knowledge.known
+        deletions = self._deletions(machine)
         is_same = (
             changes == seen.changes and knowledge.known == seen.known and knowledge.expired == seen.expired
         )
@@ -106,30 +120,39 @@ class Invariants:
             raise Violation(f"{_at(machine, folder)} numbers were had and are forgotten")
         if not is_same:
             self._check_purged(machine, folder, knowledge.purged - seen.purged)
-            self._check_changed(machine, folder, state, seen, objects)
+            self._check_changed(machine, folder, state, seen)
         self._check_cleared(machine, folder, deletions)
         if folder == self.tree.hierarchy:
             self._check_tree(machine)
         return Seen(life, objects, changes, knowledge.known, knowledge.expired, knowledge.purged, deletions)
 
-    def _check_changed(
-        self, machine: Machine, folder: ObjectId, state: FolderState, seen: Seen, objects: FolderObjects
-    ) -> None:
-        """Numbers that are newly known are had, and versions that are held were not replaced."""
-        known, new = state.knowledge.known, state.knowledge.known - seen.known
-        deletions = machine.record.folders[self.tree.hierarchy].knowledge.known
-        numbers = self._writes_in(folder, new)
+    def _check_changed(self, machine: Machine, folder: ObjectId, state: FolderState, seen: Seen) -> None:
+        """Check the objects that were touched, and those of numbers that are newly known."""
         touched = machine.objects.take_touched(folder)
-        for number in numbers:
+        for number in self._writes_in(folder, state.knowledge.known - seen.known):
             touched.add(self.history.writes[number].object_id)
-        for object_id in touched:
-            versions = objects.objects.get(object_id)
+        self._check_objects(machine, folder, state, touched)
+
+    def _check_objects(
+        self, machine: Machine, folder: ObjectId, state: FolderState, object_ids: Iterable[ObjectId]
+    ) -> None:
+        """Numbers that are known are had, and versions that are held are known and were not replaced."""
+        known, deletions = state.knowledge.known, self._deletions(machine)
+        objects = machine.objects.folder_objects(folder).objects
+        for object_id in object_ids:
+            versions = objects.get(object_id)
             for number in self.history.of_object(folder, object_id):
                 if number in known:
                     self._check_sound(machine, folder, state, number, versions)
             for number in versions.siblings if versions else ():
+                if number not in known:
+                    raise Violation(f"{_at(machine, folder, number)} is held, and not known")
                 if any(self.is_seen(later, known, deletions) for later in self.history.covering(number)):
                     raise Violation(f"{_at(machine, folder, number)} was replaced or deleted, and is back")
+
+    def _deletions(self, machine: Machine) -> CNSet:
+        """The numbers of the hierarchy that a store knows."""
+        return machine.record.folders[self.tree.hierarchy].knowledge.known
 
     def _writes_in(self, folder: ObjectId, numbers: CNSet) -> list[ChangeNumber]:
         """The writes of a folder among these numbers."""
@@ -223,6 +246,9 @@ class Invariants:
 
     def _check_left(self, machine: Machine, folder: ObjectId, seen: Seen) -> None:
         """Content leaves a store only when another one has it, or all others let it go by age."""
+        replica = machine.replicator.replica
+        if not self.acknowledgements.covers(replica, folder, seen.life.incarnation, seen.known):
+            raise Violation(f"{_at(machine, folder)} content left that no acknowledgement covers")
         others = [
             state
             for other in self.machines.values()

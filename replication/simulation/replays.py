@@ -15,8 +15,9 @@ from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.simulation.history import Violation
 from pillarbox.replication.simulation.machine import Machine
 from pillarbox.replication.simulation.network import carried
-from pillarbox.replication.simulation.objects import DictObjects
+from pillarbox.replication.simulation.objects import DictObjects, FolderObjects
 from pillarbox.replication.wire.messages import Message
+from pillarbox.store.change_number import ChangeNumber
 
 EVERY = 24  # of so many deliveries one is replayed, and an older one
 KEPT_MAX = 12
@@ -79,10 +80,34 @@ class Replays:
             if state is None or not state.is_held or state.life != life:
                 continue
             before, after = machine.objects.folder_objects(folder), objects.folder_objects(folder)
-            if before is not after and before.objects != after.objects:
+            if before is not after and not _is_same(before, after):
                 raise Violation(f"{machine.database.hex()[:8]} takes something twice, and an object changes")
-            if not record.folders[folder].knowledge.had.covers(state.knowledge.had):
+            now, was = record.folders[folder].knowledge, state.knowledge
+            if not now.known.covers(was.known) or now.expired != was.expired or now.purged != was.purged:
                 raise Violation(f"{machine.database.hex()[:8]} takes something twice, and forgets numbers")
+            # Which of them expired may change: one is let go and held again, and statements have no order.
+            rows = record.folders[folder].rows
+            if any(
+                peer in rows and rows[peer].had != row.had
+                for peer, row in state.rows.items()
+                if row.is_heard()  # one that was taken off the list, and is on it again, may be heard late
+            ):
+                raise Violation(f"{machine.database.hex()[:8]} takes something twice, and a row changes")
+
+
+def _is_same(before: FolderObjects, after: FolderObjects) -> bool:
+    """True when the same versions are there, with all that is in them, and no context forgot anything.
+
+    A context without versions may go, and one may see a deletion that came here purged: it is known anyway.
+    """
+    versions = {each: held.siblings for each, held in before.objects.items() if held.siblings}
+    if versions != {each: held.siblings for each, held in after.objects.items() if held.siblings}:
+        return False
+    return all(
+        after.objects[object_id].has_seen(ChangeNumber(origin, counter))
+        for object_id in versions
+        for origin, counter in before.objects[object_id].context.items()
+    )
 
 
 def _is_had(machine: Machine, message: Message) -> bool:

@@ -29,6 +29,7 @@ from pillarbox.replication.simulation.operations import (
     make_tree,
     some_operation,
 )
+from pillarbox.replication.simulation.unfinished import unfinished
 from pillarbox.replication.simulation.world import Trace, World
 
 GAPS_MS = (50, 2_000, 30_000, 5 * MINUTE_MS)
@@ -187,10 +188,12 @@ class Scenario:
         for machine in world.machines.values():
             machine.skew_ms = machine.deaf_until_ms = 0
             machine.refuses_some = False
+        world.links_changed(world.now_ms)
         world.run_until(max(world.now_ms, world.network.drained_ms()) + DOWN_LONG_MS[0])
         for database in sorted(world.down):
             world.start(world.machines[database])
         remove_lost(world)
+        self._look_at_whole()
 
     def _converge(self) -> None:
         """Run until all stores are equal and nothing is asked for, and see that it stays so."""
@@ -212,8 +215,9 @@ class Scenario:
         world.run_until(world.now_ms + HOUR_MS)
         messages, counters = world.messages.copy(), self._counters()
         world.run_until(world.now_ms + QUIET_MS)
-        if any(self._wanted()):
-            raise Violation("something is asked for although nothing changes any more")
+        self._look_at_whole()
+        if left := self._unfinished():
+            raise Violation(f"although nothing changes any more: {'; '.join(left[:4])}")
         if busy := sorted((world.messages - messages).keys() - SUMMARIES):
             raise Violation(f"{', '.join(busy)} although nothing changes any more")
         world.fired["tombstone_left"] += convergence.count_tombstones(self._replicas())
@@ -222,13 +226,17 @@ class Scenario:
         if found := self._differences():
             raise Violation(f"equal and then no longer: {'; '.join(found[:4])}")
 
-    def _wanted(self) -> list[bool]:
-        """Of each folder at each store whether anything is asked for, now or later."""
+    def _look_at_whole(self) -> None:
+        """Look once more at all that stores hold; after each step that is done for what it changed."""
+        for machine in self.world.running():
+            self.world.invariants.look_at_whole(machine)
+
+    def _unfinished(self) -> list[str]:
+        """All that the stores still wait for, or keep for others."""
         return [
-            bool(state.entries or state.awaited)
-            for machine in self.world.running()
-            for state in machine.record.folders.values()
-            if state.is_held
+            f"{self.world.name(replica.me.database)}: {what}"
+            for replica in self._replicas()
+            for what in unfinished(replica)
         ]
 
     def _counters(self) -> list[tuple[bytes, int]]:

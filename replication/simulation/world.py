@@ -20,6 +20,7 @@ from pillarbox.replication.ground.records import ObjectId, Tree
 from pillarbox.replication.organisation.site_tree import site_tree
 from pillarbox.replication.organisation.topology import Connector, Organisation, Server
 from pillarbox.replication.simulation.invariants import Invariants
+from pillarbox.replication.simulation.link_sight import LinkSight
 from pillarbox.replication.simulation.machine import Machine
 from pillarbox.replication.simulation.network import FRAME, Carried, Freight, Network
 from pillarbox.replication.simulation.replays import Delivery, Replays
@@ -58,6 +59,9 @@ class World:
         self.replays = Replays(random.Random(self.rng.random()))
         self.messages: Counter[str] = Counter()
         self.fired: Counter[str] = Counter()
+        self.sight = LinkSight(
+            random.Random(f"links of {seed}"), self.at, self._link_changed, self._is_reachable
+        )
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._order = 0
         self._due: dict[bytes, int] = {}  # when a tick of each machine has something to do
@@ -125,9 +129,22 @@ class World:
         if not knowing and machine.begins() is Start.AGAIN:
             self.invariants.history.forget(CNSet.of_range(origin, last + 1, COUNTER_MAX))
         self.do(machine, machine.start(self.now_ms))
+        self.links_changed(self.now_ms)
+
+    def links_changed(self, time_ms: int) -> None:
+        """Links or stores fall or come back at a time: some machines see it."""
+        self.sight.changed(self.machines.values(), time_ms)
+
+    def _link_changed(self, machine: Machine, peer: bytes, is_up: bool) -> None:
+        if machine is self.machines.get(machine.database) and machine.database not in self.down:
+            self.fired["link_seen_up" if is_up else "link_seen_down"] += 1
+            now = machine.moment(self.now_ms)
+            self.do(machine, machine.call(lambda replicator: replicator.link_changed(peer, is_up, now)))
 
     def _is_reachable(self, database: bytes, other: bytes) -> bool:
         """True when messages come through between two stores, in both directions."""
+        if database not in self.machines or other not in self.machines:
+            return False
         hops = [*pairwise(self._path(database, other)), *pairwise(self._path(other, database))]
         is_cut = any(self.now_ms < self.network.link(*hop).cut_until_ms for hop in hops)
         is_deaf = any(self.machines[each].deaf_until_ms > self.now_ms for each in (database, other))
@@ -179,7 +196,10 @@ class World:
 
     def do(self, machine: Machine, effects: list[Effect]) -> None:
         """Do what a machine's call wants done, look at what it changed, and plan its next tick."""
-        check_stopped(machine.replicator.replica, effects)
+        replica = machine.replicator.replica
+        if effects:
+            check_stopped(replica, effects)
+            self.invariants.acknowledgements.look(replica, effects)
         asked: dict[ObjectId, dict[bytes, CNSet]] = {}
         for effect in effects:
             if isinstance(effect, Send):
@@ -203,7 +223,7 @@ class World:
             self.fired.update(machine.replicator.fired)
             machine.replicator.fired.clear()
         for folder, requests in asked.items():
-            check_requests(machine.replicator.replica, folder, requests)
+            check_requests(replica, folder, requests)
         self.invariants.look_at(machine)
         self._plan_tick(machine)
 

@@ -66,11 +66,11 @@ def test_campaign_of_large_organisations(first: int) -> None:
 
 
 def test_a_numbering_that_begins_in_peace_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def begin(scenario: Scenario) -> list[bool]:
+    def begin(scenario: Scenario) -> list[str]:
         scenario.world.running()[0].record.number_anew(b"n" * 16)
         return []
 
-    monkeypatch.setattr(Scenario, "_wanted", begin)
+    monkeypatch.setattr(Scenario, "_unfinished", begin)
     assert "numbers are given" in Scenario(0, Settings(steps=20)).run().violation
 
 
