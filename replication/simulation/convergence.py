@@ -69,20 +69,22 @@ def _context_differences(history: History, folder: ObjectId, active: list[Replic
     one holds no more and did not purge.
 
     Not so a deletion that was purged where the object was gone: what comes there later, without it, is
-    complete. Nor what was let go by age, or given up.
+    complete. Nor what was let go by age, or given up, or a context without versions: it waits for a hole that
+    another store closed.
     """
     for replica in active:
         knowledge = replica.state(folder).knowledge
-        forgotten = knowledge.purged | knowledge.expired | replica.assumed(folder) | history.given_up
+        forgotten, aged = knowledge.purged | history.given_up, knowledge.expired | replica.assumed(folder)
         for other in active:
-            if other is replica:
-                continue
             for object_id in other.objects.ids(folder):
                 theirs, mine = other.objects.get(folder, object_id), replica.objects.get(folder, object_id)
-                for number in theirs.entries() if theirs is not mine and theirs else ():
-                    if number in forgotten or (mine and mine.has_seen(number)):
-                        continue
-                    yield f"object {object_id.counter} of folder {folder.counter}: {number.counter} differs"
+                if theirs is None or theirs is mine or not theirs.siblings:
+                    continue
+                for number in theirs.entries():
+                    is_seen = number in forgotten or number not in history.writes
+                    is_seen = is_seen or (mine is not None and mine.has_seen(number))
+                    if not is_seen and not _is_aged(history, number, aged):
+                        yield f"what was seen of {object_id.counter} of folder {folder.counter} differs"
 
 
 def _is_aged(history: History, number: ChangeNumber, aged: CNSet) -> bool:

@@ -147,6 +147,8 @@ class Invariants:
             for number in versions.siblings if versions else ():
                 if number not in known:
                     raise Violation(f"{_at(machine, folder, number)} is held, and not known")
+                if number not in self.history.writes:
+                    raise Violation(f"{_at(machine, folder, number)} is held, and was lost by a crash")
                 if any(self.is_seen(later, known, deletions) for later in self.history.covering(number)):
                     raise Violation(f"{_at(machine, folder, number)} was replaced or deleted, and is back")
 
