@@ -1,8 +1,8 @@
 """Each rule of knowledge is needed: replaced by its naive form, it is seen to fail.
 
 A naive form is a function that patches production code: what one would build who had not seen it fail.
-Settings are chosen so that what the rule is about happens often; without the form the same seeds show
-nothing.
+By seeds: settings are chosen so that what the rule is about happens often; without the form the same seeds
+show nothing. By a schedule, where seeds show it rarely: it holds with the rule and not with the form.
 """
 
 from __future__ import annotations
@@ -12,22 +12,38 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from driven_stores import ACTOR, TREE, Post, new_guids
 
 from pillarbox.replication.core import (
     applying,
     backfill,
     deletion,
+    expiry,
     hello,
     hierarchy,
+    leaving,
     state,
+    status,
+    writing,
 )
+from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS, PROMPT
 from pillarbox.replication.core.replica import Replica
+from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.ground import records
 from pillarbox.replication.ground.knowledge import Knowledge
+from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.ground.versions import Versions
 from pillarbox.replication.simulation import faults, operations
 from pillarbox.replication.simulation.machine import Machine
+from pillarbox.replication.simulation.objects import DictObjects
 from pillarbox.replication.simulation.scenario import Scenario, Settings
+from pillarbox.replication.wire.messages import (
+    Acknowledgement,
+    BackfillRequest,
+    Changes,
+    Message,
+    ReconcileQuestion,
+)
 from pillarbox.store.change_number import CNSet
 
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -256,6 +272,58 @@ def circles_stay(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(hierarchy, "places", places)
 
 
+def sent_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:
+    """K1 amendment: what a call wants said leaves before the call is durable."""
+
+    def call(self: Machine, work: Callable[[Any], Any]) -> Any:
+        effects = work(self.replicator)
+        self._uncommitted |= self.replicator.replica.touched
+        return effects
+
+    patch.setattr(Machine, "call", call)
+
+
+def dropped_before_the_rest_comes(patch: pytest.MonkeyPatch) -> None:
+    """K3c: versions that are gone go, and the object's others are fetched later."""
+    apply, still_true = deletion.apply_reconcile, deletion.is_still_true
+    carried: list[Any] = []
+
+    def dropping(replica: Replica, folder: Any, source: bytes, statement: Any, answer: Any) -> None:
+        carried.append(answer)
+        apply(replica, folder, source, statement, replace(answer, objects=()))
+
+    patch.setattr(deletion, "apply_reconcile", dropping)
+    patch.setattr(
+        deletion, "is_still_true", lambda replica, folder, _: still_true(replica, folder, carried[-1])
+    )
+
+
+def unseen_changes_are_gone(patch: pytest.MonkeyPatch) -> None:
+    """K3d: all that the other store has not is deleted."""
+    patch.setattr(deletion, "is_gone", lambda state, siblings, number: number not in siblings)
+
+
+def deleted_with_holes(patch: pytest.MonkeyPatch) -> None:
+    """Deletion of folders: all that is known is cleared, whatever is missing below the contexts."""
+    patch.setattr(hierarchy, "_delete_with_holes", lambda *_: CNSet())
+
+
+def unseen_content_goes(patch: pytest.MonkeyPatch) -> None:
+    """Deletion of folders: content that the deletion had not seen goes with the folder."""
+    patch.setattr(hierarchy, "_bring_back", lambda *_: None)
+
+
+def leavers_acknowledge(patch: pytest.MonkeyPatch) -> None:
+    """K10: a store acknowledges whatever it is itself."""
+
+    def answer(replica: Replica, folder: Any, message: Any, statement_number: int) -> None:
+        if replica.state(folder).knowledge.had.covers(message.statement.known):
+            given = Acknowledgement(message.sender.incarnation, statement_number)
+            status.tell(replica, folder, message.sender.database, given)
+
+    patch.setattr(leaving, "answer", answer)
+
+
 # The form, the settings under which it shows soon, and the first seed known to show it.
 NAIVE: dict[Patch, tuple[Settings, int]] = {
     gaps_without_condition: (PLAIN, 0),
@@ -277,6 +345,10 @@ NAIVE: dict[Patch, tuple[Settings, int]] = {
     asks_once: (PLAIN, 1),
     circles_stay: (FOLDERY, 0),
     no_hello: (PUT_BACK, 0),
+    sent_before_it_is_durable: (PLAIN, 0),
+    unseen_changes_are_gone: (PURGING, 0),
+    unseen_content_goes: (FOLDERY, 0),
+    leavers_acknowledge: (LISTY, 0),
 }
 
 
@@ -312,3 +384,202 @@ def test_the_rule_is_needed(form: Patch, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("form", NAIVE, ids=lambda form: form.__name__)
 def test_the_rule_is_needed_in_the_campaign(form: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown(form, monkeypatch, SEEDS_MAX)
+
+
+# --- schedules made for one rule: each is true where the rule holds -----------------------------------------
+
+FIRST, SECOND, THIRD = b"1" * 16, b"2" * 16, b"3" * 16
+
+
+def is_between(*stores: bytes) -> Callable[[Message], bool]:
+    return lambda message: message.to in stores or message.sender.database in stores
+
+
+def is_of(folder: ObjectId, *kinds: type) -> Callable[[Message], bool]:
+    return lambda message: message.folder == folder and isinstance(message.body, kinds)
+
+
+def of_a_circle_all_hang_from_a_root() -> bool:
+    """Two folders are moved into each other in two places."""
+    post = Post()
+    one, other = post.folder(), post.folder()
+    post.do(0, lambda replica: writing.change_folder(replica, one, ACTOR, parent=other))
+    post.do(1, lambda replica: writing.change_folder(replica, other, ACTOR, parent=one))
+    post.wait(HOUR_MS)
+    return TREE.lost_and_found in hierarchy.places(post.replica(0)).values()
+
+
+def a_request_that_is_lost_is_made_again() -> bool:
+    """A post is lost, and the first request for it."""
+    post = Post()
+    folder = post.folder()
+    post.post(0, folder)
+    asked: list[Message] = []
+
+    def is_lost(message: Message) -> bool:
+        is_request = is_of(folder, BackfillRequest)(message)
+        asked.extend([message] if is_request else [])
+        return (is_request and len(asked) == 1) or is_of(folder, Changes)(message)
+
+    while not asked:
+        post.wait(MINUTE_MS, is_lost)
+    post.wait(HOUR_MS)
+    return len(post.messages(1, folder)) == 1
+
+
+def lists_changed_in_two_places_leave_one_active() -> bool:
+    """Each of two stores is told to leave, at the other one."""
+    post = Post()
+    folder = post.folder()
+    post.post(0, folder)
+    post.wait(HOUR_MS)
+    for at, store in ((0, SECOND), (1, FIRST)):
+        pending = {store: ReplicaState.DELETE_PENDING}
+        post.do(at, lambda replica, to=pending: writing.change_folder(replica, folder, ACTOR, replicas=to))
+    post.wait(5 * HOUR_MS)
+    states = [post.replica(store).my_state(folder) for store in (0, 1)]
+    return states == [ReplicaState.REMOVED, ReplicaState.ACTIVE] and len(post.messages(1, folder)) == 1
+
+
+def a_copy_from_before_it_left_leaves_again() -> bool:
+    """A store leaves, and goes back to a copy from before that. It takes a post before it hears of it."""
+    post = Post()
+    folder = post.folder()
+    post.post(0, folder)
+    post.wait(HOUR_MS)
+    old = post.replica(1)
+    record, objects = old.record.copy(), DictObjects(old.objects.snapshot())  # type: ignore[attr-defined]
+    pending = {SECOND: ReplicaState.DELETE_PENDING}
+    post.do(0, lambda replica: writing.change_folder(replica, folder, ACTOR, replicas=pending))
+    post.wait(HOUR_MS)
+    assert not post.replica(1).held(folder)
+    post.stores[1] = Replicator(record, TREE, post.organisation, PROMPT, objects, new_guids(9))
+    post.put(post.stores[1], post.stores[1].start(post.now, hello.Start.WENT_BACK))
+    post.post(1, folder, b"own")
+    post.wait(MINUTE_MS, is_of(folder, Changes))
+    post.wait(5 * HOUR_MS)
+    return not post.replica(1).held(folder) and len(post.messages(0, folder)) == 2
+
+
+def what_all_expired_is_waited_for_by_nobody() -> bool:
+    """All replicas let a post go by age, then one is added: it is told that numbers of replaced versions are
+    none that it lacks, if it holds all others."""
+    post = Post("aaa")
+    folder = post.folder("12")
+    post.post(0, folder)
+    post.wait(HOUR_MS)
+    before_ms = post.now_ms
+    message = post.post(0, folder)
+    post.do(0, lambda replica: writing.edit(replica, folder, message, ACTOR, content=b"new"))
+    post.wait(HOUR_MS)
+    for store in (0, 1):
+        assert post.do(store, lambda replica: expiry.expire(replica, folder, before_ms)) == 1
+    added = {THIRD: ReplicaState.ACTIVE}
+    post.do(0, lambda replica: writing.change_folder(replica, folder, ACTOR, replicas=added))
+    post.wait(5 * HOUR_MS)
+    return post.stores[2].explain(folder, post.now).is_in_sync
+
+
+def away_while_a_post_was_deleted(post: Post, folder: ObjectId, message: ObjectId) -> None:
+    """The third store is away for so long that the others forget a deletion."""
+    is_cut = is_between(THIRD)
+    post.do(0, lambda replica: writing.delete(replica, folder, message, ACTOR))
+    post.wait(10 * MINUTE_MS, is_cut)
+    for store in (0, 1):  # as after 180 days of silence
+        state = post.replica(store).state(folder)
+        state.rows[THIRD] = replace(state.rows[THIRD], heard_ms=0)
+        post.replica(store).heard[THIRD] = 0
+        post.do(store, lambda replica: deletion.purge(replica, folder))
+        assert post.replica(store).objects.get(folder, message) is None
+
+
+def contents_after_a_change_since_the_question(
+    change: Callable[[Replica, ObjectId, ObjectId], Any],
+) -> set[bytes]:
+    """A store asks which of its versions are deleted; before the answer is made there is a change. What has
+    the asker then of the messages?"""
+    post = Post("aaa")
+    folder = post.folder("123")
+    deleted, kept = post.post(0, folder), post.post(0, folder, b"kept")
+    post.wait(HOUR_MS)
+    away_while_a_post_was_deleted(post, folder, deleted)
+    questions: list[Message] = []
+
+    def is_lost(each: Message) -> bool:
+        questions.extend([each] if is_of(folder, ReconcileQuestion)(each) else [])
+        return is_of(folder, ReconcileQuestion)(each)
+
+    while not questions:
+        post.wait(MINUTE_MS, is_lost)
+    post.do(int(questions[0].to[:1]) - 1, lambda replica: change(replica, folder, kept))
+    post.wait(2_000, lambda each: is_lost(each) or is_of(folder, Changes)(each))
+    post.table += questions[:1]
+    post.carry(is_lost=is_of(folder, Changes))
+    post.wait(5 * HOUR_MS)
+    return {content for view in post.messages(2, folder) for content in view.contents}
+
+
+def a_post_since_the_question_is_not_taken_for_had() -> bool:
+    """The change is a post."""
+    return contents_after_a_change_since_the_question(
+        lambda replica, folder, _: writing.post(replica, folder, b"since", 1000, ACTOR)
+    ) == {b"kept", b"since"}
+
+
+def an_edit_since_the_question_comes_with_the_answer() -> bool:
+    """The change is an edit of what the asker holds."""
+    return contents_after_a_change_since_the_question(
+        lambda replica, folder, kept: writing.edit(replica, folder, kept, ACTOR, content=b"edited")
+    ) == {b"edited"}
+
+
+def a_folder_deleted_with_holes_takes_the_older_versions_too() -> bool:
+    """The author of a message dies. One store holds its first version, and the other one, which deletes the
+    folder, its second one alone."""
+    post = Post("aaa")
+    folder = post.folder("123")
+    post.wait(HOUR_MS)
+    message = post.post(0, folder, b"first")
+    post.wait(2_000, lambda each: is_of(folder, Changes)(each) and each.to == THIRD)
+    post.do(0, lambda replica: writing.edit(replica, folder, message, ACTOR, content=b"second"))
+    post.wait(2_000, lambda each: is_of(folder, Changes)(each) and each.to == SECOND)
+    post.lose(0)
+    assert [len(post.messages(store, folder)) for store in (0, 1)] == [1, 1]
+    post.do(1, lambda replica: hierarchy.delete_folder(replica, folder, ACTOR))
+    post.wait(5 * HOUR_MS)
+    return not post.messages(0, folder) and not post.messages(1, folder)
+
+
+def a_post_that_nobody_else_has_stays() -> bool:
+    """A store that missed a deletion comes back with a post of its own that the others have not."""
+    post = Post("aaa")
+    folder = post.folder("123")
+    message = post.post(0, folder)
+    post.wait(HOUR_MS)
+    post.post(2, folder, b"own")
+    away_while_a_post_was_deleted(post, folder, message)
+    post.wait(5 * HOUR_MS, lambda each: is_of(folder, Changes)(each) and each.sender.database == THIRD)
+    post.wait(5 * HOUR_MS)
+    return all([view.contents for view in post.messages(store, folder)] == [(b"own",)] for store in (0, 2))
+
+
+# Beside those of test_core.py, which hold what is quick to show by two or three stores.
+SCHEDULES: dict[Patch, Callable[[], bool]] = {
+    circles_stay: of_a_circle_all_hang_from_a_root,
+    asks_once: a_request_that_is_lost_is_made_again,
+    no_revival: lists_changed_in_two_places_leave_one_active,
+    held_beside_the_list: a_copy_from_before_it_left_leaves_again,
+    expired_by_all_is_asked_for: what_all_expired_is_waited_for_by_nobody,
+    reconciled_later: a_post_since_the_question_is_not_taken_for_had,
+    dropped_before_the_rest_comes: an_edit_since_the_question_comes_with_the_answer,
+    deleted_with_holes: a_folder_deleted_with_holes_takes_the_older_versions_too,
+    unseen_changes_are_gone: a_post_that_nobody_else_has_stays,
+}
+
+
+@pytest.mark.parametrize("form", SCHEDULES, ids=lambda form: form.__name__)
+def test_the_rule_is_needed_in_a_schedule(form: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
+    holds = SCHEDULES[form]
+    assert holds()
+    form(monkeypatch)
+    assert not holds()
