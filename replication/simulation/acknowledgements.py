@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from pillarbox.replication.core.effects import Effect, Send
 from pillarbox.replication.core.replica import Replica
-from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.simulation.history import Violation
 from pillarbox.replication.wire.messages import Message, Status, StatusRequest
@@ -27,7 +26,7 @@ class Acknowledgements:
     """Statements of leaving replicas, and what each acknowledgement of one had."""
 
     def __init__(self) -> None:
-        self._stated: dict[Stated, CNSet] = {}
+        self._stated: dict[Stated, list[CNSet]] = {}
         self._given: dict[Stated, list[CNSet]] = {}
 
     def look(self, replica: Replica, effects: Iterable[Effect]) -> None:
@@ -39,7 +38,7 @@ class Acknowledgements:
                     sender = message.sender
                     key = Stated(sender.database, sender.incarnation, message.folder, body.leaving)
                     # A store that went back may use a number again, for what it has then.
-                    self._stated[key] = self._stated.get(key, NOTHING) | message.statement.known
+                    self._stated.setdefault(key, []).append(message.statement.known)
                 elif isinstance(body, Status) and body.acknowledgement is not None:
                     key = Stated(
                         message.to,
@@ -59,7 +58,7 @@ class Acknowledgements:
         has = message.statement.had
         if not replica.state(message.folder).knowledge.had.covers(has):
             raise Violation(f"{where} by more than it has")
-        if not has.covers(self._stated[key]):
+        if not any(has.covers(each) for each in self._stated[key]):
             raise Violation(f"{where} what it has not")
         self._given.setdefault(key, []).append(has)
 
