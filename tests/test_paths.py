@@ -51,6 +51,9 @@ WITHIN_FUNCTIONS = {
     "backup/snapshot_mount.py": {"RecoveryDatabase": "made by `open_snapshot_mount` and `RecoveryGroup`"},
 }
 
+EXTRAS = {"nats"}
+"""Modules of extras that may not be installed: what needs them is not looked at then."""
+
 
 class Taker(NamedTuple):
     """A public function or class, and a parameter of it that is a path."""
@@ -72,7 +75,12 @@ def takers() -> Iterator[Taker]:
         for path in sorted((ROOT / folder).rglob("*.py")):
             file = path.relative_to(ROOT).as_posix()
             name = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-            module = import_module(f"pillarbox.{name}")
+            try:
+                module = import_module(f"pillarbox.{name}")
+            except ModuleNotFoundError as error:
+                if error.name not in EXTRAS:
+                    raise
+                continue
             for defined in vars(module).values():
                 if getattr(defined, "__module__", None) == module.__name__:
                     yield from takers_of(file, defined)

@@ -142,11 +142,13 @@ SEAMS = {
         "use one of these modules, so that a test can put faults under it",
     ),
     "network": Seam(
-        r"(socket|ssl|socketserver|http\.client|http\.server|urllib\.request|boto3|botocore)(\..*)?",
+        r"(socket|ssl|socketserver|http\.client|http\.server|urllib\.request|boto3|botocore|nats)(\..*)?",
         {
             "backup/repository/backend_s3.py": "an object store",
             "replication/transports/direct.py": "connections between members",
             "replication/transports/enrolling.py": "one connection, by which a server joins",
+            "replication/transports/nats.py": "a connection to NATS",
+            "replication/transports/nats_streams.py": "streams of NATS",
             "tools/serving/notices.py": "notices to systemd",
             "tools/serving/socket_place.py": "the control socket",
             "tools/serving/wire.py": "frames of the control socket",

@@ -28,6 +28,11 @@ from pillarbox.replication.membership.certificates import (
 )
 from pillarbox.replication.membership.invitation import Invitation, format_invitations, parse_invitations
 from pillarbox.replication.organisation.addresses import split_address
+from pillarbox.replication.transports.nats_settings import (
+    NatsSettings,
+    nats_table,
+    parse_nats_settings,
+)
 from pillarbox.store.arguments import PathLike, as_path
 from pillarbox.store.disk.stream import disk_error, flush_directory
 from pillarbox.store.errors import Corrupt, InvalidSetting, NotFound, UnsupportedVersion
@@ -37,17 +42,19 @@ from pillarbox.store.toml_text import format_toml
 NODE_FORMAT: Final = "pillarbox-node"
 ENTRIES_FORMAT: Final = "pillarbox-first-entries"
 VERSION: Final = 1
-_KEYS: Final = ("format", "version", "listen", "spool", "spool_bytes_max")
+_KEYS: Final = ("format", "version", "listen", "spool", "spool_bytes_max", "nats")
 SPOOL_BYTES_MAX: Final = 1 << 30
 
 
 class NodeSettings(NamedTuple):
     """The settings that are local to a server: addresses to listen at, and the directory of its spool (empty
-    for none), in which at most `spool_bytes_max` wait for each other server."""
+    for none), in which at most `spool_bytes_max` wait for each other server; and where NATS is, if it has
+    that."""
 
     listen: tuple[str, ...] = ()
     spool: str = ""
     spool_bytes_max: int = SPOOL_BYTES_MAX
+    nats: NatsSettings | None = None
 
 
 class MemberFiles:
@@ -140,6 +147,8 @@ class MemberFiles:
             table["spool"] = settings.spool
         if settings.spool_bytes_max != SPOOL_BYTES_MAX:
             table["spool_bytes_max"] = settings.spool_bytes_max
+        if settings.nats is not None:
+            table["nats"] = nats_table(settings.nats)
         self._write(self._settings, format_toml(table, before).encode())
 
     def first_entries(self) -> dict[str, str]:
@@ -217,4 +226,5 @@ def _parse_settings(table: Mapping[str, Any], file: str) -> NodeSettings:
         raise InvalidSetting("spool is to be a directory, and spool_bytes_max a number of bytes")
     for address in listen:
         split_address(address)
-    return NodeSettings(tuple(listen), spool, bytes_max)
+    nats = parse_nats_settings(table["nats"]) if "nats" in table else None
+    return NodeSettings(tuple(listen), spool, bytes_max, nats)

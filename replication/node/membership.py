@@ -45,6 +45,7 @@ class StoreMembership:
                 organisation.servers[other].addresses,
                 frozenset(map(fingerprint_of, organisation.servers[other].certificates)),
                 organisation.transport_between(self._database, other),
+                (organisation.servers[self._database].site, organisation.servers[other].site),
             )
             for other in organisation.others(self._database)
         }

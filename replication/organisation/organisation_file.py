@@ -8,7 +8,7 @@
 
     [[sites]]
     name = "berlin"
-    transport = "direct"                  # of links within the site; or "spool"
+    transport = "direct"                  # of links within the site; or "spool", "nats"
 
     [[connectors]]
     name = "berlin-paris"
@@ -17,7 +17,7 @@
     schedule = "weekly Europe/Berlin mon-fri 20:00-06:00"
     bytes_per_second = 500_000            # in each direction; without it as many as there can be
     allow_referrals = false
-    transport = "spool"                   # without it "direct"
+    transport = "spool"                   # or "nats"; without it "direct"
 
     [[servers]]
     name = "b1"

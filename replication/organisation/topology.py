@@ -38,6 +38,7 @@ class TransportName(StrEnum):
 
     DIRECT = "direct"
     SPOOL = "spool"
+    NATS = "nats"
 
 
 class Connector(NamedTuple):

@@ -31,6 +31,17 @@ class BoundedQueue:
         """The first frame, which keeps its room until `took`. Raises IndexError when none waits."""
         return self._frames[0]
 
+    def first(self, bytes_max: int) -> list[bytes]:
+        """The frames at the front, of so many bytes, but at least one where one waits."""
+        first: list[bytes] = []
+        size_bytes = 0
+        for frame in self._frames:
+            size_bytes += len(frame)
+            if first and size_bytes > bytes_max:
+                break
+            first.append(frame)
+        return first
+
     def took(self) -> bool:
         """Let the first frame go; True when one was refused before and it is worth trying again: half of the
         bound is free."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from pillarbox.replication.organisation.topology import TransportName
 from pillarbox.replication.transports.transport import Arrivals, Members, Transport
@@ -10,11 +10,17 @@ from pillarbox.replication.transports.transport import Arrivals, Members, Transp
 
 class JoinedTransports:
     """Implements `Transport` over others, by the `transport` of each member. A link whose transport this
-    server does not have stays down."""
+    server does not have stays down, and `refused` is told so."""
 
-    def __init__(self, transports: Mapping[TransportName, Transport]) -> None:
+    def __init__(
+        self,
+        transports: Mapping[TransportName, Transport],
+        refused: Callable[[str], None] = lambda reason: None,
+    ) -> None:
         self._transports = dict(transports)
+        self._refused = refused
         self._used: dict[bytes, Transport] = {}
+        self._missing: frozenset[str] = frozenset()
 
     def start(self, arrivals: Arrivals) -> None:
         started = []
@@ -37,6 +43,14 @@ class JoinedTransports:
             for peer, member in members.items()
             if member.transport in self._transports
         }
+        missing = frozenset(
+            f"the link to {member.name} is to use {member.transport}, which node.toml here does not name"
+            for member in members.values()
+            if member.transport not in self._transports
+        )
+        for reason in sorted(missing - self._missing):
+            self._refused(reason)
+        self._missing = missing
         for name, transport in self._transports.items():
             transport.members_changed(
                 {peer: member for peer, member in members.items() if member.transport is name}

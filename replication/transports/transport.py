@@ -31,7 +31,7 @@ class Member(NamedTuple):
 
     `addresses` are those on which it listens ("host:port"), none for one that only dials. `fingerprints` are
     SHA-256 of its certificates (DER): during a renewal two are good. `transport` is the one that the link
-    to it uses.
+    to it uses. `sites` are the sites of this store and of that one.
     """
 
     database: bytes
@@ -39,6 +39,7 @@ class Member(NamedTuple):
     addresses: tuple[str, ...] = ()
     fingerprints: frozenset[bytes] = frozenset()
     transport: TransportName = TransportName.DIRECT
+    sites: tuple[str, str] = ("", "")
 
 
 Members: TypeAlias = Mapping[bytes, Member]

@@ -15,10 +15,12 @@ import pytest
 pytest.importorskip("cryptography", reason="cryptography (the extra `replication`) is not installed")
 
 from arrivals import WAIT_S, RecordedArrivals
+from nats_server import NatsServer, require_nats
 from tls_members import Organisation
 
 from pillarbox.replication.transports.direct import DirectTransport
 from pillarbox.replication.transports.memory import MemoryNetwork
+from pillarbox.replication.transports.nats_settings import NatsSettings
 from pillarbox.replication.transports.spool import SpoolTransport
 from pillarbox.replication.transports.transport import Member, Members, Transport
 from pillarbox.replication.wire.transport_frames import FRAME_BYTES_MAX
@@ -103,6 +105,36 @@ class SpoolNet:
         pass
 
 
+class NatsNet:
+    def __init__(self, place: Path) -> None:
+        require_nats()
+        self._server = NatsServer(place / "nats").start()
+        self._made_count = 0
+
+    def transport(self, database: bytes) -> Transport:
+        from pillarbox.replication.transports.nats import NatsTransport, Timing
+
+        self._made_count += 1
+        return NatsTransport(
+            database,
+            b"t" * 16,
+            NatsSettings((self._server.address,)),
+            random.Random(self._made_count),
+            outbox_bytes_max=OUTBOX_BYTES,
+            messages_max=8,
+            timing=Timing(full_s=0.05, ack_wait_s=1),
+        )
+
+    def members(self, *databases: bytes) -> Members:
+        return {
+            database: Member(database, f"store-{database[0]}", sites=("berlin", "berlin"))
+            for database in databases
+        }
+
+    def close(self) -> None:
+        self._server.kill()
+
+
 class Node:
     """A store's transport with what it told."""
 
@@ -145,7 +177,12 @@ class Nodes:
         self.net.close()
 
 
-NETS: dict[str, Callable[[Path], Net]] = {"memory": MemoryNet, "direct": DirectNet, "spool": SpoolNet}
+NETS: dict[str, Callable[[Path], Net]] = {
+    "memory": MemoryNet,
+    "direct": DirectNet,
+    "spool": SpoolNet,
+    "nats": NatsNet,
+}
 
 
 @pytest.fixture(params=NETS)
@@ -271,8 +308,8 @@ def test_members_that_stay_the_same_keep_their_links(nodes: Nodes) -> None:
 
 
 def test_who_went_away_is_told_of_and_found_again(nodes: Nodes) -> None:
-    if isinstance(nodes.net, SpoolNet):
-        pytest.skip("nobody knows whether there is somebody at the other end of a spool")
+    if isinstance(nodes.net, SpoolNet | NatsNet):
+        pytest.skip("nobody knows whether there is somebody at the other end of what is stored")
     a, b = nodes.linked(A, B)
     b.transport.close()
     assert a.told.next_link() == (B, False)

@@ -38,6 +38,7 @@ from pillarbox.replication.organisation.entries import read_organisation
 from pillarbox.replication.organisation.topology import Organisation, Server, TransportName
 from pillarbox.replication.transports.joined import JoinedTransports
 from pillarbox.replication.transports.memory import MemoryNetwork
+from pillarbox.replication.transports.nats_settings import NatsSettings
 from pillarbox.replication.transports.transport import Member
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
@@ -175,7 +176,7 @@ def test_members_are_the_others_with_where_and_how_they_are_reached(member: Sign
     membership, _ = membership_of(A, member.files, member.organisation(), member.clock)
     [found] = membership.members(member.organisation()).values()
     assert (found.database, found.addresses, found.transport) == (B, ("b:1",), TransportName.SPOOL)
-    assert len(found.fingerprints) == 1
+    assert len(found.fingerprints) == 1 and found.sites == ("berlin", "berlin")
 
 
 # --- who has a token ----------------------------------------------------------------------------------------
@@ -244,6 +245,9 @@ def test_settings_are_kept_with_their_comments(tmp_path: Path) -> None:
     path.write_text(path.read_text() + "# ours\n")
     files.keep_settings(NodeSettings(("[::]:7337",), "spool", 5))
     assert files.settings() == NodeSettings(("[::]:7337",), "spool", 5)
+    nats = NatsSettings(("n1:4222", "n2:4222"), "pillarbox", "password", ca_file="ca.pem")
+    files.keep_settings(NodeSettings((), nats=nats))
+    assert files.settings() == NodeSettings((), nats=nats) and nats.wants_tls
     assert "# ours" in path.read_text()
 
 
@@ -255,6 +259,18 @@ def test_settings_are_kept_with_their_comments(tmp_path: Path) -> None:
         ("version = 1\nlisten = '0.0.0.0:1'", InvalidSetting),
         ("version = 1\nspool = 5", InvalidSetting),
         ("version = 1\nspool_bytes_max = 0", InvalidSetting),
+        ("version = 1\nnats = 5", InvalidSetting),
+        ("version = 1\n[nats]", InvalidSetting),
+        ("version = 1\n[nats]\nservers = ['nowhere']", InvalidSetting),
+        ("version = 1\n[nats]\nservers = ['n:4222']\nuser = 'u'", InvalidSetting),
+        (
+            "version = 1\n[nats]\nservers = ['n:4222']\ncredentials_file = 'c'\nnkey_file = 'n'",
+            InvalidSetting,
+        ),
+        ("version = 1\n[nats]\nservers = ['n:4222']\nstream_bytes_max = 0", InvalidSetting),
+        ("version = 1\n[nats]\nservers = ['n:4222']\ntls = 1", InvalidSetting),
+        ("version = 1\n[nats]\nservers = ['n:4222']\nca_file = 1", InvalidSetting),
+        ("version = 1\n[nats]\nservers = ['n:4222']\nother = 1", InvalidSetting),
         ("version = 1\nother = 5", InvalidSetting),
         ("version = ", InvalidSetting),
     ],
@@ -284,8 +300,9 @@ def test_what_was_cut_off_in_the_middle_changes_nothing(tmp_path: Path) -> None:
 def test_each_link_uses_the_transport_that_the_organisation_says() -> None:
     direct, spool = MemoryNetwork(), MemoryNetwork()
     told = {each: RecordedArrivals() for each in (A, B, C)}
+    refused: list[str] = []
     mine = JoinedTransports(
-        {TransportName.DIRECT: direct.transport(A), TransportName.SPOOL: spool.transport(A)}
+        {TransportName.DIRECT: direct.transport(A), TransportName.SPOOL: spool.transport(A)}, refused.append
     )
     others = {B: direct.transport(B), C: spool.transport(C)}
     members = {
@@ -305,6 +322,11 @@ def test_each_link_uses_the_transport_that_the_organisation_says() -> None:
         assert told[A].next_link() == (C, False)
         assert not mine.give(C, b"x")
         assert mine.give(B, b"still")
+        without = {B: members[B]._replace(transport=TransportName.NATS)}
+        mine.members_changed(without)
+        mine.members_changed(without)
+        assert told[A].next_link() == (B, False) and not mine.give(B, b"x")
+        assert refused == ["the link to b is to use nats, which node.toml here does not name"]
     finally:
         for transport in (mine, *others.values()):
             transport.close()

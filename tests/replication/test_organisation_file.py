@@ -143,7 +143,11 @@ def test_a_file_says_an_organisation() -> None:
         ('schedule = "every 30 min"', 'addresses = ["p1"]', "'p1' is no address"),
         ('schedule = "every 30 min"', 'addresses = ["p1:99999"]', "'p1:99999' is no address"),
         ('schedule = "every 30 min"', 'addresses = "p1:1"', "a list of texts"),
-        ("allow_referrals", 'transport = "pigeon"', "transport is to be direct or spool, not 'pigeon'"),
+        (
+            "allow_referrals",
+            'transport = "pigeon"',
+            "transport is to be direct or spool or nats, not 'pigeon'",
+        ),
         ('name = "p1"', 'name = "b2"', "two servers called b2"),
         (f'guid = "{guid_text(P1)}', f'guid = "{guid_text(B1)}"', "two servers of the guid"),
         (f'guid = "{guid_text(P1)}', 'guid = "paris"', "is no GUID"),

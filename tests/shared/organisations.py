@@ -11,7 +11,8 @@ import pillarbox
 from pillarbox.replication.core import organisation_folder
 from pillarbox.replication.membership.certificates import certify, new_authority, new_key
 from pillarbox.replication.node.member_files import MemberFiles, NodeSettings
-from pillarbox.replication.organisation.topology import Connector, Organisation, Server
+from pillarbox.replication.organisation.topology import Connector, Organisation, Server, TransportName
+from pillarbox.replication.transports.nats_settings import NatsSettings
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.upkeep import joining
 from pillarbox.tools.operations.replicating import public_folder_stores, replicator_at_rest
@@ -27,8 +28,13 @@ def free_port() -> int:
         return port
 
 
-def make_organisation(place: Path, sites: Mapping[str, str]) -> dict[str, Path]:
-    """Make a server for each name, in the site that it is given; all know all. Their paths."""
+def make_organisation(
+    place: Path, sites: Mapping[str, str], nats: NatsSettings | None = None
+) -> dict[str, Path]:
+    """Make a server for each name, in the site that it is given; all know all. Their paths.
+
+    With NATS, links between sites use that.
+    """
     now_ms = SystemClock().now_ms()
     authority = new_authority(TREE, now_ms)
     paths, servers = {}, {}
@@ -42,7 +48,7 @@ def make_organisation(place: Path, sites: Mapping[str, str]) -> dict[str, Path]:
             files = MemberFiles(paths[name])
             files.keep_key(key)
             files.keep_certificate(certificate)
-            files.keep_settings(NodeSettings(listen=(address,)))
+            files.keep_settings(NodeSettings(listen=(address,), nats=nats))
             servers[store.guid] = Server(
                 store.guid,
                 name,
@@ -53,7 +59,10 @@ def make_organisation(place: Path, sites: Mapping[str, str]) -> dict[str, Path]:
             )
             joining.join(store, _ACTOR, TREE)
     names = sorted({*sites.values()})
-    connectors = tuple(Connector(f"{one}-{other}", (one, other), 10) for one, other in pairwise(names))
+    transport = TransportName.NATS if nats else TransportName.DIRECT
+    connectors = tuple(
+        Connector(f"{one}-{other}", (one, other), 10, transport=transport) for one, other in pairwise(names)
+    )
     organisation = Organisation(
         servers, connectors, sites=tuple(names), authorities=(authority.certificate.der,)
     )

@@ -24,7 +24,10 @@ from pillarbox.tools.options import ACTOR
 from pillarbox.tools.serving.log import ERROR, INFORMATION, WARNING, Log
 
 if TYPE_CHECKING:
+    from pillarbox.replication.ground.records import Tree
     from pillarbox.replication.node.node import Node
+    from pillarbox.replication.transports.nats_settings import NatsSettings
+    from pillarbox.replication.transports.transport import Transport
 
 MakeNode = Callable[[pillarbox.Server, "pillarbox.Database", Log], "Node"]
 """Makes the node of a server's public folder store. Raises PillarboxError where it cannot be: it has no
@@ -120,8 +123,9 @@ class Replicating:
         except PillarboxError as error:
             self._refuse(str(error))
             return
-        except ModuleNotFoundError as error:  # of the extra `replication`
-            self._refuse(f"it needs {error.name}: install pillarbox with its extra `replication`")
+        except ModuleNotFoundError as error:
+            extra = "nats" if error.name in ("nats", "nkeys") else "replication"
+            self._refuse(f"it needs {error.name}: install pillarbox with its extra `{extra}`")
             return
         self._refused = ""
         node.start()
@@ -159,13 +163,13 @@ def make_node(server: pillarbox.Server, database: pillarbox.Database, log: Log) 
     from pillarbox.replication.transports.direct import DirectTransport
     from pillarbox.replication.transports.joined import JoinedTransports
     from pillarbox.replication.transports.spool import SpoolTransport
-    from pillarbox.replication.transports.transport import Transport
 
     files, clock = MemberFiles(server.path), database.clock
     with database.read(ACTOR) as reader:
         tree, organisation = known_organisation(reader, files.first_entries())
     membership, credentials = membership_of(database.guid, files, organisation, clock)
     settings = files.settings()
+    make_nats = settings.nats and _nats_maker(settings.nats, server, database, tree, log)
     door = EnrolmentDoor(files, lambda: node, clock) if files.authority() else None
 
     def refused(reason: str) -> None:
@@ -184,8 +188,26 @@ def make_node(server: pillarbox.Server, database: pillarbox.Database, log: Log) 
                 refused=refused,
                 spool_bytes_max=settings.spool_bytes_max,
             )
-        return JoinedTransports(transports)
+        if make_nats:
+            transports[TransportName.NATS] = make_nats()
+        return JoinedTransports(transports, refused)
 
     belonging = Belonging(tree, organisation, PRESETS[organisation.preset], fence_of(server), membership)
     node = Node(database, belonging, make_transport, lambda text: log.say(ERROR, text))
     return node
+
+
+def _nats_maker(
+    settings: NatsSettings, server: pillarbox.Server, database: pillarbox.Database, tree: Tree, log: Log
+) -> Callable[[], Transport]:
+    """Makes the NATS transport. Raises ModuleNotFoundError where its client is not installed."""
+    from pillarbox.replication.transports.nats import NatsTransport
+
+    return lambda: NatsTransport(
+        database.guid,
+        tree.guid,
+        settings,
+        random.Random(),
+        directory=server.path,
+        refused=lambda reason: log.say(WARNING, f"replication: {reason}"),
+    )

@@ -16,10 +16,12 @@ import pytest
 pytest.importorskip("cryptography", reason="cryptography (the extra `replication`) is not installed")
 pytest.importorskip("click", reason="click (the extra `cli`) is not installed")
 
+from nats_server import NatsServer, require_nats
 from organisations import make_organisation
 from served import Served, serving
 
 import pillarbox as pillarbox_of
+from pillarbox.replication.transports.nats_settings import NatsSettings
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.engine import numbering
 from pillarbox.tools.operations.replicating import joined_store
@@ -44,9 +46,11 @@ def eventually(is_so: Callable[[], Any]) -> None:
 class Organisation:
     """Servers, the processes that serve them, and what people do."""
 
-    def __init__(self, pillarbox: Pillarbox, place: Path, sites: dict[str, str]) -> None:
+    def __init__(
+        self, pillarbox: Pillarbox, place: Path, sites: dict[str, str], nats: NatsSettings | None = None
+    ) -> None:
         self._pillarbox = pillarbox
-        self.paths = make_organisation(place, sites)
+        self.paths = make_organisation(place, sites, nats)
         self.place = place
         self._stacks: dict[str, ExitStack] = {}
         self.served: dict[str, Served] = {}
@@ -129,6 +133,35 @@ def test_a_post_is_seen_at_the_other_servers(pillarbox: Pillarbox, tmp_path: Pat
             assert organisation.end(name) == 0
     finally:
         organisation.close()
+
+
+@pytest.mark.slow
+def test_posts_cross_nats_and_wait_while_it_is_away(pillarbox: Pillarbox, tmp_path: Path) -> None:
+    require_nats()
+    nats = NatsServer(tmp_path / "nats").start()
+    sites = {"b1": "berlin", "b2": "berlin", "p1": "paris"}
+    organisation = Organisation(pillarbox, tmp_path, sites, NatsSettings((nats.address,)))
+    try:
+        for name in organisation.paths:
+            organisation.serve(name)
+        organisation.share("b1", "Forum", "b2", "p1")
+        organisation.post("b1", "Forum", "before")
+        eventually(lambda: organisation.subjects("p1", "Forum") == ["before"])
+        nats.kill()
+        organisation.post("b1", "Forum", "of berlin")
+        organisation.post("p1", "Forum", "of paris")
+        eventually(lambda: organisation.subjects("b2", "Forum") == ["before", "of berlin"])  # direct
+        assert organisation.subjects("p1", "Forum") == ["before", "of paris"]
+        assert organisation.end("p1", signal.SIGKILL) != 0
+        organisation.serve("p1")  # with nothing to connect to
+        nats.start()
+        everything = ["before", "of berlin", "of paris"]
+        for name in organisation.paths:
+            eventually(lambda of=name: organisation.subjects(of, "Forum") == everything)
+        organisation.in_sync("b1", "Forum")
+    finally:
+        organisation.close()
+        nats.kill()
 
 
 @pytest.mark.slow
