@@ -45,9 +45,13 @@ def tell_all(replica: Replica, folder: ObjectId) -> None:
 
 def note_doubt(replica: Replica, folder: ObjectId) -> None:
     """A store said less than before: the next status tells it, and asks it what it has; until it has said as
-    much again."""
+    much again.
+
+    Not so in a folder that is deleted: there nobody is asked, so those who believe different things of a
+    store would tell each other without end.
+    """
     state = replica.state(folder)
-    if state.unstated_since_ms == NEVER_MS:
+    if state.unstated_since_ms == NEVER_MS and replica.is_live(folder):
         state.unstated_since_ms = state.news_ms = replica.now_ms
 
 

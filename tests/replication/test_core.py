@@ -349,6 +349,22 @@ def test_a_delete_that_the_others_had_given_up_does_not_hide_what_they_hold() ->
     assert after is not None and after.siblings == theirs.siblings
 
 
+def test_of_a_deleted_folder_nobody_is_told_what_is_doubted() -> None:
+    post = Post()
+    folder = post.folder()
+    post.wait(HOUR_MS)
+    before = post.replica(1).message(b"1" * 16, folder, Status())
+    post.post(1, folder)
+    post.wait(HOUR_MS)
+    post.do(0, lambda replica: hierarchy.delete_folder(replica, folder, ACTOR))
+    post.wait(HOUR_MS)
+    post.sent.clear()
+    post.table.append(before)
+    post.wait(HOUR_MS)
+    assert post.replica(0).state(folder).rows[b"2" * 16].is_doubted
+    assert not [each for each in post.sent if each.folder == folder and each is not before]
+
+
 def test_a_leaving_replica_goes_only_when_another_has_all_of_it() -> None:
     post = Post()
     folder = post.folder()

@@ -264,7 +264,7 @@ def _message(read: Reader, item: Any, known: Callable[[int], Any]) -> Any:
         _numbers(item.versions, known),
         messages.content(read, item),
         item.flags & ~1,
-        item.keywords,
+        sorted(item.keywords),
         sorted((k, v) for k, v in item.properties.items() if k != "former_folder"),
     )
 
