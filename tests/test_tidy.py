@@ -134,6 +134,7 @@ SEAMS = {
             "backup/repository/backend_directory.py": "a repository in a directory",
             "tools/new_file.py": "key files, requests and approvals that people carry",
             "tools/main.py": "standard streams that were closed, which lead nowhere",
+            "tools/snapshot_replicas.py": "scratch for the records of a snapshot",
             "tools/commands/backup.py": "scratch for what is verified or compared",
             "tools/commands/repository.py": "new key files",
             "tools/serving/socket_place.py": "the control socket, which is no file",

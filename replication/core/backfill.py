@@ -67,10 +67,11 @@ def ask_whether_expired(replica: Replica, folder: ObjectId) -> None:
 
 
 def due_ms(replica: Replica, folder: ObjectId, state: FolderState) -> int:
-    """The time at which the next entry is asked for; none falls due while content is stopped."""
+    """The time at which the next entry is asked for; none falls due while content is stopped, or while a
+    snapshot is brought in."""
     if replica.is_held_back(folder):
         return NEVER_MS
-    return min((entry.due_ms for entry in state.entries), default=NEVER_MS)
+    return max(min((entry.due_ms for entry in state.entries), default=NEVER_MS), state.seeds_until_ms)
 
 
 def ask(replica: Replica, folder: ObjectId) -> None:

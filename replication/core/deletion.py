@@ -127,12 +127,16 @@ def _ask(replica: Replica, folder: ObjectId, source: bytes) -> None:
     if replica.now_ms < state.reconciling.get(source, 0):
         return
     state.reconciling[source] = replica.now_ms + replica.preset.first_retry.same_site_ms
-    held = {
+    replica.send(source, folder, ReconcileQuestion(sights(replica, folder), state.applied))
+
+
+def sights(replica: Replica, folder: ObjectId) -> dict[ObjectId, Sight]:
+    """The versions of each object that is held here, by their numbers."""
+    return {
         object_id: Sight.of(versions)
         for object_id in replica.objects.ids(folder)
         if (versions := replica.objects.get(folder, object_id))
     }
-    replica.send(source, folder, ReconcileQuestion(held, state.applied))
 
 
 def answer_reconcile(

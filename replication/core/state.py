@@ -131,6 +131,7 @@ class FolderState:
     silent: frozenset[bytes] = frozenset()
     fetched_by: dict[bytes, tuple[CNSet, int]] = field(default_factory=dict)
     asks_at_once: bool = False
+    seeds_until_ms: int = 0
     asked_expired: CNSet = NOTHING
     reconciles: dict[bytes, CNSet] = field(default_factory=dict)
     reconciling: dict[bytes, int] = field(default_factory=dict)
@@ -154,6 +155,9 @@ class FolderState:
     def restart(self, now_ms: int, purge_interval_ms: int) -> None:
         """Plan all that is due anew: times of before the restart mean nothing now."""
         self.entries, self.silent, self.asked_expired = (), frozenset(), NOTHING
+        self.seeds_until_ms = 0
+        # A replica that began while nothing was sent, by a command, say, has asked nobody yet.
+        self.asks_at_once |= not any(row.is_heard() for row in self.rows.values())
         self.asked.clear()
         self.fetched_by.clear()
         self.site_status_due_ms = NEVER_MS

@@ -13,7 +13,8 @@ from pillarbox.replication.ground.versions import Context
 from pillarbox.store.change_number import ChangeNumber, CNSet
 from pillarbox.store.disk.tables import HIERARCHY_SCOPE
 from pillarbox.store.engine import numbering
-from pillarbox.store.engine.transaction import WriteTransaction
+from pillarbox.store.engine.transaction import Reader, WriteTransaction
+from pillarbox.store.errors import NotFound
 from pillarbox.store.hybrid_clock import Stamp
 from pillarbox.store.ids import COUNTER_BITS, counter_of
 from pillarbox.store.mail import public_folders
@@ -22,32 +23,25 @@ OwnerOf = Callable[[bytes], tuple[bytes, int]]
 """Of a replica GUID the database and the incarnation that number their changes under it."""
 
 
-class Identifiers:
-    """Translates within one transaction. A replica GUID that is met for the first time gets a number."""
+class KnownIdentifiers:
+    """Translates within one read or transaction, by the replica GUIDs that the store knows."""
 
-    def __init__(self, txn: WriteTransaction, tree: Tree, owner_of: OwnerOf) -> None:
-        self._txn = txn
-        self._tree = tree.guid
-        self._owner_of = owner_of
-        self._numbers = {record.origin: number for number, record in numbering.replicas(txn)}
+    def __init__(self, reader: Reader, tree: Tree) -> None:
+        self._numbers = {record.origin: number for number, record in numbering.replicas(reader)}
         self._origins = {number: origin for origin, number in self._numbers.items()}
         self._fixed = {
             tree.hierarchy: HIERARCHY_SCOPE,
-            tree.root: public_folders.root_id(txn, public_folders.IPM_SUBTREE),
-            tree.system_root: public_folders.root_id(txn, public_folders.NON_IPM_SUBTREE),
-            tree.lost_and_found: public_folders.root_id(txn, public_folders.LOST_AND_FOUND),
+            tree.root: public_folders.root_id(reader, public_folders.IPM_SUBTREE),
+            tree.system_root: public_folders.root_id(reader, public_folders.NON_IPM_SUBTREE),
+            tree.lost_and_found: public_folders.root_id(reader, public_folders.LOST_AND_FOUND),
         }
         self._fixed_back = {number: object_id for object_id, number in self._fixed.items()}
 
     def replica(self, origin: bytes) -> int:
-        """The replica number of a replica GUID. Raises OverLimit when no more can be told apart."""
-        number = self._numbers.get(origin)
-        if number is None:
-            # Under the tree's own GUID there are ids that are the same in all stores, and no changes.
-            owner = (origin, 0) if origin == self._tree else self._owner_of(origin)
-            number = numbering.replica_number(self._txn, origin, *owner)
-            self._numbers[origin], self._origins[number] = number, origin
-        return number
+        """The replica number of a replica GUID. Raises NotFound where nothing here is of it."""
+        if origin not in self._numbers:
+            raise NotFound("the store knows nothing of a numbering", hint="look at its snapshots for a newer")
+        return self._numbers[origin]
 
     def known_replica(self, origin: bytes) -> int | None:
         """The replica number of a replica GUID, None where nothing here is of it."""
@@ -91,3 +85,23 @@ class Identifiers:
     def cnset(self, numbers: list[int]) -> CNSet:
         """Numbers that this store keeps, as a set that all know."""
         return CNSet.of(map(self.change_number, numbers))
+
+
+class Identifiers(KnownIdentifiers):
+    """Translates within one transaction. A replica GUID that is met for the first time gets a number."""
+
+    def __init__(self, txn: WriteTransaction, tree: Tree, owner_of: OwnerOf) -> None:
+        super().__init__(txn, tree)
+        self._txn = txn
+        self._tree = tree.guid
+        self._owner_of = owner_of
+
+    def replica(self, origin: bytes) -> int:
+        """The replica number of a replica GUID. Raises OverLimit when no more can be told apart."""
+        number = self._numbers.get(origin)
+        if number is None:
+            # Under the tree's own GUID there are ids that are the same in all stores, and no changes.
+            owner = (origin, 0) if origin == self._tree else self._owner_of(origin)
+            number = numbering.replica_number(self._txn, origin, *owner)
+            self._numbers[origin], self._origins[number] = number, origin
+        return number

@@ -36,6 +36,7 @@ from pillarbox.store.engine.commit_notification import CommitNotification
 from pillarbox.store.engine.database import Database
 from pillarbox.store.errors import Dismounted, OverLimit, PillarboxError, Refused
 from pillarbox.store.events import EventId
+from pillarbox.store.mail.messages import PreparedMessage
 
 R = TypeVar("R")
 
@@ -101,6 +102,7 @@ class _Asked(NamedTuple):
     """A command or view that another thread waits for."""
 
     change: Callable[[Replica], Any]
+    prepared: Mapping[bytes, PreparedMessage]
     future: Future[Any]
 
 
@@ -183,21 +185,24 @@ class Node:
         self.end()
         return True
 
-    def perform(self, change: Callable[[Replica], R]) -> R:
+    def perform(self, change: Callable[[Replica], R], prepared: Mapping[bytes, PreparedMessage] = {}) -> R:
         """Make a change by functions of the core, or look, in the node's thread. What it gave back.
+        `prepared` is mail that the change brings, by its digest.
 
         Raises what that raises, and Refused with the reason while the node does not run.
         """
-        return self.asked(change).result()
+        return self.asked(change, prepared).result()
 
-    def asked(self, change: Callable[[Replica], R]) -> Future[R]:
+    def asked(
+        self, change: Callable[[Replica], R], prepared: Mapping[bytes, PreparedMessage] = {}
+    ) -> Future[R]:
         """The result of a change or a look that the node's thread is asked for. Raises Refused as
         `perform`."""
         future: Future[R] = Future()
         with self._ending:
             if self._has_ended:
                 raise self._not_running()
-            self._inbox.put(_Asked(change, future))
+            self._inbox.put(_Asked(change, prepared, future))
         return future
 
     @property
@@ -307,7 +312,7 @@ class Node:
             asked.future.set_exception(self._not_running())
             return
         try:
-            result = replicator.perform(asked.change)
+            result = replicator.perform(asked.change, asked.prepared)
         except BaseException as error:  # the caller's: it is raised there
             asked.future.set_exception(error)
         else:

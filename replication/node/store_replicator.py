@@ -19,9 +19,10 @@ from pillarbox.replication.core.identity import Fence, Mark
 from pillarbox.replication.core.preset import Preset
 from pillarbox.replication.core.replica import Moment, Replica, ReplicaRecord
 from pillarbox.replication.core.replicator import Replicator
-from pillarbox.replication.ground.records import MessageVersion, ObjectId, Tree
+from pillarbox.replication.ground.records import ObjectId, Tree
 from pillarbox.replication.node import stored_record
 from pillarbox.replication.node.bound_objects import BoundObjects
+from pillarbox.replication.node.contents import contents_of
 from pillarbox.replication.node.fence import FenceFile
 from pillarbox.replication.node.held_copies import HeldCopies
 from pillarbox.replication.node.local_numbers import changes_of, counters_since
@@ -30,16 +31,12 @@ from pillarbox.replication.node.stored_objects import OF_THE_STORE, CannotApply,
 from pillarbox.replication.organisation.topology import Organisation
 from pillarbox.replication.wire.messages import (
     BundleKey,
-    Changes,
-    Message,
     Receipt,
-    ReconcileAnswer,
     Sender,
 )
 from pillarbox.store.access import Actor
 from pillarbox.store.change_number import CNSet
-from pillarbox.store.disk.tables import Table
-from pillarbox.store.engine import content_store, numbering
+from pillarbox.store.engine import numbering
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.transaction import WriteTransaction
 from pillarbox.store.errors import NotFound, OverLimit, PillarboxError, Refused
@@ -251,9 +248,9 @@ class StoreReplicator:
         """The transport sees that a store can be reached from here, or no longer."""
         self._call(lambda txn, replicator: replicator.link_changed(peer, is_up, self._now()))
 
-    def perform(self, change: Callable[[Replica], R]) -> R:
+    def perform(self, change: Callable[[Replica], R], prepared: Mapping[bytes, PreparedMessage] = {}) -> R:
         """Make a change by functions of the core, or look: an operator's command, or a view. What that gave
-        back.
+        back. `prepared` is mail that the change brings, by its digest.
 
         A replicator that was not started takes commands too, as the functions of the store do: nothing
         leaves, and what was changed goes out after the next start. Raises what `change` does, and then
@@ -275,7 +272,7 @@ class StoreReplicator:
             refused.clear()
             return replicator.local_changes(ask, self._now())[1]
 
-        self._call(work)
+        self._follow(self._made(work, prepared=prepared))
         if refused:
             raise refused[0]
         return given[0]
@@ -432,13 +429,13 @@ class StoreReplicator:
     def _outgoing(self, txn: WriteTransaction, effect: Effect) -> list[Outgoing]:
         match effect:
             case Send(message):
-                return [Outgoing(effect, _contents_of(txn, [message]))]
+                return [Outgoing(effect, contents_of(txn, [message]))]
             case Pass(_, bundle) if bundle.key in self._arrived:
                 return [Outgoing(effect, data=self._arrived[bundle.key])]
             case Pass(_, bundle) if bundle.key in self._copies:
                 return [Outgoing(effect, data=self._copies.data(txn, bundle.key))]
             case Pass(_, bundle):
-                return [Outgoing(effect, _contents_of(txn, bundle.messages))]
+                return [Outgoing(effect, contents_of(txn, bundle.messages))]
             case GiveReceipt():
                 return [Outgoing(effect)]
         return []
@@ -505,18 +502,3 @@ def _sender_of(txn: WriteTransaction) -> Sender:
     """The identity under which the store numbers its changes now."""
     replica = numbering.replica(txn, txn.numbering)
     return Sender(replica.database, replica.incarnation, replica.origin)
-
-
-def _contents_of(txn: WriteTransaction, messages: Iterable[Message]) -> tuple[bytes, ...]:
-    """The raw messages of all versions that messages carry, as far as they are still here."""
-    digests = {
-        version.content: None
-        for message in messages
-        if isinstance(message.body, Changes | ReconcileAnswer)
-        for _, versions in message.body.objects
-        for version in versions.siblings.values()
-        if isinstance(version, MessageVersion) and version.content
-    }
-    return tuple(
-        content_store.read(txn, digest) for digest in digests if txn.record(Table.CONTENT, digest) is not None
-    )

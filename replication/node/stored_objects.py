@@ -6,23 +6,20 @@ follow is the store's (`apply_messages`, `apply_folders`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from pillarbox.replication.core.objects import NotApplied
 from pillarbox.replication.ground.records import ObjectId, Tree
 from pillarbox.replication.ground.versions import Versions
 from pillarbox.replication.node.identifiers import Identifiers, OwnerOf
+from pillarbox.replication.node.object_reads import ObjectReads
 from pillarbox.replication.node.stored_versions import (
-    folder_of,
-    message_of,
     shown_folder,
     stored_folder,
     stored_message,
 )
-from pillarbox.store.change_number import CNSet
-from pillarbox.store.disk.tables import Table, split_feed_value, split_triple_key, triple_key
-from pillarbox.store.engine import content_store
+from pillarbox.store.disk.tables import Table, split_triple_key, triple_key
 from pillarbox.store.engine.transaction import WriteTransaction
 from pillarbox.store.errors import Dismounted, PillarboxError, ReadOnly, Retryable
 from pillarbox.store.ids import COUNTER_BITS, COUNTER_MAX, counter_of
@@ -51,7 +48,7 @@ class CannotApply(Exception):
         self.place, self.reason = place, reason
 
 
-class StoredObjects:
+class StoredObjects(ObjectReads):
     """Implements `ObjectStore` within a transaction of a store that has joined the tree.
 
     `prepared` are messages by digest that were made ready before the transaction, which is most of the work.
@@ -67,13 +64,12 @@ class StoredObjects:
         prepared: Mapping[bytes, PreparedMessage] = {},
         refused: Mapping[Place, str] = {},
     ) -> None:
+        self.identifiers = self._ids = Identifiers(txn, tree, owner_of)
+        super().__init__(txn, tree, self._ids)
         self._refused = refused
         self._txn = txn
-        self._hierarchy = tree.hierarchy
-        self.identifiers = self._ids = Identifiers(txn, tree, owner_of)
         self._content_of = content_of
         self._prepared = prepared
-        self._folders: dict[ObjectId, Versions[Any] | None] = {}  # read here, since each is read many times
         self._roomy: set[int] = set()  # folders that are known to be here
         self._absent: tuple[ObjectId, ObjectId] | None = None  # the message that was not here just now
         self._highest: dict[tuple[int, int], int] = {}  # by folder and replica number, of all that is here
@@ -84,18 +80,15 @@ class StoredObjects:
 
     def get(self, folder: ObjectId, object_id: ObjectId) -> Versions[Any] | None:
         """The object, or None."""
-        known_id = self._ids.known_id(object_id)
-        if folder == self._hierarchy:
-            if object_id not in self._folders:
-                state = None if known_id is None else apply_folders.state_of(self._txn, known_id)
-                self._folders[object_id] = self._versions(state)
-            return self._folders[object_id]
-        folder_id, message_id = self._ids.id(folder), known_id
-        found = None
-        if message_id is not None and not self._is_above_all(folder_id, message_id):
-            found = self._versions(apply_messages.state_of(self._txn, folder_id, message_id))
-        self._absent = None if found else (folder, object_id)
+        found = super().get(folder, object_id)
+        if folder != self._hierarchy:
+            self._absent = None if found else (folder, object_id)
         return found
+
+    def _message(self, folder_id: int, message_id: int) -> Versions[Any] | None:
+        if self._is_above_all(folder_id, message_id):
+            return None
+        return super()._message(folder_id, message_id)
 
     def _is_above_all(self, folder_id: int, message_id: int) -> bool:
         """True for a message that is above all numbers of its replica in the folder, as new ones mostly are.
@@ -118,18 +111,6 @@ class StoredObjects:
             number = replica << COUNTER_BITS | counter
             if number > self._highest.get((folder_id, replica), number):
                 self._highest[folder_id, replica] = number
-
-    def _versions(self, state: FolderState | MessageState | None) -> Versions[Any] | None:
-        if state is None:
-            return None
-        siblings = {self._ids.change_number(each.number): self._version(each) for each in state.versions}
-        return Versions(self._ids.context_of(dict(state.context)), siblings)
-
-    def _version(self, stored: apply_folders.FolderVersion | apply_messages.MessageVersion) -> Any:
-        if isinstance(stored, apply_folders.FolderVersion):
-            return folder_of(self._ids, stored)
-        size = content_store.content_record(self._txn, stored.digest).size if stored.digest else 0
-        return message_of(self._ids, stored, size)
 
     def put(self, folder: ObjectId, object_id: ObjectId, versions: Versions[Any]) -> None:
         """Store the object's new state. Raises NotApplied for an object of `refused`, which tells why.
@@ -187,40 +168,6 @@ class StoredObjects:
             apply_folders.forget(self._txn, known_id)
         else:
             apply_messages.forget(self._txn, self._ids.id(folder), [known_id])
-
-    def ids(self, folder: ObjectId) -> list[ObjectId]:
-        """The ids of all objects of the folder, tombstones too, ascending."""
-        if folder == self._hierarchy:
-            found = apply_folders.ids(self._txn)
-        else:
-            found = apply_messages.ids_in(self._txn, self._ids.id(folder))
-        return sorted(map(self._ids.object_id, found))
-
-    def entries(self, folder: ObjectId) -> CNSet:
-        """All numbers by which objects of the folder are found: those of their contexts and siblings."""
-        scope = self._ids.id(folder)
-        rows = self._txn.indexes(Table.VERSION, triple_key(scope, 0, 0), triple_key(scope + 1, 0, 0))
-        return self._ids.cnset(sorted({split_triple_key(key)[1] for key, _ in rows}))
-
-    def found(self, folder: ObjectId, numbers: CNSet, limit: int | None = None) -> list[ObjectId]:
-        """The objects that are found by any of these numbers, in the order of the lowest such number: all of
-        them, or the first `limit`."""
-        found: dict[ObjectId, None] = {}
-        for object_id in self._hits(self._ids.id(folder), numbers):
-            if len(found) == limit:
-                break
-            found[object_id] = None
-        return list(found)
-
-    def _hits(self, scope: int, numbers: CNSet) -> Iterator[ObjectId]:
-        """The object that is found by each of these numbers, by ascending number."""
-        for origin in numbers.origins():
-            replica = self._ids.known_replica(origin)
-            for first, last in numbers.ranges(origin) if replica is not None else ():
-                start = triple_key(scope, (replica or 0) << COUNTER_BITS | first, 0)
-                stop = triple_key(scope, ((replica or 0) << COUNTER_BITS | last) + 1, 0)
-                for _, body in self._txn.indexes(Table.VERSION, start, stop):
-                    yield self._ids.object_id(split_feed_value(body)[1])
 
     def clear(self, folder: ObjectId) -> None:
         """Forget all objects of the folder."""

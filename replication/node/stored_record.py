@@ -14,7 +14,7 @@ from pillarbox.replication.core.replica import ReplicaRecord
 from pillarbox.replication.core.state import FolderState, Leaving, Row, SetAside
 from pillarbox.replication.ground.knowledge import Knowledge
 from pillarbox.replication.ground.records import ObjectId
-from pillarbox.replication.node.identifiers import Identifiers
+from pillarbox.replication.node.identifiers import Identifiers, KnownIdentifiers
 from pillarbox.replication.wire.messages import Life, Sender
 from pillarbox.store.change_number import ChangeNumber, CNSet
 from pillarbox.store.disk.records import pack, unpack
@@ -50,7 +50,7 @@ def _save_folder(txn: WriteTransaction, folder_id: int, state: FolderState) -> N
         replication_state.keep(txn, Kept.ROW, _packed(fields), folder_id, guid)
 
 
-def load(reader: Reader, ids: Identifiers) -> ReplicaRecord | None:
+def load(reader: Reader, ids: KnownIdentifiers) -> ReplicaRecord | None:
     """The record that was kept, None where none was. Raises Corrupt; UnsupportedVersion for a newer one."""
     value = replication_state.kept(reader, Kept.STORE)
     if value is None:

@@ -22,7 +22,7 @@ from pillarbox.replication.ground.records import (
     ReplicaState,
 )
 from pillarbox.replication.ground.versions import Versions
-from pillarbox.replication.node.identifiers import Identifiers
+from pillarbox.replication.node.identifiers import Identifiers, KnownIdentifiers
 from pillarbox.store.change_number import ChangeNumber, CNSet
 from pillarbox.store.disk.records import pack, unpack
 from pillarbox.store.ids import COUNTER_BITS
@@ -94,7 +94,9 @@ def stored_message(
     )
 
 
-def message_of(ids: Identifiers, stored: apply_messages.MessageVersion, size_bytes: int) -> MessageVersion:
+def message_of(
+    ids: KnownIdentifiers, stored: apply_messages.MessageVersion, size_bytes: int
+) -> MessageVersion:
     """A version of a message as the core knows it."""
     changed = ids.stamp(*_own_row(stored))
     if not stored.digest:
@@ -123,7 +125,7 @@ def _rows(ids: Identifiers, entries: Mapping[str, Entry[Any]], own: tuple[int, i
 
 
 def _entries(
-    ids: Identifiers, values: Mapping[str, str], stamps: Iterable[Row], own: tuple[int, int, int]
+    ids: KnownIdentifiers, values: Mapping[str, str], stamps: Iterable[Row], own: tuple[int, int, int]
 ) -> dict[str, Entry[str]]:
     """Entries of values that are on, and of those that are off and have a stamp."""
     stamped = {name: (time_ms, counter, replica) for name, time_ms, counter, replica in stamps}
@@ -214,7 +216,7 @@ def _row(ids: Identifiers, entry: Entry[Any]) -> tuple[int, int, int]:
     return stamp.time_ms, stamp.counter, ids.replica(stamp.origin)
 
 
-def folder_of(ids: Identifiers, stored: apply_folders.FolderVersion) -> FolderVersion:
+def folder_of(ids: KnownIdentifiers, stored: apply_folders.FolderVersion) -> FolderVersion:
     """A version of a folder as the core knows it."""
     own = _own_row(stored)
     stamped = {row[0]: ids.stamp(*row[1:]) for row in stored.stamps}

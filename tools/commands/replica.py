@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from pillarbox.tools.options import JSON, SERVER
-from pillarbox.tools.output import counted, local_time, show, size_text
-from pillarbox.tools.serving.performing import operation
+from pillarbox.tools.output import Step, counted, local_time, progress, show, size_text
+from pillarbox.tools.repository_options import GROUP, OF, keys, open_repository
+from pillarbox.tools.serving.performing import PerformNamed, operation, operations
+
+if TYPE_CHECKING:
+    from pillarbox.replication.node.snapshot_source import SnapshotSource
 
 FOLDER: Final = click.argument("folder_path", metavar="FOLDER")
 NAMES: Final = click.argument("names", metavar="NAME", nargs=-1, required=True)
 RECURSIVE: Final = click.option("--recursive", is_flag=True, help="With all folders below it.")
 SOURCE: Final = click.option("--from", "source", metavar="NAME", required=True, help="The server to empty.")
+_QUESTIONS_MAX: Final = 10  # each is asked again where something else arrived in between
 TARGET: Final = click.option("--to", "target", metavar="NAME", required=True, help="The server to fill.")
 
 
@@ -32,17 +38,102 @@ def replica() -> None:
 @FOLDER
 @NAMES
 @RECURSIVE
+@click.option(
+    "--from-snapshot",
+    "seed",
+    nargs=2,
+    metavar="REPO SNAPSHOT",
+    help="Fill SERVER's own replica with what the server of this snapshot had.",
+)
+@GROUP
+@OF
+@keys
 @JSON
-def add(server: Path, folder_path: str, names: tuple[str, ...], recursive: bool, as_json: bool) -> None:
+def add(
+    server: Path,
+    folder_path: str,
+    names: tuple[str, ...],
+    recursive: bool,
+    seed: tuple[str, str] | None,
+    group_name: str | None,
+    of: str | None,
+    passphrase_file: Path | None,
+    key_file: Path | None,
+    as_json: bool,
+) -> None:
     """Have servers hold a replica of FOLDER too; the others fill it.
+
+    With --from-snapshot a backup of any server of the organisation fills it, and only what was changed since
+    comes from the others. The one NAME is SERVER itself then. Nothing that was deleted since comes back.
 
     \b
     pillarbox replica add /srv/mail Forum paris
     pillarbox replica add /srv/mail Forum paris rome --recursive
+    pillarbox replica add /srv/mail Forum paris --from-snapshot /media/disk/backup latest --of berlin
     """
-    with operation(server, "replica.add") as perform:
-        data = perform(folder=folder_path, servers=list(names), recursive=recursive)
-    show(data, _outcome_lines(data), as_json)
+    if seed is None:
+        with operation(server, "replica.add") as perform:
+            data = perform(folder=folder_path, servers=list(names), recursive=recursive)
+        show(data, _outcome_lines(data), as_json)
+        return
+    if len(names) != 1:
+        raise click.UsageError("--from-snapshot fills one replica: name SERVER itself")
+    with (
+        _source(seed, (group_name, of), (passphrase_file, key_file)) as source,
+        operations(server) as perform_named,
+        progress("seeding", as_json) as step,
+    ):
+        begun = perform_named(
+            "replica.begin_seeding",
+            folder=folder_path,
+            server=names[0],
+            recursive=recursive,
+            offer=source.offer,
+        )
+        asked = [(each["folder"], each["message"]) for each in begun["requests"]]
+        seeded = [_seed_folder(source, perform_named, *each, step) for each in asked]
+    data = {"changed": begun["changed"], "skipped": begun["skipped"], "seeded": seeded}
+    show(data, _seeded_lines(data), as_json)
+
+
+@contextmanager
+def _source(
+    seed: tuple[str, str],
+    told_apart: tuple[str | None, str | None],
+    opened_by: tuple[Path | None, Path | None],
+) -> Iterator[SnapshotSource]:
+    from pillarbox.backup.find_snapshot import find_snapshot
+    from pillarbox.tools.snapshot_replicas import snapshot_source
+
+    repo, name = seed
+    group, of = told_apart
+    repository = open_repository(repo, *opened_by, only_reads=True)
+    with snapshot_source(repository, find_snapshot(repository, name, group=group, of=of)) as source:
+        yield source
+
+
+def _seed_folder(
+    source: SnapshotSource, perform: PerformNamed, folder: str, asked: bytes, step: Step | None
+) -> dict[str, Any]:
+    """Have one folder filled; how many items the snapshot had for it."""
+    items_count = source.items_count(asked)
+    question: bytes | None = asked
+
+    def told(done: int) -> None:
+        if step:
+            step(done, items_count, folder)
+
+    for _ in range(_QUESTIONS_MAX):
+        if question is None:
+            break
+        question = perform("replica.seed", items=source.answer(question, told))
+    return {"folder": folder, "items": items_count}
+
+
+def _seeded_lines(data: dict[str, Any]) -> Iterator[str]:
+    yield from _outcome_lines(data)
+    for each in data["seeded"]:
+        yield f"{each['folder']}: {counted(each['items'], 'item')} from the snapshot"
 
 
 @replica.command("remove")

@@ -102,6 +102,8 @@ OPERATIONS: Final = {
     "node.retire": Operation("membership:retire"),
     "node.adopt_as_truth": Operation("replication:adopt_as_truth"),
     "replica.add": Operation("replicas:add"),
+    "replica.begin_seeding": Operation("seeding:begin"),
+    "replica.seed": Operation("seeding:seed"),
     "replica.remove": Operation("replicas:remove"),
     "replica.replace": Operation("replicas:replace"),
     "replica.list": Operation("replicas:list_replicas"),

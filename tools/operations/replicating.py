@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import pillarbox
@@ -11,6 +11,7 @@ from pillarbox.store.errors import Dismounted, NotFound, Refused
 if TYPE_CHECKING:
     from pillarbox.replication.core.replica import Replica
     from pillarbox.replication.ground.records import ObjectId
+    from pillarbox.store.mail.messages import PreparedMessage
 
 R = TypeVar("R")
 FENCE: Final = "replication-fence"
@@ -21,8 +22,11 @@ FENCE: Final = "replication-fence"
 class Performs(Protocol):
     """Makes changes, and looks, where the store's replicator is."""
 
-    def perform(self, change: Callable[[Replica], R]) -> R:
-        """The result of a function of the core, once that is durable. Raises what it raises."""
+    def perform(self, change: Callable[[Replica], R], prepared: Mapping[bytes, PreparedMessage] = {}) -> R:
+        """The result of a function of the core, once that is durable. Raises what it raises.
+
+        `prepared` is mail that it brings, by its digest.
+        """
         ...
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +24,12 @@ class Perform(Protocol):
     def __call__(self, *, items: Iterable[Any] = (), **arguments: Any) -> Any: ...
 
 
+class PerformNamed(Protocol):
+    """Does an operation by its name, and returns its result once it is durable."""
+
+    def __call__(self, name: str, /, *, items: Iterable[Any] = (), **arguments: Any) -> Any: ...
+
+
 @contextmanager
 def operation(server: Path, name: str, *, yes: bool = False, step: Step | None = None) -> Iterator[Perform]:
     """The function that does an operation, for a `with` block: in the process that serves, or else in this
@@ -30,10 +37,21 @@ def operation(server: Path, name: str, *, yes: bool = False, step: Step | None =
 
     `yes` answers its questions, `step` is told of its progress. Raises as `Server.open` and `connect`.
     """
+    asked = operation_of(name)
+    with operations(server, mounts=asked.mounts, wait_ms=asked.wait_ms, yes=yes, step=step) as perform:
+        yield partial(perform, name)
+
+
+@contextmanager
+def operations(
+    server: Path, *, mounts: bool = True, wait_ms: int = 0, yes: bool = False, step: Step | None = None
+) -> Iterator[PerformNamed]:
+    """The function that does any operation, as `operation`; where this process does it the databases are
+    mounted if `mounts`, waiting `wait_ms` for another process that has them."""
     if (connected := find_served(server)) is not None:
         with connected:
 
-            def perform(*, items: Iterable[Any] = (), **arguments: Any) -> Any:
+            def perform(name: str, /, *, items: Iterable[Any] = (), **arguments: Any) -> Any:
                 return connected.call(
                     name,
                     items=items,
@@ -44,14 +62,13 @@ def operation(server: Path, name: str, *, yes: bool = False, step: Step | None =
 
             yield perform
         return
-    asked = operation_of(name)
-    with pillarbox.Server.open(server, mount=asked.mounts, wait_ms=asked.wait_ms) as opened:
-        if asked.mounts:
+    with pillarbox.Server.open(server, mount=mounts, wait_ms=wait_ms) as opened:
+        if mounts:
             notice_return(opened)
 
-        def perform_here(*, items: Iterable[Any] = (), **arguments: Any) -> Any:
+        def perform_here(name: str, /, *, items: Iterable[Any] = (), **arguments: Any) -> Any:
             call = LocalCall(opened, ACTOR, items=items, yes=yes, step=step)
-            return asked.load()(call, **arguments)
+            return operation_of(name).load()(call, **arguments)
 
         yield perform_here
 

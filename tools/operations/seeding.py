@@ -1,0 +1,93 @@
+"""Operations that seed replicas of a server from a snapshot, which the caller has opened.
+
+The caller answers for the store of the snapshot: it is given a request for each folder, and gives back
+messages, until nothing is asked any more (`replication/core/seeding.py`).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pillarbox.store.errors import AccessDenied, InvalidContent, Refused
+from pillarbox.tools.operations.call import Call
+from pillarbox.tools.operations.replicas import Row, outcome_row
+from pillarbox.tools.operations.replicating import folder_id, folder_paths, joined_store, server_named
+
+if TYPE_CHECKING:
+    import pillarbox
+    from pillarbox.replication.core.replica import Replica
+    from pillarbox.replication.core.subtree import Outcome
+    from pillarbox.replication.ground.records import ObjectId, Tree
+
+
+def begin(call: Call, *, folder: str, server: str, recursive: bool, offer: bytes) -> Row:
+    """Add this server, which is `server`, to the replica list of a folder, and ask for what it lacks there.
+
+    `offer` is what the store of the snapshot says of itself. Given back is what was changed, and a request
+    for each folder that is held here. Raises Refused for a snapshot of which nothing may be taken, and for
+    another server.
+    """
+    from pillarbox.replication.core import hierarchy, seeding, subtree
+    from pillarbox.replication.core.subtree import Action
+    from pillarbox.replication.wire import unsealed
+
+    top, actor, tree = folder_id(call.server, folder), call.actor.account, _tree(call.server)
+    try:
+        offered, _ = unsealed.decode(offer, tree)
+    except AccessDenied as error:
+        raise Refused(
+            "the snapshot is of the public folders of another organisation",
+            hint="name a snapshot of a server of this organisation",
+        ) from error
+
+    def change(replica: Replica) -> tuple[list[Outcome], list[tuple[ObjectId, bytes]]]:
+        if server_named(replica, server) != replica.me.database:
+            raise Refused(
+                f"only the replicas of this server can be filled here, not those of {server}",
+                hint=f"run the command on {server}",
+            )
+        seeding.refuse_unfit(replica, offered)
+        outcome = subtree.change_replicas(
+            replica, top, Action.ADD, replica.me.database, actor, with_subfolders=recursive
+        )
+        hierarchy.even_out(replica, set(replica.written))
+        seeding.take(replica, offered)
+        folders = [top, *(hierarchy.below(replica, top) if recursive else ())]
+        held = [each for each in folders if replica.held(each) is not None]
+        return [outcome], [(each, unsealed.encode(seeding.request(replica, each), tree)) for each in held]
+
+    outcomes, requests = call.replicator().perform(change)
+    paths = folder_paths(call.server)
+    return {
+        **outcome_row(call, outcomes),
+        "requests": [{"folder": paths.get(each, folder), "message": asked} for each, asked in requests],
+    }
+
+
+def seed(call: Call) -> bytes | None:
+    """Take messages of the store of a snapshot; what it is to be asked next, None for nothing."""
+    from pillarbox.replication.core import seeding
+    from pillarbox.replication.wire import unsealed
+    from pillarbox.store.mail import messages
+
+    tree, files, replicator = _tree(call.server), joined_store(call.server).files, call.replicator()
+    question = None
+    for item in call.items():
+        if not isinstance(item, bytes):
+            raise InvalidContent("a message of a snapshot is bytes")
+        message, contents = unsealed.decode(item, tree)
+        ready = [messages.prepare(files, raw) for raw in contents]
+        prepared = {each.content.digest: each for each in ready}
+        question = replicator.perform(partial(seeding.take, message=message), prepared)
+    return None if question is None else unsealed.encode(question, tree)
+
+
+def _tree(server: pillarbox.Server) -> Tree:
+    from pillarbox.replication.node.stored_organisation import joined_tree
+    from pillarbox.tools.options import ACTOR
+
+    with joined_store(server).read(ACTOR) as read:
+        tree = joined_tree(read)
+    assert tree is not None  # as `joined_store` found
+    return tree
