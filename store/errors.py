@@ -175,7 +175,7 @@ class Incomplete(PillarboxError):
 class InvalidArgument(Refused):
     """A call of the library was given a value that its parameter cannot have; `argument` is its name."""
 
-    exit_code = 55
+    exit_code = 59
 
     def __init__(self, message: str, *, argument: str = "", hint: str = "") -> None:
         super().__init__(message, hint=hint)

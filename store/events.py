@@ -181,6 +181,8 @@ class EventId(IntEnum):
         "Replication of database {database}, folder {folder}: {notice}.")
     REPLICATION_REFUSED = (20053, _WARNING, _FOLDERS,
         "Database {database} refused {count} frames from the store {hop} by their {reason}: {error}.")
+    CONNECTIONS_REFUSED = (20054, _WARNING, _FOLDERS,
+        "Replication of database {database} refused {count} connections, the last one since: {error}.")
     # fmt: on
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pillarbox.replication.core import backfill, hello, too_large
+from pillarbox.replication.core import backfill, hello, identity, too_large
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.organisation.sources import Reason
@@ -44,7 +44,7 @@ class Explanation(NamedTuple):
 
     `plan` says whom the store would ask now for all that is missing, and why. `waits_for` are the stores
     whose answer to its hello it waits for before it says anything to others, `quarantined` the replica GUIDs
-    under which nothing is taken, since two copies of a store numbered changes under them.
+    under which nothing is taken, since two copies of a store numbered changes under them and none was chosen.
     """
 
     folder: ObjectId
@@ -86,7 +86,7 @@ def explain(replica: Replica, folder: ObjectId) -> Explanation:
         wanted=tuple(Wanted(entry.missing, entry.tries, entry.due_ms) for entry in state.entries),
         plan=backfill.plan_requests(replica, folder, missing).reasons,
         waits_for=hello.unanswered(replica),
-        quarantined=tuple(sorted(replica.record.quarantined)),
+        quarantined=identity.open_quarantines(replica.record),
         set_aside=tuple(
             Aside(object_id, each.reason, each.since_ms, each.tries)
             for object_id, each in sorted(state.set_aside.items())

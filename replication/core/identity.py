@@ -91,6 +91,19 @@ def leave_out_after_unclean_end(record: ReplicaRecord) -> CNSet:
     return left_out
 
 
+def open_quarantines(record: ReplicaRecord) -> tuple[bytes, ...]:
+    """The quarantined replica GUIDs of which no operator has chosen a copy yet. The chosen one numbers under
+    a later incarnation; what comes under the old one stays refused."""
+    last: dict[bytes, int] = {}
+    for database, incarnation in record.owners.values():
+        last[database] = max(incarnation, last.get(database, 0))
+    return tuple(
+        origin
+        for origin in sorted(record.quarantined)
+        if (owner := record.owners.get(origin)) is None or last[owner[0]] <= owner[1]
+    )
+
+
 def check_numbers(replica: Replica, folder: ObjectId, mine: Versions[Any], arrived: Versions[Any]) -> bool:
     """True when all numbers that both states hold are of the same changes.
 

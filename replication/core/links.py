@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pillarbox.replication.core import hello, outbox
+from pillarbox.replication.core import hello, mates, outbox
 from pillarbox.replication.core.preset import MINUTE_MS
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.organisation import opening
@@ -52,8 +52,9 @@ def peer_changed(replica: Replica, peer: bytes, is_up: bool) -> None:
 
 def _reach(replica: Replica, peer: bytes, site: str) -> None:
     """Go on with a store that was out of reach; one of this site may have missed what was sent to it, and
-    this one what it sent."""
+    this one what it sent. Any is asked at once what it could not be asked meanwhile."""
     outbox.try_again(replica, peer)
+    mates.reached(replica, peer)
     for folder, state in list(replica.record.folders.items()) if site == replica.site else ():
         if state.is_held and peer in state.rows:
             state.awaited |= {peer}
@@ -137,10 +138,14 @@ def follow(replica: Replica) -> None:
     """Take costs and trees by the connectors that are stated as down now, or closed by their schedules, and
     by the sites that have servers.
 
-    Sites that another way leads to now get by it what they did not take; some may get it twice. What waits
-    for a site that has no server any more goes: nobody there will ever take it.
+    Sites that another way leads to now get by it what they did not take; some may get it twice. What slept
+    for want of a way is looked at. What waits for a site that has no server any more goes: nobody there will
+    ever take it.
     """
+    was_down = replica.down
     replica.down = replica.links.down(replica.now_ms) | opening.closed(replica.organisation, replica.wall_ms)
+    if was_down - replica.down:
+        mates.wake_all(replica)
     tree, before = replica.site_tree(), replica.followed
     replica.followed = tree
     if tree is before:

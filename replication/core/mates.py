@@ -43,8 +43,7 @@ def is_heard(replica: Replica, store: bytes) -> bool:
 def hear(replica: Replica, store: bytes, *, itself: bool = True) -> None:
     """Note that a store said something itself, or that another one heard of it.
 
-    By the latter one request more may be made of a store that left many unanswered. Folders in which a store
-    is waited for that could not be asked, or may have what nobody could be asked for, ask it now.
+    By the latter one request more may be made of a store that left many unanswered.
     """
     was_up = is_up(replica, store)
     replica.heard[store] = replica.now_ms
@@ -52,13 +51,33 @@ def hear(replica: Replica, store: bytes, *, itself: bool = True) -> None:
         del replica.unanswered[store]
     elif replica.unanswered[store] >= UNANSWERED_MAX:
         replica.unanswered[store] = UNANSWERED_MAX - 1
-    if was_up or not is_up(replica, store):
-        return
+    if not was_up and is_up(replica, store):
+        ask_now(replica, store)
+
+
+def reached(replica: Replica, store: bytes) -> None:
+    """Take a store to which a link stands again for up, though it said nothing yet, and ask it at once."""
+    replica.heard[store] = replica.now_ms
+    replica.unanswered[store] = min(replica.unanswered[store], UNANSWERED_MAX - 1)
+    ask_now(replica, store)
+
+
+def ask_now(replica: Replica, store: bytes) -> None:
+    """Ask a store that can be asked again: what is waited for of it, and what nobody else could be asked
+    for."""
     for folder, state in replica.record.folders.items():
         if store in state.awaited:
             state.await_due_ms = replica.now_ms
             replica.touched.add(folder)
         if store in state.rows and any(entry.sleeps for entry in state.entries):
+            state.wake(replica.now_ms)
+            replica.touched.add(folder)
+
+
+def wake_all(replica: Replica) -> None:
+    """Look at all entries that no source could be asked for: a way has opened."""
+    for folder, state in replica.record.folders.items():
+        if any(entry.sleeps for entry in state.entries):
             state.wake(replica.now_ms)
             replica.touched.add(folder)
 

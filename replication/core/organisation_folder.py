@@ -44,19 +44,24 @@ def reading(replica: Replica) -> Reading:
 def apply(
     replica: Replica, organisation: Organisation, actor: str, lost: Collection[bytes] = ()
 ) -> tuple[str, ...]:
-    """Write what differs from the entries of now; the differences, in words.
+    """Write what differs from the entries of now; the differences, in words. Raises as `plan`."""
+    told = plan(replica, organisation, lost)
+    change(replica, changed_entries(entries(replica), organisation), actor)
+    return told
+
+
+def plan(replica: Replica, organisation: Organisation, lost: Collection[bytes] = ()) -> tuple[str, ...]:
+    """The differences from the entries of now, in words, which `apply` would write.
 
     A server that is to go is refused while it holds a replica or has a delete pending, unless it is one of
     `lost`: those are gone for good with what they held. Raises Refused with the folders.
     """
-    present = entries(replica)
-    before = read_organisation(present).organisation
+    before = reading(replica).organisation
     for database, server in before.servers.items():
         after = organisation.servers.get(database)
         is_leaving = not server.is_removed and (after is None or after.is_removed)
         if is_leaving and database not in lost:
             _refuse_holder(replica, server)
-    change(replica, changed_entries(present, organisation), actor)
     return differences(before, organisation)
 
 

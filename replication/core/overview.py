@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pillarbox.replication.core import hello, links
+from pillarbox.replication.core import hello, identity, links
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import UNHEARD, FolderState, Row
 from pillarbox.replication.core.views import Sync
@@ -79,7 +79,7 @@ def overview(replica: Replica) -> Overview:
         sites=tuple(_sites(replica)),
         connectors=tuple(_connectors(replica)),
         waits_for=hello.unanswered(replica),
-        quarantined=tuple(sorted(replica.record.quarantined)),
+        quarantined=identity.open_quarantines(replica.record),
         is_content_stopped=not replica.content_flows(),
     )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from pillarbox.replication.core.identity import Fence, Place
+from pillarbox.store.disk.stream import disk_error
 
 MAGIC: Final = b"PBFN"
 VERSION: Final = 1
@@ -59,16 +60,27 @@ class FenceFile(NamedTuple):
         return Place(self.machine, 0)
 
     def read(self) -> tuple[Fence | None, Place | None]:
-        """The fence, and the place where it was found. Raises OSError but for a file that is not there."""
+        """The fence, and the place where it was found. None for a file that is not there.
+
+        Raises NoPermission, DiskFull or PillarboxError, as what the disk says.
+        """
         try:
             with self.path.open("rb") as file:
                 place = Place(self.machine, os.fstat(file.fileno()).st_ino)
                 return decode(file.read(FENCE_BYTES + 1)), place
         except FileNotFoundError:
             return None, None
+        except OSError as error:
+            raise disk_error(error, str(self.path)) from error
 
     def write(self, fence: Fence) -> Fence:
-        """Keep a fence, durably, as one of the place where it is; what is kept. Raises OSError."""
+        """Keep a fence, durably, as one of the place where it is; what is kept. Raises as `read`."""
+        try:
+            return self._write(fence)
+        except OSError as error:
+            raise disk_error(error, str(self.path)) from error
+
+    def _write(self, fence: Fence) -> Fence:
         is_new = not self.path.exists()
         with self.path.open("xb") if is_new else self.path.open("r+b") as file:
             kept = fence._replace(place=Place(self.machine, os.fstat(file.fileno()).st_ino))

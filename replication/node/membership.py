@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pillarbox.replication.membership.certificates import Certificate, Key
-from pillarbox.replication.membership.renewal import choose_shown, good_certificates, peers_of
+from pillarbox.replication.membership.renewal import choose_shown, good_certificates, peers_of, readable
 from pillarbox.replication.node.member_files import MemberFiles
 from pillarbox.replication.organisation.entries import fingerprint_of
 from pillarbox.replication.organisation.topology import Organisation
@@ -84,5 +84,6 @@ def membership_of(
         )
     if kept is None or kept.fingerprint != shown.fingerprint:
         files.keep_certificate(shown)
-    credentials = Credentials(files.certificate_file, files.key_file, organisation.authorities)
+    authorities = tuple(each.der for each in readable(organisation.authorities))
+    credentials = Credentials(files.certificate_file, files.key_file, authorities)
     return StoreMembership(database, key, shown, clock), credentials

@@ -206,6 +206,11 @@ class Node:
         return future
 
     @property
+    def organisation(self) -> Organisation:
+        """The organisation by which the node goes."""
+        return self._organisation
+
+    @property
     def refused_counts(self) -> Mapping[str, int]:
         """Frames that were refused since the start, by reason."""
         return {str(reason): count for reason, count in self._gate.refused_counts.copy().items()}

@@ -24,7 +24,7 @@ def notice_return(database: Database, fence_file: FenceFile) -> Return | None:
     it is.
 
     If not, its next change is numbered anew, and the fence is written as that of the database as it is now.
-    Raises Refused in a database that has joined no organisation, OSError, and as a transaction does.
+    Raises Refused in a database that has joined no organisation, and as `FenceFile` and a transaction do.
     """
     fence, place = fence_file.read()
     with database.read(ACTOR) as reader:

@@ -13,7 +13,7 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from enum import IntEnum
@@ -105,16 +105,20 @@ class DirectTransport:
         rng: random.Random,
         *,
         door: Door | None = None,
+        authorities: Callable[[], Iterable[bytes]] = tuple,
         refused: Callable[[str], None] = lambda reason: None,
         outbox_bytes_max: int = OUTBOX_BYTES_MAX,
         timing: Timing = TIMING,
     ) -> None:
         """`listen` are the addresses to listen at, none for a store that only dials. `rng` spreads the tries
-        to connect. `refused` is told why a connection was refused, and must not block."""
+        to connect. `authorities` tells those of the organisation now (DER), to be gone by too when members
+        change. `refused` is told why a connection was refused, and must not block."""
         self._database = database
         self._listen = listen
         self._rng = rng
         self._door = door
+        self._authorities = authorities
+        self._credentials = credentials
         self._refused = refused
         self._outbox_bytes_max = outbox_bytes_max
         self._timing = timing
@@ -162,12 +166,16 @@ class DirectTransport:
         return True
 
     def members_changed(self, members: Members) -> None:
+        known = tuple(dict.fromkeys((*self._credentials.authorities, *self._authorities())))
+        if known != tuple(self._credentials.authorities):
+            self.credentials_changed(self._credentials._replace(authorities=known))
         with self._lock:
             self._members = {peer: member for peer, member in members.items() if peer != self._database}
         self._in_loop(self._follow_members)
 
     def credentials_changed(self, credentials: Credentials) -> None:
         """Show another certificate from now on, and go by these authorities too. Connections stay."""
+        self._credentials = credentials
         self._contexts.load(credentials)
 
     def close(self) -> None:

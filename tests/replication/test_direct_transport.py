@@ -6,7 +6,7 @@ import random
 import socket
 import ssl
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from queue import Queue
 
@@ -39,7 +39,13 @@ IMPATIENT = QUICK._replace(alive_every_s=0.1, dead_after_s=0.6)
 class Listening:
     """A transport of A, which listens and dials nobody."""
 
-    def __init__(self, organisation: Organisation, door: Door | None = None, timing: Timing = QUICK) -> None:
+    def __init__(
+        self,
+        organisation: Organisation,
+        door: Door | None = None,
+        timing: Timing = QUICK,
+        authorities: Callable[[], Iterable[bytes]] = tuple,
+    ) -> None:
         self.told = RecordedArrivals()
         self.refused: Queue[str] = Queue()
         self.transport = DirectTransport(
@@ -48,6 +54,7 @@ class Listening:
             organisation.credentials(A),
             random.Random(1),
             door=door,
+            authorities=authorities,
             refused=self.refused.put,
             timing=timing,
         )
@@ -292,6 +299,24 @@ def test_a_renewed_certificate_is_shown_from_the_next_connection_on(
         with dial(listening, client(organisation.credentials(B))) as connection:
             shown.append(connection.getpeercert(binary_form=True))
     assert shown[0] != shown[1] == organisation.certificates[A].der
+
+
+def test_certificates_of_an_authority_that_came_later_are_taken_once_members_change(
+    organisation: Organisation,
+) -> None:
+    later, known = new_authority(TREE, organisation.now_ms), []
+    listening = Listening(organisation, authorities=lambda: known)
+    try:
+        context = client(organisation.credentials(B, authority=later))
+        listening.transport.members_changed({B: organisation.member(B)})
+        with dial(listening, context) as connection:
+            assert is_closed(connection)
+        known.append(later.certificate.der)
+        listening.transport.members_changed({B: organisation.member(B)})
+        with dial(listening, context) as connection:
+            member(listening, connection)
+    finally:
+        listening.transport.close()
 
 
 def test_an_address_that_is_taken_is_said(listening: Listening, organisation: Organisation) -> None:

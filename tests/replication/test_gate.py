@@ -18,6 +18,7 @@ from pillarbox.replication.core.effects import GiveReceipt, Pass, Send
 from pillarbox.replication.ground.records import Tree
 from pillarbox.replication.node.gate import REPORT_EVERY_MS, Frame, Gate
 from pillarbox.replication.node.opening import Arrived
+from pillarbox.replication.node.refused_connections import RefusedConnections
 from pillarbox.replication.node.sealing import frames_of
 from pillarbox.replication.node.store_replicator import Outgoing
 from pillarbox.replication.wire import parts
@@ -44,6 +45,7 @@ from pillarbox.store.engine.database import Database
 from pillarbox.store.errors import InvalidContent, OverLimit, UnsupportedVersion
 from pillarbox.store.events import Event, EventId
 from pillarbox.store.mail import messages
+from tests.shared.nodes import Nodes
 
 TREE = Tree(b"t" * 16)
 ME, PEER, GONE, OTHER = (bytes([letter]) * 16 for letter in b"mpgo")
@@ -269,3 +271,19 @@ def test_a_large_message_arrives_in_parts(place: Place) -> None:
     batches = [place.gate.open([Frame(OTHER, data)]) for data in frames]
     assert [len(batch.taken) for batch in batches] == [0] * (len(frames) - 1) + [1]
     assert [len(ready.raw) for ready in batches[-1].prepared.values()] == [2_000_000]
+
+
+def test_refused_connections_are_an_event_at_once_and_then_every_ten_minutes(tmp_path: Path) -> None:
+    nodes = Nodes(tmp_path, "a")
+    store = nodes[0]
+    refused = RefusedConnections(store.database)
+    try:
+        for _ in range(5):
+            refused.add("10.0.0.9: it says nothing" + "x" * 1000)
+        nodes.clock.advance_ms(REPORT_EVERY_MS)
+        refused.add("10.0.0.8: it shows no certificate")
+    finally:
+        nodes.close()
+    told = [event.details for event in store.events if event.event_id == EventId.CONNECTIONS_REFUSED]
+    assert [each["count"] for each in told] == [1, 5]
+    assert "shows no certificate" in told[1]["error"] and len(told[0]["error"]) < 400

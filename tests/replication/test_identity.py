@@ -299,6 +299,9 @@ def test_a_copy_that_is_at_work_beside_its_original_is_told_and_waits_for_the_op
     post.wait(HOUR_MS)
     assert store.replica.me.origin != origin
     assert post.contents(1) == [b"mine"]
+    for each in (store, post.stores[1]):
+        assert each.explain(post.shared, post.now).quarantined == (), "the operator has chosen"
+    assert post.replica(1).record.quarantined == {origin}, "and what the other copy says stays refused"
 
 
 def test_what_was_to_be_said_is_said_when_the_hello_is_complete() -> None:

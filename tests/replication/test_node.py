@@ -395,3 +395,36 @@ def eventually(is_so: Callable[[], bool]) -> bool:
             return False
         clock.sleep_ms(20)
     return True
+
+
+def test_a_store_of_another_site_is_asked_at_once_when_its_link_is_back(tmp_path: Path) -> None:
+    nodes = Nodes(tmp_path, "ab")
+    try:
+        nodes[0].change(lambda txn: public_folders.create(txn, "Forum"))
+        nodes.wait(1_000)
+        nodes[0].post("Forum", "hello")
+        nodes.wait(MINUTE_MS)
+        nodes.cut((0, 1))
+        nodes.add_replica(1, "Forum", nodes[1].guid)
+        nodes.wait(17 * MINUTE_MS)
+        nodes.cut()
+        nodes.wait(3 * MINUTE_MS)  # what waited for the link goes first
+        assert nodes[1].subjects("Forum") == ["hello"]
+    finally:
+        nodes.close()
+
+
+def test_a_fence_that_cannot_be_written_ends_no_thread(two: Nodes) -> None:
+    store = two[0]
+    fence = store.place.with_suffix(".fence")
+    fence.unlink()
+    fence.mkdir()
+    assert store.node.stop()
+    store.node = store.made()
+    two.settle()
+    assert store.node.standing.state is State.WAITING
+    assert str(fence) in store.node.standing.reason
+    assert not store.faults
+    fence.rmdir()
+    two.wait(RETRY_MS + MINUTE_MS)
+    assert store.node.standing.state is State.RUNNING

@@ -105,15 +105,8 @@ def apply(server: Path, file: Path, dry_run: bool, lost: tuple[str, ...], as_jso
         text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise disk_error(error, str(file)) from error
-    if dry_run:
-        from pillarbox.replication.organisation.differences import differences
-        from pillarbox.replication.organisation.organisation_file import parse_organisation
-
-        present = stored_organisation(server)
-        found = list(differences(present, parse_organisation(text, present, str(file))))
-    else:
-        with operation(server, "org.apply") as perform:
-            found = perform(items=[text], file=str(file), lost=list(lost))
+    with operation(server, "org.apply") as perform:
+        found = perform(items=[text], file=str(file), lost=list(lost), dry_run=dry_run)
     show({"differences": found}, found or ["Nothing differs."], as_json)
 
 

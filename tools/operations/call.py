@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -41,8 +42,8 @@ class Call(Protocol):
         """Have replication go by the server's keys, certificate and settings of now."""
         ...
 
-    def release(self, database: pillarbox.Database) -> None:
-        """Have replication of a database end properly, since it is about to be dismounted."""
+    def released(self, database: pillarbox.Database) -> AbstractContextManager[None]:
+        """Have replication of a database end properly, for a `with` block that dismounts it."""
         ...
 
 
@@ -168,5 +169,5 @@ class LocalCall:
     def membership_changed(self) -> None:
         pass  # it does not run
 
-    def release(self, database: pillarbox.Database) -> None:
-        pass  # it does not run
+    def released(self, database: pillarbox.Database) -> AbstractContextManager[None]:
+        return nullcontext()  # it does not run

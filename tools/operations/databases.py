@@ -44,8 +44,8 @@ def dismount(call: Call, *, database: str) -> dict[str, Any]:
 
     found = call.server.database(database)
     call.server.set_mount_at_startup(found.label, False)
-    call.release(found)
-    call.server.dismount(found.label)
+    with call.released(found):
+        call.server.dismount(found.label)
     return {"database": found.label, "in_use": is_locked(found.path / LOCK)}
 
 

@@ -91,10 +91,10 @@ def init(
     }
 
 
-def apply(call: Call, *, file: str, lost: list[str]) -> list[str]:
+def apply(call: Call, *, file: str, lost: list[str], dry_run: bool) -> list[str]:
     """Write what differs from the organisation file that is the one item; the differences, in words.
 
-    `lost` are servers that may go though they hold replicas.
+    `lost` are servers that may go though they hold replicas. With `dry_run` nothing is written.
     """
     from pillarbox.replication.core import organisation_folder
     from pillarbox.replication.organisation.organisation_file import parse_organisation
@@ -105,6 +105,8 @@ def apply(call: Call, *, file: str, lost: list[str]) -> list[str]:
         present = organisation_folder.reading(replica).organisation
         gone = [server_named(replica, name) for name in lost]
         after = parse_organisation(str(text), present, file)
+        if dry_run:
+            return list(organisation_folder.plan(replica, after, gone))
         return list(organisation_folder.apply(replica, after, call.actor.account, gone))
 
     return call.replicator().perform(write)
@@ -144,8 +146,7 @@ def move_authority(call: Call, *, is_new: bool) -> Row:
         hand_over(replica, authority.certificate)
         return renew(replica, authority, now_ms)
 
-    renewed_count = call.replicator().perform(take)
-    call.membership_changed()
+    renewed_count = call.replicator().perform(take)  # the door looks for the key each time
     return {"authority": authority.certificate.fingerprint.hex(), "renewed": renewed_count}
 
 

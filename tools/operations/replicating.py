@@ -69,7 +69,7 @@ def notice_return(server: pillarbox.Server) -> None:
     """Have the public folder store of a server number its next change anew, where it is a copy or was put
     back; nothing where it has joined no organisation, or is not mounted.
 
-    Raises OSError, and as a transaction does.
+    Raises as `FenceFile` and a transaction do.
     """
     try:
         database = joined_store(server)

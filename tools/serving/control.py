@@ -15,7 +15,7 @@ import struct
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from time import perf_counter
@@ -104,8 +104,8 @@ class RemoteCall:
     def membership_changed(self) -> None:
         self._replicating.restart()
 
-    def release(self, database: pillarbox.Database) -> None:
-        self._replicating.release(database)
+    def released(self, database: pillarbox.Database) -> AbstractContextManager[None]:
+        return self._replicating.released(database)
 
     def tell(self, event: Event) -> None:
         """Pass on an event that the operation gave rise to."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import pillarbox
 from pillarbox.store.errors import Dismounted, PillarboxError, Retryable
+from pillarbox.tools.serving.lending import Released
 
 OnDatabase = Callable[["pillarbox.Database"], None]
 
@@ -22,14 +23,14 @@ class Following:
         self,
         server: pillarbox.Server,
         mount: OnDatabase | None = None,
-        release: OnDatabase = lambda database: None,
+        released: Released = lambda database: nullcontext(),
     ) -> None:
-        """`mount` mounts a database as when the server is opened; by default the server does. `release` is
-        called before one is dismounted.
+        """`mount` mounts a database as when the server is opened; by default the server does. One is
+        dismounted within `released`.
         """
         self._server = server
         self._mount = mount or (lambda database: _mount(server, database))
-        self._release = release
+        self._released = released
         self._wanted = server.to_be_mounted()
 
     def follow(self) -> None:
@@ -52,8 +53,8 @@ class Following:
                 if wanted and (changed or busy or above_limit):
                     self._mount(database)
                 elif changed and (busy or database.state is not MountState.DISMOUNTED):
-                    self._release(database)
-                    self._server.dismount(database.label)
+                    with self._released(database):
+                        self._server.dismount(database.label)
 
 
 def _mount(server: pillarbox.Server, database: pillarbox.Database) -> None:

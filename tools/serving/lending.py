@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Final
 
 import pillarbox
 from pillarbox.store.errors import PillarboxError, WriterBusy
 from pillarbox.tools.operations.call import Call
+
+Released = Callable[["pillarbox.Database"], AbstractContextManager[None]]
+"""Sees that nothing works on a database, for a `with` block that dismounts it."""
 
 LET_GO: Final = "database.let_go"
 TAKE_BACK: Final = "database.take_back"
@@ -26,11 +29,11 @@ class Lending:
     def __init__(
         self,
         server: pillarbox.Server,
-        release: Callable[[pillarbox.Database], None] = lambda database: None,
+        released: Released = lambda database: nullcontext(),
         taken_back: Callable[[], None] = lambda: None,
     ) -> None:
-        """`release` is called before a database is dismounted, `taken_back` once some are mounted again."""
-        self._release = release
+        """A database is dismounted within `released`; `taken_back` is called once some are mounted again."""
+        self._released = released
         self._taken_back = taken_back
         self._server = server
         self._lent: set[bytes] = set()
@@ -71,8 +74,8 @@ class Lending:
                 )
             self._lent.add(database.guid)
             borrowed.add(database.guid)  # before what may fail: it is taken back with the others
-            self._release(database)
-            self._server.dismount(database.label, reason)
+            with self._released(database):
+                self._server.dismount(database.label, reason)
 
     def _take_back(self, guids: set[bytes]) -> None:
         with self._lock:

@@ -76,7 +76,7 @@ class ServingProcess:
         self._notices = notices
         self._backups = BackupRuns(server.path, environment)
         self._plan = plan
-        self._following = Following(server, lending.mount, replicating.release)
+        self._following = Following(server, lending.mount, replicating.released)
         self._replicating = replicating
         self._standings: dict[Task, Standing] = {
             Task(Work.SETTINGS): Standing(clock.now_ms() + LOOK_AGAIN_MS, clock.now_ms())
@@ -122,8 +122,10 @@ class ServingProcess:
         return rest_ms if alive_ms is None else min(rest_ms, alive_ms)
 
     def _tasks(self) -> Iterator[Task]:
-        for work in (Work.SETTINGS, Work.SIZE_CHECK, Work.MAINTENANCE, Work.MEMBERSHIP):
+        for work in (Work.SETTINGS, Work.SIZE_CHECK, Work.MAINTENANCE):
             yield Task(work)
+        if self._replicating.node is not None:
+            yield Task(Work.MEMBERSHIP)
         if self._plan is not None:
             for name, group in list(self._server.groups.items()):
                 if group.databases:
@@ -240,7 +242,7 @@ def serve(
         ExitStack() as stack,
     ):
         replicating = Replicating(server, log, make_node, clock)
-        lending = Lending(server, replicating.release, replicating.look)
+        lending = Lending(server, replicating.released, replicating.look)
         process = ServingProcess(
             server,
             log=log,

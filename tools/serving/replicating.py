@@ -75,11 +75,13 @@ class Replicating:
             if self._node is None and not self._has_ended:
                 self._start()
 
-    def release(self, database: pillarbox.Database) -> None:
-        """Stop the node of a database that is about to be dismounted; `look` starts it again."""
+    @contextmanager
+    def released(self, database: pillarbox.Database) -> Iterator[None]:
+        """Have no node on a database while the `with` block dismounts it; `look` starts one again."""
         with self._changing:
             if database is self._database:
                 self._stop()
+            yield
 
     def restart(self) -> None:
         """Stop the node, and start it with what counts now: keys or addresses of this server changed."""
@@ -154,10 +156,12 @@ def make_node(server: pillarbox.Server, database: pillarbox.Database, log: Log) 
     """The node of a store that has joined an organisation. Raises Refused where the server has no key or no
     certificate that holds."""
     from pillarbox.replication.core.preset import PRESETS
+    from pillarbox.replication.membership.renewal import readable
     from pillarbox.replication.node.letting_in import EnrolmentDoor
     from pillarbox.replication.node.member_files import MemberFiles
     from pillarbox.replication.node.membership import membership_of
     from pillarbox.replication.node.node import Belonging, Node
+    from pillarbox.replication.node.refused_connections import RefusedConnections
     from pillarbox.replication.node.stored_organisation import known_organisation
     from pillarbox.replication.organisation.topology import TransportName
     from pillarbox.replication.transports.direct import DirectTransport
@@ -170,14 +174,25 @@ def make_node(server: pillarbox.Server, database: pillarbox.Database, log: Log) 
     membership, credentials = membership_of(database.guid, files, organisation, clock)
     settings = files.settings()
     make_nats = settings.nats and _nats_maker(settings.nats, server, database, tree, log)
-    door = EnrolmentDoor(files, lambda: node, clock) if files.authority() else None
+    door = EnrolmentDoor(files, lambda: node, clock)
+    connections = RefusedConnections(database)
 
     def refused(reason: str) -> None:
         log.say(WARNING, f"replication refused something: {reason}")
 
+    def connection_refused(reason: str) -> None:
+        refused(reason)
+        connections.add(reason)
+
     def make_transport() -> Transport:
         direct = DirectTransport(
-            database.guid, settings.listen, credentials, random.Random(), door=door, refused=refused
+            database.guid,
+            settings.listen,
+            credentials,
+            random.Random(),
+            door=door,
+            authorities=lambda: [each.der for each in readable(node.organisation.authorities)],
+            refused=connection_refused,
         )
         transports: dict[TransportName, Transport] = {TransportName.DIRECT: direct}
         if settings.spool:

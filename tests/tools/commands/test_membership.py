@@ -242,3 +242,21 @@ def test_an_organisation_begins_beside_a_serving_process_too(tmp_path: Path) -> 
         run("org", "export-ca", server, export, "--passphrase-file", secret)
         assert b"ENCRYPTED" in export.read_bytes()
         assert served.end(15) == 0
+
+
+def test_a_dry_run_says_that_a_server_still_holds_replicas(tmp_path: Path) -> None:
+    b1, b2 = first(tmp_path / "b1"), made(tmp_path / "b2")
+    request, approval, file = tmp_path / "r", tmp_path / "a", tmp_path / "example.toml"
+    run("node", "request", b2, request)
+    run("node", "approve", b1, request, approval, "--name", "b2", "--site", "berlin")
+    public_folder(b1, "Forum")
+    run("replica", "add", b1, "Forum", "b2")
+    text = run("org", "export", b1).stdout
+    servers = text.split("[[servers]]")
+    file.write_text("[[servers]]".join(each for each in servers if 'name = "b2"' not in each))
+    refused = run("org", "apply", b1, file, "--dry-run", code=20)
+    assert "server b2 holds replicas of Forum" in refused.stderr
+    run("org", "apply", b1, file, code=20)
+    assert names(b1) == ["b1", "b2"]
+    assert told("org", "apply", b1, file, "--dry-run", "--lost", "b2")["differences"]
+    assert names(b1) == ["b1", "b2"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +18,9 @@ import pillarbox
 from pillarbox.replication.core.identity import Fence
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.engine.database import MountState
+from pillarbox.tools.operations.call import LocalCall
 from pillarbox.tools.operations.replicating import fence_of, joined_store
+from pillarbox.tools.options import ACTOR
 from pillarbox.tools.serving.client import connect
 from pillarbox.tools.serving.control import ControlSocket
 from pillarbox.tools.serving.following import Following
@@ -37,14 +40,14 @@ def server(tmp_path: Path) -> Iterator[pillarbox.Server]:
 
 def by_operation(server: pillarbox.Server, label: str, replicating: Replicating) -> None:
     clock, log = SystemClock(), Log(SystemClock(), as_json=False, out=io.StringIO())
-    lending = Lending(server, replicating.release)
+    lending = Lending(server, replicating.released)
     socket = ControlSocket(server, lending, log, clock, lambda *_: None, replicating)
     with socket.open(), connect(server.path) as connected:
         connected.call("database.dismount", database=label)
 
 
 def by_settings(server: pillarbox.Server, label: str, replicating: Replicating) -> None:
-    following = Following(server, release=replicating.release)
+    following = Following(server, released=replicating.released)
     server.set_mount_at_startup(label, False)
     following.follow()
 
@@ -69,3 +72,23 @@ def fence(server: pillarbox.Server) -> Fence:
     found, _ = fence_of(server).read()
     assert found is not None
     return found
+
+
+def test_a_look_while_a_database_is_dismounted_starts_no_node(
+    server: pillarbox.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, database = SystemClock(), joined_store(server)
+    log = Log(clock, as_json=False, out=io.StringIO())
+    replicating = Replicating(server, log, make_node, clock)
+    dismount, looking = server.dismount, threading.Thread(target=replicating.look)
+
+    def dismount_late(*words: str) -> None:
+        looking.start()
+        looking.join(0.5)  # it would start a node in a moment
+        dismount(*words)
+
+    monkeypatch.setattr(server, "dismount", dismount_late)
+    with replicating.running(), Lending(server, replicating.released).of_caller() as lent:
+        lent.let_go(LocalCall(server, ACTOR), databases=[database.label])
+        looking.join(10)
+        assert replicating.node is None
