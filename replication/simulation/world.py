@@ -281,13 +281,12 @@ class World:
         """True when a store that is up has a version in the sites that the link from one site to another
         leads to."""
         folder, number = version
-        servers, places = self.organisation.servers, {site: k for k, site in enumerate(self.sites)}
-        leads_up = places[other] > places[one]
+        tree = site_tree(one, self.organisation.connectors)
+        behind = {*tree.below(other)} if other in tree.children(one) else {other}
         return any(
             number in state.knowledge.had
             for machine in self.running()
-            if (places[servers[machine.database].site] > places[one]) == leads_up
-            and servers[machine.database].site != one
+            if self.organisation.servers[machine.database].site in behind
             and (state := machine.record.folders.get(folder)) is not None
             and state.is_held
         )
@@ -326,6 +325,8 @@ class World:
             self._count(message)
         hop = machine.database
         path = self._path(hop, label.to)
+        if label.is_for_site:  # over the connector that the giver's line is for, whatever way is cheapest
+            path = path[0], path[-1]
         freight = self.weigh(bundle, path)
         journey = self.network.travel(freight, path, self.now_ms, self.is_had_behind)
         for time_ms in journey.arrives_ms:
