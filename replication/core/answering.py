@@ -1,13 +1,20 @@
-"""Answers to backfill requests, a page at a time."""
+"""Answers to backfill requests, a page at a time.
+
+What is on its way over a link already is not put into another answer to the same site: who asked again since
+a slow link has not brought it yet, or asks for what a site-mate is sent, would have it cross once more. It
+asks again later, so nothing is lost by that.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
-from pillarbox.replication.core import deletion, too_large
+from pillarbox.replication.core import deletion, outbox, too_large
 from pillarbox.replication.core.effects import Answer
+from pillarbox.replication.core.line import RECEIPT_MS, TAKEN_MS_MAX
 from pillarbox.replication.core.packing import PACK_COUNT_MAX, packs, required
-from pillarbox.replication.core.replica import Replica
+from pillarbox.replication.core.replica import Page, Replica
 from pillarbox.replication.ground.knowledge import NOTHING, Pair
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.wire.messages import AnswerTo, BackfillRequest, Changes, Life, Message
@@ -17,18 +24,59 @@ from pillarbox.store.change_number import CNSet
 def begin(replica: Replica, folder: ObjectId, asker: bytes, life: Life, request: BackfillRequest) -> None:
     """Take a request on: the node asks for its pages as the link takes them."""
     needed = request.needed & replica.state(folder).knowledge.known
-    replica.effects.append(Answer(asker, folder, life, needed, request.had, needed))
+    if needed:
+        coming = _on_its_way(replica, folder, asker) & needed
+        replica.fired["answer_on_its_way"] += bool(coming)
+        needed -= coming
+    row = replica.state(folder).rows.get(asker)
+    claimed = row.known if row else None
+    replica.effects.append(Answer(asker, folder, life, needed, request.had, needed, claimed=claimed))
 
 
-def next_page(replica: Replica, answer: Answer) -> tuple[Message, Answer | None]:
-    """The next message of an answer, and what is left of it.
+def _on_its_way(replica: Replica, folder: ObjectId, asker: bytes) -> CNSet:
+    """The numbers of a folder that go to the site of a store already, in an answer or by the outbox."""
+    servers = replica.organisation.servers
+    site = servers[asker].site
+    if site == replica.site:
+        return NOTHING
+    for key, pages in list(replica.pages.items()):
+        replica.pages[key] = [page for page in pages if page.until_ms > replica.now_ms]
+        if not replica.pages[key]:
+            del replica.pages[key]
+    coming = outbox.on_its_way(replica, folder, site)
+    for page in _pages_to(replica, folder, site):
+        coming |= page.numbers
+    return coming
+
+
+def _pages_to(replica: Replica, folder: ObjectId, site: str) -> Iterator[Page]:
+    servers = replica.organisation.servers
+    for (asker, of_folder), pages in replica.pages.items():
+        if of_folder == folder and servers[asker].site == site:
+            yield from pages
+
+
+def _note_taken(replica: Replica, answer: Answer) -> None:
+    """The link has taken the pages of an answer so far. Each may be on its way as long again as that took,
+    over other links."""
+    for count, page in enumerate(pages := replica.pages.get((answer.asker, answer.folder), [])):
+        until_ms = replica.now_ms + max(RECEIPT_MS, replica.now_ms - page.made_ms)
+        pages[count] = page._replace(until_ms=min(page.until_ms, until_ms))
+
+
+def next_page(replica: Replica, answer: Answer) -> tuple[Message | None, Answer | None]:
+    """The next message of an answer, and what is left of it; none when it is over.
 
     Each page states what is true when it is made, so changes made meanwhile do no harm. The last one gives
     the gaps, once for all pages, since what they require is read from the whole folder.
     """
+    _note_taken(replica, answer)
+    if answer.is_over:
+        return None, None
     folder, knowledge = answer.folder, replica.state(answer.folder).knowledge
     limit = PACK_COUNT_MAX + 1 + len(too_large.among(replica, folder))
-    found = too_large.sendable(replica, folder, replica.objects.found(folder, answer.left, limit))
+    wanted = answer.left - _had_meanwhile(replica, answer)
+    found = too_large.sendable(replica, folder, replica.objects.found(folder, wanted, limit))
     objects = next(packs(replica, folder, found))
     is_last = len(objects) == len(found)
     pair = _pair(replica, answer) if is_last else Pair(NOTHING, NOTHING)
@@ -37,8 +85,19 @@ def next_page(replica: Replica, answer: Answer) -> tuple[Message, Answer | None]
         purged -= deletion.cleared_unseen(replica, folder, answer.asker)
     changes = Changes(objects, pair, AnswerTo(answer.life, purged, is_last))
     sent = CNSet.of(number for _, versions in objects for number in versions.entries())
-    left = None if is_last else replace(answer, left=answer.left - sent)
+    if objects:
+        page = Page(sent & wanted, replica.now_ms, replica.now_ms + TAKEN_MS_MAX)
+        replica.pages.setdefault((answer.asker, folder), []).append(page)
+    left = replace(answer, left=wanted - sent, is_over=is_last)
     return replica.message(answer.asker, folder, changes), left
+
+
+def _had_meanwhile(replica: Replica, answer: Answer) -> CNSet:
+    """The numbers that the asker has said to know since it asked: they came by another way."""
+    row = replica.state(answer.folder).rows.get(answer.asker)
+    if row is None or answer.claimed is None or row.life != answer.life or row.is_doubted:
+        return NOTHING
+    return row.known - answer.claimed
 
 
 def _pair(replica: Replica, answer: Answer) -> Pair:

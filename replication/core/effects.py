@@ -43,8 +43,10 @@ class GiveReceipt:
 class Answer:
     """Answer a backfill request, a page at a time: `Replicator.answer_page` makes the next one.
 
-    `left` are the numbers for which no page was made yet. A newer request of the same store for the same
-    folder replaces what is left of this one.
+    `left` are the numbers for which no page was made yet. When the last one is made it `is_over`: there is no
+    page any more, and to ask for the next one says that the link has taken the last. A newer request of the
+    same store for the same folder replaces what is left of this one. `claimed` are the numbers that the asker
+    knew by its row when it asked; None where no row follows it.
     """
 
     asker: bytes
@@ -53,6 +55,8 @@ class Answer:
     needed: CNSet
     had: CNSet
     left: CNSet
+    is_over: bool = False
+    claimed: CNSet | None = None
 
 
 class Notice(StrEnum):

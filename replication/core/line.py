@@ -2,7 +2,7 @@
 
 A bundle counts as handed over when a server of the site gives its receipt, never when a transport has
 accepted it. Who gives none in ten seconds is silent for five minutes, and the same copy goes to the next
-server.
+server; over a slow line it is waited for longer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from pillarbox.store.change_number import CNSet
 FLIGHTS_MAX: Final = 2
 RECEIPT_MS: Final = 10_000
 ASKS_MS: Final = (5_000, 7_500)
-"""The times within these at which a server is asked whether it took a copy: its receipt may be lost."""
+"""The times at which a server is asked whether it took a copy, as its receipt may be lost; the later ones
+double."""
 SILENT_MS: Final = 300_000
 PACKED_PART_MIN: Final = 1 / 16  # so that one bundle takes no more than 5 MB of memory
 TAKEN_MS_MAX: Final = 3_600_000  # a transport that has not said for so long that the link took a copy
@@ -49,8 +50,9 @@ class Flight:
     """A bundle on its way: the server that is to take it, and the marks that its receipt takes away.
 
     `to` is empty while all servers of the site are silent. `given_ms` is when the transport got it, `sent_ms`
-    when the link had taken it, `given` who got it so far. While it `is_asking` the bundle itself does not go:
-    one who was given it is asked whether it has it.
+    when the link had taken it, `given` who got it so far, each when. Its receipt is waited for at least
+    `patience_ms`. While it `is_asking` the bundle itself does not go: one who was given it is asked whether
+    it has it.
     """
 
     bundle: Bundle
@@ -61,27 +63,36 @@ class Flight:
     sent_ms: int = NEVER_MS
     behind_ms: int = 0
     content_bytes: int = 0
-    given: set[bytes] = field(default_factory=set)
+    given: dict[bytes, int] = field(default_factory=dict)
+    patience_ms: int = RECEIPT_MS
     is_asking: bool = False
     asks: int = 0
 
     def overdue_ms(self) -> int:
-        """The time at which its receipt is overdue."""
+        """The time at which its receipt is overdue.
+
+        Of a copy that took the link long it is waited for as long again: another copy would take as much.
+        """
         if self.is_asking:
             return self.given_ms + RECEIPT_MS
-        return min(self.sent_ms + RECEIPT_MS, self.given_ms + TAKEN_MS_MAX)
+        if self.sent_ms == NEVER_MS:
+            return self.given_ms + TAKEN_MS_MAX
+        return self.sent_ms + max(self.patience_ms, min(self.sent_ms - self.given_ms, SILENT_MS))
 
     def ask_ms(self) -> int:
         """The next time at which its server is asked whether it took it."""
         since_ms = self.given_ms if self.is_asking else self.sent_ms
-        return since_ms + ASKS_MS[self.asks] if self.to and self.asks < len(ASKS_MS) else NEVER_MS
+        later = max(0, self.asks + 1 - len(ASKS_MS))
+        asks_ms = since_ms + (ASKS_MS[self.asks] if not later else ASKS_MS[-1] << later)
+        return asks_ms if self.to and asks_ms < self.overdue_ms() else NEVER_MS
 
 
 @dataclass
 class Line:
     """All that waits for one neighbour site, and the servers there that were silent, each until when.
 
-    `packed_part` is the part of a bundle's content that is left of it when it is packed, of late.
+    `packed_part` is the part of a bundle's content that is left of it when it is packed, of late,
+    `slowest_ms` the longest time after which a receipt came, of late.
     """
 
     site: str
@@ -89,6 +100,7 @@ class Line:
     flights: dict[BundleKey, Flight] = field(default_factory=dict)
     silent: dict[bytes, int] = field(default_factory=dict)
     packed_part: float = 1.0
+    slowest_ms: int = 0
 
     def has_room(self) -> bool:
         """True when another bundle may be made: two on their way keep the link busy and memory flat."""
@@ -112,6 +124,7 @@ class Line:
         self.silent = {server: until_ms for server, until_ms in self.silent.items() if until_ms > now_ms}
         flight.to = next((server for server in servers if server not in self.silent), b"")
         flight.given_ms, flight.sent_ms, flight.asks = now_ms, NEVER_MS, 0
+        flight.patience_ms = min(max(RECEIPT_MS, 3 * self.slowest_ms // 2), SILENT_MS)
         flight.is_asking = flight.to in flight.given
         return bool(flight.to)
 
@@ -123,10 +136,20 @@ class Line:
     def sent(self, key: BundleKey, to: bytes, packed_bytes: int, now_ms: int) -> None:
         """The link has taken a bundle: from now on its receipt is due."""
         if (flight := self.flights.get(key)) and flight.to == to:
-            flight.sent_ms = now_ms
+            flight.sent_ms = flight.given[to] = now_ms
             if flight.content_bytes:
                 part = max(PACKED_PART_MIN, min(1.0, packed_bytes / flight.content_bytes))
                 self.packed_part += (part - self.packed_part) / 4
+
+    def took(self, flight: Flight, server: bytes, now_ms: int) -> None:
+        """A server gave the receipt of a copy: the next ones are waited for as long as the slowest of late,
+        and half as long again.
+
+        A network that holds messages up would carry most copies twice otherwise. One that was asked for long
+        after says nothing of that.
+        """
+        if server in flight.given and not flight.is_asking:
+            self.slowest_ms = max(now_ms - flight.given[server], 7 * self.slowest_ms // 8)
 
     def due_ms(self) -> int:
         """The time at which a receipt is asked for or overdue, or a silent server is tried again."""

@@ -205,7 +205,7 @@ def _launch(replica: Replica, line: Line, flight: Flight) -> None:
 
 
 def _give(replica: Replica, line: Line, flight: Flight) -> None:
-    flight.given.add(flight.to)
+    flight.given[flight.to] = replica.now_ms
     waits_ms = max(flight.behind_ms, int(len(line.turns) > 0))
     label = Label(flight.to, flight.hops + 1, True, waits_ms)
     replica.effects.append(Pass(label, flight.bundle))
@@ -252,6 +252,7 @@ def receipt_came(replica: Replica, receipt: Receipt) -> None:
             _launch(replica, line, flight)
             return
         line.silent.pop(receipt.by, None)
+        line.took(flight, receipt.by, replica.now_ms)
         _end(replica, line, receipt.key)
         for stalled in line.stalled():
             _launch(replica, line, stalled)
@@ -289,6 +290,26 @@ def _unmark(replica: Replica, site: str, folder: ObjectId, numbers: CNSet) -> No
         state.marks[site] = left
     else:
         state.marks.pop(site, None)
+
+
+def on_its_way(replica: Replica, folder: ObjectId, site: str) -> CNSet:
+    """The numbers of a folder that go to a site by the lines, without being asked for; none while the line is
+    shut, or nobody there gives receipts."""
+    organisation, path = replica.organisation, replica.site_tree().path(site)
+    line = replica.lines.get(path[1]) if len(path) > 1 else None
+    if (
+        line is None
+        or line.stalled()
+        or opening.is_shut(organisation, replica.site, line.site, replica.wall_ms)
+    ):
+        return NOTHING
+    numbers = replica.state(folder).marks.get(line.site, NOTHING)
+    for copy in replica.record.passing.get(line.site, {}).values():
+        if any(site in pair for pair in copy.bundle.tree):
+            for message in copy.bundle.messages:
+                if message.folder == folder and isinstance(message.body, Changes):
+                    numbers |= CNSet.of(n for _, versions in message.body.objects for n in versions.entries())
+    return numbers
 
 
 def had_behind(replica: Replica, folder: ObjectId, sites: Iterable[str]) -> CNSet:

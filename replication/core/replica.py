@@ -114,6 +114,15 @@ class Waiting:
     went_back: bool = False
 
 
+class Page(NamedTuple):
+    """A page of an answer that is on its way: the numbers in it, when it was made, and until when that is
+    believed."""
+
+    numbers: CNSet
+    made_ms: int
+    until_ms: int
+
+
 class Reading(NamedTuple):
     """A folder as it is read from its versions between two times: stamps too far ahead do not count."""
 
@@ -156,6 +165,7 @@ class Replica:
         self.awaited_hierarchy: dict[bytes, CNSet] = {}
         self.hierarchy_due_ms = 0
         self.lines: dict[str, Line] = {}
+        self.pages: dict[tuple[bytes, ObjectId], list[Page]] = {}  # by asker and folder
         self.seen: dict[BundleKey, bool] = {}  # bundles, and whether one was taken for the site
         self.heard: dict[bytes, int] = {}
         self.rounds = Rounds()

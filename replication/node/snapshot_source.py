@@ -89,10 +89,11 @@ class SnapshotSource:
         done = 0
         while left is not None:
             page, left = answering.next_page(self._replica, left)
-            yield self._encoded(page)
-            assert isinstance(page.body, Changes)
-            done += len(page.body.objects)
-            progress(done)
+            if page is not None:
+                yield self._encoded(page)
+                assert isinstance(page.body, Changes)
+                done += len(page.body.objects)
+                progress(done)
 
     def _reconciled(self, asked: Message, question: ReconcileQuestion) -> bytes:
         replica = self._replica

@@ -11,9 +11,11 @@ import pytest
 
 from pillarbox.replication.core import forwarding, writing
 from pillarbox.replication.core.effects import GiveReceipt, Pass
+from pillarbox.replication.core.line import Flight, Line
 from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS, PROMPT
 from pillarbox.replication.core.replica import Moment
 from pillarbox.replication.core.replicator import Replicator
+from pillarbox.replication.core.state import NEVER_MS
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.organisation.link_state import LinkState
 from pillarbox.replication.simulation.objects import DictObjects
@@ -360,3 +362,46 @@ def test_a_hello_is_said_again_as_soon_as_somebody_can_be_reached() -> None:
     post.put(store, store.tick(post.now))
     post.carry()
     assert store.replica.waiting is None
+
+
+def flight_of(post: Post) -> tuple[Line, Flight]:
+    """The line to site b, and the bundle on it that a store there does not get."""
+    folder = post.folder("12")
+    post.post(0, folder)
+    post.wait(2_000, is_lost=lost_to(b"2" * 16))
+    line = post.replica(0).lines["b"]
+    (flight,) = line.flights.values()
+    return line, flight
+
+
+def test_a_copy_that_took_the_link_long_is_waited_for_as_long_again() -> None:
+    line, flight = flight_of(Post("ab"))
+    sent_ms = flight.given_ms + MINUTE_MS
+    line.sent(flight.bundle.key, b"2" * 16, 1, sent_ms)
+    asked: list[int] = []
+    while flight.ask_ms() < NEVER_MS:
+        asked.append(flight.ask_ms() - sent_ms)
+        line.to_ask(flight.ask_ms())
+    assert asked == [5_000, 7_500, 15_000, 30_000]
+    assert flight.overdue_ms() == sent_ms + MINUTE_MS
+
+
+def test_receipts_are_waited_for_half_as_long_again_as_the_slowest_of_late() -> None:
+    line, flight = flight_of(Post("ab"))
+    line.sent(flight.bundle.key, b"2" * 16, 1, flight.given_ms)
+    line.took(flight, b"2" * 16, flight.given_ms + 20_000)
+    line.aim(flight, [b"3" * 16], now_ms=flight.given_ms + 20_000)
+    line.sent(flight.bundle.key, b"3" * 16, 1, flight.given_ms)
+    assert flight.overdue_ms() == flight.given_ms + 30_000
+    for _ in range(30):
+        line.took(flight, b"3" * 16, flight.given_ms + 1_000)
+    line.aim(flight, [b"4" * 16], now_ms=flight.given_ms)
+    line.sent(flight.bundle.key, b"4" * 16, 1, flight.given_ms)
+    assert flight.overdue_ms() == flight.given_ms + 10_000, "and no longer once they come soon again"
+
+
+def test_a_receipt_that_was_asked_for_much_later_says_nothing_of_how_slow_a_line_is() -> None:
+    line, flight = flight_of(Post("ab"))
+    flight.is_asking = True
+    line.took(flight, b"2" * 16, flight.given_ms + HOUR_MS)
+    assert line.slowest_ms == 0

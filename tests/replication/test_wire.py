@@ -289,11 +289,11 @@ def test_a_simulation_is_the_same_with_all_messages_on_the_wire(monkeypatch: pyt
         assert found.bundle == sent
         return found.bundle
 
-    def send_sealed(self: World, sent: Message) -> None:
+    def send_sealed(self: World, sent: Message) -> int:
         (message,) = wired_bundle(
             self, Bundle(sent.sender, 1, Class.URGENT, 0, (), (sent,), sent.to)
         ).messages
-        send(self, message)
+        return send(self, message)
 
     def pass_sealed(self: World, machine: Any, label: Label, sent: Bundle) -> None:
         pass_on(self, machine, decode_label(encode_label(label)), wired_bundle(self, sent))
