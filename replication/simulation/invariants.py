@@ -66,8 +66,12 @@ class Invariants:
         return self.history.lost(lost)
 
     def give_up(self, machine: Machine, folder: ObjectId, numbers: CNSet) -> None:
-        """A store closed holes. Raises Violation when a store that it lists has one of them."""
-        for number in self.history.in_set(folder, numbers):
+        """A store closed holes. Raises Violation when a store that it lists has one of them.
+
+        Among the numbers below a context are those of other folders, of which nothing is given up.
+        """
+        given_up = self.history.in_set(folder, numbers)
+        for number in given_up:
             object_id = self.history.writes[number].object_id
             for database in machine.replicator.replica.peers(folder):
                 other = self.machines.get(database)
@@ -76,7 +80,7 @@ class Invariants:
                     raise Violation(
                         f"{_at(machine, folder, number)} was given up, and another replica has it"
                     )
-        self.history.given_up |= numbers
+        self.history.given_up |= CNSet.of(given_up)
 
     def look_at(self, machine: Machine) -> None:
         """Check what a call changed. Raises Violation."""

@@ -12,12 +12,15 @@ from dataclasses import replace
 import pytest
 
 from pillarbox.replication.core.preset import MINUTE_MS, PROMPT
+from pillarbox.replication.ground.records import MessageVersion
+from pillarbox.replication.ground.versions import Versions
 from pillarbox.replication.simulation import campaign
 from pillarbox.replication.simulation.large import LargeSettings, Moments
 from pillarbox.replication.simulation.network import Freight, Network
 from pillarbox.replication.simulation.scenario import Scenario, Settings
 from pillarbox.replication.simulation.world import World
-from pillarbox.store.change_number import ChangeNumber
+from pillarbox.store.change_number import ChangeNumber, CNSet
+from pillarbox.store.hybrid_clock import Stamp
 
 SMALL, LARGE = Settings(), Settings(stores=9, sites=3, steps=500)
 STAR = replace(LARGE, sites=4)  # of every fifth part: one site passes on to several
@@ -35,7 +38,7 @@ ONLY_LARGE = {
     "set_aside_retried",
 }
 # Content over links, against once for each change and once more for each loss (docs/replication.md).
-SMALL_CROSSINGS, LARGE_CROSSINGS = 1.2, 1.4
+SMALL_CROSSINGS, LARGE_CROSSINGS = 1.2, 1.7
 # Nearly never needed: a schedule in test_core.py shows each.
 RARE = {"expired_lost", "held_again", "last_copy_kept", "replica_back_to_leaving", "unseen_content"}
 
@@ -151,3 +154,15 @@ def test_content_that_crosses_a_link_again_counts_as_needed_only_when_it_was_los
     had.add(version)
     travel(2 * MINUTE_MS)
     assert (link.content_bytes, link.distinct_bytes, link.lost_bytes) == (4_000, 1_000, 1_000)
+
+
+def test_holes_that_are_closed_in_one_folder_give_up_nothing_of_another() -> None:
+    world = World(1, 1, PROMPT)
+    machine = world.add_store(world.sites[0], 7)
+    one, other, number = (ChangeNumber(b"a" * 16, counter) for counter in (1, 2, 3))
+    posted = MessageVersion(Stamp(0, 0, b"a" * 16), "anna")
+    world.invariants.history.witness(one, number, Versions.first(number, posted))
+    world.invariants.give_up(machine, other, CNSet.of([number]))
+    assert not world.invariants.history.given_up
+    world.invariants.give_up(machine, one, CNSet.of([number]))
+    assert number in world.invariants.history.given_up
