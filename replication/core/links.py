@@ -151,7 +151,7 @@ def follow(replica: Replica) -> None:
     if tree is before:
         return
     if before is not None and tree != before:
-        outbox.mark_again(replica)
+        outbox.mark_again(replica, before)
     for site in list(replica.lines):
         if not replica.organisation.at(site):
             outbox.give_up(replica, site)

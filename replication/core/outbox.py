@@ -131,14 +131,18 @@ def mark_rest(replica: Replica) -> None:
         line_to(replica, site).turns.put(Class.URGENT, Item(Kind.REST, ""))
 
 
-def mark_again(replica: Replica) -> None:
-    """The tree has changed: what a neighbour site did not take is marked for all that are neighbours now."""
+def mark_again(replica: Replica, before: SiteTree) -> None:
+    """The tree has changed: what sites behind a neighbour did not take goes by the one that leads to them
+    now as well; to no other, which would get it again for nothing."""
+    tree = replica.site_tree()
     for folder, state in replica.record.folders.items():
-        if state.marks:
-            pending = CNSet()
-            for numbers in state.marks.values():
-                pending |= numbers
-            mark(replica, folder, pending)
+        marks, wanted = dict(state.marks), sites_of(replica, folder) if state.marks else set()
+        for site in tree.children(tree.root) if marks else ():
+            behind = wanted.intersection(tree.below(site))
+            for other, numbers in marks.items():
+                if behind.intersection(before.below(other)):
+                    state.marks[site] = state.marks.get(site, CNSet()) | numbers
+                    _wait(replica, site, folder)
 
 
 def give_up(replica: Replica, site: str) -> None:
@@ -276,11 +280,17 @@ def try_again(replica: Replica, server: bytes) -> None:
 
 
 def _end(replica: Replica, line: Line, key: BundleKey) -> None:
+    """A server has taken a bundle: for its site, and for those that its tree leads to from there, whatever
+    other neighbour was to lead to them before."""
     flight = line.flights.pop(key)
     copies = replica.record.passing.get(line.site, {})
     copies.pop(key, None)
+    tree, taken = replica.site_tree(), {site for pair in flight.bundle.tree for site in pair}
     for folder, numbers in flight.numbers.items():
-        _unmark(replica, line.site, folder, numbers)
+        wanted = sites_of(replica, folder)
+        for site in list(replica.state(folder).marks):
+            if site == line.site or taken.issuperset(wanted.intersection(tree.below(site))):
+                _unmark(replica, site, folder, numbers)
 
 
 def _unmark(replica: Replica, site: str, folder: ObjectId, numbers: CNSet) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from pillarbox.replication.core import outbox
 from pillarbox.replication.core.effects import Pass
 from pillarbox.replication.core.links import RESTATE_MS
 from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS
@@ -54,6 +55,28 @@ def test_a_connector_that_takes_nothing_is_stated_as_down_once_and_mail_goes_rou
     post.post(1, folder)
     post.wait(2_000)
     assert len(post.messages(4, folder)) == 2, "who never tried the connector goes round as well"
+
+
+def test_who_takes_a_copy_for_the_sites_behind_it_relieves_the_way_that_led_to_them_before() -> None:
+    post = Triangle()
+    folder = post.folder("123456")
+    post.is_cut = True
+    post.post(0, folder)
+    post.wait(20_000)
+    assert set(post.replica(0).state(folder).marks) == {"c"}
+    post.wait(40_000)
+    assert post.messages(4, folder) and not post.replica(0).state(folder).marks
+
+
+def test_a_tree_that_changes_marks_nothing_for_a_site_that_leads_to_nobody_who_lacks_it() -> None:
+    post = Triangle()
+    folder = post.folder("123456")
+    post.is_cut = True
+    post.post(0, folder)
+    post.wait(20_000)
+    replica = post.replica(0)
+    outbox.mark_again(replica, replica.site_tree())
+    assert set(replica.state(folder).marks) == {"c"}, "site b has taken it"
 
 
 def test_it_is_stated_as_up_again_when_its_mail_was_taken() -> None:
