@@ -123,15 +123,17 @@ class CNSet:
         return _of_runs({**self._runs, number.origin: grown})
 
     def __or__(self, other: CNSet) -> CNSet:
-        if not other._runs or self._runs is other._runs or self._runs == other._runs:
-            return self
-        if not self._runs:
+        mine = union = self._runs
+        if not mine:
             return other
-        union = dict(self._runs)
         for origin, runs in other._runs.items():
-            held = union.get(origin)
-            union[origin] = _union(held, runs) if held and held != runs else runs
-        return _of_runs(union)
+            held = mine.get(origin)
+            if held is runs or (held and _covers(held, runs)):
+                continue
+            if union is mine:
+                union = dict(mine)
+            union[origin] = _union(held, runs) if held else runs
+        return self if union is mine else _of_runs(union)
 
     def __sub__(self, other: CNSet) -> CNSet:
         if not other._runs:

@@ -198,14 +198,6 @@ class FolderState:
         return copied
 
 
-def known_to_any(rows: Mapping[bytes, Row]) -> CNSet:
-    """All numbers that other replicas said they hold."""
-    union = CNSet()
-    for row in rows.values():
-        union |= row.known
-    return union
-
-
 def expired_by_all(rows: Mapping[bytes, Row]) -> CNSet:
     """Numbers that were expired elsewhere and are held by no other replica any more.
 
@@ -216,4 +208,8 @@ def expired_by_all(rows: Mapping[bytes, Row]) -> CNSet:
     for row in rows.values():
         if row.expired is not NOTHING:
             union |= row.expired
-    return union - known_to_any(rows) if union else union
+    for row in rows.values():
+        if not union:
+            break
+        union -= row.known
+    return union
