@@ -16,7 +16,7 @@ from pillarbox.replication.simulation.history import Violation
 from pillarbox.replication.simulation.machine import Machine
 from pillarbox.replication.simulation.network import carried
 from pillarbox.replication.simulation.objects import DictObjects, FolderObjects
-from pillarbox.replication.wire.messages import Message
+from pillarbox.replication.wire.messages import Message, Status
 from pillarbox.store.change_number import ChangeNumber
 
 EVERY = 24  # of so many deliveries one is replayed, and an older one
@@ -55,7 +55,8 @@ class Replays:
         taken = Taken(machine, machine.replicator, lives, delivery, messages)
         self._replay(taken, now_ms)
         old = self._rng.choice(self._kept) if self._kept else taken
-        if old.machine.replicator is old.replicator:
+        # An acknowledgement that came too early counts when it comes again, and the content goes then.
+        if old.machine.replicator is old.replicator and not any(map(_acknowledges, old.messages)):
             self._replay(old, now_ms)
         self._kept.append(taken)
         if len(self._kept) > KEPT_MAX:
@@ -93,6 +94,10 @@ class Replays:
                 if row.is_heard()  # one that was taken off the list, and is on it again, may be heard late
             ):
                 raise Violation(f"{machine.database.hex()[:8]} takes something twice, and a row changes")
+
+
+def _acknowledges(message: Message) -> bool:
+    return isinstance(message.body, Status) and message.body.acknowledgement is not None
 
 
 def _is_same(before: FolderObjects, after: FolderObjects) -> bool:
