@@ -48,5 +48,6 @@ def broadcast(replica: Replica, folder: ObjectId) -> None:
     pair = pair_of(replica, folder, new)
     found = too_large.sendable(replica, folder, replica.objects.found(folder, new)) if mates else []
     for objects in packs(replica, folder, found) if mates else ():
+        changes = Changes(objects, pair)  # one for all: a node packs it once
         for mate in mates:
-            replica.send(mate, folder, Changes(objects, pair))
+            replica.send(mate, folder, changes)

@@ -184,11 +184,11 @@ def hand_on(replica: Replica, folder: ObjectId, objects: Objects, source: bytes,
     new = state.knowledge.known - before
     if not new:
         return
-    pair = pair_of(replica, folder, new)
+    changes = Changes(objects, pair_of(replica, folder, new))  # one for all: a node packs it once
     for mate in replica.mates(folder):
         if mate != source and mate in state.rows and not state.rows[mate].had.covers(new):
             replica.fired["handed_on"] += 1
-            replica.send(mate, folder, Changes(objects, pair))
+            replica.send(mate, folder, changes)
 
 
 # --- traffic that is still on its way -----------------------------------------------------------------------

@@ -20,9 +20,9 @@ from pillarbox.replication.organisation.entries import (
     Reading,
     changed_entries,
     read_organisation,
-    version_entry,
+    version_entries,
 )
-from pillarbox.replication.organisation.topology import Organisation, Server
+from pillarbox.replication.organisation.topology import Organisation, Server, with_stand_ins
 from pillarbox.store.errors import Refused
 
 NAME: Final = "organisation"
@@ -98,12 +98,12 @@ def change(replica: Replica, changed: Mapping[str, str], actor: str) -> None:
         writing.change_folder(replica, folder, actor, properties=changed)
 
 
-def state_version(replica: Replica, version: int, actor: str) -> None:
-    """Say which version of the program this store runs, where the organisation knows the store and not the
-    version."""
+def state_version(replica: Replica, version: int, reads: Collection[int], actor: str) -> None:
+    """Say which version of the program this store runs and which versions of messages that reads, where the
+    organisation knows the store and says otherwise."""
     server = reading(replica).organisation.servers.get(replica.me.database)
-    if server is not None and server.version != version:
-        change(replica, version_entry(replica.me.database, version), actor)
+    if server is not None and (server.version, server.reads) != (version, frozenset(reads)):
+        change(replica, version_entries(replica.me.database, version, reads), actor)
 
 
 def follow(replica: Replica) -> bool:
@@ -119,7 +119,8 @@ def follow(replica: Replica) -> bool:
     read = read_organisation(said).organisation
     mine = replica.organisation.servers.get(me)
     if read.servers:
-        organisation = replace(read, servers={**({me: mine} if mine else {}), **read.servers})
+        servers = {**({me: mine} if mine else {}), **read.servers}
+        organisation = with_stand_ins(replace(read, servers=servers))
     else:  # nobody has applied one yet; only the flow of content was told
         organisation = replace(replica.organisation, content=read.content)
     if said.get(PRESET):

@@ -436,7 +436,8 @@ def _fellows(
 def _taker(replica: Replica, line: Line, folder: ObjectId) -> bytes | None:
     """The server that is tried first for a folder now."""
     order = in_order(replica.organisation.at(line.site), bucket_of(folder))
-    return next((server for server in order if server not in line.silent), None)
+    passed_over = replica.unreachable.union(line.silent)
+    return next((server for server in order if server not in passed_over), None)
 
 
 def _changes(replica: Replica, line: Line, of: Class, first: ObjectId, branch: SiteTree) -> Flight | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from pillarbox.replication.ground.records import Tree
 from pillarbox.replication.node.opening import Batch, Taken, open_frame, prepared_mail
 from pillarbox.replication.node.stored_objects import OF_THE_STORE
 from pillarbox.replication.transports.transport import nothing
+from pillarbox.replication.wire.frame import VERSIONS_READ
 from pillarbox.replication.wire.parts import Assembly, is_part
 from pillarbox.replication.wire.seal import Peer, Reason, Refusal, refusal_of
 from pillarbox.store.engine.database import Database
@@ -36,7 +37,8 @@ class Gate:
     `peers` tells the stores of the tree by certificate fingerprint, also those that were removed from it.
     `refused_counts` counts refusals by reason since this object was made. Each is reported too: of one hop
     and reason the first at once, then every ten minutes how many there were. `tell_fault` is given the
-    traceback of a fault of the program, as often as its refusals are reported.
+    traceback of a fault of the program, as often as its refusals are reported. `reads` are the versions
+    of the wire that are read.
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class Gate:
         tree: Tree,
         peers: Callable[[], Mapping[bytes, Peer]],
         tell_fault: Callable[[str], None],
+        reads: Collection[int] = VERSIONS_READ,
     ) -> None:
         self.refused_counts: Counter[Reason] = Counter()
         self._database = database
         self._tree = tree
         self._peers = peers
         self._tell_fault = tell_fault
+        self._reads = reads
         self._assemblies: dict[bytes, Assembly] = {}
         self._unreported: Counter[tuple[bytes, Reason]] = Counter()
         self._reported_ms: dict[tuple[bytes, Reason], int] = {}
@@ -99,7 +103,7 @@ class Gate:
         else:
             if whole is None:
                 return None
-            found = open_frame(whole, hop, self._tree, self._peers())
+            found = open_frame(whole, hop, self._tree, self._peers(), self._reads)
         if isinstance(found, Refusal):
             self._refuse(hop, found)
             return None

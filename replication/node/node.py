@@ -26,10 +26,11 @@ from pillarbox.replication.ground.records import Tree
 from pillarbox.replication.node.fence import FenceFile
 from pillarbox.replication.node.gate import Frame, Gate
 from pillarbox.replication.node.inbox import Inbox
-from pillarbox.replication.node.sealing import frames_of
+from pillarbox.replication.node.sealing import Sealer, version_for
 from pillarbox.replication.node.store_replicator import Outgoing, StoreReplicator
 from pillarbox.replication.organisation.topology import Organisation
 from pillarbox.replication.transports.transport import Members, Transport, nothing
+from pillarbox.replication.wire.frame import VERSIONS_READ
 from pillarbox.replication.wire.messages import BundleKey, Receipt
 from pillarbox.replication.wire.seal import Peer, Signer
 from pillarbox.store.engine.commit_notification import CommitNotification
@@ -71,7 +72,8 @@ class Membership(Protocol):
 class Belonging:
     """The tree that a store belongs to, and all by which it takes part: what a node is made with.
 
-    `organisation` and `preset` count until the store has the organisation's own entries.
+    `organisation` and `preset` count until the store has the organisation's own entries. `reads` are the
+    versions of the wire that the program reads and writes.
     """
 
     tree: Tree
@@ -79,6 +81,7 @@ class Belonging:
     preset: Preset
     fence: FenceFile
     membership: Membership
+    reads: frozenset[int] = VERSIONS_READ
 
 
 class _Link(NamedTuple):
@@ -148,7 +151,9 @@ class Node:
         self._organisation = belonging.organisation
         self._inbox: Inbox[_Item] = Inbox()
         self._bell = _Ringing(self._inbox)
-        self._gate = Gate(database, belonging.tree, lambda: self._peers, tell_fault)
+        self._gate = Gate(database, belonging.tree, lambda: self._peers, tell_fault, belonging.reads)
+        self._sealer = Sealer(belonging.tree)
+        self._version = version_for(belonging.organisation, belonging.reads)
         self._peers: Mapping[bytes, Peer] = {}
         self._replicator: StoreReplicator | None = None
         self._transport: Transport | None = None
@@ -340,13 +345,13 @@ class Node:
             belonging.preset,
             belonging.fence,
             self._give,
+            belonging.reads,
         )
         replicator.may_send_page = self._may_send_page
         replicator.start()
         self._replicator = replicator
         self._notification, self._bell.is_hung = self._database.notification, False
-        self._organisation = replicator.organisation
-        self._peers = belonging.membership.peers(self._organisation)
+        self._go_by(replicator.organisation)
         self._inbox.open()
         transport = self._make_transport()
         transport.start(self)
@@ -380,11 +385,16 @@ class Node:
             for effect, error in unsendable:
                 replicator.cannot_send(effect, error)
         if replicator.organisation is not self._organisation:
-            self._organisation = replicator.organisation
-            self._peers = self._belonging.membership.peers(self._organisation)
+            self._go_by(replicator.organisation)
             if self._transport is not None:
                 self._link_to(self._transport)
         self._watch()
+
+    def _go_by(self, organisation: Organisation) -> None:
+        """Go by another organisation: whom it lets speak, and in which version all understand each other."""
+        self._organisation = organisation
+        self._peers = self._belonging.membership.peers(organisation)
+        self._version = version_for(organisation, self._belonging.reads)
 
     def _link_to(self, transport: Transport) -> None:
         """Link to the members of now. Until its link stands a store is out of reach: what was given to it
@@ -419,7 +429,7 @@ class Node:
         """Seal something and give it to the transport. The store that makes it may lose it."""
         signer = self._belonging.membership.signer(self._organisation)
         try:
-            sealed = frames_of(outgoing, self._belonging.tree, signer, self._clock.now_ms())
+            sealed = self._sealer.frames_of(outgoing, signer, self._clock.now_ms(), self._version)
         except OverLimit as error:
             assert not isinstance(outgoing.effect, GiveReceipt)
             self._unsendable.append((outgoing.effect, error))  # for when the call under way is over

@@ -6,10 +6,11 @@ is applied, another thread may open the next.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple, TypeAlias
 
 from pillarbox.replication.ground.records import Tree
+from pillarbox.replication.wire.frame import VERSIONS_READ
 from pillarbox.replication.wire.messages import EVERYONE, Label, Receipt
 from pillarbox.replication.wire.seal import Opened, Peer, Reason, Refusal, refusal_of, unseal
 from pillarbox.replication.wire.transport_frames import (
@@ -55,10 +56,13 @@ class Batch(NamedTuple):
     settled: tuple[Callable[[], None], ...] = ()
 
 
-def open_frame(frame: bytes, hop: bytes, tree: Tree, peers: Mapping[bytes, Peer]) -> Taken | Refusal:
+def open_frame(
+    frame: bytes, hop: bytes, tree: Tree, peers: Mapping[bytes, Peer], reads: Collection[int] = VERSIONS_READ
+) -> Taken | Refusal:
     """A whole frame that came from anywhere, as the connection says from the store `hop`.
 
-    `peers` are the stores of the tree, by certificate fingerprint, also those that were removed from it.
+    `peers` are the stores of the tree, by certificate fingerprint, also those that were removed from it,
+    `reads` the versions of the wire that are read.
     """
     try:
         if frame[:4] == RECEIPT_MAGIC:
@@ -67,7 +71,7 @@ def open_frame(frame: bytes, hop: bytes, tree: Tree, peers: Mapping[bytes, Peer]
     except PillarboxError as error:
         return refusal_of(error, Reason.FORM)
     data = frame[LABEL_BYTES:]
-    found = unseal(data, tree, peers)
+    found = unseal(data, tree, peers, reads)
     return found if isinstance(found, Refusal) else Arrived(hop, label, found, data)
 
 

@@ -11,11 +11,11 @@ from pillarbox.replication.core.preset import PROMPT
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.ground.versions import Versions
-from pillarbox.replication.node import stored_record
 from pillarbox.replication.node.contents import contents_of
 from pillarbox.replication.node.identifiers import KnownIdentifiers
 from pillarbox.replication.node.object_reads import ObjectReads
 from pillarbox.replication.node.stored_organisation import joined_tree, starting_organisation
+from pillarbox.replication.node.stored_record import StoredRecord
 from pillarbox.replication.wire import unsealed
 from pillarbox.replication.wire.messages import BackfillRequest, Changes, Message, ReconcileQuestion, Status
 from pillarbox.store.engine.transaction import Reader
@@ -36,7 +36,7 @@ class SnapshotSource:
                 hint="bring them back with `pillarbox recovery merge`",
             )
         ids = KnownIdentifiers(reader, tree)
-        record = stored_record.load(reader, ids)
+        record = StoredRecord().load(reader, ids)
         if record is None:
             raise Refused(
                 "the server of the snapshot had not begun to replicate", hint="name a later snapshot of it"

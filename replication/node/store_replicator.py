@@ -7,11 +7,11 @@ the next one begins anew from what the store has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Final, NamedTuple, TypeVar
 
-from pillarbox.replication.core import identity
+from pillarbox.replication.core import identity, organisation_folder
 from pillarbox.replication.core.effects import Answer, Effect, GiveReceipt, Notice, Pass, Report, Send
 from pillarbox.replication.core.explanation import Explanation, explain
 from pillarbox.replication.core.hello import Start
@@ -19,8 +19,7 @@ from pillarbox.replication.core.identity import Fence, Mark
 from pillarbox.replication.core.preset import Preset
 from pillarbox.replication.core.replica import Moment, Replica, ReplicaRecord
 from pillarbox.replication.core.replicator import Replicator
-from pillarbox.replication.ground.records import ObjectId, Tree
-from pillarbox.replication.node import stored_record
+from pillarbox.replication.ground.records import Folder, ObjectId, Tree
 from pillarbox.replication.node.bound_objects import BoundObjects
 from pillarbox.replication.node.contents import contents_of
 from pillarbox.replication.node.fence import FenceFile
@@ -28,7 +27,9 @@ from pillarbox.replication.node.held_copies import HeldCopies
 from pillarbox.replication.node.local_numbers import changes_of, counters_since
 from pillarbox.replication.node.opening import Arrived, Batch, Taken
 from pillarbox.replication.node.stored_objects import OF_THE_STORE, CannotApply, Place, StoredObjects
+from pillarbox.replication.node.stored_record import StoredRecord
 from pillarbox.replication.organisation.topology import Organisation
+from pillarbox.replication.wire.frame import VERSIONS_READ
 from pillarbox.replication.wire.messages import (
     BundleKey,
     Receipt,
@@ -45,8 +46,12 @@ from pillarbox.store.hybrid_clock import HybridClock
 from pillarbox.store.ids import LOCAL_BASE, guid_text
 from pillarbox.store.mail.messages import PreparedMessage
 
-ACTOR: Final = Actor.task("replication")
+ACTOR_TEXT: Final = "replication"
+ACTOR: Final = Actor.task(ACTOR_TEXT)
 NONCE_BYTES: Final = 16
+PROGRAM_VERSION: Final = 1
+"""The version of the program, as servers state it to each other: raised when a newer one is a better
+source."""
 _WARNINGS: Final = frozenset(
     {
         Notice.NUMBER_GIVEN_TWICE,
@@ -97,7 +102,8 @@ class StoreReplicator:
 
     `transport` takes what is to be sent, after the transaction that it follows from; it may lose it. `fence`
     lies outside of the database. `may_send_page` says whether the store that asked for something may be sent
-    the next page of its answer; it waits while not. Every call raises Dismounted, ReadOnly or DiskFull as a
+    the next page of its answer; it waits while not. `reads` are the versions of the wire that the program
+    reads. Every call raises Dismounted, ReadOnly or DiskFull as a
     transaction does: it may be made again when there is room.
     """
 
@@ -109,6 +115,7 @@ class StoreReplicator:
         preset: Preset,
         fence: FenceFile,
         transport: Transport,
+        reads: Collection[int] = VERSIONS_READ,
     ) -> None:
         self._database = database
         self._tree = tree
@@ -116,12 +123,15 @@ class StoreReplicator:
         self._preset = preset
         self._fence_file = fence
         self._transport = transport
+        self._reads = frozenset(reads)
+        self._stated_in: Folder | None = None  # the entries that were looked at for what this program is
         self._objects = BoundObjects()
         self._replicator: Replicator | None = None
         self._fence: Fence | None = None
         self._withheld = CNSet()
         self._was_numbered_anew = False
         self._begins = Start.JOINED
+        self._stored = StoredRecord()
         self._copies = HeldCopies()
         self._arrived: dict[BundleKey, bytes] = {}  # copies, as long as the call under way
         self._answers: dict[tuple[bytes, ObjectId], Answer] = {}
@@ -316,9 +326,10 @@ class StoreReplicator:
                 if txn.restored and not is_start:  # a command, before the node has started
                     effects += replicator.number_anew(self._now())
                 effects += work(txn, replicator)
+                effects += self._state_version(replicator)
                 if is_start:
                     effects += self._note_local(txn, replicator)
-                outgoing = [each for effect in effects for each in self._outgoing(txn, effect)]
+                outgoing = self._outgoing(txn, effects)
                 self._report(txn, effects)
                 self._keep(txn, replicator)
         except CannotApply as error:
@@ -358,7 +369,7 @@ class StoreReplicator:
         self._refuse_unjoined(txn)
         self._answers.clear()
         self._withheld = CNSet()
-        record = stored_record.load(txn, objects.identifiers) or ReplicaRecord(sender=_sender_of(txn))
+        record = self._stored.load(txn, objects.identifiers) or ReplicaRecord(sender=_sender_of(txn))
         record.passing = self._copies.load(txn, self._tree)
         replicator = Replicator(
             record, self._tree, self._organisation, self._preset, self._objects, txn.new_guid
@@ -366,6 +377,22 @@ class StoreReplicator:
         self._replicator = replicator
         self._was_numbered_anew = False
         return replicator, [] if is_start else replicator.start(self._now(), self._begins)
+
+    def _state_version(self, replicator: Replicator) -> list[Effect]:
+        """Say in the organisation which program this is and what it reads, where that is new. It takes
+        a number, so the hello comes first."""
+        replica = replicator.replica
+        said = replica.folder(self._tree.organisation)
+        if said is None or said is self._stated_in or replica.waiting is not None:
+            return []
+        self._stated_in = said
+        _, effects = replicator.local_changes(
+            lambda replica: organisation_folder.state_version(
+                replica, PROGRAM_VERSION, self._reads, ACTOR_TEXT
+            ),
+            self._now(),
+        )
+        return effects
 
     def _refuse_unjoined(self, txn: WriteTransaction) -> None:
         joined = numbering.membership(txn)
@@ -406,7 +433,7 @@ class StoreReplicator:
         record.counter = max(record.counter, txn.counter)
         record.clock = max(record.clock, HybridClock(*txn.clock))
         txn.clock = record.clock.time_ms, record.clock.counter
-        stored_record.save(txn, self._objects.bound.identifiers, record, replicator.changed)
+        self._stored.save(txn, self._objects.bound.identifiers, record, replicator.changed)
         self._copies.keep(txn, record.passing, self._arrived)
         replicator.changed.clear()
 
@@ -426,19 +453,25 @@ class StoreReplicator:
 
     # -- contents
 
-    def _outgoing(self, txn: WriteTransaction, effect: Effect) -> list[Outgoing]:
-        match effect:
-            case Send(message):
-                return [Outgoing(effect, contents_of(txn, [message]))]
-            case Pass(_, bundle) if bundle.key in self._arrived:
-                return [Outgoing(effect, data=self._arrived[bundle.key])]
-            case Pass(_, bundle) if bundle.key in self._copies:
-                return [Outgoing(effect, data=self._copies.data(txn, bundle.key))]
-            case Pass(_, bundle):
-                return [Outgoing(effect, contents_of(txn, bundle.messages))]
-            case GiveReceipt():
-                return [Outgoing(effect)]
-        return []
+    def _outgoing(self, txn: WriteTransaction, effects: Iterable[Effect]) -> list[Outgoing]:
+        """All that is to be sent, with its contents; those of one body for several stores are read once."""
+        read: dict[int, tuple[bytes, ...]] = {}
+        found = []
+        for effect in effects:
+            match effect:
+                case Send(message):
+                    if id(message.body) not in read:
+                        read[id(message.body)] = contents_of(txn, [message])
+                    found.append(Outgoing(effect, read[id(message.body)]))
+                case Pass(_, bundle) if bundle.key in self._arrived:
+                    found.append(Outgoing(effect, data=self._arrived[bundle.key]))
+                case Pass(_, bundle) if bundle.key in self._copies:
+                    found.append(Outgoing(effect, data=self._copies.data(txn, bundle.key)))
+                case Pass(_, bundle):
+                    found.append(Outgoing(effect, contents_of(txn, bundle.messages)))
+                case GiveReceipt():
+                    found.append(Outgoing(effect))
+        return found
 
     def _send_page(self, key: tuple[bytes, ObjectId]) -> None:
         left: list[Answer | None] = []

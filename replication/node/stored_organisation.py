@@ -8,9 +8,9 @@ from typing import Final
 from pillarbox.replication.core.preset import PRESETS
 from pillarbox.replication.ground.records import Tree
 from pillarbox.replication.node.fence import FenceFile
-from pillarbox.replication.node.store_replicator import Outgoing, StoreReplicator
+from pillarbox.replication.node.store_replicator import PROGRAM_VERSION, Outgoing, StoreReplicator
 from pillarbox.replication.organisation.entries import read_organisation
-from pillarbox.replication.organisation.topology import Organisation, Server
+from pillarbox.replication.organisation.topology import Organisation, Server, with_stand_ins
 from pillarbox.store.access import Actor
 from pillarbox.store.disk.tables import FolderRecord, Table, id_key
 from pillarbox.store.engine import numbering
@@ -20,9 +20,6 @@ from pillarbox.store.errors import Refused
 from pillarbox.store.ids import COUNTER_BITS
 
 ACTOR: Final = Actor.task("replication")
-VERSION: Final = 1
-"""The version of the program, as servers state it to each other: raised when a newer one is a better
-source."""
 
 
 def joined_tree(reader: Reader) -> Tree | None:
@@ -47,8 +44,8 @@ def starting_organisation(reader: Reader, tree: Tree) -> Organisation:
     said = read_organisation(stored_entries(reader, tree)).organisation
     me = reader.files.guid
     if me in said.servers:
-        return said
-    alone = Server(me, "", said.sites[0] if said.sites else "", VERSION)
+        return with_stand_ins(said)
+    alone = Server(me, "", said.sites[0] if said.sites else "", PROGRAM_VERSION)
     return Organisation({**said.servers, me: alone}, said.connectors, preset=said.preset, sites=said.sites)
 
 

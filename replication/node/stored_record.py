@@ -27,36 +27,59 @@ from pillarbox.store.hybrid_clock import HybridClock
 VERSION: Final = 1
 
 
-def save(txn: WriteTransaction, ids: Identifiers, record: ReplicaRecord, folders: Iterable[ObjectId]) -> None:
-    """Keep the record of a store, with the state of those folders that a call touched."""
-    replication_state.keep(txn, Kept.STORE, _packed(_store_fields(record)))
-    for folder in folders:
-        state = record.folders.get(folder)
-        if state is not None:
-            _save_folder(txn, ids.id(folder), state)
+class StoredRecord:
+    """The record of a store, kept within its transactions. `load` comes first, and again after a transaction
+    that failed: the rows that were kept last are remembered, so that a call encodes those alone that changed.
+    """
 
+    def __init__(self) -> None:
+        self._rows: dict[int, dict[bytes, Row]] = {}
 
-def _save_folder(txn: WriteTransaction, folder_id: int, state: FolderState) -> None:
-    known = state.knowledge.known
-    replication_state.keep(txn, Kept.KNOWN, known.encode() if known else None, folder_id)
-    replication_state.keep(txn, Kept.FOLDER, _packed(_folder_fields(state)), folder_id)
-    is_lacking = state.is_held and bool(state.entries or state.awaited)
-    replication_state.keep(txn, Kept.LACKING, b"" if is_lacking else None, folder_id)
-    for _, guid, _ in list(replication_state.all_kept(txn, Kept.ROW, folder_id)):
-        if guid not in state.rows:
+    def load(self, reader: Reader, ids: KnownIdentifiers) -> ReplicaRecord | None:
+        """The record that was kept, None where none was. Raises Corrupt; UnsupportedVersion for a newer
+        one."""
+        self._rows.clear()
+        value = replication_state.kept(reader, Kept.STORE)
+        if value is None:
+            return None
+        record = _record_of(_unpacked(value))
+        for folder_id, _, fields in replication_state.all_kept(reader, Kept.FOLDER):
+            known = replication_state.known(reader, folder_id)
+            state = _folder_of(known, _unpacked(fields))
+            for _, guid, row in replication_state.all_kept(reader, Kept.ROW, folder_id):
+                state.rows[guid] = _row_of(_unpacked(row))
+            self._rows[folder_id] = dict(state.rows)
+            record.folders[ids.object_id(folder_id)] = state
+        return record
+
+    def save(
+        self, txn: WriteTransaction, ids: Identifiers, record: ReplicaRecord, folders: Iterable[ObjectId]
+    ) -> None:
+        """Keep the record, with the state of those folders that a call touched."""
+        replication_state.keep(txn, Kept.STORE, _packed(_store_fields(record)))
+        for folder in folders:
+            state = record.folders.get(folder)
+            if state is not None:
+                self._save_folder(txn, ids.id(folder), state)
+
+    def _save_folder(self, txn: WriteTransaction, folder_id: int, state: FolderState) -> None:
+        known = state.knowledge.known
+        replication_state.keep(txn, Kept.KNOWN, known.encode() if known else None, folder_id)
+        replication_state.keep(txn, Kept.FOLDER, _packed(_folder_fields(state)), folder_id)
+        is_lacking = state.is_held and bool(state.entries or state.awaited)
+        replication_state.keep(txn, Kept.LACKING, b"" if is_lacking else None, folder_id)
+        before = self._rows.get(folder_id, {})
+        for guid in before.keys() - state.rows.keys():
             replication_state.keep(txn, Kept.ROW, None, folder_id, guid)
-    for guid, row in state.rows.items():
-        fields = (*row.life, row.known.encode(), row.expired.encode(), row.heard_ms)
-        replication_state.keep(txn, Kept.ROW, _packed(fields), folder_id, guid)
+        for guid, row in state.rows.items():
+            if row is not before.get(guid):
+                replication_state.keep(txn, Kept.ROW, _packed(_row_fields(row)), folder_id, guid)
+        self._rows[folder_id] = dict(state.rows)
 
 
-def load(reader: Reader, ids: KnownIdentifiers) -> ReplicaRecord | None:
-    """The record that was kept, None where none was. Raises Corrupt; UnsupportedVersion for a newer one."""
-    value = replication_state.kept(reader, Kept.STORE)
-    if value is None:
-        return None
-    sender, counter, clock, owners, left_out, quarantined, bundles, unsure = _unpacked(value)
-    record = ReplicaRecord(
+def _record_of(fields: tuple[Any, ...]) -> ReplicaRecord:
+    sender, counter, clock, owners, left_out, quarantined, bundles, unsure = fields
+    return ReplicaRecord(
         sender=Sender(*sender),
         counter=counter,
         clock=HybridClock(*clock),
@@ -66,16 +89,15 @@ def load(reader: Reader, ids: KnownIdentifiers) -> ReplicaRecord | None:
         bundles=bundles,
         unsure=CNSet.decode(unsure),
     )
-    for folder_id, _, fields in replication_state.all_kept(reader, Kept.FOLDER):
-        known = replication_state.known(reader, folder_id)
-        state = _folder_of(known, _unpacked(fields))
-        for _, guid, row in replication_state.all_kept(reader, Kept.ROW, folder_id):
-            incarnation, life, had, expired, heard_ms = _unpacked(row)
-            state.rows[guid] = Row(
-                Life(incarnation, life), CNSet.decode(had), CNSet.decode(expired), heard_ms
-            )
-        record.folders[ids.object_id(folder_id)] = state
-    return record
+
+
+def _row_fields(row: Row) -> tuple[Any, ...]:
+    return (*row.life, row.known.encode(), row.expired.encode(), row.heard_ms)
+
+
+def _row_of(fields: tuple[Any, ...]) -> Row:
+    incarnation, life, known, expired, heard_ms = fields
+    return Row(Life(incarnation, life), CNSet.decode(known), CNSet.decode(expired), heard_ms)
 
 
 def _store_fields(record: ReplicaRecord) -> tuple[Any, ...]:

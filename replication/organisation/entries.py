@@ -8,6 +8,7 @@
 | `connector/NAME/cost`, `/schedule`, `/rate_bytes`, `/referrals` | `never` for one that allows no referrals |
 | `connector/NAME/transport` | without it direct |
 | `server/GUID/name`, `/site`, `/version`, `/schedule` | the version is written by the server itself |
+| `server/GUID/reads` | the versions of replication messages that it reads, written by itself; without it 2 |
 | `server/GUID/state` | `removed`: for ever |
 | `server/GUID/addresses` | `HOST:PORT HOST:PORT`: where others reach it |
 | `server/GUID/certificate/SHA-256` | a certificate that the server may show (DER, base64) |
@@ -27,7 +28,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from hashlib import sha256
 from typing import Final, NamedTuple
 
@@ -35,12 +36,14 @@ from pillarbox.replication.organisation.schedules import ALWAYS, Schedule, parse
 from pillarbox.replication.organisation.topology import (
     COST_MAX,
     COST_MIN,
+    FIRST_READ,
     Connector,
     ContentFlow,
     Organisation,
     PresetName,
     Server,
     TransportName,
+    with_stand_ins,
 )
 from pillarbox.store.errors import InvalidSetting
 from pillarbox.store.ids import guid_text, parse_guid
@@ -57,7 +60,7 @@ _RESUMED: Final = re.compile(r"from (\d{1,16}) at (\d{1,16})")
 _KNOWN: Final = re.compile(
     r"name|preset|content|authority-holder|authority/[^/]+/certificate|site/[^/]+/(?:state|transport)"
     r"|connector/[^/]+/(?:sites|cost|schedule|rate_bytes|referrals|transport)"
-    r"|server/[^/]+/(?:name|site|version|schedule|state|addresses)"
+    r"|server/[^/]+/(?:name|site|version|reads|schedule|state|addresses)"
     r"|server/[^/]+/(?:preferred|referral|certificate)/[^/]+"
 )
 
@@ -94,9 +97,11 @@ def entries_of(organisation: Organisation) -> dict[str, str]:
     return {key: value for key, value in sorted(found.items()) if value}
 
 
-def version_entry(database: bytes, version: int) -> dict[str, str]:
-    """The entry by which a server says which version of the program it runs."""
-    return {f"{_server_key(database)}/version": str(version)}
+def version_entries(database: bytes, version: int, reads: Collection[int]) -> dict[str, str]:
+    """The entries by which a server says which version of the program it runs, and which versions of
+    messages that reads."""
+    key = _server_key(database)
+    return {f"{key}/version": str(version), f"{key}/reads": _reads_text(reads)}
 
 
 def content_text(flow: ContentFlow) -> str:
@@ -160,6 +165,11 @@ class _Reader:
         for server in servers.values():
             if server.site not in sites and not server.is_removed:
                 self._find(f"server {server.name} is in site {server.site}, which is not there")
+        for stand_in in with_stand_ins(organisation).connectors[len(organisation.connectors) :]:
+            one, other = stand_in.sites
+            self._find(
+                f"no connector leads from site {one} to site {other}: one of cost {COST_MAX} stands in"
+            )
         return Reading(organisation, tuple(self._findings))
 
     def _find(self, text: str) -> None:
@@ -218,8 +228,13 @@ class _Reader:
                             if field.startswith(_CERTIFICATE)
                         },
                     ),
+                    self._reads(name, fields.get("reads", "")),
                 ),
             )
+
+    def _reads(self, name: str, text: str) -> frozenset[int]:
+        read = [self._number(f"a version that server {name} reads", each) for each in text.split()]
+        return frozenset(read) or FIRST_READ
 
     def _lists(self, kind: str, servers: Mapping[bytes, Server]) -> Iterator[tuple[bytes, dict[bytes, int]]]:
         """Of each server the others that a list of its own names, with their costs."""
@@ -297,6 +312,7 @@ def _server_entries(server: Server) -> dict[str, str]:
         f"{key}/name": server.name,
         f"{key}/site": server.site,
         f"{key}/version": str(server.version) if server.version else "",
+        f"{key}/reads": "" if server.reads == FIRST_READ else _reads_text(server.reads),
         f"{key}/schedule": "" if server.schedule == ALWAYS else str(server.schedule),
         f"{key}/state": _REMOVED if server.is_removed else "",
         f"{key}/addresses": " ".join(server.addresses),
@@ -305,6 +321,10 @@ def _server_entries(server: Server) -> dict[str, str]:
             for der in server.certificates
         },
     }
+
+
+def _reads_text(reads: Collection[int]) -> str:
+    return " ".join(map(str, sorted(reads)))
 
 
 def _connector_entries(connector: Connector) -> dict[str, str]:

@@ -47,6 +47,7 @@ from pillarbox.replication.organisation.toml_lines import KeyPath, line_at, line
 from pillarbox.replication.organisation.topology import (
     COST_MAX,
     COST_MIN,
+    FIRST_READ,
     Connector,
     ContentFlow,
     Organisation,
@@ -306,6 +307,7 @@ class _Check:
                         self._schedule(path, table),
                         self._addresses(path, table),
                         present.certificates if present else (),
+                        present.reads if present else FIRST_READ,
                     ),
                 )
         if not self._table.get("servers"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Final, NamedTuple
@@ -13,6 +13,10 @@ from pillarbox.replication.organisation.schedules import ALWAYS, Schedule
 
 COST_MIN: Final = 1
 COST_MAX: Final = 100
+FIRST_READ: Final = frozenset({2})
+"""The versions of replication messages that a server reads which has said nothing of it."""
+STAND_IN: Final = "stand-in/"
+"""Begins the name of a connector that stands in for one; no entry has a name with a slash."""
 
 
 class Server(NamedTuple):
@@ -20,7 +24,8 @@ class Server(NamedTuple):
     runs.
 
     `schedule` is that of its folders which have none of their own. `addresses` ("host:port") are those at
-    which others reach it; without one it dials them. `certificates` (DER) are those that it may show.
+    which others reach it; without one it dials them. `certificates` (DER) are those that it may show, `reads`
+    the versions of replication messages that it reads, as it said last.
     """
 
     database: bytes
@@ -31,6 +36,7 @@ class Server(NamedTuple):
     schedule: Schedule = ALWAYS
     addresses: tuple[str, ...] = ()
     certificates: tuple[bytes, ...] = ()
+    reads: frozenset[int] = FIRST_READ
 
 
 class TransportName(StrEnum):
@@ -168,6 +174,26 @@ class Organisation:
         """True when a store was removed from the tree, or never was in it."""
         server = self.servers.get(database)
         return server is None or server.is_removed
+
+
+def with_stand_ins(organisation: Organisation) -> Organisation:
+    """The organisation with a connector of the highest cost to each site with servers that no other leads to.
+
+    What two administrators took out in two places may, merged, leave a site with no way to it, and with none
+    for the entries that mend it. A stand-in follows from the entries alone, so that all stores that hold them
+    agree.
+    """
+    sites = sorted({server.site for server in organisation.servers.values() if not server.is_removed})
+    connectors = organisation.connectors
+    for site in sites[1:]:
+        if site not in ways_from(sites[0], connectors):
+            name = f"{STAND_IN}{sites[0]}-{site}"
+            connectors = (*connectors, Connector(name, (sites[0], site), COST_MAX))
+    return (
+        organisation
+        if connectors is organisation.connectors
+        else replace(organisation, connectors=connectors)
+    )
 
 
 def ways_from(site: str, connectors: Collection[Connector], down: Collection[str] = ()) -> dict[str, Way]:

@@ -8,6 +8,7 @@ before anything is unpacked; and what a forwarder needs stands before the body, 
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Collection, Iterable
 from enum import IntFlag
 from typing import Any, Final, NamedTuple
@@ -21,6 +22,7 @@ from pillarbox.store.errors import InvalidContent, OverLimit, UnsupportedVersion
 MAGIC: Final = b"PBRM"
 VERSION: Final = 2
 VERSIONS_READ: Final = frozenset({VERSION})
+"""The versions that this program reads. It writes each of them too, for those that read no later one."""
 ROUTE_BYTES_MAX: Final = 64 << 10
 PACKED_BYTES_MAX: Final = 64 << 20
 BODY_BYTES_MAX: Final = 256 << 20  # unpacked
@@ -34,19 +36,14 @@ HEADER_BYTES: Final = _HEADER.size
 assert HEADER_BYTES == 144
 
 
-def common_version(read: Iterable[Collection[int]]) -> int:
-    """The version in which a bundle is made: the highest that this program writes and all its readers list.
+def common_version(mine: Collection[int], others: Iterable[Collection[int]]) -> int:
+    """The version in which a store that writes `mine` speaks to all others: the highest that the most read.
 
-    `read` are the versions that each replica and each site on the bundle's tree reads. Raises
-    UnsupportedVersion where there is none.
+    So a newer program speaks as the oldest does until the last one is updated. Who reads none that the others
+    read hears nothing of them until then, and holds none of them up.
     """
-    common = VERSIONS_READ.intersection(*read)
-    if not common:
-        raise UnsupportedVersion(
-            f"a server reads none of the versions of replication messages that this one writes ({VERSION})",
-            hint="update the older of the two; until then they hear nothing of each other",
-        )
-    return max(common)
+    read = Counter(version for versions in others for version in set(versions))
+    return max(mine, key=lambda version: (read[version], version))
 
 
 class Flag(IntFlag):
@@ -63,7 +60,7 @@ class Flag(IntFlag):
 
 
 class Header(NamedTuple):
-    """The header of a bundle. `number` is the sender's own count of its bundles."""
+    """The header of a bundle, in a version of the wire. `number` is the sender's own count of its bundles."""
 
     kind: MessageType
     flags: Flag
@@ -79,6 +76,7 @@ class Header(NamedTuple):
     body_bytes: int
     fingerprint: bytes
     signature_bytes: int
+    version: int = VERSION
 
     @property
     def key(self) -> BundleKey:
@@ -90,7 +88,7 @@ class Header(NamedTuple):
         sender = self.sender
         return _HEADER.pack(
             MAGIC,
-            VERSION,
+            self.version,
             self.kind,
             self.flags,
             self.of,
@@ -110,18 +108,19 @@ class Header(NamedTuple):
         )
 
     @classmethod
-    def decode(cls, data: bytes) -> Header:
+    def decode(cls, data: bytes, reads: Collection[int] = VERSIONS_READ) -> Header:
         """The header of a bundle; `data` may come from anyone and holds the whole bundle.
 
         Raises InvalidContent, UnsupportedVersion, or OverLimit for a body that is larger than is accepted.
         """
         if len(data) < HEADER_BYTES or data[:4] != MAGIC:
             raise _invalid("it does not begin as one")
-        if data[4] not in VERSIONS_READ:
+        if data[4] not in reads:
             raise UnsupportedVersion(
-                f"a replication message is of version {data[4]}", hint=f"this program reads version {VERSION}"
+                f"a replication message is of version {data[4]}",
+                hint=f"this program reads {', '.join(map(str, sorted(reads)))}: update the older one",
             )
-        (_, _, kind, flags, of, tree, database, incarnation, origin, to, *rest) = _HEADER.unpack(
+        (_, version, kind, flags, of, tree, database, incarnation, origin, to, *rest) = _HEADER.unpack(
             data[:HEADER_BYTES]
         )
         if (
@@ -131,8 +130,14 @@ class Header(NamedTuple):
         ):
             raise _invalid(f"type {kind:#x} with flags {flags:#x} in class {of} is unknown")
         header = cls(
-            MessageType(kind), Flag(flags), Class(of), tree, Sender(database, incarnation, origin), to, *rest
-        )
+            MessageType(kind),
+            Flag(flags),
+            Class(of),
+            tree,
+            Sender(database, incarnation, origin),
+            to,
+            *rest,
+        )._replace(version=version)
         if header.packed_bytes > PACKED_BYTES_MAX or header.body_bytes > BODY_BYTES_MAX:
             raise OverLimit(f"a replication message claims a body of {header.body_bytes} bytes")
         if header.route_bytes > ROUTE_BYTES_MAX:

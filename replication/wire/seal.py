@@ -7,7 +7,7 @@ SHA-256, by the key of the store's certificate.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -23,6 +23,8 @@ from pillarbox.replication.wire.frame import (
     BODY_BYTES_MAX,
     HEADER_BYTES,
     PACKED_BYTES_MAX,
+    VERSION,
+    VERSIONS_READ,
     Header,
     pack,
     pack_route,
@@ -81,22 +83,37 @@ class Refusal(NamedTuple):
     error: PillarboxError
 
 
-def seal(bundle: Bundle, tree: Tree, signer: Signer, made_ms: int, contents: Iterable[bytes] = ()) -> bytes:
-    """A bundle as bytes, signed. `contents` are the raw messages that it carries.
+class PackedBody(NamedTuple):
+    """The messages of a bundle as one zstd frame, and the bytes that they take when it is unpacked."""
 
-    Raises ValueError when its messages are not of one type, OverLimit for one that nobody would take.
-    """
-    kinds = {kind_of(message.folder == tree.hierarchy, message.body) for message in bundle.messages}
-    if len(kinds) != 1:
-        raise ValueError(f"a bundle holds messages of one type, not of {len(kinds)}")
-    ((kind, flags),) = kinds
-    body = encode_body(bundle.messages, contents)
-    packed, route = pack(body), pack_route(bundle.tree)
+    packed: bytes
+    body_bytes: int
+
+
+def pack_messages(messages: Iterable[Message], contents: Iterable[bytes] = ()) -> PackedBody:
+    """Pack messages and the raw contents that they carry. Raises OverLimit for what nobody would take."""
+    body = encode_body(messages, contents)
+    packed = pack(body)
     if len(body) > BODY_BYTES_MAX or len(packed) > PACKED_BYTES_MAX:
         raise OverLimit(
             f"a replication message would have {len(body)} bytes, {len(packed)} of them packed",
             hint=f"at most {BODY_BYTES_MAX} and {PACKED_BYTES_MAX} are taken: a post in it is too large",
         )
+    return PackedBody(packed, len(body))
+
+
+def seal(
+    bundle: Bundle, tree: Tree, signer: Signer, made_ms: int, body: PackedBody, version: int = VERSION
+) -> bytes:
+    """A bundle as bytes, signed, in a version of the wire. `body` are its messages, packed.
+
+    Raises ValueError when its messages are not of one type.
+    """
+    kinds = {kind_of(message.folder == tree.hierarchy, message.body) for message in bundle.messages}
+    if len(kinds) != 1:
+        raise ValueError(f"a bundle holds messages of one type, not of {len(kinds)}")
+    ((kind, flags),) = kinds
+    packed, route = body.packed, pack_route(bundle.tree)
     header = Header(
         kind=kind,
         flags=flags,
@@ -109,23 +126,27 @@ def seal(bundle: Bundle, tree: Tree, signer: Signer, made_ms: int, contents: Ite
         made_ms=made_ms,
         route_bytes=len(route),
         packed_bytes=len(packed),
-        body_bytes=len(body),
+        body_bytes=body.body_bytes,
         fingerprint=signer.fingerprint,
         signature_bytes=0,
+        version=version,
     )
     signature = signer.key.sign(header.encode() + route + packed, _ALGORITHM)
     return header._replace(signature_bytes=len(signature)).encode() + route + packed + signature
 
 
-def unseal(data: bytes, tree: Tree, peers: Mapping[bytes, Peer]) -> Opened | Refusal:
-    """A bundle that came from anywhere. `peers` are the stores of the tree, by certificate fingerprint.
+def unseal(
+    data: bytes, tree: Tree, peers: Mapping[bytes, Peer], reads: Collection[int] = VERSIONS_READ
+) -> Opened | Refusal:
+    """A bundle that came from anywhere. `peers` are the stores of the tree, by certificate fingerprint,
+    `reads` the versions of the wire that are read.
 
     It is refused in the order of `Reason`, so that the cheapest look comes first and nothing unsigned is
     unpacked.
     """
     reason = Reason.FORM
     try:
-        header = Header.decode(data)
+        header = Header.decode(data, reads)
         reason = Reason.TREE
         if header.tree != tree.guid:
             raise AccessDenied("a replication message is of another tree", hint="look where it came from")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ pytest.importorskip("cryptography", reason="cryptography (the extra `replication
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pillarbox.replication.core.effects import GiveReceipt, Pass, Send
+from pillarbox.replication.ground.knowledge import Pair
 from pillarbox.replication.ground.records import Tree
+from pillarbox.replication.node import sealing
 from pillarbox.replication.node.gate import REPORT_EVERY_MS, Frame, Gate
 from pillarbox.replication.node.opening import Arrived
 from pillarbox.replication.node.refused_connections import RefusedConnections
-from pillarbox.replication.node.sealing import frames_of
+from pillarbox.replication.node.sealing import Sealer
 from pillarbox.replication.node.store_replicator import Outgoing
 from pillarbox.replication.wire import parts
 from pillarbox.replication.wire.messages import (
@@ -27,6 +30,7 @@ from pillarbox.replication.wire.messages import (
     EVERYONE,
     Bundle,
     BundleKey,
+    Changes,
     Class,
     Label,
     Life,
@@ -36,7 +40,7 @@ from pillarbox.replication.wire.messages import (
     Statement,
     Status,
 )
-from pillarbox.replication.wire.seal import Peer, Reason, Signer
+from pillarbox.replication.wire.seal import PackedBody, Peer, Reason, Signer, pack_messages
 from pillarbox.replication.wire.transport_frames import FRAME_BYTES_MAX, LABEL_BYTES
 from pillarbox.store.change_number import CNSet
 from pillarbox.store.clock import VirtualClock
@@ -56,6 +60,7 @@ PEERS = {
 }
 CONTENT = b"Subject: x\r\n\r\nx\r\n"
 SAID = Statement(Life(1, 1), CNSet(), CNSet())
+OTHERWISE = Statement(Life(1, 2), CNSet(), CNSet())
 
 
 class Events:
@@ -110,7 +115,7 @@ def said(of: bytes, to: bytes = ME) -> Message:
 def sealed(of: bytes = PEER, count: int = 1, tree: Tree = TREE, signer: Signer | None = None) -> bytes:
     bundle = Bundle(Sender(of, 1, of), 7, Class.URGENT, 0, (), (said(of, EVERYONE),) * count)
     passed = Pass(Label(ME, 1, False, 0), bundle)
-    ((data),) = frames_of(Outgoing(passed, (CONTENT,)), tree, signer or SIGNERS[of], 1).frames
+    ((data),) = Sealer(tree).frames_of(Outgoing(passed, (CONTENT,)), signer or SIGNERS[of], 1).frames
     return data
 
 
@@ -118,10 +123,28 @@ def bent(data: bytes, at: int, value: bytes) -> bytes:
     return data[:at] + value + data[at + len(value) :]
 
 
+def test_what_says_the_same_to_several_stores_is_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed: list[object] = []
+
+    def counted(*what: Any) -> PackedBody:
+        packed.append(what)
+        return pack_messages(*what)
+
+    monkeypatch.setattr(sealing, "pack_messages", counted)
+    sealer, changes = Sealer(TREE), Changes((), Pair(CNSet(), CNSet()))
+    for to in (ME, OTHER, PEER):
+        message = Message(Sender(PEER, 1, PEER), to, TREE.hierarchy, SAID, changes)
+        assert sealer.frames_of(Outgoing(Send(message)), SIGNERS[PEER], 1).to == to
+    assert len(packed) == 1
+    sealer.frames_of(Outgoing(Send(replace(message, statement=OTHERWISE))), SIGNERS[PEER], 1)
+    sealer.frames_of(Outgoing(Send(said(PEER))), SIGNERS[PEER], 1)
+    assert len(packed) == 3
+
+
 def test_a_message_a_copy_and_a_receipt_come_out_as_they_went_in(place: Place) -> None:
     receipt = Receipt(BundleKey(PEER, 1, 7), PEER)
     effects = (Send(said(PEER)), GiveReceipt(ME, receipt))
-    sent = [frames_of(Outgoing(effect, ()), TREE, SIGNERS[PEER], 1) for effect in effects]
+    sent = [Sealer(TREE).frames_of(Outgoing(effect, ()), SIGNERS[PEER], 1) for effect in effects]
     assert [each.to for each in sent] == [ME, ME]
     frames = [Frame(OTHER, data) for each in sent for data in each.frames]
     message, got, copy = place.gate.open([*frames, Frame(OTHER, sealed())]).taken
@@ -151,7 +174,7 @@ def test_a_copy_is_handed_on_byte_for_byte_as_its_maker_signed_it(place: Place) 
     (copy,) = place.gate.open([Frame(OTHER, sealed())]).taken
     assert isinstance(copy, Arrived)
     passed = Pass(Label(OTHER, 2, False, 0), copy.opened.bundle)
-    ((data),) = frames_of(Outgoing(passed, data=copy.data), TREE, SIGNERS[GONE], 9).frames
+    ((data),) = Sealer(TREE).frames_of(Outgoing(passed, data=copy.data), SIGNERS[GONE], 9).frames
     assert data[AT:] == copy.data
     ((again),) = place.gate.open([Frame(OTHER, data)]).taken
     assert isinstance(again, Arrived) and again.opened == copy.opened and again.label.hops == 2
@@ -266,7 +289,7 @@ def test_parts_that_are_forgotten_are_settled() -> None:
 
 
 def test_a_large_message_arrives_in_parts(place: Place) -> None:
-    frames = frames_of(Outgoing(Send(said(PEER)), (large(),)), TREE, SIGNERS[PEER], 1).frames
+    frames = Sealer(TREE).frames_of(Outgoing(Send(said(PEER)), (large(),)), SIGNERS[PEER], 1).frames
     assert len(frames) > 2
     batches = [place.gate.open([Frame(OTHER, data)]) for data in frames]
     assert [len(batch.taken) for batch in batches] == [0] * (len(frames) - 1) + [1]

@@ -20,8 +20,10 @@ from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.subtree import Action
 from pillarbox.replication.core.views import Sync
 from pillarbox.replication.ground.records import ObjectId
-from pillarbox.replication.node import stored_record
 from pillarbox.replication.node.node import RETRY_MS, State
+from pillarbox.replication.node.store_replicator import PROGRAM_VERSION
+from pillarbox.replication.node.stored_record import StoredRecord
+from pillarbox.replication.organisation.topology import Organisation
 from pillarbox.replication.transports.memory import MemoryNetwork
 from pillarbox.replication.wire import seal
 from pillarbox.replication.wire.messages import Objects
@@ -30,7 +32,7 @@ from pillarbox.store.errors import DiskFull, NotFound, Refused
 from pillarbox.store.events import EventId
 from pillarbox.store.ids import counter_of
 from pillarbox.store.mail import messages, public_folders, versions
-from tests.shared.nodes import ANNA, Nodes
+from tests.shared.nodes import ANNA, Nodes, StoreNode
 
 
 @pytest.fixture
@@ -54,6 +56,48 @@ def test_a_post_is_seen_at_all_stores_within_a_second(three: Nodes) -> None:
     three[0].post("News", "hello")
     three.wait(1_000)
     assert [store.subjects("News") for store in three.stores] == [["hello"]] * 3
+
+
+def test_a_newer_program_speaks_as_the_oldest_reads_until_the_last_one_is_updated(two: Nodes) -> None:
+    old, new = two.stores
+    two.ask(1, lambda replica: organisation_folder.apply(replica, two.organisation, "anna"))
+    two.share("News")
+
+    def update(store: StoreNode) -> None:
+        store.stop()
+        store.reads = frozenset({2, 3})
+        store.begin()
+        two.wait(MINUTE_MS)
+
+    update(new)
+    assert two.wires.versions(new.guid) == {2}
+    new.post("News", "of the new one")
+    old.post("News", "of the old one")
+    two.wait(MINUTE_MS)
+    assert two.wires.versions(new.guid) == {2}
+    update(old)
+    two.wires.carried.clear()
+    new.post("News", "in the new version")
+    two.wait(MINUTE_MS)
+    assert two.wires.versions(new.guid) == {3}
+    assert len(old.subjects("News")) == 3 and old.subjects("News") == new.subjects("News")
+    assert not old.node.refused_counts and not new.node.refused_counts
+
+
+def test_a_store_says_which_program_it_runs_and_what_that_reads_once(two: Nodes) -> None:
+    two.ask(0, lambda replica: organisation_folder.apply(replica, two.organisation, "anna"))
+    two.wait(MINUTE_MS)
+    said = [server.version for server in two.ask(1, _organisation).servers.values()]
+    assert said == [PROGRAM_VERSION] * 2
+    before = two.ask(0, lambda replica: replica.record.counter)
+    two[0].stop()
+    two[0].begin()
+    two.wait(MINUTE_MS)
+    assert two.ask(0, lambda replica: replica.record.counter) == before
+
+
+def _organisation(replica: Replica) -> Organisation:
+    return organisation_folder.reading(replica).organisation
 
 
 def test_changes_of_one_message_in_two_places_are_a_conflict_everywhere_until_one_is_kept(
@@ -260,7 +304,7 @@ def test_a_fault_that_is_not_of_what_arrived_refuses_nothing(
 ) -> None:
     two.share("News")
     with monkeypatch.context() as broken:
-        broken.setattr(stored_record, "save", raising(TypeError("whatever arrives")))
+        broken.setattr(StoredRecord, "save", raising(TypeError("whatever arrives")))
         two[0].post("News", "hello")
         two.wait(3_000)
         assert two[1].node.standing.state is State.WAITING

@@ -436,7 +436,7 @@ def test_unreadable_entries_are_found_and_stop_content_rather_than_send() -> Non
     reading = read_organisation(entries)
     assert reading.organisation.content.is_stopped
     assert reading.organisation.preset is PresetName.PROMPT
-    assert len(reading.findings) == 4
+    assert len(reading.findings) == 5
 
 
 # --- lines --------------------------------------------------------------------------------------------------

@@ -135,17 +135,35 @@ def test_a_server_that_is_lost_for_good_is_retired_with_what_it_held() -> None:
     assert post.replica(0).organisation.is_removed(THREE)
 
 
+def test_what_two_administrators_take_out_in_two_places_leaves_no_site_without_a_way() -> None:
+    post = applied("aab")
+    both = (Connector("ab", ("a", "b"), 10), Connector("dear", ("a", "b"), 50))
+    apply(post, 0, replace(organisation(post), connectors=both))
+    post.wait(60_000)
+    apply(post, 0, replace(organisation(post), connectors=both[:1]))
+    apply(post, 2, replace(organisation(post), connectors=both[1:]))
+    post.wait(60_000)
+    for store in range(3):
+        reading = organisation_folder.reading(post.replica(store))
+        assert not reading.organisation.connectors and "stands in" in reading.findings[0]
+    apply(post, 2, replace(organisation(post), connectors=both[:1]))
+    post.wait(60_000)
+    for store in range(3):
+        assert post.replica(store).organisation.connectors == both[:1]
+
+
 def test_a_store_says_its_version_once() -> None:
     post = applied()
 
     def state(replica: Replica) -> None:
-        organisation_folder.state_version(replica, 7, ACTOR)
+        organisation_folder.state_version(replica, 7, {2, 3}, ACTOR)
 
     post.do(1, state)
     before = post.replica(1).record.counter
     post.do(1, state)
     post.wait(1_000)
-    assert post.replica(0).organisation.servers[TWO].version == 7
+    said = post.replica(0).organisation.servers[TWO]
+    assert (said.version, said.reads) == (7, {2, 3})
     assert post.replica(1).record.counter == before
 
 

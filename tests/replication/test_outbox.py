@@ -341,6 +341,18 @@ def test_what_waits_for_a_site_goes_as_soon_as_one_of_its_stores_can_be_reached(
     assert has_all(post, folder, 1, range(2))
 
 
+def test_folders_of_one_taker_share_a_bundle_whoever_of_the_site_is_out_of_reach() -> None:
+    post = Post("abb")
+    folders = [post.folder("123") for _ in range(20)]
+    put_link(post, b"2" * 16, is_up=False)
+    post.passed.clear()
+    for folder in folders:
+        post.post(0, folder)
+    post.wait(300)
+    bundles = [copy.bundle for _, copy in post.passed if copy.label.is_for_site]
+    assert len(bundles) == 1 and len(bundles[0].messages) == len(folders)
+
+
 def test_a_store_of_the_site_that_was_out_of_reach_is_asked_what_it_has() -> None:
     post = Post("aa")
     folder = post.folder("12")

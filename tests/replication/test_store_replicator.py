@@ -26,7 +26,7 @@ from pillarbox.replication.node import held_copies
 from pillarbox.replication.node.fence import FenceFile
 from pillarbox.replication.node.gate import Frame, Gate
 from pillarbox.replication.node.held_copies import HeldCopies
-from pillarbox.replication.node.sealing import frames_of
+from pillarbox.replication.node.sealing import Sealer
 from pillarbox.replication.node.store_replicator import Outgoing, StoreReplicator
 from pillarbox.replication.organisation.topology import Connector, Organisation, Server
 from pillarbox.replication.wire.seal import Peer, Signer
@@ -185,7 +185,7 @@ class Stores:
                     target.replicator.receive(target.gate.open(frames))
 
     def _send(self, store: Store, outgoing: Outgoing, arrived: dict[bytes, list[Frame]]) -> None:
-        sealed = frames_of(outgoing, TREE, SIGNERS[store.guid], self.clock.now_ms())
+        sealed = Sealer(TREE).frames_of(outgoing, SIGNERS[store.guid], self.clock.now_ms())
         is_lost = self.rng.random() < self.loss
         copies = 2 if self.rng.random() < self.loss else 1
         if not is_lost:

@@ -24,8 +24,8 @@ from pillarbox.replication.ground.records import (
     Tree,
 )
 from pillarbox.replication.ground.versions import Versions
-from pillarbox.replication.node import stored_record
 from pillarbox.replication.node.stored_objects import StoredObjects
+from pillarbox.replication.node.stored_record import StoredRecord
 from pillarbox.replication.simulation import operations, world
 from pillarbox.replication.simulation.machine import Copy, Machine
 from pillarbox.replication.simulation.objects import DictObjects, FolderObjects
@@ -145,12 +145,14 @@ class RealStore:
     def keep(self, record: ReplicaRecord, folders: Iterable[ObjectId]) -> None:
         objects = self.objects
         assert self._txn is not None
-        stored_record.save(self._txn, objects.identifiers, record, folders)
+        stored = StoredRecord()
+        stored.load(self._txn, objects.identifiers)
+        stored.save(self._txn, objects.identifiers, record, folders)
 
     def record(self) -> ReplicaRecord:
         objects = self.objects
         assert self._txn is not None
-        found = stored_record.load(self._txn, objects.identifiers)
+        found = StoredRecord().load(self._txn, objects.identifiers)
         assert found is not None
         return durable(found)
 

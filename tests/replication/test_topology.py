@@ -16,6 +16,7 @@ from pillarbox.replication.organisation.topology import (
     Server,
     Way,
     ways_from,
+    with_stand_ins,
 )
 
 SITES = "abcde"
@@ -80,6 +81,16 @@ def test_a_rate_is_shared_by_the_servers_of_a_site_and_a_connector_has_its_own()
     own = replace(resumed, connectors=(link._replace(rate_bytes=90), link._replace(name="y", cost=50)))
     assert rate_bytes(own, one, "b") == 45
     assert rate_bytes(replace(own, servers={**servers, removed.database: removed}), one, "b") == 90
+
+
+def test_a_dear_connector_stands_in_where_none_leads_to_a_site_with_servers() -> None:
+    servers = {bytes([n]) * 16: Server(bytes([n]) * 16, str(n), "abc"[n], 1) for n in range(3)}
+    whole = Organisation(servers, (Connector("x", ("a", "b"), 5), Connector("y", ("b", "c"), 5)))
+    assert with_stand_ins(whole) is whole
+    torn = replace(whole, connectors=whole.connectors[1:], sites=("a", "b", "c", "d"))
+    stands_in = with_stand_ins(torn)
+    assert [(each.sites, each.cost) for each in stands_in.connectors] == [(("b", "c"), 5), (("a", "b"), 100)]
+    assert ways_from("c", stands_in.connectors).keys() == {"a", "b", "c"}, "nobody is in d"
 
 
 def test_removed_stores_are_no_others() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ from pillarbox.replication.wire.messages import (
     Status,
     StatusRequest,
 )
-from pillarbox.replication.wire.seal import Opened, Peer, Refusal, Signer, seal, unseal
+from pillarbox.replication.wire.seal import Opened, Peer, Reason, Refusal, Signer, pack_messages, seal, unseal
 from pillarbox.replication.wire.transport_frames import (
     decode_label,
     decode_receipt,
@@ -180,7 +180,13 @@ def bundle(name: str) -> Bundle:
 
 
 def sealed(name: str, signer: Signer = SIGNER) -> bytes:
-    return seal(bundle(name), TREE, signer, 1_800_000_000_001, [b"From: a\r\n\r\nb"])
+    return sealed_bundle(bundle(name), signer, 1_800_000_000_001, [b"From: a\r\n\r\nb"])
+
+
+def sealed_bundle(
+    sent: Bundle, signer: Signer = SIGNER, made_ms: int = 1, contents: Iterable[bytes] = (), version: int = 2
+) -> bytes:
+    return seal(sent, TREE, signer, made_ms, pack_messages(sent.messages, contents), version)
 
 
 def opened(data: bytes, tree: Tree, peers: Mapping[bytes, Peer]) -> Opened:
@@ -215,16 +221,35 @@ def test_version_1_which_no_node_ever_sent_is_refused_by_name(path: Path) -> Non
         opened(path.read_bytes(), TREE, PEERS)
 
 
-def test_a_bundle_is_made_in_the_highest_version_that_all_on_its_tree_read() -> None:
-    assert frame.common_version([{1, 2}, {2, 3}, {2}]) == 2
-    with pytest.raises(UnsupportedVersion):
-        frame.common_version([{2}, {1}])
+@pytest.mark.parametrize(
+    ("mine", "others", "spoken"),
+    [
+        ({2}, [], 2),
+        ({2, 3}, [{2, 3}, {2, 3}], 3),
+        ({2, 3}, [{2, 3}, {2}, {2, 3}], 2),
+        ({2, 3, 4}, [{2, 3}, {3, 4}], 3),
+        ({3, 4}, [{3, 4}, {3}, {2}], 3),
+    ],
+    ids=["alone", "all are new", "one is old", "oldest and newest", "one is too old for all"],
+)
+def test_a_store_speaks_in_the_highest_version_that_the_most_read(
+    mine: set[int], others: list[set[int]], spoken: int
+) -> None:
+    assert frame.common_version(mine, others) == spoken
+
+
+def test_a_bundle_of_a_later_version_is_read_by_those_alone_that_say_so() -> None:
+    data = sealed_bundle(bundle("status"), version=3)
+    refused = unseal(data, TREE, PEERS)
+    assert isinstance(refused, Refusal) and refused.reason is Reason.VERSION
+    found = unseal(data, TREE, PEERS, {2, 3})
+    assert isinstance(found, Opened) and found.bundle == bundle("status")
 
 
 def test_messages_of_two_types_make_no_bundle() -> None:
     said = tuple(message for name in ("request", "status") for message in bundle(name).messages)
     with pytest.raises(ValueError, match="one type"):
-        seal(replace(bundle("request"), messages=said), TREE, SIGNER, 1)
+        sealed_bundle(replace(bundle("request"), messages=said))
 
 
 @pytest.mark.parametrize(
@@ -285,7 +310,8 @@ def test_a_simulation_is_the_same_with_all_messages_on_the_wire(monkeypatch: pyt
     def wired_bundle(self: World, sent: Bundle) -> Bundle:
         signer = Signer(KEY, sent.sender.database * 2)
         peers = {signer.fingerprint: Peer(sent.sender.database, KEY.public_key())}
-        found = opened(seal(sent, self.tree, signer, self.now_ms), self.tree, peers)
+        packed = pack_messages(sent.messages)
+        found = opened(seal(sent, self.tree, signer, self.now_ms, packed), self.tree, peers)
         assert found.bundle == sent
         return found.bundle
 
@@ -394,7 +420,7 @@ def test_a_message_whose_context_lacks_its_id_or_a_version_is_refused(
     version = MESSAGES[0][1].siblings[ChangeNumber(A, 9)]
     objects = ((MESSAGE, Versions(context, {ChangeNumber(A, 9): version})),)
     sent = Message(SENDER, B, FOLDER, STATEMENT, Changes(objects, PAIR))
-    data = seal(Bundle(SENDER, 0, Class.CHANGES, 9, (), (sent,), B), TREE, SIGNER, 1)
+    data = sealed_bundle(Bundle(SENDER, 0, Class.CHANGES, 9, (), (sent,), B))
     with pytest.raises(InvalidContent, match=text):
         opened(data, TREE, PEERS)
 

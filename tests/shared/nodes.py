@@ -21,7 +21,9 @@ from pillarbox.replication.node.fence import FenceFile
 from pillarbox.replication.node.node import Belonging, Node
 from pillarbox.replication.organisation.topology import Connector, Organisation, Server
 from pillarbox.replication.transports.transport import Arrivals, Member, Members, Transport
+from pillarbox.replication.wire.frame import VERSIONS_READ
 from pillarbox.replication.wire.seal import Peer, Signer
+from pillarbox.replication.wire.transport_frames import LABEL_BYTES
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import VirtualClock
 from pillarbox.store.disk.tables import DatabaseKind
@@ -67,6 +69,12 @@ class Wires:
         self.carried: list[tuple[bytes, bytes, bytes]] = []
         self.settled: list[tuple[bytes, bytes]] = []
         self.standing: set[frozenset[bytes]] = set()
+
+    def versions(self, sender: bytes) -> set[int]:
+        """The versions of the bundles that a store sent since the last look."""
+        sent = [frame[LABEL_BYTES:] for giver, _, frame in self.carried if giver == sender]
+        self.carried.clear()
+        return {data[4] for data in sent if data[:4] == b"PBRM"}
 
     def follow(self) -> None:
         """Tell both ends of the links that stand now, or no longer."""
@@ -133,6 +141,7 @@ class StoreNode:
         self.events: list[Any] = []
         self.faults: list[str] = []
         self.seed = 0
+        self.reads = VERSIONS_READ
         self.mount()
         if numbering.membership(self.database.read(ANNA)) is None:
             join(self.database, ANNA, TREE.guid)
@@ -164,6 +173,7 @@ class StoreNode:
             PROMPT,
             FenceFile(self.place.with_suffix(".fence"), b"m" * 16),
             KnownKeys(self.guid, self.nodes.keys),
+            self.reads,
         )
         make = make_transport or (lambda: Wire(self.nodes.wires, self.guid))
         return Node(self.database, belonging, make, self.faults.append)

@@ -19,7 +19,7 @@ from pillarbox.replication.ground.records import ObjectId, ReplicaState, Tree
 from pillarbox.replication.node.fence import FenceFile
 from pillarbox.replication.node.gate import Frame, Gate
 from pillarbox.replication.node.opening import Batch
-from pillarbox.replication.node.sealing import frames_of
+from pillarbox.replication.node.sealing import Sealer
 from pillarbox.replication.node.store_replicator import Outgoing, StoreReplicator
 from pillarbox.replication.organisation.topology import Organisation, Server
 from pillarbox.replication.wire.seal import Peer, Signer
@@ -134,8 +134,10 @@ class Side:
 
     def leaving(self) -> Iterator[bytes]:
         """Frames of all that is to be sent, each sealed when its turn comes."""
+        sealer = Sealer(TREE)
         while self.waiting:
-            yield from frames_of(self.waiting.popleft(), TREE, SIGNERS[self.guid], self.clock.now_ms()).frames
+            outgoing = self.waiting.popleft()
+            yield from sealer.frames_of(outgoing, SIGNERS[self.guid], self.clock.now_ms()).frames
 
     # --- what is in it ------------------------------------------------------------------------------------
 
