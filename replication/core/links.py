@@ -81,6 +81,16 @@ def seen(replica: Replica, connector: str, is_up: bool) -> None:
         replica.watches[connector] = (before or LinkWatch()).seen(is_up, replica.now_ms)
 
 
+def _watch_own(replica: Replica) -> None:
+    """Watch no connector that does not join this site any more: it was taken out, another one is cheaper, or
+    this store stands elsewhere now. What this store stated of it lapses."""
+    sites = {site for connector in replica.organisation.connectors for site in connector.sites}
+    mine = {found.name for site in sites if (found := connector_to(replica, site)) is not None}
+    for connector in replica.watches.keys() - mine:
+        del replica.watches[connector]
+        replica.stated_ms.pop(connector, None)
+
+
 def due_ms(replica: Replica) -> int:
     """The time at which a connector's state is to be stated, again while it is not up, or lapses, or at which
     a schedule opens or closes one.
@@ -150,6 +160,7 @@ def follow(replica: Replica) -> None:
     replica.followed = tree
     if tree is before:
         return
+    _watch_own(replica)
     if before is not None and tree != before:
         outbox.mark_again(replica, before)
     for site in list(replica.lines):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from pillarbox.replication.core import deletion, expiry
 from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS
@@ -32,15 +32,6 @@ class Faults:
         """Count a fault and write it down."""
         self.counts[fault] += 1
         self.world.say(f"{self.world.name(machine.database)}: {fault}")
-
-
-def remove_lost(world: World) -> None:
-    """Take the stores that are lost for good out of the tree."""
-    servers = {
-        database: server if database in world.machines else server._replace(is_removed=True)
-        for database, server in world.organisation.servers.items()
-    }
-    world.set_organisation(replace(world.organisation, servers=servers))
 
 
 def crash(faults: Faults, machine: Machine) -> None:
@@ -143,7 +134,7 @@ def cut_for_hours(faults: Faults, machine: Machine) -> None:
 
 def _cut(faults: Faults, machine: Machine, duration_ms: int, is_one_way: bool) -> None:
     world = faults.world
-    site, until_ms = world.organisation.servers[machine.database].site, world.now_ms + duration_ms
+    site, until_ms = world.places[machine.database], world.now_ms + duration_ms
     for (one, other), link in world.network.links.items():
         if one != other and (one == site or (other == site and not is_one_way)):
             link.cut_until_ms = max(link.cut_until_ms, until_ms)
@@ -162,7 +153,7 @@ def hang(faults: Faults, machine: Machine) -> None:
 def slow(faults: Faults, machine: Machine) -> None:
     """All links of the machine's site become slow, and stay so."""
     faults.say("slow", machine)
-    site = faults.world.organisation.servers[machine.database].site
+    site = faults.world.places[machine.database]
     for sites, link in faults.world.network.links.items():
         if site in sites and sites[0] != sites[1]:
             link.bytes_per_ms = faults.world.rng.choice((2.0, 20.0, 100.0))
@@ -189,7 +180,7 @@ def lose(faults: Faults, machine: Machine) -> None:
         del world.machines[machine.database]
         world.links_changed(world.now_ms)
         if world.rng.random() < 0.5:
-            remove_lost(world)
+            world.remove_lost()
 
 
 def add(faults: Faults, machine: Machine) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from pillarbox.replication.core import identity
+from pillarbox.replication.core import identity, organisation_folder
 from pillarbox.replication.core.effects import Answer, Effect
 from pillarbox.replication.core.hello import Start
 from pillarbox.replication.core.identity import Fence, Mark, Place
@@ -117,9 +117,11 @@ class Machine:
     def start(self, now_ms: int) -> list[Effect]:
         """Begin, or go on after a restart, as what is found on the machine says.
 
-        It goes by the organisation of now: one that was down may have missed that a store joined.
+        It goes by the entries of the organisation that it has, before there are any by the organisation of
+        now: one that was down may have missed that a store joined.
         """
         self._mount(self.record, self.objects)
+        organisation_folder.follow(self.replicator.replica)
         self._uncommitted |= self.record.folders.keys()
         begins = self.begins()
         if begins is Start.AGAIN and self.fence is not None and self.fence.is_open:

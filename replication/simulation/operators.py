@@ -12,6 +12,7 @@ from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.subtree import Action, Setting
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.organisation.schedules import NEVER, Interval, parse_schedule
+from pillarbox.replication.simulation import shapes
 from pillarbox.replication.simulation.operations import Operation
 from pillarbox.replication.simulation.world import World
 from pillarbox.store.access import AUTHOR, FolderRights
@@ -23,7 +24,7 @@ _SCHEDULES: Final = (
     Interval(30),
     parse_schedule("weekly Europe/Berlin mon-sun 00:00-12:00"),
 )
-_RESUMES_MAX: Final = 5
+_ROUNDS_MAX: Final = 5
 
 COUNTED: Final = frozenset(
     {
@@ -40,6 +41,7 @@ COUNTED: Final = frozenset(
         "content_stopped",
         "replica_replaced",
         "subtree_skipped",
+        *shapes.COUNTED,
     }
 )
 """The counters of commands and of what they cause; a campaign in which one is missing proves little."""
@@ -136,6 +138,9 @@ COMMANDS: Final[tuple[Operation, ...]] = (
     set_schedule,
     change_subtree,
     migrate,
+    shapes.some_shape,
+    shapes.some_shape,
+    shapes.some_shape,
 )
 
 
@@ -160,12 +165,21 @@ def _held(replica: Replica) -> list[ObjectId]:
 
 
 def calm(world: World) -> None:
-    """Resume content, as often as it takes until all have heard of every stop that was given."""
-    for _ in range(_RESUMES_MAX):
+    """Resume content, let in who is not known and take out who is lost, as often as it takes until all have
+    heard of every stop that was given, and of every store that came and went."""
+    for _ in range(_ROUNDS_MAX):
         world.run_until(world.now_ms + HOUR_MS)
-        running = world.running()
-        if all(machine.replicator.replica.content_flows() for machine in running):
-            return
-        machine = running[0]
-        world.local(machine, lambda replica: commands.resume_content(replica, ACTOR))
-        world.say(f"{world.name(machine.database)} resumes content")
+        replicas = [machine.replicator.replica for machine in world.running()]
+        if not all(_knows_all(replica, world) for replica in replicas):
+            world.let_in_again()
+            world.remove_lost()
+        if not all(replica.content_flows() for replica in replicas):
+            machine = world.running()[0]
+            world.local(machine, lambda replica: commands.resume_content(replica, ACTOR))
+            world.say(f"{world.name(machine.database)} resumes content")
+
+
+def _knows_all(replica: Replica, world: World) -> bool:
+    """True when a store knows all that joined, and who of them is gone."""
+    others = replica.organisation.others(replica.me.database)
+    return {replica.me.database, *others} == world.machines.keys()

@@ -69,8 +69,9 @@ class Replays:
             return  # it came before its folder did, and is news now
         record, objects = machine.record.copy(), DictObjects(machine.objects.snapshot())
         guids = random.Random(self._count)
+        organisation = machine.replicator.replica.organisation
         twin = Replicator(
-            record, machine.tree, machine.organisation, machine.preset, objects, lambda: guids.randbytes(16)
+            record, machine.tree, organisation, machine.preset, objects, lambda: guids.randbytes(16)
         )
         twin.replica.waiting = deepcopy(machine.replicator.replica.waiting)
         taken.delivery(twin, machine.moment(now_ms))

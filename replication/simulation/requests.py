@@ -17,6 +17,7 @@ from pillarbox.store.change_number import CNSet
 class Place(NamedTuple):
     """The place of a source: the lower one is asked first."""
 
+    is_unchosen: bool  # by an operator
     cost: int
     is_late: bool
     older: int
@@ -31,6 +32,7 @@ def check_requests(replica: Replica, folder: ObjectId, asked: Mapping[bytes, CNS
             raise Violation(f"{folder.counter}: a number is asked of two stores")
         needed |= numbers
     state, places = replica.state(folder), {}
+    chosen = replica.organisation.preferred.get(replica.me.database, ())
     can_be_asked = {source.database for source in backfill.open_sources(replica, folder)}
     for peer, listed in replica.peers(folder).items():
         has = state.rows[peer].known & needed
@@ -39,7 +41,7 @@ def check_requests(replica: Replica, folder: ObjectId, asked: Mapping[bytes, CNS
         if has and way is not None and (peer in can_be_asked or peer in asked):
             cost, is_up = way
             is_late = listed is ReplicaState.DELETE_PENDING or not is_up or peer in state.silent
-            places[peer] = Place(cost, is_late, -server.version, -has.count())
+            places[peer] = Place(peer not in chosen, cost, is_late, -server.version, -has.count())
     for source, numbers in asked.items():
         for other, place in places.items():
             if place < places[source] and numbers & state.rows[other].known:

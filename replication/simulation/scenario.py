@@ -18,7 +18,6 @@ from pillarbox.replication.simulation.faults import (
     Fault,
     Faults,
     planned,
-    remove_lost,
 )
 from pillarbox.replication.simulation.history import Violation
 from pillarbox.replication.simulation.machine import Machine
@@ -131,6 +130,8 @@ class Scenario:
             machine = self.world.add_store(sites[number % len(sites)], self.rng.choice((6, 6, 7)))
             if self.rng.random() < 0.25:
                 machine.age_limit_ms = self.rng.choice((MINUTE_MS, 20 * MINUTE_MS))
+        if self.settings.commands:
+            self.world.make_data(self.world.running()[0])
         if self.settings.steps // 5 >= WHOLE:
             machines = self.world.running()
             self.rng.choice(machines).age_limit_ms = 20 * MINUTE_MS
@@ -198,7 +199,7 @@ class Scenario:
         world.run_until(max(world.now_ms, world.network.drained_ms()) + DOWN_LONG_MS[0])
         for database in sorted(world.down):
             world.start(world.machines[database])
-        remove_lost(world)
+        world.remove_lost()
         self._look_at_whole()
 
     def _converge(self) -> None:

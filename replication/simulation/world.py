@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +20,7 @@ from pillarbox.replication.core.state import NEVER_MS
 from pillarbox.replication.ground.records import ObjectId, Tree
 from pillarbox.replication.organisation.site_tree import site_tree
 from pillarbox.replication.organisation.topology import Connector, Organisation, Server
+from pillarbox.replication.simulation import shapes
 from pillarbox.replication.simulation.invariants import Invariants
 from pillarbox.replication.simulation.link_sight import LinkSight
 from pillarbox.replication.simulation.machine import Machine
@@ -43,7 +45,12 @@ Trace = Callable[[str], None]
 
 
 class World:
-    """Everything that exists in one run. What happens follows from the seed alone."""
+    """Everything that exists in one run. What happens follows from the seed alone.
+
+    The network is wired once and for all: a chain of sites, and in each `places` says which machines stand
+    there. The organisation says what operators make of that. It is told to all machines at once, or, once it
+    `is_data`, is entries that are written at one store and spread as any change does.
+    """
 
     def __init__(self, seed: int, sites: int, preset: Preset = PROMPT, trace: Trace | None = None) -> None:
         self.rng = random.Random(seed)
@@ -51,7 +58,12 @@ class World:
         self.now_ms = START_MS
         self.tree = Tree(new_guid(self.rng))
         self.sites = tuple(f"site{k}" for k in range(sites))
-        self.organisation = Organisation({}, tuple(self._connectors(random.Random(f"sites {seed}"))))
+        self.organisation = Organisation(
+            {}, tuple(self._connectors(random.Random(f"sites {seed}"))), sites=self.sites
+        )
+        self.wires = self.organisation.connectors
+        self.places: dict[bytes, str] = {}
+        self.is_data = False
         self.network = Network(random.Random(self.rng.random()))
         self.machines: dict[bytes, Machine] = {}
         self.down: set[bytes] = set()
@@ -92,16 +104,28 @@ class World:
         for site, version in wanted:
             database = new_guid(self.rng)
             servers[database] = Server(database, f"store{len(servers)}", site, version)
+            self.places[database] = site
             new.append(database)
+        if self.is_data:
+            self.organisation = replace(self.organisation, servers=servers)
+            return [self._let_in(servers[database]) for database in new]
         self.set_organisation(replace(self.organisation, servers=servers))
-        return [self._add_machine(database) for database in new]
+        return [self._add_machine(database, self.organisation) for database in new]
 
-    def _add_machine(self, database: bytes) -> Machine:
+    def _let_in(self, server: Server) -> Machine:
+        """Let a store join at another one, by an entry there, from which it has the organisation to begin
+        with."""
+        host = self.rng.choice(self.running())
+        self.local(host, lambda replica: shapes.let_in(replica, server))
+        self.say(f"{self.name(host.database)} lets {server.name} in")
+        return self._add_machine(server.database, host.replicator.replica.organisation)
+
+    def _add_machine(self, database: bytes, organisation: Organisation) -> Machine:
         guids = random.Random(self.rng.random())
         machine = Machine(
             Sender(database, 1, new_guid(self.rng)),
             self.tree,
-            self.organisation,
+            organisation,
             self.preset,
             self.invariants.history.witness,
             lambda: new_guid(guids),
@@ -160,12 +184,44 @@ class World:
         return [machine for database, machine in self.machines.items() if database not in self.down]
 
     def set_organisation(self, organisation: Organisation) -> None:
-        """Change servers or connectors; every machine that is up learns it at once."""
+        """Change servers or connectors; every machine that is up learns it at once, until the organisation is
+        data."""
         self.organisation = organisation
         for machine in self.machines.values():
             machine.organisation = organisation
         for machine in self.running():
             self.do(machine, machine.organisation_changed(self.now_ms))
+
+    def let_in_again(self) -> None:
+        """Let in the stores that some other one does not know: who had let them in is lost, or went back, and
+        nobody takes what an unknown store says."""
+        for database, machine in self.machines.items():
+            others = [other for other in self.running() if other is not machine]
+            host = next(
+                (other for other in others if not shapes.knows(other.replicator.replica, database)), None
+            )
+            if host is not None:
+                server = machine.replicator.replica.organisation.servers[database]
+                self.local(host, partial(shapes.let_in, server=server))
+                self.say(f"{self.name(host.database)} lets {server.name} in again")
+
+    def remove_lost(self) -> None:
+        """Take the stores that are lost for good out of the tree."""
+        lost = self.places.keys() - self.machines.keys()
+        if self.is_data:
+            machine = self.rng.choice(self.running())
+            self.local(machine, lambda replica: shapes.remove(replica, lost))
+            return
+        servers = {
+            database: server._replace(is_removed=True) if database in lost else server
+            for database, server in self.organisation.servers.items()
+        }
+        self.set_organisation(replace(self.organisation, servers=servers))
+
+    def make_data(self, machine: Machine) -> None:
+        """Write the organisation at a machine: from now on it is entries, which spread as any change does."""
+        self.is_data = True
+        self.local(machine, lambda replica: shapes.write_all(replica, self.organisation))
 
     def local(self, machine: Machine, change: Callable[[Replica], Any], is_acknowledged: bool = True) -> Any:
         """Make a local change; one that is acknowledged is durable."""
@@ -281,12 +337,12 @@ class World:
         """True when a store that is up has a version in the sites that the link from one site to another
         leads to."""
         folder, number = version
-        tree = site_tree(one, self.organisation.connectors)
+        tree = site_tree(one, self.wires)
         behind = {*tree.below(other)} if other in tree.children(one) else {other}
         return any(
             number in state.knowledge.had
             for machine in self.running()
-            if self.organisation.servers[machine.database].site in behind
+            if self.places[machine.database] in behind
             and (state := machine.record.folders.get(folder)) is not None
             and state.is_held
         )
@@ -298,11 +354,10 @@ class World:
         self.messages[kind] += 1
 
     def _path(self, one: bytes, other: bytes) -> tuple[str, ...]:
-        """The sites on the cheapest way between two stores."""
-        servers = self.organisation.servers
-        sites = servers[one].site, servers[other].site
-        if sites not in self._paths:  # connectors never change in a run
-            self._paths[sites] = site_tree(sites[0], self.organisation.connectors).path(sites[1])
+        """The sites on the way of the wires between two stores."""
+        sites = self.places[one], self.places[other]
+        if sites not in self._paths:
+            self._paths[sites] = site_tree(sites[0], self.wires).path(sites[1])
         return self._paths[sites]
 
     def _arrive(self, time_ms: int, to: bytes, call: Delivery, messages: tuple[Message, ...] = ()) -> None:

@@ -136,3 +136,20 @@ def test_a_statement_is_repeated_and_lapses_when_its_maker_is_gone() -> None:
     post.lose(0)
     post.wait(12 * MINUTE_MS)
     assert not any(store.replica.down for store in post.stores)
+
+
+def test_who_moves_away_from_a_connector_that_is_down_states_it_no_more() -> None:
+    post = Triangle()
+    post.post(0, post.folder("123456"))
+    post.is_cut = True
+    post.post(0, post.folder("123456"))
+    post.wait(MINUTE_MS)
+    assert post.replica(0).stated_ms.keys() == {"ac"}
+    moved = post.organisation.servers[b"1" * 16]._replace(site="b")
+    post.organisation = replace(post.organisation, servers={**post.organisation.servers, b"1" * 16: moved})
+    for store in post.stores:
+        post.put(store, store.organisation_changed(post.organisation, post.now))
+    assert not post.replica(0).stated_ms and post.replica(0).watches.keys() <= {"ab", "bc"}
+    post.is_cut = False
+    post.wait(12 * MINUTE_MS)
+    assert not any(store.replica.down for store in post.stores)
