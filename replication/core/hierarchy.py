@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pillarbox.replication.core import organisation_folder, writing
-from pillarbox.replication.core.applying import store_or_bury
+from pillarbox.replication.core.applying import note_news, store_or_bury
 from pillarbox.replication.core.effects import Notice
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import FolderState, Row
@@ -33,6 +33,7 @@ def even_out(replica: Replica, folders: Iterable[ObjectId]) -> None:
             _bring_back(replica, folder, read)
             _follow_list(replica, folder)
         match_rows(replica, folder)
+        _tell_doubts(replica, folder)
         replica.rounds.sums.changed.add(folder)
 
 
@@ -87,6 +88,13 @@ def _follow_list(replica: Replica, folder: ObjectId) -> None:
         pending = {replica.me.database: ReplicaState.DELETE_PENDING}
         writing.change_folder(replica, folder, ACTOR, replicas=pending)
         replica.report(Notice.REPLICA_BACK_TO_LEAVING, folder)
+
+
+def _tell_doubts(replica: Replica, folder: ObjectId) -> None:
+    """While a folder was deleted nobody was told what is doubted in it; when it is back they are."""
+    state = replica.record.folders.get(folder) if replica.is_live(folder) else None
+    if state is not None and state.is_held and any(row.is_doubted for row in state.rows.values()):
+        note_news(replica, state)
 
 
 def begin(replica: Replica, folder: ObjectId) -> None:

@@ -363,6 +363,10 @@ def test_of_a_deleted_folder_nobody_is_told_what_is_doubted() -> None:
     post.wait(HOUR_MS)
     assert post.replica(0).state(folder).rows[b"2" * 16].is_doubted
     assert not [each for each in post.sent if each.folder == folder and each is not before]
+    post.do(1, lambda replica: writing.change_folder(replica, folder, ACTOR, parent=TREE.root))
+    post.wait(HOUR_MS)
+    assert post.replica(0).is_live(folder)
+    assert not post.replica(0).state(folder).rows[b"2" * 16].is_doubted, "it is told when the folder is back"
 
 
 def test_a_leaving_replica_goes_only_when_another_has_all_of_it() -> None:

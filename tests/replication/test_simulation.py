@@ -38,7 +38,7 @@ ONLY_LARGE = {
     "set_aside_retried",
 }
 # Content over links, against once for each change and once more for each loss (docs/replication.md).
-SMALL_CROSSINGS, LARGE_CROSSINGS = 1.2, 1.7
+SMALL_CROSSINGS, LARGE_CROSSINGS = 1.2, 1.4
 # Nearly never needed: a schedule in test_core.py shows each.
 RARE = {"expired_lost", "held_again", "last_copy_kept", "replica_back_to_leaving", "unseen_content"}
 
