@@ -117,10 +117,13 @@ def _is_same(before: FolderObjects, after: FolderObjects) -> bool:
 
 
 def _is_had(machine: Machine, message: Message) -> bool:
-    """True when a store has all that a message carries. What it set aside is tried again when it comes."""
+    """True when a store has all that a message carries, and asks for none of it again.
+
+    What it set aside is tried again when it comes.
+    """
     state = machine.record.folders.get(message.folder)
     numbers = set(carried(message))
     if not numbers or state is None:
         return not numbers
     is_aside = any(numbers & each.numbers for each in state.set_aside.values())
-    return not is_aside and all(number in state.knowledge.had for number in numbers)
+    return not is_aside and all(number in state.knowledge.settled for number in numbers)
