@@ -15,7 +15,7 @@ import random
 import ssl
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -31,11 +31,13 @@ from nats.js.errors import APIError
 
 from pillarbox.replication.transports.bounded_queue import BoundedQueue
 from pillarbox.replication.transports.nats_messages import (
+    DIGEST_HEADER,
     ID_HEADER,
     RUN_BYTES,
     MessageId,
     Unfinished,
     cut,
+    digest_of,
     parse_message_id,
 )
 from pillarbox.replication.transports.nats_settings import NatsSettings
@@ -83,6 +85,7 @@ _BATCH_BYTES_MAX: Final = 2 << 20
 _PULL_MESSAGES: Final = 64
 _PULL_BYTES: Final = 8 << 20
 _STRANGER_TRIES: Final = 10
+_DAMAGED_TRIES: Final = 3
 _LINK_WAIT_S: Final = 2
 _STREAM_FULL: Final = 10077
 _FAILURES: Final = (NatsError, OSError, TimeoutError, ValueError, PillarboxError)
@@ -332,6 +335,10 @@ class NatsTransport:
         async def guarded() -> None:
             try:
                 await work()
+            except _FAILURES as error:
+                if not self._connection_ended.is_set():
+                    self._tell("NATS", f"NATS cannot be used: {_text(error)}")
+                self._connection_ended.set()
             except Exception as error:
                 self._tell("NATS", f"NATS cannot be used, for a fault of the program: {error!r}")
                 self._connection_ended.set()
@@ -440,7 +447,11 @@ class NatsTransport:
         subject = self._names.subject(site, to, self._database)
         results = await asyncio.gather(
             *(
-                jetstream.publish(subject, payload, headers={ID_HEADER: str(message_id)})
+                jetstream.publish(
+                    subject,
+                    payload,
+                    headers={ID_HEADER: str(message_id), DIGEST_HEADER: digest_of(payload)},
+                )
                 for _, (message_id, payload) in waiting
             ),
             return_exceptions=True,
@@ -550,8 +561,12 @@ class NatsTransport:
         peer = await self._sender_of(message)
         if peer is None:
             return
+        headers = message.headers or {}
+        if headers.get(DIGEST_HEADER, "") != digest_of(message.data) and meta.num_delivered <= _DAMAGED_TRIES:
+            await message.nak(delay=self._timing.retry_first_s)  # it may be whole in the stream
+            return
         try:
-            message_id = parse_message_id((message.headers or {}).get(ID_HEADER, ""))
+            message_id = _id_of(headers, message.data)
         except InvalidContent as error:
             self._refused(f"a message of {peer.member.name} in NATS is no frame: {error}")
             await message.ack()
@@ -639,6 +654,13 @@ class _Peer:
         self.is_shut = False
         self.unfinished: Unfinished[_MessageKey] = Unfinished()
         self.task: asyncio.Task[None] | None = None
+
+
+def _id_of(headers: Mapping[str, str], payload: bytes) -> MessageId:
+    message_id = parse_message_id(headers.get(ID_HEADER, ""))
+    if headers.get(DIGEST_HEADER, "") != digest_of(payload):
+        raise InvalidContent("it has another digest than it says", hint="look what damages it; use TLS")
+    return message_id
 
 
 def _ends_a_pull(message: Msg) -> bool:

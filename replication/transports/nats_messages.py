@@ -1,12 +1,14 @@
 """Messages of the NATS transport: a frame as one message, or in parts where the server takes none so large.
 
 The header `Nats-Msg-Id` says which frame of which run of the sender's program a message is of, and which part
-of it. NATS drops a second message of one id; a frame that is given twice has two.
+of it. NATS drops a second message of one id; a frame that is given twice has two. The header
+`Pillarbox-Digest` has the digest of what is in the message.
 """
 
 from __future__ import annotations
 
 import re
+from hashlib import blake2b
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from pillarbox.replication.wire.transport_frames import FRAME_BYTES_MAX
@@ -15,6 +17,7 @@ from pillarbox.store.errors import InvalidContent
 M = TypeVar("M")
 
 ID_HEADER: Final = "Nats-Msg-Id"
+DIGEST_HEADER: Final = "Pillarbox-Digest"
 HEADERS_BYTES_MAX: Final = 1024
 """What headers take of the server's bound, at most."""
 MESSAGE_BYTES_MAX: Final = 1_000_000
@@ -34,6 +37,11 @@ class MessageId(NamedTuple):
     def __str__(self) -> str:
         of_frame = f"{self.run.hex()}-{self.number}"
         return of_frame if self.parts == 1 else f"{of_frame}-{self.part}-{self.parts}"
+
+
+def digest_of(payload: bytes) -> str:
+    """The digest of what is in a message (BLAKE2b-128, hex)."""
+    return blake2b(payload, digest_size=16).hexdigest()
 
 
 def parse_message_id(text: str) -> MessageId:

@@ -25,6 +25,7 @@ from nats_server import NatsServer, require_nats
 from server_certificates import ServerAuthority
 
 from pillarbox.replication.transports.nats import NatsTransport, Timing
+from pillarbox.replication.transports.nats_messages import digest_of
 from pillarbox.replication.transports.nats_settings import NatsSettings
 from pillarbox.replication.transports.nats_streams import Names
 from pillarbox.replication.transports.transport import Member
@@ -110,8 +111,11 @@ class Place:
 
         return asyncio.run(connected())
 
-    def published(self, subject: str, payload: bytes, **headers: str) -> None:
-        self.asked(lambda jetstream: jetstream.publish(subject, payload, headers=headers or None))
+    def published(self, subject: str, payload: bytes, message_id: str = "", digest: str = "") -> None:
+        headers = {"Pillarbox-Digest": digest or digest_of(payload)}
+        if message_id:
+            headers["Nats-Msg-Id"] = message_id
+        self.asked(lambda jetstream: jetstream.publish(subject, payload, headers=headers))
 
 
 @pytest.fixture
@@ -342,11 +346,11 @@ def test_a_frame_of_which_a_part_came_before_a_kill_comes_whole_after_it(place: 
     b = place.linked(B, A)
     until(lambda: is_read(place))
     subject = NAMES.subject("paris", B, A)
-    place.published(subject, b"one ", **{"Nats-Msg-Id": f"{'0a' * 16}-1-0-2"})
+    place.published(subject, b"one ", f"{'0a' * 16}-1-0-2")
     until(lambda: unacknowledged(place) == 1)
     b.transport.close()
     b = place.linked(B, A)
-    place.published(subject, b"frame", **{"Nats-Msg-Id": f"{'0a' * 16}-1-1-2"})
+    place.published(subject, b"frame", f"{'0a' * 16}-1-1-2")
     assert b.told.next_frame() == (A, b"one frame")
 
 
@@ -371,10 +375,11 @@ def test_messages_that_are_no_frames_are_refused_and_others_go_on(place: Place) 
     subject = NAMES.subject("paris", B, A)
     place.published(subject, b"no id")
     for said in ("", "x", f"{'0a' * 16}-1-2-2", f"{'0a' * 16}-1-0-999", f"{'0A' * 16}-1", f"{'0a' * 16}-01"):
-        place.published(subject, b"a wrong id", **{"Nats-Msg-Id": said or " "})
+        place.published(subject, b"a wrong id", said or " ")
+    place.published(subject, b"a wrong digest", f"{'0a' * 16}-1", digest_of(b"another"))
     a.give_all(B, b"one")
     assert b.next_frames(1) == {b"one"}
-    for _ in range(7):
+    for _ in range(8):
         assert "is no frame" in b.refused.get(timeout=WAIT_S)
     until(lambda: waiting(place, "paris") == 0)
 
@@ -416,6 +421,26 @@ def test_a_user_with_a_password_is_let_in_once_it_is_right(place: Place, tmp_pat
     until(lambda: "Authorization Violation" in a.refused.get(timeout=WAIT_S))
     (tmp_path / "password").write_text("right\n")
     assert a.told.next_link() == (B, True)
+
+
+def test_a_user_needs_no_more_rights_than_the_document_says(place: Place, tmp_path: Path) -> None:
+    rights = {
+        name: f'{{ publish: ["pillarbox.{guid_text(TREE)}.*.*.{guid_text(of)}", "$JS.API.>", "$JS.ACK.>"], '
+        'subscribe: ["_INBOX.>"] }'
+        for name, of in (("a", A), ("b", B))
+    }
+    users = ", ".join(
+        f'{{ user: "{name}", password: "x", permissions: {of} }}' for name, of in rights.items()
+    )
+    place.server.write(f"authorization {{ users: [ {users} ] }}")
+    place.server.start()
+    (tmp_path / "password").write_text("x")
+    a = place.linked(A, B, user="a", password_file="password")
+    b = place.linked(B, A, user="b", password_file="password")
+    a.give_all(B, b"one")
+    b.give_all(A, b"two")
+    assert (a.next_frames(1), b.next_frames(1)) == ({b"two"}, {b"one"})
+    assert a.refused.empty() and b.refused.empty()
 
 
 def test_an_nkey_is_let_in(place: Place, tmp_path: Path) -> None:
