@@ -8,6 +8,7 @@ frames are signed.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import threading
@@ -37,6 +38,7 @@ LEFTOVER_MS: Final = 24 * 60 * 60 * 1000
 _DIGEST_BYTES: Final = 16
 _NAME: Final = re.compile(r"[0-9]{20}-([0-9a-f]{32})\.frame")
 _ASIDE: Final = ".new"
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _CHANGES: Final = frozenset({"created", "moved", "closed"})
 
 
@@ -70,6 +72,7 @@ class SpoolTransport:
         self._outboxes: dict[bytes, BoundedQueue] = {}  # of the links that stand
         self._spooled_bytes: dict[bytes, int] = {}  # at most: whoever takes a file does not tell
         self._number = 0
+        self._blocked = ""
         self._changes_count = 0
         self._is_stopped = False
         self._scan_is_due = threading.Event()
@@ -194,11 +197,12 @@ class SpoolTransport:
                     return False
             self._put(peer, frame)
         except OSError as error:
-            self._refused(f"the spool cannot be written: {error}")
+            self._tell_blocked(f"the spool cannot be written: {error.strerror or error}")
             with self._changed:
-                if peer in self._outboxes:
+                if peer in self._outboxes and error.errno not in _FULL:  # a full disk only makes it wait
                     self._link_changed(peer, is_up=False)
             return False
+        self._blocked = ""
         with self._changed:
             outbox = self._outboxes.get(peer)
             self._spooled_bytes[peer] = self._spooled_bytes.get(peer, 0) + len(frame)
@@ -212,16 +216,27 @@ class SpoolTransport:
         self._number = max(self._number + 1, self._clock.now_ms() * 1000)
         name = f"{self._number:020}-{_digest(frame)}.frame"
         aside = directory / f".{name}{_ASIDE}"
-        with aside.open("xb") as file:
-            file.write(frame)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(directory / name)
+        try:
+            with aside.open("xb") as file:
+                file.write(frame)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(directory / name)
+        except OSError:
+            with suppress(OSError):  # or else the next start removes it
+                aside.unlink(missing_ok=True)
+            raise
         entries = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(entries)
         finally:
             os.close(entries)
+
+    def _tell_blocked(self, reason: str) -> None:
+        """Say why nothing can be written, once until it changes."""
+        if reason != self._blocked:
+            self._blocked = reason
+            self._refused(reason)
 
     def _outgoing(self, peer: bytes) -> Path:
         return self._root / guid_text(peer) / self._me

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -191,6 +192,30 @@ def test_a_directory_that_is_gone_takes_the_link_down_until_it_is_back(
     root.unlink()
     assert a.told.next_link() == (B, True)
     written(a, b"x")
+
+
+def test_a_disk_that_is_full_makes_frames_wait_and_leaves_nothing_half_written(
+    tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, fsync, tries = spooled(stack, A, tmp_path, B), os.fsync, Queue[int]()
+
+    def full(file: int) -> None:
+        tries.put(file)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        assert a.transport.give(B, b"one") and a.transport.give(B, b"two")
+        for _ in range(5):
+            tries.get(timeout=WAIT_S)
+        assert "No space left" in a.refused.get(timeout=WAIT_S)
+        assert a.refused.empty(), "told once"
+        assert a.told.links.empty()
+        patched.setattr(os, "fsync", fsync)
+    b = spooled(stack, B, tmp_path, A)
+    assert [b.told.next_frame(), b.told.next_frame()] == [(A, b"one"), (A, b"two")]
+    a.transport.close()
+    assert not [path for path in a.box(B, A).iterdir() if path.name.endswith(".new")]
 
 
 def test_a_spool_that_cannot_be_used_is_said(tmp_path: Path) -> None:
