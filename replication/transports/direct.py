@@ -13,6 +13,7 @@ import socket
 import ssl
 import struct
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
@@ -44,6 +45,7 @@ _STRANGERS_MAX: Final = 64  # connections whose other end has not said yet who i
 _HEAD: Final = struct.Struct(">IB")  # length of the body, kind
 _LENGTH: Final = struct.Struct(">I")
 _HELLO: Final = struct.Struct(">B16sQ")  # version, run of the program, number of the connection
+_REPLACED_RUNS_MAX: Final = 16
 _STREAM_BYTES: Final = 256 << 10
 _SLICE_BYTES: Final = 256 << 10
 
@@ -62,6 +64,10 @@ class Timing(NamedTuple):
     handshake_s: float = 10
     retry_first_s: float = 0.25
     retry_max_s: float = 30
+    stood_s: float = 10
+    """A link that stood for so long makes the next tries begin anew."""
+    retry_short_max_s: float = 5
+    """After links that stood for less, the next try comes so late at most."""
     alive_every_s: float = 10
     dead_after_s: float = 30
 
@@ -241,42 +247,44 @@ class DirectTransport:
             peer.poke.clear()
             tries += 1
             for address in peer.member.addresses:
-                if peer.link is None and await self._dial_at(peer, address):
-                    tries = 0
+                if peer.link is None:
+                    await self._dial_at(peer, address)
             if peer.link is not None:  # it has dialled
                 await peer.link.ended.wait()
-                tries = 0
-            bound_s = min(self._timing.retry_first_s * 2 ** min(tries, 16), self._timing.retry_max_s)
+            longest_s = self._timing.retry_max_s
+            if peer.stood_s is not None:
+                longest_s = self._timing.retry_short_max_s
+                tries = 0 if peer.stood_s >= self._timing.stood_s else tries
+                peer.stood_s = None
+            bound_s = min(self._timing.retry_first_s * 2 ** min(tries, 16), longest_s)
             rest_s = bound_s * self._rng.uniform(0.5, 1) if peer.member.addresses else None
             with suppress(TimeoutError):
                 async with asyncio.timeout(rest_s):  # `wait_for` may lose a cancellation
                     await peer.poke.wait()
 
-    async def _dial_at(self, peer: _Peer, address: str) -> bool:
-        """Connect, and stay until the connection ends; False when no link came of it."""
+    async def _dial_at(self, peer: _Peer, address: str) -> None:
+        """Connect, and stay until the connection ends."""
         try:
             async with asyncio.timeout(self._timing.handshake_s):
                 connection = await _connected(address)
                 reader, writer = await _secured(connection, self._contexts.client, is_server=False)
         except (*_HANG_UPS, InvalidSetting):
-            return False
+            return
         try:
             fingerprint = self._fingerprint_of(peer, writer)
             if peer.link is not None:
-                return False
+                return
             peer.dialling = writer
             self._send_hello(writer)
             hello = await self._read_hello(reader)
             if peer.link is not None:  # it dialled too, and was taken
-                return False
+                return
             peer.dialling = None
             await self._stand(peer, _Link(reader, writer, fingerprint, hello, self._outbox_bytes_max))
-            return True
         except _HANG_UPS:
-            return False
+            pass
         except PillarboxError as error:
             self._refused(f"{peer.member.name} at {address}: {error}")
-            return False
         finally:
             if peer.dialling is writer:
                 peer.dialling = None
@@ -316,7 +324,7 @@ class DirectTransport:
             if writer.get_extra_info("ssl_object").selected_alpn_protocol() == ALPN_ENROL:
                 await self._answer_stranger(reader, writer)
             else:
-                await self._take(reader, writer)
+                await self._take(reader, writer, address)
         except _HANG_UPS:
             pass
         except PillarboxError as error:
@@ -324,7 +332,7 @@ class DirectTransport:
         finally:
             await _hang_up(writer)
 
-    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str) -> None:
         peer = self._peer_that_shows(writer)
         fingerprint = self._fingerprint_of(peer, writer)
         hello = await self._read_hello(reader)
@@ -333,6 +341,11 @@ class DirectTransport:
         if peer.link is not None:
             if not hello.is_later_than(peer.link.hello):
                 return
+            if peer.replaces(hello):
+                self._refused(
+                    f"{peer.member.name} runs twice, at {address} too: one of them has to end "
+                    "(docs/nodes.md, A server that is lost, or restored)"
+                )
             await peer.link.end()  # the peer knows nothing of it any more
         if self._peers.get(peer.member.database) is not peer or peer.link is not None:
             return
@@ -405,6 +418,7 @@ class DirectTransport:
     async def _stand(self, peer: _Peer, link: _Link) -> None:
         """Let a link stand until its connection ends."""
         database = peer.member.database
+        since_s = asyncio.get_running_loop().time()
         peer.link = link
         assert self._teller is not None
         with self._lock:
@@ -428,7 +442,7 @@ class DirectTransport:
                     del self._links[database]
             self._teller.tell(lambda arrivals: arrivals.link_changed(database, False))
             peer.link = None
-            peer.poke.set()
+            peer.stood_s = asyncio.get_running_loop().time() - since_s
             link.ended.set()
 
     async def _read(self, database: bytes, link: _Link) -> None:
@@ -529,6 +543,16 @@ class _Peer:
         self.dialling: asyncio.StreamWriter | None = None
         self.poke = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
+        self.stood_s: float | None = None  # how long the last link stood, until a try to dial has seen it
+        self._replaced_runs: deque[bytes] = deque(maxlen=_REPLACED_RUNS_MAX)
+
+    def replaces(self, hello: _Hello) -> bool:
+        """Note that a connection with this hello takes the place of the one that stands; True when its run
+        was replaced itself before: the member runs more than once."""
+        assert self.link is not None
+        if hello.run != self.link.hello.run:
+            self._replaced_runs.append(self.link.hello.run)
+        return hello.run in self._replaced_runs
 
     def leave(self) -> None:
         """Let go of one that is no member any more."""

@@ -6,6 +6,7 @@ import random
 import socket
 import ssl
 import struct
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from queue import Queue
@@ -274,6 +275,28 @@ def test_a_peer_that_began_anew_takes_the_place_of_its_old_connection(
         assert listening.told.next_link() == (B, True)
         new.sendall(HEAD.pack(1, 2) + b"n")
         assert listening.told.next_frame() == (B, b"n")
+
+
+def test_two_programs_of_one_identity_are_told_of_and_chase_each_other_ever_slower(
+    listening: Listening, organisation: Organisation
+) -> None:
+    timing = QUICK._replace(retry_first_s=0.02, retry_short_max_s=60)
+    both = [
+        DirectTransport(B, (), organisation.credentials(B), random.Random(seed), timing=timing)
+        for seed in (1, 2)
+    ]
+    members = {A: organisation.member(A, *listening.transport.addresses)}
+    listening.transport.members_changed({B: organisation.member(B)})
+    try:
+        for each in both:
+            each.start(RecordedArrivals())
+            each.members_changed(members)
+        assert "store-2 runs twice" in listening.why_refused()
+        threading.Event().wait(1)
+        assert listening.told.links.qsize() < 50  # hundreds where each tries again at once
+    finally:
+        for each in both:
+            each.close()
 
 
 def test_an_older_connection_of_the_same_run_is_refused(

@@ -22,6 +22,7 @@ from pillarbox.tools.operations.replicating import (
 )
 from pillarbox.tools.options import ACTOR
 from pillarbox.tools.serving.log import ERROR, INFORMATION, WARNING, Log
+from pillarbox.tools.serving.refusals import Refusals
 
 if TYPE_CHECKING:
     from pillarbox.replication.ground.records import Tree
@@ -177,8 +178,7 @@ def make_node(server: pillarbox.Server, database: pillarbox.Database, log: Log) 
     door = EnrolmentDoor(files, lambda: node, clock)
     connections = RefusedConnections(database)
 
-    def refused(reason: str) -> None:
-        log.say(WARNING, f"replication refused something: {reason}")
+    refused = Refusals(log, clock, "replication refused something").say
 
     def connection_refused(reason: str) -> None:
         refused(reason)
@@ -224,5 +224,5 @@ def _nats_maker(
         settings,
         random.Random(),
         directory=server.path,
-        refused=lambda reason: log.say(WARNING, f"replication: {reason}"),
+        refused=Refusals(log, database.clock, "replication").say,
     )
