@@ -306,8 +306,8 @@ class SpoolTransport:
         except FileNotFoundError:
             return None
         if self._clock.now_ms() - state.st_mtime_ns // 1_000_000 > LEFTOVER_MS:
-            self._refused(f"{path} is no frame, and is removed")
             path.unlink(missing_ok=True)
+            self._refused(f"{path} is no frame, and is removed")
         return None
 
     def _take(self, peer: bytes, frame: bytes, path: Path) -> bool:
