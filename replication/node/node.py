@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from pillarbox.replication.core.effects import GiveReceipt, Pass, Send
@@ -97,6 +98,14 @@ class _Bell(NamedTuple):
     """The store has advanced."""
 
 
+class _Went(NamedTuple):
+    """A copy for a site has left over the link to a server."""
+
+    key: BundleKey
+    to: bytes
+    size_bytes: int
+
+
 class _Stop(NamedTuple):
     pass
 
@@ -109,7 +118,7 @@ class _Asked(NamedTuple):
     future: Future[Any]
 
 
-_Item: TypeAlias = Frame | _Link | _Room | _Bell | _Stop | _Asked
+_Item: TypeAlias = Frame | _Link | _Room | _Bell | _Went | _Stop | _Asked
 
 
 class State(StrEnum):
@@ -161,8 +170,8 @@ class Node:
         self._note_ms: int | None = None
         self._retry_ms: int | None = None
         self._told = ""
-        self._held: dict[bytes, deque[bytes]] = {}
-        self._taken: list[tuple[BundleKey, bytes, int]] = []
+        self._held: dict[bytes, deque[tuple[bytes, Callable[[], None]]]] = {}
+        self._went: list[_Went] = []
         self._unsendable: list[tuple[Send | Pass, OverLimit]] = []
         self._thread: threading.Thread | None = None
         self._awaited_links: set[bytes] = set()  # of members whose link was told of, or is waited for
@@ -275,6 +284,8 @@ class Node:
                 self._answer(item)
             case _Bell():
                 self._bell.is_hung = False
+            case _Went():
+                self._went.append(item)
             case _Link() if self._is_running:
                 self._guarded(lambda: self._link(item))
             case _Room(peer):
@@ -369,6 +380,8 @@ class Node:
         if is_noted or (due_ms is not None and due_ms <= now_ms):
             replicator.tick()
             self._called()
+        elif self._went:
+            self._called()
 
     def _called(self) -> None:
         """After a call of the replicator: it has noted all that users changed before, and may have learned of
@@ -377,10 +390,10 @@ class Node:
         if replicator is None:
             return
         self._note_ms = None
-        while self._taken or self._unsendable:
-            taken, self._taken = self._taken, []
-            if taken:
-                replicator.sent(taken)
+        while self._went or self._unsendable:
+            went, self._went = self._went, []
+            if went:
+                replicator.sent(went)
             unsendable, self._unsendable = self._unsendable, []
             for effect, error in unsendable:
                 replicator.cannot_send(effect, error)
@@ -434,26 +447,34 @@ class Node:
             assert not isinstance(outgoing.effect, GiveReceipt)
             self._unsendable.append((outgoing.effect, error))  # for when the call under way is over
             return
-        for frame in sealed.frames:
-            self._give_frame(sealed.to, frame)
-        effect = outgoing.effect
+        effect, went = outgoing.effect, nothing
         if isinstance(effect, Pass) and effect.label.is_for_site:
-            self._taken.append((effect.bundle.key, sealed.to, sealed.size_bytes))
+            went = partial(self._inbox.put, _Went(effect.bundle.key, sealed.to, sealed.size_bytes))
+        for frame in sealed.frames:
+            is_last = frame is sealed.frames[-1]
+            self._give_frame(sealed.to, frame, went if is_last else nothing)
 
-    def _give_frame(self, to: bytes, frame: bytes) -> None:
+    def _give_frame(self, to: bytes, frame: bytes, went: Callable[[], None]) -> None:
+        """Give a frame to the link, or hold it until that has room. What is lost here counts as gone: whoever
+        waits for a receipt is to wait no longer than for any other."""
         if to not in self.links or self._transport is None:
+            went()
             return
         held = self._held.setdefault(to, deque())
-        if (held or not self._hand(to, frame)) and sum(map(len, held)) < HELD_BYTES_MAX:
-            held.append(frame)
+        if not held and self._hand(to, frame, went):
+            return
+        if sum(len(each) for each, _ in held) < HELD_BYTES_MAX:
+            held.append((frame, went))
+        else:
+            went()
 
     def _flush(self, peer: bytes) -> None:
         held = self._held.get(peer, deque())
-        while held and self._hand(peer, held[0]):
+        while held and self._hand(peer, *held[0]):
             held.popleft()
 
-    def _hand(self, to: bytes, frame: bytes) -> bool:
-        is_taken = self._transport is not None and self._transport.give(to, frame)
+    def _hand(self, to: bytes, frame: bytes, went: Callable[[], None]) -> bool:
+        is_taken = self._transport is not None and self._transport.give(to, frame, went)
         self.went_bytes[to] += len(frame) * is_taken
         return is_taken
 
@@ -498,7 +519,7 @@ class Node:
         self.links.clear()
         self._awaited_links.clear()
         self._held.clear()
-        self._taken.clear()
+        self._went.clear()
         self._unsendable.clear()
         kept = []
         while (item := self._inbox.take()) is not None:

@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from pillarbox.replication.transports.transport import nothing
+
+
+class _Waiting(NamedTuple):
+    frame: bytes
+    went: Callable[[], None]
 
 
 class BoundedQueue:
@@ -12,30 +21,30 @@ class BoundedQueue:
         """`bytes_max` bounds the sum of frames that wait; a queue that is empty takes a longer one alone."""
         self._bytes_max = bytes_max
         self._bytes = 0
-        self._frames: deque[bytes] = deque()
+        self._frames: deque[_Waiting] = deque()
         self._has_refused = False
 
     def __len__(self) -> int:
         return len(self._frames)
 
-    def put(self, frame: bytes) -> bool:
-        """Take a frame; False when it does not fit."""
+    def put(self, frame: bytes, went: Callable[[], None] = nothing) -> bool:
+        """Take a frame, and call `went` when it is let go; False when it does not fit."""
         if self._frames and self._bytes + len(frame) > self._bytes_max:
             self._has_refused = True
             return False
-        self._frames.append(frame)
+        self._frames.append(_Waiting(frame, went))
         self._bytes += len(frame)
         return True
 
     def next(self) -> bytes:
         """The first frame, which keeps its room until `took`. Raises IndexError when none waits."""
-        return self._frames[0]
+        return self._frames[0].frame
 
     def first(self, bytes_max: int) -> list[bytes]:
         """The frames at the front, of so many bytes, but at least one where one waits."""
         first: list[bytes] = []
         size_bytes = 0
-        for frame in self._frames:
+        for frame, _ in self._frames:
             size_bytes += len(frame)
             if first and size_bytes > bytes_max:
                 break
@@ -43,9 +52,11 @@ class BoundedQueue:
         return first
 
     def took(self) -> bool:
-        """Let the first frame go; True when one was refused before and it is worth trying again: half of the
-        bound is free."""
-        self._bytes -= len(self._frames.popleft())
+        """Let the first frame go, and tell who gave it; True when one was refused before and it is worth
+        trying again: half of the bound is free."""
+        waiting = self._frames.popleft()
+        self._bytes -= len(waiting.frame)
+        waiting.went()
         if self._has_refused and self._bytes <= self._bytes_max // 2:
             self._has_refused = False
             return True

@@ -32,6 +32,7 @@ from pillarbox.replication.transports.transport import (
     Member,
     Members,
     check_frame,
+    nothing,
 )
 from pillarbox.replication.wire.transport_frames import FRAME_BYTES_MAX
 from pillarbox.store.errors import InvalidContent, InvalidSetting, PillarboxError, Refused
@@ -48,6 +49,9 @@ _HELLO: Final = struct.Struct(">B16sQ")  # version, run of the program, number o
 _REPLACED_RUNS_MAX: Final = 16
 _STREAM_BYTES: Final = 256 << 10
 _SLICE_BYTES: Final = 256 << 10
+_UNSENT_BYTES_MAX: Final = 32 << 10
+"""Each buffer before the link takes no more than this beyond what is on its way: on a slow link a frame has not
+left while it lies in one."""
 
 
 class Kind(IntEnum):
@@ -160,11 +164,11 @@ class DirectTransport:
             self.close()
             raise
 
-    def give(self, peer: bytes, frame: bytes) -> bool:
+    def give(self, peer: bytes, frame: bytes, went: Callable[[], None] = nothing) -> bool:
         check_frame(frame)
         with self._lock:
             link = self._links.get(peer)
-            if link is None or not link.outbox.put(frame):
+            if link is None or not link.outbox.put(frame, went):
                 return False
             is_first = len(link.outbox) == 1
         if is_first:
@@ -648,6 +652,8 @@ async def _secured(
     """TLS over a connection, which is taken over, and closed where nothing comes of it. Raises OSError."""
     loop = asyncio.get_running_loop()
     connection = socket.socket(fileno=connection.detach())
+    with suppress(OSError):  # where the system has no such option it takes more than it sends
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES_MAX)
     reader = asyncio.StreamReader(_STREAM_BYTES)
     protocol = asyncio.StreamReaderProtocol(reader)
     if is_server:
@@ -666,6 +672,7 @@ async def _secured(
             made[0].abort()
         await _some_turns(loop)
         raise
+    transport.set_write_buffer_limits(high=_UNSENT_BYTES_MAX)  # beyond it `drain` waits
     return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 

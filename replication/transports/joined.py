@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from pillarbox.replication.organisation.topology import TransportName
-from pillarbox.replication.transports.transport import Arrivals, Members, Transport
+from pillarbox.replication.transports.transport import Arrivals, Members, Transport, nothing
 
 
 class JoinedTransports:
@@ -33,9 +33,9 @@ class JoinedTransports:
                 transport.close()
             raise
 
-    def give(self, peer: bytes, frame: bytes) -> bool:
+    def give(self, peer: bytes, frame: bytes, went: Callable[[], None] = nothing) -> bool:
         transport = self._used.get(peer)
-        return transport is not None and transport.give(peer, frame)
+        return transport is not None and transport.give(peer, frame, went)
 
     def members_changed(self, members: Members) -> None:
         self._used = {

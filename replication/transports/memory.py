@@ -13,6 +13,7 @@ from pillarbox.replication.transports.transport import (
     Arrivals,
     Members,
     check_frame,
+    nothing,
 )
 
 Link = tuple[bytes, bytes]
@@ -82,10 +83,10 @@ class MemoryNetwork:
             transport.members = dict(members)
             self._follow()
 
-    def put(self, sender: bytes, receiver: bytes, frame: bytes) -> bool:
+    def put(self, sender: bytes, receiver: bytes, frame: bytes, went: Callable[[], None]) -> bool:
         with self._changed:
             queue = self._queues.get((sender, receiver))
-            is_taken = queue is not None and queue.put(frame)
+            is_taken = queue is not None and queue.put(frame, went)
             self._changed.notify_all()
             return is_taken
 
@@ -123,9 +124,9 @@ class MemoryTransport:
         self._network.enter(self)
         self._thread.start()
 
-    def give(self, peer: bytes, frame: bytes) -> bool:
+    def give(self, peer: bytes, frame: bytes, went: Callable[[], None] = nothing) -> bool:
         check_frame(frame)
-        return self._network.put(self.database, peer, frame)
+        return self._network.put(self.database, peer, frame, went)
 
     def members_changed(self, members: Members) -> None:
         self._network.set_members(self, members)

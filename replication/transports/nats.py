@@ -55,6 +55,7 @@ from pillarbox.replication.transports.transport import (
     Member,
     Members,
     check_frame,
+    nothing,
 )
 from pillarbox.store.arguments import PathLike, as_path
 from pillarbox.store.errors import InvalidContent, PeerUnreachable, PillarboxError, Refused
@@ -154,11 +155,11 @@ class NatsTransport:
         self._thread.start()
         ready.result()
 
-    def give(self, peer: bytes, frame: bytes) -> bool:
+    def give(self, peer: bytes, frame: bytes, went: Callable[[], None] = nothing) -> bool:
         check_frame(frame)
         with self._lock:
             link = self._links.get(peer)
-            if link is None or not link.outbox.put(frame):
+            if link is None or not link.outbox.put(frame, went):
                 return False
             is_first = len(link.outbox) == 1
         if is_first:

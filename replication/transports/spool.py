@@ -25,7 +25,13 @@ from watchdog.observers.api import BaseObserver
 
 from pillarbox.replication.transports.bounded_queue import BoundedQueue
 from pillarbox.replication.transports.telling import Call, Teller
-from pillarbox.replication.transports.transport import OUTBOX_BYTES_MAX, Arrivals, Members, check_frame
+from pillarbox.replication.transports.transport import (
+    OUTBOX_BYTES_MAX,
+    Arrivals,
+    Members,
+    check_frame,
+    nothing,
+)
 from pillarbox.replication.wire.transport_frames import FRAME_BYTES_MAX
 from pillarbox.store.arguments import PathLike, as_path
 from pillarbox.store.clock import Clock
@@ -105,11 +111,11 @@ class SpoolTransport:
             self._threads.append(threading.Thread(target=work, name=name, daemon=True))
             self._threads[-1].start()
 
-    def give(self, peer: bytes, frame: bytes) -> bool:
+    def give(self, peer: bytes, frame: bytes, went: Callable[[], None] = nothing) -> bool:
         check_frame(frame)
         with self._changed:
             outbox = self._outboxes.get(peer)
-            if outbox is None or self._is_stopped or not outbox.put(frame):
+            if outbox is None or self._is_stopped or not outbox.put(frame, went):
                 return False
             self._note_change()
         return True

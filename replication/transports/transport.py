@@ -48,7 +48,7 @@ own entry is passed over."""
 
 
 def nothing() -> None:
-    """Stands for `settled` of a frame that no transport keeps."""
+    """Stands for `settled` of a frame that no transport keeps, and for `went` where nobody asks."""
 
 
 class Arrivals(Protocol):
@@ -84,8 +84,12 @@ class Transport(Protocol):
         """Begin. Called once. Raises PillarboxError where it cannot, as for an address that is taken."""
         ...
 
-    def give(self, peer: bytes, frame: bytes) -> bool:
+    def give(self, peer: bytes, frame: bytes, went: Callable[[], None] = nothing) -> bool:
         """Take a frame into the outbox of a peer; never blocks.
+
+        `went` is called once the frame has left: the connection has taken it, or it lies where the peer
+        fetches it. It is called from any thread, must not block, and is not called for what is lost with its
+        link.
 
         True says that it was taken, never that it arrives. False: the outbox is full (`has_room` follows), or
         there is no link. An empty outbox takes a frame of any size up to FRAME_BYTES_MAX, beyond which this

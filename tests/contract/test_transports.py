@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from queue import Queue
 from typing import Protocol
 
 import pytest
@@ -269,6 +271,27 @@ def test_a_full_outbox_holds_up_no_other_peer(nodes: Nodes) -> None:
     give_until_full(a, B, bytes(16 << 10))
     assert a.transport.give(C, b"x")
     assert c.told.next_frame() == (A, b"x")
+
+
+def test_it_is_told_which_frames_have_left(nodes: Nodes) -> None:
+    a, b = nodes.linked(A, B)
+    went: Queue[int] = Queue()
+    for k in range(3):
+        assert a.transport.give(B, bytes([k]) * 1000, partial(went.put, k))
+    assert [b.told.next_frame()[1][0] for _ in range(3)] == [0, 1, 2]
+    assert [went.get(timeout=WAIT_S) for _ in range(3)] == [0, 1, 2]
+
+
+def test_what_waits_in_an_outbox_has_not_left(nodes: Nodes) -> None:
+    a, b = nodes.linked(A, B)
+    b.told.gate.clear()
+    went: Queue[int] = Queue()
+    taken = 0
+    while a.transport.give(B, bytes(16 << 10), partial(went.put, taken)):
+        taken += 1
+    assert went.qsize() < taken
+    b.told.gate.set()
+    assert [went.get(timeout=WAIT_S) for _ in range(taken)] == list(range(taken))
 
 
 def test_who_blocks_still_sends(nodes: Nodes) -> None:

@@ -27,6 +27,7 @@ from pillarbox.replication.organisation.topology import Organisation
 from pillarbox.replication.transports.memory import MemoryNetwork
 from pillarbox.replication.wire import seal
 from pillarbox.replication.wire.messages import Objects
+from pillarbox.replication.wire.transport_frames import RECEIPT_BYTES
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.errors import DiskFull, NotFound, Refused
 from pillarbox.store.events import EventId
@@ -472,3 +473,20 @@ def test_a_fence_that_cannot_be_written_ends_no_thread(two: Nodes) -> None:
     fence.rmdir()
     two.wait(RETRY_MS + MINUTE_MS)
     assert store.node.standing.state is State.RUNNING
+
+
+def test_a_copy_that_waits_for_a_slow_link_is_neither_asked_for_nor_given_again(tmp_path: Path) -> None:
+    nodes = Nodes(tmp_path, "ab")
+    try:
+        nodes.share("Forum")
+        nodes.wires.slow.add(nodes[0].guid)
+        nodes[0].post("Forum", "hello")
+        nodes.wait(40_000)
+        waiting = [frame for _, _, frame, _ in nodes.wires.waiting]
+        assert len([frame for frame in waiting if len(frame) > RECEIPT_BYTES]) == 1
+        assert len(waiting) == 1, "nobody asks for the receipt of what has not left"
+        nodes.wires.slow.clear()
+        nodes.wait(1_000)
+        assert nodes[1].subjects("Forum") == ["hello"]
+    finally:
+        nodes.close()

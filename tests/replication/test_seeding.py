@@ -23,7 +23,7 @@ from pillarbox.store.errors import AccessDenied, InvalidContent, Refused
 from pillarbox.store.mail import messages, public_folders
 from tests.shared.nodes import ANNA, TREE, Nodes
 
-DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
 RANDOM = random.Random(18)
 
 
@@ -74,6 +74,11 @@ def seed(nodes: Nodes, asked: Any, source: SnapshotSource) -> int:
     return given
 
 
+def purged(nodes: Nodes) -> bool:
+    folder = nodes[0].object_id("Forum")
+    return bool(nodes.ask(0, lambda replica: replica.state(folder).knowledge.purged))
+
+
 def test_only_what_was_changed_since_crosses_the_link(nodes: Nodes) -> None:
     begun(nodes)
     with nodes[0].database.read(ANNA) as read:
@@ -82,7 +87,7 @@ def test_only_what_was_changed_since_crosses_the_link(nodes: Nodes) -> None:
         nodes.wait(60_000)
         before = carried(nodes)
         seed(nodes, add_and_ask(nodes), source)
-        nodes.wait(3_600_000)
+        nodes.wait(HOUR_MS)
     assert nodes[1].subjects("Forum") == nodes[0].subjects("Forum")
     assert len(nodes[1].subjects("Forum")) == 21
     assert carried(nodes) - before < 20_000
@@ -92,7 +97,7 @@ def test_without_a_snapshot_all_of_it_crosses_the_link(nodes: Nodes) -> None:
     begun(nodes)
     before = carried(nodes)
     nodes.add_replica(1, "Forum", nodes[1].guid)
-    nodes.wait(3_600_000)
+    nodes.wait(HOUR_MS)
     assert carried(nodes) - before > 20_000
     assert len(nodes[1].subjects("Forum")) == 20
 
@@ -112,9 +117,10 @@ def test_a_message_that_was_deleted_since_stays_deleted(nodes: Nodes) -> None:
         source = SnapshotSource(read)
         (item, *_) = nodes[0].items("Forum")
         nodes[0].change(lambda txn: messages.delete(txn, item.message_id))
-        nodes.wait(3 * DAY_MS)  # its tombstone is purged: no other store has it
+        nodes.wait(6 * HOUR_MS)
+        assert purged(nodes), "no other store has it"
         seed(nodes, add_and_ask(nodes), source)
-        nodes.wait(3_600_000)
+        nodes.wait(HOUR_MS)
     assert nodes[1].subjects("Forum") == nodes[0].subjects("Forum")
     assert len(nodes[1].subjects("Forum")) == 19
 
@@ -123,11 +129,12 @@ def test_a_deletion_that_was_purged_before_the_snapshot_is_known(nodes: Nodes) -
     begun(nodes)
     (item, *_) = nodes[0].items("Forum")
     nodes[0].change(lambda txn: messages.delete(txn, item.message_id))
-    nodes.wait(3 * DAY_MS)
+    nodes.wait(6 * HOUR_MS)
+    assert purged(nodes)
     with nodes[0].database.read(ANNA) as read:
         before = carried(nodes)
         seed(nodes, add_and_ask(nodes), SnapshotSource(read))
-        nodes.wait(3_600_000)
+        nodes.wait(HOUR_MS)
     assert len(nodes[1].subjects("Forum")) == 19
     assert carried(nodes) - before < 20_000
     folder = nodes[1].object_id("Forum")
@@ -138,7 +145,7 @@ def test_a_deletion_that_was_purged_before_the_snapshot_is_known(nodes: Nodes) -
 def test_a_replica_that_holds_some_of_it_takes_the_rest(nodes: Nodes) -> None:
     begun(nodes)
     nodes.add_replica(0, "Forum", nodes[1].guid)
-    nodes.wait(3_600_000)
+    nodes.wait(HOUR_MS)
     nodes.cut((0, 1))
     nodes[0].post("Forum", "while it was away")
     (item, *_) = nodes[0].items("Forum")
@@ -153,7 +160,7 @@ def test_a_replica_that_holds_some_of_it_takes_the_rest(nodes: Nodes) -> None:
     assert "its own" in nodes[1].subjects("Forum")
     assert item.subject not in nodes[1].subjects("Forum")
     nodes.cut()
-    nodes.wait(3_600_000)
+    nodes.wait(HOUR_MS)
     assert nodes[1].subjects("Forum") == nodes[0].subjects("Forum")
 
 

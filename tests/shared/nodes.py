@@ -20,7 +20,7 @@ from pillarbox.replication.ground.records import ObjectId, Tree
 from pillarbox.replication.node.fence import FenceFile
 from pillarbox.replication.node.node import Belonging, Node
 from pillarbox.replication.organisation.topology import Connector, Organisation, Server
-from pillarbox.replication.transports.transport import Arrivals, Member, Members, Transport
+from pillarbox.replication.transports.transport import Arrivals, Member, Members, Transport, nothing
 from pillarbox.replication.wire.frame import VERSIONS_READ
 from pillarbox.replication.wire.seal import Peer, Signer
 from pillarbox.replication.wire.transport_frames import LABEL_BYTES
@@ -65,6 +65,8 @@ class Wires:
     def __init__(self) -> None:
         self.ends: dict[bytes, Wire] = {}
         self.under_way: deque[tuple[bytes, bytes, bytes]] = deque()
+        self.waiting: deque[tuple[bytes, bytes, bytes, Callable[[], None]]] = deque()  # for a slow link
+        self.slow: set[bytes] = set()
         self.cut: set[frozenset[bytes]] = set()
         self.carried: list[tuple[bytes, bytes, bytes]] = []
         self.settled: list[tuple[bytes, bytes]] = []
@@ -91,9 +93,17 @@ class Wires:
                 if one in self.ends:
                     self.ends[one].arrivals.link_changed(other, pair in now)
         self.under_way = deque(each for each in self.under_way if frozenset(each[:2]) in now)
+        self.waiting = deque(each for each in self.waiting if frozenset(each[:2]) in now)
 
     def pump(self) -> bool:
         """Deliver what is under way; False when nothing was."""
+        waiting, self.waiting = self.waiting, deque()
+        for sender, to, frame, went in waiting:
+            if sender in self.slow:
+                self.waiting.append((sender, to, frame, went))
+            else:
+                self.under_way.append((sender, to, frame))
+                went()
         frames, self.under_way = self.under_way, deque()
         for sender, to, frame in frames:
             self.carried.append((sender, to, frame))
@@ -116,11 +126,11 @@ class Wire:
         self.arrivals = arrivals
         self._wires.ends[self._database] = self
 
-    def give(self, peer: bytes, frame: bytes) -> bool:
+    def give(self, peer: bytes, frame: bytes, went: Callable[[], None] = nothing) -> bool:
         if not self.room or frozenset((self._database, peer)) not in self._wires.standing:
             return False
         self.room -= 1
-        self._wires.under_way.append((self._database, peer, frame))
+        self._wires.waiting.append((self._database, peer, frame, went))
         return True
 
     def members_changed(self, members: Members) -> None:
