@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pillarbox.replication.core import hello, identity, links
+from pillarbox.replication.core import hello, identity, links, too_large
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import UNHEARD, FolderState, Row
 from pillarbox.replication.core.views import Sync
@@ -29,7 +29,7 @@ class PeerOverview(NamedTuple):
 
 class FolderOverview(NamedTuple):
     """A folder: changes that are missing here and are to be asked for, whom this store asked for some, when
-    it asks next (ms UTC, None for never), and items that cannot be applied."""
+    it asks next (ms UTC, None for never), and items that cannot be applied here or sent from here."""
 
     folder: ObjectId
     missing_count: int
@@ -94,7 +94,7 @@ def _folders(replica: Replica) -> Iterator[FolderOverview]:
             sum(each.missing.count() for each in state.entries),
             tuple(sorted(state.asked)),
             None if due_ms is None else replica.wall_ms + due_ms - replica.now_ms,
-            len(state.set_aside),
+            len(state.set_aside) + len(too_large.among(replica, folder)),
             tuple(_peers(replica, folder, state)),
         )
 

@@ -50,8 +50,8 @@ _REPLACED_RUNS_MAX: Final = 16
 _STREAM_BYTES: Final = 256 << 10
 _SLICE_BYTES: Final = 256 << 10
 _UNSENT_BYTES_MAX: Final = 32 << 10
-"""Each buffer before the link takes no more than this beyond what is on its way: on a slow link a frame has not
-left while it lies in one."""
+"""Each buffer before the link takes no more than this beyond what is on its way: on a slow link a frame has
+not left while it lies in one."""
 
 
 class Kind(IntEnum):

@@ -211,6 +211,29 @@ def send_contents(
     show(data, lines, as_json)
 
 
+@replication.command("prefer")
+@SERVER
+@click.option(
+    "--from", "sources", metavar="NAME", multiple=True, help="Ask this server first; may be said again."
+)
+@click.option("--for", "name", metavar="NAME", default="", help="Say it for that server, not for SERVER.")
+@JSON
+def prefer(server: Path, sources: tuple[str, ...], name: str, as_json: bool) -> None:
+    """Name the servers that SERVER asks before all others for what it lacks, whatever the way there costs.
+
+    Without --from costs decide again. It holds for all folders, and replaces what was said before.
+
+    \b
+    pillarbox replication prefer /srv/mail --from b2
+    pillarbox replication prefer /srv/mail --for p1 --from b1 --from b2
+    pillarbox replication prefer /srv/mail
+    """
+    with operation(server, "replication.prefer") as perform:
+        data = perform(server=name, sources=list(sources))
+    first = f"{', '.join(sources)} first" if sources else "whoever costs least"
+    show(data, [f"{data['server']} asks {first}."], as_json)
+
+
 @replication.command("conflicts")
 @SERVER
 @JSON

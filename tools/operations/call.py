@@ -117,6 +117,7 @@ OPERATIONS: Final = {
     "replication.synchronize_hierarchy": Operation("replication:synchronize_hierarchy"),
     "replication.send_hierarchy": Operation("replication:send_hierarchy"),
     "replication.send_contents": Operation("replication:send_contents"),
+    "replication.prefer": Operation("replication:prefer"),
     "replication.resolve": Operation("replication:resolve"),
     "folder.find": Operation("public_folders:find"),
     "folder.settings": Operation("public_folders:settings"),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 REQUEST_FORMAT: Final = "pillarbox-node-request"
 APPROVAL_FORMAT: Final = "pillarbox-node-approval"
+AUTHORITY_FORMAT: Final = "pillarbox-authority"
 FILE_VERSION: Final = 1
 _NO_TREE: Final = bytes(GUID_BYTES)
 
@@ -121,7 +122,8 @@ def export_authority(call: Call) -> bytes:
     _, files, _ = _store(call)
     authority = require_authority(files)
     (passphrase,) = call.items()
-    return key_text(authority.key, _bytes(passphrase)) + pem_of([authority.certificate.der])
+    key = key_text(authority.key, _bytes(passphrase))
+    return f"{AUTHORITY_FORMAT} {FILE_VERSION}\n".encode() + key + pem_of([authority.certificate.der])
 
 
 def move_authority(call: Call, *, is_new: bool) -> Row:
@@ -136,7 +138,7 @@ def move_authority(call: Call, *, is_new: bool) -> Row:
     if certificate is None:
         raise Refused("the server belongs to no organisation", hint="join one: `pillarbox node join`")
     items = [_bytes(each) for each in call.items()]
-    authority = new_authority(certificate.tree, now_ms) if is_new else _exported(*items)
+    authority = new_authority(certificate.tree, now_ms) if is_new else read_export(*items)
 
     def take(replica: Replica) -> int:
         known = organisation_folder.reading(replica).organisation
@@ -150,15 +152,22 @@ def move_authority(call: Call, *, is_new: bool) -> Row:
     return {"authority": authority.certificate.fingerprint.hex(), "renewed": renewed_count}
 
 
-def _exported(pem: bytes, passphrase: bytes) -> Authority:
+def read_export(pem: bytes, passphrase: bytes) -> Authority:
+    """The authority in a file of `export_authority`. Raises InvalidContent, UnsupportedVersion, WrongKey."""
     from pillarbox.replication.membership.certificates import read_certificate, read_key, require_key_of
     from pillarbox.replication.node.member_files import ders_of
 
-    begin = pem.find(b"-----BEGIN CERTIFICATE")
-    if begin < 0:
+    first, _, text = pem.partition(b"\n")
+    kind, _, version = first.partition(b" ")
+    begin = text.find(b"-----BEGIN CERTIFICATE")
+    if kind != AUTHORITY_FORMAT.encode() or begin < 0:
         raise InvalidContent("this is no export of an authority", hint="use the file of `org export-ca`")
-    (der,) = ders_of(pem[begin:])
-    return require_key_of(read_certificate(der), read_key(pem[:begin], passphrase))
+    if version.strip() != str(FILE_VERSION).encode():
+        raise UnsupportedVersion(
+            f"the export is of version {version.decode(errors='replace').strip()}", hint="use a newer program"
+        )
+    (der,) = ders_of(text[begin:])
+    return require_key_of(read_certificate(der), read_key(text[:begin], passphrase))
 
 
 # -- servers
@@ -238,7 +247,7 @@ def approve(call: Call, *, name: str, site: str) -> bytes:
     _, files, now_ms = _store(call)
     authority = require_authority(files)
     (data,) = call.items()
-    fields = _fields(_bytes(data), REQUEST_FORMAT)
+    fields = read_file(_bytes(data), REQUEST_FORMAT)
     asked = read_request(_decoded(fields, "request"))
     if asked.tree not in (_NO_TREE, authority.certificate.tree):
         raise AccessDenied(
@@ -261,7 +270,7 @@ def take(call: Call, *, merge: bool, listen: list[str]) -> Row:
     from pillarbox.replication.organisation.entries import read_organisation
 
     (data,) = call.items()
-    fields = _fields(_bytes(data), APPROVAL_FORMAT)
+    fields = read_file(_bytes(data), APPROVAL_FORMAT)
     certificate = read_certificate(_decoded(fields, "certificate"))
     entries = {str(key): str(value) for key, value in dict(fields.get("entries", {})).items()}
     _check_addresses(listen)
@@ -382,7 +391,8 @@ def _file(kind: str, **fields: Any) -> bytes:
     return (json.dumps({"format": kind, "version": FILE_VERSION, **fields}, indent=1) + "\n").encode()
 
 
-def _fields(data: bytes, kind: str) -> dict[str, Any]:
+def read_file(data: bytes, kind: str) -> dict[str, Any]:
+    """The fields of a file that is carried between servers. Raises InvalidContent, UnsupportedVersion."""
     try:
         read = json.loads(data)
     except ValueError:

@@ -14,6 +14,7 @@ from pillarbox.tools.operations.replicating import (
     folder_paths,
     joined_store,
     name_of,
+    server_named,
     servers_named,
 )
 
@@ -182,6 +183,19 @@ def send_contents(call: Call, *, folder: str, servers: list[str], days: int, rec
         return sent._asdict()
 
     return _resent(call.replicator(is_running=True).perform(send))
+
+
+def prefer(call: Call, *, server: str, sources: list[str]) -> Row:
+    """Have a server, this one where none is named, ask servers before all others for what it lacks; with no
+    sources the costs decide again."""
+    from pillarbox.replication.core import commands
+
+    def change(replica: Replica) -> Row:
+        store = server_named(replica, server) if server else replica.me.database
+        commands.prefer_sources(replica, store, servers_named(replica, sources), call.actor.account)
+        return {"server": name_of(replica, store), "sources": sources}
+
+    return call.replicator().perform(change)
 
 
 def _resent(sent: Row) -> Row:

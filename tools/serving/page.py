@@ -30,8 +30,8 @@ meter { width: 8rem; }
 svg { max-width: 100%; height: auto; font: 13px system-ui, "DejaVu Sans", sans-serif; }
 """
 _OF_DATABASES: Final = (
-    "Storage group", "Database", "State", "Used, of its limit", "On disk", "Disk free", "Size checked",
-    "Maintained",
+    "Storage group", "Database", "State", "Used, of its limit", "On disk", "Disk free", "Wait to write",
+    "Size checked", "Maintained",
 )  # fmt: skip
 
 
@@ -87,10 +87,11 @@ def _database(each: Mapping[str, Any], now_ms: int) -> Iterator[Cell]:
         )
         yield text(size_text(each["physical_size_bytes"]), "number")
         yield text(size_text(each["free_disk_bytes"]), "number" if each["disk"] == "ample" else "number bad")
+        yield text(f"{each['waiting']:,}", "number warn" if each["waiting"] else "number")
         yield age(each["last_size_check_ms"], now_ms)
     else:
         yield text(f"limit {size_text(each['limit_bytes'])}", "number")
-        yield from (text("") for _ in range(3))
+        yield from (text("") for _ in range(4))
     yield age(each["last_maintenance_ms"], now_ms)
 
 

@@ -44,6 +44,11 @@ def replication_part(found: Mapping[str, Any], now_ms: int) -> str:
             ("Server", "Site", "State", "Received", "Sent"),
             map(_link, found["links"]),
         )
+        + table(
+            "Conflicts",
+            ("Folder", "Message", "Subject", "Versions"),
+            map(_conflict, found.get("conflicts", ())),
+        )
         + table("Refused", ("Reason", "Frames"), map(_refusal, found["refused"].items()))
     )
 
@@ -96,6 +101,13 @@ def _link(each: Mapping[str, Any]) -> Iterator[Cell]:
     yield text("up", "good") if each["is_up"] else text("down", "bad")
     yield text(size_text(each["came_bytes"]), "number")
     yield text(size_text(each["went_bytes"]), "number")
+
+
+def _conflict(each: Mapping[str, Any]) -> Iterator[Cell]:
+    yield text(each["folder"])
+    yield text(each["message"])
+    yield text(each["subject"])
+    yield text(f"{each['versions']:,}", "number warn")
 
 
 def _refusal(each: tuple[str, int]) -> Iterator[Cell]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pillarbox
 from pillarbox.store.clock import Clock
 from pillarbox.store.disk.file_lock import FileLock
-from pillarbox.store.errors import PillarboxError, WriterBusy
+from pillarbox.store.errors import Dismounted, PillarboxError, WriterBusy
 from pillarbox.store.events import Level
 from pillarbox.store.server_config import read_config
 from pillarbox.store.upkeep.time_of_day import RETRY_MS
@@ -29,7 +29,7 @@ from pillarbox.tools.serving.lending import Lending
 from pillarbox.tools.serving.log import ERROR, INFORMATION, WARNING, Log
 from pillarbox.tools.serving.notices import Notices
 from pillarbox.tools.serving.replicating import Replicating, make_node
-from pillarbox.tools.serving.replication_status import replication_status
+from pillarbox.tools.serving.replication_status import Conflicts, Paths, replication_status
 from pillarbox.tools.serving.status import server_status
 from pillarbox.tools.serving.wakes import Wake, Wakes
 
@@ -178,6 +178,7 @@ class ServingProcess:
         try:
             plan = read_backup_plan(read_config(self._server.path).other)
             self._following.follow()
+            self._replicating.follow_settings()
         except PillarboxError as error:
             if str(error) != self._refused:
                 self._refused = str(error)
@@ -259,13 +260,24 @@ def serve(
             from pillarbox.tools.serving.metrics import Metrics  # here, and `web`: of the extra `serve`
             from pillarbox.tools.serving.web import answering
 
+            paths = Paths(server)
+
             def status() -> Mapping[str, Any]:
-                found = replication_status(server, replicating.node)
+                found = replication_status(replicating.node, paths)
                 return server_status(server, process.standings(), lending, clock.now_ms(), found)
+
+            conflicts = Conflicts(server)
+
+            def shown() -> Mapping[str, Any]:
+                found = dict(status())
+                with suppress(Dismounted):  # the table of databases says so
+                    if found["replication"] is not None:
+                        found["replication"] = {**found["replication"], "conflicts": conflicts.rows()}
+                return found
 
             metrics = Metrics(status)
             count = metrics.count
-            host, port = stack.enter_context(answering(address, status, metrics))
+            host, port = stack.enter_context(answering(address, status, metrics, shown))
             log.say(INFORMATION, f"HTTP at {host}:{port}", port=port)
         stack.enter_context(replicating.running())
         stack.enter_context(ControlSocket(server, lending, log, clock, count, replicating).open())

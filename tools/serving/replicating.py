@@ -26,6 +26,7 @@ from pillarbox.tools.serving.refusals import Refusals
 
 if TYPE_CHECKING:
     from pillarbox.replication.ground.records import Tree
+    from pillarbox.replication.node.member_files import NodeSettings
     from pillarbox.replication.node.node import Node
     from pillarbox.replication.transports.nats_settings import NatsSettings
     from pillarbox.replication.transports.transport import Transport
@@ -51,6 +52,7 @@ class Replicating:
         self._changing = threading.Lock()
         self._node: Node | None = None
         self._database: pillarbox.Database | None = None
+        self._settings: NodeSettings | None = None  # those that the node was made with
         self._refused = ""
         self._has_ended = False
 
@@ -91,6 +93,18 @@ class Replicating:
             if not self._has_ended:
                 self._start()
 
+    def follow_settings(self) -> None:
+        """Start the node anew where node.toml says something else than when it was made.
+
+        Raises InvalidSetting, UnsupportedVersion for one that is broken: the node goes on as it was.
+        """
+        if self._node is None:
+            return
+        settings = _settings_of(self._server)
+        if settings != self._settings:
+            self._log.say(INFORMATION, "node.toml has changed: replication starts anew")
+            self.restart()
+
     def renew(self) -> int:
         """Make certificates anew that are due, and show this server's own new one; when to call again (ms
         UTC). Raises PillarboxError."""
@@ -122,6 +136,7 @@ class Replicating:
         try:
             database = joined_store(self._server)
             notice_return(self._server)  # users may change something before the node's thread looks
+            settings = _settings_of(self._server)
             node = self._make_node(self._server, database, self._log)
         except PillarboxError as error:
             self._refuse(str(error))
@@ -132,7 +147,7 @@ class Replicating:
             return
         self._refused = ""
         node.start()
-        self._node, self._database = node, database
+        self._node, self._database, self._settings = node, database, settings
         self._log.say(INFORMATION, f"replication of {database.label} runs")
 
     def _refuse(self, reason: str) -> None:
@@ -151,6 +166,12 @@ class Replicating:
         node, self._node, self._database = self._node, None, None
         if node is not None and not node.stop():
             self._log.say(WARNING, "replication did not end in time: the next start sees to what it left")
+
+
+def _settings_of(server: pillarbox.Server) -> NodeSettings:
+    from pillarbox.replication.node.member_files import MemberFiles
+
+    return MemberFiles(server.path).settings()
 
 
 def make_node(server: pillarbox.Server, database: pillarbox.Database, log: Log) -> Node:

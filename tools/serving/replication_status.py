@@ -8,17 +8,40 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pillarbox
 from pillarbox.store.errors import PillarboxError
-from pillarbox.tools.operations.replicating import folder_paths, name_of
+from pillarbox.tools.operations.replicating import folder_paths, joined_store, name_of
+from pillarbox.tools.options import ACTOR
 
 if TYPE_CHECKING:
     from pillarbox.replication.core.replica import Replica
     from pillarbox.replication.node.node import Node
+    from pillarbox.store.change_number import CNSet
 
 _WAIT_S: Final = 5
 HIERARCHY: Final = "the hierarchy"
 
 
-def replication_status(server: pillarbox.Server, node: Node | None) -> dict[str, Any] | None:
+class Paths:
+    """The paths of a server's public folders, looked up anew when the hierarchy has changed."""
+
+    def __init__(self, server: pillarbox.Server) -> None:
+        self._server = server
+        self._of: tuple[bytes, CNSet] | None = None
+        self._paths: Mapping[Any, str] = {}
+
+    def of(self, node: Node) -> Mapping[Any, str]:
+        """The paths as of now. Raises as `Node.asked`, and TimeoutError."""
+        now = node.asked(_hierarchy).result(_WAIT_S)
+        if now != self._of:
+            self._of, self._paths = now, folder_paths(self._server)
+        return self._paths
+
+
+def _hierarchy(replica: Replica) -> tuple[bytes, CNSet]:
+    """The numbers of the hierarchy that a store has, and whose they are."""
+    return replica.me.database, replica.record.folders[replica.tree.hierarchy].knowledge.known
+
+
+def replication_status(node: Node | None, paths: Paths) -> dict[str, Any] | None:
     """The status of a server's node; None where the server replicates nothing.
 
     `state` is running, waiting (with the `reason`) or stopped. While it is not running, or is too busy to say
@@ -33,8 +56,8 @@ def replication_status(server: pillarbox.Server, node: Node | None) -> dict[str,
         "refused": dict(node.refused_counts),
     }
     try:
-        paths = folder_paths(server)
-        told = node.asked(lambda replica: _told(replica, paths)).result(_WAIT_S)
+        names = paths.of(node)
+        told = node.asked(lambda replica: _told(replica, names)).result(_WAIT_S)
     except OutOfTime:
         return {**found, "reason": "it is busy"}
     except PillarboxError as error:
@@ -117,3 +140,37 @@ def _map(replica: Replica) -> list[dict[str, Any]]:
         }
         for site in sites
     ]
+
+
+class Conflicts:
+    """The messages of a server that were changed in two places at once. A folder is looked through again when
+    something in it has changed."""
+
+    def __init__(self, server: pillarbox.Server) -> None:
+        self._server = server
+        self._of: dict[int, tuple[int, list[dict[str, Any]]]] = {}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each: its folder, message, subject and the versions that there are. Raises as
+        `joined_store`."""
+        from pillarbox.store.ids import id_text
+        from pillarbox.store.mail import public_folders, versions
+
+        found: dict[int, tuple[int, list[dict[str, Any]]]] = {}
+        with joined_store(self._server).read(ACTOR) as read:
+            for path, record in public_folders.walk(read, ""):
+                before = self._of.get(record.folder_id)
+                if before is None or before[0] != record.highest_cn:
+                    rows = [
+                        {
+                            "folder": "/".join(path),
+                            "message": id_text(items[0].message_id),
+                            "subject": items[0].subject,
+                            "versions": len(items),
+                        }
+                        for items in versions.conflicts(read, record.folder_id)
+                    ]
+                    before = record.highest_cn, rows
+                found[record.folder_id] = before
+        self._of = found
+        return [row for _, rows in found.values() for row in rows]

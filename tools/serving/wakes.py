@@ -18,8 +18,9 @@ from typing import Any, Final
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
-from pillarbox.store.server_config import CONFIG_FILE
+from pillarbox.store.server_config import CONFIG_FILE, REPLICATION_NODE
 
+_FILES: Final = frozenset({CONFIG_FILE, "node.toml"})
 _CHANGES: Final = frozenset({"modified", "created", "moved", "deleted"})
 
 
@@ -77,12 +78,14 @@ class Wakes:
 
     @contextmanager
     def of_changes(self, server: Path) -> Iterator[None]:
-        """Be woken when the server.toml in a directory changes. Where nothing can be watched no wake
-        comes.
+        """Be woken when the server.toml in a directory changes, or the node.toml below it. Where nothing can
+        be watched no wake comes.
         """
         observer = Observer()
         with suppress(OSError):  # no watches are left: the settings are looked at every minute all the same
             observer.schedule(_ConfigHandler(self), str(server), recursive=False)
+            if (server / REPLICATION_NODE).is_dir():
+                observer.schedule(_ConfigHandler(self), str(server / REPLICATION_NODE), recursive=False)
             observer.start()
         try:
             yield
@@ -98,5 +101,5 @@ class _ConfigHandler(FileSystemEventHandler):
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         paths = (str(event.src_path), str(event.dest_path))
-        if event.event_type in _CHANGES and any(Path(path).name == CONFIG_FILE for path in paths):
+        if event.event_type in _CHANGES and any(Path(path).name in _FILES for path in paths):
             self._wakes.wake(Wake.SETTINGS_CHANGED)

@@ -93,9 +93,13 @@ def _is_loopback(host: str) -> bool:
 
 
 def application(
-    address: Address, status: Callable[[], Mapping[str, Any]], metrics: Metrics
+    address: Address,
+    status: Callable[[], Mapping[str, Any]],
+    metrics: Metrics,
+    shown: Callable[[], Mapping[str, Any]] | None = None,
 ) -> Callable[..., Awaitable[None]]:
-    """The application that answers at an address."""
+    """The application that answers at an address. `shown` is the status with what only a person asks for."""
+    told = shown or status
 
     def health() -> Response:
         wrong = complaints(status())
@@ -124,9 +128,9 @@ def application(
             Route("/metrics", guarded(lambda: Response(metrics.text(), media_type=CONTENT_TYPE))),
             Route(
                 "/status",
-                guarded(lambda: Response(json.dumps(status()), media_type="application/json")),
+                guarded(lambda: Response(json.dumps(told()), media_type="application/json")),
             ),
-            Route("/", guarded(lambda: HTMLResponse(page(status())))),
+            Route("/", guarded(lambda: HTMLResponse(page(told())))),
         ]
     )
 
@@ -154,7 +158,10 @@ def _has_token(request: Request, token: str) -> bool:
 
 @contextmanager
 def answering(
-    address: Address, status: Callable[[], Mapping[str, Any]], metrics: Metrics
+    address: Address,
+    status: Callable[[], Mapping[str, Any]],
+    metrics: Metrics,
+    shown: Callable[[], Mapping[str, Any]] | None = None,
 ) -> Iterator[tuple[str, int]]:
     """Answer at an address while the `with` block runs, by a thread; the host and port that it listens at.
 
@@ -170,7 +177,7 @@ def answering(
             ) from error
         raise disk_error(error, f"{address.host}:{address.port}") from error
     config = uvicorn.Config(
-        application(address, status, metrics),
+        application(address, status, metrics, shown),
         log_config=None,
         access_log=False,
         server_header=False,

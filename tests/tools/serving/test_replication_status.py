@@ -15,9 +15,11 @@ pytest.importorskip("prometheus_client", reason="prometheus-client (the extra `s
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from pillarbox.replication.core import organisation_folder
+from pillarbox.store.mail import folders, messages
+from pillarbox.tools.operations.replicating import folder_paths
 from pillarbox.tools.serving.metrics import Metrics
 from pillarbox.tools.serving.page_replication import replication_part
-from pillarbox.tools.serving.replication_status import replication_status
+from pillarbox.tools.serving.replication_status import Conflicts, Paths, replication_status
 from tests.shared.nodes import Nodes
 
 
@@ -35,6 +37,10 @@ def cut_off(tmp_path: Path) -> Iterator[Nodes]:
     nodes.close()
 
 
+def server_of(nodes: Nodes, at: int = 0) -> Any:
+    return SimpleNamespace(databases=lambda: iter([nodes[at].database]))
+
+
 def status_of(nodes: Nodes, at: int = 0) -> dict[str, Any]:
     """The status of a node, which answers as the test asks it."""
     node, asked = nodes[at].node, nodes[at].node.asked
@@ -45,8 +51,7 @@ def status_of(nodes: Nodes, at: int = 0) -> dict[str, Any]:
         return future
 
     node.asked = asked_and_done  # type: ignore[method-assign]
-    server: Any = SimpleNamespace(databases=lambda: iter([nodes[at].database]))
-    found = replication_status(server, node)
+    found = replication_status(node, Paths(server_of(nodes, at)))
     assert found is not None
     return found
 
@@ -74,7 +79,7 @@ def test_a_node_that_waits_says_why_and_no_more(cut_off: Nodes) -> None:
 
 def test_a_server_that_replicates_nothing_has_no_such_status(cut_off: Nodes) -> None:
     server: Any = None
-    assert replication_status(server, None) is None
+    assert replication_status(None, Paths(server)) is None
 
 
 def test_the_metrics_are_by_folder_and_server(cut_off: Nodes) -> None:
@@ -104,3 +109,47 @@ def test_the_page_shows_it_with_a_map_of_the_sites(cut_off: Nodes) -> None:
     assert "News &lt;i&gt;" in shown and "<i>" not in shown
     assert "nobody there can be reached" in shown and "<svg" in shown
     assert shown.count("<rect") == 2 and "ab: down" in shown
+
+
+def test_paths_are_looked_up_again_only_when_the_hierarchy_has_changed(
+    cut_off: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+
+    def paths_of(server: Any) -> dict[Any, str]:
+        looked.append(1)
+        return folder_paths(server)
+
+    monkeypatch.setattr("pillarbox.tools.serving.replication_status.folder_paths", paths_of)
+    status_of(cut_off)
+    paths, node = Paths(server_of(cut_off)), cut_off[0].node
+    assert [replication_status(node, paths) for _ in range(3)]
+    assert len(looked) == 2
+    folder = cut_off[0].folder("News <i>")
+    cut_off[0].change(lambda txn: folders.rename(txn, folder, "Olds"))
+    found = replication_status(node, paths)
+    assert found is not None and "Olds" in [each["folder"] for each in found["folders"]]
+    assert len(looked) == 3
+
+
+def test_conflicts_are_shown_and_looked_for_where_something_has_changed(tmp_path: Path) -> None:
+    nodes = Nodes(tmp_path, "aa")
+    try:
+        nodes.share("News")
+        nodes[0].post("News", "first")
+        nodes.wait(1_000)
+        conflicts = Conflicts(server_of(nodes))
+        assert conflicts.rows() == []
+        nodes.cut((0, 1))
+        for store, keyword in zip(nodes.stores, ("mine", "theirs"), strict=True):
+            (there,) = store.items("News")
+            store.change(lambda txn, of=there, to=keyword: messages.set_flags(txn, of.message_id, add=[to]))
+        nodes.wait(60_000)
+        nodes.cut()
+        nodes.wait(600_000)
+        (row,) = conflicts.rows()
+        assert (row["folder"], row["subject"], row["versions"]) == ("News", "first", 2)
+        shown = replication_part({**status_of(nodes), "conflicts": [row]}, nodes.clock.now_ms())
+        assert "Conflicts" in shown and row["message"] in shown
+    finally:
+        nodes.close()

@@ -1,0 +1,56 @@
+"""node.toml is taken over while a server is served, and a broken one is refused."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("cryptography", reason="cryptography (the extra `replication`) is not installed")
+pytest.importorskip("watchdog", reason="watchdog (the extra `serve`) is not installed")
+
+from organisations import make_organisation
+
+import pillarbox
+from pillarbox.replication.node.member_files import MemberFiles
+from pillarbox.store.clock import SystemClock
+from pillarbox.store.errors import InvalidSetting
+from pillarbox.tools.serving.log import Log
+from pillarbox.tools.serving.replicating import Replicating, make_node
+from pillarbox.tools.serving.wakes import Wake, Wakes
+
+WAIT_MS = 20_000
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[pillarbox.Server]:
+    path = make_organisation(tmp_path, {"b1": "berlin"})["b1"]
+    with pillarbox.Server.open(path) as server:
+        yield server
+
+
+def test_a_changed_file_starts_the_node_anew_and_a_broken_one_leaves_it(server: pillarbox.Server) -> None:
+    clock, files = SystemClock(), MemberFiles(server.path)
+    replicating = Replicating(server, Log(clock, as_json=False, out=io.StringIO()), make_node, clock)
+    with replicating.running():
+        first = replicating.node
+        replicating.follow_settings()
+        assert replicating.node is first is not None
+        before = (files.directory / "node.toml").read_bytes()
+        (files.directory / "node.toml").write_bytes(before + b"spool_bytes_max = 0\n")
+        with pytest.raises(InvalidSetting, match="spool_bytes_max"):
+            replicating.follow_settings()
+        assert replicating.node is first
+        (files.directory / "node.toml").write_bytes(before + b"spool_bytes_max = 1000\n")
+        replicating.follow_settings()
+        assert replicating.node is not first
+
+
+def test_a_change_of_the_file_wakes_the_process(server: pillarbox.Server) -> None:
+    wakes, files = Wakes(), MemberFiles(server.path)
+    with wakes.of_changes(server.path):
+        wakes.wait(0)
+        files.keep_settings(files.settings()._replace(spool_bytes_max=1000))
+        assert Wake.SETTINGS_CHANGED in wakes.wait(WAIT_MS)
