@@ -30,7 +30,7 @@ from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS, PROMPT
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.ground import records
-from pillarbox.replication.ground.knowledge import Knowledge
+from pillarbox.replication.ground.knowledge import NOTHING, Knowledge
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.ground.versions import Versions
 from pillarbox.replication.simulation import faults, operations
@@ -42,7 +42,9 @@ from pillarbox.replication.wire.messages import (
     BackfillRequest,
     Changes,
     Message,
+    ReconcileAnswer,
     ReconcileQuestion,
+    Statement,
 )
 from pillarbox.store.change_number import CNSet
 
@@ -281,6 +283,11 @@ def sent_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:
         return effects
 
     patch.setattr(Machine, "call", call)
+
+
+def no_bare_contexts(patch: pytest.MonkeyPatch) -> None:
+    """K3 amendment: an object without versions goes, though its context has a hole."""
+    patch.setattr(applying, "is_bare_kept", lambda *_: False)
 
 
 def dropped_before_the_rest_comes(patch: pytest.MonkeyPatch) -> None:
@@ -533,6 +540,30 @@ def an_edit_since_the_question_comes_with_the_answer() -> bool:
     ) == {b"edited"}
 
 
+def a_late_version_of_what_is_gone_does_not_come_back() -> bool:
+    """The second version of a message is gone where it is asked for, and the first one, which the asker never
+    had, comes after that."""
+    post = Post()
+    folder = post.folder()
+    message = post.post(0, folder, b"first")
+    post.wait(2_000, is_of(folder, Changes))
+    late = [each for each in post.sent if is_of(folder, Changes)(each)]
+    post.do(0, lambda replica: writing.edit(replica, folder, message, ACTOR, content=b"second"))
+    post.wait(2_000)
+    asker = post.replica(1)
+    held = asker.objects.get(folder, message)
+    assert held is not None and held.holes(asker.state(folder).knowledge.had)
+    numbers = CNSet.of(held.siblings)
+    applied, gone = asker.state(folder).applied, {message: frozenset(held.siblings)}
+    answer = ReconcileAnswer(asker.life(folder), gone, (), numbers, NOTHING, applied)
+    statement = Statement(post.replica(0).life(folder), numbers, NOTHING)
+    post.do(1, lambda replica: deletion.apply_reconcile(replica, folder, FIRST, statement, answer))
+    assert late and not post.messages(1, folder)
+    post.table += late
+    post.carry()
+    return not post.messages(1, folder)
+
+
 def a_folder_deleted_with_holes_takes_the_older_versions_too() -> bool:
     """The author of a message dies. One store holds its first version, and the other one, which deletes the
     folder, its second one alone."""
@@ -572,6 +603,7 @@ SCHEDULES: dict[Patch, Callable[[], bool]] = {
     expired_by_all_is_asked_for: what_all_expired_is_waited_for_by_nobody,
     reconciled_later: a_post_since_the_question_is_not_taken_for_had,
     dropped_before_the_rest_comes: an_edit_since_the_question_comes_with_the_answer,
+    no_bare_contexts: a_late_version_of_what_is_gone_does_not_come_back,
     deleted_with_holes: a_folder_deleted_with_holes_takes_the_older_versions_too,
     unseen_changes_are_gone: a_post_that_nobody_else_has_stays,
 }
