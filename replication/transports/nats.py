@@ -73,7 +73,9 @@ class Timing(NamedTuple):
     """A connection that stood for so long makes the next tries begin anew."""
     ping_every_s: float = 10
     pull_s: float = 10
+    full_first_s: float = 0.02
     full_s: float = 1
+    """A stream that is full is tried again after the first of these, doubling to the other."""
     ack_wait_s: float = 10
     """Messages that were not acknowledged come again after so long."""
     unsettled_s: float = 3600
@@ -83,6 +85,7 @@ class Timing(NamedTuple):
 
 TIMING: Final = Timing()
 _BATCH_BYTES_MAX: Final = 2 << 20
+_WINDOW_MAX: Final = 64
 _PULL_MESSAGES: Final = 64
 _PULL_BYTES: Final = 8 << 20
 _STRANGER_TRIES: Final = 10
@@ -442,8 +445,7 @@ class NatsTransport:
                 return
             peer.sending = deque(self._cut(peer, frame) for frame in frames)
         waiting = [(frame, message) for frame in peer.sending for message in frame]
-        if peer.is_full:
-            waiting = waiting[:1]
+        del waiting[peer.window :]
         site, to = peer.member.sites[1], peer.member.database
         subject = self._names.subject(site, to, self._database)
         results = await asyncio.gather(
@@ -462,20 +464,26 @@ class NatsTransport:
                 frame.remove(message)
         self._let_confirmed_go(peer)
         failures = [result for result in results if isinstance(result, BaseException)]
-        peer.is_full = bool(failures)
         for failure in failures:
             if isinstance(failure, MaxPayloadError):  # it is another server now, which takes less
                 peer.sending.clear()
                 return
             if not isinstance(failure, APIError) or failure.err_code != _STREAM_FULL:
                 raise failure
-        if failures:
+        if not failures:
+            peer.window = min(2 * peer.window, _WINDOW_MAX)
+            if peer.full_tries:
+                peer.full_tries = 0
+                self._told.pop(peer.member.name, None)
+            return
+        peer.window = max(peer.window // 4, 1)
+        rest_s = min(self._timing.full_first_s * 2 ** min(peer.full_tries, 16), self._timing.full_s)
+        peer.full_tries += 1
+        if rest_s == self._timing.full_s:
             self._tell(peer.member.name, f"what waits for {peer.member.name} in NATS is at its bound")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._timing.full_s * self._rng.uniform(0.5, 1)):
-                    await self._connection_ended.wait()
-        else:
-            self._told.pop(peer.member.name, None)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(rest_s * self._rng.uniform(0.5, 1)):
+                await self._connection_ended.wait()
 
     def _cut(self, peer: _Peer, frame: bytes) -> _Cut:
         self._last_number += 1
@@ -650,7 +658,8 @@ class _Peer:
         self.outbox = BoundedQueue(outbox_bytes_max)
         self.has_frames = asyncio.Event()
         self.sending: deque[_Cut] = deque()  # frames at the front of the outbox: what is not confirmed
-        self.is_full = False
+        self.window = _WINDOW_MAX  # messages that are sent at once: fewer where the stream was full
+        self.full_tries = 0
         self.is_up = asyncio.Event()
         self.is_shut = False
         self.unfinished: Unfinished[_MessageKey] = Unfinished()

@@ -276,6 +276,16 @@ def test_a_stream_that_is_full_stops_its_senders_until_there_is_room(place: Plac
     assert a.told.links.empty() and b.told.frames.empty()
 
 
+def test_a_receiver_that_is_slower_than_its_sender_is_no_fault(place: Place) -> None:
+    place.server.start()
+    timing = TIMING._replace(full_s=60)  # a test that waits for it fails
+    a, b = place.linked(A, B, timing=timing), place.linked(B, A)
+    frames = {b"%d" % n for n in range(1500)}
+    a.give_all(B, *frames)  # six times what may wait
+    assert b.next_frames(len(frames)) == frames
+    assert a.refused.empty() and a.told.links.empty()
+
+
 def test_a_stream_that_is_deleted_is_made_again(place: Place) -> None:
     place.server.start()
     # A server of 2.9 that makes a stream anew while it removes the files of the old one removes those too.
