@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any, NamedTuple
 
-from pillarbox.store.disk.tables import FolderRecord, ItemRecord, Table
+from pillarbox.store.disk.tables import FolderRecord, ItemRecord, ItemRole, Table
 from pillarbox.store.engine.transaction import Reader
 from pillarbox.store.errors import NotFound
 from pillarbox.store.mail import folders, mailboxes
@@ -88,7 +88,7 @@ def _place(reader: Reader | None, folder_id: int) -> tuple[str, str] | None:
 def _items(reader: Reader | None) -> Iterator[tuple[bytes, ItemRecord]]:
     if reader is not None:
         for key, item in reader.records(Table.ITEM, b"", None):
-            if folders.is_there(reader, item.folder_id):
+            if item.role != ItemRole.VERSION and folders.is_there(reader, item.folder_id):
                 yield key, item
 
 

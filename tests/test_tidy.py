@@ -206,12 +206,12 @@ NO_RIGHT_ASKED = {
     "apply_folders.lost_and_found_id": _LOOKUP,
     "replicas.refuse_posts": _PART,
     "replicas.refuse_deletion": _PART,
-    "apply_messages.drop_tombstone": _PART,
     **{
         f"versions.{name}": _PART
         for name in (
             *("as_new", "as_changed", "as_resolved", "as_new_folder", "as_changed_folder"),
-            *("with_content_cleared", "records_of", "object_ids", "others", "refuse_conflict"),
+            *("with_content_cleared", "records_of", "object_ids", "refuse_conflict"),
+            *("drop_tombstone", "live_versions", "in_shown_order", "is_in_conflict", "shown_of"),
         )
     },
 }

@@ -67,4 +67,5 @@ def envelope(item: ItemRecord) -> Row:
         "flags": list(pillarbox.messages.flag_names(item)),
         "categories": list(item.categories),
         "has_attachment": item.has_attachment,
+        "is_conflict": item.is_conflict,
     }

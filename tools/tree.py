@@ -57,9 +57,13 @@ def find_tree(server: pillarbox.Server, name: str) -> Tree:
     if not name.startswith("/"):
         database, box = server.mailboxes.find(name)
         return Tree(f"mailbox {box.name}", database, box.root_id, box.guid)
+    subtree = pillarbox.public_folders.IPM_SUBTREE
+    if name[1:].lower() == pillarbox.public_folders.LOST_AND_FOUND.lower():
+        name, subtree = "/", pillarbox.public_folders.LOST_AND_FOUND
     database = server.database(name[1:]) if name[1:] else _only_public_folder_store(server)
     with database.read(ACTOR) as read:
-        return Tree(f"the tree of {database.label}", database, pillarbox.public_folders.root_id(read), b"")
+        root_id = pillarbox.public_folders.root_id(read, subtree)
+    return Tree(f"the tree of {database.label}", database, root_id, b"")
 
 
 def _only_public_folder_store(server: pillarbox.Server) -> pillarbox.Database:

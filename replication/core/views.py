@@ -14,7 +14,7 @@ from pillarbox.replication.core import backfill, folder_settings, mates, transit
 from pillarbox.replication.core.folder_settings import Priority
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import UNHEARD, FolderState, Row
-from pillarbox.replication.ground.records import Folder, MessageVersion, ObjectId, ReplicaState
+from pillarbox.replication.ground.records import Folder, MessageVersion, MessageView, ObjectId, ReplicaState
 from pillarbox.replication.organisation.referral import Offer, Referral, choose_referral
 from pillarbox.store.access import FolderRights
 from pillarbox.store.change_number import CNSet
@@ -196,7 +196,8 @@ def content(replica: Replica, folder: ObjectId, account: str) -> tuple[ContentIt
         if versions and (live := versions.live()):
             latest = max(live, key=lambda version: version.changed.weight(replica.wall_ms))
             size_bytes = sum(version.size_bytes for version in live)
-            found.append(ContentItem(object_id, len(live), size_bytes, latest.changed.time_ms, latest.actor))
+            count = len(MessageView.read(versions, replica.wall_ms).contents)
+            found.append(ContentItem(object_id, count, size_bytes, latest.changed.time_ms, latest.actor))
     return tuple(sorted(found, key=lambda item: (-item.changed_ms, item.object_id)))
 
 

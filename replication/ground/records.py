@@ -171,6 +171,11 @@ class MessageView:
     contents: tuple[bytes, ...]
     properties: Mapping[str, Entry[str]]
 
+    @property
+    def is_conflict(self) -> bool:
+        """True when the content was changed in two places at once, and nobody has resolved that."""
+        return len(self.contents) > 1
+
     @classmethod
     def read(cls, versions: Versions[MessageVersion], now_ms: int) -> MessageView:
         """Read a message; one that is deleted has no contents."""

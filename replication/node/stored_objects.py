@@ -16,6 +16,7 @@ from pillarbox.replication.node.identifiers import Identifiers, OwnerOf
 from pillarbox.replication.node.object_reads import ObjectReads
 from pillarbox.replication.node.stored_versions import (
     shown_folder,
+    shown_message,
     stored_folder,
     stored_message,
 )
@@ -144,7 +145,8 @@ class StoredObjects(ObjectReads):
             apply_folders.make_room(self._txn, folder_id)
             self._roomy.add(folder_id)
         contents = {version.digest: self._ready(version.digest) for version in found if self._wants(version)}
-        message_state = MessageState(context, tuple(sorted(found)))
+        as_one = shown_message(self._ids, versions, self._txn.now_ms)
+        message_state = MessageState(context, tuple(sorted(found)), as_one)
         message_id = self._ids.id(object_id)
         apply_messages.apply(self._txn, folder_id, message_id, message_state, contents, is_new=is_new)
         self._note_put(folder_id, context)

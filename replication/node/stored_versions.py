@@ -19,6 +19,7 @@ from pillarbox.replication.ground.records import (
     Folder,
     FolderVersion,
     MessageVersion,
+    MessageView,
     ReplicaState,
 )
 from pillarbox.replication.ground.versions import Versions
@@ -63,12 +64,12 @@ def _named_as_known(entries: Entries) -> dict[str, Entry[str]]:
 
 
 def stored_message(
-    ids: Identifiers, number: ChangeNumber, version: MessageVersion
+    ids: Identifiers, number: ChangeNumber | None, version: MessageVersion
 ) -> apply_messages.MessageVersion:
-    """A version of a message as a store keeps it."""
+    """A version of a message as a store keeps it; without a number what several are read as."""
     changed = version.changed
     made = apply_messages.MessageVersion(
-        ids.number(number), (changed.time_ms, changed.counter), version.actor
+        0 if number is None else ids.number(number), (changed.time_ms, changed.counter), version.actor
     )
     if version.gone:
         return made
@@ -92,6 +93,21 @@ def stored_message(
         },
         stamps=_rows(ids, entries, _own_row(made)),
     )
+
+
+def shown_message(
+    ids: Identifiers, held: Versions[MessageVersion], now_ms: int
+) -> apply_messages.MessageVersion | None:
+    """Several live versions of a message read as one; None for one alone. A conflict has no content yet: the
+    store makes the conflict message.
+    """
+    live = held.live()
+    if len(live) < 2:
+        return None
+    view = MessageView.read(held, now_ms)
+    last = max(live, key=lambda version: version.changed.weight(now_ms))
+    content = b"" if view.is_conflict else view.contents[0]
+    return stored_message(ids, None, replace(last, content=content, properties=view.properties))
 
 
 def message_of(

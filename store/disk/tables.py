@@ -224,6 +224,14 @@ class FolderRecord(NamedTuple):
         return f"<folder {self.name!r}, folder_id {self.folder_id}, {self.messages_count} messages>"
 
 
+class ItemRole(IntEnum):
+    """The parts that records of one message play, which are several after concurrent changes."""
+
+    MESSAGE = 0
+    VERSION = 1  # one of several; nobody meets it but by its id
+    CONFLICT = 2  # the conflict message, which holds versions of different content
+
+
 class ItemRecord(NamedTuple):
     """A message in a folder, keyed by (folder id, UID). `size` in bytes, times in ms UTC.
 
@@ -231,6 +239,8 @@ class ItemRecord(NamedTuple):
     version and the rest of the message's context, as replica number and counter like ids; the message of
     which this is another version; when it was changed, as (ms, counter) of the hybrid clock, and by whom; and
     a row (property, ms, counter, replica number) for each property that was not set by this very change.
+    `role` is an `ItemRole`. The record that shows several versions as one is no version itself, and has 0 for
+    its number.
     """
 
     folder_id: int
@@ -262,10 +272,16 @@ class ItemRecord(NamedTuple):
     changed: tuple[int, ...] = ()
     actor: str = ""
     stamps: tuple[tuple[str, int, int, int], ...] = ()
+    role: int = 0
 
     def __repr__(self) -> str:
         # Not its subject: errors and logs show this, and a subject is somebody's mail.
         return f"<message_id {self.message_id}, UID {self.uid} in folder_id {self.folder_id}>"
+
+    @property
+    def is_conflict(self) -> bool:
+        """True for a conflict message, which holds the versions of a message."""
+        return self.role == ItemRole.CONFLICT
 
     @property
     def modseq(self) -> int:
@@ -602,6 +618,7 @@ _LOCATION: Final = Table.LOCATION
 _VIEW: Final = Table.VIEW
 _FEED: Final = Table.FEED
 _VERSION: Final = Table.VERSION
+_ONE_VERSION: Final = int(ItemRole.VERSION)
 
 
 def view_key(folder_id: int, kind: bytes, sort: bytes, uid: int) -> bytes:
@@ -674,6 +691,8 @@ def _item_rows(item: ItemRecord, sorts: Sorts) -> list[Entry]:
     folder_key, uid_key = place[:8], place[8:]
     key = _U64.pack(item.message_id)
     rows: list[Entry] = [(_LOCATION, key, seal(_LOCATION, key, place))]
+    if item.role == _ONE_VERSION:
+        return rows + _item_version_rows(item)
     for kind, sort in sorts:
         key = folder_key + kind + sort + uid_key
         rows.append((_VIEW, key, seal(_VIEW, key, b"")))
@@ -708,6 +727,8 @@ def _item_feed_keys(item: ItemRecord) -> tuple[bytes, bytes]:
 def _item_places(item: ItemRecord, sorts: Sorts) -> list[Place]:
     """Where the rows of `_item_rows` stand."""
     place = _ITEM_KEY.pack(item.folder_id, item.uid)
+    if item.role == _ONE_VERSION:
+        return [(row[0], row[1]) for row in _item_rows(item, sorts)]
     folder_key, uid_key = place[:8], place[8:]
     database, folder = _item_feed_keys(item)
     places: list[Place] = [
@@ -723,6 +744,8 @@ def _item_places(item: ItemRecord, sorts: Sorts) -> list[Place]:
 
 def _changed_item_rows(old: ItemRecord, new: ItemRecord) -> tuple[list[Place], list[Entry]]:
     """A change of flags moves a message in the feed only, a move changes its sort keys in no view."""
+    if _ONE_VERSION in (old.role, new.role):
+        return _item_places(old, view_sorts(old)), _item_rows(new, view_sorts(new))
     shown = _SHOWN(old) == _SHOWN(new)
     if shown and _STANDS(old) == _STANDS(new):
         places: list[Place] = []

@@ -15,7 +15,7 @@ from typing import Final
 
 from pillarbox.store.access import Actor
 from pillarbox.store.clock import Clock
-from pillarbox.store.disk.tables import IS_COPY, FolderRecord, Hidden, Table, id_key, number_of
+from pillarbox.store.disk.tables import IS_COPY, FolderRecord, Hidden, ItemRole, Table, id_key, number_of
 from pillarbox.store.engine import content_store, withheld
 from pillarbox.store.engine.change_feed import bury_message
 from pillarbox.store.engine.pace import BATCH_ROWS, Pace
@@ -120,7 +120,8 @@ def _remove_messages(txn: WriteTransaction, start: bytes, stop: bytes, rows_max:
     for key, item in items:
         txn.delete(Table.ITEM, key)
         content_store.release(txn, item.digest)
-        bury_message(txn, item)
+        if item.role != ItemRole.VERSION:
+            bury_message(txn, item)
     return len(items)
 
 

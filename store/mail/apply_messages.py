@@ -4,23 +4,25 @@ The whole state of a message is put at once, under its own id and its own number
 beside each other, and the context. To this database each record that changes is a change as any other, with a
 change number; the feed, UIDs and counters know no difference. What is there already is no change.
 
-Content never changes in a record: a version with other content is a message with another UID.
+Content never changes in a record: a version with other content is a message with another UID. Of several live
+versions each has a record that nobody meets, and a record with the message's id shows them as one: what they
+are read as where they have one content, and else the conflict message (`conflict_message`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from pillarbox.store.arguments import check_id
 from pillarbox.store.disk.tables import (
     FolderRecord,
     ItemRecord,
+    ItemRole,
     ObjectKind,
     Table,
     TombstoneRecord,
     id_key,
-    is_silent,
     item_key,
     pair_key,
     split_triple_key,
@@ -29,8 +31,9 @@ from pillarbox.store.disk.tables import (
 from pillarbox.store.engine import content_store, numbering
 from pillarbox.store.engine.change_feed import bury_message
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
-from pillarbox.store.errors import Refused
-from pillarbox.store.mail import folders, messages, versions
+from pillarbox.store.errors import InvalidArgument, Refused
+from pillarbox.store.mail import conflict_message, folders, messages, versions
+from pillarbox.store.mail.conflict_message import HeldVersion
 from pillarbox.store.mail.counters import Counts, counts_of
 from pillarbox.store.mail.flags import SEEN_BIT
 from pillarbox.store.mail.messages import PreparedMessage
@@ -61,10 +64,15 @@ class MessageVersion(NamedTuple):
 
 
 class MessageState(NamedTuple):
-    """A message as it is in this database: its context, and its versions by ascending number."""
+    """A message as it is in this database: its context, and its versions by ascending number.
+
+    `shown` is how several live versions are read as one; its own number is 0. It has a digest where they have
+    one content, and none where the conflict message is shown.
+    """
 
     context: Context
     versions: tuple[MessageVersion, ...]
+    shown: MessageVersion | None = None
 
 
 # -- reading
@@ -111,6 +119,14 @@ class _Held(NamedTuple):
     @property
     def live(self) -> list[ItemRecord]:
         return [record for record in self.records.values() if isinstance(record, ItemRecord)]
+
+    def main(self, message_id: int) -> ItemRecord | None:
+        """The record that has the message's id."""
+        return next((item for item in self.live if item.message_id == message_id), None)
+
+    def siblings(self, message_id: int) -> list[ItemRecord]:
+        """The records of versions beside it."""
+        return [item for item in self.live if item.message_id != message_id]
 
     @property
     def gone(self) -> dict[bytes, TombstoneRecord]:
@@ -210,87 +226,131 @@ class _Applying:
         self._context = dict(state.context)
         self._live = [version for version in sorted(state.versions) if version.digest]
         self._gone = [version for version in sorted(state.versions) if not version.digest]
+        self._state_shown = state.shown
         self._contents = contents
         self._held = held
+        self._conflict: PreparedMessage | None = None  # the conflict message, once it is made
 
     def run(self) -> None:
-        if not self._held.records and self._live and not self._gone:  # as nearly always
-            self._place({})
+        if not self._held.records and len(self._live) == 1 and not self._gone:  # as nearly always
+            self._add(self._live[0])
             return
-        kept = self._matched()
-        leaving = [item for item in self._held.live if item not in kept.values()]
-        self._bury(leaving)  # first, for one that comes may have the id of one that leaves
-        self._place(kept)
+        shown, main = self._shown(), self._held.main(self._message_id)
+        if main is not None and (shown is None or shown.digest != main.digest):
+            self._bury(main)  # first, for one that comes has the id of one that leaves
+            leaving = [main]
+            main = None
+        else:
+            self._bury(None)
+            leaving = []
+        leaving += self._place_siblings()
+        if shown is not None and main is None:
+            self._add(shown)
+        elif shown is not None and main is not None:
+            self._change(shown, main)
         for item in leaving:  # last, for one that comes may have the same content
             content_store.release(self._txn, item.digest)
 
-    def _matched(self) -> dict[int, ItemRecord]:
-        """The records that stay, by the number of the version that they are of from now on."""
-        left = {item.versions[0]: item for item in self._held.live}
-        kept: dict[int, ItemRecord] = {}
-        for version in self._live:
-            item = left.get(version.number)
-            if item is not None and item.digest == version.digest:
-                kept[version.number] = left.pop(version.number)
-        for version in self._live:
-            if version.number not in kept:
-                same = [number for number, item in left.items() if item.digest == version.digest]
-                if same:
-                    kept[version.number] = left.pop(min(same))
-        if self._live and not any(item.message_id == self._message_id for item in kept.values()):
-            # A record keeps its id for life, so the first version is to have another, under the message's.
-            kept.pop(self._live[0].number, None)
-        return kept
+    def _shown(self) -> MessageVersion | None:
+        """The version that is shown; of several the conflict message, or what they are read as."""
+        if len(self._live) < 2:
+            return self._live[0] if self._live else None
+        shown = self._state_shown
+        if shown is None:
+            raise InvalidArgument("several live versions need `MessageState.shown`, what they are read as")
+        digests = {version.digest for version in self._live}
+        if len(digests) == 1:
+            return shown._replace(digest=digests.pop())
+        raw = conflict_message.render(self._held_versions())
+        prepared = messages.prepare(self._txn.files, raw)
+        self._conflict = prepared
+        return shown._replace(digest=prepared.content.digest)
 
-    def _place(self, kept: dict[int, ItemRecord]) -> None:
-        """Put the live versions. One has the message's id: that which has it already, or else the first."""
-        has_id = [number for number, item in kept.items() if item.message_id == self._message_id]
-        main = next(iter(has_id or [version.number for version in self._live]), 0)
-        for version in self._live:
-            if version.number in kept:
-                self._change(version, kept[version.number], version.number == main)
+    def _held_versions(self) -> list[HeldVersion]:
+        """Each content in the order in which all stores show them, as many as the conflict message holds."""
+        found: dict[bytes, HeldVersion] = {}
+        left_bytes = conflict_message.HELD_BYTES_MAX
+        for version in versions.in_shown_order(self._txn, self._live, lambda version: version.number):
+            if version.digest in found:
+                continue
+            raw: bytes | None = self._raw(version.digest)
+            size_bytes = len(raw or b"")
+            raw = raw if size_bytes <= left_bytes else None
+            left_bytes -= size_bytes if raw is not None else 0
+            found[version.digest] = HeldVersion(
+                version.digest, raw, size_bytes, version.actor, version.changed[0]
+            )
+        return list(found.values())
+
+    def _raw(self, digest: bytes) -> bytes:
+        if digest in self._contents:
+            return self._contents[digest].raw
+        return content_store.read(self._txn, digest)
+
+    def _place_siblings(self) -> list[ItemRecord]:
+        """Keep a record of each version beside the one that is shown for several; the records that left."""
+        wanted = {version.number: version for version in self._live} if len(self._live) > 1 else {}
+        left: list[ItemRecord] = []
+        for item in self._held.siblings(self._message_id):
+            version = wanted.get(item.versions[0])
+            if item.role == ItemRole.VERSION and version is not None and version.digest == item.digest:
+                del wanted[version.number]
+                changed = item._replace(**self._fields(version, ItemRole.VERSION))
+                if changed != item:
+                    self._txn.put(Table.ITEM, item_key(item.folder_id, item.uid), changed)
+                continue
+            if item.role == ItemRole.VERSION:
+                self._txn.delete(Table.ITEM, item_key(item.folder_id, item.uid))
             else:
-                self._add(version, version.number == main)
+                self._leave(item, None)
+            left.append(item)
+        for version in wanted.values():
+            self._add(version, ItemRole.VERSION)
+        return left
 
-    def _fields(self, version: MessageVersion, is_main: bool) -> dict[str, Any]:
+    def _fields(self, version: MessageVersion, role: ItemRole) -> dict[str, Any]:
         return {
+            "flags": version.flags,
             "keywords": version.keywords,
             "categories": version.categories,
+            "properties": dict(version.properties),
             "versions": numbering.with_context(version.number, self._context),
-            "conflict_of": 0 if is_main else self._message_id,
+            "conflict_of": self._message_id if role is ItemRole.VERSION else 0,
             "changed": version.changed,
             "actor": version.actor,
             "stamps": version.stamps,
+            "role": int(role),
         }
 
-    def _change(self, version: MessageVersion, item: ItemRecord, is_main: bool) -> None:
+    def _main_role(self) -> ItemRole:
+        return ItemRole.MESSAGE if self._conflict is None else ItemRole.CONFLICT
+
+    def _change(self, version: MessageVersion, item: ItemRecord) -> None:
+        fields = self._fields(version, self._main_role())
         local = {name: value for name, value in item.properties.items() if name == versions.FORMER_FOLDER}
-        changed = item._replace(
-            flags=item.flags & SEEN_BIT | version.flags,
-            properties={**version.properties, **local},
-            **self._fields(version, is_main),
-        )
+        fields["flags"] |= item.flags & SEEN_BIT
+        fields["properties"] |= local
+        changed = item._replace(**fields)
         if changed != item:
             cn = self._txn.next_cn()
             self._txn.put(Table.ITEM, item_key(item.folder_id, item.uid), changed._replace(change_cn=cn))
             folders.count(self._txn, self._folder(), Counts(), cn)
 
-    def _add(self, version: MessageVersion, is_main: bool) -> None:
+    def _add(self, version: MessageVersion, role: ItemRole | None = None) -> None:
+        """Put a version under a new UID: as the message itself, or as one of several beside it."""
+        role = self._main_role() if role is None else role
         prepared = self._prepared(version.digest)
         content_store.hold(self._txn, prepared.raw, prepared.content)
         cn = self._txn.next_cn()
         received_ms = max(min(version.changed[0], self._txn.now_ms), 0)
-        item = messages.new_record(cn, prepared, received_ms, version.flags)
-        messages.give_uid(
-            self._txn,
-            self._folder(),
-            item,
-            message_id=self._message_id if is_main else cn,
-            properties=dict(version.properties),
-            **self._fields(version, is_main),
-        )
+        item = messages.new_record(cn, prepared, received_ms)
+        message_id = cn if role is ItemRole.VERSION else self._message_id
+        fields = self._fields(version, role)
+        messages.give_uid(self._txn, self._folder(), item, message_id=message_id, **fields)
 
     def _prepared(self, digest: bytes) -> PreparedMessage:
+        if self._conflict is not None and digest == self._conflict.content.digest:
+            return self._conflict
         if digest in self._contents:
             return self._contents[digest]
         return messages.prepare(self._txn.files, content_store.read(self._txn, digest))
@@ -300,8 +360,8 @@ class _Applying:
 
     # -- tombstones
 
-    def _bury(self, leaving: Sequence[ItemRecord]) -> None:
-        """Leave tombstones for what goes; that of the message itself is of a version that is new here."""
+    def _bury(self, main: ItemRecord | None) -> None:
+        """Leave tombstones for what goes: `main`, if the message leaves, is of a version that is new here."""
         held = {record.versions[0]: (key, record) for key, record in self._held.gone.items()}
         wanted = {version.number: version for version in self._gone}
         if not self._live and not self._gone:
@@ -311,11 +371,10 @@ class _Applying:
                 context = numbering.with_context(number, self._context)
                 self._txn.put(Table.TOMBSTONE, key, record._replace(versions=context))
             else:
-                drop_tombstone(self._txn, key, record)
+                versions.drop_tombstone(self._txn, key, record)
         new = [version for number, version in wanted.items() if number not in held]
-        for item in leaving:
-            is_message_gone = item.message_id == self._message_id and not self._live
-            self._leave(item, new.pop(0) if new and is_message_gone else None)
+        if main is not None:
+            self._leave(main, new.pop(0) if new and not self._live else None)
         for version in new:
             self._put_tombstone(version, None)
 
@@ -344,12 +403,6 @@ class _Applying:
         return cn
 
 
-def drop_tombstone(txn: WriteTransaction, key: bytes, tombstone: TombstoneRecord) -> None:
-    """Forget the version that a tombstone is; who follows the feed still finds what it tells."""
-    silent = is_silent(tombstone)
-    txn.put(Table.TOMBSTONE, key, None if silent else tombstone._replace(versions=(), changed=(), actor=""))
-
-
 # -- letting go
 
 
@@ -364,4 +417,4 @@ def forget(txn: WriteTransaction, folder_id: int, message_ids: Iterable[int]) ->
         for item in held.live:
             messages.take_out(txn, item)
         for key, tombstone in held.gone.items():
-            drop_tombstone(txn, key, tombstone)
+            versions.drop_tombstone(txn, key, tombstone)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from pillarbox.store.disk.tables import FolderRecord, ItemRecord, MailboxRecord
+from pillarbox.store.disk.tables import FolderRecord, ItemRecord, ItemRole, MailboxRecord
 from pillarbox.store.mail.flags import SEEN_BIT
 
 
@@ -26,7 +26,9 @@ def unread_of(item: ItemRecord) -> int:
 
 
 def counts_of(item: ItemRecord) -> Counts:
-    """The counts of one message."""
+    """The counts of one message; a version of several counts nothing beside the message that shows them."""
+    if item.role == ItemRole.VERSION:
+        return Counts()
     return Counts(1, unread_of(item), item.size)
 
 
@@ -62,9 +64,10 @@ class FolderSums:
 
     def add(self, item: ItemRecord) -> None:
         """Count a message."""
-        self.messages += 1
-        self.unread += unread_of(item)
-        self.size += item.size
+        counts = counts_of(item)
+        self.messages += counts.messages
+        self.unread += counts.unread
+        self.size += counts.size
         self.note(item.uid, item.modseq)
 
     def note(self, uid: int, cn: int) -> None:

@@ -11,6 +11,7 @@ from pillarbox.store.disk.tables import (
     FolderRecord,
     Hidden,
     ItemRecord,
+    ItemRole,
     MailboxRecord,
     ObjectKind,
     Table,
@@ -186,7 +187,8 @@ def messages(reader: Reader, folder_id: int, after_uid: int = 0) -> Iterator[Ite
     if not is_there(reader, folder_id) or first_uid >= UID_END:
         return iter(())
     start, stop = item_key(folder_id, first_uid), id_key(folder_id + 1)
-    return (item for _, item in reader.records(Table.ITEM, start, stop))
+    found = reader.records(Table.ITEM, start, stop)
+    return (item for _, item in found if item.role != ItemRole.VERSION)
 
 
 # -- changing

@@ -18,6 +18,7 @@ from pillarbox.store.disk.tables import (
     UID_END,
     FolderRecord,
     ItemRecord,
+    ItemRole,
     MailboxRecord,
     Table,
     id_key,
@@ -311,7 +312,7 @@ def _get_by_uid(reader: Reader, folder_id: int, uid: int) -> ItemRecord:
     item: ItemRecord | None = None
     if folders.is_there(reader, folder_id) and 0 <= uid < UID_END:
         item = reader.record(Table.ITEM, item_key(folder_id, uid))
-    if item is None:
+    if item is None or item.role == ItemRole.VERSION:
         raise NotFound(f"folder {id_text(folder_id)} has no message of UID {uid}")
     return item
 
@@ -426,8 +427,12 @@ def set_property(txn: WriteTransaction, message_id: int, key: str, value: Any) -
 
 
 def _store(txn: WriteTransaction, before: ItemRecord, item: ItemRecord, unread: int, cn: int) -> ItemRecord:
+    if before.role == ItemRole.VERSION:
+        versions.refuse_conflict(txn, before)
     if txn.numbering and before.versions:
         item = versions.as_changed(txn, before, item, cn)
+        if item.versions != before.versions:
+            _replace_siblings(txn, before)
     txn.put(Table.ITEM, item_key(item.folder_id, item.uid), item)
     folders.count(txn, folders.get(txn, item.folder_id), Counts(unread=unread), cn)
     return item
@@ -453,6 +458,7 @@ def put_into(txn: WriteTransaction, item: ItemRecord, target: FolderRecord) -> I
         return item
     source = folders.get_or_hidden(txn, item.folder_id)
     versions.refuse_conflict(txn, item)
+    _replace_siblings(txn, item)
     _leave(txn, source, item, moved_to=folder_id)
     properties = {**item.properties, FORMER_FOLDER: id_text(item.folder_id)}
     moved = _enter(txn, target, item, arrived_cn=txn.next_cn(), properties=properties)
@@ -521,39 +527,109 @@ def delete(txn: WriteTransaction, message_id: int) -> None:
     require_change(txn, Right.DELETE_ALL, message_id)
     item = _get(txn, message_id)
     versions.refuse_conflict(txn, item)
+    _replace_siblings(txn, item)
     take_out(txn, item, is_replicated=True)
 
 
 def keep_version(txn: WriteTransaction, message_id: int) -> ItemRecord:
     """Resolve a conflict: one version of a message is kept, by its id, and the others go, in all stores.
 
-    Raises NotFound. A message that is in no conflict stays as it is.
+    Raises NotFound; Refused for the id of a conflict message, which is no version. A message that is in no
+    conflict stays as it is.
     """
     require_change(txn, Right.EDIT_ALL, message_id)
     item = _get(txn, message_id)
-    lost = versions.others(txn, item) if item.versions else []
-    if not lost:
+    if not versions.is_in_conflict(txn, item):
         return item
-    for other in lost:
-        take_out(txn, other)
-    if item.conflict_of:  # its record keeps its id for life
-        content_store.hold_again(txn, item.digest)
-        take_out(txn, item)
-        cn = txn.next_cn()
-        fields = {"arrived_cn": cn, "message_id": item.conflict_of, "conflict_of": 0}
-        return give_uid(txn, folders.get(txn, item.folder_id), versions.as_resolved(txn, item, cn), **fields)
+    if item.is_conflict:
+        raise Refused(
+            f"message {id_text(message_id)} holds several versions, and is none of them",
+            hint="name the version to keep: `versions.live_versions` of the message, or `keep_all_versions`",
+        )
+    return _keep(txn, item)
+
+
+def keep_all_versions(txn: WriteTransaction, message_id: int) -> list[ItemRecord]:
+    """Resolve a conflict, by the id of the message: each version becomes a message of its own, in all stores.
+
+    The first keeps the message's id. Raises NotFound, NoReplica as `copy`. A message that is in no conflict
+    stays as it is.
+    """
+    require_change(txn, Right.EDIT_ALL, message_id)
+    item = _get(txn, message_id)
+    if not versions.is_in_conflict(txn, item):
+        return [item]
+    first, *rest = versions.live_versions(txn, item)
+    copies = [copy(txn, version.message_id, version.folder_id) for version in rest]
+    return [_keep(txn, first), *copies]
+
+
+def _keep(txn: WriteTransaction, version: ItemRecord) -> ItemRecord:
+    content_store.hold_again(txn, version.digest)
+    shown = versions.shown_of(txn, version)
+    return _put_in_place(txn, shown, version._replace(flags=version.flags | shown.flags & SEEN_BIT))
+
+
+def replace_content(txn: WriteTransaction, message_id: int, prepared: PreparedMessage) -> ItemRecord:
+    """Edit a message of a public folder: other content takes the place of its own, in all stores.
+
+    It keeps its id, flags, categories and properties, and gets a new UID. Two edits at two stores that know
+    nothing of each other are a conflict. Raises NotFound; Refused for one in a mailbox, whose content never
+    changes, and for one in conflict.
+    """
+    require_change(txn, Right.EDIT_ALL, message_id)
+    check_kind(prepared, "prepared", PreparedMessage, "what `messages.prepare(database.files, raw)` gives")
+    item = _get(txn, message_id)
+    if folders.get(txn, item.folder_id).mailbox:
+        raise Refused(
+            f"message {id_text(message_id)} is in a mailbox, where content never changes",
+            hint="append another message and delete this one",
+        )
+    versions.refuse_conflict(txn, item)
+    content_store.hold(txn, prepared.raw, prepared.content)
+    made = new_record(item.message_id, prepared, item.received_ms, item.flags, item.keywords, item.properties)
+    kept = {name: getattr(item, name) for name in ("folder_id", "categories", *versions.UNVERSIONED)}
+    return _put_in_place(txn, item, made._replace(**kept))
+
+
+def _put_in_place(txn: WriteTransaction, shown: ItemRecord, version: ItemRecord) -> ItemRecord:
+    """Put a message's record, whose content is held, in the place of that which is shown and of all versions.
+
+    It has another UID, since the content of a record never changes.
+    """
+    _replace_siblings(txn, shown)
+    take_out(txn, shown)
     cn = txn.next_cn()
-    kept = versions.as_resolved(txn, item, cn)
-    txn.put(Table.ITEM, item_key(item.folder_id, item.uid), kept)
-    folders.count(txn, folders.get(txn, item.folder_id), Counts(), cn)
-    return kept
+    if txn.numbering and version.versions:
+        version = versions.as_resolved(txn, version, cn)
+    target = folders.get(txn, shown.folder_id)
+    places = {"message_id": shown.message_id, "arrived_cn": cn, "change_cn": cn, "read_cn": cn}
+    return give_uid(txn, target, version, **places)
+
+
+def _replace_siblings(txn: WriteTransaction, item: ItemRecord) -> None:
+    """Take away every other version of a message, tombstones too, which a change made here replaces."""
+    if not item.versions:
+        return
+    own = (Table.ITEM, item_key(item.folder_id, item.uid))
+    for table, key in versions.records_of(txn, item.folder_id, item.versions):
+        if (table, key) == own:
+            continue
+        record = txn.record(table, key)
+        if isinstance(record, ItemRecord):
+            take_out(txn, record)
+        else:
+            versions.drop_tombstone(txn, key, record)
 
 
 def take_out(txn: WriteTransaction, item: ItemRecord, *, is_replicated: bool = False) -> None:
     """Delete a message whose folder may be hidden, in this database alone unless `is_replicated`."""
-    folder = folders.get_or_hidden(txn, item.folder_id)
-    _leave(txn, folder, item, is_replicated=is_replicated)
-    folders.count_in_mailbox(txn, folder.mailbox, -counts_of(item))
+    if item.role == ItemRole.VERSION:
+        txn.delete(Table.ITEM, item_key(item.folder_id, item.uid))
+    else:
+        folder = folders.get_or_hidden(txn, item.folder_id)
+        _leave(txn, folder, item, is_replicated=is_replicated)
+        folders.count_in_mailbox(txn, folder.mailbox, -counts_of(item))
     content_store.release(txn, item.digest)
 
 

@@ -22,6 +22,7 @@ from pillarbox.store.disk.tables import (
     FolderRecord,
     IdentityRecord,
     ItemRecord,
+    ItemRole,
     SeenRecord,
     Table,
     id_key,
@@ -222,7 +223,8 @@ def _unread(reader: Reader, folder_id: int, uid_next: int) -> Iterator[ItemRecor
         start = item_key(folder_id, first)
         stop = item_key(folder_id, last + 1) if last + 1 < UID_END else id_key(folder_id + 1)
         for _, item in reader.records(Table.ITEM, start, stop):
-            yield item
+            if item.role != ItemRole.VERSION:
+                yield item
 
 
 def _public(reader: Reader, folder_id: int) -> FolderRecord:

@@ -5,23 +5,29 @@ replicated number (`numbering`), its stamp and its actor. Properties are entries
 stores which change different properties of one object do not disturb each other (REPLICATION.md, K6). One
 that has no stamp of its own was set by the change that the record tells of.
 
-A message that was changed in two places at once has a record for each version. One keeps the message's id;
-the others have ids of their own, and name it (`conflict_of`). A folder's own record shows all its versions
-read as one; a change made here is of that, and takes their place.
+A message that was changed in two places at once has a record for each version; these have ids of their own,
+name it (`conflict_of`), and are met by nobody. Its own record shows them: read as one, where their content is
+the same; or else as the conflict message. A folder's own record shows all its versions read as one, too. A
+change made here is of what is shown, and takes the place of all versions. (Before there was a `role` the
+record of a message in conflict was one of its versions, and users met the others beside it.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, NamedTuple, TypeVar
 
 from pillarbox.store.change_number import CNSet
 from pillarbox.store.disk.tables import (
     HIERARCHY_SCOPE,
     FolderRecord,
     ItemRecord,
+    ItemRole,
     ObjectKind,
     Table,
+    TombstoneRecord,
+    id_key,
+    is_silent,
     item_key,
     split_feed_value,
     split_triple_key,
@@ -30,7 +36,7 @@ from pillarbox.store.disk.tables import (
 from pillarbox.store.engine import numbering, replication_state
 from pillarbox.store.engine.numbering import Versions
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
-from pillarbox.store.errors import Refused
+from pillarbox.store.errors import Corrupt, Refused
 from pillarbox.store.ids import COUNTER_BITS, id_text
 from pillarbox.store.mail.flags import FLAG_BITS, SEEN
 from pillarbox.store.mail.rights import Right, require, require_change
@@ -55,6 +61,7 @@ UNVERSIONED: Final[Mapping[str, Any]] = {
     "changed": (),
     "actor": "",
     "stamps": (),
+    "role": 0,
 }
 """The fields of a message that no other store has."""
 
@@ -96,6 +103,7 @@ def _stamps_after(
     return tuple(sorted((*kept, *removed)))
 
 
+T = TypeVar("T")
 RecordT = TypeVar("RecordT", ItemRecord, FolderRecord)
 
 
@@ -149,7 +157,8 @@ def _written(
 def as_resolved(txn: WriteTransaction, item: ItemRecord, cn: int) -> ItemRecord:
     """A version of a message that takes the place of all of them."""
     properties = properties_of(item)
-    return _written(txn, item, item._replace(change_cn=cn), cn, properties, properties)
+    resolved = item._replace(change_cn=cn, conflict_of=0, role=int(ItemRole.MESSAGE))
+    return _written(txn, item, resolved, cn, properties, properties)
 
 
 def as_new_folder(txn: WriteTransaction, record: FolderRecord, parent: FolderRecord) -> FolderRecord:
@@ -205,6 +214,12 @@ def with_content_cleared(reader: Reader, record: FolderRecord) -> FolderRecord:
     return record._replace(cleared=cleared.encode() if cleared else None)
 
 
+def drop_tombstone(txn: WriteTransaction, key: bytes, tombstone: TombstoneRecord) -> None:
+    """Forget the version that a tombstone is; who follows the feed still finds what it tells."""
+    silent = is_silent(tombstone)
+    txn.put(Table.TOMBSTONE, key, None if silent else tombstone._replace(versions=(), changed=(), actor=""))
+
+
 # -- records of one object
 
 
@@ -236,19 +251,38 @@ def object_ids(reader: Reader, scope: int) -> set[int]:
     return {split_feed_value(body)[1] for _, body in rows}
 
 
-def others(reader: Reader, item: ItemRecord) -> list[ItemRecord]:
-    """The other versions of a message that was changed in two places at once."""
-    own = item_key(item.folder_id, item.uid)
-    return [
+def live_versions(reader: Reader, item: ItemRecord) -> list[ItemRecord]:
+    """The live versions of a message in the order in which all stores show them, the oldest first."""
+    found = [
         reader.record(table, key)
         for table, key in records_of(reader, item.folder_id, item.versions)
-        if table == Table.ITEM and key != own
+        if table == Table.ITEM
     ]
+    numbered = [record for record in found if record.versions[0]]
+    return in_shown_order(reader, numbered, lambda record: record.versions[0])
 
 
-def conflicts(reader: Reader, folder_id: int) -> list[list[ItemRecord]]:
-    """The messages of a folder that were changed in two places at once: the versions of each, first that
-    which has the message's id.
+def in_shown_order(reader: Reader, found: Iterable[T], number_of: Callable[[T], int]) -> list[T]:
+    """Versions by counter and then by replica GUID, which are the same in all stores."""
+    return sorted(found, key=lambda each: numbering.as_change_number(reader, number_of(each))[::-1])
+
+
+def is_in_conflict(reader: Reader, item: ItemRecord) -> bool:
+    """True for a message whose content was changed in two places at once, and for each version of it."""
+    if not item.versions or (item.role == ItemRole.MESSAGE and not item.versions[0]):
+        return False  # where several have one content, their properties are read as one
+    return item.role != ItemRole.MESSAGE or len(live_versions(reader, item)) > 1
+
+
+class Conflict(NamedTuple):
+    """A message that was changed in two places at once: the record that users meet, and its versions."""
+
+    message: ItemRecord
+    versions: list[ItemRecord]
+
+
+def conflicts(reader: Reader, folder_id: int) -> list[Conflict]:
+    """The messages of a folder whose content was changed in two places at once.
 
     The index tells where they are; of other messages no record is read. Raises InvalidArgument when `reader`
     is no transaction.
@@ -260,17 +294,31 @@ def conflicts(reader: Reader, folder_id: int) -> list[list[ItemRecord]]:
         kind, object_id, _, uid = split_feed_value(body)
         if kind == ObjectKind.MESSAGE and object_id != split_triple_key(key)[2]:
             uids[object_id] = uid
-    siblings = [reader.record(Table.ITEM, item_key(folder_id, uid)) for _, uid in sorted(uids.items())]
-    return [
-        sorted([each, *others(reader, each)], key=lambda item: (item.conflict_of, item.message_id))
-        for each in siblings
-    ]
+    found: list[Conflict] = []
+    for _, uid in sorted(uids.items()):
+        sibling: ItemRecord = reader.record(Table.ITEM, item_key(folder_id, uid))
+        message = shown_of(reader, sibling)
+        if is_in_conflict(reader, message):
+            found.append(Conflict(message, live_versions(reader, sibling)))
+    return found
+
+
+def shown_of(reader: Reader, item: ItemRecord) -> ItemRecord:
+    """The record that users meet of the message of which `item` is a version."""
+    if not item.conflict_of:
+        return item
+    place = reader.index(Table.LOCATION, id_key(item.conflict_of))
+    shown: ItemRecord | None = None if place is None else reader.record(Table.ITEM, place)
+    if shown is None:
+        key = id_key(item.conflict_of)
+        raise Corrupt(f"item of message {id_text(item.conflict_of)} is missing", table="item", key=key)
+    return shown
 
 
 def refuse_conflict(reader: Reader, item: ItemRecord) -> None:
-    """Raise Refused for a message of which there are several versions."""
-    if item.versions and others(reader, item):
+    """Raise Refused for a message in conflict, and for a version of one of several."""
+    if item.role == ItemRole.VERSION or is_in_conflict(reader, item):
         raise Refused(
-            f"message {id_text(item.message_id)} was changed in two places at once",
+            f"message {id_text(item.conflict_of or item.message_id)} was changed in two places at once",
             hint="keep one of its versions first: `messages.keep_version`",
         )

@@ -32,8 +32,8 @@ from pillarbox.store.clock import SystemClock
 from pillarbox.store.errors import DiskFull, NotFound, Refused
 from pillarbox.store.events import EventId
 from pillarbox.store.ids import counter_of
-from pillarbox.store.mail import messages, public_folders, versions
-from tests.shared.nodes import ANNA, Nodes, StoreNode
+from pillarbox.store.mail import messages, public_folders
+from tests.shared.nodes import Nodes, StoreNode
 
 
 @pytest.fixture
@@ -99,36 +99,6 @@ def test_a_store_says_which_program_it_runs_and_what_that_reads_once(two: Nodes)
 
 def _organisation(replica: Replica) -> Organisation:
     return organisation_folder.reading(replica).organisation
-
-
-def test_changes_of_one_message_in_two_places_are_a_conflict_everywhere_until_one_is_kept(
-    two: Nodes,
-) -> None:
-    two.share("News")
-    message = two[0].post("News", "first")
-    two.wait(1_000)
-    two.cut((0, 1))
-    for store, keyword in zip(two.stores, ("mine", "theirs"), strict=True):
-        (there,) = store.items("News")
-        store.change(lambda txn, of=there, to=keyword: messages.set_flags(txn, of.message_id, add=[to]))
-    two.wait(MINUTE_MS)
-    two.cut()
-    two.wait(10 * MINUTE_MS)
-
-    def keywords() -> list[list[tuple[str, ...]]]:
-        return [sorted(item.keywords for item in store.items("News")) for store in two.stores]
-
-    assert keywords() == [[("mine",), ("theirs",)]] * 2
-    for store in two.stores:
-        with store.database.read(ANNA) as read:
-            (found,) = versions.conflicts(read, store.folder("News"))
-        assert sorted(item.keywords for item in found) == [("mine",), ("theirs",)]
-        assert (found[0].conflict_of, found[1].conflict_of) == (0, found[0].message_id)
-    two[0].change(lambda txn: messages.keep_version(txn, message))
-    two.wait(1_000)
-    assert keywords()[0] == keywords()[1] and len(keywords()[0]) == 1
-    with two[0].database.read(ANNA) as read:
-        assert versions.conflicts(read, two[0].folder("News")) == []
 
 
 def test_a_deletion_goes_to_the_others_and_a_cut_only_delays_it(three: Nodes) -> None:

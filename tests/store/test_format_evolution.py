@@ -137,7 +137,7 @@ LAYOUTS: dict[int, dict[str, tuple[str, ...]]] = {
             *("arrived_cn", "written", "versions", "conflict_of", "changed", "actor", "stamps", "replicas"),
             *("rights", "cleared"),
         ),
-        "ItemRecord": ("versions", "conflict_of", "changed", "actor", "stamps"),
+        "ItemRecord": ("versions", "conflict_of", "changed", "actor", "stamps", "role"),
         "TombstoneRecord": ("versions", "changed", "actor", "folder", "went_to"),
         "StateRecord": ("numbering", "clock_ms", "clock_counter"),
         "ReplicaRecord": ("origin", "database", "incarnation", "first_seen_ms"),

@@ -18,14 +18,15 @@ from pillarbox.store.engine import numbering, replication_state
 from pillarbox.store.engine.database import LOCK, PROPERTIES, Database
 from pillarbox.store.engine.replication_state import Kept
 from pillarbox.store.ids import COUNTER_BITS
-from pillarbox.store.mail import apply_folders, apply_messages, folders, messages, public_folders
+from pillarbox.store.mail import apply_folders, apply_messages, folders, messages, public_folders, versions
 from pillarbox.store.mail.apply_folders import FolderState, FolderVersion
 from pillarbox.store.mail.apply_messages import MessageState, MessageVersion
 from pillarbox.store.upkeep.check import check_database
 from pillarbox.store.upkeep.joining import has_joined, join
 from pillarbox.store.upkeep.repair import repair_database
 
-GOLDEN = Path(__file__).with_name("golden_organisation_3.zip")
+GOLDEN = Path(__file__).with_name("golden_conflict_3.zip")
+BEFORE_ROLES = Path(__file__).with_name("golden_organisation_3.zip")  # users met each version of a conflict
 ACTOR = Actor.user("anna")
 TREE, OTHER = b"t" * 16, b"o" * 16
 THERE = 2 << COUNTER_BITS
@@ -38,6 +39,7 @@ CONFLICT = MessageState(
         MessageVersion(THERE | 10, STAMP, "carl", digest_of(RAWS[1]), stamps=(("keyword x", 1, 2, 2),)),
     ),
 )
+SHOWN = CONFLICT._replace(shown=CONFLICT.versions[1]._replace(number=0, digest=b""))
 GONE = MessageState({2: 12}, (MessageVersion(THERE | 12, STAMP, "bert"),))
 
 
@@ -82,7 +84,7 @@ def write(directory: Path) -> None:
     with made.transaction(ACTOR) as txn:
         assert numbering.replica_number(txn, OTHER, b"d" * 16, 1) == 2
         apply_folders.apply(txn, THERE | 5, folder_state(public_folders.root_id(txn)))
-        apply_messages.apply(txn, THERE | 5, THERE | 9, CONFLICT, prepared)
+        apply_messages.apply(txn, THERE | 5, THERE | 9, SHOWN, prepared)
         apply_messages.apply(txn, THERE | 5, THERE | 12, GONE)
         public_folders.create(txn, "Gone")
         folders.delete(txn, public_folders.find(txn, "Gone").folder_id)
@@ -92,8 +94,11 @@ def write(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["tables", "stream"])
-def test_a_store_of_an_organisation_of_layout_3_is_read(tmp_path: Path, part: str) -> None:
-    with ZipFile(GOLDEN) as archive:
+@pytest.mark.parametrize(("golden", "shown_count"), [(BEFORE_ROLES, 2), (GOLDEN, 1)])
+def test_a_store_of_an_organisation_of_layout_3_is_read(
+    tmp_path: Path, golden: Path, shown_count: int, part: str
+) -> None:
+    with ZipFile(golden) as archive:
         archive.extractall(tmp_path)
     public = database(tmp_path)
     if part == "stream":
@@ -112,14 +117,20 @@ def test_a_store_of_an_organisation_of_layout_3_is_read(tmp_path: Path, part: st
         assert apply_folders.state_of(read, THERE | 5) == folder_state(root_id)
         assert apply_messages.state_of(read, THERE | 5, THERE | 9) == CONFLICT
         assert apply_messages.state_of(read, THERE | 5, THERE | 12) == GONE
-        raws = [messages.content(read, item) for item in folders.messages(read, THERE | 5)]
-        assert sorted(raws) == sorted(RAWS)
+        (conflict,) = versions.conflicts(read, THERE | 5)
+        assert [messages.content(read, item) for item in conflict.versions] == RAWS
+        assert len(list(folders.messages(read, THERE | 5))) == shown_count
+        assert conflict.message.message_id == THERE | 9
         (old,) = folders.messages(read, public_folders.find(read, "Old").folder_id)
         assert old.versions == (old.message_id,)
         (gone,) = [row for _, row in read.records(Table.TOMBSTONE, b"", None) if row.folder]
         state = apply_folders.state_of(read, gone.object_id)
         assert state is not None and [(each.name, each.gone) for each in state.versions] == [("Gone", True)]
         assert replication_state.known(read, THERE | 5) == CNSet.full(OTHER, 12)
+    with public.transaction(ACTOR) as txn:
+        kept = messages.keep_version(txn, conflict.versions[1].message_id)
+        assert [item.message_id for item in folders.messages(txn, THERE | 5)] == [THERE | 9]
+        assert messages.content(txn, kept) == RAWS[1]
     assert check_database(public, ACTOR).findings == ()
     public.dismount()
 

@@ -37,6 +37,7 @@ from pillarbox.tools.parameters import (
     size,
 )
 from pillarbox.tools.serving.performing import operation
+from pillarbox.tools.standard_input import read_message
 from pillarbox.tools.tree import Tree, find_tree
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def envelope_line(row: Row) -> str:
     flags = row["flags"]
     marks = "".join(mark for flag, mark in _MARKS if flag in flags)
     shown = ("" if SEEN in flags else "N") + marks + ("@" if row["has_attachment"] else "")
+    shown += "C" if row["is_conflict"] else ""
     when = local_time(row["received_ms"] if row["date_ms"] is None else row["date_ms"])
     sender = fitted(printable(row["from"]), 30)
     place = f"  [{row['folder']}]" if "folder" in row else ""
@@ -417,6 +419,25 @@ def _put(
             mailbox=mailbox_name, messages=list(message_ids), to=target_path, to_mailbox=target_name
         )
     show(items, [f"{counted(len(items), 'message')} {done} {target_path}."], as_json)
+
+
+@message_.command("edit")
+@SERVER
+@MAILBOX
+@click.argument("message_id", metavar="MESSAGE-ID")
+@JSON
+def edit(server: Path, mailbox_name: str, message_id: str, as_json: bool) -> None:
+    """Put the message on standard input in the place of a message of a public folder; its id and flags stay.
+
+    What is edited at two servers that have not heard of each other is a conflict: `replication conflicts`.
+
+    \b
+    pillarbox message edit /srv/mail / 1-2f < corrected.eml
+    """
+    raw = read_message()
+    with operation(server, "message.edit") as perform:
+        edited = perform(mailbox=mailbox_name, message=message_id, items=[raw])
+    show(edited, [envelope_line(edited)], as_json)
 
 
 @message_.command("delete")

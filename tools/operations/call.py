@@ -87,6 +87,7 @@ OPERATIONS: Final = {
     "folder.delete": Operation("folders:delete"),
     "message.deliver": Operation("delivery:deliver", wait_ms=_DELIVERY_WAIT_MS),
     "message.import": Operation("messages:import_items"),
+    "message.edit": Operation("messages:edit"),
     "message.flag": Operation("messages:flag"),
     "message.move": Operation("messages:move"),
     "message.copy": Operation("messages:copy"),

@@ -1,4 +1,4 @@
-"""Operations on messages: import, flag, move, copy, delete. A mailbox may be `/` or `/DATABASE`."""
+"""Operations on messages: import, edit, flag, move, copy, delete. A mailbox may be `/` or `/DATABASE`."""
 
 from __future__ import annotations
 
@@ -26,6 +26,16 @@ def flag(call: Call, *, mailbox: str, messages: list[str], add: list[str], remov
         messages,
         lambda txn, item: pillarbox.messages.set_flags(txn, item.message_id, add=add, remove=remove),
     )
+
+
+def edit(call: Call, *, mailbox: str, message: str) -> Row:
+    """Put the one message that the caller gives in the place of a message of a public folder."""
+    tree = find_tree(call.server, mailbox)
+    (raw,) = call.items()
+    prepared = pillarbox.messages.prepare(tree.database.files, raw)
+    with tree.database.transaction(call.actor) as txn:
+        item = tree.message(txn, message)
+        return envelope(pillarbox.messages.replace_content(txn, item.message_id, prepared))
 
 
 def delete(call: Call, *, mailbox: str, messages: list[str]) -> list[str]:

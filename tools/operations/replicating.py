@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import pillarbox
@@ -11,6 +11,8 @@ from pillarbox.store.errors import Dismounted, NotFound, Refused
 if TYPE_CHECKING:
     from pillarbox.replication.core.replica import Replica
     from pillarbox.replication.ground.records import ObjectId
+    from pillarbox.store.disk.tables import FolderRecord
+    from pillarbox.store.engine.transaction import Reader
     from pillarbox.store.mail.messages import PreparedMessage
 
 R = TypeVar("R")
@@ -110,6 +112,17 @@ def folder_id(server: pillarbox.Server, path: str) -> ObjectId:
         raise Refused("the top of the tree is in no replica list", hint="name a folder")
     with joined_store(server).read(ACTOR) as read:
         return numbering.as_change_number(read, public_folders.find(read, names).folder_id)
+
+
+def walk_everywhere(reader: Reader) -> Iterator[tuple[str, FolderRecord]]:
+    """(path, folder) of all public folders that users see, and of those in Lost and Found, named so."""
+    from pillarbox.store.mail import public_folders
+
+    for path, record in public_folders.walk(reader, ""):
+        yield "/".join(path), record
+    lost = public_folders.LOST_AND_FOUND
+    for path, record in public_folders.walk(reader, "", subtree=lost):
+        yield "/".join((lost, *path)), record
 
 
 def folder_paths(server: pillarbox.Server) -> dict[ObjectId, str]:

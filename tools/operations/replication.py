@@ -16,6 +16,7 @@ from pillarbox.tools.operations.replicating import (
     name_of,
     server_named,
     servers_named,
+    walk_everywhere,
 )
 
 if TYPE_CHECKING:
@@ -210,33 +211,38 @@ def resolve(call: Call, *, message: str, keep: str) -> list[Row]:
 
     with joined_store(call.server).transaction(call.actor) as txn:
         item = messages.get(txn, parse_id(message) or 0)
-        siblings = [item, *versions.others(txn, item)] if item.versions else [item]
-        if len(siblings) < 2:
+        if not versions.is_in_conflict(txn, item):
             raise Refused(f"message {message} is in no conflict", hint=_SEE_CONFLICTS)
-        chosen = parse_id(message if keep == KEEP_ALL else keep)
-        by_id = {each.message_id: each for each in siblings}
-        if chosen not in by_id:
-            raise NotFound(f"message {message} has no version {keep}", hint=_SEE_CONFLICTS)
-        copies = [
-            messages.copy(txn, each.message_id, each.folder_id)
-            for each in siblings
-            if keep == KEEP_ALL and each.message_id != chosen
-        ]
-        return [envelope(each) for each in (messages.keep_version(txn, chosen), *copies)]
+        if keep == KEEP_ALL:
+            left = messages.keep_all_versions(txn, item.conflict_of or item.message_id)
+            return [envelope(each) for each in left]
+        chosen = parse_id(keep)
+        for version in versions.live_versions(txn, item):
+            if version.message_id == chosen:
+                return [envelope(messages.keep_version(txn, version.message_id))]
+        raise NotFound(f"message {message} has no version {keep}", hint=_SEE_CONFLICTS)
 
 
 def conflicts(server: pillarbox.Server) -> list[Row]:
     """The messages that were changed in two places at once, each with its versions."""
-    from pillarbox.store.mail import public_folders, versions
+    from pillarbox.store.ids import id_text
+    from pillarbox.store.mail import versions
     from pillarbox.tools.options import ACTOR
 
     with joined_store(server).read(ACTOR) as read:
         found = [
-            [_version(item, "/".join(path)) for item in items]
-            for path, record in public_folders.walk(read, "")
-            for items in versions.conflicts(read, record.folder_id)
+            (path, conflict)
+            for path, record in walk_everywhere(read)
+            for conflict in versions.conflicts(read, record.folder_id)
         ]
-    return [{"message": rows[0]["id"], "folder": rows[0]["folder"], "versions": rows} for rows in found]
+    return [
+        {
+            "message": id_text(conflict.message.message_id),
+            "folder": folder,
+            "versions": [_version(version, folder) for version in conflict.versions],
+        }
+        for folder, conflict in found
+    ]
 
 
 def _version(item: Any, folder: str) -> Row:

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pillarbox
 from pillarbox.store.errors import PillarboxError
-from pillarbox.tools.operations.replicating import folder_paths, joined_store, name_of
+from pillarbox.tools.operations.replicating import (
+    folder_paths,
+    joined_store,
+    name_of,
+    walk_everywhere,
+)
 from pillarbox.tools.options import ACTOR
 
 if TYPE_CHECKING:
@@ -154,21 +159,21 @@ class Conflicts:
         """A row for each: its folder, message, subject and the versions that there are. Raises as
         `joined_store`."""
         from pillarbox.store.ids import id_text
-        from pillarbox.store.mail import public_folders, versions
+        from pillarbox.store.mail import versions
 
         found: dict[int, tuple[int, list[dict[str, Any]]]] = {}
         with joined_store(self._server).read(ACTOR) as read:
-            for path, record in public_folders.walk(read, ""):
+            for path, record in walk_everywhere(read):
                 before = self._of.get(record.folder_id)
                 if before is None or before[0] != record.highest_cn:
                     rows = [
                         {
-                            "folder": "/".join(path),
-                            "message": id_text(items[0].message_id),
-                            "subject": items[0].subject,
-                            "versions": len(items),
+                            "folder": path,
+                            "message": id_text(conflict.message.message_id),
+                            "subject": conflict.message.subject,
+                            "versions": len(conflict.versions),
                         }
-                        for items in versions.conflicts(read, record.folder_id)
+                        for conflict in versions.conflicts(read, record.folder_id)
                     ]
                     before = record.highest_cn, rows
                 found[record.folder_id] = before

@@ -25,6 +25,7 @@ from pillarbox.store.disk.tables import (
     Hidden,
     IdentityRecord,
     ItemRecord,
+    ItemRole,
     MailboxRecord,
     ObjectKind,
     Record,
@@ -93,6 +94,7 @@ items = st.builds(
     size_crlf=st.none() | ids,
     conflict_of=st.just(0),
     stamps=st.just(()),
+    role=st.just(0),
     **unversioned,
 )
 folders = st.builds(
@@ -463,6 +465,20 @@ def test_another_version_of_a_folder_has_no_name_and_is_not_in_the_feed(
 ) -> None:
     sibling = record._replace(hidden=int(Hidden.SIBLING), versions=versions)
     assert {table for table, _ in derived_entries(Table.FOLDER, b"", sibling)} == {Table.VERSION}
+
+
+@given(record=items, versions=numbers)
+@steady
+def test_a_version_of_a_message_is_found_by_its_id_and_is_in_no_listing_and_not_in_the_feed(
+    record: ItemRecord, versions: tuple[int, ...]
+) -> None:
+    version = record._replace(role=int(ItemRole.VERSION), versions=versions)
+    rows = derived_entries(Table.ITEM, b"", version)
+    assert {table for table, _ in rows} == {Table.LOCATION, Table.VERSION}
+    for old, new in ((record, version), (version, record)):
+        left, came = changed_rows(Table.ITEM, b"", old, new)
+        assert set(left) == {*derived_entries(Table.ITEM, b"", old)}
+        assert {(row[0], row[1]): row[2] for row in came} == derived_entries(Table.ITEM, b"", new)
 
 
 def key_of(record: Record) -> tuple[Table, bytes]:

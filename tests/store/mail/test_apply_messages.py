@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import email
+import email.policy
 import random
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,7 @@ import pytest
 from pillarbox.store.access import Actor
 from pillarbox.store.change_number import CNSet
 from pillarbox.store.content.blocks import digest_of
-from pillarbox.store.disk.tables import DatabaseKind, ItemRecord, ObjectKind, Table
+from pillarbox.store.disk.tables import DatabaseKind, ItemRecord, ItemRole, ObjectKind, Table
 from pillarbox.store.engine import change_feed, numbering
 from pillarbox.store.engine.database import Database
 from pillarbox.store.errors import NotFound, Refused
@@ -48,7 +50,7 @@ class Folder:
 
     def apply(self, state: MessageState, message_id: int = MESSAGE) -> bool:
         with self.database.transaction(ACTOR) as txn:
-            return apply_messages.apply(txn, self.folder_id, message_id, state, self.contents)
+            return apply_messages.apply(txn, self.folder_id, message_id, as_one(state), self.contents)
 
     def state(self, message_id: int = MESSAGE) -> MessageState | None:
         with self.database.read(ACTOR) as read:
@@ -80,6 +82,16 @@ def version(number: int, content: int | None = 0, **fields: object) -> MessageVe
 def state(*held: MessageVersion, context: dict[int, int] | None = None) -> MessageState:
     found = context or numbering.context_of(tuple(each.number for each in held))
     return MessageState(found, tuple(sorted(held)))
+
+
+def as_one(wanted: MessageState) -> MessageState:
+    """A state with what its live versions are read as, if there are several."""
+    live = [each for each in wanted.versions if each.digest]
+    return (
+        wanted._replace(shown=live[-1]._replace(number=0))
+        if len(live) > 1 and wanted.shown is None
+        else wanted
+    )
 
 
 def test_a_message_comes_under_its_own_id_and_numbers_as_a_change_of_this_database(folder: Folder) -> None:
@@ -132,17 +144,27 @@ def test_a_change_of_properties_keeps_the_uid_and_other_content_is_another_messa
     assert check_database(folder.database, ACTOR).clean
 
 
-def test_versions_that_knew_nothing_of_each_other_are_both_shown_and_one_is_kept(folder: Folder) -> None:
+def test_a_conflict_is_one_message_that_holds_the_versions_until_one_is_kept(folder: Folder) -> None:
     conflict = state(version(B | 1), version(C | 1, 1))
     folder.apply(conflict)
     assert folder.state() == conflict
-    one, other = folder.items()
-    assert (one.message_id, one.conflict_of, other.conflict_of) == (MESSAGE, 0, MESSAGE)
-    assert sorted(folder.raws()) == RAWS[:2]
+    (shown,) = folder.items()
+    assert (shown.message_id, shown.role, shown.subject) == (MESSAGE, ItemRole.CONFLICT, "Conflict: 1")
+    assert attached(folder.raws()[0]) == RAWS[:2]
+    with folder.database.read(ACTOR) as read:
+        (found,) = versions.conflicts(read, folder.folder_id)
+        assert found.message == shown
+        assert [messages.content(read, each) for each in found.versions] == RAWS[:2]
+        assert folders.get(read, folder.folder_id).messages_count == 1
+        with pytest.raises(NotFound):
+            messages.get_by_uid(read, folder.folder_id, found.versions[0].uid)
+    _, other = found.versions
     for change in (
-        lambda txn: messages.set_flags(txn, other.message_id, add=["\\Flagged"]),
-        lambda txn: messages.delete(txn, one.message_id),
-        lambda txn: messages.move(txn, one.message_id, public_folders.root_id(txn)),
+        lambda txn: messages.set_flags(txn, MESSAGE, add=["\\Flagged"]),
+        lambda txn: messages.set_flags(txn, other.message_id, add=["\\Seen"]),
+        lambda txn: messages.delete(txn, MESSAGE),
+        lambda txn: messages.delete(txn, other.message_id),
+        lambda txn: messages.move(txn, MESSAGE, public_folders.root_id(txn)),
     ):
         with (
             folder.database.transaction(ACTOR) as txn,
@@ -150,14 +172,83 @@ def test_versions_that_knew_nothing_of_each_other_are_both_shown_and_one_is_kept
         ):
             change(txn)
         assert "keep_version" in refused.value.hint
+    with folder.database.transaction(ACTOR) as txn, pytest.raises(Refused, match="none of them"):
+        messages.keep_version(txn, MESSAGE)
     with folder.database.transaction(ACTOR) as txn:
-        assert messages.set_flags(txn, one.message_id, add=["\\Seen"]).versions == one.versions
+        assert messages.set_flags(txn, MESSAGE, add=["\\Seen"]).versions == shown.versions
         kept = messages.keep_version(txn, other.message_id)
-    assert folder.raws() == [RAWS[1]]
-    assert (kept.message_id, kept.conflict_of) == (MESSAGE, 0)
-    assert kept.versions == (kept.change_cn, B | 1, C | 1)
-    found = folder.state()
-    assert found is not None and [each.number for each in found.versions] == [kept.change_cn]
+    assert folder.raws() == [RAWS[1]] and folder.items() == [kept]
+    assert (kept.message_id, kept.conflict_of, kept.role) == (MESSAGE, 0, ItemRole.MESSAGE)
+    assert messages.has_flag(kept, "\\Seen")
+    assert kept.versions == (numbering_of(kept.change_cn), B | 1, C | 1)
+    state_now = folder.state()
+    assert state_now is not None and [each.number for each in state_now.versions] == [kept.versions[0]]
+    assert check_database(folder.database, ACTOR).clean
+
+
+def numbering_of(cn: int) -> int:
+    """The replicated number of a change made here."""
+    return 1 << COUNTER_BITS | cn & ((1 << COUNTER_BITS) - 1)
+
+
+def attached(raw: bytes) -> list[bytes]:
+    """The messages in a conflict message, those of its digest too, byte for byte."""
+    found: list[bytes] = []
+    for held in RAWS:
+        found += [held] * raw.count(held)
+    parsed = email.message_from_bytes(raw, policy=email.policy.default)
+    assert sum(part.get_content_type() == "message/rfc822" for part in parsed.walk()) == len(found)
+    return found
+
+
+def test_all_versions_become_messages_of_their_own(folder: Folder) -> None:
+    folder.apply(state(version(B | 1), version(C | 1, 1, flags=4), version(C | 7, None)))
+    with folder.database.transaction(ACTOR) as txn:
+        kept, copied = messages.keep_all_versions(txn, MESSAGE)
+    assert (kept.message_id, messages.flag_names(kept)) == (MESSAGE, ())
+    assert copied.message_id != MESSAGE and messages.flag_names(copied) == ("\\Flagged",)
+    assert sorted(folder.raws()) == RAWS[:2]
+    state_now = folder.state()
+    assert state_now is not None and [each.number for each in state_now.versions] == [kept.versions[0]]
+    assert check_database(folder.database, ACTOR).clean
+    with folder.database.transaction(ACTOR) as txn:
+        assert messages.keep_all_versions(txn, MESSAGE) == [kept]
+        assert messages.keep_version(txn, MESSAGE) == kept
+
+
+def test_versions_of_one_content_are_one_message_with_the_properties_of_all(folder: Folder) -> None:
+    """K6: flags and keywords that were set in two places are no conflict; a change takes the place of all."""
+    mine, theirs = version(B | 2, flags=4), version(C | 1, keywords=("work",))
+    wanted = state(mine, theirs, context={2: 2, 3: 1})
+    shown = theirs._replace(
+        number=0, flags=4, stamps=(("\\Flagged", *mine.changed, 2), ("keyword work", *theirs.changed, 3))
+    )
+    folder.apply(state(version(B | 1)))
+    (first,) = folder.items()
+    folder.apply(wanted._replace(shown=shown))
+    (one,) = folder.items()
+    assert (one.uid, one.message_id, one.role) == (first.uid, MESSAGE, ItemRole.MESSAGE)
+    assert messages.flag_names(one) == ("\\Flagged", "work") and folder.state() == wanted
+    assert check_database(folder.database, ACTOR).clean
+    with folder.database.transaction(ACTOR) as txn:
+        assert versions.conflicts(txn, folder.folder_id) == []
+        changed = messages.set_flags(txn, MESSAGE, remove=["work"])
+    assert folder.items() == [changed] and changed.versions == (
+        numbering_of(changed.change_cn),
+        B | 2,
+        C | 1,
+    )
+    assert changed.stamps == (
+        ("\\Flagged", *mine.changed, 2),
+        ("keyword work", *changed.changed, 1),
+    )
+    state_now = folder.state()
+    assert state_now is not None and [each.number for each in state_now.versions] == [changed.versions[0]]
+    assert check_database(folder.database, ACTOR).clean
+    with folder.database.transaction(ACTOR) as txn:
+        messages.delete(txn, MESSAGE)
+    state_now = folder.state()
+    assert state_now is not None and [each.digest for each in state_now.versions] == [b""]
     assert check_database(folder.database, ACTOR).clean
 
 
@@ -243,19 +334,21 @@ def test_whatever_states_follow_each_other_the_last_one_is_there(folder: Folder,
         if rng.random() < 0.3:
             known = follow(folder, known, copy)
     follow(folder, known, copy)
-    expected = [each.digest for held in states.values() for each in held.versions if each.digest]
-    assert sorted(digest_of(raw) for raw in folder.raws()) == sorted(expected)
+    contents = {message_id: contents_of(held) for message_id, held in states.items()}
+    assert {item.message_id for item in folder.items()} == {each for each in contents if contents[each]}
+    for item, raw in zip(folder.items(), folder.raws(), strict=True):
+        held = sorted(contents[item.message_id])
+        assert held == ([digest_of(raw)] if len(held) == 1 else sorted(map(digest_of, attached(raw))))
     assert copy == {item.message_id: item.digest for item in folder.items()}
     with folder.database.read(ACTOR) as read:
         assert apply_messages.ids_in(read, folder.folder_id) == set(states)
-        for item in folder.items():
-            assert bool(versions.others(read, item)) == (len(states_of(states, item)) > 1)
+        in_conflict = {found.message.message_id for found in versions.conflicts(read, folder.folder_id)}
+        assert in_conflict == {each for each in contents if len(contents[each]) > 1}
     assert check_database(folder.database, ACTOR).clean
 
 
-def states_of(states: dict[int, MessageState], item: ItemRecord) -> list[MessageVersion]:
-    held = states[item.conflict_of or item.message_id]
-    return [each for each in held.versions if each.digest]
+def contents_of(held: MessageState) -> set[bytes]:
+    return {each.digest for each in held.versions if each.digest}
 
 
 def some_state(rng: random.Random, message_id: int) -> MessageState:

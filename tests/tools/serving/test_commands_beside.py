@@ -146,6 +146,7 @@ REPLICATION_CALLS = (
     call("folder create", "/", "Forum/2002", "--parents"),
     call("folder create", "/", "Lists"),
     call("import", "/", str(LETTER.parent)),
+    call("message edit", "/", "1-1", stdin="Subject: nowhere\n\n"),
     call("replica list", "Forum"),
     call("replica list", "Nowhere"),
     call("replica add", "Forum", "paris"),

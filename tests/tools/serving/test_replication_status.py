@@ -141,14 +141,15 @@ def test_conflicts_are_shown_and_looked_for_where_something_has_changed(tmp_path
         conflicts = Conflicts(server_of(nodes))
         assert conflicts.rows() == []
         nodes.cut((0, 1))
-        for store, keyword in zip(nodes.stores, ("mine", "theirs"), strict=True):
+        for store, word in zip(nodes.stores, (b"mine", b"theirs"), strict=True):
             (there,) = store.items("News")
-            store.change(lambda txn, of=there, to=keyword: messages.set_flags(txn, of.message_id, add=[to]))
+            prepared = messages.prepare(store.database.files, b"Subject: first\r\n\r\n" + word)
+            store.change(lambda txn, of=there, to=prepared: messages.replace_content(txn, of.message_id, to))
         nodes.wait(60_000)
         nodes.cut()
         nodes.wait(600_000)
         (row,) = conflicts.rows()
-        assert (row["folder"], row["subject"], row["versions"]) == ("News", "first", 2)
+        assert (row["folder"], row["subject"], row["versions"]) == ("News", "Conflict: first", 2)
         shown = replication_part({**status_of(nodes), "conflicts": [row]}, nodes.clock.now_ms())
         assert "Conflicts" in shown and row["message"] in shown
     finally:
