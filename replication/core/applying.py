@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pillarbox.replication.core import identity, setting_aside
+from pillarbox.replication.core import conflicts, identity, setting_aside
 from pillarbox.replication.core.objects import NotApplied
 from pillarbox.replication.core.replica import Replica
-from pillarbox.replication.core.state import NEVER_MS, FolderState
+from pillarbox.replication.core.state import FolderState
 from pillarbox.replication.ground.knowledge import Pair
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.ground.versions import Versions
@@ -50,9 +50,10 @@ def take(replica: Replica, folder: ObjectId, object_id: ObjectId, arrived: Versi
         return
     setting_aside.look(state, object_id)
     ask_for_the_rest(replica, state, object_id, result)
+    conflicts.notice(replica, folder, object_id, mine, result)
     replica.fired["sibling"] += len(result.siblings) > 1 and len(result.live()) > 1
     state.applied += 1
-    note_news(replica, state)
+    replica.note_news(state)
     for version in arrived.siblings.values():
         replica.witness(folder, version.stamps())
 
@@ -168,14 +169,6 @@ def store_or_bury(replica: Replica, folder: ObjectId, object_id: ObjectId, versi
 def is_bare_kept(replica: Replica, folder: ObjectId, versions: Versions[Any]) -> bool:
     """True when an object without versions is kept for its context."""
     return bool(versions.holes(replica.state(folder).knowledge.had))
-
-
-def note_news(replica: Replica, state: FolderState) -> None:
-    """Something was applied or made: a status is due some time after the last of it."""
-    state.news_ms = replica.now_ms
-    state.look_for_tombstones(replica.now_ms, replica.preset.purge_interval_ms)
-    if state.unstated_since_ms == NEVER_MS:
-        state.unstated_since_ms = replica.now_ms
 
 
 def tell_gaps(replica: Replica, folder: ObjectId, source: bytes, pair: Pair) -> None:

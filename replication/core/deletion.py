@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pillarbox.replication.core import hierarchy, mates, too_large, writing
-from pillarbox.replication.core.applying import note_news, store_or_bury, take_all
+from pillarbox.replication.core.applying import store_or_bury, take_all
 from pillarbox.replication.core.effects import Notice
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import NEVER_MS, FolderState, Row
@@ -217,7 +217,7 @@ def apply_reconcile(
     take_over_purged(state, answer.purged)
     state.knowledge.claim(gaps_of(state, statement) | answer.purged)
     state.knowledge.settle(replica.assumed(folder))
-    note_news(replica, state)
+    replica.note_news(state)
 
 
 def without_gone(

@@ -72,19 +72,24 @@ class Notice(StrEnum):
     QUARANTINED = "others refuse what this store says: a copy of it is at work; an operator decides"
     SET_ASIDE = "a change cannot be applied here: it is set aside and tried again"
     TOO_LARGE = "a message is too large to be replicated: it stays here until it is changed or deleted"
+    CONFLICT = "a message was changed in two places at once, and all versions are kept"
+    VERSIONS_JOINED = "a message in conflict has more than 16 versions, of which the oldest are shown as one"
+    DESIGN_CONFLICT = "a folder's setting was changed in two places at once, and the last one counts"
+    FOLDERS_IN_CIRCLE = "folders were moved into each other, and the last one stands in Lost and Found"
     EXPIRED_LOST = "content goes that every other replica has expired"
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
     """Tell the administrator; `numbers` are those that the notice is about, where it is about numbers, and
-    `object_id` is the object where it is about one.
+    `object_id` is the object where it is about one. `accounts` are the people who are to be told as well.
     """
 
     notice: Notice
     folder: ObjectId
     numbers: CNSet = NOTHING
     object_id: ObjectId | None = None
+    accounts: tuple[str, ...] = ()
 
 
 Effect: TypeAlias = Send | Pass | GiveReceipt | Answer | Report

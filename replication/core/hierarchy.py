@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pillarbox.replication.core import organisation_folder, writing
-from pillarbox.replication.core.applying import note_news, store_or_bury
+from pillarbox.replication.core.applying import store_or_bury
 from pillarbox.replication.core.effects import Notice
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import FolderState, Row
@@ -94,7 +94,7 @@ def _tell_doubts(replica: Replica, folder: ObjectId) -> None:
     """While a folder was deleted nobody was told what is doubted in it; when it is back they are."""
     state = replica.record.folders.get(folder) if replica.is_live(folder) else None
     if state is not None and state.is_held and any(row.is_doubted for row in state.rows.values()):
-        note_news(replica, state)
+        replica.note_news(state)
 
 
 def begin(replica: Replica, folder: ObjectId) -> None:

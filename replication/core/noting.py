@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pillarbox.replication.core import hierarchy
-from pillarbox.replication.core.applying import note_news
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.store.change_number import CNSet
@@ -55,4 +54,4 @@ def _note(replica: Replica, folder: ObjectId, numbers: CNSet) -> None:
         state.broadcast_to = next(iter(late.ranges(origin)))[0] - 1
     state.knowledge.claim(numbers)
     replica.note_given(folder, max(numbers.highest(origin), state.own_last))
-    note_news(replica, state)
+    replica.note_news(state)

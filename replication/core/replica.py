@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -288,6 +288,13 @@ class Replica:
         if any(stamp.is_ahead(self.wall_ms) for stamp in stamps):
             self.report(Notice.STAMP_AHEAD, folder)
 
+    def note_news(self, state: FolderState) -> None:
+        """Something was applied or made in a folder: a status is due some time after the last of it."""
+        state.news_ms = self.now_ms
+        state.look_for_tombstones(self.now_ms, self.preset.purge_interval_ms)
+        if state.unstated_since_ms == NEVER_MS:
+            state.unstated_since_ms = self.now_ms
+
     def folder(self, folder: ObjectId) -> Folder | None:
         """The folder as it is read from the hierarchy; None when it is unknown or no version of it is
         left."""
@@ -432,10 +439,11 @@ class Replica:
         folder: ObjectId,
         numbers: CNSet = NOTHING,
         object_id: ObjectId | None = None,
+        accounts: Iterable[str] = (),
     ) -> None:
-        """Tell the administrator."""
+        """Tell the administrator, and people who have an account."""
         self.fired[notice.name.lower()] += 1
-        self.effects.append(Report(notice, folder, numbers, object_id))
+        self.effects.append(Report(notice, folder, numbers, object_id, tuple(accounts)))
 
     def numberings(self) -> Numberings:
         """All stores' numberings, as far as this store knows them."""

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from pillarbox.replication.core.applying import note_news
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.ground.records import (
     Entry,
@@ -27,10 +26,12 @@ def write(replica: Replica, folder: ObjectId, object_id: ObjectId | None, versio
     object_id = object_id or number
     before = replica.objects.get(folder, object_id)
     after = before.written(number, version) if before else Versions.first(number, version)
+    if before and folder != replica.tree.hierarchy and len(before.siblings) > 1:
+        replica.fired["conflict_resolved"] += MessageView.read(before, replica.wall_ms).is_conflict
     replica.objects.put(folder, object_id, after)
     if folder == replica.tree.hierarchy:
         replica.written.add(object_id)
-    note_news(replica, replica.state(folder))
+    replica.note_news(replica.state(folder))
     return object_id
 
 

@@ -24,6 +24,7 @@ from pillarbox.replication.core.effects import GiveReceipt, Pass, Send
 from pillarbox.replication.core.preset import Preset
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.ground.records import Tree
+from pillarbox.replication.node.conflict_notice import Tell, tell_nobody
 from pillarbox.replication.node.fence import FenceFile
 from pillarbox.replication.node.gate import Frame, Gate
 from pillarbox.replication.node.inbox import Inbox
@@ -141,8 +142,9 @@ class Node:
     """Keeps one store in line with the others of its tree. Made, started and stopped once.
 
     `make_transport` gives a transport that was not started. `tell_fault` is given the traceback of a fault of
-    the program. `links` are the stores that can be reached; `came_bytes` and `went_bytes` count the bytes of
-    frames that came from a store, and that were given to its link.
+    the program; `tell` the notices of conflicts to people, and delivers those whose mailboxes are here.
+    `links` are the stores that can be reached; `came_bytes` and `went_bytes` count the bytes of frames that
+    came from a store, and that were given to its link.
     """
 
     def __init__(
@@ -151,11 +153,13 @@ class Node:
         belonging: Belonging,
         make_transport: Callable[[], Transport],
         tell_fault: Callable[[str], None],
+        tell: Tell = tell_nobody,
     ) -> None:
         self._database = database
         self._belonging = belonging
         self._make_transport = make_transport
         self._tell_fault = tell_fault
+        self._tell = tell
         self._clock = database.clock
         self._organisation = belonging.organisation
         self._inbox: Inbox[_Item] = Inbox()
@@ -357,6 +361,7 @@ class Node:
             belonging.fence,
             self._give,
             belonging.reads,
+            self._tell,
         )
         replicator.may_send_page = self._may_send_page
         replicator.start()

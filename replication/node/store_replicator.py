@@ -21,6 +21,7 @@ from pillarbox.replication.core.replica import Moment, Replica, ReplicaRecord
 from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.ground.records import Folder, ObjectId, Tree
 from pillarbox.replication.node.bound_objects import BoundObjects
+from pillarbox.replication.node.conflict_notice import ConflictNotice, Tell, notices_of, tell_nobody
 from pillarbox.replication.node.contents import contents_of
 from pillarbox.replication.node.fence import FenceFile
 from pillarbox.replication.node.held_copies import HeldCopies
@@ -92,6 +93,7 @@ class _Done(NamedTuple):
     incarnation: int
     effects: list[Effect]
     outgoing: list[Outgoing]
+    notices: list[ConflictNotice]
 
 
 Transport = Callable[[Outgoing], None]
@@ -100,11 +102,11 @@ Transport = Callable[[Outgoing], None]
 class StoreReplicator:
     """A store's replicator. One thread at a time calls it; other threads use the store meanwhile.
 
-    `transport` takes what is to be sent, after the transaction that it follows from; it may lose it. `fence`
-    lies outside of the database. `may_send_page` says whether the store that asked for something may be sent
-    the next page of its answer; it waits while not. `reads` are the versions of the wire that the program
-    reads. Every call raises Dismounted, ReadOnly or DiskFull as a
-    transaction does: it may be made again when there is room.
+    `transport` takes what is to be sent, after the transaction that it follows from; it may lose it. `tell`
+    takes notices of conflicts in the same way. `fence` lies outside of the database. `reads` are the versions
+    of the wire that the program reads. `may_send_page` says whether the store that asked for something may be
+    sent the next page of its answer; it waits while not. Every call raises Dismounted, ReadOnly or DiskFull
+    as a transaction does: it may be made again when there is room.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class StoreReplicator:
         fence: FenceFile,
         transport: Transport,
         reads: Collection[int] = VERSIONS_READ,
+        tell: Tell = tell_nobody,
     ) -> None:
         self._database = database
         self._tree = tree
@@ -125,6 +128,7 @@ class StoreReplicator:
         self._transport = transport
         self._reads = frozenset(reads)
         self._stated_in: Folder | None = None  # the entries that were looked at for what this program is
+        self._tell = tell
         self._objects = BoundObjects()
         self._replicator: Replicator | None = None
         self._fence: Fence | None = None
@@ -330,7 +334,7 @@ class StoreReplicator:
                 if is_start:
                     effects += self._note_local(txn, replicator)
                 outgoing = self._outgoing(txn, effects)
-                self._report(txn, effects)
+                notices = self._report(txn, effects)
                 self._keep(txn, replicator)
         except CannotApply as error:
             self._replicator = None
@@ -341,7 +345,7 @@ class StoreReplicator:
         except BaseException:
             self._replicator = None  # it is ahead of what the store has
             raise
-        return _Done(replicator.replica.me.incarnation, effects, outgoing)
+        return _Done(replicator.replica.me.incarnation, effects, outgoing, notices)
 
     def _follow(self, done: _Done) -> None:
         """Do what follows from a call, now that it is durable."""
@@ -351,6 +355,8 @@ class StoreReplicator:
                 self._answers[effect.asker, effect.folder] = effect
         for each in done.outgoing:
             self._transport(each)
+        for notice in done.notices:
+            self._tell(notice)
 
     def _bound(
         self,
@@ -491,9 +497,12 @@ class StoreReplicator:
         else:
             self._answers[key] = rest
 
-    def _report(self, txn: WriteTransaction, effects: Iterable[Effect]) -> None:
+    def _report(self, txn: WriteTransaction, effects: Iterable[Effect]) -> list[ConflictNotice]:
+        """Report events; what people are to be told of them once all is durable."""
+        notices: list[ConflictNotice] = []
         for effect in effects:
             if isinstance(effect, Report):
+                notices += notices_of(txn, self._objects.bound.identifiers, effect)
                 needs_attention = effect.notice in _WARNINGS
                 about = f" (message {_name(effect.object_id)})" if effect.object_id else ""
                 txn.report(
@@ -501,6 +510,7 @@ class StoreReplicator:
                     notice=f"{effect.notice}{about}",
                     folder=_name(effect.folder),
                 )
+        return notices
 
 
 def _name(object_id: ObjectId) -> str:

@@ -17,6 +17,7 @@ from pillarbox.replication.core.preset import PROMPT
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.subtree import Action
 from pillarbox.replication.ground.records import ObjectId, Tree
+from pillarbox.replication.node.conflict_notice import ConflictNotice
 from pillarbox.replication.node.fence import FenceFile
 from pillarbox.replication.node.node import Belonging, Node
 from pillarbox.replication.organisation.topology import Connector, Organisation, Server
@@ -150,6 +151,7 @@ class StoreNode:
         self.place, self.guid, self.nodes = place, guid, nodes
         self.events: list[Any] = []
         self.faults: list[str] = []
+        self.told: list[ConflictNotice] = []
         self.seed = 0
         self.reads = VERSIONS_READ
         self.mount()
@@ -186,7 +188,7 @@ class StoreNode:
             self.reads,
         )
         make = make_transport or (lambda: Wire(self.nodes.wires, self.guid))
-        return Node(self.database, belonging, make, self.faults.append)
+        return Node(self.database, belonging, make, self.faults.append, self.told.append)
 
     def begin(self) -> None:
         """Start again, as after a mount."""

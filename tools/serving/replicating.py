@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import pillarbox
 from pillarbox.store.clock import Clock
-from pillarbox.store.errors import PillarboxError
+from pillarbox.store.errors import InvalidName, NotFound, PillarboxError
 from pillarbox.tools.operations.replicating import (
     Performs,
     fence_of,
@@ -26,6 +26,7 @@ from pillarbox.tools.serving.refusals import Refusals
 
 if TYPE_CHECKING:
     from pillarbox.replication.ground.records import Tree
+    from pillarbox.replication.node.conflict_notice import ConflictNotice
     from pillarbox.replication.node.member_files import NodeSettings
     from pillarbox.replication.node.node import Node
     from pillarbox.replication.transports.nats_settings import NatsSettings
@@ -229,7 +230,13 @@ def make_node(server: pillarbox.Server, database: pillarbox.Database, log: Log) 
         return JoinedTransports(transports, refused)
 
     belonging = Belonging(tree, organisation, PRESETS[organisation.preset], fence_of(server), membership)
-    node = Node(database, belonging, make_transport, lambda text: log.say(ERROR, text))
+    node = Node(
+        database,
+        belonging,
+        make_transport,
+        lambda text: log.say(ERROR, text),
+        lambda notice: deliver_notice(server, notice, log),
+    )
     return node
 
 
@@ -247,3 +254,15 @@ def _nats_maker(
         directory=server.path,
         refused=Refusals(log, database.clock, "replication").say,
     )
+
+
+def deliver_notice(server: pillarbox.Server, notice: ConflictNotice, log: Log) -> None:
+    """Put the notice of a conflict into the mailbox of its account, if that is here; another server may have
+    it, and none where the account is no user's."""
+    try:
+        database, mailbox = server.mailboxes.find(notice.account)
+        pillarbox.deliver(database, pillarbox.Actor.transport(), [mailbox.guid], notice.render())
+    except (NotFound, InvalidName):
+        return
+    except PillarboxError as error:
+        log.say(WARNING, f"{notice.account} was not told of a conflict in folder {notice.folder}: {error}")
