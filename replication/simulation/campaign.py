@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
+from pillarbox.replication.simulation.kinds import CONFLICTS, LIST_STATES
 from pillarbox.replication.simulation.large import LargeScenario, LargeSettings
 from pillarbox.replication.simulation.scenario import Figures, Scenario, Settings
 from pillarbox.replication.simulation.world import Trace
@@ -82,6 +83,14 @@ RULES: Final = {
         "replica_dropped",
         "replica_removed",
     ),
+    "conflicts": (
+        *sorted(CONFLICTS),
+        "conflict",
+        "conflict_resolved",
+        "design_conflict",
+        "folders_in_circle",
+    ),
+    "list states": tuple(sorted(LIST_STATES)),
     "one item alone": ("set_aside", "set_aside_retried"),
     "identity": ("numbered_anew", "went_back"),
     "once over a link": ("handed_on", "receipt_asked", "receipt_overdue", "second_copy"),

@@ -77,6 +77,13 @@ def edit_message(replica: Replica, rng: random.Random, found: tuple[ObjectId, Ob
     return f"edits {found[1].counter} in {found[0].counter}"
 
 
+def flag_message(replica: Replica, rng: random.Random, found: tuple[ObjectId, ObjectId]) -> str:
+    """Set a property of this message, with the random numbers of an edit."""
+    digest, _ = content(rng)
+    writing.edit(replica, *found, ACTOR, properties={"apart": digest.hex()})
+    return f"flags {found[1].counter} in {found[0].counter}"
+
+
 def flag(replica: Replica, rng: random.Random) -> str:
     """Set a property of a message."""
     found = some_message(replica, rng)

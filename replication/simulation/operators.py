@@ -13,6 +13,7 @@ from pillarbox.replication.core.subtree import Action, Setting
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.organisation.schedules import NEVER, Interval, parse_schedule
 from pillarbox.replication.simulation import shapes
+from pillarbox.replication.simulation.kinds import BEING_REPLACED
 from pillarbox.replication.simulation.operations import Operation
 from pillarbox.replication.simulation.world import World
 from pillarbox.store.access import AUTHOR, FolderRights
@@ -39,6 +40,7 @@ COUNTED: Final = frozenset(
         "command_synchronize_hierarchy",
         "content_resumed",
         "content_stopped",
+        BEING_REPLACED,
         "replica_replaced",
         "subtree_skipped",
         *shapes.COUNTED,

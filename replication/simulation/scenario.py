@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, MINUTE_MS, PROMPT, Preset
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.ground.records import ObjectId
-from pillarbox.replication.simulation import convergence, operators
+from pillarbox.replication.simulation import convergence, kinds, operators
 from pillarbox.replication.simulation.faults import (
     DOWN_LONG_MS,
     FAULTS,
@@ -25,6 +25,7 @@ from pillarbox.replication.simulation.operations import (
     OPERATIONS,
     Weighted,
     edit_message,
+    flag_message,
     live_messages,
     make_tree,
     some_operation,
@@ -159,7 +160,8 @@ class Scenario:
             self._change(machine)
 
     def _edit_apart(self) -> bool:
-        """Edit a message at two stores that know nothing of each other's edit, if two hold one."""
+        """Edit a message at two stores that know nothing of each other's edit, if two hold one; of three
+        times once by a property."""
         world, rng = self.world, self.rng
         holders: dict[tuple[ObjectId, ObjectId], list[Machine]] = {}
         for machine in world.running():
@@ -169,8 +171,9 @@ class Scenario:
         if not shared:
             return False
         message = rng.choice(shared)
+        edit = flag_message if world.fired["edited_apart"] % 3 == 2 else edit_message
         for machine in rng.sample(holders[message], 2):
-            self._change(machine, lambda replica: edit_message(replica, rng, message))
+            self._change(machine, lambda replica: edit(replica, rng, message))
         world.fired["edited_apart"] += 1
         return True
 
@@ -183,6 +186,7 @@ class Scenario:
         )
         if said:
             self.world.say(f"{self.world.name(machine.database)} {said}")
+        self.world.fired.update(kinds.seen(machine.replicator.replica))
 
     # --- the end --------------------------------------------------------------------------------------------
 
