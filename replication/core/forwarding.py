@@ -1,6 +1,7 @@
 """Copies of other stores' bundles, handed on: in this site, and along the tree that their maker gave them.
 
-Whoever receives a site's copy acts as its bridgehead, replica or not, whatever it believes of others.
+Whoever receives a site's copy acts as its bridgehead, replica or not, whatever it believes of others. Only
+for a site of which it knows no server it keeps none: the last one may have left, and a new one asks.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def _hand_on(replica: Replica, label: Label, bundle: Bundle, tree: SiteTree) -> 
     wanted = {peer for message in bundle.messages for peer in replica.mates(message.folder)}
     for mate in sorted(wanted - {bundle.sender.database}):
         replica.effects.append(Pass(Label(mate, label.hops + 1, False, label.behind_ms), bundle))
-    for site in tree.children(replica.site):
+    for site in filter(replica.organisation.at, tree.children(replica.site)):
         copies = replica.record.passing.setdefault(site, {})
         copies[bundle.key] = Passing(bundle, label.hops, label.behind_ms)
         outbox.line_to(replica, site).turns.put(bundle.of, Item(Kind.COPY, bundle.key))

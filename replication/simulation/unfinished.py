@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pillarbox.replication.core import outbox
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import FolderState
 from pillarbox.replication.ground.records import ObjectId
+from pillarbox.replication.organisation import opening
 
 
 def unfinished(replica: Replica) -> Iterator[str]:
     """All that a store still waits for, or keeps for others.
 
-    Not so gaps, and questions which versions are deleted, that wait for numbers: they cost nothing, and who
-    had these may be gone, or back at an earlier state.
+    Not so what waits for a connector's schedule. Nor gaps, and questions which versions are deleted, that
+    wait for numbers: they cost nothing, and who had these may be gone, or back at an earlier state.
     """
     if replica.waiting is not None:
         yield "a hello is not complete"
     if replica.kept_back:
         yield "messages are kept back"
     for site, copies in replica.record.passing.items():
-        if copies:
+        if copies and not opening.is_shut(replica.organisation, replica.site, site, replica.wall_ms):
             yield f"copies are kept for {site}"
-    for site, line in replica.lines.items():
+    for line in outbox.open_lines(replica):
+        site = line.site
         if line.flights:
             yield f"bundles to {site} have no receipt"
         if len(line.turns):

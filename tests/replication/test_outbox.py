@@ -167,6 +167,20 @@ def test_a_receipt_of_one_site_ends_nothing_that_is_on_its_way_to_another(lost: 
     assert has_all(post, folder, 1, range(2, 4))
 
 
+def test_no_copy_is_kept_for_a_site_whose_last_store_has_left() -> None:
+    post = Post("abc")
+    folder = post.folder("123")
+    post.wait(MINUTE_MS)
+    servers = dict(post.organisation.servers)
+    servers[b"3" * 16] = servers[b"3" * 16]._replace(is_removed=True)
+    gone = replace(post.organisation, servers=servers)
+    post.put(post.stores[1], post.stores[1].organisation_changed(gone, post.now))
+    post.post(0, folder)
+    post.wait(2_000)
+    assert has_all(post, folder, 1, range(2))
+    assert not post.replica(1).record.passing.get("c")
+
+
 def about(folder: ObjectId, sender: bytes) -> Callable[[Message], bool]:
     return lambda message: message.folder == folder and message.sender.database == sender
 
