@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from pillarbox.replication.core import deletion, outbox, too_large
-from pillarbox.replication.core.effects import Answer
+from pillarbox.replication.core.effects import Answer, AnswerKey
 from pillarbox.replication.core.line import RECEIPT_MS, TAKEN_MS_MAX
 from pillarbox.replication.core.packing import PACK_COUNT_MAX, packs, required
 from pillarbox.replication.core.replica import Page, Replica
@@ -22,7 +22,7 @@ from pillarbox.store.change_number import CNSet
 
 
 def begin(replica: Replica, folder: ObjectId, asker: bytes, life: Life, request: BackfillRequest) -> None:
-    """Take a request on: the node asks for its pages as the link takes them."""
+    """Take a request on: its pages take their turns on the line to the asker."""
     needed = request.needed & replica.state(folder).knowledge.known
     if needed:
         coming = _on_its_way(replica, folder, asker) & needed
@@ -30,7 +30,7 @@ def begin(replica: Replica, folder: ObjectId, asker: bytes, life: Life, request:
         needed -= coming
     row = replica.state(folder).rows.get(asker)
     claimed = row.known if row else None
-    replica.effects.append(Answer(asker, folder, life, needed, request.had, needed, claimed=claimed))
+    outbox.answer(replica, Answer(asker, folder, life, needed, request.had, needed, claimed))
 
 
 def _on_its_way(replica: Replica, folder: ObjectId, asker: bytes) -> CNSet:
@@ -56,23 +56,21 @@ def _pages_to(replica: Replica, folder: ObjectId, site: str) -> Iterator[Page]:
             yield from pages
 
 
-def _note_taken(replica: Replica, answer: Answer) -> None:
-    """The link has taken the pages of an answer so far. Each may be on its way as long again as that took,
-    over other links."""
-    for count, page in enumerate(pages := replica.pages.get((answer.asker, answer.folder), [])):
+def page_taken(replica: Replica, key: AnswerKey) -> None:
+    """The link has taken the last page of an answer, and the next one takes its turn. Each page so far may be
+    on its way as long again as that took, over other links."""
+    for count, page in enumerate(pages := replica.pages.get(key, [])):
         until_ms = replica.now_ms + max(RECEIPT_MS, replica.now_ms - page.made_ms)
         pages[count] = page._replace(until_ms=min(page.until_ms, until_ms))
+    outbox.page_taken(replica, key)
 
 
-def next_page(replica: Replica, answer: Answer) -> tuple[Message | None, Answer | None]:
-    """The next message of an answer, and what is left of it; none when it is over.
+def next_page(replica: Replica, answer: Answer) -> tuple[Message, Answer | None]:
+    """The next message of an answer, and what is left of it.
 
     Each page states what is true when it is made, so changes made meanwhile do no harm. The last one gives
     the gaps, once for all pages, since what they require is read from the whole folder.
     """
-    _note_taken(replica, answer)
-    if answer.is_over:
-        return None, None
     folder, knowledge = answer.folder, replica.state(answer.folder).knowledge
     limit = PACK_COUNT_MAX + 1 + len(too_large.among(replica, folder))
     wanted = answer.left - _had_meanwhile(replica, answer)
@@ -87,8 +85,8 @@ def next_page(replica: Replica, answer: Answer) -> tuple[Message | None, Answer 
     sent = CNSet.of(number for _, versions in objects for number in versions.entries())
     if objects:
         page = Page(sent & wanted, replica.now_ms, replica.now_ms + TAKEN_MS_MAX)
-        replica.pages.setdefault((answer.asker, folder), []).append(page)
-    left = replace(answer, left=wanted - sent, is_over=is_last)
+        replica.pages.setdefault(answer.key, []).append(page)
+    left = None if is_last else replace(answer, left=wanted - sent)
     return replica.message(answer.asker, folder, changes), left
 
 

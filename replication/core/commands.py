@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from pillarbox.replication.core import hello, hierarchy, organisation_folder
+from pillarbox.replication.core import hello, hierarchy, organisation_folder, outbox
 from pillarbox.replication.core.effects import Answer
 from pillarbox.replication.core.preset import DAY_MS, SECOND_MS
 from pillarbox.replication.core.replica import Replica
@@ -171,5 +171,5 @@ def _resend(replica: Replica, folder: ObjectId, days: int, targets: Collection[b
     for target in sorted(targets):
         row = state.rows.get(target)
         life = row.life if row and row.life != UNHEARD else NO_LIFE
-        replica.effects.append(Answer(target, folder, life, chosen, NOTHING, chosen))
+        outbox.answer(replica, Answer(target, folder, life, chosen, NOTHING, chosen))
     return len(replica.objects.found(folder, chosen)) * len(targets)

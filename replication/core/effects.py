@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId
@@ -39,14 +39,21 @@ class GiveReceipt:
     receipt: Receipt
 
 
+class AnswerKey(NamedTuple):
+    """The name of an answer that is under way: a source gives one at a time to each asker of a folder."""
+
+    asker: bytes
+    folder: ObjectId
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Answer a backfill request, a page at a time: `Replicator.answer_page` makes the next one.
+    """Send the next page of the answer to a backfill request: its turn has come.
 
-    `left` are the numbers for which no page was made yet. When the last one is made it `is_over`: there is no
-    page any more, and to ask for the next one says that the link has taken the last. A newer request of the
-    same store for the same folder replaces what is left of this one. `claimed` are the numbers that the asker
-    knew by its row when it asked; None where no row follows it.
+    `Replicator.answer_page` makes the page, and `page_taken` says that the link has taken it: the next one
+    takes its turn then. `left` are the numbers for which no page was made yet. A newer request of the same
+    store for the same folder replaces what is left of this one. `claimed` are the numbers that the asker knew
+    by its row when it asked; None where no row follows it.
     """
 
     asker: bytes
@@ -55,8 +62,12 @@ class Answer:
     needed: CNSet
     had: CNSet
     left: CNSet
-    is_over: bool = False
     claimed: CNSet | None = None
+
+    @property
+    def key(self) -> AnswerKey:
+        """The name of the answer."""
+        return AnswerKey(self.asker, self.folder)
 
 
 class Notice(StrEnum):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+from pillarbox.replication.core.effects import AnswerKey
 from pillarbox.replication.core.state import NEVER_MS
 from pillarbox.replication.core.turns import Turns
 from pillarbox.replication.ground.records import ObjectId
@@ -36,13 +37,14 @@ class Kind(IntEnum):
     COPY = 2  # of somebody else's bundle
     LINK = 3  # the state of a connector, by its name
     REST = 4  # the site's sums, for all sites behind
+    PAGE = 5  # the next one of an answer
 
 
 class Item(NamedTuple):
     """One thing that waits for its turn: a mark, so that a later one for the same folder needs no place."""
 
     kind: Kind
-    key: ObjectId | BundleKey | str
+    key: ObjectId | BundleKey | AnswerKey | str
 
 
 @dataclass
@@ -91,20 +93,24 @@ class Flight:
 class Line:
     """All that waits for one neighbour site, and the servers there that were silent, each until when.
 
-    `packed_part` is the part of a bundle's content that is left of it when it is packed, of late,
-    `slowest_ms` the longest time after which a receipt came, of late.
+    Pages of answers take their turns with bundles, and wait for no receipt: `pages` are those that the link
+    has not taken yet. A store's own site has a line for these alone. `packed_part` is the part of a bundle's
+    content that is left of it when it is packed, of late, `slowest_ms` the longest time after which a receipt
+    came, of late.
     """
 
     site: str
     turns: Turns[Item] = field(default_factory=Turns)
     flights: dict[BundleKey, Flight] = field(default_factory=dict)
+    pages: set[AnswerKey] = field(default_factory=set)
     silent: dict[bytes, int] = field(default_factory=dict)
     packed_part: float = 1.0
     slowest_ms: int = 0
 
     def has_room(self) -> bool:
-        """True when another bundle may be made: two on their way keep the link busy and memory flat."""
-        return len(self.flights) < FLIGHTS_MAX
+        """True when another bundle or page may be made: two on their way keep the link busy and memory
+        flat."""
+        return len(self.flights) + len(self.pages) < FLIGHTS_MAX
 
     def stalled(self) -> list[Flight]:
         """The flights that wait since no server of the site gives receipts: seen from here it is down."""

@@ -13,7 +13,7 @@ from operator import and_
 from typing import Final
 
 from pillarbox.replication.core import folder_settings, mates, too_large
-from pillarbox.replication.core.effects import GiveReceipt, Pass
+from pillarbox.replication.core.effects import Answer, AnswerKey, GiveReceipt, Pass
 from pillarbox.replication.core.folder_settings import Priority
 from pillarbox.replication.core.line import Flight, Item, Kind, Line
 from pillarbox.replication.core.packing import OBJECT_BYTES, PACK_BYTES_MAX, bytes_of, packs, pair_of
@@ -50,11 +50,14 @@ _CLASSES: Final = {
 def restart(replica: Replica) -> None:
     """Begin with empty lines, and with all that the record says still waits."""
     replica.lines.clear()
+    replica.answers.clear()
     put_back(replica)
 
 
 def take_back_content(replica: Replica) -> None:
     """Take back what is on its way of content and has no receipt: it goes again when content flows again."""
+    for answer in [each for each in replica.answers if replica.is_held_back(each.folder)]:
+        del replica.answers[answer]
     for line in replica.lines.values():
         for key, flight in list(line.flights.items()):
             if is_held_back(replica, flight.bundle):
@@ -131,9 +134,42 @@ def mark_rest(replica: Replica) -> None:
         line_to(replica, site).turns.put(Class.URGENT, Item(Kind.REST, ""))
 
 
+def answer(replica: Replica, answer: Answer) -> None:
+    """Take an answer on: its pages take their turns on the line to the asker's site, behind all that is new.
+
+    One that is under way to the same asker is replaced. A page whose turn has come is an effect.
+    """
+    replica.answers[answer.key] = answer
+    _wait_for_page(replica, answer.key)
+
+
+def page_taken(replica: Replica, key: AnswerKey) -> None:
+    """The link has taken a page of an answer, or it goes nowhere: what is left waits for its next turn."""
+    for line in replica.lines.values():
+        line.pages.discard(key)
+    if key in replica.answers:
+        _wait_for_page(replica, key)
+
+
+def _wait_for_page(replica: Replica, key: AnswerKey) -> None:
+    line = _line_of(replica, key)
+    if key not in line.pages:
+        line.turns.put(Class.ANSWERS, Item(Kind.PAGE, key))
+
+
+def _line_of(replica: Replica, key: AnswerKey) -> Line:
+    """The line that leads to an asker; that of this site also for one to which no way leads."""
+    server = replica.organisation.servers.get(key.asker)
+    path = replica.site_tree().path(server.site) if server else ()
+    return line_to(replica, path[1] if len(path) > 1 else replica.site)
+
+
 def mark_again(replica: Replica, before: SiteTree) -> None:
     """The tree has changed: what sites behind a neighbour did not take goes by the one that leads to them
-    now as well; to no other, which would get it again for nothing."""
+    now as well; to no other, which would get it again for nothing. Answers go by the lines of now."""
+    for key in replica.answers:
+        if not any(key in line.pages for line in replica.lines.values()):
+            _wait_for_page(replica, key)
     tree = replica.site_tree()
     for folder, state in replica.record.folders.items():
         marks, wanted = dict(state.marks), sites_of(replica, folder) if state.marks else set()
@@ -186,10 +222,24 @@ def pump(replica: Replica) -> None:
     for line in open_lines(replica):
         while line.has_room() and (taken := line.turns.take()) is not None:
             of, item = taken
+            if isinstance(item.key, AnswerKey):
+                _page(replica, line, item.key)
+                continue
             flight = _flight(replica, line, of, item)
             if flight is not None:
                 line.flights[flight.bundle.key] = flight
                 _launch(replica, line, flight)
+
+
+def _page(replica: Replica, line: Line, key: AnswerKey) -> None:
+    """Let the node send the next page of an answer, unless that is over, or goes by another line now. Of
+    content none goes while that is stopped: who still lacks it asks again."""
+    if replica.is_held_back(key.folder):
+        replica.answers.pop(key, None)
+    answer = replica.answers.get(key)
+    if answer is not None and line is _line_of(replica, key):
+        line.pages.add(key)
+        replica.effects.append(answer)
 
 
 def _launch(replica: Replica, line: Line, flight: Flight) -> None:
@@ -392,6 +442,7 @@ def _flight(replica: Replica, line: Line, of: Class, item: Item) -> Flight | Non
     if isinstance(item.key, str):
         said = replica.rounds.said if item.kind is Kind.REST else replica.reports[item.key]
         return _to_all(replica, line, said) if said else None
+    assert not isinstance(item.key, AnswerKey)
     branch = _branch(replica, line.site, item.key)
     if branch is None or replica.held(item.key) is None:
         replica.state(item.key).marks.pop(line.site, None)
@@ -423,7 +474,7 @@ def _fellows(
     takers = {bucket_of(first): _taker(replica, line, first)}
     for item in line.turns.waiting(of):
         folder = item.key
-        if item.kind is not kind or isinstance(folder, BundleKey | str):
+        if item.kind is not kind or isinstance(folder, BundleKey | AnswerKey | str):
             continue
         bucket = bucket_of(folder)
         if bucket not in takers:

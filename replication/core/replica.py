@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from pillarbox.replication.core.effects import Effect, Notice, Report, Send
+from pillarbox.replication.core.effects import Answer, AnswerKey, Effect, Notice, Report, Send
 from pillarbox.replication.core.line import Line
 from pillarbox.replication.core.objects import ObjectStore
 from pillarbox.replication.core.preset import Preset
@@ -165,7 +165,8 @@ class Replica:
         self.awaited_hierarchy: dict[bytes, CNSet] = {}
         self.hierarchy_due_ms = 0
         self.lines: dict[str, Line] = {}
-        self.pages: dict[tuple[bytes, ObjectId], list[Page]] = {}  # by asker and folder
+        self.answers: dict[AnswerKey, Answer] = {}  # that are under way, with what is left of each
+        self.pages: dict[AnswerKey, list[Page]] = {}  # of answers, that may be on their way
         self.seen: dict[BundleKey, bool] = {}  # bundles, and whether one was taken for the site
         self.heard: dict[bytes, int] = {}
         self.rounds = Rounds()

@@ -33,7 +33,7 @@ from pillarbox.replication.core import (
     too_large,
     transit,
 )
-from pillarbox.replication.core.effects import Answer, Effect, Pass, Send
+from pillarbox.replication.core.effects import AnswerKey, Effect, Pass, Send
 from pillarbox.replication.core.explanation import Explanation, explain
 from pillarbox.replication.core.hello import Start
 from pillarbox.replication.core.objects import ObjectStore
@@ -329,15 +329,25 @@ class Replicator:
         """
         return self._call(now, lambda: links.peer_changed(self.replica, peer, is_up))
 
-    def answer_page(self, answer: Answer, now: Moment) -> tuple[Message | None, Answer | None]:
-        """The next page of an answer and what is left of it; to be made when the link has taken the last one.
+    def answer_page(self, key: AnswerKey, now: Moment) -> Message | None:
+        """The next page of an answer whose turn has come; `page_taken` follows, whatever comes of it.
 
-        Neither where content was stopped meanwhile: whoever still lacks it asks again after the resume.
+        None where the answer is over: content was stopped meanwhile, or the replica went. Whoever still lacks
+        something asks again.
         """
         self._set_now(now)
-        if self.replica.is_held_back(answer.folder):
-            return None, None
-        return answering.next_page(self.replica, answer)
+        answer = self.replica.answers.pop(key, None)
+        is_over = answer is None or self.replica.held(key.folder) is None
+        if answer is None or is_over or self.replica.is_held_back(key.folder):
+            return None
+        message, left = answering.next_page(self.replica, answer)
+        if left is not None:
+            self.replica.answers[key] = left
+        return message
+
+    def page_taken(self, key: AnswerKey, now: Moment) -> list[Effect]:
+        """The link has taken the page of an answer: the next one takes its turn."""
+        return self._call(now, lambda: answering.page_taken(self.replica, key))
 
     def next_due_ms(self) -> int | None:
         """The next time at which `tick` has something to do; None when never."""

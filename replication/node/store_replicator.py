@@ -12,7 +12,16 @@ from dataclasses import replace
 from typing import Final, NamedTuple, TypeVar
 
 from pillarbox.replication.core import identity, organisation_folder
-from pillarbox.replication.core.effects import Answer, Effect, GiveReceipt, Notice, Pass, Report, Send
+from pillarbox.replication.core.effects import (
+    Answer,
+    AnswerKey,
+    Effect,
+    GiveReceipt,
+    Notice,
+    Pass,
+    Report,
+    Send,
+)
 from pillarbox.replication.core.explanation import Explanation, explain
 from pillarbox.replication.core.hello import Start
 from pillarbox.replication.core.identity import Fence, Mark
@@ -138,7 +147,7 @@ class StoreReplicator:
         self._stored = StoredRecord()
         self._copies = HeldCopies()
         self._arrived: dict[BundleKey, bytes] = {}  # copies, as long as the call under way
-        self._answers: dict[tuple[bytes, ObjectId], Answer] = {}
+        self._pages: dict[AnswerKey, bool] = {}  # whose turn has come, and whether each was sent
         self.may_send_page: Callable[[bytes], bool] = lambda asker: True
 
     # -- from outside
@@ -240,8 +249,8 @@ class StoreReplicator:
     def tick(self) -> None:
         """Do all that is due, note what users changed, and send the next page of each answer."""
         self._call(lambda txn, replicator: replicator.tick(self._now()))
-        for key in list(self._answers):
-            if self.may_send_page(key[0]):
+        for key in list(self._pages):
+            if key in self._pages and self.may_send_page(key.asker):
                 self._send_page(key)
 
     def due_ms(self) -> int | None:
@@ -249,7 +258,7 @@ class StoreReplicator:
 
         What users change is not waited for here, but by `Database.wait_for_change`.
         """
-        if self._replicator is None or any(self.may_send_page(asker) for asker, _ in self._answers):
+        if self._replicator is None or any(self.may_send_page(asker) for asker, _ in self._pages):
             return self._database.clock.monotonic_ms()
         return self._replicator.next_due_ms()
 
@@ -352,7 +361,7 @@ class StoreReplicator:
         self._keep_fence(done.incarnation)
         for effect in done.effects:
             if isinstance(effect, Answer):
-                self._answers[effect.asker, effect.folder] = effect
+                self._pages[effect.key] = False
         for each in done.outgoing:
             self._transport(each)
         for notice in done.notices:
@@ -373,7 +382,7 @@ class StoreReplicator:
             self._replicator.replica.new_guid = txn.new_guid
             return self._replicator, []
         self._refuse_unjoined(txn)
-        self._answers.clear()
+        self._pages.clear()
         self._withheld = CNSet()
         record = self._stored.load(txn, objects.identifiers) or ReplicaRecord(sender=_sender_of(txn))
         record.passing = self._copies.load(txn, self._tree)
@@ -479,23 +488,20 @@ class StoreReplicator:
                     found.append(Outgoing(effect))
         return found
 
-    def _send_page(self, key: tuple[bytes, ObjectId]) -> None:
-        left: list[Answer | None] = []
+    def _send_page(self, key: AnswerKey) -> None:
+        """Send a page whose turn has come; or say that the link has taken the one that was sent, since it has
+        room again."""
 
         def page(txn: WriteTransaction, replicator: Replicator) -> list[Effect]:
-            answer = self._answers.get(key)
-            if answer is None or replicator.replica.held(answer.folder) is None:
-                return []
-            message, rest = replicator.answer_page(answer, self._now())
-            left.append(rest)
+            if was_sent:
+                return replicator.page_taken(key, self._now())
+            message = replicator.answer_page(key, self._now())
             return [] if message is None else [Send(message)]
 
+        was_sent = self._pages.pop(key)
         self._call(page)
-        rest = left[0] if left else None
-        if rest is None:
-            self._answers.pop(key, None)
-        else:
-            self._answers[key] = rest
+        if not was_sent:
+            self._pages[key] = True
 
     def _report(self, txn: WriteTransaction, effects: Iterable[Effect]) -> list[ConflictNotice]:
         """Report events; what people are to be told of them once all is durable."""

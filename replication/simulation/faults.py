@@ -53,7 +53,6 @@ def restart(faults: Faults, machine: Machine) -> None:
 def _down(faults: Faults, machine: Machine, durations_ms: tuple[int, ...] = DOWN_MS) -> None:
     world = faults.world
     world.down.add(machine.database)
-    machine.answers.clear()
     world.links_changed(world.now_ms)
 
     def start() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pillarbox.replication.core import identity, organisation_folder
-from pillarbox.replication.core.effects import Answer, Effect
+from pillarbox.replication.core.effects import AnswerKey, Effect
 from pillarbox.replication.core.hello import Start
 from pillarbox.replication.core.identity import Fence, Mark, Place
 from pillarbox.replication.core.preset import Preset
@@ -50,7 +50,6 @@ class Machine:
         self.skew_ms = 0
         self.age_limit_ms: int | None = None
         self.deaf_until_ms = 0
-        self.answers: dict[tuple[bytes, ObjectId], Answer] = {}
         self.refuses_some = False
         self.is_restored = False
         self.mark, self.fence = Mark(sender.incarnation, b"", b""), None
@@ -177,7 +176,6 @@ class Machine:
         self.place = Place(self._new_guid(), 1)
 
     def _go_back_to(self, copy: Copy) -> None:
-        self.answers.clear()
         self._uncommitted.clear()
         self._mount(copy.record.copy(), DictObjects(copy.objects))
         self.mark, self.disk = copy.mark, copy
@@ -198,13 +196,7 @@ class Machine:
         effects = self.call(make)
         return given[0], effects
 
-    def page(self, key: tuple[bytes, ObjectId], now_ms: int) -> Message | None:
-        """The next page of an answer that is under way; None when it was replaced or lost."""
-        answer = self.answers.pop(key, None)
-        if answer is None:
-            return None
+    def page(self, key: AnswerKey, now_ms: int) -> Message | None:
+        """The next page of an answer; None when that is over."""
         self.commit()
-        message, left = self.replicator.answer_page(answer, self.moment(now_ms))
-        if left is not None:
-            self.answers[key] = left
-        return message
+        return self.replicator.answer_page(key, self.moment(now_ms))

@@ -12,7 +12,16 @@ from itertools import pairwise
 from typing import Any
 
 from pillarbox.replication.core import hello
-from pillarbox.replication.core.effects import Answer, Effect, GiveReceipt, Notice, Pass, Report, Send
+from pillarbox.replication.core.effects import (
+    Answer,
+    AnswerKey,
+    Effect,
+    GiveReceipt,
+    Notice,
+    Pass,
+    Report,
+    Send,
+)
 from pillarbox.replication.core.hello import Start
 from pillarbox.replication.core.preset import PROMPT, Preset
 from pillarbox.replication.core.replica import Replica
@@ -268,11 +277,7 @@ class World:
             elif isinstance(effect, GiveReceipt):
                 self._give_receipt(machine, effect)
             elif isinstance(effect, Answer):
-                key = (effect.asker, effect.folder)
-                is_new = key not in machine.answers
-                machine.answers[key] = effect
-                if is_new:
-                    self._plan_page(machine, key, self.now_ms)
+                self._plan(machine, self.now_ms, partial(self._page, machine, effect.key))
             elif isinstance(effect, Report):
                 self._note(machine, effect)
         if machine.replicator.fired:
@@ -360,6 +365,13 @@ class World:
             self._paths[sites] = site_tree(sites[0], self.wires).path(sites[1])
         return self._paths[sites]
 
+    def _hop(self, one: bytes, other: bytes) -> tuple[str, ...]:
+        """The way of a copy that is handed on, and of its receipt: the wire that joins the sites of both, if
+        there is one, however dear it is; for that way the copy was given."""
+        sites = self.places[one], self.places[other]
+        is_joined = any({*wire.sites} == {*sites} for wire in self.wires)
+        return sites if is_joined else self._path(one, other)
+
     def _arrive(self, time_ms: int, to: bytes, call: Delivery, messages: tuple[Message, ...] = ()) -> None:
         """Let a store take something at a time, if it is there and not deaf then."""
 
@@ -379,9 +391,7 @@ class World:
         for message in bundle.messages:
             self._count(message)
         hop = machine.database
-        path = self._path(hop, label.to)
-        if label.is_for_site:  # over the connector that the giver's line is for, whatever way is cheapest
-            path = path[0], path[-1]
+        path = self._hop(hop, label.to)
         freight = self.weigh(bundle, path)
         journey = self.network.travel(freight, path, self.now_ms, self.is_had_behind)
         for time_ms in journey.arrives_ms:
@@ -404,21 +414,28 @@ class World:
 
     def _give_receipt(self, machine: Machine, effect: GiveReceipt) -> None:
         self.messages["Receipt"] += 1
-        path = self._path(machine.database, effect.to)
+        path = self._hop(machine.database, effect.to)
         for time_ms in self.network.travel(FRAME, path, self.now_ms).arrives_ms:
             self._arrive(
                 time_ms, effect.to, lambda replicator, now: replicator.receipt_came(effect.receipt, now)
             )
 
-    def _plan_page(self, machine: Machine, key: tuple[bytes, ObjectId], time_ms: int) -> None:
-        """Read the next page of an answer when the link has taken the last."""
-        self.at(time_ms + 5, lambda: self._page(machine, key))
+    def _plan(self, machine: Machine, time_ms: int, action: Callable[[], None]) -> None:
+        """Do something for an answer of a machine a little later, unless that is down or began anew then."""
+        replicator = machine.replicator
 
-    def _page(self, machine: Machine, key: tuple[bytes, ObjectId]) -> None:
-        if machine is not self.machines.get(machine.database) or machine.database in self.down:
-            return
+        def act() -> None:
+            if machine.replicator is replicator and machine in self.running():
+                action()
+
+        self.at(time_ms + 5, act)
+
+    def _page(self, machine: Machine, key: AnswerKey) -> None:
+        """Send the page of an answer; the next one takes its turn when the link has taken it."""
         message = machine.page(key, self.now_ms)
-        if message is not None:
-            sent_ms = self.send(message)
-            if key in machine.answers:
-                self._plan_page(machine, key, sent_ms)
+        sent_ms = self.now_ms if message is None else self.send(message)
+        self._plan(machine, sent_ms, partial(self._page_taken, machine, key))
+
+    def _page_taken(self, machine: Machine, key: AnswerKey) -> None:
+        now = machine.moment(self.now_ms)
+        self.do(machine, machine.call(lambda replicator: replicator.page_taken(key, now)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pillarbox.replication.core.effects import Answer
+from pillarbox.replication.core.effects import Answer, AnswerKey
 from pillarbox.replication.core.preset import MINUTE_MS, SECOND_MS
 from pillarbox.replication.core.replica import Moment
 from pillarbox.replication.ground.knowledge import NOTHING
@@ -23,8 +23,8 @@ def asks(post: Post, store: int, folder: ObjectId, at_ms: int) -> Answer:
     request = BackfillRequest(first.state(folder).knowledge.known, NOTHING)
     said = Statement(asker.life(folder), NOTHING, NOTHING)
     message = Message(asker.me, first.me.database, folder, said, request)
-    effects = post.stores[0].receive(message, Moment(at_ms, at_ms))
-    return next(each for each in effects if isinstance(each, Answer))
+    post.stores[0].receive(message, Moment(at_ms, at_ms))
+    return first.answers[AnswerKey(asker.me.database, folder)]
 
 
 def carries(post: Post, answer: Answer) -> bool:
@@ -32,11 +32,11 @@ def carries(post: Post, answer: Answer) -> bool:
     return bool(answer.left & post.replica(0).objects.entries(answer.folder))
 
 
-def page(post: Post, answer: Answer, at_ms: int) -> tuple[int, Answer | None]:
-    """The count of objects in the next page of an answer, and what is left of it."""
-    message, left = post.stores[0].answer_page(answer, Moment(at_ms, at_ms))
+def page(post: Post, answer: Answer, at_ms: int) -> int:
+    """The count of objects in the next page of an answer."""
+    message = post.stores[0].answer_page(answer.key, Moment(at_ms, at_ms))
     assert message and isinstance(message.body, Changes)
-    return len(message.body.objects), left
+    return len(message.body.objects)
 
 
 def posted(sites: str, replicas: str) -> tuple[Post, ObjectId]:
@@ -50,30 +50,30 @@ def posted(sites: str, replicas: str) -> tuple[Post, ObjectId]:
 def test_what_a_slow_link_has_not_brought_yet_is_not_sent_again_to_the_site() -> None:
     post, folder = posted("abb", "123")
     begun_ms = post.now_ms
-    carried, left = page(post, asks(post, 1, folder, begun_ms), begun_ms)
-    assert carried == 1 and left
+    answer = asks(post, 1, folder, begun_ms)
+    assert page(post, answer, begun_ms) == 1
     for store in (1, 2):
         assert not carries(post, asks(post, store, folder, begun_ms + MINUTE_MS))
     taken_ms = begun_ms + 2 * MINUTE_MS
-    assert post.stores[0].answer_page(left, Moment(taken_ms, taken_ms)) == (None, None)
+    post.stores[0].page_taken(answer.key, Moment(taken_ms, taken_ms))
     soon_ms = taken_ms + 2 * MINUTE_MS - SECOND_MS
     assert not carries(post, asks(post, 2, folder, soon_ms)), "it may wait as long on other links"
     late_ms = taken_ms + 2 * MINUTE_MS + SECOND_MS
-    assert page(post, asks(post, 1, folder, late_ms), late_ms)[0] == 1, "it was lost, and is asked for again"
+    assert page(post, asks(post, 1, folder, late_ms), late_ms) == 1, "it was lost, and is asked for again"
 
 
 def test_an_answer_of_which_no_transport_tells_is_believed_to_be_on_its_way_for_an_hour() -> None:
     post, folder = posted("ab", "12")
     begun_ms = post.now_ms
-    assert page(post, asks(post, 1, folder, begun_ms), begun_ms)[0] == 1
+    assert page(post, asks(post, 1, folder, begun_ms), begun_ms) == 1
     assert not carries(post, asks(post, 1, folder, begun_ms + 59 * MINUTE_MS))
-    assert page(post, asks(post, 1, folder, begun_ms + 61 * MINUTE_MS), begun_ms + 61 * MINUTE_MS)[0] == 1
+    assert page(post, asks(post, 1, folder, begun_ms + 61 * MINUTE_MS), begun_ms + 61 * MINUTE_MS) == 1
 
 
 def test_in_a_site_who_asks_again_is_answered_again() -> None:
     post, folder = posted("aa", "12")
     for _ in range(2):
-        assert page(post, asks(post, 1, folder, post.now_ms), post.now_ms)[0] == 1
+        assert page(post, asks(post, 1, folder, post.now_ms), post.now_ms) == 1
 
 
 def test_what_waits_in_the_outbox_for_a_site_is_not_put_into_an_answer_while_the_line_works() -> None:
@@ -82,10 +82,10 @@ def test_what_waits_in_the_outbox_for_a_site_is_not_put_into_an_answer_while_the
     post.post(0, folder)
     post.wait(2 * SECOND_MS, is_lost=is_changes)
     assert post.replica(0).state(folder).marks["b"]
-    assert page(post, asks(post, 1, folder, post.now_ms), post.now_ms)[0] == 0
+    assert page(post, asks(post, 1, folder, post.now_ms), post.now_ms) == 0
     post.wait(MINUTE_MS, is_lost=is_changes)
     assert post.replica(0).lines["b"].stalled()
-    assert page(post, asks(post, 1, folder, post.now_ms), post.now_ms)[0] == 1
+    assert page(post, asks(post, 1, folder, post.now_ms), post.now_ms) == 1
 
 
 def test_what_the_asker_came_to_know_meanwhile_is_left_out() -> None:
@@ -96,4 +96,4 @@ def test_what_the_asker_came_to_know_meanwhile_is_left_out() -> None:
         asker.me, b"1" * 16, folder, Statement(asker.life(folder), known, NOTHING), Status(numberings=None)
     )
     post.stores[0].receive(told, post.now)
-    assert page(post, answer, post.now_ms)[0] == 0
+    assert page(post, answer, post.now_ms) == 0

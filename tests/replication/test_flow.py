@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from driven_stores import ACTOR, TREE, Post, is_changes
 
-from pillarbox.replication.core import commands, folder_settings, organisation_folder, writing
+from pillarbox.replication.core import commands, folder_settings, organisation_folder, outbox, writing
 from pillarbox.replication.core.effects import Answer
 from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, MINUTE_MS
 from pillarbox.replication.ground.knowledge import NOTHING
@@ -226,10 +226,11 @@ def test_an_answer_under_way_ends_with_the_stop() -> None:
     replica = post.replica(0)
     chosen = replica.state(folder).knowledge.known
     answer = Answer(TWO, folder, commands.NO_LIFE, chosen, NOTHING, chosen)
-    message, _ = post.stores[0].answer_page(answer, post.now)
-    assert message is not None
+    outbox.answer(replica, answer)
+    assert post.stores[0].answer_page(answer.key, post.now) is not None
+    outbox.answer(replica, answer)
     stop(post)
-    assert post.stores[0].answer_page(answer, post.now) == (None, None)
+    assert post.stores[0].answer_page(answer.key, post.now) is None
 
 
 def test_a_stop_without_an_organisation_in_the_hierarchy_keeps_that_of_the_start() -> None:

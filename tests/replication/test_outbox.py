@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pillarbox.replication.core import forwarding, writing
-from pillarbox.replication.core.effects import GiveReceipt, Pass
+from pillarbox.replication.core import forwarding, outbox, writing
+from pillarbox.replication.core.effects import Answer, Effect, GiveReceipt, Pass
 from pillarbox.replication.core.line import Flight, Line
 from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS, PROMPT
 from pillarbox.replication.core.replica import Moment
@@ -20,6 +20,7 @@ from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.organisation.link_state import LinkState
 from pillarbox.replication.simulation.objects import DictObjects
 from pillarbox.replication.wire.messages import Changes, Class, Label, Life, Message, Receipt, Says
+from pillarbox.store.change_number import CNSet
 from tests.shared.driven_stores import ACTOR, Post, is_changes, new_guids
 
 
@@ -319,6 +320,50 @@ def test_one_bundle_carries_folders_of_one_bucket_and_the_hierarchy_goes_first()
     post.stores[0].tick(Moment(post.now_ms + 1_000, post.now_ms))
     line = post.replica(0).lines["b"]
     assert Class.URGENT in {flight.bundle.of for flight in line.flights.values()}
+
+
+def test_urgent_changes_pass_a_large_answer_that_is_under_way() -> None:
+    post = Post("ab")
+    folder = post.folder("1")
+    for _ in range(8):
+        post.post(0, folder, size_bytes=100_000)
+    post.wait(HOUR_MS)
+    store = post.stores[0]
+    known = store.replica.state(folder).knowledge.known
+    answer = Answer(b"2" * 16, folder, Life(1, 1), known, CNSet(), known)
+    _, effects = store.local_changes(lambda replica: outbox.answer(replica, answer), post.now)
+    assert effects == [answer], "nothing else waits"
+    assert rename(post, folder) and not rename(post, folder), "a page and a bundle are under way"
+    assert store.answer_page(answer.key, post.now) is not None
+    (urgent,) = store.page_taken(answer.key, post.now)
+    assert isinstance(urgent, Pass) and urgent.bundle.of is Class.URGENT
+    (page,) = store.receipt_came(Receipt(urgent.bundle.key, b"2" * 16), post.now)
+    assert isinstance(page, Answer) and page.left != known, "then the next page takes its turn"
+
+
+def rename(post: Post, folder: ObjectId) -> list[Pass]:
+    """Rename a folder; the copies that go out when that is broadcast."""
+    post.do(0, lambda replica: writing.change_folder(replica, folder, ACTOR, name=str(post.now_ms)))
+    post.now_ms += 6_000
+    return [effect for effect in post.stores[0].tick(post.now) if isinstance(effect, Pass)]
+
+
+def test_an_answer_that_is_asked_for_again_begins_anew_and_one_goes_at_a_time() -> None:
+    post = Post("aa")
+    folder = post.folder("1")
+    for _ in range(8):
+        post.post(0, folder, size_bytes=100_000)
+    store = post.stores[0]
+    known = store.replica.state(folder).knowledge.known
+    answer = Answer(b"2" * 16, folder, Life(1, 1), known, CNSet(), known)
+
+    def ask() -> list[Effect]:
+        return store.local_changes(lambda replica: outbox.answer(replica, answer), post.now)[1]
+
+    assert ask() == [answer]
+    assert store.answer_page(answer.key, post.now) is not None
+    assert ask() == [], "a page is under way"
+    assert store.page_taken(answer.key, post.now) == [answer]
 
 
 def put_link(post: Post, peer: bytes, is_up: bool) -> None:

@@ -78,10 +78,9 @@ class Post:
                 giver = self.store(effect.to)
                 self.put(giver, giver.receipt_came(effect.receipt, self.now))
             elif isinstance(effect, Answer):
-                left: Answer | None = effect
-                while left:
-                    message, left = store.answer_page(left, self.now)
-                    self.table += [message] if message else []
+                message = store.answer_page(effect.key, self.now)
+                self.table += [message] if message else []
+                self.put(store, store.page_taken(effect.key, self.now))
 
     def do(self, store: int, change: Callable[[Replica], Any]) -> Any:
         result, effects = self.stores[store].local_changes(change, self.now)
