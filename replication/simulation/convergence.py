@@ -17,7 +17,7 @@ from pillarbox.store.change_number import ChangeNumber, CNSet
 Shown: TypeAlias = dict[ChangeNumber, Version]
 
 
-def differences(history: History, replicas: list[Replica]) -> Iterator[str]:
+def differences(invariants: Invariants, replicas: list[Replica]) -> Iterator[str]:
     """Differences between the stores; none when they have converged."""
     first = replicas[0]
     tree = first.tree
@@ -28,10 +28,10 @@ def differences(history: History, replicas: list[Replica]) -> Iterator[str]:
         ):
             yield "the hierarchies differ"
     for folder in (tree.hierarchy, *shown):
-        yield from _folder_differences(history, folder, replicas)
+        yield from _folder_differences(invariants, folder, replicas)
 
 
-def _folder_differences(history: History, folder: ObjectId, replicas: list[Replica]) -> Iterator[str]:
+def _folder_differences(invariants: Invariants, folder: ObjectId, replicas: list[Replica]) -> Iterator[str]:
     holders = [replica for replica in replicas if replica.held(folder)]
     active = [replica for replica in holders if replica.my_state(folder) is ReplicaState.ACTIVE]
     if len(active) < len(holders):
@@ -53,18 +53,19 @@ def _folder_differences(history: History, folder: ObjectId, replicas: list[Repli
     had = {replica.state(folder).knowledge.had | replica.assumed(folder) for replica in active}
     if len(had) > 1:
         yield f"what is known of folder {folder.counter} differs"
-    yield from _context_differences(history, folder, active)
+    yield from _context_differences(invariants, folder, active)
     for replica in active:
-        mine, expired = _live(replica, folder), replica.state(folder).knowledge.expired
-        aged = expired | replica.assumed(folder)
+        mine, aged = _live(replica, folder), _aged_at(invariants, replica, folder)
         for object_id, shown in everything.items():
             here = mine.get(object_id, {})
             is_same = all(shown[number] == version for number, version in here.items())
-            if not is_same or not all(_is_aged(history, each, aged) for each in shown.keys() - here.keys()):
+            if not is_same or not all(
+                _is_aged(invariants.history, each, aged) for each in shown.keys() - here.keys()
+            ):
                 yield f"object {object_id.counter} of folder {folder.counter} differs"
 
 
-def _context_differences(history: History, folder: ObjectId, active: list[Replica]) -> Iterator[str]:
+def _context_differences(invariants: Invariants, folder: ObjectId, active: list[Replica]) -> Iterator[str]:
     """Objects of which one store has seen a write that another one has not, or holds a deletion that another
     one holds no more and did not purge.
 
@@ -72,9 +73,10 @@ def _context_differences(history: History, folder: ObjectId, active: list[Replic
     complete. Nor what was let go by age, or given up, or a context without versions: it waits for a hole that
     another store closed.
     """
+    history = invariants.history
     for replica in active:
-        knowledge = replica.state(folder).knowledge
-        forgotten, aged = knowledge.purged | history.given_up, knowledge.expired | replica.assumed(folder)
+        forgotten = replica.state(folder).knowledge.purged | history.given_up
+        aged = _aged_at(invariants, replica, folder)
         for other in active:
             for object_id in other.objects.ids(folder):
                 theirs, mine = other.objects.get(folder, object_id), replica.objects.get(folder, object_id)
@@ -85,6 +87,14 @@ def _context_differences(history: History, folder: ObjectId, active: list[Replic
                     is_seen = is_seen or (mine is not None and mine.has_seen(number))
                     if not is_seen and not _is_aged(history, number, aged):
                         yield f"what was seen of {object_id.counter} of folder {folder.counter} differs"
+
+
+def _aged_at(invariants: Invariants, replica: Replica, folder: ObjectId) -> CNSet:
+    """The numbers that a store let go by age, or knows since all others did that had them.
+
+    Who let them go may be lost since, and no store says so any more.
+    """
+    return replica.state(folder).knowledge.expired | replica.assumed(folder) | invariants.aged
 
 
 def _is_aged(history: History, number: ChangeNumber, aged: CNSet) -> bool:

@@ -261,4 +261,4 @@ class Scenario:
         return [machine.replicator.replica for machine in self.world.running()]
 
     def _differences(self) -> list[str]:
-        return list(convergence.differences(self.world.invariants.history, self._replicas()))
+        return list(convergence.differences(self.world.invariants, self._replicas()))
