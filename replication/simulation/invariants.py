@@ -57,7 +57,9 @@ class Invariants:
         for folder, state in machine.record.folders.items():
             if state.is_held:
                 self.died[folder] = self.died.get(folder, NOTHING) | state.knowledge.had
-        self.history.go_back(machine.record.sender.origin)
+        for origin, (database, _) in machine.record.owners.items():
+            if database == machine.database:  # an earlier incarnation may give its numbers again too
+                self.history.go_back(origin)
         self._seen.pop(machine.database, None)
 
     def crash(self, machine: Machine, lost: CNSet) -> int:
