@@ -197,6 +197,10 @@ class Replicator:
                 status.note_doubt(replica, folder)
         mates.hear(replica, source)
         backfill.heard(replica, folder, source)
+        if isinstance(body, Changes | ReconcileAnswer) and replica.has_ended(message.sender):
+            # What it had given and nobody holds may count as left out by now. Who holds it answers for it.
+            replica.fired["numbering_ended"] += 1
+            return
         self._take(message)
         deletion.ask_to_reconcile(replica, folder)
         if folder == replica.tree.hierarchy and isinstance(body, Changes):

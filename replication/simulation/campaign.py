@@ -92,7 +92,7 @@ RULES: Final = {
     ),
     "list states": tuple(sorted(LIST_STATES)),
     "one item alone": ("set_aside", "set_aside_retried"),
-    "identity": ("numbered_anew", "went_back"),
+    "identity": ("numbered_anew", "numbering_ended", "went_back"),
     "once over a link": ("handed_on", "receipt_asked", "receipt_overdue", "second_copy"),
     "links that are seen": ("link_seen_down", "link_seen_up"),
     "replays": ("replayed",),

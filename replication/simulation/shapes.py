@@ -50,7 +50,7 @@ def write_all(replica: Replica, organisation: Organisation) -> None:
 def let_in(replica: Replica, server: Server) -> None:
     """Let a store join, in a site that is there."""
     known = _known(replica)
-    site = server.site if server.site in known.sites else known.sites[0]
+    site = server.site if server.site in known.sites else next(iter(known.sites), server.site)
     write_all(replica, replace(known, servers={**known.servers, server.database: server._replace(site=site)}))
 
 

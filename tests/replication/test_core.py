@@ -422,6 +422,23 @@ def test_a_clock_that_is_put_right_changes_which_replica_list_counts() -> None:
     assert third not in store.replica.state(folder).rows
 
 
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_what_a_store_sent_in_a_numbering_that_has_ended_is_not_taken(has_ended: bool) -> None:
+    post = Post()
+    folder = post.folder()
+    post.wait(HOUR_MS)
+    post.sent.clear()
+    post.post(0, folder)
+    post.wait(2_000, is_lost=is_changes)
+    late = [each for each in post.changes() if each.folder == folder and each.to == b"2" * 16]
+    store = post.stores[1]
+    if has_ended:
+        store.replica.record.owners[b"n" * 16] = (b"1" * 16, 2)
+    for each in late:
+        post.put(store, store.receive(each, post.now))
+    assert late and bool(post.messages(1, folder)) is not has_ended
+
+
 def test_a_store_whose_copy_gives_the_same_numbers_is_quarantined() -> None:
     post = Post("aaa")
     folder = post.folder("123")

@@ -40,7 +40,14 @@ ONLY_LARGE = {
 # Content over links, against once for each change and once more for each loss (docs/replication.md).
 SMALL_CROSSINGS, LARGE_CROSSINGS = 1.2, 1.4
 # Nearly never needed: a schedule in test_core.py shows each.
-RARE = {"expired_lost", "held_again", "last_copy_kept", "replica_back_to_leaving", "unseen_content"}
+RARE = {
+    "expired_lost",
+    "held_again",
+    "last_copy_kept",
+    "numbering_ended",
+    "replica_back_to_leaving",
+    "unseen_content",
+}
 
 
 @pytest.mark.parametrize("first", range(0, 6, 3))
