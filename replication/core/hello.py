@@ -135,8 +135,10 @@ def sendable(replica: Replica, effects: list[Effect]) -> list[Effect]:
         effects = [*replica.kept_back, *effects]
         replica.kept_back.clear()
         return effects
-    told = [effect for effect in effects if not isinstance(effect, Send | Answer) or _is_hello(effect)]
-    replica.kept_back.extend(effect for effect in effects if effect not in told)
+    told: list[Effect] = []
+    for effect in effects:
+        is_kept_back = isinstance(effect, Send | Answer) and not _is_hello(effect)
+        (replica.kept_back if is_kept_back else told).append(effect)
     del replica.kept_back[:-KEPT_BACK_MAX]
     return told
 
