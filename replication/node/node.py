@@ -9,6 +9,7 @@ later. What arrived and makes the program fail is refused by itself, and all els
 
 from __future__ import annotations
 
+import math
 import threading
 import traceback
 from collections import Counter, deque
@@ -28,6 +29,7 @@ from pillarbox.replication.node.conflict_notice import Tell, tell_nobody
 from pillarbox.replication.node.fence import FenceFile
 from pillarbox.replication.node.gate import Frame, Gate
 from pillarbox.replication.node.inbox import Inbox
+from pillarbox.replication.node.pacing import Pace
 from pillarbox.replication.node.sealing import Sealer, version_for
 from pillarbox.replication.node.store_replicator import Outgoing, StoreReplicator
 from pillarbox.replication.organisation.topology import Organisation
@@ -174,6 +176,7 @@ class Node:
         self._note_ms: int | None = None
         self._retry_ms: int | None = None
         self._told = ""
+        self._pace = Pace(database.guid)
         self._held: dict[bytes, deque[tuple[bytes, Callable[[], None]]]] = {}
         self._went: list[_Went] = []
         self._unsendable: list[tuple[Send | Pass, OverLimit]] = []
@@ -379,6 +382,8 @@ class Node:
         replicator = self._replicator
         assert replicator is not None
         self._watch()
+        for peer in [peer for peer, held in self._held.items() if held]:
+            self._flush(peer)
         now_ms = self._clock.monotonic_ms()
         due_ms = replicator.due_ms()
         is_noted = self._note_ms is not None and self._note_ms <= now_ms
@@ -411,6 +416,7 @@ class Node:
     def _go_by(self, organisation: Organisation) -> None:
         """Go by another organisation: whom it lets speak, and in which version all understand each other."""
         self._organisation = organisation
+        self._pace.follow(organisation)
         self._peers = self._belonging.membership.peers(organisation)
         self._version = version_for(organisation, self._belonging.reads)
 
@@ -439,7 +445,9 @@ class Node:
         if self._replicator is None:
             return self._retry_ms
         due = [each for each in (self._replicator.due_ms(), self._note_ms) if each is not None]
-        return min(due, default=None)
+        now_ms = self._clock.monotonic_ms()
+        free_ms = (math.ceil(self._pace.free_ms(peer)) for peer, held in self._held.items() if held)
+        return min((*due, *(each for each in free_ms if each > now_ms)), default=None)
 
     # -- sending
 
@@ -455,18 +463,21 @@ class Node:
         effect, went = outgoing.effect, nothing
         if isinstance(effect, Pass) and effect.label.is_for_site:
             went = partial(self._inbox.put, _Went(effect.bundle.key, sealed.to, sealed.size_bytes))
+        is_linked = sealed.to in self.links
+        if isinstance(effect, GiveReceipt) and is_linked and self._hand(sealed.to, sealed.frames[0], went):
+            return  # some sixty bytes, which are waited for: they pass what the rate holds
         for frame in sealed.frames:
             is_last = frame is sealed.frames[-1]
             self._give_frame(sealed.to, frame, went if is_last else nothing)
 
     def _give_frame(self, to: bytes, frame: bytes, went: Callable[[], None]) -> None:
-        """Give a frame to the link, or hold it until that has room. What is lost here counts as gone: whoever
-        waits for a receipt is to wait no longer than for any other."""
+        """Give a frame to the link, or hold it until that has room and its rate lets it leave. What is lost
+        here counts as gone: whoever waits for a receipt is to wait no longer than for any other."""
         if to not in self.links or self._transport is None:
             went()
             return
         held = self._held.setdefault(to, deque())
-        if not held and self._hand(to, frame, went):
+        if not held and self._is_free(to) and self._hand(to, frame, went):
             return
         if sum(len(each) for each, _ in held) < HELD_BYTES_MAX:
             held.append((frame, went))
@@ -475,12 +486,18 @@ class Node:
 
     def _flush(self, peer: bytes) -> None:
         held = self._held.get(peer, deque())
-        while held and self._hand(peer, *held[0]):
+        while held and self._is_free(peer) and self._hand(peer, *held[0]):
             held.popleft()
+
+    def _is_free(self, peer: bytes) -> bool:
+        """True when the rate of the link lets the next frame leave."""
+        return self._pace.free_ms(peer) <= self._clock.monotonic_ms()
 
     def _hand(self, to: bytes, frame: bytes, went: Callable[[], None]) -> bool:
         is_taken = self._transport is not None and self._transport.give(to, frame, went)
         self.went_bytes[to] += len(frame) * is_taken
+        if is_taken:
+            self._pace.left(to, len(frame), self._clock.monotonic_ms())
         return is_taken
 
     def _may_send_page(self, asker: bytes) -> bool:

@@ -85,6 +85,26 @@ def test_a_newer_program_speaks_as_the_oldest_reads_until_the_last_one_is_update
     assert not old.node.refused_counts and not new.node.refused_counts
 
 
+def test_frames_for_another_site_leave_at_the_rate_of_the_connector(tmp_path: Path) -> None:
+    nodes = Nodes(tmp_path, "ab")
+    nodes.wait(1_000)
+    slow = nodes.organisation.connectors[0]._replace(rate_bytes=10_000)
+    bounded = replace(nodes.organisation, connectors=(slow,))
+    nodes.ask(0, lambda replica: organisation_folder.apply(replica, bounded, "anna"))
+    nodes.share("News")
+    nodes.wait(MINUTE_MS)
+    before = nodes[0].node.went_bytes[nodes[1].guid]
+    for number in range(4):
+        nodes[0].post("News", random.Random(number).randbytes(50_000).hex())
+    nodes.wait(9_000)
+    assert len(nodes[1].subjects("News")) < 4
+    nodes.wait(MINUTE_MS)
+    assert len(nodes[1].subjects("News")) == 4
+    went = nodes[0].node.went_bytes[nodes[1].guid] - before
+    assert 200_000 < went < 10_000 * 69 and not nodes[1].node.refused_counts
+    nodes.close()
+
+
 def test_a_store_says_which_program_it_runs_and_what_that_reads_once(two: Nodes) -> None:
     two.ask(0, lambda replica: organisation_folder.apply(replica, two.organisation, "anna"))
     two.wait(MINUTE_MS)

@@ -55,7 +55,8 @@ class Weighed(World):
         super().__init__(1, 1, preset)
         self.network.loss = self.network.doubled = self.network.late = 0.0
         connectors = tuple(Connector(one + other, (one, other), 10) for one, other in links)
-        self.organisation = replace(self.organisation, connectors=connectors)
+        self.organisation = replace(self.organisation, connectors=connectors, sites=tuple(sorted({*sites})))
+        self.wires = connectors
         self.replays.every = 0
         self.contents: dict[bytes, bytes] = {}
         self.stores = [self.add_store(site, 7) for site in sites]
@@ -264,7 +265,7 @@ def dead_claims(scale: float) -> None:
         for folder, claimed in claims.items():
             rows = store.record.folders[folder].rows
             rows[dead.database] = replace(rows[dead.database], known=rows[dead.database].known | claimed)
-            world.local(store, partial(_look_at, folder))
+        world.local(store, partial(_look_at, claims))
     world.run_until(world.now_ms + 2 * HOUR_MS)
     first = world.messages["BackfillRequest"]
     world.forget()
@@ -273,8 +274,9 @@ def dead_claims(scale: float) -> None:
     print(f"a dead store's claims on {len(folders):,} folders, five living stores: {requests}")
 
 
-def _look_at(folder: ObjectId, replica: Replica) -> None:
-    replica.state(folder)
+def _look_at(folders: Iterable[ObjectId], replica: Replica) -> None:
+    for folder in folders:
+        replica.state(folder)
 
 
 def permissions(scale: float) -> None:
