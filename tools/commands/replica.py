@@ -69,7 +69,8 @@ def add(
     \b
     pillarbox replica add /srv/mail Forum paris
     pillarbox replica add /srv/mail Forum paris rome --recursive
-    pillarbox replica add /srv/mail Forum paris --from-snapshot /media/disk/backup latest --of berlin
+    pillarbox replica add /srv/mail Forum paris \\
+        --from-snapshot /media/disk/backup latest --of berlin
     """
     if seed is None:
         with operation(server, "replica.add") as perform:
