@@ -186,8 +186,9 @@ def cleared_unseen(replica: Replica, folder: ObjectId, store: bytes) -> CNSet:
 
 
 def is_gone(state: FolderState, siblings: Any, number: ChangeNumber) -> bool:
-    """True when a version that somebody holds is deleted here."""
-    return number in state.knowledge.known and number not in siblings
+    """True when a version that somebody holds is deleted here, or was let go by age and deleted since."""
+    knowledge = state.knowledge
+    return number not in siblings and (number in knowledge.known or number in knowledge.purged)
 
 
 def apply_reconcile(

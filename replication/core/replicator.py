@@ -257,6 +257,7 @@ class Replicator:
 
     def _tick(self) -> None:
         # First what tells who is up and which ways are: whom a folder asks follows from it.
+        outbox.retry(self.replica)
         if self.replica.waiting is None:
             links.state_all(self.replica)
             at_rest.work(self.replica)
@@ -265,7 +266,6 @@ class Replicator:
             if self._due.get(folder) == due_ms:
                 del self._due[folder]
                 self._work(folder)
-        outbox.retry(self.replica)
 
     def _work(self, folder: ObjectId) -> None:
         """Do what is due in one folder; until the hello is complete, only that."""

@@ -25,6 +25,7 @@ from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.core.state import Row
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
+from pillarbox.replication.ground.versions import Sight
 from pillarbox.replication.simulation.objects import DictObjects
 from pillarbox.replication.wire.messages import (
     BackfillRequest,
@@ -32,6 +33,7 @@ from pillarbox.replication.wire.messages import (
     Life,
     Message,
     ReconcileAnswer,
+    ReconcileQuestion,
     Statement,
     Status,
     StatusRequest,
@@ -587,6 +589,27 @@ def test_content_goes_with_a_deleted_folder_only_where_the_deletion_is_known(
     assert not heard_of_a_deletion_by_its_content_alone()
     monkeypatch.setattr(deletion, "cleared_unseen", lambda *_: NOTHING)
     assert heard_of_a_deletion_by_its_content_alone()
+
+
+@pytest.mark.parametrize("was_deleted", [False, True])
+def test_what_was_deleted_once_and_then_let_go_by_age_is_gone(was_deleted: bool) -> None:
+    """An edit that had not seen the deletion brought the message back, before it was let go by age."""
+    post = Post()
+    folder = post.folder()
+    message = post.post(0, folder)
+    post.wait(HOUR_MS)
+    store = post.replica(0)
+    held = store.objects.get(folder, message)
+    assert held is not None
+    if was_deleted:
+        store.state(folder).knowledge.purged = CNSet.of(held.siblings)
+    later_ms = post.now_ms + HOUR_MS
+    post.do(0, lambda replica: expiry.expire(replica, folder, later_ms))
+    question = ReconcileQuestion({message: Sight.of(held)}, 0)
+    post.table.clear()
+    post.do(0, lambda replica: deletion.answer_reconcile(replica, folder, b"2" * 16, Life(1, 1), question))
+    gone = [each.body.gone for each in post.table if isinstance(each.body, ReconcileAnswer)]
+    assert gone == [{message: frozenset(held.siblings)} if was_deleted else {}]
 
 
 def answered_for_an_earlier_life() -> bool:
