@@ -151,7 +151,7 @@ def answer_reconcile(
     if cleared_unseen(replica, folder, asker):
         return
     state, gone, objects = replica.state(folder), {}, []
-    left_out = too_large.among(replica, folder)
+    left_out = {*too_large.among(replica, folder), *state.set_aside}
     for object_id, sight in question.held.items():
         if object_id in left_out:
             continue  # the asker keeps what it has of it

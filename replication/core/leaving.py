@@ -8,6 +8,7 @@ from pillarbox.replication.core import hierarchy, status
 from pillarbox.replication.core.effects import Notice
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import NEVER_MS, FolderState, Leaving
+from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.wire.messages import Acknowledgement, Message, Statement, StatusRequest
 from pillarbox.store.change_number import CNSet
@@ -56,7 +57,10 @@ def answer(replica: Replica, folder: ObjectId, message: Message, statement_numbe
 def acknowledged(
     replica: Replica, folder: ObjectId, source: bytes, given: Acknowledgement, statement: Statement
 ) -> None:
-    """Take an acknowledgement: the content goes if it covers all that is held at this moment."""
+    """Take an acknowledgement: the content goes if it covers all that is held at this moment.
+
+    What its giver let go by age another active replica may hold that has acknowledged the same statement.
+    """
     state = replica.state(folder)
     states = replica.replica_states(folder)
     is_for_us = given == Acknowledgement(replica.me.incarnation, state.leaving.number)
@@ -68,8 +72,10 @@ def acknowledged(
         return
     acknowledged = {**state.leaving.acknowledged, source: (statement.known, statement.expired)}
     state.leaving = replace(state.leaving, acknowledged=acknowledged)
-    rest = to_cover(state) - statement.known
     active = [peer for peer, listed in replica.peers(folder).items() if listed is ReplicaState.ACTIVE]
+    rest = to_cover(state)
+    for peer in active:
+        rest -= acknowledged[peer][0] if peer in acknowledged else NOTHING
     if rest and not _is_expired_by_all(state, rest, active):
         return
     if rest:

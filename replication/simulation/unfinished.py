@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from pillarbox.replication.core import outbox
+from pillarbox.replication.core.line import Kind
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import FolderState
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.organisation import opening
+from pillarbox.replication.wire.messages import Bundle, Class, RestSums
 
 
 def unfinished(replica: Replica) -> Iterator[str]:
@@ -22,18 +24,25 @@ def unfinished(replica: Replica) -> Iterator[str]:
     if replica.kept_back:
         yield "messages are kept back"
     for site, copies in replica.record.passing.items():
-        if copies and not opening.is_shut(replica.organisation, replica.site, site, replica.wall_ms):
+        if _lasting(copy.bundle for copy in copies.values()) and not opening.is_shut(
+            replica.organisation, replica.site, site, replica.wall_ms
+        ):
             yield f"copies are kept for {site}"
     for line in outbox.open_lines(replica):
         site = line.site
-        if line.flights:
+        if _lasting(flight.bundle for flight in line.flights.values()):
             yield f"bundles to {site} have no receipt"
-        if len(line.turns):
+        if any(item.kind is not Kind.REST for of in Class for item in line.turns.waiting(of)):
             yield f"something waits for its turn to {site}"
     for folder, state in replica.record.folders.items():
         if state.is_held:
             for what in _of_folder(replica, folder, state):
                 yield f"folder {folder.counter}: {what}"
+
+
+def _lasting(bundles: Iterable[Bundle]) -> bool:
+    """True when any bundle is not of a round at rest, one of which may be under way at any time."""
+    return any(not isinstance(message.body, RestSums) for bundle in bundles for message in bundle.messages)
 
 
 def _of_folder(replica: Replica, folder: ObjectId, state: FolderState) -> Iterator[str]:

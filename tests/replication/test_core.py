@@ -22,7 +22,7 @@ from pillarbox.replication.core.hello import Start
 from pillarbox.replication.core.preset import CLASSIC, HOUR_MS, MINUTE_MS, PROMPT
 from pillarbox.replication.core.replica import Moment, Replica
 from pillarbox.replication.core.replicator import Replicator
-from pillarbox.replication.core.state import Row
+from pillarbox.replication.core.state import Row, SetAside
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.ground.versions import Sight
@@ -384,6 +384,24 @@ def test_a_leaving_replica_goes_only_when_another_has_all_of_it() -> None:
     assert post.messages(0, folder) and not post.replica(1).held(folder)
 
 
+def test_a_replica_leaves_when_the_others_have_all_of_it_between_them() -> None:
+    post = Post("aaa")
+    folder = post.folder("123")
+    post.post(0, folder)
+    post.wait(HOUR_MS)
+    later_ms = post.now_ms + HOUR_MS
+    post.do(1, lambda replica: expiry.expire(replica, folder, later_ms))
+    younger = post.post(0, folder, b"younger")
+    post.wait(HOUR_MS)
+    post.replica(2).objects.remove(folder, younger)  # as with other age limits
+    post.replica(2).state(folder).knowledge.expire(CNSet.of([younger]))
+    assert len(post.messages(1, folder)) == len(post.messages(2, folder)) == 1
+    pending = {b"1" * 16: ReplicaState.DELETE_PENDING}
+    post.do(0, lambda replica: writing.change_folder(replica, folder, ACTOR, replicas=pending))
+    post.wait(3 * HOUR_MS)
+    assert not post.replica(0).held(folder)
+
+
 def test_a_change_where_no_active_replica_is_is_refused() -> None:
     post = Post("aaa")
     folder = post.folder("12")
@@ -589,6 +607,22 @@ def test_content_goes_with_a_deleted_folder_only_where_the_deletion_is_known(
     assert not heard_of_a_deletion_by_its_content_alone()
     monkeypatch.setattr(deletion, "cleared_unseen", lambda *_: NOTHING)
     assert heard_of_a_deletion_by_its_content_alone()
+
+
+def test_an_older_version_of_what_is_set_aside_is_not_called_gone() -> None:
+    post = Post()
+    folder = post.folder()
+    message = post.post(0, folder)
+    post.wait(HOUR_MS)
+    store = post.replica(0)
+    held = store.objects.get(folder, message)
+    assert held is not None
+    store.objects.remove(folder, message)
+    store.state(folder).set_aside[message] = SetAside(frozenset(), "refused", 0, 0, post.now_ms + HOUR_MS)
+    question = ReconcileQuestion({message: Sight.of(held)}, 0)
+    post.table.clear()
+    post.do(0, lambda replica: deletion.answer_reconcile(replica, folder, b"2" * 16, Life(1, 1), question))
+    assert [each.body.gone for each in post.table if isinstance(each.body, ReconcileAnswer)] == [{}]
 
 
 @pytest.mark.parametrize("was_deleted", [False, True])
