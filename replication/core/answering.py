@@ -17,12 +17,25 @@ from pillarbox.replication.core.packing import PACK_COUNT_MAX, packs, required
 from pillarbox.replication.core.replica import Page, Replica
 from pillarbox.replication.ground.knowledge import NOTHING, Pair
 from pillarbox.replication.ground.records import ObjectId
-from pillarbox.replication.wire.messages import AnswerTo, BackfillRequest, Changes, Life, Message
+from pillarbox.replication.wire.messages import (
+    AnswerTo,
+    BackfillRequest,
+    Changes,
+    Life,
+    Message,
+    StatusRequest,
+)
 from pillarbox.store.change_number import CNSet
 
 
 def begin(replica: Replica, folder: ObjectId, asker: bytes, life: Life, request: BackfillRequest) -> None:
-    """Take a request on: its pages take their turns on the line to the asker."""
+    """Take a request on: its pages take their turns on the line to the asker.
+
+    An asker that may not know of a deletion of the folder is asked what it has of the hierarchy: at rest
+    nothing else would tell.
+    """
+    if deletion.cleared_unseen(replica, folder, asker):
+        replica.send(asker, replica.tree.hierarchy, StatusRequest())
     needed = request.needed & replica.state(folder).knowledge.known
     if needed:
         coming = _on_its_way(replica, folder, asker) & needed

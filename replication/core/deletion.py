@@ -182,7 +182,7 @@ def cleared_unseen(replica: Replica, folder: ObjectId, store: bytes) -> CNSet:
     versions, row = replica.objects.get(hierarchy_id, folder), replica.state(hierarchy_id).rows.get(store)
     if versions is None or row is None or row.is_doubted:
         return read.cleared
-    return NOTHING if row.known.covers(CNSet.of(versions.entries())) else read.cleared
+    return NOTHING if row.known.covers(CNSet.of(versions.siblings)) else read.cleared
 
 
 def is_gone(state: FolderState, siblings: Any, number: ChangeNumber) -> bool:

@@ -646,6 +646,24 @@ def test_what_was_deleted_once_and_then_let_go_by_age_is_gone(was_deleted: bool)
     assert gone == [{message: frozenset(held.siblings)} if was_deleted else {}]
 
 
+def test_who_asks_for_content_that_went_with_its_folder_is_asked_whether_it_knows() -> None:
+    post = Post("aaa")
+    folder = post.folder("123")
+    post.post(0, folder, b"cleared")
+    post.wait(HOUR_MS)
+    post.do(0, lambda replica: hierarchy.delete_folder(replica, folder, ACTOR))
+    post.post(1, folder, b"unseen")
+    post.wait(HOUR_MS)
+    rows = post.replica(0).state(TREE.hierarchy).rows
+    rows[b"3" * 16] = replace(rows[b"3" * 16], known=NOTHING)  # as where no status came since
+    request = BackfillRequest(post.replica(0).state(folder).knowledge.known, NOTHING)
+    asked = replace(post.sent[-1], sender=post.replica(2).me, to=b"1" * 16, folder=folder, body=request)
+    post.put(post.stores[0], post.stores[0].receive(asked, post.now))
+    assert any(isinstance(each.body, StatusRequest) and each.to == b"3" * 16 for each in post.table)
+    post.wait(1_000)
+    assert not deletion.cleared_unseen(post.replica(0), folder, b"3" * 16)
+
+
 def answered_for_an_earlier_life() -> bool:
     """An answer comes when its asker went back to an empty copy. Does the message come all the same?"""
     post = Post("aaa")
