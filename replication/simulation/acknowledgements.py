@@ -9,7 +9,7 @@ from pillarbox.replication.core.effects import Effect, Send
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.simulation.history import Violation
-from pillarbox.replication.wire.messages import Message, Status, StatusRequest
+from pillarbox.replication.wire.messages import Message, Statement, Status, StatusRequest
 from pillarbox.store.change_number import CNSet
 
 
@@ -27,7 +27,7 @@ class Acknowledgements:
 
     def __init__(self) -> None:
         self._stated: dict[Stated, list[CNSet]] = {}
-        self._given: dict[Stated, list[CNSet]] = {}
+        self._given: dict[Stated, dict[bytes, Statement]] = {}
 
     def look(self, replica: Replica, effects: Iterable[Effect]) -> None:
         """See what a store states or acknowledges. Raises Violation."""
@@ -60,11 +60,18 @@ class Acknowledgements:
             raise Violation(f"{where} by more than it has")
         if not any(has.covers(each) for each in self._stated[key]):
             raise Violation(f"{where} what it has not")
-        self._given.setdefault(key, []).append(has)
+        given, said = self._given.setdefault(key, {}), message.statement
+        before = given.get(message.sender.database, said)
+        given[message.sender.database] = said._replace(
+            known=said.known | before.known, expired=said.expired | before.expired
+        )
 
     def covers(self, replica: Replica, folder: ObjectId, incarnation: int, known: CNSet) -> bool:
-        """True when an acknowledgement covers all that a store knew when it let its content go, as this
-        incarnation."""
+        """True when acknowledgements cover, between them, all that a store knew when it let its content go,
+        as this incarnation: each number is held by one giver, or was let go by age at all of them."""
         number = replica.record.folders[folder].leaving.number
-        key = Stated(replica.me.database, incarnation, folder, number)
-        return any(has.covers(known) for has in self._given.get(key, ()))
+        given = self._given.get(Stated(replica.me.database, incarnation, folder, number), {}).values()
+        rest = known
+        for statement in given:
+            rest -= statement.known
+        return bool(given) and all(statement.expired.covers(rest) for statement in given)
