@@ -217,10 +217,9 @@ class Invariants:
         )
 
     def _check_purged(self, machine: Machine, folder: ObjectId, numbers: CNSet) -> None:
-        """Only what was deleted is purged, or replaced by what all that had it let go by age: who took it for
-        had refuses it and keeps a bare context, which goes as any does."""
+        """Only what was deleted is purged."""
         for number in self._writes_in(folder, numbers):
-            if not self.history.is_deleted(number) and number not in self.aged:
+            if not self.history.is_deleted(number):
                 raise Violation(f"{_at(machine, folder, number)} counts as purged and was never deleted")
         self.purged |= numbers
 

@@ -227,8 +227,6 @@ class Scenario:
         messages, counters = world.messages.copy(), self._counters()
         world.run_until(world.now_ms + QUIET_MS)
         self._look_at_whole()
-        if self._unfinished():  # a round at rest may be on its way at this very moment
-            world.run_until(world.now_ms + MINUTE_MS)
         if left := self._unfinished():
             raise Violation(f"although nothing changes any more: {'; '.join(left[:4])}")
         if busy := sorted((world.messages - messages).keys() - SUMMARIES):
