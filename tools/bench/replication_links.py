@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import random
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from io import TextIOWrapper
 from itertools import pairwise
 from typing import Final
 
@@ -349,8 +351,13 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("measures", nargs="*", choices=[*MEASURES, []], help="those to run; all without")
     parser.add_argument("--scale", type=float, default=0.1, help="the size: 1 is the whole; 0.1 without it")
     chosen = parser.parse_args(arguments)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a figure is seen as soon as there is one
+    print(f"counts of posts, folders and, of `rest`, stores: {chosen.scale:g} of those that are aimed at")
     for name in chosen.measures or MEASURES:
+        started = time.process_time()
         MEASURES[name](chosen.scale)
+        print(f"{name}: {time.process_time() - started:,.0f} s of processor time")
 
 
 if __name__ == "__main__":
