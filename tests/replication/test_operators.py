@@ -11,7 +11,8 @@ from pillarbox.replication.simulation import campaign, operators
 from pillarbox.replication.simulation.scenario import Settings
 
 SETTINGS = Settings(commands=0.06)
-PART, COUNT = (15, 15) if os.environ.get("PILLARBOX_CAMPAIGN") == "short" else (50, 400)
+IS_SHORT = os.environ.get("PILLARBOX_CAMPAIGN") == "short"
+PART, COUNT = (15, 15) if IS_SHORT else (100, 400)  # a short run has too few to meet every command
 
 
 @pytest.mark.parametrize("first", range(2))
@@ -25,7 +26,7 @@ def test_organisations_whose_operators_command_become_equal(first: int) -> None:
 def test_campaign_of_operators(first: int) -> None:
     summary = campaign.summarise(campaign.run_seeds(range(first, first + PART), SETTINGS))
     assert not summary.violations
-    assert set(summary.rules) >= operators.COUNTED
+    assert IS_SHORT or set(summary.rules) >= operators.COUNTED
 
 
 def test_content_that_leaves_although_it_is_stopped_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
