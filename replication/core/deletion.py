@@ -151,13 +151,17 @@ def answer_reconcile(
     if cleared_unseen(replica, folder, asker):
         return
     state, gone, objects = replica.state(folder), {}, []
-    left_out = {*too_large.among(replica, folder), *state.set_aside}
+    left_out, purged = too_large.among(replica, folder), state.knowledge.purged
     for object_id, sight in question.held.items():
         if object_id in left_out:
             continue  # the asker keeps what it has of it
         mine = replica.objects.get(folder, object_id)
+        siblings = mine.siblings if mine else {}
+        is_aside = object_id in state.set_aside  # what replaced the version may be what could not be applied
         numbers = frozenset(
-            number for number in sight.numbers if is_gone(state, mine.siblings if mine else {}, number)
+            number
+            for number in sight.numbers
+            if is_gone(state, siblings, number) and (number in purged or not is_aside)
         )
         if numbers:
             gone[object_id] = numbers

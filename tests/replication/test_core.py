@@ -609,7 +609,8 @@ def test_content_goes_with_a_deleted_folder_only_where_the_deletion_is_known(
     assert heard_of_a_deletion_by_its_content_alone()
 
 
-def test_an_older_version_of_what_is_set_aside_is_not_called_gone() -> None:
+@pytest.mark.parametrize("was_deleted", [False, True])
+def test_an_older_version_of_what_is_set_aside_is_gone_only_if_it_was_deleted(was_deleted: bool) -> None:
     post = Post()
     folder = post.folder()
     message = post.post(0, folder)
@@ -619,10 +620,13 @@ def test_an_older_version_of_what_is_set_aside_is_not_called_gone() -> None:
     assert held is not None
     store.objects.remove(folder, message)
     store.state(folder).set_aside[message] = SetAside(frozenset(), "refused", 0, 0, post.now_ms + HOUR_MS)
+    if was_deleted:
+        store.state(folder).knowledge.purged = CNSet.of(held.siblings)
     question = ReconcileQuestion({message: Sight.of(held)}, 0)
     post.table.clear()
     post.do(0, lambda replica: deletion.answer_reconcile(replica, folder, b"2" * 16, Life(1, 1), question))
-    assert [each.body.gone for each in post.table if isinstance(each.body, ReconcileAnswer)] == [{}]
+    gone = [each.body.gone for each in post.table if isinstance(each.body, ReconcileAnswer)]
+    assert gone == [{message: frozenset(held.siblings)} if was_deleted else {}]
 
 
 @pytest.mark.parametrize("was_deleted", [False, True])
