@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pillarbox.replication.core import organisation_folder, writing
 from pillarbox.replication.core.applying import store_or_bury
 from pillarbox.replication.core.effects import Notice
+from pillarbox.replication.core.preset import MINUTE_MS
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import FolderState, Row
 from pillarbox.replication.ground.records import Folder, MessageVersion, ObjectId, ReplicaState
@@ -161,7 +162,12 @@ def match_rows(replica: Replica, folder: ObjectId) -> None:
         return
     peers = replica.peers(folder)
     if peers.keys() != state.rows.keys():
+        # One that comes asks all others, and is heard so. One that was off the list here alone does not.
+        unheard = peers.keys() - state.rows.keys()
         state.rows = {database: state.rows.get(database, Row()) for database in peers}
+        state.awaited = state.awaited.union(unheard)
+        if unheard:
+            state.await_due_ms = min(state.await_due_ms, replica.now_ms + MINUTE_MS)
         replica.touched.add(folder)
     state.awaited = state.awaited.intersection(peers) if replica.is_live(folder) else frozenset()
 

@@ -668,6 +668,18 @@ def test_who_asks_for_content_that_went_with_its_folder_is_asked_whether_it_know
     assert not deletion.cleared_unseen(post.replica(0), folder, b"3" * 16)
 
 
+def test_a_replica_that_was_off_the_list_is_asked_what_it_has() -> None:
+    post = Post()
+    folder = post.folder()
+    post.wait(HOUR_MS)
+    state = post.replica(0).state(folder)
+    state.rows = {}  # as while an older list counted here
+    post.do(0, lambda replica: hierarchy.match_rows(replica, folder))
+    assert not state.rows[b"2" * 16].is_heard()
+    post.wait(2 * MINUTE_MS)
+    assert state.rows[b"2" * 16].is_heard() and not state.awaited
+
+
 def answered_for_an_earlier_life() -> bool:
     """An answer comes when its asker went back to an empty copy. Does the message come all the same?"""
     post = Post("aaa")
