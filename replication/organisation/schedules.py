@@ -279,7 +279,9 @@ def _windows_about(schedule: Weekly, monday: int) -> tuple[tuple[int, int], ...]
         for start, length in schedule.runs:
             begins = midnight + week * _WEEK + start * _CELL
             opens_ms = instant_ms(begins, zone)
-            closes_ms = instant_ms(begins + length * _CELL, zone)
+            # A window that ends with an hour which comes twice ends when it has come once.
+            last_ms = instant_ms(begins + (length - 1) * _CELL, zone)
+            closes_ms = min(instant_ms(begins + length * _CELL, zone), last_ms + CELL_MS)
             if closes_ms == opens_ms:  # all of it lies in a gap
                 closes_ms = opens_ms + CELL_MS
             if found and opens_ms <= found[-1][1]:

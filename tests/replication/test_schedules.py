@@ -84,6 +84,13 @@ def test_windows_of_a_week() -> None:
     assert nights.next_open_ms(at("2026-06-06 04:00")) == at("2026-06-07 10:00")
 
 
+def test_a_window_that_ends_with_an_hour_that_comes_twice_ends_once() -> None:
+    schedule = Weekly("America/New_York", frozenset({6 * 96 + 7}))  # Sunday, 01:45 to 02:00
+    opens_ms = schedule.next_open_ms(at("2026-11-01 00:00"))
+    assert opens_ms == at("2026-11-01 05:45")
+    assert schedule.next_change_ms(opens_ms) == at("2026-11-01 06:00")
+
+
 def test_a_window_in_the_gap_of_a_clock_change_opens_at_its_end() -> None:
     at_night = weekly("weekly Europe/Berlin sun 02:15-02:45")
     assert times_of(at_night, "2026-03-28 12:00", 24) == ["29 01:00", "29 01:15"]  # 03:00 local time
