@@ -36,6 +36,8 @@ def take(replica: Replica, folder: ObjectId, object_id: ObjectId, arrived: Versi
         if mine is not None and not identity.check_numbers(replica, folder, mine, arrived):
             return
         result, claimed = merged(replica, folder, object_id, mine, arrived)
+        if not result.siblings:
+            ask_no_more(state, object_id, arrived)
         if all(number in knowledge.known for number in claimed):
             is_kept = result.siblings or is_bare_kept(replica, folder, result)
             if (result if is_kept else None) == mine:
@@ -137,6 +139,19 @@ def no_longer_expired(
     if replaced:
         state.expired_objects[object_id] = expired.difference(replaced)
     return replaced
+
+
+def ask_no_more(state: FolderState, object_id: ObjectId, arrived: Versions[Any]) -> None:
+    """Numbers that were expired, and asked for once more, stay expired when they arrive in an object of which
+    nothing is kept: what replaced them was let go by age too. Asked for again, they would be refused for
+    ever.
+    """
+    expired = state.expired_objects.get(object_id, frozenset())
+    refused = frozenset(
+        number for number in expired if number in arrived.siblings or arrived.has_seen(number)
+    )
+    state.knowledge.retried -= CNSet.of(refused)
+    setting_aside.end(state, object_id, refused)
 
 
 def ask_for_the_rest(

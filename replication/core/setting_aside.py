@@ -15,7 +15,7 @@ from pillarbox.replication.core.state import NEVER_MS, FolderState, SetAside
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.ground.versions import Versions
-from pillarbox.store.change_number import CNSet
+from pillarbox.store.change_number import ChangeNumber, CNSet
 
 REASON_CHARS_MAX: Final = 500
 
@@ -53,6 +53,17 @@ def look(state: FolderState, object_id: ObjectId) -> None:
     left = state.expired_objects.pop(object_id, frozenset()) - state.set_aside.pop(object_id).numbers
     if left:
         state.expired_objects[object_id] = left
+
+
+def end(state: FolderState, object_id: ObjectId, numbers: frozenset[ChangeNumber]) -> None:
+    """Numbers under which an object is set aside are tried no more, and stay expired."""
+    each = state.set_aside.get(object_id)
+    if each is None:
+        return
+    if each.numbers <= numbers:
+        del state.set_aside[object_id]
+    else:
+        state.set_aside[object_id] = each._replace(numbers=each.numbers - numbers)
 
 
 def due_ms(state: FolderState) -> int:

@@ -19,7 +19,7 @@ from pillarbox.replication.core import (
     writing,
 )
 from pillarbox.replication.core.hello import Start
-from pillarbox.replication.core.preset import CLASSIC, HOUR_MS, MINUTE_MS, PROMPT
+from pillarbox.replication.core.preset import CLASSIC, DAY_MS, HOUR_MS, MINUTE_MS, PROMPT
 from pillarbox.replication.core.replica import Moment, Replica
 from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.core.state import Row, SetAside
@@ -915,6 +915,26 @@ def test_a_message_that_is_held_again_is_held_with_all_edits_of_it() -> None:
     assert [view.contents for view in post.messages(2, folder)] == [(b"theirs",)]
     post.wait(HOUR_MS)
     assert all(set(post.messages(store, folder)[0].contents) == {b"mine", b"theirs"} for store in (0, 1, 2))
+
+
+def test_the_rest_of_a_message_that_is_let_go_once_more_is_asked_for_no_more() -> None:
+    post = Post("aaa")
+    folder = post.folder("123")
+    post.wait(HOUR_MS)
+    message = post.post(0, folder)
+    post.wait(HOUR_MS)
+    post.edit_apart(folder, message)
+    post.wait(2_000, is_lost=lambda each: b"2" * 16 in (each.to, each.sender.database))
+    later_ms = post.now_ms + DAY_MS
+    assert post.do(2, lambda replica: expiry.expire(replica, folder, later_ms)) == 1
+    post.table += [each for each in post.changes() if each.sender.database == b"2" * 16][-1:]
+    post.carry(is_lost=lambda each: b"1" * 16 in (each.to, each.sender.database))
+    assert post.stores[2].explain(folder, post.now).wanted, "the edit beside it is asked for"
+    assert post.do(2, lambda replica: expiry.expire(replica, folder, later_ms)) == 1
+    post.wait(DAY_MS)
+    explained = post.stores[2].explain(folder, post.now)
+    assert explained.is_in_sync and not explained.wanted
+    assert not post.messages(2, folder)
 
 
 @pytest.mark.parametrize("sites", ["aa", "ab"])

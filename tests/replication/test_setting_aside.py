@@ -111,3 +111,25 @@ def test_an_older_version_that_comes_late_takes_nothing_back_from_aside() -> Non
     refused.clear()
     post.wait(2 * DAY_MS)
     assert [view.contents for view in post.messages(1, folder)] == [(b"worse",)]
+
+
+def test_what_was_replaced_by_a_version_that_was_let_go_by_age_is_set_aside_no_more() -> None:
+    post = Post("aaa")
+    folder = post.folder("123")
+    refused: set[ObjectId] = set()
+    refusing(post, 1, refused)
+    second = post.replica(1).me.database
+    made = post.post(0, folder, b"bad")
+    post.wait(10_000, is_lost=lambda each: each.to == second and each.folder == folder)
+    (late,) = [each for each in post.changes() if each.to == second and each.folder == folder]
+    post.do(2, lambda replica: writing.edit(replica, folder, made, ACTOR, content=b"worse"))
+    newer = post.replica(2).objects.get(folder, made)
+    assert newer is not None
+    post.do(1, lambda replica: replica.state(folder).knowledge.expire(CNSet.of(newer.siblings)))
+    refused.add(made)
+    post.table.append(late)
+    post.carry()
+    assert post.stores[1].explain(folder, post.now).set_aside
+    post.wait(DAY_MS)
+    explained = post.stores[1].explain(folder, post.now)
+    assert explained.is_in_sync and not explained.set_aside and not explained.wanted
