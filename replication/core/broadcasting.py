@@ -38,8 +38,6 @@ def broadcast(replica: Replica, folder: ObjectId) -> None:
     new = CNSet.of_range(replica.me.origin, state.broadcast_to + 1, max(state.own_last, state.broadcast_to))
     new &= state.knowledge.known
     state.broadcast_to = max(state.own_last, state.broadcast_to)
-    if replica.now_ms - state.broadcast_ms > 2 * replica.preset.broadcast_interval_ms:
-        state.burst_since_ms = state.unsent_since_ms
     state.unsent_since_ms, state.broadcast_ms = NEVER_MS, replica.now_ms
     if not new:
         return

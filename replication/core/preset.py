@@ -26,10 +26,10 @@ class Preset:
     """All delays, in ms.
 
     A broadcast is sent `broadcast_quiet_ms` after the last change and at the latest `broadcast_latest_ms`
-    after the first; once changes have gone on for `broadcast_burst_ms`, at most every
-    `broadcast_interval_ms`. A status follows the last change after `status_quiet_ms`, the first unstated one
-    after `status_latest_ms` at the latest. A round at rest comes every `status_rest_ms`. Later retries double
-    up to `retry_ms_max`.
+    after the first; once changes have gone on for `broadcast_burst_ms` without resting that long between
+    them, at most every `broadcast_interval_ms`. A status follows the last change after `status_quiet_ms`, the
+    first unstated one after `status_latest_ms` at the latest. A round at rest comes every `status_rest_ms`.
+    Later retries double up to `retry_ms_max`.
     """
 
     broadcast_quiet_ms: int

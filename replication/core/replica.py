@@ -246,6 +246,8 @@ class Replica:
         state.own_last = max(state.own_last, last)
         if state.unsent_since_ms == NEVER_MS:
             state.unsent_since_ms = self.now_ms
+        if self.now_ms - state.changed_ms > self.preset.broadcast_quiet_ms:
+            state.burst_since_ms = self.now_ms
         state.changed_ms = self.now_ms
         state.look_for_tombstones(self.now_ms, self.preset.purge_interval_ms)
 

@@ -120,6 +120,15 @@ def test_changes_are_sent_once_they_rest_and_at_most_every_five_seconds_while_th
     assert len(post.messages(1, folder)) == 300
 
 
+def test_posts_that_come_one_by_one_are_each_there_within_a_second_however_many_they_are() -> None:
+    post = Post()
+    folder = post.folder()
+    for count in range(60):
+        post.post(0, folder)
+        post.wait(1_000)
+        assert len(post.messages(1, folder)) == count + 1
+
+
 def lost_to(store: bytes) -> Callable[[Message], bool]:
     """All changes that are for one store are lost; over a link another one takes them for its site then."""
     return lambda message: is_changes(message) and message.to == store
