@@ -22,14 +22,7 @@ def missing(replica: Replica, folder: ObjectId) -> CNSet:
     state = replica.state(folder)
     if not replica.is_live(folder):
         return NOTHING
-    had, lacked, compared = state.knowledge.settled, NOTHING, state.compared
-    for peer, row in state.rows.items():
-        before = compared.get(peer)
-        if before is None or before[0] is not row.known or before[1] is not had:
-            before = compared[peer] = row.known, had, row.known - had
-        if before[2]:
-            lacked |= before[2]
-    return lacked
+    return state.compared.missing(state.rows, state.knowledge.settled)
 
 
 def note_missing(replica: Replica, folder: ObjectId) -> None:

@@ -161,7 +161,8 @@ def match_rows(replica: Replica, folder: ObjectId) -> None:
     if state is None or not state.is_held:
         return
     peers = replica.peers(folder)
-    if peers.keys() != state.rows.keys():
+    is_matched = peers is state.matched and len(peers) == len(state.rows)
+    if not is_matched and peers.keys() != state.rows.keys():
         # One that comes asks all others, and is heard so. One that was off the list here alone does not.
         unheard = peers.keys() - state.rows.keys()
         state.rows = {database: state.rows.get(database, Row()) for database in peers}
@@ -169,7 +170,9 @@ def match_rows(replica: Replica, folder: ObjectId) -> None:
         if unheard:
             state.await_due_ms = min(state.await_due_ms, replica.now_ms + MINUTE_MS)
         replica.touched.add(folder)
-    state.awaited = state.awaited.intersection(peers) if replica.is_live(folder) else frozenset()
+    state.matched = peers
+    if state.awaited:
+        state.awaited = state.awaited.intersection(peers) if replica.is_live(folder) else frozenset()
 
 
 def places(replica: Replica) -> dict[ObjectId, ObjectId]:

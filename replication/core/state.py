@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from pillarbox.replication.ground.knowledge import NOTHING, Knowledge
-from pillarbox.replication.ground.records import ObjectId
+from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.wire.messages import Bundle, Life, Statement
 from pillarbox.store.change_number import ChangeNumber, CNSet
 
@@ -104,6 +104,53 @@ class Passing(NamedTuple):
 
 
 @dataclass
+class Compared:
+    """A memory of comparing: `lacked` is what other replicas know, as in `known`, and was not `had` here; only
+    of those that know such numbers.
+
+    When what is had grows, nothing but what is missing already has to be looked at again: the hierarchy of a
+    large tree has a row for each of its stores, and hardly any of them has news.
+    """
+
+    had: CNSet = NOTHING
+    known: dict[bytes, CNSet] = field(default_factory=dict)
+    lacked: dict[bytes, CNSet] = field(default_factory=dict)
+
+    def missing(self, rows: Mapping[bytes, Row], had: CNSet) -> CNSet:
+        """The numbers that any of these replicas knows, and that are not `had` here."""
+        if had is not self.had:
+            self._follow(had)
+        known = self.known
+        for peer, row in rows.items():
+            if known.get(peer) is not row.known:
+                self._look(peer, row.known)
+        lacked = NOTHING
+        for peer, numbers in self.lacked.items():
+            if peer in rows:
+                lacked |= numbers
+        return lacked
+
+    def _follow(self, had: CNSet) -> None:
+        if had.covers(self.had):
+            for peer in list(self.lacked):
+                self._note(peer, self.lacked[peer] - had)
+        else:
+            self.known.clear()
+            self.lacked.clear()
+        self.had = had
+
+    def _look(self, peer: bytes, known: CNSet) -> None:
+        self.known[peer] = known
+        self._note(peer, known - self.had)
+
+    def _note(self, peer: bytes, lacked: CNSet) -> None:
+        if lacked:
+            self.lacked[peer] = lacked
+        else:
+            self.lacked.pop(peer, None)
+
+
+@dataclass
 class FolderState:
     """One folder at one store. `is_held` says whether the store holds a replica at all.
 
@@ -147,10 +194,10 @@ class FolderState:
     await_tries: int = 0
     site_status_due_ms: int = NEVER_MS
     purge_due_ms: int = NEVER_MS
-    compared: dict[bytes, tuple[CNSet, CNSet, CNSet]] = field(default_factory=dict, compare=False)
-    """Of each other replica what it had when it was last looked at, what this one had then, and what was
-    missing here: true for ever, so copies share it, and looked at again when one of the two sets is another.
-    """
+    matched: Mapping[bytes, ReplicaState] | None = field(default=None, compare=False)
+    """The other replicas of the list as it was when the rows were last those of it."""
+    compared: Compared = field(default_factory=Compared, compare=False)
+    """True of the sets that it names, whoever holds them: so copies share it."""
 
     def restart(self, now_ms: int, purge_interval_ms: int) -> None:
         """Plan all that is due anew: times of before the restart mean nothing now."""
