@@ -184,6 +184,7 @@ class Replica:
         self._sites: tuple[Organisation, frozenset[str], SiteTree] | None = None
         self.transit_ms: dict[tuple[ObjectId, bytes], int] = {}
         self._read: dict[ObjectId, Reading] = {}
+        self._reads_hold = -NEVER_MS, NEVER_MS  # between these times, for all folders that were read
         self._peers: dict[ObjectId, tuple[Mapping[bytes, ReplicaState], Mapping[bytes, ReplicaState]]] = {}
         self._lists: dict[ObjectId, tuple[Folder | None, Organisation, Mapping[bytes, ReplicaState]]] = {}
         record.owners[self.me.origin] = (self.me.database, self.me.incarnation)
@@ -286,10 +287,13 @@ class Replica:
 
     def witness(self, folder: ObjectId, stamps: Sequence[Stamp]) -> None:
         """See the stamps of a write that arrived."""
+        latest = max(stamps)
+        if not latest.is_ahead(self.wall_ms):  # so none is, and all others are before it
+            self.record.clock = self.record.clock.witnessed(latest, self.wall_ms)
+            return
         for stamp in stamps:
             self.record.clock = self.record.clock.witnessed(stamp, self.wall_ms)
-        if any(stamp.is_ahead(self.wall_ms) for stamp in stamps):
-            self.report(Notice.STAMP_AHEAD, folder)
+        self.report(Notice.STAMP_AHEAD, folder)
 
     def note_news(self, state: FolderState) -> None:
         """Something was applied or made in a folder: a status is due some time after the last of it."""
@@ -308,21 +312,37 @@ class Replica:
         if before and before.versions is versions and before.since_ms <= self.wall_ms < before.until_ms:
             return before.folder
         read = Folder.read(versions, self.wall_ms)
+        since_ms, until_ms = self._holds(versions)
+        self._read[folder] = Reading(versions, since_ms, until_ms, read)
+        self._reads_hold = max(self._reads_hold[0], since_ms), min(self._reads_hold[1], until_ms)
+        return read
+
+    def _holds(self, versions: Versions[Any]) -> tuple[int, int]:
+        """The times between which the same stamps count as now."""
+        latest_ms = max(max(version.stamps()) for version in versions.siblings.values()).time_ms
+        if latest_ms - AHEAD_MS_MAX <= self.wall_ms:
+            return latest_ms - AHEAD_MS_MAX, NEVER_MS
         stamps = (stamp for version in versions.siblings.values() for stamp in version.stamps())
         turns = [stamp.time_ms - AHEAD_MS_MAX for stamp in stamps]
         since_ms = max((turn_ms for turn_ms in turns if turn_ms <= self.wall_ms), default=-NEVER_MS)
         until_ms = min((turn_ms for turn_ms in turns if turn_ms > self.wall_ms), default=NEVER_MS)
-        self._read[folder] = Reading(versions, since_ms, until_ms, read)
-        return read
+        return since_ms, until_ms
 
     def read_otherwise(self) -> list[ObjectId]:
         """The folders that were read when other stamps were too far ahead to count: the clock was put right,
         or their time has come."""
-        return [
-            folder
-            for folder, reading in self._read.items()
-            if not reading.since_ms <= self.wall_ms < reading.until_ms
-        ]
+        if self._reads_hold[0] <= self.wall_ms < self._reads_hold[1]:
+            return []
+        # What was read is read again at once; what was read before that does not narrow the times any more.
+        self._reads_hold = -NEVER_MS, NEVER_MS
+        otherwise = []
+        for folder, reading in self._read.items():
+            if reading.since_ms <= self.wall_ms < reading.until_ms:
+                since_ms, until_ms = self._reads_hold
+                self._reads_hold = max(since_ms, reading.since_ms), min(until_ms, reading.until_ms)
+            else:
+                otherwise.append(folder)
+        return otherwise
 
     def content_flows(self) -> bool:
         """True unless content is stopped in the organisation, or may be, for all that this store knows."""

@@ -33,9 +33,9 @@ def tell_all(replica: Replica, folder: ObjectId) -> None:
     state = replica.state(folder)
     state.unstated_since_ms = NEVER_MS
     near, doubted = replica.mates(folder), mates.doubted(replica, folder)
+    own = mates.own_status(replica, folder)
     for peer in (*near, *(peer for peer in doubted if peer not in near)):
-        said = replace(mates.own_status(replica, folder), mates=doubted.get(peer, {}))
-        replica.send(peer, folder, said)
+        replica.send(peer, folder, replace(own, mates=doubted[peer]) if peer in doubted else own)
     if doubted:
         state.awaited = state.awaited.union(doubted)
         state.await_due_ms = replica.now_ms

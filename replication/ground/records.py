@@ -75,8 +75,8 @@ class FolderVersion:
     def stamps(self) -> tuple[Stamp, ...]:
         """All stamps in this version."""
         single = (self.changed, self.name.stamp, self.parent.stamp)
-        replicas = (entry.stamp for entry in self.replicas.values())
-        return (*single, *replicas, *(entry.stamp for entry in self.properties.values()))
+        replicas = [entry.stamp for entry in self.replicas.values()]
+        return (*single, *replicas, *[entry.stamp for entry in self.properties.values()])
 
 
 @dataclass(frozen=True)
