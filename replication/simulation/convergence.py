@@ -23,26 +23,50 @@ def differences(invariants: Invariants, replicas: list[Replica]) -> Iterator[str
     tree = first.tree
     shown = hierarchy.places(first)
     for replica in replicas[1:]:
+        if _is_read_alike(first, replica):
+            continue
         if hierarchy.places(replica) != shown or any(
             replica.folder(folder) != first.folder(folder) for folder in shown
         ):
             yield "the hierarchies differ"
+    holders: dict[ObjectId, list[Replica]] = {}
+    for replica in replicas:
+        for folder, state in replica.record.folders.items():
+            if state.is_held:
+                holders.setdefault(folder, []).append(replica)
     for folder in (tree.hierarchy, *shown):
-        yield from _folder_differences(invariants, folder, replicas)
+        yield from _folder_differences(invariants, folder, replicas, holders.get(folder, []))
 
 
-def _folder_differences(invariants: Invariants, folder: ObjectId, replicas: list[Replica]) -> Iterator[str]:
-    holders = [replica for replica in replicas if replica.held(folder)]
+def _is_read_alike(one: Replica, other: Replica) -> bool:
+    """True when two stores have the same states of all folders, not equal ones, and read them at one time."""
+    folder = one.tree.hierarchy
+    return one.wall_ms == other.wall_ms and not any(_held_apart(folder, [one, other]))
+
+
+def _held_apart(folder: ObjectId, replicas: list[Replica]) -> Iterator[ObjectId]:
+    """The objects that not all of these stores hold in one and the same state: in all others nothing differs,
+    and of a hierarchy of thousands of folders at hundreds of stores that is seen at a glance."""
+    held = [
+        {each: replica.objects.get(folder, each) for each in replica.objects.ids(folder)}
+        for replica in replicas
+    ]
+    for object_id in sorted(set().union(*held)):
+        states = [each.get(object_id) for each in held]
+        if any(state is not states[0] for state in states):
+            yield object_id
+
+
+def _folder_differences(
+    invariants: Invariants, folder: ObjectId, replicas: list[Replica], holders: list[Replica]
+) -> Iterator[str]:
     active = [replica for replica in holders if replica.my_state(folder) is ReplicaState.ACTIVE]
     if len(active) < len(holders):
         yield f"a replica of folder {folder.counter} still leaves"
-    wanted = [replica for replica in replicas if replica.my_state(folder) is not ReplicaState.REMOVED]
+    listed = replicas[0].replica_states(folder)  # all read the same, or the hierarchies differ
+    wanted = [each for each in replicas if listed.get(each.me.database, ReplicaState.REMOVED)]
     if len(wanted) > len(holders):
         yield f"a replica of folder {folder.counter} has not begun"
-    everything: dict[ObjectId, Shown] = {}
-    for replica in active:
-        for object_id, shown in _live(replica, folder).items():
-            everything.setdefault(object_id, {}).update(shown)
     known = NOTHING
     for replica in holders:
         known |= replica.state(folder).knowledge.known
@@ -53,11 +77,24 @@ def _folder_differences(invariants: Invariants, folder: ObjectId, replicas: list
     had = {replica.state(folder).knowledge.had | replica.assumed(folder) for replica in active}
     if len(had) > 1:
         yield f"what is known of folder {folder.counter} differs"
-    yield from _context_differences(invariants, folder, active)
+    apart = list(_held_apart(folder, active))
+    if apart:
+        yield from _context_differences(invariants, folder, active, apart)
+        yield from _shown_differences(invariants, folder, active, apart)
+
+
+def _shown_differences(
+    invariants: Invariants, folder: ObjectId, active: list[Replica], apart: list[ObjectId]
+) -> Iterator[str]:
+    """Objects of which stores show different versions, unless they let them go by age."""
+    everything: dict[ObjectId, Shown] = {}
     for replica in active:
-        mine, aged = _live(replica, folder), _aged_at(invariants, replica, folder)
+        for object_id in apart:
+            everything.setdefault(object_id, {}).update(_shown(replica, folder, object_id))
+    for replica in active:
+        aged = _aged_at(invariants, replica, folder)
         for object_id, shown in everything.items():
-            here = mine.get(object_id, {})
+            here = _shown(replica, folder, object_id)
             is_same = all(shown[number] == version for number, version in here.items())
             if not is_same or not all(
                 _is_aged(invariants.history, each, aged) for each in shown.keys() - here.keys()
@@ -65,7 +102,9 @@ def _folder_differences(invariants: Invariants, folder: ObjectId, replicas: list
                 yield f"object {object_id.counter} of folder {folder.counter} differs"
 
 
-def _context_differences(invariants: Invariants, folder: ObjectId, active: list[Replica]) -> Iterator[str]:
+def _context_differences(
+    invariants: Invariants, folder: ObjectId, active: list[Replica], apart: list[ObjectId]
+) -> Iterator[str]:
     """Objects of which one store has seen a write that another one has not, or holds a deletion that another
     one holds no more and did not purge.
 
@@ -78,7 +117,7 @@ def _context_differences(invariants: Invariants, folder: ObjectId, active: list[
         forgotten = replica.state(folder).knowledge.purged | history.given_up
         aged = _aged_at(invariants, replica, folder)
         for other in active:
-            for object_id in other.objects.ids(folder):
+            for object_id in apart:
                 theirs, mine = other.objects.get(folder, object_id), replica.objects.get(folder, object_id)
                 if theirs is None or theirs is mine or not theirs.siblings:
                     continue
@@ -105,17 +144,14 @@ def _is_aged(history: History, number: ChangeNumber, aged: CNSet) -> bool:
     return number in aged or any(later in aged for later in history.covering(number))
 
 
-def _live(replica: Replica, folder: ObjectId) -> dict[ObjectId, Shown]:
-    """All versions of a folder's objects that are shown.
+def _shown(replica: Replica, folder: ObjectId, object_id: ObjectId) -> Shown:
+    """The versions of an object that are shown.
 
     A tombstone beside a live version is not: where the object had gone before the version came, it is purged.
     """
-    return {
-        object_id: shown
-        for object_id in replica.objects.ids(folder)
-        if (versions := replica.objects.get(folder, object_id))
-        and (shown := {number: version for number, version in versions.siblings.items() if not version.gone})
-    }
+    versions = replica.objects.get(folder, object_id)
+    siblings = versions.siblings.items() if versions else ()
+    return {number: version for number, version in siblings if not version.gone}
 
 
 def check_nothing_lost(invariants: Invariants, replicas: list[Replica]) -> None:
@@ -136,8 +172,8 @@ def _check_folder(invariants: Invariants, folder: ObjectId, holders: list[Replic
     for replica in holders:
         knowledge = replica.state(folder).knowledge
         had, known, purged = had | knowledge.had, known | knowledge.known, purged | knowledge.purged
-        for shown in _live(replica, folder).values():
-            live.update(shown)
+        for object_id in replica.objects.ids(folder):
+            live.update(_shown(replica, folder, object_id))
     for number in history.in_set(folder, known):
         later = [each for each in history.covering(number) if each in had]
         if number in live and any(invariants.is_seen(each, known, deletions) for each in later):

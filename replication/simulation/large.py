@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from pillarbox.replication.core import writing
 from pillarbox.replication.core.preset import DAY_MS, MINUTE_MS, PROMPT, Preset
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.ground.records import ObjectId, ReplicaState, Tree
+from pillarbox.replication.ground.versions import Versions
 from pillarbox.replication.simulation.faults import Fault, crash, cut, restart, slow
 from pillarbox.replication.simulation.invariants import Invariants
 from pillarbox.replication.simulation.machine import Machine
@@ -46,6 +47,7 @@ class Moments(Invariants):
     def __init__(self, tree: Tree, machines: Mapping[bytes, Machine]) -> None:
         super().__init__(tree, machines)
         self._touched: dict[bytes, set[ObjectId]] = {}
+        self._checked: dict[ObjectId, Versions[Any]] = {}  # the folders of the tree that was checked last
 
     def look_at(self, machine: Machine) -> None:
         """Note what a call touched."""
@@ -56,6 +58,14 @@ class Moments(Invariants):
         for machine in running:
             machine.replicator.replica.touched = self._touched.pop(machine.database, set())
             super().look_at(machine)
+
+    def _check_tree(self, machine: Machine) -> None:
+        """Check a tree once for all stores that hold the same states of its folders: where no clock is wrong
+        all read it alike."""
+        folders = machine.objects.folder_objects(self.tree.hierarchy).objects
+        if machine.skew_ms or folders != self._checked:
+            super()._check_tree(machine)
+            self._checked = dict(folders)
 
 
 class LargeScenario(Scenario):
@@ -102,8 +112,16 @@ class LargeScenario(Scenario):
                 fault(self.faults, machine)
             else:
                 self._change(machine, self._some_change)
-        if self._steps_count % max(1, self.settings.steps // self._large.moments) == 0:
+        if self._is_moment():
             self._moments.look_at_all(self.world.running())
+
+    def _is_moment(self) -> bool:
+        return self._steps_count % max(1, self.settings.steps // self._large.moments) == 0
+
+    def _count_kinds(self, machine: Machine) -> None:
+        """Count them at moments alone, since each time all folders of the tree are looked at."""
+        if self._is_moment():
+            super()._count_kinds(machine)
 
     def _converge(self) -> None:
         super()._converge()

@@ -186,6 +186,9 @@ class Scenario:
         )
         if said:
             self.world.say(f"{self.world.name(machine.database)} {said}")
+        self._count_kinds(machine)
+
+    def _count_kinds(self, machine: Machine) -> None:
         self.world.fired.update(kinds.seen(machine.replicator.replica))
 
     # --- the end --------------------------------------------------------------------------------------------

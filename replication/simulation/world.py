@@ -33,7 +33,7 @@ from pillarbox.replication.simulation import shapes
 from pillarbox.replication.simulation.invariants import Invariants
 from pillarbox.replication.simulation.link_sight import LinkSight
 from pillarbox.replication.simulation.machine import Machine
-from pillarbox.replication.simulation.network import FRAME, Carried, Freight, Network
+from pillarbox.replication.simulation.network import FRAME, Carried, Freight, Link, Network
 from pillarbox.replication.simulation.replays import Delivery, Replays
 from pillarbox.replication.simulation.requests import check_requests
 from pillarbox.replication.simulation.stops import check_stopped
@@ -88,6 +88,7 @@ class World:
         self._due: dict[bytes, int] = {}  # when a tick of each machine has something to do
         self._looks: dict[bytes, int] = {}  # when that is looked at
         self._paths: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._both_ways: dict[tuple[str, str], tuple[Link, ...]] = {}
 
     def _connectors(self, shape: random.Random) -> Iterator[Connector]:
         """The connectors of a chain of sites, so that some ways lead over two; of a star, where one site
@@ -178,10 +179,17 @@ class World:
         """True when messages come through between two stores, in both directions."""
         if database not in self.machines or other not in self.machines:
             return False
-        hops = [*pairwise(self._path(database, other)), *pairwise(self._path(other, database))]
-        is_cut = any(self.now_ms < self.network.link(*hop).cut_until_ms for hop in hops)
-        is_deaf = any(self.machines[each].deaf_until_ms > self.now_ms for each in (database, other))
-        return other not in self.down and not is_cut and not is_deaf
+        if other in self.down or self.machines[other].deaf_until_ms > self.now_ms:
+            return False
+        return self.machines[database].deaf_until_ms <= self.now_ms and not self._is_cut(database, other)
+
+    def _is_cut(self, one: bytes, other: bytes) -> bool:
+        """True when a link on the way between two stores is cut, in either direction."""
+        sites = self.places[one], self.places[other]
+        if sites not in self._both_ways:
+            hops = (*pairwise(self._path(one, other)), *pairwise(self._path(other, one)))
+            self._both_ways[sites] = tuple(self.network.link(*hop) for hop in hops)
+        return self.now_ms < max((link.cut_until_ms for link in self._both_ways[sites]), default=0)
 
     def name(self, database: bytes) -> str:
         """The name of a store."""
