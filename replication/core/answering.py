@@ -36,6 +36,9 @@ def begin(replica: Replica, folder: ObjectId, asker: bytes, life: Life, request:
     """
     if deletion.cleared_unseen(replica, folder, asker):
         replica.send(asker, replica.tree.hierarchy, StatusRequest())
+    if not request.needed:
+        outbox.withdraw(replica, AnswerKey(asker, folder))
+        return
     needed = request.needed & replica.state(folder).knowledge.known
     if needed:
         coming = _on_its_way(replica, folder, asker) & needed

@@ -42,6 +42,8 @@ def note_missing(replica: Replica, folder: ObjectId) -> None:
     elif not lacked and not state.awaited:
         state.asks_at_once = False
     state.entries = tuple(entries)
+    if state.open_requests and not any(entry.tries for entry in entries):
+        _withdraw(replica, folder)
 
 
 def ask_whether_expired(replica: Replica, folder: ObjectId) -> None:
@@ -105,7 +107,29 @@ def _send_request(replica: Replica, folder: ObjectId, request: Request) -> None:
     state.asked[request.source] = replica.now_ms
     replica.send(request.source, folder, BackfillRequest(request.numbers, state.knowledge.settled))
     if replica.organisation.servers[request.source].site != replica.site:
+        state.open_requests[request.source] = state.open_requests.get(request.source, 0) + 1
         mates.tell_fetching(replica, folder, request.numbers, request.source)
+
+
+def answered(state: FolderState, source: bytes) -> None:
+    """The last part of an answer came from a source."""
+    count = state.open_requests.pop(source, 0)
+    if count > 1:
+        state.open_requests[source] = count - 1
+
+
+def _withdraw(replica: Replica, folder: ObjectId) -> None:
+    """All that was asked for has come: what sources were asked for meanwhile they need not send any more.
+
+    On a slow link it would still wait there, and cross though everybody has it.
+    """
+    state = replica.state(folder)
+    for source, count in state.open_requests.items():
+        replica.fired["request_withdrawn"] += 1
+        replica.unanswered[source] = max(0, replica.unanswered[source] - count)
+        state.asked.pop(source, None)
+        replica.send(source, folder, BackfillRequest(NOTHING, state.knowledge.settled))
+    state.open_requests.clear()
 
 
 def open_sources(replica: Replica, folder: ObjectId) -> list[Candidate]:

@@ -143,6 +143,11 @@ def answer(replica: Replica, answer: Answer) -> None:
     _wait_for_page(replica, answer.key)
 
 
+def withdraw(replica: Replica, key: AnswerKey) -> None:
+    """Send no more of an answer: who asked has got it all by other ways."""
+    replica.answers.pop(key, None)
+
+
 def page_taken(replica: Replica, key: AnswerKey) -> None:
     """The link has taken a page of an answer, or it goes nowhere: what is left waits for its next turn."""
     for line in replica.lines.values():

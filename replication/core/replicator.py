@@ -246,6 +246,8 @@ class Replicator:
             applying.tell_gaps(replica, folder, source, changes.pair)
         if answer is not None:
             backfill.part_came(replica, folder)
+            if answer.is_last:
+                backfill.answered(replica.state(folder), source)
             mates.hand_on(replica, folder, changes.objects, source, before)
             if answer.purged and answer.is_last:
                 first = changes.pair.required - answer.purged

@@ -105,8 +105,8 @@ class Passing(NamedTuple):
 
 @dataclass
 class Compared:
-    """A memory of comparing: `lacked` is what other replicas know, as in `known`, and was not `had` here; only
-    of those that know such numbers.
+    """A memory of comparing: `lacked` is what other replicas know, as in `known`, and was not `had` here;
+    only of those that know such numbers.
 
     When what is had grows, nothing but what is missing already has to be looked at again: the hierarchy of a
     large tree has a row for each of its stores, and hardly any of them has news.
@@ -157,6 +157,7 @@ class FolderState:
     `life` counts how often it began to hold one. `own_last` is the last number of its own up to which it
     knows all of its numbers in this folder; `broadcast_to` the last one that it broadcast. `applied` counts
     what arrived and was applied. `expired_objects` says for each object that was expired under which numbers.
+    `open_requests` counts for each source behind a link the requests that it has not answered to their end.
     `set_aside` are objects that could not be applied, `marks` the numbers of its own that neighbour sites did
     not take yet.
     """
@@ -175,6 +176,7 @@ class FolderState:
 
     entries: tuple[BackfillEntry, ...] = ()
     asked: dict[bytes, int] = field(default_factory=dict)
+    open_requests: dict[bytes, int] = field(default_factory=dict)
     silent: frozenset[bytes] = frozenset()
     fetched_by: dict[bytes, tuple[CNSet, int]] = field(default_factory=dict)
     asks_at_once: bool = False
@@ -206,6 +208,7 @@ class FolderState:
         # A replica that began while nothing was sent, by a command, say, has asked nobody yet.
         self.asks_at_once |= not any(row.is_heard() for row in self.rows.values())
         self.asked.clear()
+        self.open_requests.clear()
         self.fetched_by.clear()
         self.site_status_due_ms = NEVER_MS
         self.reconciles.clear()
@@ -239,6 +242,7 @@ class FolderState:
         copied.marks = dict(self.marks)
         copied.set_aside = dict(self.set_aside)
         copied.asked = dict(self.asked)
+        copied.open_requests = dict(self.open_requests)
         copied.fetched_by = dict(self.fetched_by)
         copied.reconciles = dict(self.reconciles)
         copied.reconciling = dict(self.reconciling)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pillarbox.replication.core.effects import Answer, AnswerKey
-from pillarbox.replication.core.preset import MINUTE_MS, SECOND_MS
+from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS, SECOND_MS
 from pillarbox.replication.core.replica import Moment
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.wire.messages import (
+    AnswerTo,
     BackfillRequest,
     Changes,
     Message,
@@ -97,3 +98,46 @@ def test_what_the_asker_came_to_know_meanwhile_is_left_out() -> None:
     )
     post.stores[0].receive(told, post.now)
     assert page(post, answer, post.now_ms) == 0
+
+
+def test_a_request_for_nothing_withdraws_the_one_before() -> None:
+    post, folder = posted("ab", "12")
+    answer, asker = asks(post, 1, folder, post.now_ms), post.replica(1)
+    said = Statement(asker.life(folder), NOTHING, NOTHING)
+    request = BackfillRequest(NOTHING, asker.state(folder).knowledge.known)
+    post.stores[0].receive(Message(asker.me, b"1" * 16, folder, said, request), post.now)
+    assert post.stores[0].answer_page(answer.key, post.now) is None
+
+
+def test_requests_are_withdrawn_once_all_has_come_another_way() -> None:
+    post = Post("ab")
+    folder = post.folder("12")
+    post.post(0, folder)
+    post.wait(HOUR_MS, is_lost=is_changes)
+    requests = [each.body for each in post.sent if isinstance(each.body, BackfillRequest)]
+    assert len(requests) > 2 and all(each.needed for each in requests), "no answer came"
+    late = next(each for each in post.changes() if each.folder == folder)
+    post.sent.clear()
+    post.put(post.stores[1], post.stores[1].receive(late, post.now))
+    post.wait(MINUTE_MS, is_lost=is_changes)
+    assert len(post.messages(1, folder)) == 1
+    (request,) = [each for each in post.sent if isinstance(each.body, BackfillRequest)]
+    assert isinstance(request.body, BackfillRequest) and not request.body.needed
+    assert not any(post.replica(1).unanswered.values()), "nobody is thought to be silent for it"
+
+
+def test_a_request_that_is_answered_to_its_end_is_not_withdrawn() -> None:
+    post = Post("ab")
+    folder = post.folder("12")
+    post.post(0, folder)
+    post.wait(10 * SECOND_MS, is_lost=is_changes)
+    post.sent.clear()
+    post.wait(HOUR_MS, is_lost=lambda each: is_changes(each) and answer_of(each) is None)
+    assert len(post.messages(1, folder)) == 1
+    requests = [each.body for each in post.sent if isinstance(each.body, BackfillRequest)]
+    assert len(requests) == 1 and requests[0].needed
+
+
+def answer_of(message: Message) -> AnswerTo | None:
+    assert isinstance(message.body, Changes)
+    return message.body.answer

@@ -43,7 +43,7 @@ from pillarbox.store.errors import NotFound, Refused
 
 
 def requests(post: Post) -> list[Message]:
-    return [message for message in post.sent if isinstance(message.body, BackfillRequest)]
+    return [each for each in post.sent if isinstance(each.body, BackfillRequest) and each.body.needed]
 
 
 def test_a_post_reaches_all_replicas_within_a_second() -> None:
