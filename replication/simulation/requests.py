@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from pillarbox.replication.core import backfill
 from pillarbox.replication.core.replica import Replica
+from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.organisation.topology import Connector
 from pillarbox.replication.simulation.history import Violation
@@ -34,11 +35,16 @@ def check_requests(replica: Replica, folder: ObjectId, asked: Mapping[bytes, CNS
     state, places = replica.state(folder), {}
     chosen = replica.organisation.preferred.get(replica.me.database, ())
     can_be_asked = {source.database for source in backfill.open_sources(replica, folder)}
+    ways: dict[str, tuple[int, bool] | None] = {}
     for peer, listed in replica.peers(folder).items():
-        has = state.rows[peer].known & needed
+        has = state.rows[peer].known & needed if peer in can_be_asked or peer in asked else NOTHING
+        if not has:
+            continue
         server = replica.organisation.servers[peer]
-        way = cheapest(replica.site, server.site, replica.organisation.connectors, replica.down)
-        if has and way is not None and (peer in can_be_asked or peer in asked):
+        if server.site not in ways:
+            connectors = replica.organisation.connectors
+            ways[server.site] = cheapest(replica.site, server.site, connectors, replica.down)
+        if (way := ways[server.site]) is not None:
             cost, is_up = way
             is_late = listed is ReplicaState.DELETE_PENDING or not is_up or peer in state.silent
             places[peer] = Place(peer not in chosen, cost, is_late, -server.version, -has.count())
