@@ -57,7 +57,7 @@ def take(replica: Replica, folder: ObjectId, object_id: ObjectId, arrived: Versi
     state.applied += 1
     replica.note_news(state)
     for version in arrived.siblings.values():
-        replica.witness(folder, version.stamps())
+        replica.witness(folder, version)
 
 
 def is_all_new(state: FolderState, entries: Iterable[ChangeNumber]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,7 +14,14 @@ from pillarbox.replication.core.preset import Preset
 from pillarbox.replication.core.rounds import Rounds
 from pillarbox.replication.core.state import NEVER_MS, FolderState, Passing, TooLarge, expired_by_all
 from pillarbox.replication.ground.knowledge import NOTHING
-from pillarbox.replication.ground.records import Folder, ObjectId, ReplicaState, Tree
+from pillarbox.replication.ground.records import (
+    Folder,
+    FolderVersion,
+    MessageVersion,
+    ObjectId,
+    ReplicaState,
+    Tree,
+)
 from pillarbox.replication.ground.versions import Versions
 from pillarbox.replication.organisation.link_state import LinkWatch, StatedLinks
 from pillarbox.replication.organisation.site_tree import SiteTree, site_tree
@@ -285,13 +292,13 @@ class Replica:
         self.record.clock = self.record.clock.next(self.wall_ms)
         return self.record.clock.stamp(self.me.origin)
 
-    def witness(self, folder: ObjectId, stamps: Sequence[Stamp]) -> None:
+    def witness(self, folder: ObjectId, version: MessageVersion | FolderVersion) -> None:
         """See the stamps of a write that arrived."""
-        latest = max(stamps)
+        latest = version.latest_stamp
         if not latest.is_ahead(self.wall_ms):  # so none is, and all others are before it
             self.record.clock = self.record.clock.witnessed(latest, self.wall_ms)
             return
-        for stamp in stamps:
+        for stamp in version.stamps():
             self.record.clock = self.record.clock.witnessed(stamp, self.wall_ms)
         self.report(Notice.STAMP_AHEAD, folder)
 
@@ -319,7 +326,7 @@ class Replica:
 
     def _holds(self, versions: Versions[Any]) -> tuple[int, int]:
         """The times between which the same stamps count as now."""
-        latest_ms = max(max(version.stamps()) for version in versions.siblings.values()).time_ms
+        latest_ms = max([version.latest_stamp for version in versions.siblings.values()]).time_ms
         if latest_ms - AHEAD_MS_MAX <= self.wall_ms:
             return latest_ms - AHEAD_MS_MAX, NEVER_MS
         stamps = (stamp for version in versions.siblings.values() for stamp in version.stamps())

@@ -55,8 +55,13 @@ class MessageVersion:
         """All stamps in this version."""
         return (self.changed, *(entry.stamp for entry in self.properties.values()))
 
+    @property
+    def latest_stamp(self) -> Stamp:
+        """The latest stamp in this version."""
+        return max(self.stamps()) if self.properties else self.changed
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class FolderVersion:
     """A version of a folder of the public folder tree, a tombstone too.
 
@@ -77,6 +82,11 @@ class FolderVersion:
         single = (self.changed, self.name.stamp, self.parent.stamp)
         replicas = [entry.stamp for entry in self.replicas.values()]
         return (*single, *replicas, *[entry.stamp for entry in self.properties.values()])
+
+    @cached_property
+    def latest_stamp(self) -> Stamp:
+        """The latest stamp in this version."""
+        return max(self.stamps())
 
 
 @dataclass(frozen=True)
