@@ -88,6 +88,7 @@ class World:
         self._due: dict[bytes, int] = {}  # when a tick of each machine has something to do
         self._looks: dict[bytes, int] = {}  # when that is looked at
         self._paths: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._led_to: dict[tuple[str, str], frozenset[str]] = {}
         self._both_ways: dict[tuple[str, str], tuple[Link, ...]] = {}
 
     def _connectors(self, shape: random.Random) -> Iterator[Connector]:
@@ -350,8 +351,7 @@ class World:
         """True when a store that is up has a version in the sites that the link from one site to another
         leads to."""
         folder, number = version
-        tree = site_tree(one, self.wires)
-        behind = {*tree.below(other)} if other in tree.children(one) else {other}
+        behind = self._behind(one, other)
         return any(
             number in state.knowledge.had
             for machine in self.running()
@@ -359,6 +359,14 @@ class World:
             and (state := machine.record.folders.get(folder)) is not None
             and state.is_held
         )
+
+    def _behind(self, one: str, other: str) -> frozenset[str]:
+        """The sites that the link from one site to another leads to."""
+        if (one, other) not in self._led_to:
+            tree = site_tree(one, self.wires)
+            is_child = other in tree.children(one)
+            self._led_to[one, other] = frozenset(tree.below(other) if is_child else (other,))
+        return self._led_to[one, other]
 
     def _count(self, message: Message) -> None:
         kind = type(message.body).__name__
