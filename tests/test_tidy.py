@@ -10,7 +10,8 @@ import ast
 import inspect
 import re
 from collections.abc import Iterable, Iterator
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -230,31 +231,36 @@ INTERNAL_ERRORS = {"store/disk/env.py": {"MapFull"}}
 EXIT_CODES_OF_THE_SHELL = {0, 1, 2}  # done, a fault of the program, wrong usage
 
 
-class Module(NamedTuple):
-    """One source file, parsed; `file` is relative to the repository."""
+@dataclass(frozen=True)
+class Module:
+    """One source file; `file` is relative to the repository."""
 
     file: str
     name: str
-    tree: ast.Module
+
+    # Parsed when a test looks into it: each process that collects the tests would take seconds for all files.
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse((ROOT / self.file).read_bytes(), self.file)
 
     @property
     def package(self) -> str:
         return self.file.split("/")[0]
 
 
-def parsed(folder: str) -> tuple[Module, ...]:
+def modules_of(folder: str) -> tuple[Module, ...]:
     found = []
     # pillarbox/ holds links to the other packages, which are read where they are.
     for path in sorted((ROOT / folder).glob("*.py" if folder == "pillarbox" else "**/*.py")):
         file = path.relative_to(ROOT).as_posix()
         place = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         name = place if folder == "pillarbox" else f"pillarbox.{place}"
-        found.append(Module(file, name, ast.parse(path.read_bytes(), file)))
+        found.append(Module(file, name))
     return tuple(found)
 
 
-MODULES = tuple(module for package in PACKAGES for module in parsed(package))
-SUITE = parsed("tests")
+MODULES = tuple(module for package in PACKAGES for module in modules_of(package))
+SUITE = modules_of("tests")
 OWN_NAMES = frozenset(module.name for module in MODULES)
 
 
@@ -276,8 +282,14 @@ def imported(node: ast.Import | ast.ImportFrom, names: frozenset[str]) -> list[s
     return [each if each in names else source for each in full]
 
 
+@cache
+def nodes_of(tree: ast.AST) -> tuple[ast.AST, ...]:
+    """Every node of a tree; found once, as most rules look at all of them."""
+    return tuple(ast.walk(tree))
+
+
 def imports(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
-    for node in ast.walk(tree):
+    for node in nodes_of(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield node
 
@@ -398,7 +410,7 @@ def test_what_threads_share_is_loaded_before_they_run() -> None:
         f"{module.file}:{node.lineno}: import it at the module's head, or do what needs it elsewhere"
         for module in MODULES
         if module.file.startswith(ROOMS_THAT_THREADS_SHARE)
-        for function in ast.walk(module.tree)
+        for function in nodes_of(module.tree)
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
         for node in imports(function)
     )
@@ -462,7 +474,7 @@ def full_name(node: ast.expr, known: dict[str, str]) -> str:
 def outside_uses(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """(line, full name) of everything from outside that a module imports or names."""
     known = meanings(tree)
-    for node in ast.walk(tree):
+    for node in nodes_of(tree):
         if isinstance(node, ast.Import):
             # A module that may be used in part is imported as a whole: its uses are looked at one by one.
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -607,19 +619,21 @@ def asks_first(function: ast.FunctionDef) -> bool:
     return first is not None and ast.unparse(first.func) == needed
 
 
-OPERATIONS = {
-    name: (module, node)
-    for module in MODULES
-    if module.file.startswith("store/mail/") and not module.file.endswith("/rights.py")
-    for name, node in operations(module)
-}
+@cache
+def operations_on_mail() -> dict[str, tuple[Module, ast.FunctionDef]]:
+    return {
+        name: (module, node)
+        for module in MODULES
+        if module.file.startswith("store/mail/") and not module.file.endswith("/rights.py")
+        for name, node in operations(module)
+    }
 
 
 def test_every_operation_on_mail_asks_for_a_right_first() -> None:
     assert_none(
         f"{module.file}:{node.lineno}: {name} is to begin with `require`, or `require_change` where it "
         "changes something (store/mail/rights.py)"
-        for name, (module, node) in OPERATIONS.items()
+        for name, (module, node) in operations_on_mail().items()
         if name not in NO_RIGHT_ASKED and not asks_first(node)
     )
 
@@ -628,7 +642,7 @@ def test_no_operation_is_let_off_that_asks_or_is_gone() -> None:
     assert_none(
         f"{name} no longer needs its place in NO_RIGHT_ASKED of tests/test_tidy.py"
         for name in NO_RIGHT_ASKED
-        if name not in OPERATIONS or asks_first(OPERATIONS[name][1])
+        if name not in operations_on_mail() or asks_first(operations_on_mail()[name][1])
     )
 
 
@@ -659,14 +673,14 @@ def test_records_are_built_by_the_names_of_their_fields() -> None:
     assert_none(
         f"{module.file}:{node.lineno}: give every field of {node.func.id} by its name"
         for module in MODULES
-        for node in ast.walk(module.tree)
+        for node in nodes_of(module.tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
         if node.func.id in RECORD_NAMES and node.args
     )
 
 
 def defined_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(tree):
+    for node in nodes_of(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.lineno, node.name
         elif isinstance(node, ast.arg):
@@ -704,7 +718,7 @@ NO_SUBJECTS = {"what", "which", "who", "whose", "whether", "how", "this", "those
 
 def riddles(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """(line, first word) of each docstring that begins with a word that names no thing."""
-    for node in ast.walk(tree):
+    for node in nodes_of(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             words = (ast.get_docstring(node) or "").split()
             if words and words[0].lower() in NO_SUBJECTS:
@@ -751,7 +765,7 @@ def test_errors_are_defined_in_one_place() -> None:
     def defined() -> Iterator[tuple[Module, ast.ClassDef]]:
         for module in MODULES:
             known = meanings(module.tree)
-            for node in ast.walk(module.tree):
+            for node in nodes_of(module.tree):
                 if isinstance(node, ast.ClassDef) and any(
                     full_name(base, known).startswith("pillarbox.store.errors.") for base in node.bases
                 ):
