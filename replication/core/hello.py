@@ -182,7 +182,7 @@ def answered(replica: Replica, source: bytes, told: HelloAnswer, statement: Stat
     if waiting is None or told.start != waiting.start:
         return
     replica.learn_numberings(told.numberings)
-    replica.awaited_hierarchy[source] = statement.known
+    replica.awaited_hierarchy[source] = statement
     replica.hierarchy_due_ms = replica.now_ms + HIERARCHY_MS_MAX
     if told.highest > waiting.last:
         note_return(replica)

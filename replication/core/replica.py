@@ -169,7 +169,7 @@ class Replica:
         self.fired: Counter[str] = Counter()
         self.down: frozenset[str] = frozenset()
         self.is_flowing = True
-        self.awaited_hierarchy: dict[bytes, CNSet] = {}
+        self.awaited_hierarchy: dict[bytes, Statement] = {}
         self.hierarchy_due_ms = 0
         self.lines: dict[str, Line] = {}
         self.answers: dict[AnswerKey, Answer] = {}  # that are under way, with what is left of each
@@ -357,16 +357,19 @@ class Replica:
 
     def _lacks_hierarchy(self) -> bool:
         """True while stores that answered the hello of the start hold changes of the hierarchy that are
-        missing here; for a day at most, since nobody may have them any more."""
+        missing here; for a day at most, since nobody may have them any more.
+
+        One that went back in time since holds what it says in its later life.
+        """
         if not self.awaited_hierarchy:
             return False
-        state = self.record.folders.get(self.tree.hierarchy)
-        had = state.knowledge.had if state else NOTHING
-        if self.now_ms < self.hierarchy_due_ms and any(
-            not self.organisation.is_removed(database) and not had.covers(known)
-            for database, known in self.awaited_hierarchy.items()
-        ):
-            return True
+        state = self.record.folders.get(self.tree.hierarchy) or FolderState()
+        for database, said in self.awaited_hierarchy.items():
+            row, missing = state.rows.get(database), said.known - state.knowledge.had
+            if row is not None and row.life > said.life:
+                missing &= row.known
+            if missing and self.now_ms < self.hierarchy_due_ms and not self.organisation.is_removed(database):
+                return True
         self.awaited_hierarchy.clear()
         return False
 

@@ -21,6 +21,7 @@ from pillarbox.replication.wire.messages import (
     Message,
     RestPoll,
     RestSums,
+    Statement,
     Status,
     StatusRequest,
 )
@@ -183,6 +184,26 @@ def test_content_is_not_held_back_for_ever_for_a_hierarchy_that_nobody_has() -> 
     post.wait(DAY_MS - HOUR_MS, is_lost=lambda message: one in (message.to, message.sender.database))
     assert len(post.messages(2, folder)) == 0
     post.wait(2 * HOUR_MS, is_lost=lambda message: one in (message.to, message.sender.database))
+    assert len(post.messages(2, folder)) == 1
+
+
+def test_content_is_held_back_for_no_hierarchy_that_was_lost_by_who_told_of_it() -> None:
+    post = applied()
+    folder = post.folder("123")
+    teller = post.replica(0)
+    known, said = teller.state(TREE.hierarchy).knowledge.known, teller.life(TREE.hierarchy)
+    post.do(0, lambda replica: writing.create_folder(replica, TREE.root, "Lost", {}, ACTOR))
+    post.put(post.stores[1], post.stores[1].start(post.now))
+    post.put(post.stores[1], post.stores[1].tick(post.now))
+    post.carry(is_lost=is_changes)
+    assert not post.replica(1).content_flows()
+    later = teller.me._replace(incarnation=said.incarnation + 1, origin=b"Z" * 16)
+    statement = Statement(said._replace(incarnation=later.incarnation), known, NOTHING)
+    told = Message(later, TWO, TREE.hierarchy, statement, Status(numberings=None))
+    post.stores[1].receive(told, post.now)
+    assert post.replica(1).content_flows()
+    make(post, folder, 1)
+    post.wait(MINUTE_MS, is_lost=lambda message: teller.me.database in (message.to, message.sender.database))
     assert len(post.messages(2, folder)) == 1
 
 
