@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from pillarbox.replication.core import mates, outbox
-from pillarbox.replication.core.preset import MINUTE_MS, Wait
+from pillarbox.replication.core.preset import DAY_MS, MINUTE_MS, Wait
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import NEVER_MS, BackfillEntry, FolderState, expired_by_all
 from pillarbox.replication.ground.knowledge import NOTHING
@@ -72,8 +72,9 @@ def due_ms(replica: Replica, folder: ObjectId, state: FolderState) -> int:
 def ask(replica: Replica, folder: ObjectId) -> None:
     """Ask for all entries that are due, each source for its part, and let them wait again.
 
-    What mates fetch, or what is still on its way here, is not asked for over a link; an entry that no source
-    can be asked for sleeps, and its first delay counts anew when one can.
+    What mates fetch, or what is still on its way here, is not asked for over a link. An entry that no source
+    can be asked for sleeps until something happens by which one may be: a store is heard, or can be reached,
+    or a way opens; its first delay counts anew then.
     """
     state = replica.state(folder)
     due = [entry for entry in state.entries if entry.due_ms <= replica.now_ms]
@@ -91,13 +92,21 @@ def ask(replica: Replica, folder: ObjectId) -> None:
         if entry.missing & asked:
             after = _waiting(replica, folder, replace(entry, tries=entry.tries + 1))
         elif not any(source.available.count_common(entry.missing) for source in sources):
-            after = replace(entry, due_ms=replica.now_ms + _look_again_ms(replica), sleeps=True)
+            after = replace(entry, due_ms=replica.now_ms + DAY_MS, sleeps=True)
+            _ask_later(replica, folder, entry.missing)
         elif entry.sleeps:
             waits_ms = _first_wait_ms(replica, folder, entry.missing)
             after = replace(entry, due_ms=replica.now_ms + waits_ms, sleeps=False)
         else:
             after = replace(entry, due_ms=max(until_ms, replica.now_ms + MINUTE_MS))
         state.entries = tuple(after if each is entry else each for each in state.entries)
+
+
+def _ask_later(replica: Replica, folder: ObjectId, missing: CNSet) -> None:
+    """Have the folder looked at as soon as a store is up that has some of what is missing."""
+    for store, row in replica.state(folder).rows.items():
+        if not mates.is_up(replica, store) and row.known.count_common(missing):
+            mates.ask_later(replica, folder, store)
 
 
 def _send_request(replica: Replica, folder: ObjectId, request: Request) -> None:
@@ -174,15 +183,6 @@ def _on_its_way(replica: Replica, folder: ObjectId, needed: CNSet) -> tuple[CNSe
     for mate in replica.mates(folder):
         near |= rows[mate].known if mate in rows else NOTHING
     return numbers - near, until_ms
-
-
-def _look_again_ms(replica: Replica) -> int:
-    """The time after which a sleeping entry is looked at: soon while a way is down, else when somebody that
-    was silent may have spoken.
-    """
-    is_cut = replica.down or any(line.stalled() for line in replica.lines.values())
-    is_asked = any(mates.is_heard(replica, store) for store, count in replica.unanswered.items() if count)
-    return MINUTE_MS if is_cut or is_asked else replica.preset.status_rest_ms
 
 
 def plan_requests(replica: Replica, folder: ObjectId, needed: CNSet) -> Plan:

@@ -21,11 +21,16 @@ RESTATE_MS: Final = 5 * MINUTE_MS
 
 
 def watch(replica: Replica) -> None:
-    """See which connectors of this site are up, by the lines that lead over them."""
-    for site, line in replica.lines.items():
+    """See which connectors of this site are up, by the lines that lead over them. What slept since a line was
+    stalled is looked at when it is not any more."""
+    stalled = frozenset(site for site, line in replica.lines.items() if line.stalled())
+    for site in replica.lines:
         connector = connector_to(replica, site)
         if connector is not None:
-            seen(replica, connector.name, not (line.stalled() or is_cut_off(replica, site)))
+            seen(replica, connector.name, not (site in stalled or is_cut_off(replica, site)))
+    if replica.stalled - stalled:
+        mates.wake_all(replica)
+    replica.stalled = stalled
 
 
 def peer_changed(replica: Replica, peer: bytes, is_up: bool) -> None:
@@ -45,6 +50,7 @@ def peer_changed(replica: Replica, peer: bytes, is_up: bool) -> None:
     else:
         replica.unreachable.add(peer)
         outbox.lost_link(replica, peer)
+        mates.wake_all(replica)  # until it answered, nobody may have been asked over a link
     connector = connector_to(replica, server.site)
     if connector is not None:
         seen(replica, connector.name, not is_cut_off(replica, server.site))
@@ -154,10 +160,10 @@ def follow(replica: Replica) -> None:
     """
     was_down = replica.down
     replica.down = replica.links.down(replica.now_ms) | opening.closed(replica.organisation, replica.wall_ms)
-    if was_down - replica.down:
-        mates.wake_all(replica)
     tree, before = replica.site_tree(), replica.followed
     replica.followed = tree
+    if tree is not before or was_down - replica.down:
+        mates.wake_all(replica)
     if tree is before:
         return
     _watch_own(replica)

@@ -15,7 +15,7 @@ from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.organisation import bridgeheads
-from pillarbox.replication.wire.messages import Changes, Fetching, Objects, Statement, Status
+from pillarbox.replication.wire.messages import Changes, Fetching, Objects, Statement, Status, StatusRequest
 from pillarbox.store.change_number import CNSet
 
 RANK_MAX = 4
@@ -45,37 +45,57 @@ def hear(replica: Replica, store: bytes, *, itself: bool = True) -> None:
 
     By the latter one request more may be made of a store that left many unanswered.
     """
-    was_up = is_up(replica, store)
     replica.heard[store] = replica.now_ms
     if itself:
         del replica.unanswered[store]
     elif replica.unanswered[store] >= UNANSWERED_MAX:
         replica.unanswered[store] = UNANSWERED_MAX - 1
-    if not was_up and is_up(replica, store):
-        ask_now(replica, store)
 
 
 def reached(replica: Replica, store: bytes) -> None:
     """Take a store to which a link stands again for up, though it said nothing yet, and ask it at once."""
     replica.heard[store] = replica.now_ms
     replica.unanswered[store] = min(replica.unanswered[store], UNANSWERED_MAX - 1)
-    ask_now(replica, store)
-
-
-def ask_now(replica: Replica, store: bytes) -> None:
-    """Ask a store that can be asked again: what is waited for of it, and what nobody else could be asked
-    for."""
     for folder, state in replica.record.folders.items():
         if store in state.awaited:
             state.await_due_ms = replica.now_ms
             replica.touched.add(folder)
-        if store in state.rows and any(entry.sleeps for entry in state.entries):
-            state.wake(replica.now_ms)
-            replica.touched.add(folder)
+
+
+def ask_later(replica: Replica, folder: ObjectId, store: bytes) -> None:
+    """Note that a store that is not up is to be asked of a folder as soon as it is."""
+    replica.postponed.setdefault(store, {})[folder] = None
+
+
+def ask_postponed(replica: Replica) -> None:
+    """Ask stores that are up again for their statuses of folders, and look at what slept for want of them.
+
+    Each folder has its turn: a store that was asked of many at once is asked of the next ones when it says
+    something. Would it be asked of all again then, each answer would bring as many requests as there are
+    folders.
+    """
+    for store, folders in list(replica.postponed.items()):
+        while folders and is_up(replica, store):
+            folder = next(iter(folders))
+            del folders[folder]
+            if (state := replica.held(folder)) is not None:
+                state.wake(replica.now_ms)
+                if store in state.awaited:
+                    ask_status(replica, folder, store)
+        if not folders:
+            del replica.postponed[store]
+
+
+def ask_status(replica: Replica, folder: ObjectId, store: bytes) -> None:
+    """Ask a store for its status of a folder; again after a while if it does not answer."""
+    state = replica.state(folder)
+    replica.unanswered[store] += 1
+    replica.send(store, folder, StatusRequest())
+    state.await_due_ms = min(state.await_due_ms, replica.now_ms + replica.preset.first_retry.same_site_ms)
 
 
 def wake_all(replica: Replica) -> None:
-    """Look at all entries that no source could be asked for: a way has opened."""
+    """Look at all entries that no source could be asked for: one may be now."""
     for folder, state in replica.record.folders.items():
         if any(entry.sleeps for entry in state.entries):
             state.wake(replica.now_ms)

@@ -172,12 +172,14 @@ class Replica:
         self.awaited_hierarchy: dict[bytes, Statement] = {}
         self.hierarchy_due_ms = 0
         self.lines: dict[str, Line] = {}
+        self.stalled: frozenset[str] = frozenset()  # the sites whose lines were, when they were last seen
         self.answers: dict[AnswerKey, Answer] = {}  # that are under way, with what is left of each
         self.pages: dict[AnswerKey, list[Page]] = {}  # of answers, that may be on their way
         self.seen: dict[BundleKey, bool] = {}  # bundles, and whether one was taken for the site
         self.heard: dict[bytes, int] = {}
         self.rounds = Rounds()
         self.unanswered: Counter[bytes] = Counter()
+        self.postponed: dict[bytes, dict[ObjectId, None]] = {}  # by store, to be asked when it is up
         self.links = StatedLinks()
         self.watches: dict[str, LinkWatch] = {}
         self.stated_ms: dict[str, int] = {}

@@ -109,6 +109,7 @@ class Replicator:
         replica.started_ms = replica.now_ms
         replica.heard.clear()
         replica.unanswered.clear()
+        replica.postponed.clear()
         outbox.restart(replica)
         at_rest.restart(replica)
         nearest = backfill.nearest_first(replica)
@@ -385,6 +386,7 @@ class Replicator:
             links.follow(replica)
             outbox.pump(replica)
             links.watch(replica)
+            mates.ask_postponed(replica)
         for folder in sorted(replica.touched):
             self._plan(folder)
         self.changed |= replica.touched

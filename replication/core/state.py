@@ -59,7 +59,8 @@ class Row:
 class BackfillEntry:
     """Numbers that are missing, when they are asked for (again), and how often they were.
 
-    One that `sleeps` has no source that can be reached; when it is due this is looked at again.
+    One that `sleeps` has no source that can be reached: it is woken when one may be, and looked at once a
+    day.
     """
 
     missing: CNSet

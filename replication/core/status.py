@@ -9,7 +9,7 @@ from pillarbox.replication.core.preset import MINUTE_MS, SECOND_MS
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import NEVER_MS, FolderState
 from pillarbox.replication.ground.records import ObjectId
-from pillarbox.replication.wire.messages import Acknowledgement, Status, StatusRequest
+from pillarbox.replication.wire.messages import Acknowledgement, Status
 
 SITE_STATUS_MS = 2 * SECOND_MS
 _SAME_TRIES = 4  # before the delays double
@@ -96,21 +96,24 @@ def ask_awaited(replica: Replica, folder: ObjectId) -> None:
 
     One request that was lost once left a hierarchy that never came. Over a link one store is asked for all of
     its site, another one each time, so that one that does not answer keeps no other back. A store that is not
-    up is not asked: when it is heard again, it is asked at once. The delays double, to a quarter of an hour
-    or the first delay of the preset.
+    up is not asked: when it is heard again, it is asked at once, and while none is up nothing is due. The
+    delays double, to a quarter of an hour or the first delay of the preset. What is asked for over links only
+    when the mates did not answer is looked at.
     """
     state, servers = replica.state(folder), replica.organisation.servers
     by_site: dict[str, list[bytes]] = {}
     for peer in sorted(state.awaited):
         if mates.is_up(replica, peer):
             by_site.setdefault(servers[peer].site, []).append(peer)
+        else:
+            mates.ask_later(replica, folder, peer)
     for site, peers in sorted(by_site.items()):
         asked = peers if site == replica.site else [peers[state.await_tries % len(peers)]]
         for peer in asked:
-            replica.unanswered[peer] += 1
-            replica.send(peer, folder, StatusRequest())
+            mates.ask_status(replica, folder, peer)
     first_ms = replica.preset.first_retry.same_site_ms
     waits_ms = first_ms << min(20, max(0, state.await_tries - _SAME_TRIES))
     state.await_tries += 1
     latest_ms = max(first_ms, _RETRY_MS_MAX)
-    state.await_due_ms = replica.now_ms + min(waits_ms, latest_ms) if state.awaited else NEVER_MS
+    state.await_due_ms = replica.now_ms + min(waits_ms, latest_ms) if by_site else NEVER_MS
+    state.wake(replica.now_ms)

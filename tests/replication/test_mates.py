@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
-from pillarbox.replication.core import mates, writing
+import pytest
+
+from pillarbox.replication.core import backfill, mates, writing
 from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, MINUTE_MS, PROMPT
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.simulation.objects import DictObjects
-from pillarbox.replication.wire.messages import BackfillRequest, Changes, Fetching, Message, Status
+from pillarbox.replication.wire.messages import (
+    BackfillRequest,
+    Changes,
+    Fetching,
+    Message,
+    Status,
+    StatusRequest,
+)
 from pillarbox.store.change_number import CNSet
-from tests.shared.driven_stores import ACTOR, Post, is_changes, new_guids
+from tests.shared.driven_stores import ACTOR, TREE, Post, is_changes, new_guids
 
 
 def lost_to(*stores: str) -> Callable[[Message], bool]:
@@ -165,6 +175,68 @@ def test_what_only_a_dead_store_claims_is_not_asked_for_and_is_explained() -> No
     assert not asked
     told = post.stores[0].explain(folder, post.now)
     assert told.missing == claimed and told.wanted and told.holders
+
+
+def test_what_only_a_dead_store_claims_is_looked_at_rarely_and_asked_for_when_it_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    post = Post("aa")
+    folders = [post.folder("12") for _ in range(3)]
+    post.wait(HOUR_MS)
+    dead = b"2" * 16
+    for folder in folders:
+        claim(post, folder, dead)
+    asked: list[ObjectId] = []
+    ask = backfill.ask
+    monkeypatch.setattr(backfill, "ask", lambda replica, folder: asked.append(folder) or ask(replica, folder))
+
+    def is_dead(message: Message) -> bool:
+        return dead in (message.to, message.sender.database)
+
+    post.wait(2 * HOUR_MS, is_lost=is_dead)
+    asked.clear()
+    post.wait(DAY_MS - 3 * HOUR_MS, is_lost=is_dead)
+    assert not asked
+    post.sent.clear()
+    post.post(1, folders[0])
+    post.wait(5 * MINUTE_MS)
+    asked_for = [each.folder for each in post.sent if isinstance(each.body, BackfillRequest)]
+    assert {*folders} <= {*asked_for}
+
+
+def test_when_a_mate_does_not_say_what_it_holds_another_site_is_asked_at_the_next_try() -> None:
+    post = Post("aab")
+    folder = post.folder("13")
+    post.post(2, folder)
+    post.wait(HOUR_MS)
+    added = {b"2" * 16: ReplicaState.ACTIVE}
+    post.do(1, lambda replica: writing.change_folder(replica, folder, ACTOR, replicas=added))
+
+    def says_nothing_of_it(message: Message) -> bool:
+        return message.folder == folder and message.sender.database == b"1" * 16
+
+    post.wait(MINUTE_MS, is_lost=says_nothing_of_it)
+    assert all_have(post, folder, 0, 1), "the mate may hold it"
+    post.wait(2 * MINUTE_MS, is_lost=says_nothing_of_it)
+    assert all_have(post, folder, 1, 1)
+
+
+def test_of_many_folders_that_are_new_each_replica_is_asked_once_of_each() -> None:
+    post = Post("aaa")
+    active = dict.fromkeys((b"1" * 16, b"2" * 16, b"3" * 16), ReplicaState.ACTIVE)
+
+    def make(replica: Replica) -> list[ObjectId]:
+        count = 4 * mates.UNANSWERED_MAX
+        return [writing.create_folder(replica, TREE.root, f"{k}", active, ACTOR) for k in range(count)]
+
+    folders = post.do(0, make)
+    post.wait(HOUR_MS)
+    asked = Counter(
+        (each.sender.database, each.to, each.folder)
+        for each in post.sent
+        if isinstance(each.body, StatusRequest) and each.folder in folders
+    )
+    assert {folder for _, _, folder in asked} == {*folders} and {*asked.values()} == {1}
 
 
 def test_of_many_folders_of_a_mate_that_died_a_few_are_asked_for() -> None:
