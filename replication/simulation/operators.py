@@ -131,9 +131,7 @@ def migrate(replica: Replica, rng: random.Random) -> str:
     return f"migrates {step.changed_count} replicas"
 
 
-COMMANDS: Final[tuple[Operation, ...]] = (
-    stop_or_resume,
-    stop_or_resume,
+OTHER_COMMANDS: Final[tuple[Operation, ...]] = (
     synchronize,
     send_hierarchy,
     send_contents,
@@ -144,13 +142,14 @@ COMMANDS: Final[tuple[Operation, ...]] = (
     shapes.some_shape,
     shapes.some_shape,
 )
+COMMANDS: Final[tuple[Operation, ...]] = (stop_or_resume, stop_or_resume, *OTHER_COMMANDS)
 
 
-def some_command(replica: Replica, rng: random.Random) -> str:
+def some_command(replica: Replica, rng: random.Random, among: tuple[Operation, ...] = COMMANDS) -> str:
     """Give a command at random; what it was, or "" when it could not be given here."""
     if len(_stores(replica)) < 2:
         return ""
-    return rng.choice(COMMANDS)(replica, rng)
+    return rng.choice(among)(replica, rng)
 
 
 def _stores(replica: Replica) -> list[bytes]:

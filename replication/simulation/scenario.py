@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, MINUTE_MS, PROMPT
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.simulation import convergence, kinds, operators
+from pillarbox.replication.simulation.administration import Administration
 from pillarbox.replication.simulation.faults import (
     DOWN_LONG_MS,
     FAULTS,
@@ -38,6 +39,7 @@ CONVERGED_MS_MAX = 10 * DAY_MS
 QUIET_MS = 1 * HOUR_MS
 SUMMARIES = {"Receipt", "RestPoll", "RestSums"}  # all that travels between stores that are equal
 APART = 0.03  # of the changes are edits of one message in two places
+STEPS_MORE_MAX = 1_000  # until all can be done that operators are to do
 STORM = 200  # messages an hour from each store to each other, hours after the last fault
 STORM_AFTER_MS = 2 * HOUR_MS
 _COLLECT_EVERY = 100_000  # objects, of which hardly any are in circles: the usual 700 cost 5 % of the time
@@ -47,7 +49,8 @@ _COLLECT_EVERY = 100_000  # objects, of which hardly any are in circles: the usu
 class Settings:
     """The size of a seed and what happens in it: four in five steps are changes, the others faults.
 
-    Of the changes `commands`, a share, are commands of operators.
+    Of the changes `commands`, a share, are commands of operators. One that is `administered` has a number of
+    them as well, and of changes of lists and places of folders (`administration`).
     """
 
     stores: int = 4
@@ -56,6 +59,7 @@ class Settings:
     preset: Preset = PROMPT
     operations: tuple[Weighted, ...] = OPERATIONS
     commands: float = 0.0
+    administered: bool = False
     faults: tuple[Fault, ...] = FAULTS
 
 
@@ -83,6 +87,10 @@ class Scenario:
         self.rng = self.world.rng
         self.faults = Faults(self.world, settings.stores + 2)
         self.converged_ms = 0
+        self._is_commanded = settings.administered or settings.commands > 0
+        self._administration = (
+            Administration(self.world, seed, settings.steps) if settings.administered else None
+        )
 
     def run(self) -> Figures:
         """Run the seed to its end, or to the first violation."""
@@ -91,11 +99,13 @@ class Scenario:
         gc.set_threshold(_COLLECT_EVERY, *before[1:])
         try:
             self._build()
-            for fault in self._steps():
+            for number, fault in enumerate(self._all_steps()):
                 self.world.run_until(self.world.now_ms + self.rng.randint(1, self.rng.choice(GAPS_MS)))
+                if self._administration:
+                    self._administration.step(number)
                 self._step(fault)
             self._calm()
-            if self.settings.commands:
+            if self._is_commanded:
                 operators.calm(self.world)
             self._converge()
         except Violation as error:
@@ -131,12 +141,21 @@ class Scenario:
             machine = self.world.add_store(sites[number % len(sites)], self.rng.choice((6, 6, 7)))
             if self.rng.random() < 0.25:
                 machine.age_limit_ms = self.rng.choice((MINUTE_MS, 20 * MINUTE_MS))
-        if self.settings.commands:
+        if self._is_commanded:
             self.world.make_data(self.world.running()[0])
         if self.settings.steps // 5 >= WHOLE:
             machines = self.world.running()
             self.rng.choice(machines).age_limit_ms = 20 * MINUTE_MS
             make_tree(self.world, self.rng)
+
+    def _all_steps(self) -> Iterator[Fault | None]:
+        """The steps of the run, and as many more as it takes until all is done that is planned."""
+        yield from self._steps()
+        for _ in range(STEPS_MORE_MAX):
+            if self._administration is None or self._administration.is_done():
+                return
+            yield None
+        raise Violation("what operators were to do could not be done")
 
     def _steps(self) -> list[Fault | None]:
         """The faults of the run, and None for each change between them."""

@@ -7,12 +7,16 @@ import os
 import pytest
 
 from pillarbox.replication.core import flow
-from pillarbox.replication.simulation import campaign, operators
+from pillarbox.replication.simulation import administration, campaign, operators
 from pillarbox.replication.simulation.scenario import Settings
 
 SETTINGS = Settings(commands=0.06)
-IS_SHORT = os.environ.get("PILLARBOX_CAMPAIGN") == "short"
+CAMPAIGN = os.environ.get("PILLARBOX_CAMPAIGN", "")
+IS_SHORT = CAMPAIGN == "short"
 PART, COUNT = (15, 15) if IS_SHORT else (100, 400)  # a short run has too few to meet every command
+# Of seeds that are administered; more than one part only in the long campaign.
+SMALL_PART, LARGE_PART = (10, 1) if IS_SHORT else (90, 10)
+SMALL_COUNT, LARGE_COUNT = (7_920, 2_000) if CAMPAIGN == "long" else (SMALL_PART, LARGE_PART)
 
 
 @pytest.mark.parametrize("first", range(2))
@@ -27,6 +31,40 @@ def test_campaign_of_operators(first: int) -> None:
     summary = campaign.summarise(campaign.run_seeds(range(first, first + PART), SETTINGS))
     assert not summary.violations
     assert IS_SHORT or set(summary.rules) >= operators.COUNTED
+
+
+@pytest.mark.parametrize("first", range(2))
+def test_an_administered_organisation_becomes_equal_after_all_that_is_planned(first: int) -> None:
+    [figures] = campaign.run_seeds([first], Settings(administered=True))
+    assert not figures.violation
+    assert {name: figures.rules[name] for name in administration.COUNTS} == administration.COUNTS
+
+
+def test_what_cannot_be_done_at_its_step_is_done_at_a_later_one() -> None:
+    [figures] = campaign.run_seeds([1], Settings(steps=1, administered=True))
+    assert not figures.violation
+    assert {name: figures.rules[name] for name in administration.COUNTS} == administration.COUNTS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(20_000, 20_000 + SMALL_COUNT, SMALL_PART))
+def test_campaign_of_small_administered_organisations(first: int) -> None:
+    check_administered(range(first, first + SMALL_PART), Settings(administered=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(20_000, 20_000 + LARGE_COUNT, LARGE_PART))
+def test_campaign_of_large_administered_organisations(first: int) -> None:
+    sites = 4 if first // LARGE_PART % 5 == 4 else 3
+    settings = Settings(stores=9, sites=sites, steps=500, administered=True)
+    check_administered(range(first, first + LARGE_PART), settings)
+
+
+def check_administered(seeds: range, settings: Settings) -> None:
+    summary = campaign.summarise(campaign.run_seeds(seeds, settings))
+    assert not summary.violations
+    done = {name: summary.rules[name] for name in administration.COUNTS}
+    assert done == {name: count * len(seeds) for name, count in administration.COUNTS.items()}
 
 
 def test_content_that_leaves_although_it_is_stopped_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -298,6 +299,12 @@ def resolve(server: Path, message_id: str, keep: str, as_json: bool) -> None:
 @click.option(
     "--replicas", type=click.IntRange(1, 50), default=5, help="Of each of these folders; 5 without it."
 )
+@click.option(
+    "--administered",
+    is_flag=True,
+    help="In each seed also 6 changes of replica lists, a stop and a resume of content, 2 moves of folders "
+    "at two stores at once and 3 other commands of operators.",
+)
 @click.option("--seeds", type=click.IntRange(min=1), default=1, help="Run so many seeds in a row.")
 @JSON
 def simulate(
@@ -307,6 +314,7 @@ def simulate(
     steps: int,
     folders: int | None,
     replicas: int,
+    administered: bool,
     seeds: int,
     as_json: bool,
 ) -> None:
@@ -321,6 +329,7 @@ def simulate(
     \b
     pillarbox replication simulate --seeds 20
     pillarbox replication simulate --seed 17 --nodes 9 --sites 3 --steps 500
+    pillarbox replication simulate --seeds 90 --administered
     pillarbox replication simulate --nodes 200 --sites 20 --folders 10000
     """
     from pillarbox.replication.simulation.campaign import summarise, trace_of
@@ -330,6 +339,7 @@ def simulate(
     settings = Settings(stores=nodes, sites=sites, steps=steps)
     if folders:
         settings = LargeSettings(stores=nodes, sites=sites, steps=steps, folders=folders, replicas=replicas)
+    settings = replace(settings, administered=administered)
     summary = summarise(_run(range(seed, seed + seeds), settings, as_json))
     trace = trace_of(summary.violations[0][0], settings) if summary.violations else []
     show(_data(summary, trace), _lines(summary, trace), as_json)
