@@ -192,10 +192,8 @@ class Replicator:
         if state is None:  # folders never wait for content: what comes too early is asked for later
             replica.fired["came_before_its_folder"] += isinstance(body, Changes)
             return
-        if source in state.rows:
-            state.rows[source] = state.rows[source].told(message.statement, replica.wall_ms)
-            if state.rows[source].is_doubted:
-                status.note_doubt(replica, folder)
+        if source in state.rows and state.hear(source, message.statement, replica.wall_ms).is_doubted:
+            status.note_doubt(replica, folder)
         mates.hear(replica, source)
         backfill.heard(replica, folder, source)
         if isinstance(body, Changes | ReconcileAnswer) and replica.has_ended(message.sender):

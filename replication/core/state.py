@@ -118,6 +118,23 @@ class Compared:
     had: CNSet = NOTHING
     known: dict[bytes, CNSet] = field(default_factory=dict)
     lacked: dict[bytes, CNSet] = field(default_factory=dict)
+    equal: tuple[CNSet, CNSet] = NOTHING, NOTHING  # sets that were found to be, the second one had here
+
+    def comes_to_the_same(self, peer: bytes, row: Row, statement: Statement, had: CNSet) -> bool:
+        """True when a replica that is not known to have more than this one states that it has as much.
+
+        In peace nearly all statements do, and this is seen in a tenth of the time of uniting sets of hundreds
+        of origins and comparing them.
+        """
+        if had is not self.had or statement.life != row.life or statement.expired or row.expired:
+            return False
+        if peer in self.lacked or self.known.get(peer) is not row.known:
+            return False
+        if self.equal[0] is not statement.known or self.equal[1] is not had:
+            if statement.known != had:
+                return False
+            self.equal = statement.known, had
+        return True
 
     def missing(self, rows: Mapping[bytes, Row], had: CNSet) -> CNSet:
         """The numbers that any of these replicas knows, and that are not `had` here."""
@@ -144,7 +161,7 @@ class Compared:
 
     def _look(self, peer: bytes, known: CNSet) -> None:
         self.known[peer] = known
-        self._note(peer, known - self.had)
+        self._note(peer, NOTHING if known is self.had else known - self.had)
 
     def _note(self, peer: bytes, lacked: CNSet) -> None:
         if lacked:
@@ -203,6 +220,16 @@ class FolderState:
     """The other replicas of the list as it was when the rows were last those of it."""
     compared: Compared = field(default_factory=Compared, compare=False)
     """True of the sets that it names, whoever holds them: so copies share it."""
+
+    def hear(self, peer: bytes, statement: Statement, now_ms: int) -> Row:
+        """Take what another replica of the list states of itself; its row after that."""
+        row, had = self.rows[peer], self.knowledge.settled
+        if self.compared.comes_to_the_same(peer, row, statement, had):
+            row = Row(row.life, had, NOTHING, now_ms)
+        else:
+            row = row.told(statement, now_ms)
+        self.rows[peer] = row
+        return row
 
     def restart(self, now_ms: int, purge_interval_ms: int) -> None:
         """Plan all that is due anew: times of before the restart mean nothing now."""

@@ -84,8 +84,7 @@ def take(replica: Replica, folder: ObjectId, told: Status) -> None:
         if mate == replica.me.database:
             hello.told_of_itself(replica, folder, statement)
         elif mate in state.rows:
-            state.rows[mate] = state.rows[mate].told(statement, replica.wall_ms)
-            if state.rows[mate].is_doubted:
+            if state.hear(mate, statement, replica.wall_ms).is_doubted:
                 note_doubt(replica, folder)
             mates.hear(replica, mate, itself=False)
             state.awaited -= {mate}

@@ -71,6 +71,8 @@ class Moments(Invariants):
 class LargeScenario(Scenario):
     """Runs a seed of a large organisation."""
 
+    collect_every = 2_000_000
+
     def __init__(self, seed: int, settings: LargeSettings, trace: Trace | None = None) -> None:
         super().__init__(seed, settings, trace)
         self._large = settings

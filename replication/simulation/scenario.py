@@ -42,7 +42,6 @@ APART = 0.03  # of the changes are edits of one message in two places
 STEPS_MORE_MAX = 1_000  # until all can be done that operators are to do
 STORM = 200  # messages an hour from each store to each other, hours after the last fault
 STORM_AFTER_MS = 2 * HOUR_MS
-_COLLECT_EVERY = 100_000  # objects, of which hardly any are in circles: the usual 700 cost 5 % of the time
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,8 @@ class Figures(NamedTuple):
 class Scenario:
     """Runs one seed."""
 
+    collect_every = 100_000  # objects, of which hardly any are in circles: the usual 700 cost 5 % of the time
+
     def __init__(self, seed: int, settings: Settings, trace: Trace | None = None) -> None:
         self.seed, self.settings = seed, settings
         self.world = World(seed, settings.sites, settings.preset, trace)
@@ -96,7 +97,7 @@ class Scenario:
         """Run the seed to its end, or to the first violation."""
         violation = ""
         before = gc.get_threshold()
-        gc.set_threshold(_COLLECT_EVERY, *before[1:])
+        gc.set_threshold(self.collect_every, *before[1:])
         try:
             self._build()
             for number, fault in enumerate(self._all_steps()):

@@ -8,7 +8,7 @@ import pytest
 
 from pillarbox.replication.core.state import FolderState, Row
 from pillarbox.replication.ground.knowledge import NOTHING
-from pillarbox.replication.wire.messages import Life
+from pillarbox.replication.wire.messages import Life, Statement
 from pillarbox.store.change_number import ChangeNumber, CNSet
 
 ORIGINS = tuple(bytes([n]) * 16 for n in range(1, 5))
@@ -38,6 +38,28 @@ def test_what_is_missing_is_all_that_any_row_knows_and_is_not_had(seed: int) -> 
         for row in state.rows.values():
             expected |= row.known - had
         assert state.compared.missing(state.rows, had) == expected
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_statement_is_taken_as_it_is_whatever_is_had_here(seed: int) -> None:
+    rng, state, peer = random.Random(seed), FolderState(rows={ORIGINS[0]: Row()}), ORIGINS[0]
+    life = 1
+    for now_ms in range(300):
+        if rng.random() < 0.2:
+            state.knowledge.claim(some_numbers(rng))
+        elif rng.random() < 0.05:
+            state.knowledge.expire(some_numbers(rng))
+        if rng.random() < 0.8:
+            state.compared.missing(state.rows, state.knowledge.settled)
+        had = state.knowledge.had
+        stated = rng.choice((had, had, CNSet.decode(had.encode()), some_numbers(rng)))
+        expired = some_numbers(rng) - stated if rng.random() < 0.1 else NOTHING
+        life += rng.random() < 0.05
+        statement = Statement(Life(1, life - (rng.random() < 0.05)), stated, expired)
+        expected = state.rows[peer].told(statement, now_ms)
+        heard = state.hear(peer, statement, now_ms)
+        assert heard == expected == state.rows[peer]
+        assert heard.is_doubted == expected.is_doubted
 
 
 def test_with_news_that_nobody_has_few_of_many_rows_are_compared_again(
