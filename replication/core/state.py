@@ -118,7 +118,7 @@ class Compared:
     had: CNSet = NOTHING
     known: dict[bytes, CNSet] = field(default_factory=dict)
     lacked: dict[bytes, CNSet] = field(default_factory=dict)
-    equal: tuple[CNSet, CNSet] = NOTHING, NOTHING  # sets that were found to be, the second one had here
+    asked: tuple[CNSet, CNSet, bool] = NOTHING, NOTHING, True  # two sets, and whether they are equal
 
     def comes_to_the_same(self, peer: bytes, row: Row, statement: Statement, had: CNSet) -> bool:
         """True when a replica that is not known to have more than this one states that it has as much.
@@ -130,11 +130,9 @@ class Compared:
             return False
         if peer in self.lacked or self.known.get(peer) is not row.known:
             return False
-        if self.equal[0] is not statement.known or self.equal[1] is not had:
-            if statement.known != had:
-                return False
-            self.equal = statement.known, had
-        return True
+        if self.asked[0] is not statement.known or self.asked[1] is not had:
+            self.asked = statement.known, had, statement.known == had
+        return self.asked[2]
 
     def missing(self, rows: Mapping[bytes, Row], had: CNSet) -> CNSet:
         """The numbers that any of these replicas knows, and that are not `had` here."""
