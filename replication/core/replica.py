@@ -480,10 +480,9 @@ class Replica:
         self.fired[notice.name.lower()] += 1
         self.effects.append(Report(notice, folder, numbers, object_id, tuple(accounts)))
 
-    def has_ended(self, sender: Sender) -> bool:
-        """True when a store is known to have begun a later numbering than the one that it sent this in."""
-        later = (sender.database, sender.incarnation)
-        return any(owner[0] == sender.database and owner > later for owner in self.record.owners.values())
+    def has_ended(self, store: bytes, incarnation: int) -> bool:
+        """True when a store is known to have begun a later numbering than that of an incarnation."""
+        return any(owner == store and later > incarnation for owner, later in self.record.owners.values())
 
     def numberings(self) -> Numberings:
         """All stores' numberings, as far as this store knows them."""

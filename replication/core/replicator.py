@@ -192,11 +192,12 @@ class Replicator:
         if state is None:  # folders never wait for content: what comes too early is asked for later
             replica.fired["came_before_its_folder"] += isinstance(body, Changes)
             return
-        if source in state.rows and state.hear(source, message.statement, replica.wall_ms).is_doubted:
-            status.note_doubt(replica, folder)
+        if source in state.rows:
+            status.take_statement(replica, folder, source, message.statement)
         mates.hear(replica, source)
         backfill.heard(replica, folder, source)
-        if isinstance(body, Changes | ReconcileAnswer) and replica.has_ended(message.sender):
+        is_content = isinstance(body, Changes | ReconcileAnswer)
+        if is_content and replica.has_ended(source, message.sender.incarnation):
             # What it had given and nobody holds may count as left out by now. Who holds it answers for it.
             replica.fired["numbering_ended"] += 1
             return

@@ -9,7 +9,7 @@ from pillarbox.replication.core.preset import MINUTE_MS, SECOND_MS
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import NEVER_MS, FolderState
 from pillarbox.replication.ground.records import ObjectId
-from pillarbox.replication.wire.messages import Acknowledgement, Status
+from pillarbox.replication.wire.messages import Acknowledgement, Statement, Status
 
 SITE_STATUS_MS = 2 * SECOND_MS
 _SAME_TRIES = 4  # before the delays double
@@ -74,6 +74,19 @@ def tell(
     replica.send(peer, folder, replace(said, acknowledgement=acknowledgement))
 
 
+def take_statement(replica: Replica, folder: ObjectId, store: bytes, statement: Statement) -> None:
+    """Take what a store of the replica list stated of a folder into its row.
+
+    A row that was not heard yet believes no numbering that is known to have ended: of a store that was taken
+    off the list and added again nothing else would tell that this comes late.
+    """
+    state = replica.state(folder)
+    if not state.rows[store].is_heard() and replica.has_ended(store, statement.life.incarnation):
+        return
+    if state.hear(store, statement, replica.wall_ms).is_doubted:
+        note_doubt(replica, folder)
+
+
 def take(replica: Replica, folder: ObjectId, told: Status) -> None:
     """Take what a status says of others than its sender."""
     state = replica.state(folder)
@@ -84,8 +97,7 @@ def take(replica: Replica, folder: ObjectId, told: Status) -> None:
         if mate == replica.me.database:
             hello.told_of_itself(replica, folder, statement)
         elif mate in state.rows:
-            if state.hear(mate, statement, replica.wall_ms).is_doubted:
-                note_doubt(replica, folder)
+            take_statement(replica, folder, mate, statement)
             mates.hear(replica, mate, itself=False)
             state.awaited -= {mate}
 

@@ -468,6 +468,31 @@ def test_what_a_store_sent_in_a_numbering_that_has_ended_is_not_taken(has_ended:
     assert late and bool(post.messages(1, folder)) is not has_ended
 
 
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_a_row_that_was_not_heard_believes_no_numbering_that_has_ended(has_ended: bool) -> None:
+    post = Post("aaa")
+    folder = post.folder("123")
+    post.post(0, folder)
+    post.wait(HOUR_MS)
+    state, first = post.replica(1).state(folder), post.replica(0)
+    late = first.message(b"2" * 16, folder, Status(numberings=None))
+    told = post.replica(2).message(
+        b"2" * 16, folder, Status(numberings=None, mates=statements(first, folder))
+    )
+    if has_ended:
+        post.replica(1).record.owners[b"n" * 16] = (b"1" * 16, first.me.incarnation + 1)
+    for message in (late, told):
+        state.rows[b"1" * 16] = Row()  # as of a store that was taken off the list and is on it again
+        post.put(post.stores[1], post.stores[1].receive(message, post.now))
+        assert state.rows[b"1" * 16].is_heard() is not has_ended
+
+
+def statements(replica: Replica, folder: ObjectId) -> dict[bytes, Statement]:
+    """What a store would state of a folder, as its mate tells it."""
+    knowledge = replica.state(folder).knowledge
+    return {replica.me.database: Statement(replica.life(folder), knowledge.known, knowledge.expired)}
+
+
 def test_a_store_whose_copy_gives_the_same_numbers_is_quarantined() -> None:
     post = Post("aaa")
     folder = post.folder("123")
