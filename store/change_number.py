@@ -126,9 +126,9 @@ class CNSet:
         mine = union = self._runs
         if not mine:
             return other
-        for origin, runs in _differing(other._runs, mine):
+        for origin, runs in other._runs.items():
             held = mine.get(origin)
-            if held and _covers(held, runs):
+            if held == runs or (held and _covers(held, runs)):
                 continue
             if union is mine:
                 union = dict(mine)
@@ -139,11 +139,11 @@ class CNSet:
         if not other._runs:
             return self
         left = {}
-        for origin, runs in _differing(self._runs, other._runs):
+        for origin, runs in self._runs.items():
             taken = other._runs.get(origin)
             if taken is None:
                 left[origin] = runs
-            elif not _covers(taken, runs):
+            elif taken != runs and not _covers(taken, runs):
                 left[origin] = _common(runs, _complement(taken))
         return _made(left)
 
@@ -166,9 +166,9 @@ class CNSet:
         mine = self._runs
         if mine is other._runs:
             return True
-        for origin, runs in _differing(other._runs, mine):
+        for origin, runs in other._runs.items():
             held = mine.get(origin)
-            if held is None or not _covers(held, runs):
+            if held != runs and (held is None or not _covers(held, runs)):
                 return False
         return True
 
@@ -389,15 +389,6 @@ def _runs_of(counters: list[int]) -> _Runs:
 def _complement(runs: _Runs) -> _Runs:
     """The intervals before, between and after the runs, from 0 to `_LIMIT`."""
     return _Runs((0, *runs.ends), (*runs.starts, _LIMIT))
-
-
-def _differing(some: dict[bytes, _Runs], others: dict[bytes, _Runs]) -> list[tuple[bytes, _Runs]]:
-    """The origins of which one set has something, and the other one not the same, with what the one has.
-
-    Of hundreds of origins that is a handful in sets of stores that were never far apart.
-    """
-    get = others.get
-    return [(origin, runs) for origin, runs in some.items() if get(origin) != runs]
 
 
 def _union(some: _Runs, others: _Runs) -> _Runs:
