@@ -67,7 +67,7 @@ class Gate:
         files = self._database.files
         batch: list[Taken] = []
         prepared: dict[bytes, PreparedMessage] = {}
-        settled: list[Callable[[], None]] = []
+        settled = self._forget_removed()
         for frame in frames:
             hop = frame.hop
             try:
@@ -89,9 +89,14 @@ class Gate:
         if self._refuse(hop, Refusal(Reason.FAULT, said)):
             self._tell_fault("".join(traceback.format_exception(error)))
 
-    def forget(self, hop: bytes) -> None:
-        """Let the parts go that a neighbour sent which is gone for good."""
-        self._assemblies.pop(hop, None)
+    def _forget_removed(self) -> list[Callable[[], None]]:
+        """Let the parts go that stores sent which are gone for good; the calls that came with them."""
+        settled: list[Callable[[], None]] = []
+        if self._assemblies:
+            removed = {peer.database for peer in self._peers().values() if peer.is_removed}
+            for hop in self._assemblies.keys() & removed:
+                settled += self._assemblies.pop(hop).forget()
+        return settled
 
     def _open(self, frame: Frame, settled: list[Callable[[], None]]) -> Taken | None:
         found: Taken | Refusal

@@ -89,6 +89,12 @@ class Assembly:
             self._forget(next(iter(self._unfinished)))
         return None
 
+    def forget(self) -> list[Callable[[], None]]:
+        """Let all parts go: nobody will send the rest. The calls that were given with them."""
+        for key in list(self._unfinished):
+            self._forget(key)
+        return self.settled()
+
     def settled(self) -> list[Callable[[], None]]:
         """The calls that were given with parts whose frames are not unfinished any more; each once."""
         settled, self._settled = self._settled, []

@@ -279,6 +279,18 @@ def test_frames_are_settled_with_the_batch_but_parts_only_with_the_frame_they_ar
     assert calls == [9, 8, 0, 1, 2]
 
 
+def test_parts_of_a_store_that_was_removed_are_let_go(place: Place) -> None:
+    split, calls, peers = parts.split(large()), list[int](), dict(PEERS)
+    gate = Gate(place.database, TREE, lambda: peers, place.faults.append)
+    gate.open([Frame(PEER, split[0], partial(calls.append, 1))])
+    assert not gate.open([]).settled
+    peers[SIGNERS[PEER].fingerprint] = PEERS[SIGNERS[PEER].fingerprint]._replace(is_removed=True)
+    for settled in gate.open([]).settled:
+        settled()
+    assert calls == [1], "nobody will send the rest"
+    assert not gate.open([]).settled
+
+
 def test_parts_that_are_forgotten_are_settled() -> None:
     assembly, calls = parts.Assembly(), list[int]()
     for number in range(20):
