@@ -13,11 +13,13 @@ Cell = tuple[str, str]  # a class, and HTML
 
 
 def table(title: str, names: Sequence[str], rows: Iterable[Iterable[Cell]]) -> str:
-    """A table under a heading."""
+    """A table under a heading, or a word where it would be empty."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
     body = "".join(
         "<tr>" + "".join(f'<td class="{kind}">{html}</td>' for kind, html in row) + "</tr>" for row in rows
     )
+    if not body:
+        return f"<h2>{escape(title)}</h2><p class=dim>None.</p>"
     return (
         f"<h2>{escape(title)}</h2><div class=wide><table><thead><tr>{head}</tr></thead>"
         f"<tbody>{body}</tbody></table></div>"

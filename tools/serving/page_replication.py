@@ -31,7 +31,7 @@ def replication_part(found: Mapping[str, Any], now_ms: int) -> str:
         + _map(found)
         + table(
             "Folders",
-            ("Folder", "Missing here", "Asked", "Next", "Replicas elsewhere"),
+            ("Folder", "Missing here, up to", "Asked", "Next", "Replicas elsewhere"),
             (_folder(each, now_ms) for each in found["folders"]),
         )
         + table(
@@ -149,7 +149,8 @@ def _connector(each: Mapping[str, Any], places: Mapping[str, tuple[int, int]]) -
     return (
         f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke="{stroke}" stroke-width="2"{dashes}>'
         f"<title>{escape(each['name'])}: {state}</title></line>"
-        f'<text x="{(x1 + x2) // 2}" y="{(y1 + y2) // 2 - 6}" text-anchor="middle" fill="currentColor">'
+        f'<text x="{(x1 + x2) // 2}" y="{(y1 + y2) // 2 + 4}" text-anchor="middle" fill="currentColor"'
+        f' stroke="Canvas" stroke-width="8" paint-order="stroke">'
         f"{escape(each['name'])}, cost {each['cost']}</text>"
     )
 

@@ -120,6 +120,7 @@ def _told(replica: Replica, paths: Mapping[Any, str]) -> dict[str, Any]:
                 "is_stalled": each.is_stalled,
             }
             for each in told.sites
+            if each.site != replica.site  # the line of its own site has answers alone
         ],
         "connectors": [
             {"name": each.name, "sites": list(each.sites), "cost": each.cost, "is_up": each.is_up}

@@ -15,7 +15,7 @@ pytest.importorskip("prometheus_client", reason="prometheus-client (the extra `s
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from pillarbox.replication.core import organisation_folder
-from pillarbox.store.mail import folders, messages
+from pillarbox.store.mail import folders, messages, public_folders
 from pillarbox.tools.operations.replicating import folder_paths
 from pillarbox.tools.serving.metrics import Metrics
 from pillarbox.tools.serving.page_replication import replication_part
@@ -69,6 +69,20 @@ def test_the_status_says_what_waits_for_whom(cut_off: Nodes) -> None:
     assert news["peers"][0]["state"] == "not in sync"
 
 
+def test_nothing_waits_for_the_site_of_the_server_itself(tmp_path: Path) -> None:
+    nodes = Nodes(tmp_path, "aa")
+    try:
+        nodes[0].change(lambda txn: public_folders.create(txn, "News"))
+        nodes[0].post("News", "first")
+        nodes.wait(10_000)
+        nodes.add_replica(0, "News", nodes[1].guid)
+        nodes.wait(60_000)
+        assert nodes[1].subjects("News") == ["first"]  # an answer has brought it
+        assert status_of(nodes)["sites"] == []
+    finally:
+        nodes.close()
+
+
 def test_a_node_that_waits_says_why_and_no_more(cut_off: Nodes) -> None:
     with cut_off[0].full_disk():
         cut_off[0].node.link_changed(cut_off[1].guid, True)
@@ -109,6 +123,7 @@ def test_the_page_shows_it_with_a_map_of_the_sites(cut_off: Nodes) -> None:
     assert "News &lt;i&gt;" in shown and "<i>" not in shown
     assert "nobody there can be reached" in shown and "<svg" in shown
     assert shown.count("<rect") == 2 and "ab: down" in shown
+    assert "<h2>Refused</h2><p class=dim>None.</p>" in shown
 
 
 def test_paths_are_looked_up_again_only_when_the_hierarchy_has_changed(
