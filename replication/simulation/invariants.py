@@ -103,12 +103,14 @@ class Invariants:
         for folder, state in machine.record.folders.items():
             if state.is_held:
                 self._check_rows(machine, folder, state)
-                written = {
-                    self.history.writes[number].object_id for number in self.history.of_folder.get(folder, ())
-                }
-                held = machine.objects.folder_objects(folder).objects
-                self._check_objects(machine, folder, state, sorted(written | held.keys()))
-                self._check_cleared(machine, folder, self._deletions(machine))
+                self._check_whole(machine, folder, state)
+
+    def _check_whole(self, machine: Machine, folder: ObjectId, state: FolderState) -> None:
+        writes, of_folder = self.history.writes, self.history.of_folder.get(folder, ())
+        held = machine.objects.folder_objects(folder).objects
+        written = {writes[number].object_id for number in of_folder}
+        self._check_objects(machine, folder, state, sorted(written | held.keys()))
+        self._check_cleared(machine, folder, self._deletions(machine))
 
     def _look(self, machine: Machine, folder: ObjectId, state: FolderState, seen: Seen | None) -> Seen:
         knowledge, objects = state.knowledge, machine.objects.folder_objects(folder)

@@ -10,6 +10,7 @@ from typing import Any, Final
 from pillarbox.replication.core import writing
 from pillarbox.replication.core.preset import DAY_MS, MINUTE_MS, PROMPT, Preset
 from pillarbox.replication.core.replica import Replica
+from pillarbox.replication.core.state import FolderState
 from pillarbox.replication.ground.records import ObjectId, ReplicaState, Tree
 from pillarbox.replication.ground.versions import Versions
 from pillarbox.replication.simulation.faults import Fault, crash, cut, restart, slow
@@ -48,6 +49,7 @@ class Moments(Invariants):
         super().__init__(tree, machines)
         self._touched: dict[bytes, set[ObjectId]] = {}
         self._checked: dict[ObjectId, Versions[Any]] = {}  # the folders of the tree that was checked last
+        self._checked_whole: tuple[object, ...] = ()
 
     def look_at(self, machine: Machine) -> None:
         """Note what a call touched."""
@@ -58,6 +60,17 @@ class Moments(Invariants):
         for machine in running:
             machine.replicator.replica.touched = self._touched.pop(machine.database, set())
             super().look_at(machine)
+
+    def _check_whole(self, machine: Machine, folder: ObjectId, state: FolderState) -> None:
+        """Check the hierarchy once for all stores that hold and know the same of it."""
+        if folder == self.tree.hierarchy:
+            held, knowledge = machine.objects.folder_objects(folder).objects, state.knowledge
+            known = knowledge.known, knowledge.expired, knowledge.purged
+            told = len(self.history.writes), self.history.given_up, self.aged, self.purged
+            if (held, known, told) == self._checked_whole:
+                return
+            self._checked_whole = dict(held), known, told
+        super()._check_whole(machine, folder, state)
 
     def _check_tree(self, machine: Machine) -> None:
         """Check a tree once for all stores that hold the same states of its folders: where no clock is wrong

@@ -11,10 +11,12 @@ from dataclasses import replace
 
 import pytest
 
+from pillarbox.replication.core import writing
 from pillarbox.replication.core.preset import MINUTE_MS, PROMPT
-from pillarbox.replication.ground.records import MessageVersion
+from pillarbox.replication.ground.records import MessageVersion, ReplicaState
 from pillarbox.replication.ground.versions import Versions
 from pillarbox.replication.simulation import campaign
+from pillarbox.replication.simulation.history import Violation
 from pillarbox.replication.simulation.large import LargeSettings, Moments
 from pillarbox.replication.simulation.network import Freight, Network
 from pillarbox.replication.simulation.scenario import Scenario, Settings
@@ -127,6 +129,31 @@ def test_a_large_organisation_is_looked_at_now_and_then(monkeypatch: pytest.Monk
     assert not figures.violation
     assert len(looked) == 1 + 4 + 1, "after the folders are made, at the moments, and at the end"
     assert figures.writes >= 12
+
+
+def test_of_stores_that_hold_the_same_tree_one_is_looked_at_and_each_that_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(1, 1, PROMPT)
+    world.network.calm()
+    machines = world.add_stores([(world.sites[0], 7)] * 3)
+    world.run_until(world.now_ms + 10 * MINUTE_MS)
+    root, everywhere = world.tree.root, dict.fromkeys(world.machines, ReplicaState.ACTIVE)
+    folder = world.local(machines[0], lambda at: writing.create_folder(at, root, "news", everywhere, "anna"))
+    world.run_until(world.now_ms + 30 * MINUTE_MS)
+    moments, looked = Moments(world.tree, world.machines), []
+    moments.history = world.invariants.history
+    check_objects = Moments._check_objects
+    monkeypatch.setattr(
+        Moments, "_check_objects", lambda *args: looked.append(args[2]) or check_objects(*args)
+    )
+    for machine in machines:
+        moments.look_at_whole(machine)
+    assert looked.count(world.tree.hierarchy) == 1
+    machines[2].objects.remove(world.tree.hierarchy, folder)
+    with pytest.raises(Violation, match="claimed, and nothing of it is there"):
+        for machine in machines:
+            moments.look_at_whole(machine)
 
 
 @pytest.mark.slow
