@@ -11,7 +11,7 @@ import argparse
 import random
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from io import TextIOWrapper
@@ -20,25 +20,23 @@ from typing import Final
 
 import zstandard
 
-from pillarbox.replication.core import writing
-from pillarbox.replication.core.preset import CLASSIC, DAY_MS, HOUR_MS, MINUTE_MS, PROMPT, Preset
+from pillarbox.replication.core import at_rest as rounds_at_rest
+from pillarbox.replication.core import hierarchy, writing
+from pillarbox.replication.core.preset import CLASSIC, DAY_MS, HOUR_MS, MINUTE_MS, PROMPT
 from pillarbox.replication.core.replica import Replica
-from pillarbox.replication.ground.knowledge import Pair
-from pillarbox.replication.ground.records import MessageVersion, ObjectId, ReplicaState
-from pillarbox.replication.organisation.topology import Connector
+from pillarbox.replication.ground.knowledge import Knowledge, Pair
+from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.simulation.machine import Machine
-from pillarbox.replication.simulation.network import Freight
-from pillarbox.replication.simulation.world import World
 from pillarbox.replication.wire.encoding import encode_body
-from pillarbox.replication.wire.frame import HEADER_BYTES, pack, pack_route
-from pillarbox.replication.wire.messages import Bundle, Changes, Life, Message, Statement
-from pillarbox.replication.wire.transport_frames import LABEL_BYTES, RECEIPT_BYTES
+from pillarbox.replication.wire.frame import pack
+from pillarbox.replication.wire.messages import Changes, Life, Message, RestPoll, Statement
 from pillarbox.store.change_number import CNSet
-from pillarbox.store.content.blocks import digest_of
+from pillarbox.tools.bench.crossings import crossings
+from pillarbox.tools.bench.find import tree_of
+from pillarbox.tools.bench.weighed import ACTOR, Weighed, show, star
 from pillarbox.tools.bench.workload import CORPUS_DEFAULT, read_corpus, resample
 
 PACK_BYTES: Final = 300 << 10
-ACTOR: Final = "bench"
 WAYS: Final = {  # of each site's changes, in the organisation of `star`
     "a": ("a to b", "a to c", "c to d"),
     "b": ("b to a", "a to c", "c to d"),
@@ -47,97 +45,6 @@ WAYS: Final = {  # of each site's changes, in the organisation of `star`
 }
 NO_PAIR: Final = Pair(CNSet(), CNSet())
 NO_STATEMENT: Final = Statement(Life(0, 0), CNSet(), CNSet())
-SIGNATURE_BYTES: Final = 72
-
-
-class Weighed(World):
-    """An organisation on a network that loses nothing, where links carry what bundles are on the wire."""
-
-    def __init__(self, sites: str, links: Sequence[tuple[str, str]], preset: Preset) -> None:
-        super().__init__(1, 1, preset)
-        self.network.loss = self.network.doubled = self.network.late = 0.0
-        connectors = tuple(Connector(one + other, (one, other), 10) for one, other in links)
-        self.organisation = replace(self.organisation, connectors=connectors, sites=tuple(sorted({*sites})))
-        self.wires = connectors
-        self.replays.every = 0
-        self.contents: dict[bytes, bytes] = {}
-        self.stores = [self.add_store(site, 7) for site in sites]
-        self.run_until(self.now_ms + HOUR_MS)
-
-    def weigh(self, bundle: Bundle, path: Sequence[str]) -> Freight:
-        """The weight of a bundle as it is on the wire; within a site nothing is weighed."""
-        freight = Freight.of(bundle.messages)
-        if len(path) < 2:
-            return freight
-        contents = [raw for message in bundle.messages for raw in self._contents(message)]
-        body_bytes = len(pack(encode_body(bundle.messages, contents)))
-        outside = HEADER_BYTES + len(pack_route(bundle.tree)) + SIGNATURE_BYTES + LABEL_BYTES + RECEIPT_BYTES
-        return freight._replace(content_bytes=body_bytes + outside)
-
-    def _contents(self, message: Message) -> Iterator[bytes]:
-        if isinstance(message.body, Changes):
-            for _, versions in message.body.objects:
-                for version in versions.siblings.values():
-                    if isinstance(version, MessageVersion) and version.content in self.contents:
-                        yield self.contents[version.content]
-
-    def folders(self, count: int, stores: Iterable[Machine] | None = None) -> list[ObjectId]:
-        """Make folders with replicas at these stores, all of them without, and let everything settle."""
-        active = dict.fromkeys(
-            (store.database for store in (self.stores if stores is None else stores)), ReplicaState.ACTIVE
-        )
-
-        def make(replica: Replica) -> list[ObjectId]:
-            root = replica.tree.root
-            return [writing.create_folder(replica, root, f"f{k}", active, ACTOR) for k in range(count)]
-
-        made: list[ObjectId] = self.local(self.stores[0], make)
-        self.run_until(self.now_ms + 6 * HOUR_MS)
-        self.forget()
-        return made
-
-    def post(self, store: Machine, folder: ObjectId, raw: bytes) -> None:
-        """Post a message at a store."""
-        digest = digest_of(raw)
-        self.contents[digest] = raw
-        self.local(store, lambda replica: writing.post(replica, folder, digest, len(raw), ACTOR))
-
-    def forget(self) -> None:
-        """Count from now on."""
-        for link in self.network.links.values():
-            link.messages = link.content_bytes = link.crossings = 0
-            link.distinct.clear()
-        self.messages.clear()
-
-    def over_links(self) -> Iterator[tuple[str, int, int, float]]:
-        """Of each direction of each link: its name, messages, bytes, and the mean crossings of a change."""
-        for (one, other), link in sorted(self.network.links.items()):
-            if one != other:
-                crossings = link.crossings / len(link.distinct) if link.distinct else 0.0
-                yield f"{one} to {other}", link.messages, link.content_bytes, crossings
-
-    def held(self, folders: Iterable[ObjectId]) -> set[int]:
-        """Counts of the messages of these folders at the stores that are up: one when all are equal."""
-        folders = list(folders)
-        return {
-            sum(len(store.objects.ids(folder)) for folder in folders)
-            for store in self.running()
-            if store.replicator.replica.held(folders[0])
-        }
-
-
-def show(world: Weighed, title: str) -> None:
-    """Print what went over the links."""
-    print(title)
-    for name, messages, link_bytes, crossings in world.over_links():
-        counted = f"{messages:,} messages, {link_bytes / 1000:,.0f} kB"
-        print(f"  {name}: {counted}, {crossings:.3f} crossings a change")
-    print("  " + ", ".join(f"{kind} {count:,}" for kind, count in sorted(world.messages.items())))
-
-
-def star() -> tuple[str, list[tuple[str, str]]]:
-    """Four sites of three stores; the way from a to d leads over c."""
-    return "aaabbbcccddd", [("a", "b"), ("a", "c"), ("c", "d")]
 
 
 def backlog(scale: float) -> None:
@@ -183,7 +90,7 @@ def packed_bytes(world: Weighed, messages: Sequence[Message]) -> int:
         pack = b""
         while True:
             part = messages[start : start + size]
-            raw = encode_body(part, [raw for message in part for raw in world._contents(message)])
+            raw = encode_body(part, [raw for message in part for raw in world.contents_of(message)])
             pack = compressor.compress(raw)
             if len(pack) >= PACK_BYTES or start + size >= len(messages):
                 break
@@ -191,63 +98,6 @@ def packed_bytes(world: Weighed, messages: Sequence[Message]) -> int:
         total += len(pack)
         start += size
     return total
-
-
-def crossings(scale: float) -> None:
-    """Crossings of a change when bridgeheads die or hang, a link is cut, and a site gets replicas at once."""
-    posts = max(30, int(2_000 * scale))
-
-    def run(title: str, trouble: Callable[[Weighed], None], wait_ms: int = 12 * HOUR_MS) -> None:
-        world = Weighed(*star(), PROMPT)
-        folders, rng = world.folders(20), random.Random(5)
-        trouble(world)
-        for number in range(posts):
-            world.post(rng.choice(world.running()), rng.choice(folders), b"Subject: %d\r\n\r\n" % number * 20)
-            world.run_until(world.now_ms + 1_000)
-        world.run_until(world.now_ms + wait_ms)
-        show(world, f"{title}; equal: {world.held(folders)}")
-
-    run("nothing happens", lambda world: None)
-    run("a server of each site is down", lambda world: world.down.update(_one_of_each(world)))
-
-    def hang(world: Weighed) -> None:
-        for database in _one_of_each(world):
-            world.machines[database].deaf_until_ms = world.now_ms + DAY_MS
-
-    run("a server of each site hangs for a day", hang)
-
-    def cut(world: Weighed) -> None:
-        for pair in (("a", "c"), ("c", "a")):
-            world.network.link(*pair).cut_until_ms = world.now_ms + 10 * HOUR_MS
-
-    run("the link from a to c is cut for ten hours", cut, DAY_MS)
-
-    def slow(world: Weighed) -> None:
-        for sites, link in world.network.links.items():
-            link.bytes_per_ms = 0.2 if sites[0] != sites[1] else link.bytes_per_ms
-
-    run("links take a tenth of what comes", slow, DAY_MS)
-    five_at_once(max(1_000, int(20_000 * scale)))
-
-
-def _one_of_each(world: Weighed) -> list[bytes]:
-    return [store.database for store in world.stores[2::3]]
-
-
-def five_at_once(messages: int) -> None:
-    """All five stores of a site get a replica of a large folder at once."""
-    world = Weighed("aaaaabbbbb", [("a", "b")], PROMPT)
-    (folder,) = world.folders(1, world.stores[:5])
-    for number in range(messages):
-        world.post(world.stores[number % 5], folder, b"Subject: %d\r\n\r\n" % number * 20)
-    world.run_until(world.now_ms + HOUR_MS)
-    world.forget()
-    added = {store.database: ReplicaState.ACTIVE for store in world.stores[5:]}
-    world.local(
-        world.stores[0], lambda replica: writing.change_folder(replica, folder, ACTOR, replicas=added)
-    )
-    world.run_until(world.now_ms + DAY_MS)
-    show(world, f"five replicas of {messages:,} messages added at once; equal: {world.held([folder])}")
 
 
 def dead_claims(scale: float) -> None:
@@ -336,10 +186,37 @@ def _show_day(world: Weighed, title: str) -> None:
     print(f"  most from {name}: {24 * messages:,} messages, {24 * link_bytes / 1e6:.2f} MB a day")
 
 
+def digests(scale: float) -> None:
+    """Processor time of the rounds at rest at a store where ten folders change each second."""
+    replica, _ = tree_of(max(50, int(10_000 * scale)))
+    before = replica.organisation.servers
+    sites = dict(zip(before, "aabbccddee", strict=True))
+    servers = {
+        guid: server._replace(site=sites[guid]) for guid, server in replica.organisation.servers.items()
+    }
+    replica.organisation = replace(replica.organisation, servers=servers)
+    for folder in hierarchy.places(replica):
+        state = replica.state(folder)
+        state.is_held, state.knowledge = True, Knowledge(CNSet.full(b"B" * 16, folder.counter))
+        hierarchy.match_rows(replica, folder)
+    folders, rng, rounds, spent_s = list(replica.record.folders), random.Random(8), 4, 0.0
+    for number in range(rounds + 1):
+        began_s = time.process_time()
+        rounds_at_rest.take(replica, replica.me.database, RestPoll({}, frozenset("abcde")))
+        spent_s += time.process_time() - began_s if number else 0.0  # the first one makes all sums
+        for _ in range(int(10 * PROMPT.status_rest_ms / 1000)):
+            folder = rng.choice(folders)
+            replica.record.folders[folder].knowledge.claim(CNSet.full(b"B" * 16, rng.randrange(100_000)))
+            replica.rounds.sums.changed.add(folder)
+    part = spent_s / (rounds * PROMPT.status_rest_ms / 1000)
+    print(f"{len(folders):,} folders, 10 changes a second: sums take {100 * part:.3f} % of a core")
+
+
 MEASURES: Final = {
     "backlog": backlog,
     "crossings": crossings,
     "dead": dead_claims,
+    "digests": digests,
     "permissions": permissions,
     "rest": at_rest,
 }
