@@ -156,7 +156,7 @@ def _check(checked: CheckedState) -> CheckReport:
     return CheckReport(
         tuple(checked.findings),
         checked.records_count,
-        checked.count(Table.ITEM),
+        checked.count(Table.ITEM) - records.versions_count,
         content.bytes_read,
         stream.segments_count,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pillarbox.store.disk.tables import (
     FolderRecord,
     ItemRecord,
+    ItemRole,
     MailboxRecord,
     SeenRecord,
     Table,
@@ -26,14 +27,15 @@ from pillarbox.store.upkeep.check_findings import SHAPE_ERRORS, CheckedState
 class RecordsCheck:
     """Goes through items before folders, and folders before mailboxes: each sums up what the next one counts.
 
-    `highest_cn` is the highest counter in use; `damaged_content` says why content cannot be told the size of.
+    `highest_cn` is the highest counter in use; `damaged_content` says why content cannot be told the size of;
+    `versions_count` counts the versions of messages that nobody meets but by their ids.
     """
 
     def __init__(self, checked: CheckedState) -> None:
         self._checked = checked
         self._folders: dict[int, FolderSums] = {}
         self._mailboxes: dict[bytes, MailboxSums] = {}
-        self.highest_cn = 0
+        self.highest_cn = self.versions_count = 0
         self.damaged_content: dict[bytes, str] = {}
 
     def _sums(self, folder_id: int) -> FolderSums:
@@ -44,6 +46,7 @@ class RecordsCheck:
 
     def check_item(self, key: bytes, item: ItemRecord) -> None:
         """Look at a message: its place, its folder, its content and its size."""
+        self.versions_count += item.role == ItemRole.VERSION
         if key != item_key(item.folder_id, item.uid):
             self._checked.found(
                 Table.ITEM, key, "stands under the key of another message", self._checked.message_text(item)

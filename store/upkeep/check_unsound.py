@@ -13,7 +13,7 @@ from pillarbox.store.disk.env import DATA_FILE
 from pillarbox.store.disk.frame_scan import scan_frames
 from pillarbox.store.disk.redo import read_redo
 from pillarbox.store.disk.stream import Frame, FrameKind, Position, disk_error
-from pillarbox.store.disk.tables import LET_GO_KEY, LetGoRecord, Table, decode_record
+from pillarbox.store.disk.tables import LET_GO_KEY, ItemRecord, ItemRole, LetGoRecord, Table, decode_record
 from pillarbox.store.disk.tables_process import TableRows
 from pillarbox.store.engine.database import PROPERTIES, Database
 from pillarbox.store.errors import Corrupt, PillarboxError
@@ -92,6 +92,8 @@ class UnsoundCheck:
         except Corrupt as error:
             self.findings.append(Finding(table.name.lower(), key, "", -1, str(error), ""))
             return
+        if isinstance(record, ItemRecord):
+            self.messages -= record.role == ItemRole.VERSION
         if table == Table.SEGMENT:
             self._known_segments.add(int.from_bytes(key, "big"))
         if key == LET_GO_KEY and isinstance(record, LetGoRecord):

@@ -127,6 +127,7 @@ def test_edits_of_one_message_in_two_places_are_the_same_conflict_message_everyw
     in_conflict(three, ["mine", "theirs"])
     (shown,) = raws(three[0])
     assert [raws(store) for store in three.stores] == [[shown]] * 3
+    assert [check_database(store.database, ANNA).messages for store in three.stores] == [1] * 3
     assert [item.role for store in three.stores for item in store.items("News")] == [ItemRole.CONFLICT] * 3
     assert raw("mine") in shown and raw("theirs") in shown
     parsed = email.message_from_bytes(shown, policy=email.policy.default)
