@@ -208,6 +208,7 @@ def apply_reconcile(
         state.reconciles[source] = answer.required
         return
     replica.fired["reconcile"] += 1
+    before = {object_id: replica.objects.get(folder, object_id) for object_id in answer.gone}
     take_all(replica, folder, answer.objects)
     living = dict(answer.objects)
     for object_id, numbers in answer.gone.items():
@@ -216,7 +217,7 @@ def apply_reconcile(
             if folder == replica.tree.hierarchy and frozenset(versions.siblings) <= numbers:
                 keep_unseen_content(replica, object_id)
                 versions = replica.objects.get(folder, object_id) or versions
-            left = without_gone(versions, numbers, living.get(object_id))
+            left = without_gone(versions, numbers, before[object_id], living.get(object_id))
             store_or_bury(replica, folder, object_id, left)
             state.applied += 1
     take_over_purged(state, answer.purged)
@@ -226,17 +227,22 @@ def apply_reconcile(
 
 
 def without_gone(
-    versions: Versions[Any], numbers: frozenset[ChangeNumber], theirs: Versions[Any] | None
+    versions: Versions[Any],
+    numbers: frozenset[ChangeNumber],
+    before: Versions[Any] | None,
+    theirs: Versions[Any] | None,
 ) -> Versions[Any]:
-    """An object without the versions that are gone at a source, where it is `theirs`.
+    """An object without the versions that are gone at a source, where it is `theirs`; it was `before` here.
 
-    Where none is left it is as it is there. What went had replaced it here; but a change that the source gave
-    up, since nobody seemed to have it, replaces nothing.
+    Where none is left it is as it is there, so far as what went had replaced that here: a change that the
+    source gave up, since nobody seemed to have it, replaces nothing. What it had not seen was deleted here by
+    another change.
     """
     left = versions.without(CNSet.of(numbers))
-    if left.siblings or theirs is None or not theirs.siblings:
+    if left.siblings or theirs is None or before is None:
         return left
-    return Versions(versions.context, theirs.siblings)
+    back = {number: version for number, version in theirs.siblings.items() if before.has_seen(number)}
+    return Versions(versions.context, back) if back else left
 
 
 def gaps_of(state: FolderState, statement: Statement) -> CNSet:

@@ -360,6 +360,27 @@ def test_a_delete_that_the_others_had_given_up_does_not_hide_what_they_hold() ->
     assert after is not None and after.siblings == theirs.siblings
 
 
+def test_an_edit_that_was_deleted_is_not_back_with_the_end_of_a_delete_beside_it() -> None:
+    post = Post("aa")
+    folder = post.folder("12")
+    message = post.post(0, folder)
+    post.wait(HOUR_MS)
+    post.do(1, lambda replica: writing.delete(replica, folder, message, ACTOR))
+    post.table.clear()  # so the delete has not seen the edit, nor the edit it
+    post.do(0, lambda replica: writing.edit(replica, folder, message, ACTOR, content=b"edited"))
+    theirs, store = post.replica(0).objects.get(folder, message), post.replica(1)
+    tombstone, state = store.objects.get(folder, message), store.state(folder)
+    assert theirs is not None and tombstone is not None and not tombstone.live()
+    (edit,) = theirs.siblings
+    deleted = edit._replace(counter=edit.counter + 1)
+    state.knowledge.claim(CNSet.of([edit, deleted]))
+    state.knowledge.purged |= CNSet.of([deleted])
+    gone, known = {message: frozenset(tombstone.siblings)}, state.knowledge.known
+    answer = ReconcileAnswer(store.life(folder), gone, ((message, theirs),), NOTHING, known, state.applied)
+    deletion.apply_reconcile(store, folder, b"1" * 16, Statement(Life(1, 1), known, NOTHING), answer)
+    assert not post.messages(1, folder)
+
+
 def test_of_a_deleted_folder_nobody_is_told_what_is_doubted() -> None:
     post = Post()
     folder = post.folder()
