@@ -37,6 +37,7 @@ from pillarbox.replication.transports.transport import Members, Transport, nothi
 from pillarbox.replication.wire.frame import VERSIONS_READ
 from pillarbox.replication.wire.messages import BundleKey, Receipt
 from pillarbox.replication.wire.seal import Peer, Signer
+from pillarbox.replication.wire.transport_frames import is_urgent
 from pillarbox.store.engine.commit_notification import CommitNotification
 from pillarbox.store.engine.database import Database
 from pillarbox.store.errors import Dismounted, OverLimit, PillarboxError, Refused
@@ -239,7 +240,7 @@ class Node:
     def frame_came(self, peer: bytes, frame: bytes, settled: Callable[[], None] = nothing) -> None:
         """For the transport; returns when there is room for the next one."""
         self.came_bytes[peer] += len(frame)
-        self._inbox.put_bytes(Frame(peer, frame, settled), len(frame))
+        self._inbox.put_bytes(Frame(peer, frame, settled), len(frame), is_urgent(frame))
 
     def link_changed(self, peer: bytes, is_up: bool) -> None:
         """For the transport."""
@@ -471,16 +472,18 @@ class Node:
             self._give_frame(sealed.to, frame, went if is_last else nothing)
 
     def _give_frame(self, to: bytes, frame: bytes, went: Callable[[], None]) -> None:
-        """Give a frame to the link, or hold it until that has room and its rate lets it leave. What is lost
-        here counts as gone: whoever waits for a receipt is to wait no longer than for any other."""
+        """Give a frame to the link, or hold it until that has room and its rate lets it leave; an urgent one
+        passes what is held. What is lost here counts as gone: whoever waits for a receipt is to wait no
+        longer than for any other."""
         if to not in self.links or self._transport is None:
             went()
             return
-        held = self._held.setdefault(to, deque())
-        if not held and self._is_free(to) and self._hand(to, frame, went):
+        held, hurries = self._held.setdefault(to, deque()), is_urgent(frame)
+        if (not held or hurries) and self._is_free(to) and self._hand(to, frame, went):
             return
-        if sum(len(each) for each, _ in held) < HELD_BYTES_MAX:
-            held.append((frame, went))
+        if sum(len(each) for each, _ in held) < HELD_BYTES_MAX * (1 + hurries):
+            waiting = (k for k, (each, _) in enumerate(held) if hurries and not is_urgent(each))
+            held.insert(next(waiting, len(held)), (frame, went))
         else:
             went()
 
@@ -494,7 +497,7 @@ class Node:
         return self._pace.free_ms(peer) <= self._clock.monotonic_ms()
 
     def _hand(self, to: bytes, frame: bytes, went: Callable[[], None]) -> bool:
-        is_taken = self._transport is not None and self._transport.give(to, frame, went)
+        is_taken = self._transport is not None and self._transport.give(to, frame, went, is_urgent(frame))
         self.went_bytes[to] += len(frame) * is_taken
         if is_taken:
             self._pace.left(to, len(frame), self._clock.monotonic_ms())

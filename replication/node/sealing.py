@@ -58,7 +58,7 @@ class Sealer:
             case Send(message):
                 label = Label(message.to, 0, False, 0)
                 body = self._packed(message, outgoing.contents)
-                data = seal(_bundle_of(message, self._tree), self._tree, signer, now_ms, body, version)
+                data = seal(_bundle_of(message, outgoing.of), self._tree, signer, now_ms, body, version)
         return Sealed(label.to, split(encode_label(label) + data))
 
     def _packed(self, message: Message, contents: tuple[bytes, ...]) -> PackedBody:
@@ -80,9 +80,6 @@ def version_for(organisation: Organisation, reads: Collection[int]) -> int:
     )
 
 
-def _bundle_of(message: Message, tree: Tree) -> Bundle:
+def _bundle_of(message: Message, of: Class) -> Bundle:
     """A message to one store as a bundle; it has no number, since nobody hands it on or counts it."""
-    of = Class.URGENT
-    if isinstance(message.body, Changes) and message.folder != tree.hierarchy:
-        of = Class.CHANGES if message.body.answer is None else Class.ANSWERS
     return Bundle(message.sender, 0, of, bucket_of(message.folder), (), (message,), message.to)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Final, NamedTuple, TypeVar
 
-from pillarbox.replication.core import identity, organisation_folder
+from pillarbox.replication.core import identity, organisation_folder, outbox
 from pillarbox.replication.core.effects import (
     Answer,
     AnswerKey,
@@ -42,6 +42,9 @@ from pillarbox.replication.organisation.topology import Organisation
 from pillarbox.replication.wire.frame import VERSIONS_READ
 from pillarbox.replication.wire.messages import (
     BundleKey,
+    Changes,
+    Class,
+    Message,
     Receipt,
     Sender,
 )
@@ -81,12 +84,14 @@ Work = Callable[[WriteTransaction, Replicator], list[Effect]]
 class Outgoing(NamedTuple):
     """Something to be sent, with the raw messages that it carries. It is durable here.
 
-    `data` is a copy of another store's bundle as that store signed it, with all that it carries.
+    `data` is a copy of another store's bundle as that store signed it, with all that it carries. `of` is the
+    class of a message to one store; a bundle has its own.
     """
 
     effect: Send | Pass | GiveReceipt
     contents: tuple[bytes, ...] = ()
     data: bytes = b""
+    of: Class = Class.URGENT
 
 
 class Failed(NamedTuple):
@@ -477,7 +482,7 @@ class StoreReplicator:
                 case Send(message):
                     if id(message.body) not in read:
                         read[id(message.body)] = contents_of(txn, [message])
-                    found.append(Outgoing(effect, read[id(message.body)]))
+                    found.append(Outgoing(effect, read[id(message.body)], of=self._class_of(message)))
                 case Pass(_, bundle) if bundle.key in self._arrived:
                     found.append(Outgoing(effect, data=self._arrived[bundle.key]))
                 case Pass(_, bundle) if bundle.key in self._copies:
@@ -487,6 +492,14 @@ class StoreReplicator:
                 case GiveReceipt():
                     found.append(Outgoing(effect))
         return found
+
+    def _class_of(self, message: Message) -> Class:
+        """The class of a message to one store: that of its folder for changes, after all else for answers."""
+        if not isinstance(message.body, Changes) or self._replicator is None:
+            return Class.URGENT
+        if message.folder != self._tree.hierarchy and message.body.answer is not None:
+            return Class.ANSWERS
+        return outbox.class_of(self._replicator.replica, message.folder)
 
     def _send_page(self, key: AnswerKey) -> None:
         """Send a page whose turn has come; or say that the link has taken the one that was sent, since it has

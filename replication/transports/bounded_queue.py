@@ -12,13 +12,15 @@ from pillarbox.replication.transports.transport import nothing
 class _Waiting(NamedTuple):
     frame: bytes
     went: Callable[[], None]
+    is_urgent: bool
 
 
 class BoundedQueue:
     """A queue of frames that remembers having refused one."""
 
     def __init__(self, bytes_max: int) -> None:
-        """`bytes_max` bounds the sum of frames that wait; a queue that is empty takes a longer one alone."""
+        """`bytes_max` bounds the sum of frames that wait; a queue that is empty takes a longer one alone, and
+        urgent ones have as much room again."""
         self._bytes_max = bytes_max
         self._bytes = 0
         self._frames: deque[_Waiting] = deque()
@@ -27,12 +29,18 @@ class BoundedQueue:
     def __len__(self) -> int:
         return len(self._frames)
 
-    def put(self, frame: bytes, went: Callable[[], None] = nothing) -> bool:
-        """Take a frame, and call `went` when it is let go; False when it does not fit."""
-        if self._frames and self._bytes + len(frame) > self._bytes_max:
+    def put(self, frame: bytes, went: Callable[[], None] = nothing, is_urgent: bool = False) -> bool:
+        """Take a frame, and call `went` when it is let go; False when it does not fit.
+
+        An urgent one passes all that are not, but the first, which may be half written.
+        """
+        if self._frames and self._bytes + len(frame) > self._bytes_max * (1 + is_urgent):
             self._has_refused = True
             return False
-        self._frames.append(_Waiting(frame, went))
+        at = len(self._frames)
+        if is_urgent:
+            at = next((k for k, each in enumerate(self._frames) if k and not each.is_urgent), at)
+        self._frames.insert(at, _Waiting(frame, went, is_urgent))
         self._bytes += len(frame)
         return True
 
@@ -44,7 +52,7 @@ class BoundedQueue:
         """The frames at the front, of so many bytes, but at least one where one waits."""
         first: list[bytes] = []
         size_bytes = 0
-        for frame, _ in self._frames:
+        for frame, _, _ in self._frames:
             size_bytes += len(frame)
             if first and size_bytes > bytes_max:
                 break

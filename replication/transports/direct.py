@@ -164,11 +164,13 @@ class DirectTransport:
             self.close()
             raise
 
-    def give(self, peer: bytes, frame: bytes, went: Callable[[], None] = nothing) -> bool:
+    def give(
+        self, peer: bytes, frame: bytes, went: Callable[[], None] = nothing, is_urgent: bool = False
+    ) -> bool:
         check_frame(frame)
         with self._lock:
             link = self._links.get(peer)
-            if link is None or not link.outbox.put(frame, went):
+            if link is None or not link.outbox.put(frame, went, is_urgent):
                 return False
             is_first = len(link.outbox) == 1
         if is_first:

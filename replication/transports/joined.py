@@ -33,9 +33,11 @@ class JoinedTransports:
                 transport.close()
             raise
 
-    def give(self, peer: bytes, frame: bytes, went: Callable[[], None] = nothing) -> bool:
+    def give(
+        self, peer: bytes, frame: bytes, went: Callable[[], None] = nothing, is_urgent: bool = False
+    ) -> bool:
         transport = self._used.get(peer)
-        return transport is not None and transport.give(peer, frame, went)
+        return transport is not None and transport.give(peer, frame, went, is_urgent)
 
     def members_changed(self, members: Members) -> None:
         self._used = {

@@ -83,10 +83,12 @@ class MemoryNetwork:
             transport.members = dict(members)
             self._follow()
 
-    def put(self, sender: bytes, receiver: bytes, frame: bytes, went: Callable[[], None]) -> bool:
+    def put(
+        self, sender: bytes, receiver: bytes, frame: bytes, went: Callable[[], None], is_urgent: bool
+    ) -> bool:
         with self._changed:
             queue = self._queues.get((sender, receiver))
-            is_taken = queue is not None and queue.put(frame, went)
+            is_taken = queue is not None and queue.put(frame, went, is_urgent)
             self._changed.notify_all()
             return is_taken
 
@@ -124,9 +126,11 @@ class MemoryTransport:
         self._network.enter(self)
         self._thread.start()
 
-    def give(self, peer: bytes, frame: bytes, went: Callable[[], None] = nothing) -> bool:
+    def give(
+        self, peer: bytes, frame: bytes, went: Callable[[], None] = nothing, is_urgent: bool = False
+    ) -> bool:
         check_frame(frame)
-        return self._network.put(self.database, peer, frame, went)
+        return self._network.put(self.database, peer, frame, went, is_urgent)
 
     def members_changed(self, members: Members) -> None:
         self._network.set_members(self, members)

@@ -158,7 +158,9 @@ class NatsTransport:
         self._thread.start()
         ready.result()
 
-    def give(self, peer: bytes, frame: bytes, went: Callable[[], None] = nothing) -> bool:
+    def give(
+        self, peer: bytes, frame: bytes, went: Callable[[], None] = nothing, is_urgent: bool = False
+    ) -> bool:
         check_frame(frame)
         with self._lock:
             link = self._links.get(peer)

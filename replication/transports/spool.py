@@ -111,11 +111,13 @@ class SpoolTransport:
             self._threads.append(threading.Thread(target=work, name=name, daemon=True))
             self._threads[-1].start()
 
-    def give(self, peer: bytes, frame: bytes, went: Callable[[], None] = nothing) -> bool:
+    def give(
+        self, peer: bytes, frame: bytes, went: Callable[[], None] = nothing, is_urgent: bool = False
+    ) -> bool:
         check_frame(frame)
         with self._changed:
             outbox = self._outboxes.get(peer)
-            if outbox is None or self._is_stopped or not outbox.put(frame, went):
+            if outbox is None or self._is_stopped or not outbox.put(frame, went, is_urgent):
                 return False
             self._note_change()
         return True

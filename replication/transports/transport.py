@@ -84,8 +84,10 @@ class Transport(Protocol):
         """Begin. Called once. Raises PillarboxError where it cannot, as for an address that is taken."""
         ...
 
-    def give(self, peer: bytes, frame: bytes, went: Callable[[], None] = nothing) -> bool:
-        """Take a frame into the outbox of a peer; never blocks.
+    def give(
+        self, peer: bytes, frame: bytes, went: Callable[[], None] = nothing, is_urgent: bool = False
+    ) -> bool:
+        """Take a frame into the outbox of a peer; never blocks. One that is urgent may pass others there.
 
         `went` is called once the frame has left: the connection has taken it, or it lies where the peer
         fetches it. It is called from any thread, must not block, and is not called for what is lost with its

@@ -33,6 +33,9 @@ SITE_BYTES_MAX: Final = 256
 
 _HEADER: Final = struct.Struct("<4sBBBB16s16sI16s16sB3xQQIII32sH2x")
 HEADER_BYTES: Final = _HEADER.size
+TYPE_AT: Final = 5
+CLASS_AT: Final = 7
+"""Where the type and the class of a bundle stand in it."""
 assert HEADER_BYTES == 144
 
 

@@ -10,12 +10,14 @@ import struct
 from typing import Any, Final
 
 from pillarbox.replication.wire.frame import (
+    CLASS_AT,
     HEADER_BYTES,
     PACKED_BYTES_MAX,
     ROUTE_BYTES_MAX,
     SIGNATURE_BYTES_MAX,
+    TYPE_AT,
 )
-from pillarbox.replication.wire.messages import BundleKey, Label, Receipt, Says
+from pillarbox.replication.wire.messages import BundleKey, Class, Label, MessageType, Receipt, Says
 from pillarbox.store.errors import InvalidContent, UnsupportedVersion
 
 LABEL_MAGIC: Final = b"PBRL"
@@ -31,6 +33,7 @@ FRAME_BYTES_MAX: Final = LABEL_BYTES + HEADER_BYTES + ROUTE_BYTES_MAX + PACKED_B
 assert LABEL_BYTES == 28 and RECEIPT_BYTES == 52
 _BEHIND_MS_MAX: Final = (1 << 32) - 1
 _HOPS_MAX: Final = 255
+_CHANGES: Final = (MessageType.HIERARCHY, MessageType.CONTENT)
 
 
 def encode_label(label: Label) -> bytes:
@@ -62,6 +65,15 @@ def decode_receipt(data: bytes) -> Receipt:
     if encode_receipt(receipt) != data:
         raise _invalid("a receipt is too long, or bytes that must be zero are not")
     return receipt
+
+
+def is_urgent(frame: bytes) -> bool:
+    """True for a receipt, and for changes of the first class: they may pass other frames that wait."""
+    if frame[:4] == RECEIPT_MAGIC:
+        return True
+    if frame[:4] != LABEL_MAGIC or len(frame) < LABEL_BYTES + HEADER_BYTES:
+        return False
+    return frame[LABEL_BYTES + TYPE_AT] in _CHANGES and frame[LABEL_BYTES + CLASS_AT] == Class.URGENT
 
 
 def _unpacked(form: struct.Struct, magic: bytes, data: bytes) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ pytest.importorskip("cryptography", reason="cryptography (the extra `replication
 from pillarbox.replication.core import applying, commands, organisation_folder, subtree, too_large, views
 from pillarbox.replication.core.effects import Notice
 from pillarbox.replication.core.explanation import explain
+from pillarbox.replication.core.folder_settings import Priority, set_priority
 from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.subtree import Action
@@ -358,6 +359,26 @@ def test_what_an_outbox_has_no_room_for_goes_when_it_has(two: Nodes) -> None:
     two[0].node.has_room(two[1].guid)
     two.settle()
     assert two[1].subjects("News") == ["late"]
+
+
+def test_a_post_to_an_urgent_folder_passes_those_that_wait(two: Nodes) -> None:
+    for name in ("News", "Alarms"):
+        two.share(name)
+    alarms = two[0].object_id("Alarms")
+    two.ask(0, lambda replica: set_priority(replica, alarms, Priority.URGENT, "operator"))
+    two.wait(1_000)
+    two[0].wire.room = 0
+    for folder, text in (("News", "first"), ("News", "second"), ("Alarms", "fire")):
+        two[0].post(folder, text)
+        two.wait(2_000)
+    two[0].wire.room = 1
+    two[0].node.has_room(two[1].guid)
+    two.settle()
+    assert (two[1].subjects("Alarms"), two[1].subjects("News")) == (["fire"], [])
+    two[0].wire.room = 1 << 30
+    two[0].node.has_room(two[1].guid)
+    two.settle()
+    assert two[1].subjects("News") == ["first", "second"]
 
 
 def test_an_answer_is_sent_page_by_page_as_the_outbox_has_room(tmp_path: Path) -> None:

@@ -127,7 +127,9 @@ class Wire:
         self.arrivals = arrivals
         self._wires.ends[self._database] = self
 
-    def give(self, peer: bytes, frame: bytes, went: Callable[[], None] = nothing) -> bool:
+    def give(
+        self, peer: bytes, frame: bytes, went: Callable[[], None] = nothing, is_urgent: bool = False
+    ) -> bool:
         if not self.room or frozenset((self._database, peer)) not in self._wires.standing:
             return False
         self.room -= 1
