@@ -10,8 +10,7 @@ import ast
 import inspect
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -231,21 +230,39 @@ INTERNAL_ERRORS = {"store/disk/env.py": {"MapFull"}}
 EXIT_CODES_OF_THE_SHELL = {0, 1, 2}  # done, a fault of the program, wrong usage
 
 
-@dataclass(frozen=True)
-class Module:
+class Module(NamedTuple):
     """One source file; `file` is relative to the repository."""
 
     file: str
     name: str
 
-    # Parsed when a test looks into it: each process that collects the tests would take seconds for all files.
-    @cached_property
+    @property
     def tree(self) -> ast.Module:
-        return ast.parse((ROOT / self.file).read_bytes(), self.file)
+        return parsed(self.file)
 
     @property
     def package(self) -> str:
         return self.file.split("/")[0]
+
+
+# By the tests that look into it, and not by each process that collects them: all files take seconds.
+@cache
+def parsed(file: str) -> ast.Module:
+    return ast.parse((ROOT / file).read_bytes(), file)
+
+
+@cache
+def nodes_of(tree: ast.AST) -> tuple[ast.AST, ...]:
+    """Every node of a tree; found once, as most rules look at all of them."""
+    return tuple(ast.walk(tree))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def trees_are_let_go() -> Iterator[None]:
+    """They are hundreds of megabytes, which every process that a later test forks would share."""
+    yield
+    nodes_of.cache_clear()
+    parsed.cache_clear()
 
 
 def modules_of(folder: str) -> tuple[Module, ...]:
@@ -280,12 +297,6 @@ def imported(node: ast.Import | ast.ImportFrom, names: frozenset[str]) -> list[s
     # `from package import x`: a module of that name, or something in the package.
     full = [f"{source}.{alias.name}" for alias in node.names]
     return [each if each in names else source for each in full]
-
-
-@cache
-def nodes_of(tree: ast.AST) -> tuple[ast.AST, ...]:
-    """Every node of a tree; found once, as most rules look at all of them."""
-    return tuple(ast.walk(tree))
 
 
 def imports(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:

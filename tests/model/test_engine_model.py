@@ -563,7 +563,7 @@ class EngineMachine(RuleBasedStateMachine):
 
 SHORT = os.environ.get("PILLARBOX_CAMPAIGN") == "short"
 QUICK = settings(
-    max_examples=30,
+    max_examples=10,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,

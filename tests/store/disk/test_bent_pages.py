@@ -45,6 +45,12 @@ def key_bytes_of_branch_pages(data: bytes) -> list[int]:
     return found
 
 
+def first_key(data: bytes, page: int) -> bytes:
+    node = page + struct.unpack_from("<H", data, page + 16)[0]
+    size = struct.unpack_from("<H", data, node + 6)[0]
+    return data[node + 8 : node + 8 + size]
+
+
 def bent(sound: Path, target: Path, offset: int, bit: int) -> Path:
     data = bytearray((sound / DATA_FILE).read_bytes())
     data[offset] ^= 1 << bit
@@ -126,10 +132,12 @@ def test_a_page_that_ends_the_process_ends_only_the_child(sound: Path, tmp_path:
         page
         for page in range(len(data) // PAGE // 2 * PAGE, len(data), PAGE)
         if struct.unpack_from("<QHH", data, page)[::2] == (page // PAGE, 2)
+        and first_key(data, page) in ROWS  # and not a page of the list of free pages
     ]
-    made = (bent(sound, tmp_path / f"{leaf}", leaf + 10, 1) for leaf in leaves)
+    # Half of the file are free pages, those at its end are in use.
+    made = (bent(sound, tmp_path / f"{leaf}", leaf + 10, 1) for leaf in reversed(leaves))
     taken_counts = []
-    for path in islice((path for path in made if verify_tables(path)), 5):  # the others are free pages
+    for path in islice((path for path in made if verify_tables(path)), 5):
         rows = TableRows(path)
         taken = {key: value for _, key, value in rows}
         assert rows.problems

@@ -350,7 +350,9 @@ class Churn:
             folders.delete(txn, places[-1], with_contents=True)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(
+    "seed", [*range(5), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(5, 20))]
+)
 def test_page_by_page_nothing_is_lost_whatever_changes_meanwhile(
     database: Database, anna: MailboxRecord, seed: int
 ) -> None:
