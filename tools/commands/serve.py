@@ -50,7 +50,7 @@ def serve_(
     pillarbox serve /srv/mail --json
     pillarbox serve /srv/mail --http 127.0.0.1:8025
     """
-    from pillarbox.tools.serving.log import Log
+    from pillarbox.tools.serving.log import Log, libraries_to
     from pillarbox.tools.serving.notices import Notices
     from pillarbox.tools.serving.process import serve
     from pillarbox.tools.serving.wakes import Wakes
@@ -59,7 +59,7 @@ def serve_(
     log = Log(clock, as_json)
     environment = dict(os.environ)
     address = _address(http, http_token_file, http_names)
-    with events_to(log.event):
+    with events_to(log.event), libraries_to(log):
         serve(
             server,
             log=log,

@@ -4,8 +4,12 @@ say.
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final, TextIO
 
 from pillarbox.store.clock import Clock
@@ -49,3 +53,33 @@ class Log:
                 out.flush()
             except (OSError, ValueError):
                 return  # a log that is full or closed stops no mail
+
+
+@contextmanager
+def libraries_to(log: Log) -> Iterator[None]:
+    """Write to a log what libraries warn of, as asyncio of a task that failed, while the `with` block runs.
+
+    Without it Python writes that to stderr as it is, between the lines of the log.
+    """
+    handler, root = _FromLibraries(log), logging.getLogger()
+    root.addHandler(handler)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(handler)
+
+
+class _FromLibraries(logging.Handler):
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if hasattr(record, "event"):  # one of the store's, which the log is given as such
+            return
+        text = f"{record.name}: {record.getMessage()}"
+        if record.exc_info and record.exc_info[0] is not None:
+            text += "\n" + "".join(traceback.format_exception(*record.exc_info))
+        self._log.say(ERROR if record.levelno >= logging.ERROR else WARNING, text)
