@@ -21,6 +21,7 @@ from pillarbox.store.disk.tables import (
     FolderRecord,
     IdentityRecord,
     ItemRecord,
+    ItemRole,
     MailboxRecord,
     Record,
     SegmentRecord,
@@ -150,7 +151,7 @@ class Rebuild:
                     self._remove(reader, key, item)
                     continue
                 self._references[item.digest] += 1
-                self.kept += 1
+                self.kept += item.role != ItemRole.VERSION
                 self._sums.setdefault(item.folder_id, FolderSums()).add(item)
         for subject, sender, problem in self._content.fragments:
             self.lost.append(LostMessage("", 0, subject, sender, "", problem))
