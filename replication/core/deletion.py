@@ -7,6 +7,7 @@ from typing import Any
 from pillarbox.replication.core import hierarchy, mates, too_large, writing
 from pillarbox.replication.core.applying import store_or_bury, take_all
 from pillarbox.replication.core.effects import Notice
+from pillarbox.replication.core.preset import MINUTE_MS
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import NEVER_MS, FolderState, Row
 from pillarbox.replication.ground.knowledge import NOTHING
@@ -88,9 +89,26 @@ def closed_holes(replica: Replica, state: FolderState, holes: CNSet) -> CNSet:
     open_holes = holes - held
     closed = open_holes & replica.record.left_out
     for origin in open_holes.origins():
-        if _is_closed(replica, state, origin):
+        if _is_closed(replica, state, origin) and _is_list_whole(replica, state, origin):
             closed |= open_holes.of_origin(origin)
     return closed
+
+
+def _is_list_whole(replica: Replica, state: FolderState, origin: bytes) -> bool:
+    """True when no store that is not on the replica list here can hold what an ended origin gave.
+
+    One that was added where this store did not hear of it would know of that in the hierarchy. Since the
+    origin's end was noticed here all stores of the tree were there for two rounds at rest, in which they
+    would have differed; one that is silent for long is not waited for.
+    """
+    hierarchy = replica.record.folders.get(replica.tree.hierarchy)
+    rows = hierarchy.rows if hierarchy else {}
+    is_whole = all(mates.is_up(replica, peer) or is_silent(replica, peer, row) for peer, row in rows.items())
+    if not is_whole or (hierarchy and (hierarchy.awaited or hierarchy.entries)):
+        state.closable_since_ms.pop(origin, None)
+        return False
+    since_ms = state.closable_since_ms.setdefault(origin, replica.now_ms)
+    return replica.now_ms - since_ms > 2 * replica.preset.status_rest_ms + MINUTE_MS
 
 
 def _is_closed(replica: Replica, state: FolderState, origin: bytes) -> bool:

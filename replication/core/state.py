@@ -176,6 +176,7 @@ class FolderState:
     knows all of its numbers in this folder; `broadcast_to` the last one that it broadcast. `applied` counts
     what arrived and was applied. `expired_objects` says for each object that was expired under which numbers.
     `open_requests` counts for each source behind a link the requests that it has not answered to their end.
+    `closable_since_ms` says of origins since when their holes may be closed, for all that is known here.
     `set_aside` are objects that could not be applied, `marks` the numbers of its own that neighbour sites did
     not take yet.
     """
@@ -202,6 +203,7 @@ class FolderState:
     asked_expired: CNSet = NOTHING
     reconciles: dict[bytes, CNSet] = field(default_factory=dict)
     reconciling: dict[bytes, int] = field(default_factory=dict)
+    closable_since_ms: dict[bytes, int] = field(default_factory=dict)
 
     unsent_since_ms: int = NEVER_MS
     changed_ms: int = 0
@@ -241,6 +243,7 @@ class FolderState:
         self.site_status_due_ms = NEVER_MS
         self.reconciles.clear()
         self.reconciling.clear()
+        self.closable_since_ms.clear()
         self.leaving = replace(self.leaving, due_ms=now_ms)
         self.set_aside = {key: each._replace(due_ms=now_ms) for key, each in self.set_aside.items()}
         self.unsent_since_ms = now_ms if self.own_last > self.broadcast_to else NEVER_MS
@@ -274,6 +277,7 @@ class FolderState:
         copied.fetched_by = dict(self.fetched_by)
         copied.reconciles = dict(self.reconciles)
         copied.reconciling = dict(self.reconciling)
+        copied.closable_since_ms = dict(self.closable_since_ms)
         return copied
 
 

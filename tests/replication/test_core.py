@@ -340,6 +340,23 @@ def test_a_hole_is_closed_only_when_all_others_have_said_what_they_have() -> Non
     assert not deletion.closed_holes(store, state, gone), "one is asked what it has"
 
 
+def test_a_hole_of_an_ended_origin_is_closed_once_no_store_can_have_been_added_unheard() -> None:
+    post = Post("aaa")
+    folder = post.folder("12")
+    post.wait(HOUR_MS)
+    store, gone, third = post.replica(0), CNSet.of_range(b"G" * 16, 1, 9), b"3" * 16
+    store.record.owners[b"G" * 16] = b"2" * 16, 0
+    state, rounds_ms = store.state(folder), 3 * PROMPT.status_rest_ms
+    assert not deletion.closed_holes(store, state, gone), "the third store may hold it, added by the second"
+    post.wait(rounds_ms)
+    store.unreachable.add(third)
+    assert not deletion.closed_holes(store, state, gone), "it cannot be heard"
+    store.unreachable.discard(third)
+    assert not deletion.closed_holes(store, state, gone)
+    post.wait(rounds_ms)
+    assert deletion.closed_holes(store, state, gone) == gone
+
+
 def test_a_delete_that_the_others_had_given_up_does_not_hide_what_they_hold() -> None:
     post = Post("aa")
     folder = post.folder("12")
