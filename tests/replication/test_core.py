@@ -357,6 +357,24 @@ def test_a_hole_of_an_ended_origin_is_closed_once_no_store_can_have_been_added_u
     assert deletion.closed_holes(store, state, gone) == gone
 
 
+def test_what_went_with_its_folder_stays_deleted_when_an_edit_of_it_is_let_go_by_age() -> None:
+    post = Post("aa")
+    folder = post.folder("12")
+    message = post.post(0, folder)
+    post.wait(HOUR_MS)
+    post.do(0, lambda replica: hierarchy.delete_folder(replica, folder, ACTOR))
+    post.do(1, lambda replica: writing.edit(replica, folder, message, ACTOR, content=b"unseen"))
+    post.wait(2 * HOUR_MS)
+    assert len(post.messages(0, folder)) == len(post.messages(1, folder)) == 1, "the folder came back"
+    later_ms = post.now_ms + HOUR_MS
+    assert post.do(0, lambda replica: expiry.expire(replica, folder, later_ms)) == 1
+    knowledge = post.replica(0).state(folder).knowledge
+    known, expired = knowledge.known, knowledge.expired
+    assert message in known and expired
+    post.do(0, lambda replica: hierarchy.even_out(replica, [folder]))
+    assert (knowledge.known, knowledge.expired) == (known, expired)
+
+
 def test_a_delete_that_the_others_had_given_up_does_not_hide_what_they_hold() -> None:
     post = Post("aa")
     folder = post.folder("12")
