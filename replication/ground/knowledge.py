@@ -131,7 +131,10 @@ class Knowledge:
         settled = self.settled
         if settled.covers(pair.gaps):
             return True
-        if not (settled | assumed).covers(pair.required):
+        # What is tried again counts as lacking only where its source has it, and so may still give it: else
+        # all other gaps would wait for what nobody gives any more.
+        again = self.retried - pair.gaps
+        if not (settled | assumed | again).covers(pair.required):
             return False
         # What is assumed is not claimed: some replica may hold it again, and it would never be asked for.
         self.claim(pair.gaps - (self.expired - self.retried) - assumed)

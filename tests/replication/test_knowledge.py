@@ -67,6 +67,16 @@ def test_expired_numbers_are_had_and_not_offered() -> None:
     assert not knowledge.expired
 
 
+def test_what_is_tried_again_holds_up_the_gaps_of_those_alone_who_may_give_it() -> None:
+    knowledge = Knowledge(expired=numbers(A, 2))
+    knowledge.retried = numbers(A, 2)
+    knowledge.tell(SOURCE, Pair(numbers(A, 1, 2), numbers(A, 2)))
+    assert not knowledge.known, "it has the number, which may come, and replaced another one"
+    knowledge.tell(OTHER, Pair(numbers(A, 3, 4), numbers(A, 2)))
+    assert knowledge.known == numbers(A, 3, 4), "it let the number go, and will not give it"
+    assert knowledge.retried == numbers(A, 2)
+
+
 def test_numbers_that_all_others_expired_are_required_of_nobody() -> None:
     knowledge = Knowledge(numbers(A, 5))
     knowledge.tell(SOURCE, Pair(CNSet.full(A, 5), numbers(A, 3, 5)))
