@@ -52,11 +52,11 @@ class Options(NamedTuple):
 
 
 @contextmanager
-def served(options: Options, sites: dict[str, str]) -> Iterator[Nodes]:
+def served(options: Options, sites: dict[str, str], *, are_apart: bool = True) -> Iterator[Nodes]:
     """An organisation, all of it served."""
     root = Path(tempfile.mkdtemp(prefix="pillarbox-bench-", dir=options.root))
     try:
-        with Network() as network, Nodes(root, network, sites) as nodes:
+        with Network() as network, Nodes(root, network, sites, are_apart=are_apart) as nodes:
             nodes.serve()
             yield nodes
     finally:
@@ -309,7 +309,7 @@ def backfill(options: Options) -> str:
 def rest(options: Options) -> str:
     """A server among many, while nothing happens."""
     sites = {f"n{number}": f"site{number % 10}" for number in range(options.peers + 1)}
-    with served(options, sites) as nodes:
+    with served(options, sites, are_apart=False) as nodes:
         first = nodes["n0"]
         first.share(FORUM, list(nodes)[1:])
         nodes.settle(seconds=1800)

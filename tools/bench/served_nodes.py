@@ -201,10 +201,13 @@ class Reading:
 class Nodes:
     """All servers of an organisation, by name, with the links between its sites. Ends all at the end."""
 
-    def __init__(self, root: Path, network: Network, sites: Mapping[str, str]) -> None:
+    def __init__(
+        self, root: Path, network: Network, sites: Mapping[str, str], *, are_apart: bool = True
+    ) -> None:
         """Make a server for each name, in the site that it is given; the sites are in a chain.
 
-        All know each other from the beginning, as after each has joined.
+        All know each other from the beginning, as after each has joined. Where they are not `are_apart`,
+        those of a site share a namespace: the kernel knows a thousand neighbours at most, of all together.
         """
         names = sorted({*sites.values()})
         self.links: dict[tuple[str, str], Link] = {}
@@ -212,12 +215,16 @@ class Nodes:
         rng, now_ms = random.Random(new_guid(random.Random())), SystemClock().now_ms()
         tree = new_guid(rng)
         authority, servers = new_authority(tree, now_ms), {}
-        for name, site in sites.items():
-            namespace, address = network.add_node(name, site)
+        places: dict[str, tuple[str, str]] = {}
+        for number, (name, site) in enumerate(sites.items()):
+            place = name if are_apart else site
+            if place not in places:
+                places[place] = network.add_node(place, site)
+            namespace, address = places[place]
             node = self._all[name] = Node(name, site, root / name, namespace)
             with pillarbox.Server.create(node.path) as server:
                 (store,) = public_folder_stores(server)
-                key, listen = new_key(), f"{address}:{PORT}"
+                key, listen = new_key(), f"{address}:{PORT + number}"
                 certificate = certify(authority, store.guid, key.public_key(), now_ms)
                 files = MemberFiles(node.path)
                 files.keep_key(key)
