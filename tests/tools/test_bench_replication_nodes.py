@@ -21,13 +21,24 @@ def test_where_there_are_no_namespaces_it_says_why_and_measures_nothing(
     )
 
 
+needs_namespaces = pytest.mark.skipif(bool(shaped_links.why_not()), reason=shaped_links.why_not())
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(bool(shaped_links.why_not()), reason=shaped_links.why_not())
+@needs_namespaces
 def test_every_measure_comes_out_of_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     little = ["--posts", "20", "--seconds", "2", "--peers", "2", "--cuts", "1", "--cut-seconds", "1"]
-    measures = [*replication_nodes.MEASURES]
+    measures = [name for name in replication_nodes.MEASURES if name != "chaos"]
     assert replication_nodes.run([*measures, *little, "--bits", "1000000", "--dir", str(tmp_path)]) == 0
     told = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in told] == measures
     assert "NOT EQUAL" not in "".join(told)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@needs_namespaces
+def test_after_chaos_all_hold_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert replication_nodes.run(["chaos", "--seconds", "10", "--dir", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "converged after" in told and "0 faults" in told
