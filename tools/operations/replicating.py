@@ -102,16 +102,32 @@ def fence_of(server: pillarbox.Server) -> Any:
 
 
 def folder_id(server: pillarbox.Server, path: str) -> ObjectId:
-    """A public folder as all stores call it. Raises NotFound; Refused for the top of the tree."""
+    """A public folder as all stores call it, also one in Lost and Found, as `walk_everywhere` names it.
+
+    Raises NotFound; Refused for the top of the tree.
+    """
     from pillarbox.store.engine import numbering
-    from pillarbox.store.mail import public_folders
     from pillarbox.tools.options import ACTOR
 
     names = "/".join(filter(None, path.split("/")))
     if not names:
         raise Refused("the top of the tree is in no replica list", hint="name a folder")
     with joined_store(server).read(ACTOR) as read:
-        return numbering.as_change_number(read, public_folders.find(read, names).folder_id)
+        return numbering.as_change_number(read, _find_everywhere(read, names).folder_id)
+
+
+def _find_everywhere(reader: Reader, path: str) -> FolderRecord:
+    from pillarbox.store.mail import public_folders
+    from pillarbox.store.names import name_key
+
+    top, _, below = path.partition("/")
+    try:
+        return public_folders.find(reader, path)
+    except NotFound:
+        lost = public_folders.LOST_AND_FOUND
+        if not below or name_key(top) != name_key(lost):
+            raise
+        return public_folders.find(reader, below, subtree=lost)
 
 
 def walk_everywhere(reader: Reader) -> Iterator[tuple[str, FolderRecord]]:
@@ -126,15 +142,14 @@ def walk_everywhere(reader: Reader) -> Iterator[tuple[str, FolderRecord]]:
 
 
 def folder_paths(server: pillarbox.Server) -> dict[ObjectId, str]:
-    """The paths of all public folders that users see."""
+    """The paths of all public folders, as `walk_everywhere` names them."""
     from pillarbox.store.engine import numbering
-    from pillarbox.store.mail import public_folders
     from pillarbox.tools.options import ACTOR
 
     with joined_store(server).read(ACTOR) as read:
         return {
-            numbering.as_change_number(read, record.folder_id): "/".join(path)
-            for path, record in public_folders.walk(read, "")
+            numbering.as_change_number(read, record.folder_id): path
+            for path, record in walk_everywhere(read)
             if record.versions
         }
 
