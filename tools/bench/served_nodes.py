@@ -187,11 +187,12 @@ class Reading:
             return (self._store.guid, ReplicaState.ACTIVE) in {row[:2] for row in found.replicas}
 
     def contents(self) -> dict[str, list[bytes]]:
-        """The content and flags of the messages of each folder, sorted, by its path."""
+        """The content, flags and keywords, which have no order, of the messages of each folder, sorted."""
         with self._store.read(ACTOR) as read:
             return {
                 "/".join(path): sorted(
-                    repr((item.flags, item.keywords)).encode() + pillarbox.messages.content(read, item)
+                    repr((item.flags, sorted(item.keywords))).encode()
+                    + pillarbox.messages.content(read, item)
                     for item in pillarbox.folders.messages(read, folder.folder_id)
                 )
                 for path, folder in pillarbox.public_folders.walk(read, "")
