@@ -130,12 +130,12 @@ def answered(state: FolderState, source: bytes) -> None:
 def _withdraw(replica: Replica, folder: ObjectId) -> None:
     """All that was asked for has come: what sources were asked for meanwhile they need not send any more.
 
-    On a slow link it would still wait there, and cross though everybody has it.
+    On a slow link it would still wait there, and cross though everybody has it. That it does not answer then
+    makes no source silent.
     """
     state = replica.state(folder)
-    for source, count in state.open_requests.items():
+    for source in state.open_requests:
         replica.fired["request_withdrawn"] += 1
-        replica.unanswered[source] = max(0, replica.unanswered[source] - count)
         state.asked.pop(source, None)
         replica.send(source, folder, BackfillRequest(NOTHING, state.knowledge.settled))
     state.open_requests.clear()

@@ -123,7 +123,8 @@ def test_requests_are_withdrawn_once_all_has_come_another_way() -> None:
     assert len(post.messages(1, folder)) == 1
     (request,) = [each for each in post.sent if isinstance(each.body, BackfillRequest)]
     assert isinstance(request.body, BackfillRequest) and not request.body.needed
-    assert not any(post.replica(1).unanswered.values()), "nobody is thought to be silent for it"
+    state = post.replica(1).state(folder)
+    assert not state.asked and not state.silent, "nobody is thought to be silent for it"
 
 
 def test_a_request_that_is_answered_to_its_end_is_not_withdrawn() -> None:
