@@ -160,6 +160,8 @@ def follow(replica: Replica) -> None:
     """
     was_down = replica.down
     replica.down = replica.links.down(replica.now_ms) | opening.closed(replica.organisation, replica.wall_ms)
+    if was_down - replica.down:
+        outbox.try_all_again(replica)
     tree, before = replica.site_tree(), replica.followed
     replica.followed = tree
     if tree is not before or was_down - replica.down:

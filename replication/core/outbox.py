@@ -334,6 +334,16 @@ def try_again(replica: Replica, server: bytes) -> None:
                 _launch(replica, line, flight)
 
 
+def try_all_again(replica: Replica) -> None:
+    """Try what waits for silent servers: a connector is up again, as some store states, though this one did
+    not see it. Else it would be asked for before the lines try again, and cross twice."""
+    for line in replica.lines.values():
+        if stalled := line.stalled():
+            line.silent.clear()
+            for flight in stalled:
+                _launch(replica, line, flight)
+
+
 def _end(replica: Replica, line: Line, key: BundleKey) -> None:
     """A server has taken a bundle: for its site, and for those that its tree leads to from there, whatever
     other neighbour was to lead to them before."""

@@ -10,7 +10,7 @@ from pillarbox.replication.core.effects import Pass
 from pillarbox.replication.core.links import RESTATE_MS
 from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS
 from pillarbox.replication.organisation.topology import Connector
-from pillarbox.replication.wire.messages import LinkReport, Message
+from pillarbox.replication.wire.messages import BackfillRequest, LinkReport, Message
 from tests.shared.driven_stores import Post
 
 
@@ -92,6 +92,24 @@ def test_it_is_stated_as_up_again_when_its_mail_was_taken() -> None:
     sent = len(reports(post))
     post.wait(30 * MINUTE_MS)
     assert len(reports(post)) == sent, "a connector that is up is stated no more"
+
+
+def test_what_waits_at_a_store_that_does_not_see_the_way_goes_when_another_states_it_as_up() -> None:
+    post = Post("aab")
+    folder, other = post.folder("123"), b"3" * 16
+
+    def is_cut(message: Message) -> bool:
+        return (message.to == other) != (message.sender.database == other)
+
+    post.put(post.stores[0], post.stores[0].link_changed(other, False, post.now))
+    for store in (0, 1):
+        post.post(store, folder)
+    post.wait(2 * MINUTE_MS, is_lost=is_cut)
+    assert post.replica(1).down == {"ab"}
+    post.put(post.stores[0], post.stores[0].link_changed(other, True, post.now))
+    post.wait(MINUTE_MS)
+    assert len(post.messages(2, folder)) == 2
+    assert not [message for message in post.sent if isinstance(message.body, BackfillRequest)]
 
 
 def test_a_site_without_servers_is_waited_for_no_more() -> None:
