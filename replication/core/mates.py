@@ -202,13 +202,17 @@ def hand_on(replica: Replica, folder: ObjectId, objects: Objects, source: bytes,
         return
     state = replica.state(folder)
     new = state.knowledge.known - before
-    if not new:
+    takers = [
+        mate
+        for mate in replica.mates(folder)
+        if mate != source and mate in state.rows and not state.rows[mate].had.covers(new)
+    ]
+    if not takers:  # the pair is read from the whole folder
         return
     changes = Changes(objects, pair_of(replica, folder, new))  # one for all: a node packs it once
-    for mate in replica.mates(folder):
-        if mate != source and mate in state.rows and not state.rows[mate].had.covers(new):
-            replica.fired["handed_on"] += 1
-            replica.send(mate, folder, changes)
+    for mate in takers:
+        replica.fired["handed_on"] += 1
+        replica.send(mate, folder, changes)
 
 
 # --- traffic that is still on its way -----------------------------------------------------------------------
