@@ -38,8 +38,6 @@ def take(replica: Replica, folder: ObjectId, object_id: ObjectId, arrived: Versi
         result, claimed = merged(replica, folder, object_id, mine, arrived)
         if not result.siblings:
             ask_no_more(state, object_id, arrived)
-        elif mine is None and object_id not in state.expired_objects:
-            deletion_stays_known(state, arrived)
         if all(number in knowledge.known for number in claimed):
             is_kept = result.siblings or is_bare_kept(replica, folder, result)
             if (result if is_kept else None) == mine:
@@ -141,18 +139,6 @@ def no_longer_expired(
     if replaced:
         state.expired_objects[object_id] = expired.difference(replaced)
     return replaced
-
-
-def deletion_stays_known(state: FolderState, arrived: Versions[Any]) -> None:
-    """Count as purged what an object had replaced, and what is known though the object is absent and was not
-    let go by age: it was deleted here.
-
-    Let go by age with what has come now, it would be no deleted one for a store that holds it still.
-    """
-    known = state.knowledge.known
-    replaced = [number for number in arrived.entries() if number not in arrived.siblings and number in known]
-    if replaced:
-        state.knowledge.purged |= CNSet.of(replaced)
 
 
 def ask_no_more(state: FolderState, object_id: ObjectId, arrived: Versions[Any]) -> None:

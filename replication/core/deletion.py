@@ -185,21 +185,10 @@ def answer_reconcile(
             gone[object_id] = numbers
             if mine is not None:
                 objects.append((object_id, mine))
-    entries, knowledge = replica.objects.entries(folder), state.knowledge
-    purged |= gone_of_expired(replica, folder, asker, entries)
-    answer = ReconcileAnswer(
-        life, gone, tuple(objects), purged, entries | knowledge.expired, question.applied
-    )
+    knowledge = state.knowledge
+    required = replica.objects.entries(folder) | knowledge.expired
+    answer = ReconcileAnswer(life, gone, tuple(objects), knowledge.purged, required, question.applied)
     replica.send(asker, folder, answer)
-
-
-def gone_of_expired(replica: Replica, folder: ObjectId, asker: bytes, entries: CNSet) -> CNSet:
-    """The numbers that an asker let go by age, and that are known here while no object here has them.
-
-    It does not ask for them, and of those that were deleted since it would tell nobody else that they are.
-    """
-    row = replica.state(folder).rows.get(asker)
-    return (row.expired & replica.state(folder).knowledge.known) - entries if row else NOTHING
 
 
 def cleared_unseen(replica: Replica, folder: ObjectId, store: bytes) -> CNSet:
@@ -249,9 +238,8 @@ def apply_reconcile(
             left = without_gone(versions, numbers, before[object_id], living.get(object_id))
             store_or_bury(replica, folder, object_id, left)
             state.applied += 1
-    purged = answer.purged - still_expired(state, answer.purged)
-    take_over_purged(state, purged)
-    state.knowledge.claim(gaps_of(state, statement) | purged)
+    take_over_purged(state, answer.purged)
+    state.knowledge.claim(gaps_of(state, statement) | answer.purged)
     state.knowledge.settle(replica.assumed(folder))
     replica.note_news(state)
 
@@ -273,19 +261,6 @@ def without_gone(
         return left
     back = {number: version for number, version in theirs.siblings.items() if before.has_seen(number)}
     return Versions(versions.context, back) if back else left
-
-
-def still_expired(state: FolderState, purged: CNSet) -> CNSet:
-    """Find among the numbers that a source calls purged those that were let go by age with an object of which
-    it does not say so of all: an older version of it may have been replaced."""
-    if not (purged & state.knowledge.expired):
-        return NOTHING
-    left = (CNSet.of(numbers) & state.knowledge.expired for numbers in state.expired_objects.values())
-    still = NOTHING
-    for numbers in left:
-        if not purged.covers(numbers):
-            still |= numbers
-    return still
 
 
 def gaps_of(state: FolderState, statement: Statement) -> CNSet:

@@ -51,6 +51,8 @@ class Replays:
         self._count += 1
         if not self.every or self._count % self.every:
             return 0
+        if not all(_is_heard(machine, message) for message in messages):
+            return 0  # a copy that was refused, say: it is news when it comes again
         lives = {folder: state.life for folder, state in machine.record.folders.items() if state.is_held}
         taken = Taken(machine, machine.replicator, lives, delivery, messages)
         self._replay(taken, now_ms)
@@ -114,6 +116,16 @@ def _is_same(before: FolderObjects, after: FolderObjects) -> bool:
         for object_id in versions
         for origin, counter in before.objects[object_id].context.items()
     )
+
+
+def _is_heard(machine: Machine, message: Message) -> bool:
+    """True when a store has what a message states of its sender, or knows of a later life of it."""
+    said, state = message.statement, machine.record.folders.get(message.folder)
+    row = state.rows.get(message.sender.database) if state else None
+    is_new = row is not None and (
+        row.life < said.life or (row.life == said.life and not row.had.covers(said.had))
+    )
+    return not is_new
 
 
 def _is_had(machine: Machine, message: Message) -> bool:

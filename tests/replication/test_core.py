@@ -375,58 +375,6 @@ def test_what_went_with_its_folder_stays_deleted_when_an_edit_of_it_is_let_go_by
     assert (knowledge.known, knowledge.expired) == (known, expired)
 
 
-def test_a_version_that_was_deleted_is_gone_though_an_edit_of_it_came_later_and_was_let_go_by_age() -> None:
-    post = Post()
-    folder = post.folder()
-    message = post.post(0, folder)
-    post.wait(HOUR_MS)
-    first = post.replica(1).objects.get(folder, message)
-    assert first is not None
-    post.do(1, lambda replica: writing.edit(replica, folder, message, ACTOR, content=b"edited"))
-    edited = post.replica(1).objects.get(folder, message)
-    assert edited is not None
-    post.table.clear()
-    post.do(0, lambda replica: writing.delete(replica, folder, message, ACTOR))
-    post.do(0, lambda replica: replica.objects.remove(folder, message))  # its tombstone was purged
-    post.do(0, lambda replica: applying.take(replica, folder, message, edited))
-    later_ms = post.now_ms + DAY_MS
-    assert post.do(0, lambda replica: expiry.expire(replica, folder, later_ms)) == 0, "it is the last copy"
-    post.replica(0).state(folder).rows[b"2" * 16] = Row(Life(1, 1), CNSet.of(edited.siblings))
-    assert post.do(0, lambda replica: expiry.expire(replica, folder, later_ms)) == 1
-    question = ReconcileQuestion({message: Sight.of(first)}, 0)
-    post.table.clear()
-    post.do(0, lambda replica: deletion.answer_reconcile(replica, folder, b"2" * 16, Life(1, 1), question))
-    gone = [each.body.gone for each in post.table if isinstance(each.body, ReconcileAnswer)]
-    assert gone == [{message: frozenset(first.siblings)}]
-
-
-@pytest.mark.parametrize("is_replaced", [False, True])
-def test_who_let_a_message_go_by_age_learns_by_reconciling_that_it_was_deleted(is_replaced: bool) -> None:
-    post = Post()
-    folder = post.folder()
-    message = post.post(0, folder)
-    post.wait(HOUR_MS)
-    asker = post.replica(1)
-    later_ms = post.now_ms + HOUR_MS
-    assert post.do(1, lambda replica: expiry.expire(replica, folder, later_ms)) == 1
-    if is_replaced:
-        post.do(0, lambda replica: writing.edit(replica, folder, message, ACTOR, content=b"edited"))
-        held = post.replica(0).objects.get(folder, message)
-        assert held is not None
-        edit = frozenset(held.siblings)
-        asker.state(folder).knowledge.expire(CNSet.of(edit))
-        asker.state(folder).expired_objects[message] |= edit
-    else:
-        post.do(0, lambda replica: writing.delete(replica, folder, message, ACTOR))
-        post.do(0, lambda replica: replica.objects.remove(folder, message))
-    post.table.clear()
-    question = asker.message(b"1" * 16, folder, ReconcileQuestion({}, asker.state(folder).applied))
-    post.put(post.stores[0], post.stores[0].receive(question, post.now))
-    post.carry()
-    knowledge = asker.state(folder).knowledge
-    assert (message in knowledge.known, message in knowledge.expired) == (not is_replaced, is_replaced)
-
-
 def test_a_delete_that_the_others_had_given_up_does_not_hide_what_they_hold() -> None:
     post = Post("aa")
     folder = post.folder("12")

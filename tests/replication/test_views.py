@@ -112,8 +112,9 @@ def test_the_replication_view_says_list_schedule_priority_and_average_time() -> 
     post = Post("ab")
     folder = post.folder()
     posts(post, folder, 1)
+    post.now_ms += 200
     post.put(post.stores[0], post.stores[0].tick(post.now))
-    post.now_ms += 700
+    post.now_ms += 500
     post.carry()
     view = views.replication(at(post, 1), folder)
     assert [(each.server, each.state) for each in view.replicas] == [
