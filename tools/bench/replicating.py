@@ -76,12 +76,18 @@ def new_pair(root: Path) -> tuple[Side, Side]:
     return source, receiver
 
 
+def broadcast(source: Side) -> None:
+    """Let a store notice what was posted, and send it once it rests."""
+    source.replicator.tick()
+    source.clock.advance_ms(_BROADCAST_MS)
+    source.replicator.tick()
+
+
 def post_unheard(source: Side, raws: Iterator[bytes]) -> None:
     """Post messages whose broadcasts are lost, since the other store is away."""
     for batch in batches(raws, _POSTED_AT_ONCE):
         source.post(batch)
-        source.clock.advance_ms(_BROADCAST_MS)
-        source.replicator.tick()
+        broadcast(source)
         source.waiting.clear()
 
 
@@ -103,8 +109,7 @@ def receiver_rates(root: Path, raws: Sequence[bytes], rounds: int) -> list[tuple
     first.close()
     source.waiting.clear()
     source.post(raws)
-    source.clock.advance_ms(_BROADCAST_MS)
-    source.replicator.tick()
+    broadcast(source)
     arrived = list(source.leaving())
     source.close()
     rates = []
