@@ -7,7 +7,6 @@ from typing import Any
 from pillarbox.replication.core import hierarchy, mates, too_large, writing
 from pillarbox.replication.core.applying import store_or_bury, take_all
 from pillarbox.replication.core.effects import Notice
-from pillarbox.replication.core.preset import MINUTE_MS
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import NEVER_MS, FolderState, Row
 from pillarbox.replication.ground.knowledge import NOTHING
@@ -103,12 +102,16 @@ def _is_list_whole(replica: Replica, state: FolderState, origin: bytes) -> bool:
     long may be this store's clock.
     """
     hierarchy = replica.record.folders.get(replica.tree.hierarchy)
-    is_whole = hierarchy is not None and all(mates.is_up(replica, peer) for peer in hierarchy.rows)
-    if not is_whole or (hierarchy and (hierarchy.awaited or hierarchy.entries)):
+    if (
+        hierarchy is None
+        or hierarchy.awaited
+        or hierarchy.entries
+        or not all(mates.is_up(replica, peer) for peer in hierarchy.rows)
+    ):
         state.closable_since_ms.pop(origin, None)
         return False
     since_ms = state.closable_since_ms.setdefault(origin, replica.now_ms)
-    return replica.now_ms - since_ms > 2 * replica.preset.status_rest_ms + MINUTE_MS
+    return replica.now_ms - since_ms > mates.two_rounds_ms(replica)
 
 
 def _is_closed(replica: Replica, state: FolderState, origin: bytes) -> bool:

@@ -160,11 +160,12 @@ def follow(replica: Replica) -> None:
     """
     was_down = replica.down
     replica.down = replica.links.down(replica.now_ms) | opening.closed(replica.organisation, replica.wall_ms)
-    if was_down - replica.down:
+    opened = was_down - replica.down
+    if opened:
         outbox.try_all_again(replica)
     tree, before = replica.site_tree(), replica.followed
     replica.followed = tree
-    if tree is not before or was_down - replica.down:
+    if opened or tree is not before:
         mates.wake_all(replica)
     if tree is before:
         return

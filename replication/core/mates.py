@@ -37,7 +37,12 @@ def is_heard(replica: Replica, store: bytes) -> bool:
     rest; before that, since this one started.
     """
     silent_ms = replica.now_ms - replica.heard.get(store, replica.started_ms)
-    return silent_ms <= 2 * replica.preset.status_rest_ms + MINUTE_MS
+    return silent_ms <= two_rounds_ms(replica)
+
+
+def two_rounds_ms(replica: Replica) -> int:
+    """The time in which two rounds at rest are over, and what they bring has come."""
+    return 2 * replica.preset.status_rest_ms + MINUTE_MS
 
 
 def hear(replica: Replica, store: bytes, *, itself: bool = True) -> None:

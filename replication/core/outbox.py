@@ -313,8 +313,7 @@ def receipt_came(replica: Replica, receipt: Receipt) -> None:
         line.silent.pop(receipt.by, None)
         line.took(flight, receipt.by, replica.now_ms)
         _end(replica, line, receipt.key)
-        for stalled in line.stalled():
-            _launch(replica, line, stalled)
+        _launch_stalled(replica, line)
         return
 
 
@@ -330,18 +329,21 @@ def try_again(replica: Replica, server: bytes) -> None:
     for line in replica.lines.values():
         line.silent.pop(server, None)
         if server in replica.organisation.at(line.site):
-            for flight in line.stalled():
-                _launch(replica, line, flight)
+            _launch_stalled(replica, line)
 
 
 def try_all_again(replica: Replica) -> None:
     """Try what waits for silent servers: a connector is up again, as some store states, though this one did
     not see it. Else it would be asked for before the lines try again, and cross twice."""
     for line in replica.lines.values():
-        if stalled := line.stalled():
+        if line.stalled():
             line.silent.clear()
-            for flight in stalled:
-                _launch(replica, line, flight)
+            _launch_stalled(replica, line)
+
+
+def _launch_stalled(replica: Replica, line: Line) -> None:
+    for flight in line.stalled():
+        _launch(replica, line, flight)
 
 
 def _end(replica: Replica, line: Line, key: BundleKey) -> None:

@@ -366,12 +366,11 @@ class Replica:
         if not self.awaited_hierarchy:
             return False
         state = self.record.folders.get(self.tree.hierarchy) or FolderState()
-        for database, said in self.awaited_hierarchy.items():
-            row, missing = state.rows.get(database), said.known - state.knowledge.had
-            if row is not None and row.life > said.life:
-                missing &= row.known
-            if missing and self.now_ms < self.hierarchy_due_ms and not self.organisation.is_removed(database):
-                return True
+        if self.now_ms < self.hierarchy_due_ms and any(
+            not self.organisation.is_removed(database) and _is_behind(state, database, said)
+            for database, said in self.awaited_hierarchy.items()
+        ):
+            return True
         self.awaited_hierarchy.clear()
         return False
 
@@ -492,3 +491,11 @@ class Replica:
         """Add what another store knows of numberings."""
         self.record.owners = {**numberings.owners, **self.record.owners}
         self.record.left_out |= numberings.left_out
+
+
+def _is_behind(state: FolderState, store: bytes, said: Statement) -> bool:
+    """True when numbers are missing here that a store stated, and has not lost since."""
+    had, row = state.knowledge.had, state.rows.get(store)
+    if had.covers(said.known):
+        return False
+    return row is None or row.life <= said.life or not had.covers(said.known & row.known)
