@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from driven_stores import ACTOR, TREE, Post, is_changes, new_guids
+from driven_stores import ACTOR, TREE, Post, is_changes, new_guids, to_or_from
 
 from pillarbox.replication.core import (
     applying,
@@ -962,17 +962,30 @@ def test_an_absent_object_whose_numbers_were_had_is_refused(monkeypatch: pytest.
     assert not a_broadcast_from_before_the_delete()
 
 
-def expired_before_it_was_a_conflict() -> set[bytes]:
-    """Store 2 expired one of two edits that knew nothing of each other. Which are left at store 0?"""
+def one_edit_expired() -> tuple[Post, ObjectId, ObjectId]:
+    """Store 2 expired one of two edits that knew nothing of each other, and has not got the other one. The
+    stores, the folder and the message."""
     post = Post("aaa")
     folder = post.folder("123")
     post.wait(HOUR_MS)
     message = post.post(0, folder)
     post.wait(HOUR_MS)
     post.edit_apart(folder, message)
-    post.wait(2_000, is_lost=lambda each: b"2" * 16 in (each.to, each.sender.database))
+    post.wait(2_000, is_lost=to_or_from(b"2" * 16))
     later_ms = post.now_ms + HOUR_MS
     assert post.do(2, lambda replica: expiry.expire(replica, folder, later_ms)) == 1
+    return post, folder, message
+
+
+def the_other_comes(post: Post) -> None:
+    """Store 2 gets the edit that it lacks, and hears nothing of store 0."""
+    post.table += [each for each in post.changes() if each.sender.database == b"2" * 16][-1:]
+    post.carry(is_lost=to_or_from(b"1" * 16))
+
+
+def expired_before_it_was_a_conflict() -> set[bytes]:
+    """Store 2 expired one of two edits that knew nothing of each other. Which are left at store 0?"""
+    post, folder, message = one_edit_expired()
     third = {b"3" * 16}
     post.wait(HOUR_MS, is_lost=lambda each: each.folder == folder and each.to in third and is_changes(each))
     post.wait(HOUR_MS)
@@ -991,35 +1004,18 @@ def test_a_version_that_was_expired_is_not_replaced_by_what_it_is_in_conflict_wi
 
 
 def test_a_message_that_is_held_again_is_held_with_all_edits_of_it() -> None:
-    post = Post("aaa")
-    folder = post.folder("123")
-    post.wait(HOUR_MS)
-    message = post.post(0, folder)
-    post.wait(HOUR_MS)
-    post.edit_apart(folder, message)
-    post.wait(2_000, is_lost=lambda each: b"2" * 16 in (each.to, each.sender.database))
-    later_ms = post.now_ms + HOUR_MS
-    assert post.do(2, lambda replica: expiry.expire(replica, folder, later_ms)) == 1
-    post.table += [each for each in post.changes() if each.sender.database == b"2" * 16][-1:]
-    post.carry(is_lost=lambda each: b"1" * 16 in (each.to, each.sender.database))
+    post, folder, _ = one_edit_expired()
+    the_other_comes(post)
     assert [view.contents for view in post.messages(2, folder)] == [(b"theirs",)]
     post.wait(HOUR_MS)
     assert all(set(post.messages(store, folder)[0].contents) == {b"mine", b"theirs"} for store in (0, 1, 2))
 
 
 def test_the_rest_of_a_message_that_is_let_go_once_more_is_asked_for_no_more() -> None:
-    post = Post("aaa")
-    folder = post.folder("123")
-    post.wait(HOUR_MS)
-    message = post.post(0, folder)
-    post.wait(HOUR_MS)
-    post.edit_apart(folder, message)
-    post.wait(2_000, is_lost=lambda each: b"2" * 16 in (each.to, each.sender.database))
-    later_ms = post.now_ms + DAY_MS
-    assert post.do(2, lambda replica: expiry.expire(replica, folder, later_ms)) == 1
-    post.table += [each for each in post.changes() if each.sender.database == b"2" * 16][-1:]
-    post.carry(is_lost=lambda each: b"1" * 16 in (each.to, each.sender.database))
+    post, folder, _ = one_edit_expired()
+    the_other_comes(post)
     assert post.stores[2].explain(folder, post.now).wanted, "the edit beside it is asked for"
+    later_ms = post.now_ms + DAY_MS
     assert post.do(2, lambda replica: expiry.expire(replica, folder, later_ms)) == 1
     post.wait(DAY_MS)
     explained = post.stores[2].explain(folder, post.now)

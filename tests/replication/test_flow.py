@@ -7,7 +7,7 @@ from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
-from driven_stores import ACTOR, TREE, Post, is_changes
+from driven_stores import ACTOR, TREE, Post, is_changes, to_or_from
 
 from pillarbox.replication.core import commands, folder_settings, organisation_folder, outbox, writing
 from pillarbox.replication.core.effects import Answer
@@ -154,10 +154,7 @@ def test_a_stop_survives_a_restart() -> None:
 def test_a_store_that_was_away_learns_of_the_stop_before_it_sends() -> None:
     post = applied()
     folder = post.folder("123")
-
-    def is_away(message: Message) -> bool:
-        return TWO in (message.to, message.sender.database)
-
+    is_away = to_or_from(TWO)
     stop(post)
     post.wait(HOUR_MS, is_lost=is_away)
     make(post, folder, 1)  # made before it can know, and not sent
@@ -181,9 +178,9 @@ def test_content_is_not_held_back_for_ever_for_a_hierarchy_that_nobody_has() -> 
     post.put(post.stores[1], post.stores[1].tick(post.now))
     post.carry(is_lost=is_changes)  # the hello is answered, and then the one who knows is gone
     make(post, folder, 1)
-    post.wait(DAY_MS - HOUR_MS, is_lost=lambda message: one in (message.to, message.sender.database))
+    post.wait(DAY_MS - HOUR_MS, is_lost=to_or_from(one))
     assert len(post.messages(2, folder)) == 0
-    post.wait(2 * HOUR_MS, is_lost=lambda message: one in (message.to, message.sender.database))
+    post.wait(2 * HOUR_MS, is_lost=to_or_from(one))
     assert len(post.messages(2, folder)) == 1
 
 
@@ -203,7 +200,7 @@ def test_content_is_held_back_for_no_hierarchy_that_was_lost_by_who_told_of_it()
     post.stores[1].receive(told, post.now)
     assert post.replica(1).content_flows()
     make(post, folder, 1)
-    post.wait(MINUTE_MS, is_lost=lambda message: teller.me.database in (message.to, message.sender.database))
+    post.wait(MINUTE_MS, is_lost=to_or_from(teller.me.database))
     assert len(post.messages(2, folder)) == 1
 
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from driven_stores import TREE, Post, is_changes, new_guids
+from driven_stores import TREE, Post, is_changes, new_guids, to_or_from
 
 from pillarbox.replication.core import expiry, identity
 from pillarbox.replication.core.effects import Notice, Report
@@ -118,7 +118,7 @@ def test_one_peer_of_each_site_that_can_be_reached_is_waited_for() -> None:
     post.wait(10_000, is_lost=lambda message: message.to == b"2" * 16)  # only the other site knows of it
     post.put_back()
     other_site = post.replica(2).me.database
-    post.wait(15_000, is_lost=lambda message: other_site in (message.to, message.sender.database))
+    post.wait(15_000, is_lost=to_or_from(other_site))
     assert post.replica(0).waiting is not None
     assert not post.of_first()
     post.wait(10_000)
@@ -129,7 +129,7 @@ def test_a_site_without_an_answer_for_long_is_waited_for_no_more() -> None:
     post = Returning()
     post.put_back()
     other_site = post.replica(2).me.database
-    post.wait(31_000, is_lost=lambda message: other_site in (message.to, message.sender.database))
+    post.wait(31_000, is_lost=to_or_from(other_site))
     assert post.replica(0).waiting is None
     assert post.of_first()
     assert Notice.WENT_BACK not in post.reports
@@ -195,7 +195,7 @@ def test_what_others_know_is_noticed_later_too() -> None:
     post.wait(10_000, is_lost=lambda message: message.to == b"2" * 16)
     post.put_back()
     third = post.replica(2).me.database
-    post.wait(40_000, is_lost=lambda message: third in (message.to, message.sender.database))
+    post.wait(40_000, is_lost=to_or_from(third))
     assert post.replica(0).waiting is None
     post.wait(HOUR_MS)
     assert Notice.WENT_BACK in post.reports
@@ -211,7 +211,7 @@ def test_no_number_is_given_twice_although_who_knows_it_answers_late(ignorant: i
     post.wait(10_000, is_lost=lambda message: message.to == unaware)
     before = post.replica(0).me
     store = post.put_back()
-    post.wait(40_000, is_lost=lambda message: late in (message.to, message.sender.database))
+    post.wait(40_000, is_lost=to_or_from(late))
     assert store.replica.waiting is None and post.of_first()
     assert store.replica.me == before, "a store at which nobody writes begins no numbering"
     again = post.post(0, post.shared, b"2")
@@ -227,7 +227,7 @@ def test_a_numbering_goes_on_without_the_stores_that_are_said_to_be_out_of_reach
     store = post.put_back()
     third = post.replica(2).me.database
     post.put(store, store.link_changed(third, False, post.now))
-    post.wait(40_000, is_lost=lambda message: third in (message.to, message.sender.database))
+    post.wait(40_000, is_lost=to_or_from(third))
     assert post.post(0, post.shared, b"1").origin == before.origin
 
 
@@ -238,7 +238,7 @@ def test_numbers_are_not_left_out_while_a_store_that_may_know_them_is_silent() -
     post.wait(10_000, is_lost=lambda message: message.to == b"2" * 16)
     identity.leave_out_after_unclean_end(post.old_record)
     store = post.put_back()
-    post.wait(40_000, is_lost=lambda message: late in (message.to, message.sender.database))
+    post.wait(40_000, is_lost=to_or_from(late))
     assert store.replica.waiting is None and not store.replica.record.left_out
     post.wait(HOUR_MS)
     assert Notice.WENT_BACK in post.reports

@@ -23,7 +23,7 @@ from pillarbox.replication.wire.messages import (
     StatusRequest,
 )
 from pillarbox.store.change_number import CNSet
-from tests.shared.driven_stores import ACTOR, TREE, Post, is_changes, new_guids
+from tests.shared.driven_stores import ACTOR, TREE, Post, is_changes, new_guids, to_or_from
 
 
 def lost_to(*stores: str) -> Callable[[Message], bool]:
@@ -115,7 +115,7 @@ def test_a_store_that_was_away_takes_from_its_mates_what_they_hold() -> None:
     folder = post.folder("1234")
     for _ in range(20):
         post.post(0, folder)
-        post.wait(20 * MINUTE_MS, is_lost=lambda each: b"4" * 16 in (each.to, each.sender.database))
+        post.wait(20 * MINUTE_MS, is_lost=to_or_from(b"4" * 16))
     post.sent.clear()
     restarted(post, 3)
     post.wait(HOUR_MS)
@@ -157,15 +157,23 @@ def claim(post: Post, folder: ObjectId, store: bytes) -> CNSet:
     return claimed
 
 
+def claimed_by_a_mate(count: int) -> tuple[Post, list[ObjectId], bytes]:
+    """Two stores of a site, so many folders, and the store that is said to have what the other has not."""
+    post = Post("aa")
+    folders = [post.folder("12") for _ in range(count)]
+    post.wait(HOUR_MS)
+    mate = b"2" * 16
+    for folder in folders:
+        claim(post, folder, mate)
+    return post, folders, mate
+
+
 def test_what_only_a_dead_store_claims_is_not_asked_for_and_is_explained() -> None:
     post = Post("aab")
     folder = post.folder("123")
     post.wait(HOUR_MS)
     dead = b"3" * 16
-
-    def is_dead(message: Message) -> bool:
-        return dead in (message.to, message.sender.database)
-
+    is_dead = to_or_from(dead)
     claimed = claim(post, folder, dead)
     post.wait(HOUR_MS, is_lost=is_dead)
     post.sent.clear()
@@ -180,19 +188,11 @@ def test_what_only_a_dead_store_claims_is_not_asked_for_and_is_explained() -> No
 def test_what_only_a_dead_store_claims_is_looked_at_rarely_and_asked_for_when_it_is_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    post = Post("aa")
-    folders = [post.folder("12") for _ in range(3)]
-    post.wait(HOUR_MS)
-    dead = b"2" * 16
-    for folder in folders:
-        claim(post, folder, dead)
+    post, folders, dead = claimed_by_a_mate(3)
     asked: list[ObjectId] = []
     ask = backfill.ask
     monkeypatch.setattr(backfill, "ask", lambda replica, folder: asked.append(folder) or ask(replica, folder))
-
-    def is_dead(message: Message) -> bool:
-        return dead in (message.to, message.sender.database)
-
+    is_dead = to_or_from(dead)
     post.wait(2 * HOUR_MS, is_lost=is_dead)
     asked.clear()
     post.wait(DAY_MS - 3 * HOUR_MS, is_lost=is_dead)
@@ -240,14 +240,9 @@ def test_of_many_folders_that_are_new_each_replica_is_asked_once_of_each() -> No
 
 
 def test_of_many_folders_of_a_mate_that_died_a_few_are_asked_for() -> None:
-    post = Post("aa")
-    folders = [post.folder("12") for _ in range(40)]
-    post.wait(HOUR_MS)
-    dead = b"2" * 16
-    for folder in folders:
-        claim(post, folder, dead)
+    post, _, dead = claimed_by_a_mate(40)
     post.sent.clear()
-    post.wait(DAY_MS, is_lost=lambda message: dead in (message.to, message.sender.database))
+    post.wait(DAY_MS, is_lost=to_or_from(dead))
     asked = [each for each in post.sent if isinstance(each.body, BackfillRequest) and each.to == dead]
     assert 1 <= len(asked) <= mates.UNANSWERED_MAX + 2, "a round or two may still count it as there"
 

@@ -177,3 +177,8 @@ class Post:
 
 def is_changes(message: Message) -> bool:
     return isinstance(message.body, Changes)
+
+
+def to_or_from(store: bytes) -> Callable[[Message], bool]:
+    """True of a message that a store sends or is to get: lost, it is cut off."""
+    return lambda message: store in (message.to, message.sender.database)
