@@ -84,9 +84,7 @@ def _cut(world: Weighed) -> None:
 
 
 def _slow(world: Weighed) -> None:
-    for (one, other), link in world.network.links.items():
-        if one != other:
-            link.bytes_per_ms = POST_BYTES / MANY_EVERY_MS / 10
+    world.slow_down(POST_BYTES / MANY_EVERY_MS / 10)
 
 
 CASES: Final = (
@@ -111,9 +109,7 @@ def resumed(posts: int) -> None:
         world.post(rng.choice(world.stores), rng.choice(folders), raw)
         world.run_until(world.now_ms + DAY_MS // posts)
     crossed = sum(link.crossings for hop, link in world.network.links.items() if hop[0] != hop[1])
-    for (one, other), link in world.network.links.items():
-        if one != other:
-            link.bytes_per_ms = posts * POST_BYTES / DRAIN_MS
+    world.slow_down(posts * POST_BYTES / DRAIN_MS)
     world.local(world.stores[0], lambda replica: commands.resume_content(replica, ACTOR))
     world.run_until(world.now_ms + 12 * HOUR_MS)
     _show(world, f"resumed after a day's stop, {posts:,} posts, {crossed} crossings before", folders)

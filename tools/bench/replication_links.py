@@ -24,27 +24,25 @@ from pillarbox.replication.core import at_rest as rounds_at_rest
 from pillarbox.replication.core import hierarchy, writing
 from pillarbox.replication.core.preset import CLASSIC, DAY_MS, HOUR_MS, MINUTE_MS, PROMPT
 from pillarbox.replication.core.replica import Replica
-from pillarbox.replication.ground.knowledge import Knowledge, Pair
+from pillarbox.replication.ground.knowledge import Knowledge
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.simulation.machine import Machine
 from pillarbox.replication.wire.encoding import encode_body
 from pillarbox.replication.wire.frame import pack
-from pillarbox.replication.wire.messages import Changes, Life, Message, RestPoll, Statement
+from pillarbox.replication.wire.messages import Message, RestPoll
 from pillarbox.store.change_number import CNSet
 from pillarbox.tools.bench.crossings import crossings
 from pillarbox.tools.bench.find import tree_of
+from pillarbox.tools.bench.packed_changes import PACK_BYTES, alone
 from pillarbox.tools.bench.weighed import ACTOR, Weighed, show, star
 from pillarbox.tools.bench.workload import CORPUS_DEFAULT, read_corpus, resample
 
-PACK_BYTES: Final = 300 << 10
 WAYS: Final = {  # of each site's changes, in the organisation of `star`
     "a": ("a to b", "a to c", "c to d"),
     "b": ("b to a", "a to c", "c to d"),
     "c": ("c to a", "a to b", "c to d"),
     "d": ("d to c", "c to a", "a to b"),
 }
-NO_PAIR: Final = Pair(CNSet(), CNSet())
-NO_STATEMENT: Final = Statement(Life(0, 0), CNSet(), CNSet())
 
 
 def backlog(scale: float) -> None:
@@ -76,10 +74,7 @@ def said(store: Machine, folder: ObjectId) -> Message:
     """The last change of a store in a folder, as a message with that alone."""
     replica = store.replicator.replica
     number = max(store.objects.ids(folder), key=lambda each: (each.origin == replica.me.origin, each.counter))
-    versions = store.objects.get(folder, number)
-    assert versions is not None
-    empty = replica.message(bytes(16), folder, Changes(((number, versions),), NO_PAIR))
-    return replace(empty, statement=NO_STATEMENT)
+    return alone(replica, folder, number)
 
 
 def packed_bytes(world: Weighed, messages: Sequence[Message]) -> int:
@@ -90,7 +85,7 @@ def packed_bytes(world: Weighed, messages: Sequence[Message]) -> int:
         pack = b""
         while True:
             part = messages[start : start + size]
-            raw = encode_body(part, [raw for message in part for raw in world.contents_of(message)])
+            raw = encode_body(part, [*world.contents_of(part)])
             pack = compressor.compress(raw)
             if len(pack) >= PACK_BYTES or start + size >= len(messages):
                 break

@@ -23,7 +23,7 @@ from pillarbox.tools.bench import nodes_chaos
 from pillarbox.tools.bench.packed_changes import packed_bytes
 from pillarbox.tools.bench.report import at_least_one
 from pillarbox.tools.bench.served_nodes import Node, Nodes, Reading, eventually, percentile
-from pillarbox.tools.bench.shaped_links import Network, why_not
+from pillarbox.tools.bench.shaped_links import Link, Network, why_not
 from pillarbox.tools.bench.workload import CORPUS_DEFAULT, read_corpus, resample
 
 SIX: Final = {"a1": "aaa", "a2": "aaa", "a3": "aaa", "b1": "bbb", "b2": "bbb", "b3": "bbb"}
@@ -210,16 +210,11 @@ def link(options: Options) -> str:
             for folder, posts in by_folder.items():
                 source.post(folder, posts)
         posted = time.monotonic() - began
-        for cut in range(options.cuts):
-            share = (cut + 1) / (options.cuts + 1)
-            eventually(lambda share=share: arrived() >= share * options.posts, 20_000, every=0.5)  # type: ignore[misc]
-            line.cut()
-            time.sleep(options.cut_seconds)
-            line.heal()
+        _cut_on_the_way(options, line, arrived)
         eventually(lambda: arrived() >= options.posts, 20_000, every=0.5)
         took = time.monotonic() - began
         eventually(lambda: source.is_in_sync() and target.is_in_sync(), 1200, every=5)
-        sent = [after - each for after, each in zip(line.sent_bytes(), before, strict=True)]
+        sent = _sent_since(line, before)
         stack.close()
         is_equal = _are_equal(nodes)
         source.end()
@@ -230,6 +225,20 @@ def link(options: Options) -> str:
         f"{ideal / 1e6:.2f} MB of zstd-3 packs, target 1.15; {sent[1] / 1e6:.2f} MB back; "
         f"{'equal' if is_equal else 'NOT EQUAL'}"
     )
+
+
+def _cut_on_the_way(options: Options, line: Link, arrived: Callable[[], int]) -> None:
+    """Cut a link for a while, as often as is asked for, at equal shares of what is to arrive."""
+    for cut in range(options.cuts):
+        count = (cut + 1) / (options.cuts + 1) * options.posts
+        eventually(lambda count=count: arrived() >= count, 20_000, every=0.5)  # type: ignore[misc]
+        line.cut()
+        time.sleep(options.cut_seconds)
+        line.heal()
+
+
+def _sent_since(line: Link, before: tuple[int, int]) -> list[int]:
+    return [after - each for after, each in zip(line.sent_bytes(), before, strict=True)]
 
 
 def _cuts(options: Options) -> str:
@@ -266,24 +275,16 @@ def backfill(options: Options) -> str:
         reading = stack.enter_context(target.reading())
         memory = [0, 0]
 
-        def has(share: float) -> bool:
+        def arrived() -> int:
             for number, node in enumerate(nodes):
                 if node.is_served:
                     memory[number] = max(memory[number], node.memory()["RssAnon"])
-            return reading.count(FORUM) >= share * options.posts
+            return reading.count(FORUM)
 
-        away = 0.0
-        for cut in range(options.cuts):
-            share = (cut + 1) / (options.cuts + 1)
-            eventually(lambda share=share: has(share), 20_000, every=0.5)  # type: ignore[misc]
-            gone = time.monotonic()
-            line.cut()
-            time.sleep(options.cut_seconds)
-            line.heal()
-            away += time.monotonic() - gone
-        eventually(lambda: has(1), 20_000, every=0.2)
+        _cut_on_the_way(options, line, arrived)
+        eventually(lambda: arrived() >= options.posts, 20_000, every=0.2)
         took = time.monotonic() - began
-        sent = [after - each for after, each in zip(line.sent_bytes(), before, strict=True)]
+        sent = _sent_since(line, before)
         source_cpu, target_cpu = source.processor_seconds() - used, target.processor_seconds()
         peak = [node.memory()["VmHWM"] for node in nodes]
         nodes.settle()

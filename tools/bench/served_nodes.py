@@ -20,7 +20,8 @@ from pillarbox.replication.membership.certificates import certify, new_authority
 from pillarbox.replication.node.member_files import MemberFiles, NodeSettings
 from pillarbox.replication.organisation.topology import Connector, Organisation, Server
 from pillarbox.store.clock import SystemClock
-from pillarbox.store.disk.tables import ItemRecord
+from pillarbox.store.disk.tables import FolderRecord, ItemRecord
+from pillarbox.store.engine.transaction import Reader
 from pillarbox.store.ids import id_text, new_guid
 from pillarbox.store.upkeep.joining import join
 from pillarbox.tools.bench.shaped_links import Link, Network, inside
@@ -147,19 +148,14 @@ class Reading:
     def count(self, folder: str) -> int:
         """The messages of a folder; 0 where it is not there."""
         with self._store.read(ACTOR) as read:
-            try:
-                return pillarbox.public_folders.find(read, folder).messages_count
-            except pillarbox.errors.NotFound:
-                return 0
+            found = _find(read, folder)
+            return found.messages_count if found else 0
 
     def arrived(self, folder: str, after_uid: int) -> list[ItemRecord]:
         """The messages of a folder above a UID."""
         with self._store.read(ACTOR) as read:
-            try:
-                found = pillarbox.public_folders.find(read, folder)
-            except pillarbox.errors.NotFound:
-                return []
-            if found.uid_next <= after_uid + 1:
+            found = _find(read, folder)
+            if found is None or found.uid_next <= after_uid + 1:
                 return []
             items = (
                 pillarbox.messages.get_by_uid(read, found.folder_id, uid)
@@ -170,21 +166,16 @@ class Reading:
     def subjects(self, folder: str) -> dict[str, str]:
         """The ids of the messages of a folder, by subject."""
         with self._store.read(ACTOR) as read:
-            try:
-                found = pillarbox.public_folders.find(read, folder)
-            except pillarbox.errors.NotFound:
-                return {}
-            items = pillarbox.folders.messages(read, found.folder_id)
+            found = _find(read, folder)
+            items = pillarbox.folders.messages(read, found.folder_id) if found else ()
             return {item.subject: id_text(item.message_id) for item in items}
 
     def holds(self, folder: str) -> bool:
         """True where the server has an active replica of a folder."""
         with self._store.read(ACTOR) as read:
-            try:
-                found = pillarbox.public_folders.find(read, folder)
-            except pillarbox.errors.NotFound:
-                return False
-            return (self._store.guid, ReplicaState.ACTIVE) in {row[:2] for row in found.replicas}
+            found = _find(read, folder)
+            replicas = {row[:2] for row in found.replicas} if found else set()
+            return (self._store.guid, ReplicaState.ACTIVE) in replicas
 
     def contents(self) -> dict[str, list[bytes]]:
         """The content, flags and keywords, which have no order, of the messages of each folder, sorted."""
@@ -197,6 +188,13 @@ class Reading:
                 )
                 for path, folder in pillarbox.public_folders.walk(read, "")
             }
+
+
+def _find(read: Reader, folder: str) -> FolderRecord | None:
+    try:
+        return pillarbox.public_folders.find(read, folder)
+    except pillarbox.errors.NotFound:
+        return None
 
 
 class Nodes:

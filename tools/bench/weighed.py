@@ -66,18 +66,17 @@ class Weighed(World):
         freight = Freight.of(bundle.messages)
         if len(path) < 2:
             return freight
-        contents = [raw for message in bundle.messages for raw in self.contents_of(message)]
-        body_bytes = len(pack(encode_body(bundle.messages, contents)))
+        body_bytes = len(pack(encode_body(bundle.messages, [*self.contents_of(bundle.messages)])))
         outside = HEADER_BYTES + len(pack_route(bundle.tree)) + SIGNATURE_BYTES + LABEL_BYTES + RECEIPT_BYTES
         return freight._replace(content_bytes=body_bytes + outside)
 
-    def contents_of(self, message: Message) -> Iterator[bytes]:
-        """The raw messages that go with a message's changes."""
-        if isinstance(message.body, Changes):
-            for _, versions in message.body.objects:
-                for version in versions.siblings.values():
-                    if isinstance(version, MessageVersion) and version.content in self.contents:
-                        yield self.contents[version.content]
+    def contents_of(self, messages: Iterable[Message]) -> Iterator[bytes]:
+        """The raw messages that go with the changes in messages."""
+        bodies = (message.body for message in messages if isinstance(message.body, Changes))
+        for _, versions in (each for body in bodies for each in body.objects):
+            for version in versions.siblings.values():
+                if isinstance(version, MessageVersion) and version.content in self.contents:
+                    yield self.contents[version.content]
 
     def folders(self, count: int, stores: Iterable[Machine] | None = None) -> list[ObjectId]:
         """Make folders with replicas at these stores, all of them without, and let everything settle."""
@@ -121,6 +120,12 @@ class Weighed(World):
                 for counter in range(first, last + 1):
                     since_ms = self.posted_ms.get((folder, ChangeNumber(origin, counter)), self.now_ms)
                     self.latest_ms = max(self.latest_ms, self.now_ms - since_ms)
+
+    def slow_down(self, bytes_per_ms: float) -> None:
+        """Let all links between sites take so many bytes a millisecond from now on."""
+        for (one, other), link in self.network.links.items():
+            if one != other:
+                link.bytes_per_ms = bytes_per_ms
 
     def forget(self) -> None:
         """Count from now on."""
