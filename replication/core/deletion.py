@@ -152,12 +152,23 @@ def _ask(replica: Replica, folder: ObjectId, source: bytes) -> None:
 
 
 def sights(replica: Replica, folder: ObjectId) -> dict[ObjectId, Sight]:
-    """The versions of each object that is held here, by their numbers."""
-    return {
+    """The versions of each object that is held here, by their numbers, and of those that were let go by age.
+
+    A store that knew of these only that it had let them go would tell others, of which one holds them, that
+    it has all of the deletions, and not that these are deleted.
+    """
+    held = {
         object_id: Sight.of(versions)
         for object_id in replica.objects.ids(folder)
         if (versions := replica.objects.get(folder, object_id))
     }
+    state = replica.state(folder)
+    for object_id, numbers in state.expired_objects.items():
+        expired = frozenset(number for number in numbers if number in state.knowledge.expired)
+        if expired:
+            sight = held.get(object_id, Sight({}, frozenset()))
+            held[object_id] = sight._replace(numbers=sight.numbers | expired)
+    return held
 
 
 def answer_reconcile(
@@ -241,6 +252,8 @@ def apply_reconcile(
             left = without_gone(versions, numbers, before[object_id], living.get(object_id))
             store_or_bury(replica, folder, object_id, left)
             state.applied += 1
+    gone = CNSet.of(number for numbers in answer.gone.values() for number in numbers)
+    state.knowledge.claim(gone & state.knowledge.expired)  # no more let go by age, but deleted or replaced
     take_over_purged(state, answer.purged)
     state.knowledge.claim(gaps_of(state, statement) | answer.purged)
     state.knowledge.settle(replica.assumed(folder))

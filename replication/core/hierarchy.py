@@ -230,8 +230,7 @@ def delete_folder(replica: Replica, folder: ObjectId, actor: str) -> None:
     for below, parent in places(replica).items():
         if parent == folder and below != folder and may_delete(replica, below):
             delete_folder(replica, below, actor)
-    left_out = _delete_with_holes(replica, folder, actor)
-    cleared = replica.state(folder).knowledge.had - left_out
+    cleared = _delete_by_numbers(replica, folder, actor)
     writing.change_folder(replica, folder, actor, cleared=cleared)
     replica.fired["folder_deleted"] += 1
     even_out(replica, [folder])
@@ -242,18 +241,24 @@ def may_delete(replica: Replica, folder: ObjectId) -> bool:
     return replica.held(folder) is not None and replica.my_state(folder) is ReplicaState.ACTIVE
 
 
-def _delete_with_holes(replica: Replica, folder: ObjectId, actor: str) -> CNSet:
-    """Delete one by one the messages below whose contexts numbers are missing; all numbers of theirs."""
-    had, numbers = replica.state(folder).knowledge.had, CNSet()
-    for object_id in replica.objects.ids(folder):
-        versions = replica.objects.get(folder, object_id)
-        if versions is None or not versions.holes(had):
+def _delete_by_numbers(replica: Replica, folder: ObjectId, actor: str) -> CNSet:
+    """Delete what goes by its numbers alone, and the rest one by one; those numbers.
+
+    They hold with each number all that it replaced, or a store that had an older version would keep it alive,
+    and know that the newer one is gone. Where no context has a hole all that is had is such a set. Else it is
+    not known which of the numbers that are had belong to a message with a hole: only messages that never
+    changed go by their numbers, and the others by tombstones.
+    """
+    had = replica.state(folder).knowledge.had
+    held = [(object_id, replica.objects.get(folder, object_id)) for object_id in replica.objects.ids(folder)]
+    if not any(versions and versions.holes(had) for _, versions in held):
+        return had
+    first = set()
+    for object_id, versions in held:
+        if versions is None or not versions.live():
             continue
-        # What the tombstone replaces stays out too: cleared alone, it would leave an older version alive.
-        numbers |= CNSet.of(versions.entries())
-        if versions.live():
-            tombstone = MessageVersion(replica.stamp(), actor, gone=True)
-            writing.write(replica, folder, object_id, tombstone)
-            versions = replica.objects.get(folder, object_id) or versions
-        numbers |= CNSet.of(versions.entries())
-    return numbers
+        if versions.entries() == {object_id}:
+            first.add(object_id)
+        else:
+            writing.write(replica, folder, object_id, MessageVersion(replica.stamp(), actor, gone=True))
+    return CNSet.of(first)

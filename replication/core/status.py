@@ -8,6 +8,7 @@ from pillarbox.replication.core import hello, mates, outbox
 from pillarbox.replication.core.preset import MINUTE_MS, SECOND_MS
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import NEVER_MS, FolderState
+from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.wire.messages import Acknowledgement, Statement, Status
 
@@ -97,9 +98,27 @@ def take(replica: Replica, folder: ObjectId, told: Status) -> None:
         if mate == replica.me.database:
             hello.told_of_itself(replica, folder, statement)
         elif mate in state.rows:
-            take_statement(replica, folder, mate, statement)
-            mates.hear(replica, mate, itself=False)
             state.awaited -= {mate}
+            take_statement(replica, folder, mate, _without_taken_back(replica, folder, mate, statement))
+            mates.hear(replica, mate, itself=False)
+
+
+def _without_taken_back(replica: Replica, folder: ObjectId, store: bytes, statement: Statement) -> Statement:
+    """A statement about another store, without that it holds what it had let go by age: it alone says that,
+    and is asked.
+
+    Who tells it may be behind. A row of its mate that is older would be believed each time that all are asked
+    whether the numbers are held anywhere, and they would be asked for each time, without end.
+    """
+    state = replica.state(folder)
+    row = state.rows[store]
+    back = statement.known & row.expired if row.expired and statement.life == row.life else NOTHING
+    if not back:
+        return statement
+    replica.fired["taken_back_by_others"] += 1
+    state.awaited |= {store}
+    state.await_due_ms = replica.now_ms
+    return Statement(statement.life, statement.known - back, statement.expired | back)
 
 
 def ask_awaited(replica: Replica, folder: ObjectId) -> None:

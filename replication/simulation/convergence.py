@@ -176,7 +176,7 @@ def _check_folder(invariants: Invariants, folder: ObjectId, holders: list[Replic
             live.update(_shown(replica, folder, object_id))
     for number in history.in_set(folder, known):
         later = [each for each in history.covering(number) if each in had]
-        if number in live and any(invariants.is_seen(each, known, deletions) for each in later):
+        if number in live and invariants.is_back(number, known, deletions):
             raise Violation(
                 f"{number.counter} of folder {folder.counter} was replaced or deleted, and is back"
             )

@@ -83,8 +83,12 @@ class History:
         """The writes that saw this one, and so replaced it."""
         write = self.writes[number]
         for later in self._of_object[write.folder, write.object_id]:
-            if later != number and self.writes[later].context.get(number.origin, 0) >= number.counter:
+            if later != number and self.saw(later, number):
                 yield later
+
+    def saw(self, later: ChangeNumber, number: ChangeNumber) -> bool:
+        """True when a write of an object saw another one of it."""
+        return self.writes[later].context.get(number.origin, 0) >= number.counter
 
     def deletions(self, folder: ObjectId) -> Iterator[tuple[ChangeNumber, CNSet]]:
         """The writes of a folder's record that cleared content, and what they cleared."""

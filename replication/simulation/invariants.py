@@ -157,7 +157,7 @@ class Invariants:
                     raise Violation(f"{_at(machine, folder, number)} is held, and not known")
                 if number not in self.history.writes:
                     raise Violation(f"{_at(machine, folder, number)} is held, and was lost by a crash")
-                if any(self.is_seen(later, known, deletions) for later in self.history.covering(number)):
+                if self.is_back(number, known, deletions):
                     raise Violation(f"{_at(machine, folder, number)} was replaced or deleted, and is back")
 
     def _deletions(self, machine: Machine) -> CNSet:
@@ -204,7 +204,39 @@ class Invariants:
                 return
         raise Violation(f"{_at(machine, folder, number)} is claimed, and nothing of it is there")
 
-    def is_seen(self, later: ChangeNumber, known: CNSet, deletions: CNSet) -> bool:
+    def is_back(self, number: ChangeNumber, known: CNSet, deletions: CNSet) -> bool:
+        """True when a version counts as replaced where these numbers of its folder and of the hierarchy are
+        known, and may not be there."""
+        covering = list(self.history.covering(number))
+        undone = [each for each in covering if self._is_undone(number, each)]
+        return any(
+            self._is_seen(later, known, deletions)
+            for later in covering
+            if not any(later == deletion or self.history.saw(deletion, later) for deletion in undone)
+        )
+
+    def _is_undone(self, number: ChangeNumber, deletion: ChangeNumber) -> bool:
+        """True when an edit that had not seen a deletion brought its object back, and was let go by age.
+
+        No tombstone is left of the deletion then, and the version that the edit replaced may live on alone at
+        a store that was put back to before it.
+        """
+        history = self.history
+        return history.writes[deletion].version.gone and any(
+            self._is_let_go(edit)
+            for edit in history.covering(number)
+            if edit != deletion and not history.saw(edit, deletion) and not history.saw(deletion, edit)
+        )
+
+    def _is_let_go(self, number: ChangeNumber) -> bool:
+        """True when a store let a version go by age, or claims it since all others did that had it."""
+        folder = self.history.writes[number].folder
+        states = (machine.record.folders.get(folder) for machine in self.machines.values())
+        return number in self.aged or any(
+            state is not None and number in state.knowledge.expired for state in states
+        )
+
+    def _is_seen(self, later: ChangeNumber, known: CNSet, deletions: CNSet) -> bool:
         """True when a store that knows these numbers of a folder and of the hierarchy has seen a later write.
 
         It has not where it gave the write up, or claims it since all others let what replaced it go by age.

@@ -375,6 +375,54 @@ def test_what_went_with_its_folder_stays_deleted_when_an_edit_of_it_is_let_go_by
     assert (knowledge.known, knowledge.expired) == (known, expired)
 
 
+def test_the_numbers_that_go_with_a_folder_hold_with_each_edit_what_it_replaced() -> None:
+    post = Post()
+    folder = post.folder()
+    untouched = post.post(0, folder)
+    post.wait(MINUTE_MS)
+    post.post(0, folder)
+    post.wait(MINUTE_MS, is_lost=is_changes)
+    edited = post.post(0, folder)
+    post.wait(MINUTE_MS)
+    for content in (b"first", b"second"):
+        post.do(1, lambda replica, to=content: writing.edit(replica, folder, edited, ACTOR, content=to))
+    post.do(1, lambda replica: hierarchy.delete_folder(replica, folder, ACTOR))
+    read = post.replica(1).folder(folder)
+    assert read is not None
+    assert read.cleared == CNSet.of([untouched]), "the first edit alone would leave what it replaced alive"
+    held = post.replica(1).objects.get(folder, edited)
+    assert held is not None
+    assert all(version.gone for version in held.siblings.values())
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_who_let_a_message_go_by_age_learns_by_reconciling_that_it_was_deleted(is_replaced: bool) -> None:
+    post = Post()
+    folder = post.folder()
+    message = post.post(0, folder)
+    post.wait(HOUR_MS)
+    asker, edit = post.replica(1), CNSet()
+    assert post.do(1, lambda replica: expiry.expire(replica, folder, post.now_ms + HOUR_MS)) == 1
+    if is_replaced:
+        post.do(0, lambda replica: writing.edit(replica, folder, message, ACTOR, content=b"edited"))
+        held = post.replica(0).objects.get(folder, message)
+        assert held is not None
+        edit = CNSet.of(held.siblings)
+        asker.state(folder).knowledge.expire(edit)
+        asker.state(folder).expired_objects[message] |= held.siblings.keys()
+    else:
+        post.do(0, lambda replica: writing.delete(replica, folder, message, ACTOR))
+        post.do(0, lambda replica: replica.objects.remove(folder, message))  # its tombstone was purged
+    post.table.clear()
+    question = ReconcileQuestion(deletion.sights(asker, folder), asker.state(folder).applied)
+    asked = asker.message(b"1" * 16, folder, question)
+    post.put(post.stores[0], post.stores[0].receive(asked, post.now))
+    post.carry()
+    knowledge = asker.state(folder).knowledge
+    assert message in knowledge.known, "a store that still holds it is told that it is gone"
+    assert (edit & knowledge.expired) == edit, "what replaced it lives there, and was let go here"
+
+
 def test_a_delete_that_the_others_had_given_up_does_not_hide_what_they_hold() -> None:
     post = Post("aa")
     folder = post.folder("12")

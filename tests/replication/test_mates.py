@@ -12,6 +12,7 @@ from pillarbox.replication.core import backfill, mates, writing
 from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, MINUTE_MS, PROMPT
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.replicator import Replicator
+from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.simulation.objects import DictObjects
 from pillarbox.replication.wire.messages import (
@@ -19,10 +20,11 @@ from pillarbox.replication.wire.messages import (
     Changes,
     Fetching,
     Message,
+    Statement,
     Status,
     StatusRequest,
 )
-from pillarbox.store.change_number import CNSet
+from pillarbox.store.change_number import ChangeNumber, CNSet
 from tests.shared.driven_stores import ACTOR, TREE, Post, is_changes, new_guids, to_or_from
 
 
@@ -166,6 +168,28 @@ def claimed_by_a_mate(count: int) -> tuple[Post, list[ObjectId], bytes]:
     for folder in folders:
         claim(post, folder, mate)
     return post, folders, mate
+
+
+def test_that_a_store_holds_again_what_it_let_go_by_age_is_believed_of_itself_alone() -> None:
+    post = Post("abb")
+    folder = post.folder("123")
+    post.wait(HOUR_MS)
+    replica, third, number = post.replica(0), b"3" * 16, ChangeNumber(b"G" * 16, 7)
+    state, one = replica.state(folder), CNSet.of([number])
+    row = state.rows[third]
+    state.rows[third] = replace(row, expired=one)
+    state.asked_expired = one  # all were asked whether it is held anywhere
+    told = Status(mates={third: Statement(row.life, row.known | one, NOTHING)})
+    behind = post.replica(1).message(b"1" * 16, folder, told)
+    post.sent.clear()
+    post.put(post.stores[0], post.stores[0].receive(behind, post.now))
+    assert state.rows[third].expired == one, "the mate that tells it may be behind"
+    post.wait(2_000, is_lost=lambda message: message.to == b"1" * 16)
+    asked = [each.to for each in post.sent if isinstance(each.body, StatusRequest) and each.folder == folder]
+    assert asked[0] == third
+    itself = replace(behind, sender=post.replica(2).me, statement=told.mates[third], body=Status())
+    post.put(post.stores[0], post.stores[0].receive(itself, post.now))
+    assert replica.state(folder).rows[third].known == row.known | one
 
 
 def test_what_only_a_dead_store_claims_is_not_asked_for_and_is_explained() -> None:
