@@ -29,14 +29,16 @@ from pillarbox.store.change_number import CNSet
 
 
 def begin(replica: Replica, folder: ObjectId, asker: bytes, life: Life, request: BackfillRequest) -> None:
-    """Take a request on: its pages take their turns on the line to the asker.
+    """Take a request on: its pages take their turns on the line to the asker. While content is stopped none
+    is: who still lacks something after that asks again.
 
     An asker that may not know of a deletion of the folder is asked what it has of the hierarchy: at rest
     nothing else would tell.
     """
     if deletion.cleared_unseen(replica, folder, asker):
         replica.send(asker, replica.tree.hierarchy, StatusRequest())
-    if not request.needed:
+    is_stopped = folder != replica.tree.hierarchy and replica.is_content_stopped()
+    if is_stopped or not request.needed:
         outbox.withdraw(replica, AnswerKey(asker, folder))
         return
     needed = request.needed & replica.state(folder).knowledge.known

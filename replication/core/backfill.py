@@ -34,7 +34,7 @@ def note_missing(replica: Replica, folder: ObjectId) -> None:
     for entry in state.entries:
         still = entry.missing & lacked
         if still:
-            entries.append(entry if still == entry.missing else replace(entry, missing=still))
+            entries.append(_after_progress(replica, folder, entry, still))
             listed |= still
     new = lacked - listed if listed else lacked
     if new:
@@ -44,6 +44,17 @@ def note_missing(replica: Replica, folder: ObjectId) -> None:
     state.entries = tuple(entries)
     if state.open_requests and not any(entry.tries for entry in entries):
         _withdraw(replica, folder)
+
+
+def _after_progress(replica: Replica, folder: ObjectId, entry: BackfillEntry, still: CNSet) -> BackfillEntry:
+    """The entry with what is still missing. Where some of it came, what kept it back is over: the rest is
+    tried as after the first request."""
+    if still == entry.missing:
+        return entry
+    left = replace(entry, missing=still, tries=min(entry.tries, 1))
+    if entry.tries > 1:
+        left = replace(left, due_ms=min(left.due_ms, _waiting(replica, folder, left).due_ms))
+    return left
 
 
 def ask_whether_expired(replica: Replica, folder: ObjectId) -> None:

@@ -15,21 +15,30 @@ from pillarbox.replication.wire.messages import Message, Status, StatusRequest
 
 
 def look(replica: Replica) -> None:
-    """See whether content flows now, and plan all anew where that has changed."""
-    flows = replica.content_flows()
+    """See whether content flows now, and plan all anew where that has changed.
+
+    What was changed here goes as soon as it may. Of requests and answers a stop leaves nothing. Those that
+    wait for the hierarchy alone are kept: who asked a store that has just started would ask again ever later.
+    """
+    is_stopped, flows = replica.is_content_stopped(), replica.content_flows()
+    if is_stopped and not replica.is_stopped:
+        outbox.drop_answers(replica)
+    if replica.is_stopped and not is_stopped:
+        _forget_dues(replica)
+    replica.is_stopped = is_stopped
     if flows == replica.is_flowing:
         return
     replica.is_flowing = flows
     replica.fired["content_resumed" if flows else "content_stopped"] += 1
     if flows:
-        _resume(replica)
+        outbox.put_back(replica)
     else:
         outbox.take_back_content(replica)
     replica.touched.update(replica.record.folders)
 
 
-def _resume(replica: Replica) -> None:
-    """Forget all that was due: first delays count from now. What was changed here meanwhile goes at once."""
+def _forget_dues(replica: Replica) -> None:
+    """Forget all that was due: first delays count from now."""
     now_ms = replica.now_ms
     for folder, state in replica.record.folders.items():
         if folder == replica.tree.hierarchy or not state.is_held:
@@ -38,7 +47,6 @@ def _resume(replica: Replica) -> None:
         state.asked.clear()
         state.fetched_by.clear()
         state.unstated_since_ms = state.news_ms = now_ms
-    outbox.put_back(replica)
 
 
 def due_ms(replica: Replica) -> int:

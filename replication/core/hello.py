@@ -114,6 +114,8 @@ def _complete(replica: Replica, waiting: Waiting) -> None:
         record.left_out |= record.unsure
         record.unsure = NOTHING
     replica.waiting = None
+    if replica.lacks_hierarchy():  # nothing of content leaves before it is there
+        replica.state(replica.tree.hierarchy).asks_at_once = True
     replica.touched.update(record.folders)
     for folder, state in record.folders.items():
         if waiting.went_back and state.is_held:

@@ -56,12 +56,16 @@ def restart(replica: Replica) -> None:
 
 def take_back_content(replica: Replica) -> None:
     """Take back what is on its way of content and has no receipt: it goes again when content flows again."""
-    for answer in [each for each in replica.answers if replica.is_held_back(each.folder)]:
-        del replica.answers[answer]
     for line in replica.lines.values():
         for key, flight in list(line.flights.items()):
             if is_held_back(replica, flight.bundle):
                 del line.flights[key]
+
+
+def drop_answers(replica: Replica) -> None:
+    """Drop the answers of content that are under way: who still lacks it asks again."""
+    for answer in [each for each in replica.answers if replica.is_held_back(each.folder)]:
+        del replica.answers[answer]
 
 
 def put_back(replica: Replica) -> None:
@@ -74,6 +78,13 @@ def put_back(replica: Replica) -> None:
         for key, copy in copies.items():
             if key not in line.flights:
                 line.turns.put(copy.bundle.of, Item(Kind.COPY, key))
+    _put_back_answers(replica)
+
+
+def _put_back_answers(replica: Replica) -> None:
+    for key in replica.answers:
+        if not any(key in line.pages for line in replica.lines.values()):
+            _wait_for_page(replica, key)
 
 
 def is_held_back(replica: Replica, bundle: Bundle) -> bool:
@@ -172,9 +183,7 @@ def _line_of(replica: Replica, key: AnswerKey) -> Line:
 def mark_again(replica: Replica, before: SiteTree) -> None:
     """The tree has changed: what sites behind a neighbour did not take goes by the one that leads to them
     now as well; to no other, which would get it again for nothing. Answers go by the lines of now."""
-    for key in replica.answers:
-        if not any(key in line.pages for line in replica.lines.values()):
-            _wait_for_page(replica, key)
+    _put_back_answers(replica)
     tree = replica.site_tree()
     for folder, state in replica.record.folders.items():
         marks, wanted = dict(state.marks), sites_of(replica, folder) if state.marks else set()
@@ -238,10 +247,8 @@ def pump(replica: Replica) -> None:
 
 def _page(replica: Replica, line: Line, key: AnswerKey) -> None:
     """Let the node send the next page of an answer, unless that is over, or goes by another line now. Of
-    content none goes while that is stopped: who still lacks it asks again."""
-    if replica.is_held_back(key.folder):
-        replica.answers.pop(key, None)
-    answer = replica.answers.get(key)
+    content none goes while that is held back: all take their turns again afterwards."""
+    answer = None if replica.is_held_back(key.folder) else replica.answers.get(key)
     if answer is not None and line is _line_of(replica, key):
         line.pages.add(key)
         replica.effects.append(answer)

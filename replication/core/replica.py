@@ -168,7 +168,8 @@ class Replica:
         self.written: set[ObjectId] = set()  # folders whose record this call wrote
         self.fired: Counter[str] = Counter()
         self.down: frozenset[str] = frozenset()
-        self.is_flowing = True
+        self.is_flowing = True  # whether content flowed, and was stopped, when that was last looked at
+        self.is_stopped = False
         self.awaited_hierarchy: dict[bytes, Statement] = {}
         self.hierarchy_due_ms = 0
         self.lines: dict[str, Line] = {}
@@ -355,9 +356,13 @@ class Replica:
 
     def content_flows(self) -> bool:
         """True unless content is stopped in the organisation, or may be, for all that this store knows."""
-        return not (self.organisation.content.is_stopped_at(self.wall_ms) or self._lacks_hierarchy())
+        return not (self.is_content_stopped() or self.lacks_hierarchy())
 
-    def _lacks_hierarchy(self) -> bool:
+    def is_content_stopped(self) -> bool:
+        """True while an operator's stop of content stands, as far as this store has heard."""
+        return self.organisation.content.is_stopped_at(self.wall_ms)
+
+    def lacks_hierarchy(self) -> bool:
         """True while stores that answered the hello of the start hold changes of the hierarchy that are
         missing here; for a day at most, since nobody may have them any more.
 

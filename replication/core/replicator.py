@@ -338,13 +338,14 @@ class Replicator:
     def answer_page(self, key: AnswerKey, now: Moment) -> Message | None:
         """The next page of an answer whose turn has come; `page_taken` follows, whatever comes of it.
 
-        None where the answer is over: content was stopped meanwhile, or the replica went. Whoever still lacks
-        something asks again.
+        None where content is held back, or the answer is over: content was stopped meanwhile, or the replica
+        went. Whoever still lacks something asks again.
         """
         self._set_now(now)
+        if self.replica.is_held_back(key.folder):
+            return None
         answer = self.replica.answers.pop(key, None)
-        is_over = answer is None or self.replica.held(key.folder) is None
-        if answer is None or is_over or self.replica.is_held_back(key.folder):
+        if answer is None or self.replica.held(key.folder) is None:
             return None
         message, left = answering.next_page(self.replica, answer)
         if left is not None:

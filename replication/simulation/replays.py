@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 from pillarbox.replication.core.effects import Effect
 from pillarbox.replication.core.replica import Moment
 from pillarbox.replication.core.replicator import Replicator
+from pillarbox.replication.core.state import Row
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.simulation.history import Violation
 from pillarbox.replication.simulation.machine import Machine
@@ -26,11 +27,13 @@ Delivery: TypeAlias = Callable[[Replicator, Moment], list[Effect]]
 
 
 class Taken(NamedTuple):
-    """Something that a store took, the replicator that it was then, and the lives of its replicas."""
+    """Something that a store took, the replicator that it was then, and of its replicas the lives and the
+    rows."""
 
     machine: Machine
     replicator: Replicator
     lives: dict[ObjectId, int]
+    rows: dict[ObjectId, dict[bytes, Row]]
     delivery: Delivery
     messages: tuple[Message, ...]
 
@@ -53,8 +56,10 @@ class Replays:
             return 0
         if not all(_is_heard(machine, message) for message in messages):
             return 0  # a copy that was refused, say: it is news when it comes again
-        lives = {folder: state.life for folder, state in machine.record.folders.items() if state.is_held}
-        taken = Taken(machine, machine.replicator, lives, delivery, messages)
+        held = {folder: state for folder, state in machine.record.folders.items() if state.is_held}
+        lives = {folder: state.life for folder, state in held.items()}
+        rows = {folder: dict(state.rows) for folder, state in held.items()}
+        taken = Taken(machine, machine.replicator, lives, rows, delivery, messages)
         self._replay(taken, now_ms)
         old = self._rng.choice(self._kept) if self._kept else taken
         # An acknowledgement that came too early counts when it comes again, and the content goes then.
@@ -90,13 +95,21 @@ class Replays:
             if not now.known.covers(was.known) or now.expired != was.expired or now.purged != was.purged:
                 raise Violation(f"{machine.database.hex()[:8]} takes something twice, and forgets numbers")
             # Which of them expired may change: one is let go and held again, and statements have no order.
-            rows = record.folders[folder].rows
+            rows, then = record.folders[folder].rows, taken.rows[folder]
             if any(
                 peer in rows and rows[peer].had != row.had
                 for peer, row in state.rows.items()
-                if row.is_heard()  # one that was taken off the list, and is on it again, may be heard late
+                if not _is_begun_anew(row, then.get(peer))
             ):
                 raise Violation(f"{machine.database.hex()[:8]} takes something twice, and a row changes")
+
+
+def _is_begun_anew(row: Row, then: Row | None) -> bool:
+    """True when a store was taken off the list since something was taken, or was not on it yet: what it had
+    said by then may be heard late."""
+    if then is None or not row.is_heard():
+        return True
+    return row.life == then.life and not row.had.covers(then.had)
 
 
 def _acknowledges(message: Message) -> bool:

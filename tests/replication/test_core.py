@@ -23,7 +23,7 @@ from pillarbox.replication.core.preset import CLASSIC, DAY_MS, HOUR_MS, MINUTE_M
 from pillarbox.replication.core.replica import Moment, Replica
 from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.core.state import Row, SetAside
-from pillarbox.replication.ground.knowledge import NOTHING
+from pillarbox.replication.ground.knowledge import NOTHING, Pair
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.ground.versions import Sight
 from pillarbox.replication.simulation.objects import DictObjects
@@ -158,6 +158,25 @@ def test_what_is_lost_is_asked_for_after_the_first_delay_and_again_after_the_ret
     post.wait(8_000 + 3 * spread_ms)
     assert len(requests(post)) == 2
     assert post.messages(asker, folder)
+
+
+def test_when_some_of_what_is_asked_for_comes_the_rest_is_tried_as_after_the_first_request() -> None:
+    post = Post("aa")
+    folder = post.folder()
+    lost = [post.post(0, folder), post.post(0, folder)]
+    post.wait(2 * HOUR_MS, is_lost=lambda message: is_changes(message) and message.folder == folder)
+    (entry,) = post.replica(1).state(folder).entries
+    assert entry.tries > 3
+    copy = next(message for message in post.changes() if message.folder == folder)
+    assert isinstance(copy.body, Changes)
+    first = tuple(each for each in copy.body.objects if each[0] == lost[0])
+    some = replace(copy, body=Changes(first, Pair(NOTHING, NOTHING)))
+    post.put(post.stores[1], post.stores[1].receive(some, post.now))
+    (entry,) = post.replica(1).state(folder).entries
+    assert entry.tries == 1
+    post.sent.clear()
+    post.wait(post.replica(1).preset.first_retry.same_site_ms)
+    assert len(requests(post)) == 1 and len(post.messages(1, folder)) == 2
 
 
 def test_the_classic_preset_asks_after_six_hours() -> None:

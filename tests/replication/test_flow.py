@@ -10,7 +10,7 @@ import pytest
 from driven_stores import ACTOR, TREE, Post, is_changes, to_or_from
 
 from pillarbox.replication.core import commands, folder_settings, organisation_folder, outbox, writing
-from pillarbox.replication.core.effects import Answer
+from pillarbox.replication.core.effects import Answer, AnswerKey
 from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, MINUTE_MS
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId
@@ -202,6 +202,59 @@ def test_content_is_held_back_for_no_hierarchy_that_was_lost_by_who_told_of_it()
     make(post, folder, 1)
     post.wait(MINUTE_MS, is_lost=to_or_from(teller.me.database))
     assert len(post.messages(2, folder)) == 1
+
+
+def waits_for_hierarchy(post: Post, folder: ObjectId) -> Answer:
+    """The answer to a mate that asks the second store, which has just started and lacks some hierarchy."""
+    make(post, folder, 1)
+    post.wait(MINUTE_MS)
+    post.do(0, lambda replica: writing.create_folder(replica, TREE.root, "Late", {}, ACTOR))
+    post.put(post.stores[1], post.stores[1].start(post.now))
+    post.put(post.stores[1], post.stores[1].tick(post.now))
+    post.carry(is_lost=is_changes)
+    asked, asker = post.replica(1), post.replica(0)
+    request = BackfillRequest(asked.state(folder).knowledge.known, NOTHING)
+    said = Statement(asker.life(folder), NOTHING, NOTHING)
+    post.put(post.stores[1], post.stores[1].receive(Message(asker.me, TWO, folder, said, request), post.now))
+    assert not asked.content_flows()
+    return asked.answers[AnswerKey(asker.me.database, folder)]
+
+
+def answers_from(post: Post, store: bytes, folder: ObjectId) -> int:
+    found = [m.body for m in post.sent if m.sender.database == store and m.folder == folder]
+    return sum(isinstance(body, Changes) and body.answer is not None for body in found)
+
+
+def test_who_asks_a_store_that_waits_for_the_hierarchy_is_answered_as_soon_as_it_is_there() -> None:
+    post = applied("aaa")
+    folder = post.folder("123")
+    waits_for_hierarchy(post, folder)
+    post.sent.clear()
+    post.wait(MINUTE_MS, is_lost=lambda each: each.folder == TREE.hierarchy)
+    assert not answers_from(post, TWO, folder), "the stop may be in what it lacks"
+    post.wait(5 * MINUTE_MS)
+    assert post.replica(1).content_flows()
+    assert answers_from(post, TWO, folder) == 1
+
+
+def test_who_asks_a_store_that_waits_for_the_hierarchy_is_not_answered_where_that_holds_a_stop() -> None:
+    post = applied("aaa")
+    folder = post.folder("123")
+    answer = waits_for_hierarchy(post, folder)
+    stop(post)
+    post.sent.clear()
+    post.wait(HOUR_MS)
+    resume(post)
+    post.wait(HOUR_MS)
+    assert not answers_from(post, TWO, folder)
+    assert answer.key not in post.replica(1).answers
+
+
+def test_what_is_missing_of_the_hierarchy_after_a_start_is_asked_for_at_once() -> None:
+    post = applied("aaa")
+    waits_for_hierarchy(post, post.folder("123"))
+    post.wait(10_000)
+    assert post.replica(1).content_flows()
 
 
 def test_a_resume_with_a_start_time_waits_for_it_at_every_store() -> None:
