@@ -6,6 +6,10 @@ that a frame comes whole and unchanged from the member that it is said to come f
 bounded on both sides: `give` refuses beyond the outbox's bound, and a node that does not come back from
 `frame_came` stops the sender.
 
+Frames of one peer come in the order in which they were given as long as nothing goes wrong, but for urgent
+ones: a status that comes before its changes is true and makes its receiver ask for what is on its way. Where
+a store between the two is full, a frame that it refused comes behind later ones which it took.
+
 A frame is settled once the store that it came to needs it no more: what it says is durable there, or it was
 refused. A transport that stores frames keeps each until then, so that a node that is killed before gets it
 again.

@@ -20,7 +20,7 @@ pytest.importorskip("nats", reason="nats-py (the extra `nats`) is not installed"
 from arrivals import WAIT_S, RecordedArrivals
 from nats.aio.client import Client
 from nats.js import JetStreamContext
-from nats.js.errors import NotFoundError
+from nats.js.errors import APIError, NotFoundError
 from nats_server import NatsServer, require_nats
 from server_certificates import ServerAuthority
 
@@ -166,6 +166,52 @@ def test_nothing_that_was_taken_is_lost_when_the_server_is_killed_again_and_agai
     while len(came) < len(given):
         came.add(b.told.next_frame()[1])
     assert came == {*given}
+
+
+def test_a_frame_whose_confirmation_is_lost_comes_once_and_in_its_order(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.server.start()
+    a, b = place.linked(A, B), place.linked(B, A)
+    frames = [b"%d" % n for n in range(12)]
+    publish, lost = JetStreamContext.publish, {b"3", b"7"}
+
+    async def published(self: JetStreamContext, subject: str, payload: bytes, **of: Any) -> Any:
+        told = await publish(self, subject, payload, **of)
+        if payload in lost:
+            lost.remove(payload)
+            raise TimeoutError("no confirmation came")
+        return told
+
+    monkeypatch.setattr(JetStreamContext, "publish", published)
+    a.give_all(B, *frames)
+    assert a.told.next_link() == (B, False) and a.told.next_link() == (B, True)
+    a.give_all(B, b"last")
+    assert [b.told.next_frame()[1] for _ in range(13)] == [*frames, b"last"]
+    assert not lost
+
+
+def test_a_frame_that_was_refused_as_the_stream_was_full_comes_behind_those_that_were_taken(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.server.start()
+    a, b = place.linked(A, B), place.linked(B, A)
+    publish, refused, all_given = JetStreamContext.publish, {b"3"}, threading.Event()
+
+    async def published(self: JetStreamContext, subject: str, payload: bytes, **of: Any) -> Any:
+        await asyncio.to_thread(all_given.wait, WAIT_S)  # so that those behind the first go at once
+        if payload in refused:
+            refused.remove(payload)
+            raise APIError(code=503, err_code=10077, description="maximum messages per subject exceeded")
+        return await publish(self, subject, payload, **of)
+
+    monkeypatch.setattr(JetStreamContext, "publish", published)
+    a.give_all(B, *(b"%d" % n for n in range(6)))
+    all_given.set()
+    came = [b.told.next_frame()[1] for _ in range(6)]
+    assert came.index(b"3") > came.index(b"2") and sorted(came) == [b"%d" % n for n in range(6)]
+    a.give_all(B, b"last")
+    assert b.told.next_frame()[1] == b"last", "none came twice"
 
 
 def test_what_waits_for_a_store_that_is_away_outlives_the_server(place: Place) -> None:
