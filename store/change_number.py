@@ -26,7 +26,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import chain, compress, pairwise
-from operator import gt, sub
+from operator import ge, gt, le, sub
 from typing import Final, NamedTuple
 
 from xxhash import xxh3_64_digest
@@ -144,7 +144,7 @@ class CNSet:
             if taken is None:
                 left[origin] = runs
             elif taken != runs and not _covers(taken, runs):
-                left[origin] = _common(runs, _complement(taken))
+                left[origin] = _difference(runs, taken)
         return _made(left)
 
     def __and__(self, other: CNSet) -> CNSet:
@@ -391,6 +391,18 @@ def _complement(runs: _Runs) -> _Runs:
     return _Runs((0, *runs.ends), (*runs.starts, _LIMIT))
 
 
+def _difference(runs: _Runs, taken: _Runs) -> _Runs:
+    """The numbers of `runs` that are not among those `taken`."""
+    if len(runs.starts) == len(taken.starts) == 1:
+        start, end, first, after = runs.starts[0], runs.ends[0], taken.starts[0], taken.ends[0]
+        if after <= start or end <= first:
+            return runs
+        if first <= start:
+            return _Runs((after,), runs.ends) if after < end else _NONE
+        return _Runs((start, after), (first, end)) if after < end else _Runs(runs.starts, (first,))
+    return _common(runs, _complement(taken))
+
+
 def _union(some: _Runs, others: _Runs) -> _Runs:
     """All numbers of both: what is left between their complements' common runs."""
     # Most sets are one run for each origin: what stores know that were never far apart.
@@ -403,13 +415,34 @@ def _union(some: _Runs, others: _Runs) -> _Runs:
 
 def _disjoint_union(runs: Sequence[_Runs]) -> _Runs | None:
     """All numbers of these; None when two have one in common."""
-    starts = sorted(chain.from_iterable(each.starts for each in runs))
-    ends = sorted(chain.from_iterable(each.ends for each in runs))
+    joined = _joined(runs)
+    starts = sorted(chain.from_iterable(each.starts for each in joined))
+    ends = sorted(chain.from_iterable(each.ends for each in joined))
     next_starts = starts[1:]
     gaps = list(map(sub, next_starts, ends))  # a run that ends where the next one begins is one with it
     if gaps and min(gaps) < 0:
         return None
     return _Runs((starts[0], *compress(next_starts, gaps)), (*compress(ends, gaps), ends[-1]))
+
+
+def _joined(runs: Sequence[_Runs]) -> list[_Runs]:
+    """The runs, where some end everywhere where others begin put together: pieces of the same intervals."""
+    joined: list[_Runs] = []
+    for each in sorted(runs):
+        if joined and joined[-1].ends == each.starts:
+            joined[-1] = _Runs(joined[-1].starts, each.ends)
+        else:
+            joined.append(each)
+    return joined
+
+
+def _keeps_step(some: _Runs, others: _Runs) -> bool:
+    """True when each run of `some` lies in the run of `others` that has its place: seen without a search."""
+    return (
+        len(some.starts) == len(others.starts)
+        and all(map(ge, some.starts, others.starts))
+        and all(map(le, some.ends, others.ends))
+    )
 
 
 def _covers(some: _Runs, others: _Runs) -> bool:
@@ -426,6 +459,9 @@ def _common(some: _Runs, others: _Runs) -> _Runs:
     """The numbers in both."""
     if some == others:
         return some
+    if len(some.starts) == len(others.starts) == 1:
+        both = _Runs(max(some.starts, others.starts), min(some.ends, others.ends))
+        return both if both.starts < both.ends else _NONE
     if len(some.starts) > len(others.starts):
         some, others = others, some
     if len(some.starts) * _GALLOP < len(others.starts):
@@ -459,8 +495,10 @@ def _ends_and_next_starts(some: _Runs, others: _Runs) -> tuple[list[int], list[i
 
 
 def _count_common(some: _Runs, others: _Runs) -> int:
-    if some == others:
+    if some == others or _keeps_step(some, others):
         return _count(some)
+    if _keeps_step(others, some):
+        return _count(others)
     if len(some.starts) > len(others.starts):
         some, others = others, some
     if len(some.starts) * _GALLOP < len(others.starts):

@@ -315,6 +315,22 @@ def test_what_two_sets_share_is_counted_as_if_built(
     assert left.of_origin(A) == CNSet.of(number for number in some if number.origin == A)
 
 
+def test_pieces_of_the_same_intervals_are_counted_and_united_without_a_search(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    firsts = range(1, 100_000, 100)
+    whole, *pieces = (
+        CNSet.of(ChangeNumber(A, first + n) for first in firsts for n in numbers)
+        for numbers in (range(40), range(20, 30), range(20), range(30, 40))
+    )
+    monkeypatch.setattr("pillarbox.store.change_number._edges", None)
+    assert [whole.count_common(piece) for piece in pieces] == [10_000, 20_000, 10_000]
+    assert [piece.count_common(whole) for piece in pieces] == [10_000, 20_000, 10_000]
+    assert CNSet.disjoint_union(pieces) == whole
+    assert CNSet.disjoint_union([*pieces, CNSet.of_range(A, 35, 135)]) is None
+    assert CNSet.disjoint_union([*pieces, CNSet.of_range(A, 41, 99_900)]) is None
+
+
 wide_runs = st.lists(st.integers(1, 4000), min_size=2, max_size=8)
 
 
