@@ -59,7 +59,7 @@ def due_ms(replica: Replica) -> int:
 
 def sendable(replica: Replica, effects: list[Effect]) -> list[Effect]:
     """The effects that may leave now. What does not is asked for or answered again after a resume."""
-    if replica.content_flows():
+    if not effects or replica.content_flows():
         return effects
     return [effect for effect in effects if not _is_content(replica, effect)]
 

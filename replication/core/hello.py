@@ -134,8 +134,9 @@ def sendable(replica: Replica, effects: list[Effect]) -> list[Effect]:
     repeated.
     """
     if replica.waiting is None:
-        effects = [*replica.kept_back, *effects]
-        replica.kept_back.clear()
+        if replica.kept_back:
+            effects = [*replica.kept_back, *effects]
+            replica.kept_back.clear()
         return effects
     told: list[Effect] = []
     for effect in effects:

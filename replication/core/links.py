@@ -23,11 +23,14 @@ RESTATE_MS: Final = 5 * MINUTE_MS
 def watch(replica: Replica) -> None:
     """See which connectors of this site are up, by the lines that lead over them. What slept since a line was
     stalled is looked at when it is not any more."""
-    stalled = frozenset(site for site, line in replica.lines.items() if line.stalled())
+    stalled = frozenset([site for site, line in replica.lines.items() if line.stalled()])
+    joining, mine, watches = replica.organisation.joining, replica.site, replica.watches
     for site in replica.lines:
-        connector = connector_to(replica, site)
-        if connector is not None:
-            seen(replica, connector.name, not (site in stalled or is_cut_off(replica, site)))
+        connectors = joining(mine, site)
+        if connectors:
+            name, is_up = connectors[0].name, not (site in stalled or is_cut_off(replica, site))
+            if name not in watches or watches[name].is_up != is_up:
+                seen(replica, name, is_up)
     if replica.stalled - stalled:
         mates.wake_all(replica)
     replica.stalled = stalled
@@ -70,6 +73,8 @@ def _reach(replica: Replica, peer: bytes, site: str) -> None:
 
 def is_cut_off(replica: Replica, site: str) -> bool:
     """True when a site has stores, and none of them can be reached from here."""
+    if not replica.unreachable:
+        return False
     stores = replica.organisation.at(site)
     return bool(stores) and replica.unreachable.issuperset(stores)
 
@@ -103,11 +108,9 @@ def due_ms(replica: Replica) -> int:
     """
     due = [replica.links.lapses_ms(replica.now_ms)]
     due += [watched.due_ms() for watched in replica.watches.values()]
-    due += [
-        said_ms + RESTATE_MS
-        for connector, said_ms in replica.stated_ms.items()
-        if replica.watches[connector].stated is not LinkState.UP
-    ]
+    for connector, said_ms in replica.stated_ms.items():
+        if replica.watches[connector].stated is not LinkState.UP:
+            due.append(said_ms + RESTATE_MS)
     changes_ms = opening.next_change_ms(replica.organisation, replica.wall_ms)
     if changes_ms is not None:
         due.append(replica.now_ms + changes_ms - replica.wall_ms)
@@ -158,9 +161,10 @@ def follow(replica: Replica) -> None:
     for want of a way is looked at. What waits for a site that has no server any more goes: nobody there will
     ever take it.
     """
-    was_down = replica.down
-    replica.down = replica.links.down(replica.now_ms) | opening.closed(replica.organisation, replica.wall_ms)
-    opened = was_down - replica.down
+    was_down, down = replica.down, replica.links.down(replica.now_ms)
+    if replica.organisation.scheduled:
+        down |= opening.closed(replica.organisation, replica.wall_ms)
+    replica.down, opened = down, was_down - down
     if opened:
         outbox.try_all_again(replica)
     tree, before = replica.site_tree(), replica.followed

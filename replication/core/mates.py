@@ -79,6 +79,8 @@ def ask_postponed(replica: Replica) -> None:
     something. Would it be asked of all again then, each answer would bring as many requests as there are
     folders.
     """
+    if not replica.postponed:
+        return
     for store, folders in list(replica.postponed.items()):
         while folders and is_up(replica, store):
             folder = next(iter(folders))

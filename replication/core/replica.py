@@ -449,8 +449,10 @@ class Replica:
     def assumed(self, folder: ObjectId) -> CNSet:
         """Numbers that every other replica which had them states as expired: nobody can give them."""
         state = self.state(folder)
-        assumed = expired_by_all(state.rows) - state.knowledge.had
-        self.fired["assumed_expired"] += bool(assumed)
+        expired = expired_by_all(state.rows)
+        assumed = expired - state.knowledge.had if expired else expired
+        if assumed:
+            self.fired["assumed_expired"] += 1
         return assumed
 
     def send(self, to: bytes, folder: ObjectId, body: Body) -> None:

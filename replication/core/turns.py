@@ -40,7 +40,7 @@ class Turns(Generic[K]):
 
     def take(self) -> tuple[Class, K] | None:
         """Take the key whose turn it is; None when none waits."""
-        if not len(self):
+        if not any(self._waiting.values()):
             return None
         due = WHEEL[self._turn]
         self._turn = (self._turn + 1) % len(WHEEL)

@@ -102,6 +102,7 @@ class StatedLinks:
 
     said: dict[tuple[str, bytes], Said] = field(default_factory=dict)
     _down: dict[tuple[str, bytes], Said] = field(default_factory=dict)  # those of `said` that say so
+    _counted: tuple[int, int, frozenset[str]] = 0, 0, _NONE  # what is down between two times
 
     def hear(self, connector: str, server: bytes, number: int, state: LinkState, now_ms: int) -> bool:
         """Take a statement; True when it is newer than the last one of its maker."""
@@ -109,6 +110,7 @@ class StatedLinks:
         if before is not None and number <= before.number:
             return False
         said = self.said[connector, server] = Said(number, state, now_ms)
+        self._counted = 0, 0, _NONE
         self._down.pop((connector, server), None)
         if state is LinkState.DOWN:
             self._down[connector, server] = said
@@ -118,7 +120,12 @@ class StatedLinks:
         """The connectors that one of their ends states as down. An oscillating one counts as up."""
         if not self._down:
             return _NONE
-        return frozenset(name for (name, _), said in self._down.items() if now_ms < said.heard_ms + LAPSES_MS)
+        since_ms, until_ms, down = self._counted
+        if not since_ms <= now_ms < until_ms:
+            lasting = [name for (name, _), said in self._down.items() if now_ms < said.heard_ms + LAPSES_MS]
+            down = frozenset(lasting)
+            self._counted = now_ms, self.lapses_ms(now_ms), down
+        return down
 
     def states(self, now_ms: int) -> Mapping[str, LinkState]:
         """The worst that is said of each connector, for the operator."""
@@ -132,8 +139,11 @@ class StatedLinks:
         """The next time at which a statement that counts against a connector lapses."""
         if not self._down:
             return NEVER_MS
-        lapses = (said.heard_ms + LAPSES_MS for said in self._down.values())
-        return min((each for each in lapses if each > now_ms), default=NEVER_MS)
+        since_ms, until_ms, _ = self._counted
+        if since_ms <= now_ms < until_ms:
+            return until_ms
+        lapses = [said.heard_ms + LAPSES_MS for said in self._down.values()]
+        return min([each for each in lapses if each > now_ms], default=NEVER_MS)
 
 
 def _badness(state: LinkState) -> int:

@@ -120,7 +120,9 @@ class Invariants:
         changes = machine.objects.changes.get(folder, 0)
         deletions = self._deletions(machine)
         is_same = (
-            changes == seen.changes and knowledge.known == seen.known and knowledge.expired == seen.expired
+            changes == seen.changes
+            and (knowledge.known is seen.known or knowledge.known == seen.known)
+            and (knowledge.expired is seen.expired or knowledge.expired == seen.expired)
         )
         if is_same and (deletions is seen.hierarchy or folder == self.tree.hierarchy):
             return seen

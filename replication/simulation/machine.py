@@ -47,6 +47,7 @@ class Machine:
     ) -> None:
         self.tree, self.preset, self._witness, self._new_guid = tree, preset, witness, new_guid
         self.organisation = organisation
+        self.database = sender.database
         self.skew_ms = 0
         self.age_limit_ms: int | None = None
         self.deaf_until_ms = 0
@@ -75,11 +76,6 @@ class Machine:
 
     def _on_disk(self, record: ReplicaRecord) -> Copy:
         return Copy(record, self.objects.snapshot(), self.mark, self.fence)
-
-    @property
-    def database(self) -> bytes:
-        """The GUID of the store's database."""
-        return self.record.sender.database
 
     def call(self, work: Callable[[Replicator], list[Effect]]) -> list[Effect]:
         """Make one call. Its effects may leave after a commit, which is made here where there are any."""

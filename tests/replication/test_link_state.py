@@ -71,3 +71,14 @@ def test_late_statements_change_nothing_and_those_that_are_not_repeated_lapse() 
     assert links.down(links.lapses_ms(0) - 1) and not links.down(links.lapses_ms(0))
     assert links.hear("ab", b"1" * 16, 3, LinkState.UP, 0)
     assert not links.down(0) and links.states(0) == {"ab": LinkState.OSCILLATING}
+
+
+def test_each_statement_counts_until_it_lapses_and_a_new_one_at_once() -> None:
+    links = StatedLinks()
+    links.hear("ab", b"1" * 16, 1, LinkState.DOWN, 0)
+    lapses_ms = links.lapses_ms(0)
+    assert links.down(MINUTE_MS) == {"ab"}
+    links.hear("cd", b"1" * 16, 2, LinkState.DOWN, MINUTE_MS)
+    assert links.down(MINUTE_MS) == {"ab", "cd"} and links.lapses_ms(MINUTE_MS) == lapses_ms
+    assert links.down(lapses_ms) == {"cd"} and links.lapses_ms(lapses_ms) == lapses_ms + MINUTE_MS
+    assert links.down(lapses_ms - 1) == {"ab", "cd"}  # as an earlier moment was
