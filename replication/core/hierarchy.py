@@ -230,7 +230,8 @@ def delete_folder(replica: Replica, folder: ObjectId, actor: str) -> None:
     for below, parent in places(replica).items():
         if parent == folder and below != folder and may_delete(replica, below):
             delete_folder(replica, below, actor)
-    cleared = _delete_by_numbers(replica, folder, actor)
+    left_out = _delete_with_holes(replica, folder, actor)
+    cleared = replica.state(folder).knowledge.had - left_out
     writing.change_folder(replica, folder, actor, cleared=cleared)
     replica.fired["folder_deleted"] += 1
     even_out(replica, [folder])
@@ -241,24 +242,23 @@ def may_delete(replica: Replica, folder: ObjectId) -> bool:
     return replica.held(folder) is not None and replica.my_state(folder) is ReplicaState.ACTIVE
 
 
-def _delete_by_numbers(replica: Replica, folder: ObjectId, actor: str) -> CNSet:
-    """Delete what goes by its numbers alone, and the rest one by one; those numbers.
+def _delete_with_holes(replica: Replica, folder: ObjectId, actor: str) -> CNSet:
+    """Delete one by one the messages below whose contexts numbers are missing; the numbers that do not go
+    with the folder: of their versions and tombstones.
 
-    They hold with each number all that it replaced, or a store that had an older version would keep it alive,
-    and know that the newer one is gone. Where no context has a hole all that is had is such a set. Else it is
-    not known which of the numbers that are had belong to a message with a hole: only messages that never
-    changed go by their numbers, and the others by tombstones.
+    Those that they had replaced go with it. A store that held one of them would keep it, were a newer one
+    among the numbers that go, and the tombstone were lost.
     """
-    had = replica.state(folder).knowledge.had
-    held = [(object_id, replica.objects.get(folder, object_id)) for object_id in replica.objects.ids(folder)]
-    if not any(versions and versions.holes(had) for _, versions in held):
-        return had
-    first = set()
-    for object_id, versions in held:
-        if versions is None or not versions.live():
+    had, numbers = replica.state(folder).knowledge.had, CNSet()
+    for object_id in replica.objects.ids(folder):
+        versions = replica.objects.get(folder, object_id)
+        if versions is None or not versions.holes(had):
             continue
-        if versions.entries() == {object_id}:
-            first.add(object_id)
-        else:
-            writing.write(replica, folder, object_id, MessageVersion(replica.stamp(), actor, gone=True))
-    return CNSet.of(first)
+        # The versions that the tombstone replaces stay out too: alone, they would leave an older one alive.
+        numbers |= CNSet.of(versions.siblings)
+        if versions.live():
+            tombstone = MessageVersion(replica.stamp(), actor, gone=True)
+            writing.write(replica, folder, object_id, tombstone)
+            versions = replica.objects.get(folder, object_id) or versions
+        numbers |= CNSet.of(versions.siblings)
+    return numbers

@@ -33,10 +33,12 @@ from pillarbox.replication.simulation.operations import (
 )
 from pillarbox.replication.simulation.unfinished import unfinished
 from pillarbox.replication.simulation.world import Trace, World
+from pillarbox.store.change_number import CNSet
 
 GAPS_MS = (50, 2_000, 30_000, 5 * MINUTE_MS)
 CONVERGED_MS_MAX = 10 * DAY_MS
 QUIET_MS = 1 * HOUR_MS
+SETTLED_HOURS_MAX = 6
 SUMMARIES = {"Receipt", "RestPoll", "RestSums"}  # all that travels between stores that are equal
 APART = 0.03  # of the changes are edits of one message in two places
 STEPS_MORE_MAX = 1_000  # until all can be done that operators are to do
@@ -246,7 +248,7 @@ class Scenario:
             raise Violation(f"not equal after {CONVERGED_MS_MAX // DAY_MS} days: {'; '.join(found[:4])}")
         self.converged_ms = world.now_ms - began_ms
         convergence.check_nothing_lost(world.invariants, self._replicas())
-        world.run_until(world.now_ms + HOUR_MS)
+        self._settle()
         messages, counters = world.messages.copy(), self._counters()
         world.run_until(world.now_ms + QUIET_MS)
         self._look_at_whole()
@@ -271,6 +273,24 @@ class Scenario:
             f"{self.world.name(replica.me.database)}: {what}"
             for replica in self._replicas()
             for what in unfinished(replica)
+        ]
+
+    def _settle(self) -> None:
+        """Wait until no store has closed holes for an hour: those of an ended origin wait for two rounds, and
+        what is known by them comes to all others."""
+        had = self._had()
+        for _ in range(SETTLED_HOURS_MAX):
+            self.world.run_until(self.world.now_ms + HOUR_MS)
+            before, had = had, self._had()
+            if before == had:
+                break
+
+    def _had(self) -> list[CNSet]:
+        """The numbers that are had of each folder at each store."""
+        return [
+            state.knowledge.had
+            for replica in self._replicas()
+            for _, state in sorted(replica.record.folders.items())
         ]
 
     def _counters(self) -> list[tuple[bytes, int]]:

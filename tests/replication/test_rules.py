@@ -312,9 +312,7 @@ def unseen_changes_are_gone(patch: pytest.MonkeyPatch) -> None:
 
 def deleted_with_holes(patch: pytest.MonkeyPatch) -> None:
     """Deletion of folders: all that is known is cleared, whatever is missing below the contexts."""
-    patch.setattr(
-        hierarchy, "_delete_by_numbers", lambda replica, folder, _: replica.state(folder).knowledge.had
-    )
+    patch.setattr(hierarchy, "_delete_with_holes", lambda *_: CNSet())
 
 
 def unseen_content_goes(patch: pytest.MonkeyPatch) -> None:
