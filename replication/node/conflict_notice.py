@@ -1,7 +1,9 @@
 """The notice to a folder's contacts and to posters: something of theirs was changed in two places at once.
 
 Each store that notices a conflict makes one notice for each account, and hands it to whoever runs the node.
-The server that has the mailbox of that account delivers it; at all others the event is enough.
+The server that has the mailbox of that account delivers it; at all others the event is enough. From the
+transaction of what it tells until it was told, a notice is kept in the store: a crash between them has it
+told twice at most, never not at all.
 """
 
 from __future__ import annotations
@@ -13,11 +15,15 @@ from typing import Final, NamedTuple
 
 from pillarbox.replication.core.effects import Notice, Report
 from pillarbox.replication.node.identifiers import Identifiers
-from pillarbox.store.engine.transaction import Reader
-from pillarbox.store.errors import NotFound
+from pillarbox.store.disk.records import pack, unpack
+from pillarbox.store.engine import replication_state
+from pillarbox.store.engine.replication_state import Kept
+from pillarbox.store.engine.transaction import Reader, WriteTransaction
+from pillarbox.store.errors import NotFound, UnsupportedVersion
 from pillarbox.store.ids import id_text
 from pillarbox.store.mail import folders, messages, versions
 
+VERSION: Final = 1
 _HINTS: Final = {
     Notice.CONFLICT: "All versions are kept, in one conflict message. Keep one of them, or all as messages "
     "of their own, with `pillarbox replication resolve`.",
@@ -85,6 +91,37 @@ def notices_of(reader: Reader, ids: Identifiers, report: Report) -> Iterator[Con
     for account in report.accounts:
         key = blake2b(f"{about} {account}".encode(), digest_size=16).hexdigest()
         yield ConflictNotice(account, report.notice, folder, subject, message, tuple(actors), key)
+
+
+def keep(txn: WriteTransaction, notice: ConflictNotice) -> None:
+    """Keep a notice until it was told."""
+    replication_state.keep(txn, Kept.UNTOLD, _packed(notice), guid=bytes.fromhex(notice.key))
+
+
+def forget(txn: WriteTransaction, notice: ConflictNotice) -> None:
+    """Let a notice go that was told."""
+    replication_state.keep(txn, Kept.UNTOLD, None, guid=bytes.fromhex(notice.key))
+
+
+def untold(reader: Reader) -> list[ConflictNotice]:
+    """The notices that were kept and not told. Raises Corrupt; UnsupportedVersion for a newer form."""
+    return [_unpacked(key, value) for _, key, value in replication_state.all_kept(reader, Kept.UNTOLD)]
+
+
+def _packed(notice: ConflictNotice) -> bytes:
+    account, kind, folder, subject, message, actors, _ = notice
+    return pack((VERSION, account, kind.name, folder, subject, message, actors))
+
+
+def _unpacked(key: bytes, value: bytes) -> ConflictNotice:
+    version, *fields = unpack(value)
+    if version != VERSION:
+        raise UnsupportedVersion(
+            f"the notice of a conflict is of version {version}",
+            hint=f"this program reads version {VERSION}; use a newer one",
+        )
+    account, notice, folder, subject, message, actors = fields
+    return ConflictNotice(account, Notice[notice], folder, subject, message, tuple(actors), key.hex())
 
 
 def _one_line(text: str) -> str:

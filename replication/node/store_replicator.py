@@ -29,6 +29,7 @@ from pillarbox.replication.core.preset import Preset
 from pillarbox.replication.core.replica import Moment, Replica, ReplicaRecord
 from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.ground.records import Folder, ObjectId, Tree
+from pillarbox.replication.node import conflict_notice
 from pillarbox.replication.node.bound_objects import BoundObjects
 from pillarbox.replication.node.conflict_notice import ConflictNotice, Tell, notices_of, tell_nobody
 from pillarbox.replication.node.contents import contents_of
@@ -117,10 +118,10 @@ class StoreReplicator:
     """A store's replicator. One thread at a time calls it; other threads use the store meanwhile.
 
     `transport` takes what is to be sent, after the transaction that it follows from; it may lose it. `tell`
-    takes notices of conflicts in the same way. `fence` lies outside of the database. `reads` are the versions
-    of the wire that the program reads. `may_send_page` says whether the store that asked for something may be
-    sent the next page of its answer; it waits while not. Every call raises Dismounted, ReadOnly or DiskFull
-    as a transaction does: it may be made again when there is room.
+    takes notices of conflicts; those that a crash kept from it come at the next start. `fence` lies outside
+    of the database. `reads` are the versions of the wire that the program reads. `may_send_page` says whether
+    the store that asked for something may be sent the next page of its answer; it waits while not. Every call
+    raises Dismounted, ReadOnly or DiskFull as a transaction does: it may be made again when there is room.
     """
 
     def __init__(
@@ -143,6 +144,7 @@ class StoreReplicator:
         self._reads = frozenset(reads)
         self._stated_in: Folder | None = None  # the entries that were looked at for what this program is
         self._tell = tell
+        self._untold: list[ConflictNotice] = []  # of before this replicator began
         self._objects = BoundObjects()
         self._replicator: Replicator | None = None
         self._fence: Fence | None = None
@@ -369,8 +371,13 @@ class StoreReplicator:
                 self._pages[effect.key] = False
         for each in done.outgoing:
             self._transport(each)
-        for notice in done.notices:
-            self._tell(notice)
+        if notices := [*self._untold, *done.notices]:
+            for notice in notices:
+                self._tell(notice)
+            with self._database.transaction(ACTOR) as txn:
+                for notice in notices:
+                    conflict_notice.forget(txn, notice)
+            self._untold.clear()
 
     def _bound(
         self,
@@ -391,6 +398,7 @@ class StoreReplicator:
         self._withheld = CNSet()
         record = self._stored.load(txn, objects.identifiers) or ReplicaRecord(sender=_sender_of(txn))
         record.passing = self._copies.load(txn, self._tree)
+        self._untold = conflict_notice.untold(txn)
         replicator = Replicator(
             record, self._tree, self._organisation, self._preset, self._objects, txn.new_guid
         )
@@ -521,7 +529,9 @@ class StoreReplicator:
         notices: list[ConflictNotice] = []
         for effect in effects:
             if isinstance(effect, Report):
-                notices += notices_of(txn, self._objects.bound.identifiers, effect)
+                for notice in notices_of(txn, self._objects.bound.identifiers, effect):
+                    conflict_notice.keep(txn, notice)
+                    notices.append(notice)
                 needs_attention = effect.notice in _WARNINGS
                 about = f" (message {_name(effect.object_id)})" if effect.object_id else ""
                 txn.report(

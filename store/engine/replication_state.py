@@ -31,6 +31,7 @@ class Kept(IntEnum):
     COPY = 5  # a copy of a bundle that is to be handed on, by a number and its maker's GUID
     COPY_SLICE = 6  # a part of its bytes
     LACKING = 7  # of one folder: there while the replica here lacks content that others have
+    UNTOLD = 8  # the notice of a conflict that was not told yet, by its key
 
 
 def kept(reader: Reader, kind: Kept, folder_id: int = 0, guid: bytes = NOBODY) -> bytes | None:

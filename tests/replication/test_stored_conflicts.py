@@ -18,6 +18,7 @@ from pillarbox.replication.core.preset import MINUTE_MS
 from pillarbox.replication.core.subtree import Action
 from pillarbox.replication.ground.records import MessageVersion, ObjectId
 from pillarbox.replication.ground.versions import Versions
+from pillarbox.replication.node.store_replicator import StoreReplicator
 from pillarbox.store.access import FolderRights
 from pillarbox.store.change_number import ChangeNumber
 from pillarbox.store.content.blocks import digest_of
@@ -224,6 +225,32 @@ def test_contacts_and_posters_are_told_once_of_each_conflict_at_each_store(
     parsed = email.message_from_bytes(notice.render(), policy=email.policy.default)
     assert parsed["To"] == "anna" and "News" in parsed["Subject"]
     assert "pillarbox replication resolve" in parsed.get_content()
+
+
+def test_a_conflict_is_told_at_the_next_start_when_the_program_died_before_it_told_it(
+    make_nodes: Callable[[str], Nodes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """The end of the program, between a transaction and what follows from it."""
+
+    def killed(replicator: StoreReplicator, done: Any) -> None:
+        if done.notices:
+            raise Killed
+        follow(replicator, done)
+
+    two, follow = make_nodes("aa"), StoreReplicator._follow
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(StoreReplicator, "_follow", killed)
+        in_conflict(two, ["mine", "theirs"])
+    two[0].database.dismount()
+    two[0].begin()
+    two.wait(LONG_MS)
+    assert [[notice.account for notice in store.told] for store in two.stores] == [["anna"]] * 2
+    for store in two.stores:
+        store.stop()
+        store.begin()
+    two.wait(LONG_MS)
+    assert [len(store.told) for store in two.stores] == [1, 1]
 
 
 def test_of_twenty_versions_the_oldest_are_joined_into_one_item_and_each_can_be_kept(
