@@ -149,7 +149,7 @@ def _check(checked: CheckedState) -> CheckReport:
     for table, held in ((Table.CONTENT, content.items_held), (Table.BLOCK, content.blocks_held)):
         checked.attempt(partial(content.check_references, table, held), f"references in {table.name.lower()}")
     checked.attempt(stream.check_segments, "the stream")
-    checked.attempt(partial(stream.check_state, records.highest_cn), "the state")
+    checked.attempt(partial(stream.check_state, records.highest_cn, records.highest_id), "the state")
     for table in sorted(DERIVED):
         checked.attempt(partial(indexes.check_surplus, table), f"table {table.name.lower()}")
     checked.attempt(content.name_damaged_messages, "messages")

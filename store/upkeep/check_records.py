@@ -27,15 +27,16 @@ from pillarbox.store.upkeep.check_findings import SHAPE_ERRORS, CheckedState
 class RecordsCheck:
     """Goes through items before folders, and folders before mailboxes: each sums up what the next one counts.
 
-    `highest_cn` is the highest counter in use; `damaged_content` says why content cannot be told the size of;
-    `versions_count` counts the versions of messages that nobody meets but by their ids.
+    `highest_cn` is the highest counter in use among change numbers, `highest_id` among ids;
+    `damaged_content` says why content cannot be told the size of; `versions_count` counts the versions of
+    messages that nobody meets but by their ids.
     """
 
     def __init__(self, checked: CheckedState) -> None:
         self._checked = checked
         self._folders: dict[int, FolderSums] = {}
         self._mailboxes: dict[bytes, MailboxSums] = {}
-        self.highest_cn = self.versions_count = 0
+        self.highest_cn = self.highest_id = self.versions_count = 0
         self.damaged_content: dict[bytes, str] = {}
 
     def _sums(self, folder_id: int) -> FolderSums:
@@ -43,6 +44,9 @@ class RecordsCheck:
 
     def _note_cn(self, cn: int) -> None:
         self.highest_cn = max(self.highest_cn, local_counter(cn))
+
+    def _note_id(self, number: int) -> None:
+        self.highest_id = max(self.highest_id, local_counter(number))
 
     def check_item(self, key: bytes, item: ItemRecord) -> None:
         """Look at a message: its place, its folder, its content and its size."""
@@ -54,7 +58,7 @@ class RecordsCheck:
             return
         self._sums(item.folder_id).add(item)
         self._note_cn(item.modseq)
-        self._note_cn(item.message_id)
+        self._note_id(item.message_id)
         if not self._checked.exists(Table.FOLDER, id_key(item.folder_id)):
             self._checked.found(
                 Table.ITEM, key, "its folder does not exist", self._checked.message_text(item)
@@ -97,7 +101,8 @@ class RecordsCheck:
         if key != id_key(record.folder_id):
             self._checked.found(Table.FOLDER, key, "stands under the key of another folder", text)
             return
-        self._note_cn(max(record.highest_cn, record.change_cn, record.folder_id))
+        self._note_cn(max(record.highest_cn, record.change_cn))
+        self._note_id(record.folder_id)
         if not is_in_tree(record):
             return  # it counts nothing, and what it is in may have gone first
         self._check_folder_place(key, record, text)

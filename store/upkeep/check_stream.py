@@ -19,6 +19,7 @@ from pillarbox.store.disk.tables import (
     id_key,
     segment_key,
 )
+from pillarbox.store.engine import numbering
 from pillarbox.store.engine.database import PROPERTIES
 from pillarbox.store.engine.replay import read_state
 from pillarbox.store.errors import Corrupt, PillarboxError
@@ -187,14 +188,19 @@ class StreamCheck:
                 if not self._checked.exists(Table.FOLDER, id_key(folder_id)):
                     self._checked.found(Table.META, IDENTITY_KEY, f"its folder {role!r} does not exist")
 
-    def check_state(self, highest_cn: int) -> None:
-        """Compare the state's counters with what was found; `highest_cn` is the highest counter in use."""
+    def check_state(self, highest_cn: int, highest_id: int) -> None:
+        """Compare the state's counters with what was found: the highest ones in use, of change numbers and of
+        ids.
+        """
         state = self._state
         if state is None:
             return
-        if state.counter < highest_cn:
+        # A database that went back gives ids under another numbering, and its old ones come back from others.
+        is_first = state.numbering in (0, numbering.FIRST_NUMBERING)
+        highest = max(highest_cn, highest_id) if is_first else highest_cn
+        if state.counter < highest:
             self._checked.found(
-                Table.META, STATE_KEY, f"counter is {state.counter} with number {highest_cn} in use"
+                Table.META, STATE_KEY, f"counter is {state.counter} with number {highest} in use"
             )
         if state.content_bytes != self._counted_content:
             self._checked.found(
