@@ -153,6 +153,13 @@ def heard(replica: Replica, source: bytes, report: LinkReport) -> None:
     follow(replica)
 
 
+def began_anew(replica: Replica, store: bytes) -> None:
+    """A store starts: what it had stated it will not take back, so it counts no more. What is still so it
+    states again."""
+    replica.links.forget(store)
+    follow(replica)
+
+
 def follow(replica: Replica) -> None:
     """Take costs and trees by the connectors that are stated as down now, or closed by their schedules, and
     by the sites that have servers.

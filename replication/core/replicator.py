@@ -175,6 +175,7 @@ class Replicator:
         is_mine = message.to in (replica.me.database, EVERYONE)
         is_known = is_mine and not replica.organisation.is_removed(source)
         if is_known and isinstance(body, Hello):
+            links.began_anew(replica, source)
             hello.answer(replica, source, body)
             return
         if not is_known or message.sender.origin in replica.record.quarantined:

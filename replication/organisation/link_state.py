@@ -116,6 +116,12 @@ class StatedLinks:
             self._down[connector, server] = said
         return True
 
+    def forget(self, server: bytes) -> None:
+        """Forget what an end has stated: it begins anew, and knows nothing of it."""
+        for said in (self.said, self._down):
+            for key in [key for key in said if key[1] == server]:
+                del said[key]
+
     def down(self, now_ms: int) -> frozenset[str]:
         """The connectors that one of their ends states as down. An oscillating one counts as up."""
         if not self._down:

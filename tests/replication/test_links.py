@@ -9,6 +9,7 @@ from pillarbox.replication.core import outbox
 from pillarbox.replication.core.effects import Pass
 from pillarbox.replication.core.links import RESTATE_MS
 from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS
+from pillarbox.replication.organisation.link_state import StatedLinks
 from pillarbox.replication.organisation.topology import Connector
 from pillarbox.replication.wire.messages import BackfillRequest, LinkReport, Message
 from tests.shared.driven_stores import Post
@@ -92,6 +93,23 @@ def test_it_is_stated_as_up_again_when_its_mail_was_taken() -> None:
     sent = len(reports(post))
     post.wait(30 * MINUTE_MS)
     assert len(reports(post)) == sent, "a connector that is up is stated no more"
+
+
+def test_what_a_store_stated_counts_no_more_when_it_starts_again() -> None:
+    post = Triangle()
+    folder = post.folder("123456")
+    post.is_cut = True
+    post.post(0, folder)
+    post.wait(MINUTE_MS)
+    assert all(store.replica.down == {"ac"} for store in post.stores)
+    post.is_cut = False
+    replica = post.replica(0)
+    replica.watches.clear()  # as after a restart: it does not know what it stated
+    replica.stated_ms.clear()
+    replica.links = StatedLinks()
+    post.put(post.stores[0], post.stores[0].start(post.now))
+    post.wait(MINUTE_MS)
+    assert not any(store.replica.down for store in post.stores)
 
 
 def test_what_waits_at_a_store_that_does_not_see_the_way_goes_when_another_states_it_as_up() -> None:
