@@ -63,6 +63,7 @@ class Chaos:
         self._backed_up: set[str] = set()
         self._posted: dict[Text, set[str]] = {}  # who was seen with it
         self._deleted: dict[Text, set[str]] = {}  # who was seen without it, after having had it
+        self._unsure: set[Text] = set()  # was deleted, unless that was lost with all who were seen to know
         self._seen: dict[str, set[Text]] = {node.name: set() for node in nodes}
         self._was_removed: set[tuple[str, str]] = set()  # a server and a folder: it proves nothing any more
         self.done: Counter[str] = Counter()
@@ -125,6 +126,7 @@ class Chaos:
     def _delete(self) -> None:
         """Delete a message that nobody changes: a change that did not know of it would bring it back."""
         node, text, number = self._some("plain")
+        self._unsure.add(text)  # a call that fails may have done its work
         node.call("message.delete", mailbox="/", messages=[number])
         self._deleted[text] = {node.name}
 
@@ -286,7 +288,7 @@ class Chaos:
             with node.reading() as reading:
                 here |= _texts(reading)
         edited = {text for text in self._posted if text.subject.startswith("edited")}  # perhaps in conflict
-        lost = self._posted.keys() - self._deleted.keys() - here - edited
+        lost = self._posted.keys() - self._unsure - here - edited
         back = here & self._deleted.keys()
         return [f"lost: {text}" for text in sorted(lost)] + [f"back: {text}" for text in sorted(back)]
 
