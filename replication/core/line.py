@@ -20,6 +20,9 @@ from pillarbox.replication.wire.messages import Bundle, BundleKey
 from pillarbox.store.change_number import CNSet
 
 FLIGHTS_MAX: Final = 2
+URGENT_FLIGHTS_MAX: Final = 4
+"""Urgent changes that may be under way beside these: they wait for no more than the frame that is being
+written, which takes seconds over a slow link."""
 RECEIPT_MS: Final = 10_000
 ASKS_MS: Final = (5_000, 7_500)
 """The times at which a server is asked whether it took a copy, as its receipt may be lost; the later ones
@@ -53,8 +56,8 @@ class Flight:
 
     `to` is empty while all servers of the site are silent. `given_ms` is when the transport got it, `sent_ms`
     when the link had taken it, `given` who got it so far, each when. Its receipt is waited for at least
-    `patience_ms`. While it `is_asking` the bundle itself does not go: one who was given it is asked whether
-    it has it.
+    `patience_ms`. One that `is_beside` has a place that only urgent changes have. While it `is_asking` the
+    bundle itself does not go: one who was given it is asked whether it has it.
     """
 
     bundle: Bundle
@@ -67,6 +70,7 @@ class Flight:
     content_bytes: int = 0
     given: dict[bytes, int] = field(default_factory=dict)
     patience_ms: int = RECEIPT_MS
+    is_beside: bool = False
     is_asking: bool = False
     asks: int = 0
 
@@ -110,7 +114,14 @@ class Line:
     def has_room(self) -> bool:
         """True when another bundle or page may be made: two on their way keep the link busy and memory
         flat."""
-        return len(self.flights) + len(self.pages) < FLIGHTS_MAX
+        return len(self.flights) - self._beside_count() + len(self.pages) < FLIGHTS_MAX
+
+    def has_urgent_room(self) -> bool:
+        """True when a bundle of urgent changes may be made beside these; for a line that is cut none is."""
+        return self._beside_count() < URGENT_FLIGHTS_MAX and not self.stalled()
+
+    def _beside_count(self) -> int:
+        return sum(flight.is_beside for flight in self.flights.values())
 
     def stalled(self) -> list[Flight]:
         """The flights that wait since no server of the site gives receipts: seen from here it is down."""

@@ -234,15 +234,37 @@ def open_lines(replica: Replica) -> list[Line]:
 def pump(replica: Replica) -> None:
     """Make bundles for every line that has room, and send them off."""
     for line in open_lines(replica):
-        while line.has_room() and (taken := line.turns.take()) is not None:
+        while (taken := _take(replica, line)) is not None:
             of, item = taken
             if isinstance(item.key, AnswerKey):
                 _page(replica, line, item.key)
                 continue
+            is_beside = not line.has_room()
             flight = _flight(replica, line, of, item)
             if flight is not None:
+                flight.is_beside = is_beside
                 line.flights[flight.bundle.key] = flight
                 _launch(replica, line, flight)
+
+
+def _take(replica: Replica, line: Line) -> tuple[Class, Item] | None:
+    """Take what is to go over a line now; None where nothing waits for which there is room. Urgent changes
+    have room when nothing else has."""
+    if line.has_room():
+        return line.turns.take()
+    if line.has_urgent_room():
+        for item in line.turns.waiting(Class.URGENT):
+            if _is_of_changes(replica, line, item):
+                line.turns.drop(item)
+                return Class.URGENT, item
+    return None
+
+
+def _is_of_changes(replica: Replica, line: Line, item: Item) -> bool:
+    if isinstance(item.key, BundleKey):
+        copy = replica.record.passing.get(line.site, {}).get(item.key)
+        return copy is not None and isinstance(copy.bundle.messages[0].body, Changes)
+    return item.kind is Kind.CHANGES
 
 
 def _page(replica: Replica, line: Line, key: AnswerKey) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import threading
 import traceback
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
@@ -33,6 +33,7 @@ from pillarbox.replication.node.pacing import Pace
 from pillarbox.replication.node.sealing import Sealer, version_for
 from pillarbox.replication.node.store_replicator import Outgoing, StoreReplicator
 from pillarbox.replication.organisation.topology import Organisation
+from pillarbox.replication.transports.bounded_queue import BoundedQueue
 from pillarbox.replication.transports.transport import Members, Transport, nothing
 from pillarbox.replication.wire.frame import VERSIONS_READ
 from pillarbox.replication.wire.messages import BundleKey, Receipt
@@ -178,7 +179,7 @@ class Node:
         self._retry_ms: int | None = None
         self._told = ""
         self._pace = Pace(database.guid)
-        self._held: dict[bytes, deque[tuple[bytes, Callable[[], None]]]] = {}
+        self._held: dict[bytes, BoundedQueue] = {}
         self._went: list[_Went] = []
         self._unsendable: list[tuple[Send | Pass, OverLimit]] = []
         self._thread: threading.Thread | None = None
@@ -478,19 +479,16 @@ class Node:
         if to not in self.links or self._transport is None:
             went()
             return
-        held, hurries = self._held.setdefault(to, deque()), is_urgent(frame)
-        if (not held or hurries) and self._is_free(to) and self._hand(to, frame, went):
+        held, hurries = self._held.setdefault(to, BoundedQueue(HELD_BYTES_MAX)), is_urgent(frame)
+        if (not len(held) or hurries) and self._is_free(to) and self._hand(to, frame, went):
             return
-        if sum(len(each) for each, _ in held) < HELD_BYTES_MAX * (1 + hurries):
-            waiting = (k for k, (each, _) in enumerate(held) if hurries and not is_urgent(each))
-            held.insert(next(waiting, len(held)), (frame, went))
-        else:
+        if not held.put(frame, went, hurries):
             went()
 
     def _flush(self, peer: bytes) -> None:
-        held = self._held.get(peer, deque())
-        while held and self._is_free(peer) and self._hand(peer, *held[0]):
-            held.popleft()
+        held = self._held.get(peer)
+        while held and self._is_free(peer) and held.hand_on(partial(self._hand, peer)):
+            pass
 
     def _is_free(self, peer: bytes) -> bool:
         """True when the rate of the link lets the next frame leave."""

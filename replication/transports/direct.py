@@ -39,7 +39,7 @@ from pillarbox.store.errors import InvalidContent, InvalidSetting, PillarboxErro
 
 ALPN_REPLICATION: Final = "pillarbox-replication/1"
 ALPN_ENROL: Final = "pillarbox-enrol/1"
-VERSION: Final = 1
+VERSION: Final = 2
 DOOR_REQUEST_BYTES_MAX: Final = 64 << 10
 _DOOR_CALLERS_MAX: Final = 4
 _STRANGERS_MAX: Final = 64  # connections whose other end has not said yet who it is
@@ -52,6 +52,8 @@ _SLICE_BYTES: Final = 256 << 10
 _UNSENT_BYTES_MAX: Final = 32 << 10
 """Each buffer before the link takes no more than this beyond what is on its way: on a slow link a frame has
 not left while it lies in one."""
+_PIECE_BYTES: Final = 32 << 10
+"""Of a longer frame: a second of a link of 0.3 Mbit/s, for which urgent frames wait."""
 
 
 class Kind(IntEnum):
@@ -60,6 +62,8 @@ class Kind(IntEnum):
     HELLO = 1
     FRAME = 2
     ALIVE = 3
+    PIECE = 4
+    LAST_PIECE = 5
 
 
 class Timing(NamedTuple):
@@ -453,14 +457,23 @@ class DirectTransport:
 
     async def _read(self, database: bytes, link: _Link) -> None:
         assert self._teller is not None
+        pieces: list[bytes] = []
         while True:
             async with asyncio.timeout(self._timing.dead_after_s):
                 length, kind = _HEAD.unpack(await link.reader.readexactly(_HEAD.size))
             if kind == Kind.ALIVE and length == 0:
                 continue
-            if kind != Kind.FRAME or not 0 < length <= FRAME_BYTES_MAX:
+            is_piece = kind in (Kind.PIECE, Kind.LAST_PIECE)
+            is_frame = kind == Kind.FRAME or is_piece
+            room_bytes = FRAME_BYTES_MAX - is_piece * sum(map(len, pieces))
+            if not is_frame or not 0 < length <= room_bytes:
                 raise InvalidContent(f"a member sent {length} bytes of kind {kind}, which is no frame")
             frame = await self._read_frame(link.reader, length)
+            if is_piece:
+                pieces.append(frame)
+                if kind == Kind.PIECE:
+                    continue
+                frame, pieces = b"".join(pieces), []
             await self._teller.told(lambda arrivals, frame=frame: arrivals.frame_came(database, frame))  # type: ignore[misc]
 
     async def _read_frame(self, reader: asyncio.StreamReader, length: int) -> bytes:
@@ -483,15 +496,37 @@ class DirectTransport:
                 if not len(link.outbox):  # none came before the flag was taken down
                     await self._write_when_idle(link)
                 continue
-            frame = link.outbox.next()
-            link.writer.write(_HEAD.pack(len(frame), Kind.FRAME))
-            for begin in range(0, len(frame), _SLICE_BYTES):
-                link.writer.write(frame[begin : begin + _SLICE_BYTES])
-                await link.writer.drain()
+            with self._lock:
+                frame = link.outbox.begin()
+            await self._write_frame(link, frame)
             with self._lock:
                 has_room = link.outbox.took()
             if has_room:
                 self._teller.tell(lambda arrivals: arrivals.has_room(database))
+
+    async def _write_frame(self, link: _Link, frame: bytes) -> None:
+        """Write a frame: a long one in pieces, between which urgent ones go."""
+        last = (len(frame) - 1) // _PIECE_BYTES * _PIECE_BYTES
+        for begin in range(0, last, _PIECE_BYTES):
+            piece = frame[begin : begin + _PIECE_BYTES]
+            link.writer.write(_HEAD.pack(len(piece), Kind.PIECE))
+            link.writer.write(piece)
+            await link.writer.drain()
+            await self._write_urgent(link)
+        link.writer.write(_HEAD.pack(len(frame) - last, Kind.LAST_PIECE if last else Kind.FRAME))
+        link.writer.write(frame[last:])
+        await link.writer.drain()
+
+    async def _write_urgent(self, link: _Link) -> None:
+        while True:
+            with self._lock:
+                urgent = link.outbox.take_urgent()
+            if urgent is None:
+                return
+            link.writer.write(_HEAD.pack(len(urgent.frame), Kind.FRAME))
+            link.writer.write(urgent.frame)
+            await link.writer.drain()
+            urgent.went()
 
     async def _write_when_idle(self, link: _Link) -> None:
         try:

@@ -175,7 +175,7 @@ class SpoolTransport:
                     return
                 seen = self._changes_count
                 down = self._members.keys() - self._outboxes.keys()
-                waiting = [(peer, outbox.next()) for peer, outbox in self._outboxes.items() if len(outbox)]
+                waiting = [(peer, outbox.begin()) for peer, outbox in self._outboxes.items() if len(outbox)]
             opened = [self._opened(peer) for peer in sorted(down)]
             written = [self._written(peer, frame) for peer, frame in waiting]
             with self._changed:

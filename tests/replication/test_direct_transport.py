@@ -22,6 +22,7 @@ from pillarbox.replication.membership.certificates import DAY_MS, LIFETIME_MS, n
 from pillarbox.replication.transports.direct import (
     ALPN_ENROL,
     ALPN_REPLICATION,
+    VERSION,
     Credentials,
     DirectTransport,
     Door,
@@ -102,7 +103,7 @@ def dial(listening: Listening, context: ssl.SSLContext) -> ssl.SSLSocket:
 
 
 def hello(number: int, run: bytes = b"r" * 16) -> bytes:
-    return HEAD.pack(25, 1) + struct.pack(">B16sQ", 1, run, number)
+    return HEAD.pack(25, 1) + struct.pack(">B16sQ", VERSION, run, number)
 
 
 def is_closed(connection: ssl.SSLSocket) -> bool:
@@ -205,6 +206,8 @@ def test_older_tls_is_refused(listening: Listening, organisation: Organisation) 
         HEAD.pack(0, 2),
         HEAD.pack(1, 3) + b"x",
         HEAD.pack(1, 9) + b"x",
+        HEAD.pack(0, 4),
+        HEAD.pack(1, 4) + b"x" + HEAD.pack(FRAME_BYTES_MAX, 5),
         hello(5),
     ],
 )
@@ -219,6 +222,51 @@ def test_a_member_that_sends_no_frames_is_cut_off(
         assert is_closed(connection)
     assert listening.told.next_link() == (B, False)
     assert "no frame" in listening.why_refused()
+
+
+def test_a_frame_may_come_in_pieces_with_others_between_them(
+    listening: Listening, organisation: Organisation
+) -> None:
+    context = client(organisation.credentials(B))
+    listening.transport.members_changed({B: organisation.member(B)})
+    with dial(listening, context) as connection:
+        member(listening, connection)
+        for kind, body in ((4, b"a lo"), (4, b"ng "), (2, b"fire"), (5, b"frame"), (5, b"short")):
+            connection.sendall(HEAD.pack(len(body), kind) + body)
+        came = [listening.told.next_frame()[1] for _ in range(3)]
+    assert came == [b"fire", b"a long frame", b"short"]
+
+
+def test_an_urgent_frame_goes_between_the_pieces_of_one_that_is_being_written(
+    listening: Listening, organisation: Organisation
+) -> None:
+    context = client(organisation.credentials(B))
+    listening.transport.members_changed({B: organisation.member(B)})
+    long = random.Random(1).randbytes(7 << 20)  # more than lies between the two
+    with dial(listening, context) as connection:
+        member(listening, connection)
+        assert listening.transport.give(B, long)
+        kind, piece = received(connection)
+        assert kind == 4
+        assert listening.transport.give(B, b"fire", is_urgent=True)
+        came, pieces = [], [piece]
+        while kind != 5:
+            kind, body = received(connection)
+            (came if kind == 2 else pieces).append(body)
+    assert came == [b"fire"] and b"".join(pieces) == long
+
+
+def received(connection: ssl.SSLSocket) -> tuple[int, bytes]:
+    """The kind and the body of what comes next."""
+
+    def read(length: int) -> bytes:
+        found = b""
+        while len(found) < length:
+            found += connection.recv(length - len(found))
+        return found
+
+    length, kind = HEAD.unpack(read(HEAD.size))
+    return kind, read(length)
 
 
 @pytest.mark.parametrize(

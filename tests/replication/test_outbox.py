@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from pillarbox.replication.core import forwarding, outbox, writing
+from pillarbox.replication.core import folder_settings, forwarding, outbox, writing
 from pillarbox.replication.core.effects import Answer, Effect, GiveReceipt, Pass
+from pillarbox.replication.core.folder_settings import Priority
 from pillarbox.replication.core.line import Flight, Line
 from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS, PROMPT
 from pillarbox.replication.core.replica import Moment
@@ -333,12 +334,27 @@ def test_urgent_changes_pass_a_large_answer_that_is_under_way() -> None:
     answer = Answer(b"2" * 16, folder, Life(1, 1), known, CNSet(), known)
     _, effects = store.local_changes(lambda replica: outbox.answer(replica, answer), post.now)
     assert effects == [answer], "nothing else waits"
-    assert rename(post, folder) and not rename(post, folder), "a page and a bundle are under way"
+    assert rename(post, folder), "a page and a bundle are under way"
+    (urgent,) = rename(post, folder)
+    assert urgent.bundle.of is Class.URGENT
     assert store.answer_page(answer.key, post.now) is not None
-    (urgent,) = store.page_taken(answer.key, post.now)
-    assert isinstance(urgent, Pass) and urgent.bundle.of is Class.URGENT
-    (page,) = store.receipt_came(Receipt(urgent.bundle.key, b"2" * 16), post.now)
-    assert isinstance(page, Answer) and page.left != known, "then the next page takes its turn"
+    (page,) = store.page_taken(answer.key, post.now)
+    assert isinstance(page, Answer) and page.left != known, "urgent changes take no place of others"
+
+
+def test_urgent_changes_have_places_of_their_own_while_two_bundles_are_under_way() -> None:
+    post = Post("ab")
+    folder, other = post.folder("12"), post.folder("12")
+    post.do(0, lambda replica: folder_settings.set_priority(replica, other, Priority.URGENT, ACTOR))
+    post.wait(HOUR_MS)
+
+    def given(to: ObjectId) -> int:
+        post.post(0, to)
+        post.now_ms += 1_500
+        return sum(isinstance(effect, Pass) for effect in post.stores[0].tick(post.now))
+
+    assert [given(folder) for _ in range(3)] == [1, 1, 0]
+    assert [given(other) for _ in range(5)] == [1, 1, 1, 1, 0]
 
 
 def rename(post: Post, folder: ObjectId) -> list[Pass]:

@@ -6,10 +6,11 @@ from pillarbox.replication.node.inbox import Inbox
 from pillarbox.replication.transports.bounded_queue import BoundedQueue
 
 
-def test_in_an_outbox_an_urgent_frame_passes_all_but_the_first_and_those_that_are_urgent_too() -> None:
+def test_in_an_outbox_an_urgent_frame_passes_all_but_what_is_begun_and_those_that_are_urgent_too() -> None:
     outbox = BoundedQueue(1000)
     for frame in (b"one", b"two"):
         assert outbox.put(frame)
+    assert outbox.begin() == b"one"
     for frame in (b"fire", b"flood"):
         assert outbox.put(frame, is_urgent=True)
     assert outbox.put(b"three")
@@ -18,6 +19,16 @@ def test_in_an_outbox_an_urgent_frame_passes_all_but_the_first_and_those_that_ar
         taken.append(outbox.next())
         outbox.took()
     assert taken == [b"one", b"fire", b"flood", b"two", b"three"]
+
+
+def test_in_an_outbox_of_which_nothing_is_begun_an_urgent_frame_is_the_first() -> None:
+    outbox = BoundedQueue(1000)
+    assert outbox.put(b"one") and outbox.put(b"fire", is_urgent=True)
+    given: list[bytes] = []
+    assert not outbox.hand_on(lambda frame, went: False)
+    while len(outbox):
+        assert outbox.hand_on(lambda frame, went: given.append(frame) is None)
+    assert given == [b"fire", b"one"]
 
 
 def test_an_outbox_that_is_full_has_as_much_room_again_for_what_is_urgent() -> None:
