@@ -163,12 +163,17 @@ def sights(replica: Replica, folder: ObjectId) -> dict[ObjectId, Sight]:
         if (versions := replica.objects.get(folder, object_id))
     }
     state = replica.state(folder)
-    for object_id, numbers in state.expired_objects.items():
-        expired = frozenset(number for number in numbers if number in state.knowledge.expired)
-        if expired:
+    for object_id in state.expired_objects:
+        if expired := _let_go(state, object_id):
             sight = held.get(object_id, Sight({}, frozenset()))
             held[object_id] = sight._replace(numbers=sight.numbers | expired)
     return held
+
+
+def _let_go(state: FolderState, object_id: ObjectId) -> frozenset[ChangeNumber]:
+    """The numbers of an object that were let go by age and are not held again."""
+    numbers = state.expired_objects.get(object_id, frozenset())
+    return frozenset(number for number in numbers if number in state.knowledge.expired)
 
 
 def answer_reconcile(
@@ -252,8 +257,9 @@ def apply_reconcile(
             left = without_gone(versions, numbers, before[object_id], living.get(object_id))
             store_or_bury(replica, folder, object_id, left)
             state.applied += 1
-    gone = CNSet.of(number for numbers in answer.gone.values() for number in numbers)
-    state.knowledge.claim(gone & state.knowledge.expired)  # no more let go by age, but deleted or replaced
+        expired = _let_go(state, object_id)
+        if expired <= numbers:  # else what replaced it was let go by age too, and nothing was deleted
+            state.knowledge.claim(CNSet.of(expired))
     take_over_purged(state, answer.purged)
     state.knowledge.claim(gaps_of(state, statement) | answer.purged)
     state.knowledge.settle(replica.assumed(folder))
