@@ -10,7 +10,7 @@ from pillarbox.replication.core.applying import store_or_bury
 from pillarbox.replication.core.effects import Notice
 from pillarbox.replication.core.preset import MINUTE_MS
 from pillarbox.replication.core.replica import Replica
-from pillarbox.replication.core.state import FolderState, Row
+from pillarbox.replication.core.state import FolderState, Row, Rows
 from pillarbox.replication.ground.records import Folder, MessageVersion, ObjectId, ReplicaState
 from pillarbox.store.change_number import CNSet
 
@@ -165,7 +165,7 @@ def match_rows(replica: Replica, folder: ObjectId) -> None:
     if not is_matched and peers.keys() != state.rows.keys():
         # One that comes asks all others, and is heard so. One that was off the list here alone does not.
         unheard = peers.keys() - state.rows.keys()
-        state.rows = {database: state.rows.get(database, Row()) for database in peers}
+        state.rows = Rows({database: state.rows.get(database, Row()) for database in peers})
         state.awaited = state.awaited.union(unheard)
         if unheard:
             state.await_due_ms = min(state.await_due_ms, replica.now_ms + MINUTE_MS)

@@ -104,7 +104,7 @@ def ask_status(replica: Replica, folder: ObjectId, store: bytes) -> None:
 def wake_all(replica: Replica) -> None:
     """Look at all entries that no source could be asked for: one may be now."""
     for folder, state in replica.record.folders.items():
-        if any(entry.sleeps for entry in state.entries):
+        if state.entries and any(entry.sleeps for entry in state.entries):
             state.wake(replica.now_ms)
             replica.touched.add(folder)
 

@@ -193,6 +193,7 @@ class Replica:
         self.followed: SiteTree | None = None  # the tree by which marks were made
         self._sites: tuple[Organisation, frozenset[str], SiteTree] | None = None
         self.transit_ms: dict[tuple[ObjectId, bytes], int] = {}
+        self._latest: tuple[Mapping[bytes, tuple[bytes, int]], int, dict[bytes, int]] = {}, 0, {}
         self._read: dict[ObjectId, Reading] = {}
         self._reads_hold = -NEVER_MS, NEVER_MS  # between these times, for all folders that were read
         self._peers: dict[ObjectId, tuple[Mapping[bytes, ReplicaState], Mapping[bytes, ReplicaState]]] = {}
@@ -488,7 +489,13 @@ class Replica:
 
     def has_ended(self, store: bytes, incarnation: int) -> bool:
         """True when a store is known to have begun a later numbering than that of an incarnation."""
-        return any(owner == store and later > incarnation for owner, later in self.record.owners.values())
+        owners, (looked_at, count, latest) = self.record.owners, self._latest
+        if looked_at is not owners or count != len(owners):  # what is known of an owner never changes
+            latest = {}
+            for owner, later in owners.values():
+                latest[owner] = max(later, latest.get(owner, 0))
+            self._latest = owners, len(owners), latest
+        return latest.get(store, 0) > incarnation
 
     def numberings(self) -> Numberings:
         """All stores' numberings, as far as this store knows them."""

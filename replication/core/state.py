@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from pillarbox.replication.ground.knowledge import NOTHING, Knowledge
@@ -53,6 +54,35 @@ class Row:
             known -= statement.expired
             expired = (before.expired | statement.expired) - statement.known or NOTHING
         return Row(statement.life, known, expired, now_ms, not statement.had.covers(before.had))
+
+
+class Rows(dict[bytes, Row]):
+    """The rows of a folder by database, with what changed in them: a row for each store of a large tree is
+    too much to look at with every statement.
+
+    `changed` are those that were set since these were looked at last, `expiring` those that say of numbers
+    that they expired.
+    """
+
+    def __init__(self, rows: Mapping[bytes, Row] = MappingProxyType({})) -> None:
+        super().__init__(rows)
+        self.changed: dict[bytes, None] = {}
+        self.expiring = {peer for peer, row in rows.items() if row.expired}
+
+    def __setitem__(self, peer: bytes, row: Row) -> None:
+        super().__setitem__(peer, row)
+        self.changed[peer] = None
+        if row.expired:
+            self.expiring.add(peer)
+        else:
+            self.expiring.discard(peer)
+
+    def copy(self) -> Rows:
+        """A copy that does not change with this one."""
+        copied = Rows.__new__(Rows)
+        copied.update(self)
+        copied.changed, copied.expiring = {}, set(self.expiring)
+        return copied
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +149,7 @@ class Compared:
     known: dict[bytes, CNSet] = field(default_factory=dict)
     lacked: dict[bytes, CNSet] = field(default_factory=dict)
     asked: tuple[CNSet, CNSet, bool] = NOTHING, NOTHING, True  # two sets, and whether they are equal
+    rows: Mapping[bytes, Row] | None = None  # that were looked at last, so that others are looked at in full
 
     def comes_to_the_same(self, peer: bytes, row: Row, statement: Statement, had: CNSet) -> bool:
         """True when a replica that is not known to have more than this one states that it has as much.
@@ -134,14 +165,16 @@ class Compared:
             self.asked = statement.known, had, statement.known == had
         return self.asked[2]
 
-    def missing(self, rows: Mapping[bytes, Row], had: CNSet) -> CNSet:
+    def missing(self, rows: Rows, had: CNSet) -> CNSet:
         """The numbers that any of these replicas knows, and that are not `had` here."""
         if had is not self.had:
             self._follow(had)
         known = self.known
-        for peer, row in rows.items():
-            if known.get(peer) is not row.known:
-                self._look(peer, row.known)
+        for peer in rows.changed if rows is self.rows else rows:
+            if known.get(peer) is not rows[peer].known:
+                self._look(peer, rows[peer].known)
+        rows.changed.clear()
+        self.rows = rows
         lacked = NOTHING
         for peer, numbers in self.lacked.items():
             if peer in rows:
@@ -155,6 +188,7 @@ class Compared:
         else:
             self.known.clear()
             self.lacked.clear()
+            self.rows = None
         self.had = had
 
     def _look(self, peer: bytes, known: CNSet) -> None:
@@ -187,7 +221,7 @@ class FolderState:
     own_last: int = 0
     broadcast_to: int = 0
     applied: int = 0
-    rows: dict[bytes, Row] = field(default_factory=dict)
+    rows: Rows = field(default_factory=Rows)
     leaving: Leaving = field(default_factory=Leaving)
     expired_objects: dict[ObjectId, frozenset[ChangeNumber]] = field(default_factory=dict)
     marks: dict[str, CNSet] = field(default_factory=dict)
@@ -268,7 +302,7 @@ class FolderState:
         copied = FolderState.__new__(FolderState)
         copied.__dict__.update(self.__dict__)  # as `copy` does, in a third of the time
         copied.knowledge = self.knowledge.copy()
-        copied.rows = dict(self.rows)
+        copied.rows = self.rows.copy()
         copied.expired_objects = dict(self.expired_objects)
         copied.marks = dict(self.marks)
         copied.set_aside = dict(self.set_aside)
@@ -281,12 +315,14 @@ class FolderState:
         return copied
 
 
-def expired_by_all(rows: Mapping[bytes, Row]) -> CNSet:
+def expired_by_all(rows: Rows) -> CNSet:
     """Numbers that were expired elsewhere and are held by no other replica any more.
 
     Computed each time it is needed: written down, it would keep a number expired that some replica holds
     again.
     """
+    if not rows.expiring:
+        return NOTHING
     union = NOTHING
     for row in rows.values():
         if row.expired is not NOTHING:

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from pillarbox.replication.core import deletion, hierarchy, setting_aside
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
-from pillarbox.replication.ground.versions import Version
+from pillarbox.replication.ground.versions import Version, Versions
 from pillarbox.replication.simulation.history import History, Violation
 from pillarbox.replication.simulation.invariants import Invariants
 from pillarbox.store.change_number import ChangeNumber, CNSet
 
 Shown: TypeAlias = dict[ChangeNumber, Version]
+States: TypeAlias = dict[ObjectId, Versions[Any] | None]
 
 
 def differences(invariants: Invariants, replicas: list[Replica]) -> Iterator[str]:
     """Differences between the stores; none when they have converged."""
     first = replicas[0]
     tree = first.tree
-    shown = hierarchy.places(first)
+    shown, folders = hierarchy.places(first), _states(tree.hierarchy, first)
     for replica in replicas[1:]:
-        if _is_read_alike(first, replica):
+        if _is_read_alike(first, replica, folders):
             continue
         if hierarchy.places(replica) != shown or any(
             replica.folder(folder) != first.folder(folder) for folder in shown
@@ -38,23 +39,29 @@ def differences(invariants: Invariants, replicas: list[Replica]) -> Iterator[str
         yield from _folder_differences(invariants, folder, replicas, holders.get(folder, []))
 
 
-def _is_read_alike(one: Replica, other: Replica) -> bool:
-    """True when two stores have the same states of all folders, not equal ones, and read them at one time."""
-    folder = one.tree.hierarchy
-    return one.wall_ms == other.wall_ms and not any(_held_apart(folder, [one, other]))
+def _is_read_alike(one: Replica, other: Replica, folders: States) -> bool:
+    """True when two stores read all folders alike, by their states at the first one: at one time, and those
+    of which they do not hold one and the same state as the same. So the tree is the same, too."""
+    if one.wall_ms != other.wall_ms:
+        return False
+    apart = _apart([folders, _states(one.tree.hierarchy, other)])
+    return all(one.folder(each) == other.folder(each) for each in apart)
 
 
-def _held_apart(folder: ObjectId, replicas: list[Replica]) -> Iterator[ObjectId]:
+def _states(folder: ObjectId, replica: Replica) -> States:
+    """The states of all objects of a folder at a store."""
+    objects = replica.objects
+    return {each: objects.get(folder, each) for each in objects.ids(folder)}
+
+
+def _apart(held: list[States]) -> list[ObjectId]:
     """The objects that not all of these stores hold in one and the same state: in all others nothing differs,
     and of a hierarchy of thousands of folders at hundreds of stores that is seen at a glance."""
-    held = [
-        {each: replica.objects.get(folder, each) for each in replica.objects.ids(folder)}
-        for replica in replicas
-    ]
-    for object_id in sorted(set().union(*held)):
-        states = [each.get(object_id) for each in held]
-        if any(state is not states[0] for state in states):
-            yield object_id
+    apart: set[ObjectId] = set()
+    for other in held[1:]:
+        apart.update(each for each, state in held[0].items() if other.get(each) is not state)
+        apart.update(other.keys() - held[0].keys())
+    return sorted(apart)
 
 
 def _folder_differences(
@@ -77,7 +84,7 @@ def _folder_differences(
     had = {replica.state(folder).knowledge.had | replica.assumed(folder) for replica in active}
     if len(had) > 1:
         yield f"what is known of folder {folder.counter} differs"
-    apart = list(_held_apart(folder, active))
+    apart = _apart([_states(folder, replica) for replica in active])
     if apart:
         yield from _context_differences(invariants, folder, active, apart)
         yield from _shown_differences(invariants, folder, active, apart)

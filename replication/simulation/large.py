@@ -23,6 +23,7 @@ from pillarbox.replication.simulation.world import Trace
 RARE: Final = replace(PROMPT, status_rest_ms=DAY_MS, purge_interval_ms=DAY_MS)
 """Rounds at rest once a day, so that they are not nearly all that happens."""
 FEW_FOLDERS: Final = 100  # with more of them deliveries are replayed less often: each replay copies all
+TREES_KEPT: Final = 8  # while a change of the hierarchy spreads, stores hold a few different ones
 _FAULTS: Final = (crash, restart, cut, slow)
 _FAULTY: Final = 0.02  # of the steps
 _SETTLE_MS: Final = 10 * MINUTE_MS
@@ -48,7 +49,7 @@ class Moments(Invariants):
     def __init__(self, tree: Tree, machines: Mapping[bytes, Machine]) -> None:
         super().__init__(tree, machines)
         self._touched: dict[bytes, set[ObjectId]] = {}
-        self._checked: dict[ObjectId, Versions[Any]] = {}  # the folders of the tree that was checked last
+        self._checked: list[dict[ObjectId, Versions[Any]]] = []  # the folders of trees that were checked last
         self._checked_whole: tuple[object, ...] = ()
 
     def look_at(self, machine: Machine) -> None:
@@ -76,9 +77,11 @@ class Moments(Invariants):
         """Check a tree once for all stores that hold the same states of its folders: where no clock is wrong
         all read it alike."""
         folders = machine.objects.folder_objects(self.tree.hierarchy).objects
-        if machine.skew_ms or folders != self._checked:
+        if machine.skew_ms:
             super()._check_tree(machine)
-            self._checked = dict(folders)
+        elif folders not in self._checked:
+            super()._check_tree(machine)
+            self._checked = [dict(folders), *self._checked[: TREES_KEPT - 1]]
 
 
 class LargeScenario(Scenario):

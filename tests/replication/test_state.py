@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from pillarbox.replication.core.state import FolderState, Row
+from pillarbox.replication.core.state import FolderState, Row, Rows
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.wire.messages import Life, Statement
 from pillarbox.store.change_number import ChangeNumber, CNSet
@@ -31,7 +31,7 @@ def test_what_is_missing_is_all_that_any_row_knows_and_is_not_had(seed: int) -> 
         elif change < 0.9:
             state.rows[rng.choice(ORIGINS)] = Row(LIFE, some_numbers(rng))
         elif change < 0.95:
-            state.rows = {peer: row for peer, row in state.rows.items() if rng.random() < 0.5}
+            state.rows = Rows({peer: row for peer, row in state.rows.items() if rng.random() < 0.5})
         else:
             state = state.copy()
         expected = NOTHING
@@ -42,7 +42,7 @@ def test_what_is_missing_is_all_that_any_row_knows_and_is_not_had(seed: int) -> 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_statement_is_taken_as_it_is_whatever_is_had_here(seed: int) -> None:
-    rng, state, peer = random.Random(seed), FolderState(rows={ORIGINS[0]: Row()}), ORIGINS[0]
+    rng, state, peer = random.Random(seed), FolderState(rows=Rows({ORIGINS[0]: Row()})), ORIGINS[0]
     life = 1
     for now_ms in range(300):
         if rng.random() < 0.2:
@@ -66,7 +66,7 @@ def test_with_news_that_nobody_has_few_of_many_rows_are_compared_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     known = CNSet.full(ORIGINS[0], 1_000)
-    state = FolderState(rows={bytes([n]) * 16: Row(LIFE, known) for n in range(200)})
+    state = FolderState(rows=Rows({bytes([n]) * 16: Row(LIFE, known) for n in range(200)}))
     state.compared.missing(state.rows, known)
     compared: list[CNSet] = []
     difference = CNSet.__sub__
