@@ -49,10 +49,12 @@ class Row:
         before = self if statement.life == self.life else Row()
         if before.known == statement.known and before.expired == statement.expired:
             return Row(statement.life, before.known, before.expired, now_ms)
-        known, expired = before.known | statement.known, NOTHING
-        if before.expired or statement.expired:  # seldom, so that most rows have one and the same empty set
-            known -= statement.expired
-            expired = (before.expired | statement.expired) - statement.known or NOTHING
+        if not (before.expired or statement.expired):  # so that most rows have one and the same empty set
+            if statement.known.covers(before.known):
+                return Row(statement.life, statement.known, NOTHING, now_ms)
+            return Row(statement.life, before.known | statement.known, NOTHING, now_ms, is_doubted=True)
+        known = (before.known | statement.known) - statement.expired
+        expired = (before.expired | statement.expired) - statement.known or NOTHING
         return Row(statement.life, known, expired, now_ms, not statement.had.covers(before.had))
 
 

@@ -172,7 +172,7 @@ class World:
         self.sight.changed(self.machines.values(), time_ms)
 
     def _link_changed(self, machine: Machine, peer: bytes, is_up: bool) -> None:
-        if machine is self.machines.get(machine.database) and machine.database not in self.down:
+        if self._is_running(machine):
             self.fired["link_seen_up" if is_up else "link_seen_down"] += 1
             now = machine.moment(self.now_ms)
             self.do(machine, machine.call(lambda replicator: replicator.link_changed(peer, is_up, now)))
@@ -201,6 +201,10 @@ class World:
     def running(self) -> list[Machine]:
         """The machines that are up, in the order in which they were added."""
         return [machine for database, machine in self.machines.items() if database not in self.down]
+
+    def _is_running(self, machine: Machine) -> bool:
+        """True unless a machine is down or lost."""
+        return machine is self.machines.get(machine.database) and machine.database not in self.down
 
     def set_organisation(self, organisation: Organisation) -> None:
         """Change servers or connectors; every machine that is up learns it at once, until the organisation is
@@ -322,7 +326,7 @@ class World:
         database = machine.database
         if self._looks.get(database) == planned_ms:
             del self._looks[database]
-        if machine is not self.machines.get(database) or database in self.down:
+        if not self._is_running(machine):
             return
         if self._due[database] > self.now_ms:
             self._look_when_due(machine)
@@ -425,7 +429,7 @@ class World:
             self.at(journey.sent_ms, lambda: self._sent(machine, label, bundle, freight))
 
     def _sent(self, machine: Machine, label: Label, bundle: Bundle, freight: Freight) -> None:
-        if machine is self.machines.get(machine.database) and machine.database not in self.down:
+        if self._is_running(machine):
             now, packed_bytes = machine.moment(self.now_ms), freight.content_bytes
             effects = machine.call(
                 lambda replicator: replicator.sent(bundle.key, label.to, packed_bytes, now)
@@ -445,7 +449,7 @@ class World:
         replicator = machine.replicator
 
         def act() -> None:
-            if machine.replicator is replicator and machine in self.running():
+            if machine.replicator is replicator and self._is_running(machine):
                 action()
 
         self.at(time_ms + 5, act)
