@@ -13,7 +13,7 @@ from dataclasses import replace
 from pillarbox.replication.core import deletion, outbox, too_large
 from pillarbox.replication.core.effects import Answer, AnswerKey
 from pillarbox.replication.core.line import RECEIPT_MS, TAKEN_MS_MAX
-from pillarbox.replication.core.packing import PACK_COUNT_MAX, packs, required
+from pillarbox.replication.core.packing import PACK_BYTES_MAX, PACK_COUNT_MAX, bytes_of, packs, required
 from pillarbox.replication.core.replica import Page, Replica
 from pillarbox.replication.ground.knowledge import NOTHING, Pair
 from pillarbox.replication.ground.records import ObjectId
@@ -23,6 +23,7 @@ from pillarbox.replication.wire.messages import (
     Changes,
     Life,
     Message,
+    Objects,
     StatusRequest,
 )
 from pillarbox.store.change_number import CNSet
@@ -57,14 +58,18 @@ def _on_its_way(replica: Replica, folder: ObjectId, asker: bytes) -> CNSet:
     site = servers[asker].site
     if site == replica.site:
         return NOTHING
-    for key, pages in list(replica.pages.items()):
-        replica.pages[key] = [page for page in pages if page.until_ms > replica.now_ms]
-        if not replica.pages[key]:
-            del replica.pages[key]
+    for key in list(replica.pages):
+        _forget_arrived(replica, key)
     coming = outbox.on_its_way(replica, folder, site)
     for page in _pages_to(replica, folder, site):
         coming |= page.numbers
     return coming
+
+
+def _forget_arrived(replica: Replica, key: AnswerKey) -> None:
+    pages = [page for page in replica.pages.pop(key, ()) if page.until_ms > replica.now_ms]
+    if pages:
+        replica.pages[key] = pages
 
 
 def _pages_to(replica: Replica, folder: ObjectId, site: str) -> Iterator[Page]:
@@ -74,12 +79,21 @@ def _pages_to(replica: Replica, folder: ObjectId, site: str) -> Iterator[Page]:
             yield from pages
 
 
-def page_taken(replica: Replica, key: AnswerKey) -> None:
+def page_taken(replica: Replica, key: AnswerKey, packed_bytes: int) -> None:
     """The link has taken the last page of an answer, and the next one takes its turn. Each page so far may be
     on its way as long again as that took, over other links."""
-    for count, page in enumerate(pages := replica.pages.get(key, [])):
+    pages = replica.pages.get(key, [])
+    if pages:
+        outbox.line_of(replica, key).note_packed(pages[-1].content_bytes, packed_bytes)
+    if pages and pages[0].until_ms <= replica.now_ms:
+        _forget_arrived(replica, key)
+        pages = replica.pages.get(key, [])
+    for count in reversed(range(len(pages))):
+        page = pages[count]
         until_ms = replica.now_ms + max(RECEIPT_MS, replica.now_ms - page.made_ms)
-        pages[count] = page._replace(until_ms=min(page.until_ms, until_ms))
+        if page.until_ms <= until_ms:  # and so have all before it: they were taken before
+            break
+        pages[count] = page._replace(until_ms=until_ms)
     outbox.page_taken(replica, key)
 
 
@@ -90,11 +104,8 @@ def next_page(replica: Replica, answer: Answer) -> tuple[Message, Answer | None]
     the gaps, once for all pages, since what they require is read from the whole folder.
     """
     folder, knowledge = answer.folder, replica.state(answer.folder).knowledge
-    limit = PACK_COUNT_MAX + 1 + len(too_large.among(replica, folder))
     wanted = answer.left - _had_meanwhile(replica, answer)
-    found = too_large.sendable(replica, folder, replica.objects.found(folder, wanted, limit))
-    objects = next(packs(replica, folder, found))
-    is_last = len(objects) == len(found)
+    objects, is_last = _next_objects(replica, answer, wanted)
     pair = _pair(replica, answer) if is_last else Pair(NOTHING, NOTHING)
     purged = knowledge.purged - answer.had
     if purged:
@@ -102,10 +113,27 @@ def next_page(replica: Replica, answer: Answer) -> tuple[Message, Answer | None]
     changes = Changes(objects, pair, AnswerTo(answer.life, purged, is_last))
     sent = CNSet.of(number for _, versions in objects for number in versions.entries())
     if objects:
-        page = Page(sent & wanted, replica.now_ms, replica.now_ms + TAKEN_MS_MAX)
+        content_bytes = sum(bytes_of(versions) for _, versions in objects)
+        page = Page(sent & wanted, replica.now_ms, replica.now_ms + TAKEN_MS_MAX, content_bytes)
         replica.pages.setdefault(answer.key, []).append(page)
-    left = None if is_last else replace(answer, left=wanted - sent)
+    left = None if is_last else replace(answer, left=wanted - sent, page_count=len(objects))
     return replica.message(answer.asker, folder, changes), left
+
+
+def _next_objects(replica: Replica, answer: Answer, wanted: CNSet) -> tuple[Objects, bool]:
+    """The objects of the next page, and whether it is the last one. Not many more are found than a page holds
+    of late, since finding them costs as much as sending them."""
+    folder, count = answer.folder, answer.page_count
+    room_bytes = int(PACK_BYTES_MAX / outbox.line_of(replica, answer.key).packed_part)
+    while True:
+        count = min(2 * count, PACK_COUNT_MAX + 1)
+        limit = count + len(too_large.among(replica, folder))
+        hits = replica.objects.found(folder, wanted, limit)
+        found = too_large.sendable(replica, folder, hits)
+        objects = next(packs(replica, folder, found, room_bytes))
+        is_full = len(objects) < len(found)
+        if is_full or len(hits) < limit or count > PACK_COUNT_MAX:
+            return objects, not is_full
 
 
 def _had_meanwhile(replica: Replica, answer: Answer) -> CNSet:

@@ -53,7 +53,8 @@ class Answer:
     `Replicator.answer_page` makes the page, and `page_taken` says that the link has taken it: the next one
     takes its turn then. `left` are the numbers for which no page was made yet. A newer request of the same
     store for the same folder replaces what is left of this one. `claimed` are the numbers that the asker knew
-    by its row when it asked; None where no row follows it.
+    by its row when it asked; None where no row follows it. `page_count` is that of the objects in the page
+    before, by which the next one is read.
     """
 
     asker: bytes
@@ -63,6 +64,7 @@ class Answer:
     had: CNSet
     left: CNSet
     claimed: CNSet | None = None
+    page_count: int = 50
 
     @property
     def key(self) -> AnswerKey:

@@ -154,9 +154,13 @@ class Line:
         """The link has taken a bundle: from now on its receipt is due."""
         if (flight := self.flights.get(key)) and flight.to == to:
             flight.sent_ms = flight.given[to] = now_ms
-            if flight.content_bytes:
-                part = max(PACKED_PART_MIN, min(1.0, packed_bytes / flight.content_bytes))
-                self.packed_part += (part - self.packed_part) / 4
+            self.note_packed(flight.content_bytes, packed_bytes)
+
+    def note_packed(self, content_bytes: int, packed_bytes: int) -> None:
+        """Note what was left of content when it was packed: the next bundles and pages are filled by that."""
+        if content_bytes and packed_bytes:
+            part = max(PACKED_PART_MIN, min(1.0, packed_bytes / content_bytes))
+            self.packed_part += (part - self.packed_part) / 4
 
     def took(self, flight: Flight, server: bytes, now_ms: int) -> None:
         """A server gave the receipt of a copy: the next ones are waited for as long as the slowest of late,

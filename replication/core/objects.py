@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.ground.versions import Versions
-from pillarbox.store.change_number import CNSet
+from pillarbox.store.change_number import ChangeNumber, CNSet
 
 
 class NotApplied(Exception):
@@ -43,9 +43,16 @@ class ObjectStore(Protocol):
     def entries(self, folder: ObjectId) -> CNSet:
         """All numbers by which objects of the folder are found: those of their contexts and siblings."""
 
+    def entries_from(self, folder: ObjectId, first: ChangeNumber) -> CNSet:
+        """The entries that have the origin of a number, and are no lower: however large the folder
+        is, only they are read."""
+
     def found(self, folder: ObjectId, numbers: CNSet, limit: int | None = None) -> list[ObjectId]:
         """The objects that are found by any of these numbers, in the order of the lowest such number: all of
         them, or the first `limit`."""
+
+    def figures(self, folder: ObjectId) -> tuple[int, int]:
+        """The count of the messages of a folder that are shown, and their bytes; they are not read for it."""
 
     def clear(self, folder: ObjectId) -> None:
         """Forget all objects of the folder."""

@@ -168,12 +168,12 @@ def page_taken(replica: Replica, key: AnswerKey) -> None:
 
 
 def _wait_for_page(replica: Replica, key: AnswerKey) -> None:
-    line = _line_of(replica, key)
+    line = line_of(replica, key)
     if key not in line.pages:
         line.turns.put(Class.ANSWERS, Item(Kind.PAGE, key))
 
 
-def _line_of(replica: Replica, key: AnswerKey) -> Line:
+def line_of(replica: Replica, key: AnswerKey) -> Line:
     """The line that leads to an asker; that of this site also for one to which no way leads."""
     server = replica.organisation.servers.get(key.asker)
     path = replica.site_tree().path(server.site) if server else ()
@@ -271,7 +271,7 @@ def _page(replica: Replica, line: Line, key: AnswerKey) -> None:
     """Let the node send the next page of an answer, unless that is over, or goes by another line now. Of
     content none goes while that is held back: all take their turns again afterwards."""
     answer = None if replica.is_held_back(key.folder) else replica.answers.get(key)
-    if answer is not None and line is _line_of(replica, key):
+    if answer is not None and line is line_of(replica, key):
         line.pages.add(key)
         replica.effects.append(answer)
 

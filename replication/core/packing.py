@@ -10,7 +10,7 @@ from pillarbox.replication.ground.knowledge import Pair
 from pillarbox.replication.ground.records import MessageVersion, ObjectId
 from pillarbox.replication.ground.versions import Versions
 from pillarbox.replication.wire.messages import Objects
-from pillarbox.store.change_number import CNSet
+from pillarbox.store.change_number import ChangeNumber, CNSet
 from pillarbox.store.ids import COUNTER_MAX
 
 PACK_BYTES_MAX = 300 << 10  # DOMAIN.md "Schedule": small items are packed together up to this
@@ -25,10 +25,12 @@ def pair_of(replica: Replica, folder: ObjectId, numbers: CNSet) -> Pair:
     something else: it subtracts what it has. Such an object is found by a number of the same origin that is
     no lower; so the condition does not grow with the folder.
     """
-    needed, bearing = required(replica, folder), CNSet()
+    knowledge, bearing = replica.state(folder).knowledge, CNSet()
+    gone = knowledge.purged | knowledge.expired
     for origin in numbers.origins():
-        first = numbers.ranges(origin)[0][0]
-        bearing |= needed & CNSet.of_range(origin, first, COUNTER_MAX)
+        first = ChangeNumber(origin, numbers.ranges(origin)[0][0])
+        bearing |= replica.objects.entries_from(folder, first)
+        bearing |= gone & CNSet.of_range(origin, first.counter, COUNTER_MAX)
     return Pair(numbers, bearing)
 
 

@@ -122,12 +122,13 @@ class Waiting:
 
 
 class Page(NamedTuple):
-    """A page of an answer that is on its way: the numbers in it, when it was made, and until when that is
-    believed."""
+    """A page of an answer that is on its way: the numbers in it, when it was made, until when that is
+    believed, and the bytes of its content before it was packed."""
 
     numbers: CNSet
     made_ms: int
     until_ms: int
+    content_bytes: int
 
 
 class Reading(NamedTuple):

@@ -353,9 +353,10 @@ class Replicator:
             self.replica.answers[key] = left
         return message
 
-    def page_taken(self, key: AnswerKey, now: Moment) -> list[Effect]:
-        """The link has taken the page of an answer: the next one takes its turn."""
-        return self._call(now, lambda: answering.page_taken(self.replica, key))
+    def page_taken(self, key: AnswerKey, now: Moment, packed_bytes: int = 0) -> list[Effect]:
+        """The link has taken the page of an answer: the next one takes its turn. `packed_bytes` is its size,
+        by which the next ones are filled; 0 where nobody knows."""
+        return self._call(now, lambda: answering.page_taken(self.replica, key, packed_bytes))
 
     def next_due_ms(self) -> int | None:
         """The next time at which `tick` has something to do; None when never."""

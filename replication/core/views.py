@@ -97,12 +97,10 @@ def own_figures(replica: Replica, folder: ObjectId) -> Figures | None:
     state = replica.record.folders.get(folder)
     if state is None or not state.is_held:
         return None
-    items_count = size_bytes = 0
-    for object_id in replica.objects.ids(folder):
-        versions = replica.objects.get(folder, object_id)
-        live = versions.live() if versions else ()
-        items_count += bool(live)
-        size_bytes += sum(version.size_bytes for version in live if isinstance(version, MessageVersion))
+    items_count, size_bytes = replica.objects.figures(folder)
+    if folder == replica.tree.hierarchy:
+        found = (replica.folder(each) for each in replica.objects.ids(folder))
+        items_count, size_bytes = sum(each is not None and each.is_live for each in found), 0
     heard = [row.heard_ms for row in state.rows.values() if row.heard_ms]
     return Figures(items_count, size_bytes, max(heard, default=None))
 

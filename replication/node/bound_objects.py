@@ -8,7 +8,7 @@ from typing import Any
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.ground.versions import Versions
 from pillarbox.replication.node.stored_objects import StoredObjects
-from pillarbox.store.change_number import CNSet
+from pillarbox.store.change_number import ChangeNumber, CNSet
 
 
 class BoundObjects:
@@ -40,9 +40,17 @@ class BoundObjects:
         """All numbers by which objects of the folder are found."""
         return self.bound.entries(folder)
 
+    def entries_from(self, folder: ObjectId, first: ChangeNumber) -> CNSet:
+        """The entries that have the origin of a number, and are no lower."""
+        return self.bound.entries_from(folder, first)
+
     def found(self, folder: ObjectId, numbers: CNSet, limit: int | None = None) -> list[ObjectId]:
         """The objects that are found by any of these numbers."""
         return self.bound.found(folder, numbers, limit)
+
+    def figures(self, folder: ObjectId) -> tuple[int, int]:
+        """The count of the messages of a folder that are shown, and their bytes."""
+        return self.bound.figures(folder)
 
     def clear(self, folder: ObjectId) -> None:
         """Forget all objects of the folder."""

@@ -463,6 +463,8 @@ class Node:
             self._unsendable.append((outgoing.effect, error))  # for when the call under way is over
             return
         effect, went = outgoing.effect, nothing
+        if isinstance(effect, Send) and self._replicator is not None:
+            self._replicator.page_packed(effect.message, sealed.size_bytes)
         if isinstance(effect, Pass) and effect.label.is_for_site:
             went = partial(self._inbox.put, _Went(effect.bundle.key, sealed.to, sealed.size_bytes))
         is_linked = sealed.to in self.links

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from pillarbox.replication.ground.records import ObjectId, Tree
 from pillarbox.replication.ground.versions import Versions
 from pillarbox.replication.node.identifiers import KnownIdentifiers
 from pillarbox.replication.node.stored_versions import folder_of, message_of
-from pillarbox.store.change_number import CNSet
-from pillarbox.store.disk.tables import Table, split_feed_value, split_triple_key, triple_key
+from pillarbox.store.change_number import ChangeNumber, CNSet
+from pillarbox.store.disk.tables import (
+    FolderRecord,
+    Table,
+    id_key,
+    split_feed_value,
+    split_triple_key,
+    triple_key,
+)
 from pillarbox.store.engine import content_store
 from pillarbox.store.engine.transaction import Reader
-from pillarbox.store.ids import COUNTER_BITS
+from pillarbox.store.ids import COUNTER_BITS, COUNTER_MAX
 from pillarbox.store.mail import apply_folders, apply_messages
 from pillarbox.store.mail.apply_folders import FolderState
 from pillarbox.store.mail.apply_messages import MessageState
+
+ID_MAX: Final = (1 << 64) - 1
 
 
 class ObjectReads:
@@ -66,7 +75,18 @@ class ObjectReads:
     def entries(self, folder: ObjectId) -> CNSet:
         """All numbers by which objects of the folder are found: those of their contexts and siblings."""
         scope = self._known_ids.id(folder)
-        rows = self._reader.indexes(Table.VERSION, triple_key(scope, 0, 0), triple_key(scope + 1, 0, 0))
+        return self._entries(triple_key(scope, 0, 0), triple_key(scope + 1, 0, 0))
+
+    def entries_from(self, folder: ObjectId, first: ChangeNumber) -> CNSet:
+        """The entries that have the origin of a number, and are no lower."""
+        scope, replica = self._known_ids.id(folder), self._known_ids.known_replica(first.origin)
+        if replica is None:
+            return CNSet()
+        start = triple_key(scope, replica << COUNTER_BITS | first.counter, 0)
+        return self._entries(start, triple_key(scope, replica << COUNTER_BITS | COUNTER_MAX, ID_MAX))
+
+    def _entries(self, start: bytes, stop: bytes) -> CNSet:
+        rows = self._reader.indexes(Table.VERSION, start, stop)
         return self._known_ids.cnset(sorted({split_triple_key(key)[1] for key, _ in rows}))
 
     def found(self, folder: ObjectId, numbers: CNSet, limit: int | None = None) -> list[ObjectId]:
@@ -78,6 +98,11 @@ class ObjectReads:
                 break
             found[object_id] = None
         return list(found)
+
+    def figures(self, folder: ObjectId) -> tuple[int, int]:
+        """The count of the messages of a folder that are shown, and their bytes, as its record has them."""
+        record: FolderRecord | None = self._reader.record(Table.FOLDER, id_key(self._known_ids.id(folder)))
+        return (record.messages_count, record.size) if record else (0, 0)
 
     def _hits(self, scope: int, numbers: CNSet) -> Iterator[ObjectId]:
         """The object that is found by each of these numbers, by ascending number."""

@@ -155,6 +155,7 @@ class StoreReplicator:
         self._copies = HeldCopies()
         self._arrived: dict[BundleKey, bytes] = {}  # copies, as long as the call under way
         self._pages: dict[AnswerKey, bool] = {}  # whose turn has come, and whether each was sent
+        self._packed_bytes: dict[AnswerKey, int] = {}  # of the pages that were sent
         self.may_send_page: Callable[[bytes], bool] = lambda asker: True
 
     # -- from outside
@@ -255,10 +256,21 @@ class StoreReplicator:
 
     def tick(self) -> None:
         """Do all that is due, note what users changed, and send the next page of each answer."""
-        self._call(lambda txn, replicator: replicator.tick(self._now()))
-        for key in list(self._pages):
+        is_due = self._is_due()
+        if is_due:
+            self._call(lambda txn, replicator: replicator.tick(self._now()))
+        pages = [key for key in self._pages if self.may_send_page(key.asker)]
+        for key in pages:
             if key in self._pages and self.may_send_page(key.asker):
-                self._send_page(key)
+                self._send_page(key)  # which notes what users changed, as any call does
+        if not (is_due or pages):
+            self._call(lambda txn, replicator: [])
+
+    def _is_due(self) -> bool:
+        due_ms = None if self._replicator is None else self._replicator.next_due_ms()
+        return self._replicator is None or (
+            due_ms is not None and due_ms <= self._database.clock.monotonic_ms()
+        )
 
     def due_ms(self) -> int | None:
         """When to tick, by the machine's monotonic clock in ms; None when not before something happens.
@@ -395,6 +407,7 @@ class StoreReplicator:
             return self._replicator, []
         self._refuse_unjoined(txn)
         self._pages.clear()
+        self._packed_bytes.clear()
         self._withheld = CNSet()
         record = self._stored.load(txn, objects.identifiers) or ReplicaRecord(sender=_sender_of(txn))
         record.passing = self._copies.load(txn, self._tree)
@@ -410,8 +423,11 @@ class StoreReplicator:
         """Say in the organisation which program this is and what it reads, where that is new. It takes
         a number, so the hello comes first."""
         replica = replicator.replica
+        is_new = self._stated_in is None or self._tree.hierarchy in replicator.changed
+        if replica.waiting is not None or not is_new:
+            return []
         said = replica.folder(self._tree.organisation)
-        if said is None or said is self._stated_in or replica.waiting is not None:
+        if said is None or said is self._stated_in:
             return []
         self._stated_in = said
         _, effects = replicator.local_changes(
@@ -509,19 +525,28 @@ class StoreReplicator:
             return Class.ANSWERS
         return outbox.class_of(self._replicator.replica, message.folder)
 
+    def page_packed(self, message: Message, packed_bytes: int) -> None:
+        """Note the size of a message that was sealed, where it is a page of an answer."""
+        if isinstance(message.body, Changes) and message.body.answer is not None:
+            self._packed_bytes[AnswerKey(message.to, message.folder)] = packed_bytes
+
     def _send_page(self, key: AnswerKey) -> None:
         """Send a page whose turn has come; or say that the link has taken the one that was sent, since it has
-        room again."""
+        room again, and send the next one where that has its turn at once."""
+
+        was_sent, packed_bytes = self._pages.pop(key), self._packed_bytes.pop(key, 0)
+        is_turn = not was_sent
 
         def page(txn: WriteTransaction, replicator: Replicator) -> list[Effect]:
-            if was_sent:
-                return replicator.page_taken(key, self._now())
-            message = replicator.answer_page(key, self._now())
-            return [] if message is None else [Send(message)]
+            nonlocal is_turn
+            effects = replicator.page_taken(key, self._now(), packed_bytes) if was_sent else []
+            others = [each for each in effects if not (isinstance(each, Answer) and each.key == key)]
+            is_turn = not was_sent or len(others) < len(effects)
+            message = replicator.answer_page(key, self._now()) if is_turn else None
+            return others if message is None else [*others, Send(message)]
 
-        was_sent = self._pages.pop(key)
         self._call(page)
-        if not was_sent:
+        if is_turn:
             self._pages[key] = True
 
     def _report(self, txn: WriteTransaction, effects: Iterable[Effect]) -> list[ConflictNotice]:

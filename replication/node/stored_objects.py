@@ -13,7 +13,7 @@ from pillarbox.replication.core.objects import NotApplied
 from pillarbox.replication.ground.records import ObjectId, Tree
 from pillarbox.replication.ground.versions import Versions
 from pillarbox.replication.node.identifiers import Identifiers, OwnerOf
-from pillarbox.replication.node.object_reads import ObjectReads
+from pillarbox.replication.node.object_reads import ID_MAX, ObjectReads
 from pillarbox.replication.node.stored_versions import (
     shown_folder,
     shown_message,
@@ -29,7 +29,6 @@ from pillarbox.store.mail.apply_folders import FolderState
 from pillarbox.store.mail.apply_messages import MessageState
 from pillarbox.store.mail.messages import PreparedMessage
 
-ID_MAX: Final = (1 << 64) - 1
 OF_THE_STORE: Final = (Retryable, Dismounted, ReadOnly)
 """Errors of the store as a whole, not of what it is given: the same call may be made again later."""
 

@@ -115,9 +115,9 @@ def _context_differences(
     """Objects of which one store has seen a write that another one has not, or holds a deletion that another
     one holds no more and did not purge.
 
-    Not so a deletion that was purged where the object was gone: what comes there later, without it, is
-    complete. Nor what was let go by age, or given up, or a context without versions: it waits for a hole that
-    another store closed.
+    Not so a deletion that was purged where the object was gone, nor what it had replaced: what comes there
+    later, without it, is complete. Nor what was let go by age, or given up, or a context without versions: it
+    waits for a hole that another store closed.
     """
     history = invariants.history
     for replica in active:
@@ -129,7 +129,9 @@ def _context_differences(
                 if theirs is None or theirs is mine or not theirs.siblings:
                     continue
                 for number in theirs.entries():
-                    is_seen = number in forgotten or number not in history.writes
+                    is_seen = number not in history.writes or any(
+                        each in forgotten for each in (number, *history.covering(number))
+                    )
                     is_seen = is_seen or (mine is not None and mine.has_seen(number))
                     if not is_seen and not _is_aged(history, number, aged):
                         yield f"what was seen of {object_id.counter} of folder {folder.counter} differs"

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pillarbox.replication.core.objects import NotApplied
-from pillarbox.replication.ground.records import ObjectId
+from pillarbox.replication.ground.records import MessageVersion, ObjectId
 from pillarbox.replication.ground.versions import Versions
 from pillarbox.store.change_number import ChangeNumber, CNSet
+from pillarbox.store.ids import COUNTER_MAX
 
 _FEW = 64  # numbers that are looked up one by one; more are found by walking the index
 
@@ -114,6 +115,10 @@ class DictObjects:
         held = self._folders.get(folder)
         return held.entries if held else CNSet()
 
+    def entries_from(self, folder: ObjectId, first: ChangeNumber) -> CNSet:
+        """The entries that have the origin of a number, and are no lower."""
+        return self.entries(folder) & CNSet.of_range(first.origin, first.counter, COUNTER_MAX)
+
     def found(self, folder: ObjectId, numbers: CNSet, limit: int | None = None) -> list[ObjectId]:
         """The objects that are found by any of these numbers, in the order of the lowest such number: all of
         them, or the first `limit`."""
@@ -131,6 +136,13 @@ class DictObjects:
         else:
             hits = sorted(number for number in held.index if number in common)
         return list(dict.fromkeys(held.index[number] for number in hits))[:limit]
+
+    def figures(self, folder: ObjectId) -> tuple[int, int]:
+        """The count of the messages of a folder that are shown, and their bytes."""
+        held = self.folder_objects(folder).objects.values()
+        live = [shown for versions in held if (shown := versions.live())]
+        sizes = (each.size_bytes for shown in live for each in shown if isinstance(each, MessageVersion))
+        return len(live), sum(sizes)
 
     def clear(self, folder: ObjectId) -> None:
         """Forget all objects of the folder."""

@@ -63,6 +63,20 @@ def test_what_a_slow_link_has_not_brought_yet_is_not_sent_again_to_the_site() ->
     assert page(post, asks(post, 1, folder, late_ms), late_ms) == 1, "it was lost, and is asked for again"
 
 
+def test_pages_are_filled_by_what_was_left_of_those_before_when_they_were_packed() -> None:
+    post = Post("ab")
+    folder = post.folder("1")
+    for _ in range(60):
+        post.post(0, folder, size_bytes=50_000)
+    post.wait(HOUR_MS)
+    answer = asks(post, 1, folder, post.now_ms)
+    counts = []
+    for _ in range(6):
+        counts.append(page(post, answer, post.now_ms))
+        post.stores[0].page_taken(answer.key, post.now, counts[-1] * 25_000)
+    assert counts[0] == 6 and counts == sorted(counts) and counts[-1] == 9
+
+
 def test_an_answer_of_which_no_transport_tells_is_believed_to_be_on_its_way_for_an_hour() -> None:
     post, folder = posted("ab", "12")
     begun_ms = post.now_ms

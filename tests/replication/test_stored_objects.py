@@ -111,6 +111,11 @@ class HeldAgainst(DictObjects):
         assert self._real.objects.entries(folder) == expected
         return expected
 
+    def entries_from(self, folder: ObjectId, first: ChangeNumber) -> CNSet:
+        expected = super().entries_from(folder, first)
+        assert self._real.objects.entries_from(folder, first) == expected
+        return expected
+
     def found(self, folder: ObjectId, numbers: CNSet, limit: int | None = None) -> list[ObjectId]:
         expected = super().found(folder, numbers, limit)
         assert self._real.objects.found(folder, numbers, limit) == expected

@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from pillarbox.replication.core.effects import Send
 from pillarbox.replication.core.preset import DAY_MS, PROMPT
 from pillarbox.replication.ground.records import ObjectId, ReplicaState, Tree
 from pillarbox.replication.node.fence import FenceFile
@@ -137,7 +138,10 @@ class Side:
         sealer = Sealer(TREE)
         while self.waiting:
             outgoing = self.waiting.popleft()
-            yield from sealer.frames_of(outgoing, SIGNERS[self.guid], self.clock.now_ms()).frames
+            sealed = sealer.frames_of(outgoing, SIGNERS[self.guid], self.clock.now_ms())
+            if isinstance(outgoing.effect, Send):
+                self.replicator.page_packed(outgoing.effect.message, sealed.size_bytes)
+            yield from sealed.frames
 
     # --- what is in it ------------------------------------------------------------------------------------
 
