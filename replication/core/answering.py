@@ -2,7 +2,8 @@
 
 What is on its way over a link already is not put into another answer to the same site: who asked again since
 a slow link has not brought it yet, or asks for what a site-mate is sent, would have it cross once more. It
-asks again later, so nothing is lost by that.
+asks again later, so nothing is lost by that. That is looked at for each page: requests of several mates may
+have waited here for the hierarchy.
 """
 
 from __future__ import annotations
@@ -54,15 +55,20 @@ def begin(replica: Replica, folder: ObjectId, asker: bytes, life: Life, request:
 
 def _on_its_way(replica: Replica, folder: ObjectId, asker: bytes) -> CNSet:
     """The numbers of a folder that go to the site of a store already, in an answer or by the outbox."""
-    servers = replica.organisation.servers
-    site = servers[asker].site
+    site = replica.organisation.servers[asker].site
     if site == replica.site:
         return NOTHING
-    for key in list(replica.pages):
-        _forget_arrived(replica, key)
-    coming = outbox.on_its_way(replica, folder, site)
-    for page in _pages_to(replica, folder, site):
-        coming |= page.numbers
+    return outbox.on_its_way(replica, folder, site) | _in_pages(replica, folder, site)
+
+
+def _in_pages(replica: Replica, folder: ObjectId, site: str) -> CNSet:
+    """The numbers of a folder that go to another site in pages of answers."""
+    coming = NOTHING
+    if site != replica.site:
+        for key in list(replica.pages):
+            _forget_arrived(replica, key)
+        for page in _pages_to(replica, folder, site):
+            coming |= page.numbers
     return coming
 
 
@@ -105,6 +111,9 @@ def next_page(replica: Replica, answer: Answer) -> tuple[Message, Answer | None]
     """
     folder, knowledge = answer.folder, replica.state(answer.folder).knowledge
     wanted = answer.left - _had_meanwhile(replica, answer)
+    coming = _in_pages(replica, folder, replica.organisation.servers[answer.asker].site) & wanted
+    replica.fired["answer_on_its_way"] += bool(coming)
+    wanted -= coming
     objects, is_last = _next_objects(replica, answer, wanted)
     pair = _pair(replica, answer) if is_last else Pair(NOTHING, NOTHING)
     purged = knowledge.purged - answer.had

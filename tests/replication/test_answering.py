@@ -63,6 +63,12 @@ def test_what_a_slow_link_has_not_brought_yet_is_not_sent_again_to_the_site() ->
     assert page(post, asks(post, 1, folder, late_ms), late_ms) == 1, "it was lost, and is asked for again"
 
 
+def test_of_requests_of_two_mates_that_waited_one_is_answered_over_the_link() -> None:
+    post, folder = posted("abb", "123")
+    both = [asks(post, store, folder, post.now_ms) for store in (1, 2)]
+    assert [page(post, answer, post.now_ms) for answer in both] == [1, 0]
+
+
 def test_pages_are_filled_by_what_was_left_of_those_before_when_they_were_packed() -> None:
     post = Post("ab")
     folder = post.folder("1")
