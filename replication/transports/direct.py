@@ -509,13 +509,9 @@ class DirectTransport:
         last = (len(frame) - 1) // _PIECE_BYTES * _PIECE_BYTES
         for begin in range(0, last, _PIECE_BYTES):
             piece = frame[begin : begin + _PIECE_BYTES]
-            link.writer.write(_HEAD.pack(len(piece), Kind.PIECE))
-            link.writer.write(piece)
-            await link.writer.drain()
+            await _write_one(link, Kind.PIECE, piece)
             await self._write_urgent(link)
-        link.writer.write(_HEAD.pack(len(frame) - last, Kind.LAST_PIECE if last else Kind.FRAME))
-        link.writer.write(frame[last:])
-        await link.writer.drain()
+        await _write_one(link, Kind.LAST_PIECE if last else Kind.FRAME, frame[last:])
 
     async def _write_urgent(self, link: _Link) -> None:
         while True:
@@ -523,9 +519,7 @@ class DirectTransport:
                 urgent = link.outbox.take_urgent()
             if urgent is None:
                 return
-            link.writer.write(_HEAD.pack(len(urgent.frame), Kind.FRAME))
-            link.writer.write(urgent.frame)
-            await link.writer.drain()
+            await _write_one(link, Kind.FRAME, urgent.frame)
             urgent.went()
 
     async def _write_when_idle(self, link: _Link) -> None:
@@ -573,6 +567,11 @@ class _Link:
         """Hang up, and wait until the link stands no more."""
         self.writer.transport.abort()
         await self.ended.wait()
+
+
+async def _write_one(link: _Link, kind: Kind, body: bytes) -> None:
+    link.writer.write(_HEAD.pack(len(body), kind) + body)  # at once: each write is a TLS record and a send
+    await link.writer.drain()
 
 
 class _Peer:
