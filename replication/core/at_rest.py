@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
-from pillarbox.replication.core import folder_sums, mates, outbox, status
+from pillarbox.replication.core import folder_sums, hierarchy, mates, outbox, status
 from pillarbox.replication.core.preset import SECOND_MS
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.rounds import Rounds, Told
@@ -157,25 +157,25 @@ def _took_part(before: Silent, poll: RestPoll, site: str, store: bytes) -> bool:
 
 def hierarchy_digest(replica: Replica) -> bytes:
     """Digest what this store has of the hierarchy, and what it knows of whose each numbering is."""
-    record, hierarchy = replica.record, replica.tree.hierarchy
+    record, folder = replica.record, replica.tree.hierarchy
     owners = b"".join(
         origin + database + incarnation.to_bytes(4, "big")
         for origin, (database, incarnation) in sorted(record.owners.items())
     )
-    known = folder_sums.digest_of(hierarchy, record.folders[hierarchy])
+    known = folder_sums.digest_of(folder, record.folders[folder])
     return hashlib.blake2b(known + owners + record.left_out.encode(), digest_size=SUM_BYTES).digest()
 
 
 def _close(replica: Replica) -> None:
     """Add up what the stores of the site gave, and tell the other sites."""
-    rounds, hierarchy = replica.rounds, replica.tree.hierarchy
+    rounds, folder = replica.rounds, replica.tree.hierarchy
     rounds.closes_ms = NEVER_MS
     rounds.silent_here = frozenset(replica.organisation.at(replica.site)).difference(rounds.given)
     rounds.hierarchy = rounds.given[replica.me.database].hierarchy
     behind = [store for store, given in rounds.given.items() if given.hierarchy != rounds.hierarchy]
     for store in behind:
-        status.tell(replica, hierarchy, store)
-        replica.send(store, hierarchy, StatusRequest())
+        status.tell(replica, folder, store)
+        replica.send(store, folder, StatusRequest())
     rounds.totals = None if behind else folder_sums.added([given.sums for given in rounds.given.values()])
     if rounds.totals is not None:
         _look_at_site(replica, rounds.totals.setdefault(replica.site, folder_sums.unpacked(_NO_SUMS)))
@@ -272,12 +272,21 @@ def _name_folders(replica: Replica, question: BucketQuestion) -> None:
 
 
 def _named(replica: Replica, by: bytes, digests: BucketDigests) -> None:
-    """Ask who named folders for the status of those that differ here; the others of this site learn of it."""
+    """Ask who named folders for the status of those that differ here; the others of this site learn of it.
+
+    Where both have the same numbers, they take different ones for let go by all others: one of them has a row
+    that is behind, and asks all.
+    """
     if by == digests.source:
         _pass_on(replica, digests)
     for folder in list(_differing(replica, digests))[:FOLDERS_MAX]:
         replica.fired["asked_at_rest"] += 1
         replica.send(digests.source, folder, StatusRequest())
+        state = replica.state(folder)
+        row = state.rows.get(digests.source)
+        if row is not None and row.had == state.knowledge.had:
+            replica.fired["asked_all_at_rest"] += 1
+            hierarchy.ask_all(replica, folder)
 
 
 def _pass_on(replica: Replica, digests: BucketDigests) -> None:

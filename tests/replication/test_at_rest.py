@@ -15,6 +15,7 @@ from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.wire.messages import BucketDigests, Message, RestPoll, RestSums, StatusRequest
+from pillarbox.store.change_number import ChangeNumber, CNSet
 
 ROUND_MS = 15 * MINUTE_MS
 
@@ -97,6 +98,24 @@ def test_a_status_that_was_lost_leaves_no_row_behind() -> None:
     post.wait(HOUR_MS, is_lost=about(folder, "1"))
     assert all(row.had.covers(had) for row in post.replica(0).state(folder).rows.values())
     assert post.stores[0].explain(folder, post.now).is_in_sync
+
+
+@pytest.mark.parametrize("behind", [1, 2])
+def test_a_row_that_is_behind_in_what_others_let_go_by_age_is_found_within_the_site(behind: int) -> None:
+    post = Post("abb")
+    folder = post.folder("123")
+    post.wait(HOUR_MS)
+    let_go = CNSet.of([ChangeNumber(b"G" * 16, 7)])
+    post.do(0, lambda replica: replica.state(folder).knowledge.expire(let_go))
+
+    def hear(replica: Replica) -> None:
+        rows = replica.state(folder).rows
+        rows[b"1" * 16] = replace(rows[b"1" * 16], expired=let_go)
+
+    post.do(3 - behind, hear)
+    assert not post.replica(behind).assumed(folder)
+    post.wait(HOUR_MS)
+    assert post.replica(behind).assumed(folder) == let_go
 
 
 def test_a_row_is_not_doubted_for_what_was_let_go_by_age_here() -> None:
