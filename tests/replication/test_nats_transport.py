@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import random
 import socket
@@ -508,6 +509,68 @@ def test_an_nkey_is_let_in(place: Place, tmp_path: Path) -> None:
     place.server.start()
     (tmp_path / "nkey").write_bytes(bytes(seed))
     place.linked(A, B, nkey_file="nkey")
+
+
+class Signer:
+    """A key of NATS that signs tokens (JWT), as `nsc` makes them."""
+
+    def __init__(self, number: int, kind: str) -> None:
+        nkeys = pytest.importorskip("nkeys", reason="nkeys (the extra `nats`) is not installed")
+        prefix = getattr(nkeys, f"PREFIX_BYTE_{kind.upper()}")
+        self.seed = bytes(nkeys.encode_seed(random.Random(number).randbytes(32), prefix))
+        self._pair, self._kind = nkeys.from_seed(bytearray(self.seed)), kind
+        self.name: str = self._pair.public_key.decode()
+
+    def token(self, of: Signer, **claims: Any) -> str:
+        """The token by which this key vouches for another one."""
+        about = {**claims, "type": of._kind, "version": 2}
+        payload = {
+            "jti": of.name,
+            "iat": 1,
+            "iss": self.name,
+            "name": of._kind,
+            "sub": of.name,
+            "nats": about,
+        }
+        parts = [_part({"typ": "JWT", "alg": "ed25519-nkey"}), _part(payload)]
+        signature = self._pair.sign(".".join(parts).encode())
+        return ".".join([*parts, base64.urlsafe_b64encode(signature).decode().rstrip("=")])
+
+
+def _part(claims: dict[str, Any]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
+
+
+UNLIMITED = dict.fromkeys(
+    ("subs", "data", "payload", "imports", "exports", "conn", "leaf", "mem_storage", "disk_storage"), -1
+) | {"streams": -1, "consumer": -1, "wildcards": True}
+
+
+def test_a_user_of_an_account_is_let_in_by_a_credentials_file(place: Place, tmp_path: Path) -> None:
+    operator, system = Signer(1, "operator"), Signer(2, "account")
+    account, user, stranger = Signer(3, "account"), Signer(4, "user"), Signer(5, "account")
+    known = {system.name: operator.token(system), account.name: operator.token(account, limits=UNLIMITED)}
+    place.server.write(
+        f"operator: {operator.token(operator)}\nsystem_account: {system.name}\nresolver: MEMORY\n"
+        f"resolver_preload: {{ {', '.join(f'{name}: {token}' for name, token in known.items())} }}"
+    )
+    place.server.start()
+    for name, signer in (("b1.creds", account), ("other.creds", stranger)):
+        lines = [
+            "-----BEGIN NATS USER JWT-----",
+            signer.token(user, subs=-1, data=-1, payload=-1),
+            "------END NATS USER JWT------",
+            "",
+            "-----BEGIN USER NKEY SEED-----",
+            user.seed.decode(),
+            "------END USER NKEY SEED------",
+            "",
+        ]
+        (tmp_path / name).write_text("\n".join(lines))
+    a, b = (place.linked(A, B, credentials_file="b1.creds"), place.linked(B, A, credentials_file="b1.creds"))
+    a.give_all(B, b"one")
+    assert b.next_frames(1) == {b"one"}
+    assert "NATS" in place.add(C, B, credentials_file="other.creds").refused.get(timeout=WAIT_S)
 
 
 def test_a_file_that_is_missing_is_named(place: Place, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -18,8 +19,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from pillarbox.replication.transports.nats_settings import NatsSettings
 from pillarbox.store.errors import PillarboxError
-from pillarbox.tools.bench import nodes_chaos
+from pillarbox.tools.bench import nats_away, nodes_chaos
 from pillarbox.tools.bench.packed_changes import packed_bytes
 from pillarbox.tools.bench.report import at_least_one
 from pillarbox.tools.bench.served_nodes import Node, Nodes, Reading, eventually, percentile
@@ -348,6 +350,38 @@ def chaos(options: Options) -> str:
         )
 
 
+# --- NATS in trouble ---------------------------------------------------------------------------------------
+
+
+def nats(options: Options) -> str:
+    """Links by NATS, whose server is restarted, killed, and away."""
+    if reason := nats_away.why_not():
+        return f"left out, {reason}"
+    root = Path(tempfile.mkdtemp(prefix="pillarbox-bench-", dir=options.root))
+    try:
+        with Network() as network, ExitStack() as stack:
+            namespace, address = network.add_node("nats", TWO["a1"])
+            process = nats_away.NatsProcess(root / "nats", namespace, address)
+            stack.callback(process.end, signal.SIGKILL)
+            process.start()
+            settings = NatsSettings((f"{address}:{nats_away.PORT}",))
+            nodes = stack.enter_context(Nodes(root, network, TWO, nats=settings))
+            nodes.serve()
+            nodes["a1"].share(nats_away.FOLDER, [nodes["b1"]])
+            nodes.settle()
+            trouble = nats_away.Trouble(nodes, process)
+            restarted, killed = trouble.restarted(), trouble.killed()
+            away = trouble.away(options.seconds)
+            is_equal = _are_equal(nodes)
+    finally:
+        if not options.keep:
+            shutil.rmtree(root)
+    return (
+        f"restarted: {restarted}; killed: {killed}; away for {options.seconds} s: {away}; "
+        f"{'equal' if is_equal else 'NOT EQUAL'}"
+    )
+
+
 MEASURES: Final[dict[str, Callable[[Options], str]]] = {
     "visible": visible,
     "urgent": urgent,
@@ -355,6 +389,7 @@ MEASURES: Final[dict[str, Callable[[Options], str]]] = {
     "backfill": backfill,
     "rest": rest,
     "chaos": chaos,
+    "nats": nats,
 }
 
 
@@ -372,7 +407,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--cut-seconds", type=at_least_one, default=60, help="for how long (60)")
     parser.add_argument("--peers", type=at_least_one, default=50, help="servers beside the one at rest (50)")
     parser.add_argument(
-        "--seconds", type=at_least_one, default=60, help="how long to overload, or to rest (60)"
+        "--seconds", type=at_least_one, default=60, help="how long to overload, to rest, or to be away (60)"
     )
     parser.add_argument("--seed", type=int, default=1, help="of the chaos (1)")
     parser.add_argument("--keep", action="store_true", help="leave the servers and their logs")

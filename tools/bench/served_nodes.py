@@ -18,7 +18,8 @@ from pillarbox.replication.core import organisation_folder
 from pillarbox.replication.ground.records import ReplicaState
 from pillarbox.replication.membership.certificates import certify, new_authority, new_key
 from pillarbox.replication.node.member_files import MemberFiles, NodeSettings
-from pillarbox.replication.organisation.topology import Connector, Organisation, Server
+from pillarbox.replication.organisation.topology import Connector, Organisation, Server, TransportName
+from pillarbox.replication.transports.nats_settings import NatsSettings
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.disk.tables import FolderRecord, ItemRecord
 from pillarbox.store.engine.transaction import Reader
@@ -201,12 +202,19 @@ class Nodes:
     """All servers of an organisation, by name, with the links between its sites. Ends all at the end."""
 
     def __init__(
-        self, root: Path, network: Network, sites: Mapping[str, str], *, are_apart: bool = True
+        self,
+        root: Path,
+        network: Network,
+        sites: Mapping[str, str],
+        *,
+        are_apart: bool = True,
+        nats: NatsSettings | None = None,
     ) -> None:
         """Make a server for each name, in the site that it is given; the sites are in a chain.
 
         All know each other from the beginning, as after each has joined. Where they are not `are_apart`,
         those of a site share a namespace: the kernel knows a thousand neighbours at most, of all together.
+        With `nats` the links between sites are by NATS.
         """
         names = sorted({*sites.values()})
         self.links: dict[tuple[str, str], Link] = {}
@@ -228,16 +236,17 @@ class Nodes:
                 files = MemberFiles(node.path)
                 files.keep_key(key)
                 files.keep_certificate(certificate)
-                files.keep_settings(NodeSettings(listen=(listen,)))
+                files.keep_settings(NodeSettings(listen=(listen,), nats=nats))
                 servers[store.guid] = Server(
                     store.guid, name, site, 1, addresses=(listen,), certificates=(certificate.der,)
                 )
                 join(store, ACTOR, tree)
         chain = list(pairwise(names))
         self.links = {pair: network.join(*pair) for pair in chain}
+        transport = TransportName.NATS if nats else TransportName.DIRECT
         organisation = Organisation(
             servers,
-            tuple(Connector(f"{one}-{other}", (one, other), 10) for one, other in chain),
+            tuple(Connector(f"{one}-{other}", (one, other), 10, transport=transport) for one, other in chain),
             sites=tuple(names),
             authorities=(authority.certificate.der,),
         )
