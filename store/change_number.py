@@ -505,10 +505,10 @@ def _count_common(some: _Runs, others: _Runs) -> int:
         return _count_looked_up(some, others)
     # In the order of all edges, the numbers that one set alone has lie between the first and the second, the
     # third and the fourth, and so on; the sizes of both sets count these once, and what is common twice.
+    # Of all these sums, that of the first, third, fifth ... edge is left, less that of all starts.
     edges = _edges(some) + _edges(others)
     edges.sort()
-    alone_count = sum(edges[1::2]) - sum(edges[::2])
-    return (_count(some) + _count(others) - alone_count) // 2
+    return sum(edges[::2]) - sum(some.starts) - sum(others.starts)
 
 
 def _count_looked_up(few: _Runs, many: _Runs) -> int:
