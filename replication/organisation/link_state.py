@@ -121,6 +121,7 @@ class StatedLinks:
         for said in (self.said, self._down):
             for key in [key for key in said if key[1] == server]:
                 del said[key]
+        self._counted = 0, 0, _NONE
 
     def down(self, now_ms: int) -> frozenset[str]:
         """The connectors that one of their ends states as down. An oscillating one counts as up."""

@@ -82,3 +82,12 @@ def test_each_statement_counts_until_it_lapses_and_a_new_one_at_once() -> None:
     assert links.down(MINUTE_MS) == {"ab", "cd"} and links.lapses_ms(MINUTE_MS) == lapses_ms
     assert links.down(lapses_ms) == {"cd"} and links.lapses_ms(lapses_ms) == lapses_ms + MINUTE_MS
     assert links.down(lapses_ms - 1) == {"ab", "cd"}  # as an earlier moment was
+
+
+def test_what_an_end_had_stated_counts_no_more_once_it_begins_anew_whatever_others_state() -> None:
+    links = StatedLinks()
+    links.hear("ab", b"1" * 16, 1, LinkState.DOWN, 0)
+    links.hear("cd", b"2" * 16, 1, LinkState.DOWN, MINUTE_MS)
+    assert links.down(MINUTE_MS) == {"ab", "cd"}
+    links.forget(b"1" * 16)
+    assert links.down(MINUTE_MS) == {"cd"}
