@@ -31,7 +31,7 @@ from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.ground.records import Folder, ObjectId, Tree
 from pillarbox.replication.node import conflict_notice
 from pillarbox.replication.node.bound_objects import BoundObjects
-from pillarbox.replication.node.conflict_notice import ConflictNotice, Tell, notices_of, tell_nobody
+from pillarbox.replication.node.conflict_notice import ConflictNotice, Tell, notices_of
 from pillarbox.replication.node.contents import contents_of
 from pillarbox.replication.node.fence import FenceFile
 from pillarbox.replication.node.held_copies import HeldCopies
@@ -118,9 +118,10 @@ class StoreReplicator:
     """A store's replicator. One thread at a time calls it; other threads use the store meanwhile.
 
     `transport` takes what is to be sent, after the transaction that it follows from; it may lose it. `tell`
-    takes notices of conflicts; those that a crash kept from it come at the next start. `fence` lies outside
-    of the database. `reads` are the versions of the wire that the program reads. `may_send_page` says whether
-    the store that asked for something may be sent the next page of its answer; it waits while not. Every call
+    takes notices of conflicts; those that a crash kept from it come at the next start, and without one all
+    wait for who has it. `fence` lies outside of the database. `reads` are the versions of the wire that the
+    program reads. `may_send_page` says whether the store that asked for something may be
+    sent the next page of its answer; it waits while not. Every call
     raises Dismounted, ReadOnly or DiskFull as a transaction does: it may be made again when there is room.
     """
 
@@ -133,7 +134,7 @@ class StoreReplicator:
         fence: FenceFile,
         transport: Transport,
         reads: Collection[int] = VERSIONS_READ,
-        tell: Tell = tell_nobody,
+        tell: Tell | None = None,
     ) -> None:
         self._database = database
         self._tree = tree
@@ -383,7 +384,7 @@ class StoreReplicator:
                 self._pages[effect.key] = False
         for each in done.outgoing:
             self._transport(each)
-        if notices := [*self._untold, *done.notices]:
+        if self._tell is not None and (notices := [*self._untold, *done.notices]):
             for notice in notices:
                 self._tell(notice)
             with self._database.transaction(ACTOR) as txn:

@@ -18,7 +18,9 @@ from pillarbox.replication.core.preset import MINUTE_MS
 from pillarbox.replication.core.subtree import Action
 from pillarbox.replication.ground.records import MessageVersion, ObjectId
 from pillarbox.replication.ground.versions import Versions
+from pillarbox.replication.node.fence import FenceFile
 from pillarbox.replication.node.store_replicator import StoreReplicator
+from pillarbox.replication.node.stored_organisation import replicator_at_rest
 from pillarbox.store.access import FolderRights
 from pillarbox.store.change_number import ChangeNumber
 from pillarbox.store.content.blocks import digest_of
@@ -227,9 +229,12 @@ def test_contacts_and_posters_are_told_once_of_each_conflict_at_each_store(
     assert "pillarbox replication resolve" in parsed.get_content()
 
 
+@pytest.mark.parametrize("is_commanded", [False, True])
 def test_a_conflict_is_told_at_the_next_start_when_the_program_died_before_it_told_it(
-    make_nodes: Callable[[str], Nodes], monkeypatch: pytest.MonkeyPatch
+    make_nodes: Callable[[str], Nodes], monkeypatch: pytest.MonkeyPatch, is_commanded: bool
 ) -> None:
+    """A command that comes before it tells nobody, and leaves it to the node."""
+
     class Killed(BaseException):
         """The end of the program, between a transaction and what follows from it."""
 
@@ -243,6 +248,11 @@ def test_a_conflict_is_told_at_the_next_start_when_the_program_died_before_it_to
         patch.setattr(StoreReplicator, "_follow", killed)
         in_conflict(two, ["mine", "theirs"])
     two[0].database.dismount()
+    if is_commanded:
+        two[0].mount()
+        fence = FenceFile(two[0].place.with_suffix(".fence"), b"m" * 16)
+        replicator_at_rest(two[0].database, fence).perform(lambda replica: None)
+        two[0].database.dismount()
     two[0].begin()
     two.wait(LONG_MS)
     assert [[notice.account for notice in store.told] for store in two.stores] == [["anna"]] * 2
