@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Final
 
 from pillarbox.replication.core import mates, outbox
 from pillarbox.replication.core.preset import DAY_MS, MINUTE_MS, Wait
@@ -15,6 +16,9 @@ from pillarbox.replication.organisation.sources import Candidate, Late, Plan, Re
 from pillarbox.replication.organisation.topology import Way, ways_from
 from pillarbox.replication.wire.messages import BackfillRequest
 from pillarbox.store.change_number import CNSet
+
+SAME_SOURCES_TRIES: Final = 3
+"""The tries after which others are asked than those that are first in the order."""
 
 
 def missing(replica: Replica, folder: ObjectId) -> CNSet:
@@ -89,14 +93,15 @@ def ask(replica: Replica, folder: ObjectId) -> None:
     """
     state = replica.state(folder)
     due = [entry for entry in state.entries if entry.due_ms <= replica.now_ms]
-    needed = CNSet()
+    needed, stubborn = CNSet(), CNSet()
     for entry in due:
         needed |= NOTHING if entry.sleeps else entry.missing
+        stubborn |= entry.missing if is_stubborn(entry) else NOTHING
     _note_silence(state)
     sources = open_sources(replica, folder)
     postponed, until_ms = _on_its_way(replica, folder, needed)
     asked = CNSet()
-    for request in _choose(replica, needed - postponed, sources).requests:
+    for request in _requests(replica, needed - postponed, stubborn - postponed, sources):
         asked |= request.numbers
         _send_request(replica, folder, request)
     for entry in due:
@@ -111,6 +116,33 @@ def ask(replica: Replica, folder: ObjectId) -> None:
         else:
             after = replace(entry, due_ms=max(until_ms, replica.now_ms + MINUTE_MS))
         state.entries = tuple(after if each is entry else each for each in state.entries)
+
+
+def is_stubborn(entry: BackfillEntry) -> bool:
+    """True when an entry was asked for three times, and then at each second try, and nothing of it came."""
+    beyond = entry.tries - SAME_SOURCES_TRIES
+    return not entry.sleeps and beyond >= 0 and beyond % 2 == 0
+
+
+def _requests(
+    replica: Replica, needed: CNSet, stubborn: CNSet, sources: list[Candidate]
+) -> Iterable[Request]:
+    """The requests for needed numbers. Those that did not come by the sources which are first in the order
+    are asked of others: a source may give gaps alone, which wait for what it has purged and others hold.
+    """
+    usual = _choose(replica, needed, sources).requests
+    tried = {request.source for request in usual if request.numbers.count_common(stubborn)}
+    others = [source for source in sources if source.database not in tried]
+    elsewhere = CNSet()
+    for source in others:
+        elsewhere |= source.available & stubborn
+    if not elsewhere:
+        return usual
+    replica.fired["asked_elsewhere"] += 1
+    asked = {request.source: request.numbers - elsewhere for request in usual}
+    for request in _choose(replica, elsewhere, others).requests:
+        asked[request.source] = asked.get(request.source, NOTHING) | request.numbers
+    return [Request(source, numbers) for source, numbers in asked.items() if numbers]
 
 
 def _ask_later(replica: Replica, folder: ObjectId, missing: CNSet) -> None:

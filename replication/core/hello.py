@@ -17,7 +17,7 @@ from pillarbox.replication.core.replica import Replica, ReplicaRecord, Waiting
 from pillarbox.replication.core.state import NEVER_MS
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId
-from pillarbox.replication.wire.messages import Hello, HelloAnswer, Life, Message, Statement
+from pillarbox.replication.wire.messages import Hello, HelloAnswer, Life, Message, Statement, Status
 
 AGAIN_MS: Final = 10_000
 AGAIN_LATER_MS: Final = 60_000
@@ -141,13 +141,19 @@ def sendable(replica: Replica, effects: list[Effect]) -> list[Effect]:
     told: list[Effect] = []
     for effect in effects:
         is_kept_back = isinstance(effect, Send | Answer) and not _is_hello(effect)
-        (replica.kept_back if is_kept_back else told).append(effect)
+        if not _acknowledges(effect):  # a leaving replica asks again, and this one may leave meanwhile, too
+            (replica.kept_back if is_kept_back else told).append(effect)
     del replica.kept_back[:-KEPT_BACK_MAX]
     return told
 
 
 def _is_hello(effect: Effect) -> bool:
     return isinstance(effect, Send) and isinstance(effect.message.body, Hello | HelloAnswer)
+
+
+def _acknowledges(effect: Effect) -> bool:
+    body = effect.message.body if isinstance(effect, Send) else None
+    return isinstance(body, Status) and body.acknowledgement is not None
 
 
 def answer(replica: Replica, asker: bytes, hello: Hello) -> None:

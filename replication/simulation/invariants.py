@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pillarbox.replication.core import hierarchy
+from pillarbox.replication.core import hierarchy, setting_aside
 from pillarbox.replication.core.state import FolderState
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId, Tree
@@ -159,7 +159,7 @@ class Invariants:
                     raise Violation(f"{_at(machine, folder, number)} is held, and not known")
                 if number not in self.history.writes:
                     raise Violation(f"{_at(machine, folder, number)} is held, and was lost by a crash")
-                if self.is_back(number, known, deletions):
+                if self.is_back(number, known, deletions) and not self._is_aside(state, object_id, number):
                     raise Violation(f"{_at(machine, folder, number)} was replaced or deleted, and is back")
 
     def _deletions(self, machine: Machine) -> CNSet:
@@ -205,6 +205,12 @@ class Invariants:
             if later in knowledge.had and later not in history.given_up:
                 return
         raise Violation(f"{_at(machine, folder, number)} is claimed, and nothing of it is there")
+
+    def _is_aside(self, state: FolderState, object_id: ObjectId, number: ChangeNumber) -> bool:
+        """True when what replaced a version is set aside here, and tried again: till then the older one may
+        be held."""
+        aside = setting_aside.numbers_of(state, object_id)
+        return any(later in aside for later in self.history.covering(number))
 
     def is_back(self, number: ChangeNumber, known: CNSet, deletions: CNSet) -> bool:
         """True when a version counts as replaced where these numbers of its folder and of the hierarchy are

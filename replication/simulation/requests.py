@@ -4,6 +4,7 @@ number by number, over costs that are added up along all paths."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from pillarbox.replication.core import backfill
@@ -48,9 +49,13 @@ def check_requests(replica: Replica, folder: ObjectId, asked: Mapping[bytes, CNS
             cost, is_up = way
             is_late = listed is ReplicaState.DELETE_PENDING or not is_up or peer in state.silent
             places[peer] = Place(peer not in chosen, cost, is_late, -server.version, -has.count())
+    elsewhere = CNSet()
+    for entry in state.entries:
+        if backfill.is_stubborn(replace(entry, tries=entry.tries - 1)):
+            elsewhere |= entry.missing
     for source, numbers in asked.items():
         for other, place in places.items():
-            if place < places[source] and numbers & state.rows[other].known:
+            if place < places[source] and (numbers - elsewhere) & state.rows[other].known:
                 raise Violation(f"{folder.counter}: a store is asked for what one before it has")
 
 

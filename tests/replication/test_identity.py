@@ -8,16 +8,23 @@ from pathlib import Path
 import pytest
 from driven_stores import TREE, Post, is_changes, new_guids, to_or_from
 
-from pillarbox.replication.core import expiry, identity
-from pillarbox.replication.core.effects import Notice, Report
+from pillarbox.replication.core import expiry, hello, identity
+from pillarbox.replication.core.effects import Notice, Report, Send
 from pillarbox.replication.core.hello import Start
 from pillarbox.replication.core.identity import Fence, Mark, Place, Return
 from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, PROMPT
-from pillarbox.replication.core.replica import ReplicaRecord
+from pillarbox.replication.core.replica import ReplicaRecord, Waiting
 from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.node import fence
 from pillarbox.replication.simulation.objects import DictObjects
-from pillarbox.replication.wire.messages import Hello, HelloAnswer, Message, Status, StatusRequest
+from pillarbox.replication.wire.messages import (
+    Acknowledgement,
+    Hello,
+    HelloAnswer,
+    Message,
+    Status,
+    StatusRequest,
+)
 
 DATABASE, HERE = b"d" * 16, Place(b"m" * 16, 7)
 MARK = Mark(3, b"2" * 16, b"1" * 16)
@@ -416,3 +423,14 @@ def test_a_fence_keeps_its_inode_and_a_copy_has_another(tmp_path: Path) -> None:
     shutil.copy(file.path, copied)
     found, place = fence.FenceFile(copied, b"m" * 16).read()
     assert found == second and place != second.place
+
+
+def test_an_acknowledgement_is_not_kept_back_until_a_hello_is_complete() -> None:
+    post = Post()
+    folder, replica = post.folder(), post.replica(0)
+    acknowledged, plain = (
+        Send(replica.message(b"2" * 16, folder, Status(given))) for given in (Acknowledgement(1, 1), None)
+    )
+    replica.waiting = Waiting(start=b"s" * 16, origin=replica.me.origin, last=0, began_ms=0, due_ms=0)
+    assert hello.sendable(replica, [acknowledged, plain]) == []
+    assert replica.kept_back == [plain], "the replica may leave meanwhile, and who leaves asks again"

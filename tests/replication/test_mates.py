@@ -12,6 +12,7 @@ from pillarbox.replication.core import backfill, mates, writing
 from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, MINUTE_MS, PROMPT
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.replicator import Replicator
+from pillarbox.replication.core.state import BackfillEntry
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.simulation.objects import DictObjects
@@ -168,6 +169,23 @@ def claimed_by_a_mate(count: int) -> tuple[Post, list[ObjectId], bytes]:
     for folder in folders:
         claim(post, folder, mate)
     return post, folders, mate
+
+
+@pytest.mark.parametrize(("tries", "asked"), [(2, "2"), (3, "3"), (4, "2"), (5, "3")])
+def test_what_did_not_come_in_three_tries_is_asked_of_another_source_at_each_second_one(
+    tries: int, asked: str
+) -> None:
+    post = Post("aab")
+    folder = post.folder("123")
+    post.wait(HOUR_MS)
+    state, missing = post.replica(0).state(folder), CNSet.of([ChangeNumber(b"G" * 16, 7)])
+    for name in (b"2" * 16, b"3" * 16):
+        state.rows[name] = replace(state.rows[name], known=state.rows[name].known | missing)
+    state.entries = (BackfillEntry(missing, post.now_ms, tries),)
+    post.sent.clear()
+    post.do(0, lambda replica: backfill.ask(replica, folder))
+    post.carry()
+    assert [each.to for each in post.sent if isinstance(each.body, BackfillRequest)] == [asked.encode() * 16]
 
 
 def test_that_a_store_holds_again_what_it_let_go_by_age_is_believed_of_itself_alone() -> None:
