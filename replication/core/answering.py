@@ -121,10 +121,11 @@ def next_page(replica: Replica, answer: Answer) -> tuple[Message, Answer | None]
         purged -= deletion.cleared_unseen(replica, folder, answer.asker)
     changes = Changes(objects, pair, AnswerTo(answer.life, purged, is_last))
     sent = CNSet.of(number for _, versions in objects for number in versions.entries())
-    if objects:
-        content_bytes = sum(bytes_of(versions) for _, versions in objects)
-        page = Page(sent & wanted, replica.now_ms, replica.now_ms + TAKEN_MS_MAX, content_bytes)
-        replica.pages.setdefault(answer.key, []).append(page)
+    content_bytes = sum(bytes_of(versions) for _, versions in objects)
+    page = Page(sent & wanted, replica.now_ms, replica.now_ms + TAKEN_MS_MAX, content_bytes)
+    replica.pages.setdefault(answer.key, []).append(
+        page
+    )  # an empty one, too: the link takes it as the others
     left = None if is_last else replace(answer, left=wanted - sent, page_count=len(objects))
     return replica.message(answer.asker, folder, changes), left
 

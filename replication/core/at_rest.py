@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
-from pillarbox.replication.core import folder_sums, hierarchy, mates, outbox, status
+from pillarbox.replication.core import folder_sums, mates, outbox, status
 from pillarbox.replication.core.preset import SECOND_MS
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.rounds import Rounds, Told
@@ -275,18 +275,32 @@ def _named(replica: Replica, by: bytes, digests: BucketDigests) -> None:
     """Ask who named folders for the status of those that differ here; the others of this site learn of it.
 
     Where both have the same numbers, they take different ones for let go by all others: one of them has a row
-    that is behind, and asks all.
+    that is behind.
     """
     if by == digests.source:
         _pass_on(replica, digests)
     for folder in list(_differing(replica, digests))[:FOLDERS_MAX]:
         replica.fired["asked_at_rest"] += 1
         replica.send(digests.source, folder, StatusRequest())
-        state = replica.state(folder)
-        row = state.rows.get(digests.source)
-        if row is not None and row.had == state.knowledge.had:
-            replica.fired["asked_all_at_rest"] += 1
-            hierarchy.ask_all(replica, folder)
+        _look_for_old_rows(replica, folder, digests.source, digests.digests[folder])
+
+
+def _look_for_old_rows(replica: Replica, folder: ObjectId, source: bytes, digest: bytes) -> None:
+    """Ask all that are up where a folder differs in two rounds from the same digest of a store that has the
+    same numbers. Once: what a dead store said to one of the two alone nobody can tell the other.
+    """
+    state, differed = replica.state(folder), replica.rounds.differed
+    row = state.rows.get(source)
+    if row is None or row.had != state.knowledge.had:
+        differed.pop(folder, None)
+        return
+    before, was_asked = differed.get(folder, (b"", False))
+    is_again = before == digest
+    differed[folder] = digest, is_again
+    if is_again and not was_asked:
+        replica.fired["asked_all_at_rest"] += 1
+        state.awaited |= {peer for peer in replica.peers(folder) if mates.is_up(replica, peer)}
+        state.await_due_ms, state.await_tries = replica.now_ms, 0
 
 
 def _pass_on(replica: Replica, digests: BucketDigests) -> None:

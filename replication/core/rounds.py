@@ -57,7 +57,8 @@ class Rounds:
     `silent_here` are the stores of its site that count for nothing in the next round. `given` is what the
     head was given in the round that ends at `closes_ms`. `totals` are the site's sums of the last round, None
     where its stores' hierarchies differed; `hierarchy` is the digest that they had, `equal` the sites that
-    agreed. `said` is what other sites are told.
+    agreed. `said` is what other sites are told. `differed` are the digests of others in which folders
+    differed though the numbers are the same, and whether all were asked for that.
     """
 
     due_ms: int = NEVER_MS
@@ -70,3 +71,4 @@ class Rounds:
     hierarchy: bytes = b""
     equal: set[str] = field(default_factory=set)
     said: RestSums | None = None
+    differed: dict[ObjectId, tuple[bytes, bool]] = field(default_factory=dict)

@@ -212,9 +212,10 @@ class FolderState:
     knows all of its numbers in this folder; `broadcast_to` the last one that it broadcast. `applied` counts
     what arrived and was applied. `expired_objects` says for each object that was expired under which numbers.
     `open_requests` counts for each source behind a link the requests that it has not answered to their end.
-    `closable_since_ms` says of origins since when their holes may be closed, for all that is known here.
-    `set_aside` are objects that could not be applied, `marks` the numbers of its own that neighbour sites did
-    not take yet.
+    `asked_back` are for each store the numbers of which others said that it holds them again, and it was
+    asked. `closable_since_ms` says of origins since when their holes may be closed, for all that is known
+    here. `set_aside` are objects that could not be applied, `marks` the numbers of its own that neighbour
+    sites did not take yet.
     """
 
     is_held: bool = False
@@ -237,6 +238,7 @@ class FolderState:
     asks_at_once: bool = False
     seeds_until_ms: int = 0
     asked_expired: CNSet = NOTHING
+    asked_back: dict[bytes, CNSet] = field(default_factory=dict)
     reconciles: dict[bytes, CNSet] = field(default_factory=dict)
     reconciling: dict[bytes, int] = field(default_factory=dict)
     closable_since_ms: dict[bytes, int] = field(default_factory=dict)
@@ -276,6 +278,7 @@ class FolderState:
         self.asked.clear()
         self.open_requests.clear()
         self.fetched_by.clear()
+        self.asked_back.clear()
         self.site_status_due_ms = NEVER_MS
         self.reconciles.clear()
         self.reconciling.clear()
@@ -311,6 +314,7 @@ class FolderState:
         copied.asked = dict(self.asked)
         copied.open_requests = dict(self.open_requests)
         copied.fetched_by = dict(self.fetched_by)
+        copied.asked_back = dict(self.asked_back)
         copied.reconciles = dict(self.reconciles)
         copied.reconciling = dict(self.reconciling)
         copied.closable_since_ms = dict(self.closable_since_ms)

@@ -105,19 +105,23 @@ def take(replica: Replica, folder: ObjectId, told: Status) -> None:
 
 def _without_taken_back(replica: Replica, folder: ObjectId, store: bytes, statement: Statement) -> Statement:
     """A statement about another store, without that it holds what it had let go by age: it alone says that,
-    and is asked.
+    and is asked, once for each number: two mates that are behind in what they know of each other would have
+    each other asked without end.
 
     Who tells it may be behind. A row of its mate that is older would be believed each time that all are asked
-    whether the numbers are held anywhere, and they would be asked for each time, without end.
+    whether the numbers are held anywhere, and they would be asked for each time.
     """
     state = replica.state(folder)
     row = state.rows[store]
     back = statement.known & row.expired if row.expired and statement.life == row.life else NOTHING
     if not back:
         return statement
-    replica.fired["taken_back_by_others"] += 1
-    state.awaited |= {store}
-    state.await_due_ms = replica.now_ms
+    asked = state.asked_back.get(store, NOTHING)
+    if not asked.covers(back):
+        replica.fired["taken_back_by_others"] += 1
+        state.asked_back[store] = asked | back
+        state.awaited |= {store}
+        state.await_due_ms = replica.now_ms
     return Statement(statement.life, statement.known - back, statement.expired | back)
 
 

@@ -8,6 +8,7 @@ the next one begins anew from what the store has.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final, NamedTuple, TypeVar
 
@@ -54,7 +55,15 @@ from pillarbox.store.change_number import CNSet
 from pillarbox.store.engine import numbering
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.transaction import WriteTransaction
-from pillarbox.store.errors import NotFound, OverLimit, PillarboxError, Refused
+from pillarbox.store.errors import (
+    DiskFull,
+    Dismounted,
+    NotFound,
+    OverLimit,
+    PillarboxError,
+    ReadOnly,
+    Refused,
+)
 from pillarbox.store.events import EventId
 from pillarbox.store.hybrid_clock import HybridClock
 from pillarbox.store.ids import LOCAL_BASE, guid_text
@@ -146,6 +155,7 @@ class StoreReplicator:
         self._stated_in: Folder | None = None  # the entries that were looked at for what this program is
         self._tell = tell
         self._untold: list[ConflictNotice] = []  # of before this replicator began
+        self._told: list[ConflictNotice] = []  # that are still kept
         self._objects = BoundObjects()
         self._replicator: Replicator | None = None
         self._fence: Fence | None = None
@@ -363,6 +373,7 @@ class StoreReplicator:
                 if is_start:
                     effects += self._note_local(txn, replicator)
                 outgoing = self._outgoing(txn, effects)
+                self._forget_told(txn)
                 notices = self._report(txn, effects)
                 self._keep(txn, replicator)
         except CannotApply as error:
@@ -378,6 +389,7 @@ class StoreReplicator:
 
     def _follow(self, done: _Done) -> None:
         """Do what follows from a call, now that it is durable."""
+        self._told = []
         self._keep_fence(done.incarnation)
         for effect in done.effects:
             if isinstance(effect, Answer):
@@ -387,10 +399,16 @@ class StoreReplicator:
         if self._tell is not None and (notices := [*self._untold, *done.notices]):
             for notice in notices:
                 self._tell(notice)
-            with self._database.transaction(ACTOR) as txn:
-                for notice in notices:
-                    conflict_notice.forget(txn, notice)
             self._untold.clear()
+            self._told = notices
+            with suppress(DiskFull, Dismounted, ReadOnly):  # the call is done: the next one forgets them
+                with self._database.transaction(ACTOR) as txn:
+                    self._forget_told(txn)
+                self._told = []
+
+    def _forget_told(self, txn: WriteTransaction) -> None:
+        for notice in self._told:
+            conflict_notice.forget(txn, notice)
 
     def _bound(
         self,

@@ -457,7 +457,7 @@ class DirectTransport:
 
     async def _read(self, database: bytes, link: _Link) -> None:
         assert self._teller is not None
-        pieces: list[bytes] = []
+        pieces = bytearray()  # as long as what came, however small its pieces are
         while True:
             async with asyncio.timeout(self._timing.dead_after_s):
                 length, kind = _HEAD.unpack(await link.reader.readexactly(_HEAD.size))
@@ -465,15 +465,15 @@ class DirectTransport:
                 continue
             is_piece = kind in (Kind.PIECE, Kind.LAST_PIECE)
             is_frame = kind == Kind.FRAME or is_piece
-            room_bytes = FRAME_BYTES_MAX - is_piece * sum(map(len, pieces))
+            room_bytes = FRAME_BYTES_MAX - is_piece * len(pieces)
             if not is_frame or not 0 < length <= room_bytes:
                 raise InvalidContent(f"a member sent {length} bytes of kind {kind}, which is no frame")
             frame = await self._read_frame(link.reader, length)
             if is_piece:
-                pieces.append(frame)
+                pieces += frame
                 if kind == Kind.PIECE:
                     continue
-                frame, pieces = b"".join(pieces), []
+                frame, pieces = bytes(pieces), bytearray()
             await self._teller.told(lambda arrivals, frame=frame: arrivals.frame_came(database, frame))  # type: ignore[misc]
 
     async def _read_frame(self, reader: asyncio.StreamReader, length: int) -> bytes:

@@ -210,6 +210,26 @@ def test_that_a_store_holds_again_what_it_let_go_by_age_is_believed_of_itself_al
     assert replica.state(folder).rows[third].known == row.known | one
 
 
+def test_two_mates_that_are_behind_in_what_each_let_go_by_age_are_asked_once_each() -> None:
+    post = Post("abb")
+    folder = post.folder("123")
+    post.wait(HOUR_MS)
+    one = CNSet.of([ChangeNumber(b"G" * 16, 7)])
+    for store, mate in ((1, b"3" * 16), (2, b"2" * 16)):
+        state = post.replica(store).state(folder)
+        state.knowledge.expire(one)
+        state.rows[mate] = replace(state.rows[mate], known=state.rows[mate].known | one)
+    rows = post.replica(0).state(folder).rows
+    for mate in (b"2" * 16, b"3" * 16):
+        rows[mate] = replace(rows[mate], expired=one)
+    post.replica(0).state(folder).asked_expired = one
+    post.sent.clear()
+    post.do(0, lambda replica: replica.send(b"2" * 16, folder, StatusRequest()))
+    post.wait(MINUTE_MS)
+    asked = [each.to for each in post.sent if isinstance(each.body, StatusRequest) and each.folder == folder]
+    assert asked == [b"2" * 16, b"3" * 16, b"2" * 16]
+
+
 def test_what_only_a_dead_store_claims_is_not_asked_for_and_is_explained() -> None:
     post = Post("aab")
     folder = post.folder("123")

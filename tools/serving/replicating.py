@@ -264,5 +264,5 @@ def deliver_notice(server: pillarbox.Server, notice: ConflictNotice, log: Log) -
         pillarbox.deliver(database, pillarbox.Actor.transport(), [mailbox.guid], notice.render())
     except (NotFound, InvalidName):
         return
-    except PillarboxError as error:
+    except Exception as error:  # it is told once; a fault here must not stop replication at each start
         log.say(WARNING, f"{notice.account} was not told of a conflict in folder {notice.folder}: {error}")
