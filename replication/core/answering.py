@@ -111,7 +111,8 @@ def next_page(replica: Replica, answer: Answer) -> tuple[Message, Answer | None]
     """
     folder, knowledge = answer.folder, replica.state(answer.folder).knowledge
     wanted = answer.left - _had_meanwhile(replica, answer)
-    coming = _in_pages(replica, folder, replica.organisation.servers[answer.asker].site) & wanted
+    server = replica.organisation.servers.get(answer.asker)  # none where a snapshot is read for another store
+    coming = _in_pages(replica, folder, server.site) & wanted if server else NOTHING
     replica.fired["answer_on_its_way"] += bool(coming)
     wanted -= coming
     objects, is_last = _next_objects(replica, answer, wanted)
@@ -123,9 +124,7 @@ def next_page(replica: Replica, answer: Answer) -> tuple[Message, Answer | None]
     sent = CNSet.of(number for _, versions in objects for number in versions.entries())
     content_bytes = sum(bytes_of(versions) for _, versions in objects)
     page = Page(sent & wanted, replica.now_ms, replica.now_ms + TAKEN_MS_MAX, content_bytes)
-    replica.pages.setdefault(answer.key, []).append(
-        page
-    )  # an empty one, too: the link takes it as the others
+    replica.pages.setdefault(answer.key, []).append(page)  # an empty one, too: the link takes it
     left = None if is_last else replace(answer, left=wanted - sent, page_count=len(objects))
     return replica.message(answer.asker, folder, changes), left
 

@@ -157,6 +157,7 @@ def _send_request(replica: Replica, folder: ObjectId, request: Request) -> None:
     replica.fired["backfill_request"] += 1
     replica.unanswered[request.source] += 1
     state.asked[request.source] = replica.now_ms
+    state.requested |= {request.source}
     replica.send(request.source, folder, BackfillRequest(request.numbers, state.knowledge.settled))
     if replica.organisation.servers[request.source].site != replica.site:
         state.open_requests[request.source] = state.open_requests.get(request.source, 0) + 1

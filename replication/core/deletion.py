@@ -39,7 +39,10 @@ def purge(replica: Replica, folder: ObjectId) -> int:
         if closed:
             state.knowledge.claim(closed)
             replica.report(Notice.HOLE_CLOSED, folder, closed)
-        state.knowledge.purged |= CNSet.of(versions.entries())
+        if (
+            versions.siblings
+        ):  # else it is bare, and no deletion: its versions went by numbers that are purged
+            state.knowledge.purged |= CNSet.of(versions.entries())
         replica.objects.remove(folder, object_id)
         if folder == replica.tree.hierarchy:
             hierarchy.match_rows(replica, object_id)

@@ -243,7 +243,7 @@ class Replicator:
         answer = changes.answer
         if answer is None:
             transit.note(replica, message, changes.objects)
-        if answer is None or is_for_this_life(replica, folder, answer.life):
+        if answer is None or is_for_this_life(replica, folder, source, answer.life):
             applying.tell_gaps(replica, folder, source, changes.pair)
         if answer is not None:
             backfill.part_came(replica, folder)
@@ -427,7 +427,8 @@ class Replicator:
         )
 
 
-def is_for_this_life(replica: Replica, folder: ObjectId, life: object) -> bool:
+def is_for_this_life(replica: Replica, folder: ObjectId, source: bytes, life: object) -> bool:
     """True when an answer was made for this replica as it is: gaps stated to an earlier one say nothing of
-    it."""
-    return life == replica.life(folder)
+    it, nor do those that were asked for before this start. The store may have gone back since, and not know
+    it yet."""
+    return life == replica.life(folder) and source in replica.state(folder).requested

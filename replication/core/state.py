@@ -210,12 +210,12 @@ class FolderState:
 
     `life` counts how often it began to hold one. `own_last` is the last number of its own up to which it
     knows all of its numbers in this folder; `broadcast_to` the last one that it broadcast. `applied` counts
-    what arrived and was applied. `expired_objects` says for each object that was expired under which numbers.
-    `open_requests` counts for each source behind a link the requests that it has not answered to their end.
-    `asked_back` are for each store the numbers of which others said that it holds them again, and it was
-    asked. `closable_since_ms` says of origins since when their holes may be closed, for all that is known
-    here. `set_aside` are objects that could not be applied, `marks` the numbers of its own that neighbour
-    sites did not take yet.
+    what arrived and was applied. `expired_objects` says for each object that was expired under which
+    numbers. `requested` are the sources that were asked since the start. `open_requests` counts for each
+    source behind a link the requests that it has not answered to their end. `asked_back` are for each store
+    the numbers of which others said that it holds them again, and it was asked. `closable_since_ms` says of
+    origins since when their holes may be closed, for all that is known here. `set_aside` are objects that
+    could not be applied, `marks` the numbers of its own that neighbour sites did not take yet.
     """
 
     is_held: bool = False
@@ -232,6 +232,7 @@ class FolderState:
 
     entries: tuple[BackfillEntry, ...] = ()
     asked: dict[bytes, int] = field(default_factory=dict)
+    requested: frozenset[bytes] = frozenset()
     open_requests: dict[bytes, int] = field(default_factory=dict)
     silent: frozenset[bytes] = frozenset()
     fetched_by: dict[bytes, tuple[CNSet, int]] = field(default_factory=dict)
@@ -272,6 +273,7 @@ class FolderState:
     def restart(self, now_ms: int, purge_interval_ms: int) -> None:
         """Plan all that is due anew: times of before the restart mean nothing now."""
         self.entries, self.silent, self.asked_expired = (), frozenset(), NOTHING
+        self.requested = frozenset()
         self.seeds_until_ms = 0
         # A replica that began while nothing was sent, by a command, say, has asked nobody yet.
         self.asks_at_once |= not any(row.is_heard() for row in self.rows.values())

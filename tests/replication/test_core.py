@@ -28,6 +28,7 @@ from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.ground.versions import Sight
 from pillarbox.replication.simulation.objects import DictObjects
 from pillarbox.replication.wire.messages import (
+    AnswerTo,
     BackfillRequest,
     Changes,
     Life,
@@ -342,6 +343,37 @@ def test_tombstones_go_when_all_replicas_have_seen_them() -> None:
     assert post.replica(1).objects.get(folder, message) is not None
     post.wait(2 * HOUR_MS)
     assert not [store for store in (0, 1) if post.replica(store).objects.get(folder, message)]
+
+
+@pytest.mark.parametrize("was_asked", [True, False])
+def test_gaps_that_were_asked_for_before_a_start_are_not_believed(was_asked: bool) -> None:
+    post = Post()
+    folder = post.folder()
+    post.wait(HOUR_MS)
+    asker, gap = post.replica(1), CNSet.of([ChangeNumber(b"G" * 16, 7)])
+    life = asker.life(folder)
+    asker.state(folder).requested = frozenset({b"1" * 16})
+    if not was_asked:
+        post.put(post.stores[1], post.stores[1].start(post.now, Start.AGAIN))
+    # What the store had when it asked is not among what the gap requires; it may have gone back since.
+    answer = Changes((), Pair(gap, NOTHING), AnswerTo(life, NOTHING, is_last=True))
+    message = post.replica(0).message(b"2" * 16, folder, answer)
+    post.put(post.stores[1], post.stores[1].receive(message, post.now))
+    assert asker.state(folder).knowledge.known.covers(gap) == was_asked
+
+
+def test_a_bare_context_that_goes_is_no_deletion() -> None:
+    post = Post()
+    folder = post.folder()
+    message = post.post(0, folder)
+    post.wait(HOUR_MS)
+    replica = post.replica(0)
+    held = replica.objects.get(folder, message)
+    assert held is not None
+    replica.objects.put(folder, message, held.without(CNSet.of([message])))  # it was let go by age elsewhere
+    post.do(0, lambda replica: deletion.purge(replica, folder))
+    assert replica.objects.get(folder, message) is None
+    assert message not in replica.state(folder).knowledge.purged, "who holds it would take it for deleted"
 
 
 def test_a_hole_is_closed_only_when_all_others_have_said_what_they_have() -> None:
