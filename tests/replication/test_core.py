@@ -47,6 +47,15 @@ def requests(post: Post) -> list[Message]:
     return [each for each in post.sent if isinstance(each.body, BackfillRequest) and each.body.needed]
 
 
+def posted() -> tuple[Post, ObjectId, ObjectId]:
+    """Two stores that have held a message for an hour, its folder, and the message."""
+    post = Post()
+    folder = post.folder()
+    message = post.post(0, folder)
+    post.wait(HOUR_MS)
+    return post, folder, message
+
+
 def test_a_post_reaches_all_replicas_within_a_second() -> None:
     post = Post()
     folder = post.folder()
@@ -363,10 +372,7 @@ def test_gaps_that_were_asked_for_before_a_start_are_not_believed(was_asked: boo
 
 
 def test_a_bare_context_that_goes_is_no_deletion() -> None:
-    post = Post()
-    folder = post.folder()
-    message = post.post(0, folder)
-    post.wait(HOUR_MS)
+    post, folder, message = posted()
     replica = post.replica(0)
     held = replica.objects.get(folder, message)
     assert held is not None
@@ -449,10 +455,7 @@ def test_the_numbers_that_go_with_a_folder_hold_with_each_edit_what_it_replaced(
 
 @pytest.mark.parametrize("is_replaced", [False, True])
 def test_who_let_a_message_go_by_age_learns_by_reconciling_that_it_was_deleted(is_replaced: bool) -> None:
-    post = Post()
-    folder = post.folder()
-    message = post.post(0, folder)
-    post.wait(HOUR_MS)
+    post, folder, message = posted()
     asker, edit = post.replica(1), CNSet()
     assert post.do(1, lambda replica: expiry.expire(replica, folder, post.now_ms + HOUR_MS)) == 1
     if is_replaced:
@@ -801,10 +804,7 @@ def test_content_goes_with_a_deleted_folder_only_where_the_deletion_is_known(
 
 @pytest.mark.parametrize("was_deleted", [False, True])
 def test_an_older_version_of_what_is_set_aside_is_gone_only_if_it_was_deleted(was_deleted: bool) -> None:
-    post = Post()
-    folder = post.folder()
-    message = post.post(0, folder)
-    post.wait(HOUR_MS)
+    post, folder, message = posted()
     store = post.replica(0)
     held = store.objects.get(folder, message)
     assert held is not None
@@ -822,10 +822,7 @@ def test_an_older_version_of_what_is_set_aside_is_gone_only_if_it_was_deleted(wa
 @pytest.mark.parametrize("was_deleted", [False, True])
 def test_what_was_deleted_once_and_then_let_go_by_age_is_gone(was_deleted: bool) -> None:
     """An edit that had not seen the deletion brought the message back, before it was let go by age."""
-    post = Post()
-    folder = post.folder()
-    message = post.post(0, folder)
-    post.wait(HOUR_MS)
+    post, folder, message = posted()
     store = post.replica(0)
     held = store.objects.get(folder, message)
     assert held is not None

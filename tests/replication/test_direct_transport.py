@@ -8,6 +8,7 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from queue import Queue
 
@@ -125,6 +126,16 @@ def member(listening: Listening, connection: ssl.SSLSocket, number: int = 1) -> 
     assert listening.told.next_link() == (B, True)
 
 
+@contextmanager
+def linked(listening: Listening, organisation: Organisation) -> Iterator[ssl.SSLSocket]:
+    """A connection of a member that was let in."""
+    context = client(organisation.credentials(B))
+    listening.transport.members_changed({B: organisation.member(B)})
+    with dial(listening, context) as connection:
+        member(listening, connection)
+        yield connection
+
+
 def test_a_member_is_let_in_by_its_certificate(listening: Listening, organisation: Organisation) -> None:
     context = client(organisation.credentials(B))
     listening.transport.members_changed({B: organisation.member(B)})
@@ -214,10 +225,7 @@ def test_older_tls_is_refused(listening: Listening, organisation: Organisation) 
 def test_a_member_that_sends_no_frames_is_cut_off(
     sent: bytes, listening: Listening, organisation: Organisation
 ) -> None:
-    context = client(organisation.credentials(B))
-    listening.transport.members_changed({B: organisation.member(B)})
-    with dial(listening, context) as connection:
-        member(listening, connection)
+    with linked(listening, organisation) as connection:
         connection.sendall(sent)
         assert is_closed(connection)
     assert listening.told.next_link() == (B, False)
@@ -227,10 +235,7 @@ def test_a_member_that_sends_no_frames_is_cut_off(
 def test_a_frame_may_come_in_pieces_with_others_between_them(
     listening: Listening, organisation: Organisation
 ) -> None:
-    context = client(organisation.credentials(B))
-    listening.transport.members_changed({B: organisation.member(B)})
-    with dial(listening, context) as connection:
-        member(listening, connection)
+    with linked(listening, organisation) as connection:
         for kind, body in ((4, b"a lo"), (4, b"ng "), (2, b"fire"), (5, b"frame"), (5, b"short")):
             connection.sendall(HEAD.pack(len(body), kind) + body)
         came = [listening.told.next_frame()[1] for _ in range(3)]

@@ -80,12 +80,18 @@ def test_a_tree_that_changes_marks_nothing_for_a_site_that_leads_to_nobody_who_l
     assert set(replica.state(folder).marks) == {"c"}, "site b has taken it"
 
 
-def test_it_is_stated_as_up_again_when_its_mail_was_taken() -> None:
+def cut_triangle() -> Triangle:
+    """Stores of which the first has seen the cut of the connector that its mail would go by."""
     post = Triangle()
     folder = post.folder("123456")
     post.is_cut = True
     post.post(0, folder)
     post.wait(MINUTE_MS)
+    return post
+
+
+def test_it_is_stated_as_up_again_when_its_mail_was_taken() -> None:
+    post = cut_triangle()
     assert post.replica(0).down == {"ac"}
     post.is_cut = False
     post.wait(6 * MINUTE_MS)
@@ -96,11 +102,7 @@ def test_it_is_stated_as_up_again_when_its_mail_was_taken() -> None:
 
 
 def test_what_a_store_stated_counts_no_more_when_it_starts_again() -> None:
-    post = Triangle()
-    folder = post.folder("123456")
-    post.is_cut = True
-    post.post(0, folder)
-    post.wait(MINUTE_MS)
+    post = cut_triangle()
     assert all(store.replica.down == {"ac"} for store in post.stores)
     post.is_cut = False
     replica = post.replica(0)
@@ -161,11 +163,7 @@ def test_a_site_that_falls_and_is_taken_out_is_stated_as_down_no_more() -> None:
 
 
 def test_a_statement_is_repeated_and_lapses_when_its_maker_is_gone() -> None:
-    post = Triangle()
-    folder = post.folder("123456")
-    post.is_cut = True
-    post.post(0, folder)
-    post.wait(MINUTE_MS)
+    post = cut_triangle()
     said = len(reports(post))
     post.wait(RESTATE_MS + MINUTE_MS)
     assert len(reports(post)) > said
