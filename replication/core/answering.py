@@ -8,7 +8,6 @@ have waited here for the hierarchy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 from pillarbox.replication.core import deletion, outbox, too_large
@@ -67,8 +66,11 @@ def _in_pages(replica: Replica, folder: ObjectId, site: str) -> CNSet:
     if site != replica.site:
         for key in list(replica.pages):
             _forget_arrived(replica, key)
-        for page in _pages_to(replica, folder, site):
-            coming |= page.numbers
+        servers = replica.organisation.servers
+        for (asker, of_folder), pages in replica.pages.items():
+            if of_folder == folder and servers[asker].site == site:
+                for page in pages:
+                    coming |= page.numbers
     return coming
 
 
@@ -76,13 +78,6 @@ def _forget_arrived(replica: Replica, key: AnswerKey) -> None:
     pages = [page for page in replica.pages.pop(key, ()) if page.until_ms > replica.now_ms]
     if pages:
         replica.pages[key] = pages
-
-
-def _pages_to(replica: Replica, folder: ObjectId, site: str) -> Iterator[Page]:
-    servers = replica.organisation.servers
-    for (asker, of_folder), pages in replica.pages.items():
-        if of_folder == folder and servers[asker].site == site:
-            yield from pages
 
 
 def page_taken(replica: Replica, key: AnswerKey, packed_bytes: int) -> None:

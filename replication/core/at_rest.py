@@ -299,8 +299,8 @@ def _look_for_old_rows(replica: Replica, folder: ObjectId, source: bytes, digest
     differed[folder] = digest, is_again
     if is_again and not was_asked:
         replica.fired["asked_all_at_rest"] += 1
-        state.awaited |= {peer for peer in replica.peers(folder) if mates.is_up(replica, peer)}
-        state.await_due_ms, state.await_tries = replica.now_ms, 0
+        up = [peer for peer in replica.peers(folder) if mates.is_up(replica, peer)]
+        state.await_all(state.awaited.union(up), replica.now_ms)
 
 
 def _pass_on(replica: Replica, digests: BucketDigests) -> None:

@@ -71,8 +71,8 @@ def ask_whether_expired(replica: Replica, folder: ObjectId) -> None:
     expired = expired_by_all(state.rows)
     assumed = expired - state.knowledge.had if expired else expired
     if not state.asked_expired.covers(assumed):
-        state.awaited = frozenset(state.rows) if replica.is_live(folder) else frozenset()
-        state.await_due_ms, state.await_tries = replica.now_ms, 0
+        stores = frozenset(state.rows) if replica.is_live(folder) else frozenset[bytes]()
+        state.await_all(stores, replica.now_ms)
     state.asked_expired = assumed
 
 

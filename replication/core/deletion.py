@@ -39,9 +39,8 @@ def purge(replica: Replica, folder: ObjectId) -> int:
         if closed:
             state.knowledge.claim(closed)
             replica.report(Notice.HOLE_CLOSED, folder, closed)
-        if (
-            versions.siblings
-        ):  # else it is bare, and no deletion: its versions went by numbers that are purged
+        # A bare context is no deletion: its versions went by numbers that are purged already.
+        if versions.siblings:
             state.knowledge.purged |= CNSet.of(versions.entries())
         replica.objects.remove(folder, object_id)
         if folder == replica.tree.hierarchy:

@@ -17,7 +17,7 @@ from pillarbox.replication.core.replica import Replica, ReplicaRecord, Waiting
 from pillarbox.replication.core.state import NEVER_MS
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId
-from pillarbox.replication.wire.messages import Hello, HelloAnswer, Life, Message, Statement, Status
+from pillarbox.replication.wire.messages import Hello, HelloAnswer, Life, Message, Statement
 
 AGAIN_MS: Final = 10_000
 AGAIN_LATER_MS: Final = 60_000
@@ -141,7 +141,8 @@ def sendable(replica: Replica, effects: list[Effect]) -> list[Effect]:
     told: list[Effect] = []
     for effect in effects:
         is_kept_back = isinstance(effect, Send | Answer) and not _is_hello(effect)
-        if not _acknowledges(effect):  # a leaving replica asks again, and this one may leave meanwhile, too
+        # Of an acknowledgement the leaving replica asks again, and this one may leave meanwhile, too.
+        if not (isinstance(effect, Send) and effect.message.acknowledges):
             (replica.kept_back if is_kept_back else told).append(effect)
     del replica.kept_back[:-KEPT_BACK_MAX]
     return told
@@ -149,11 +150,6 @@ def sendable(replica: Replica, effects: list[Effect]) -> list[Effect]:
 
 def _is_hello(effect: Effect) -> bool:
     return isinstance(effect, Send) and isinstance(effect.message.body, Hello | HelloAnswer)
-
-
-def _acknowledges(effect: Effect) -> bool:
-    body = effect.message.body if isinstance(effect, Send) else None
-    return isinstance(body, Status) and body.acknowledgement is not None
 
 
 def answer(replica: Replica, asker: bytes, hello: Hello) -> None:

@@ -123,9 +123,8 @@ def begin(replica: Replica, folder: ObjectId) -> None:
 
 def ask_all(replica: Replica, folder: ObjectId) -> None:
     """Ask all other replicas for their status, until each has answered."""
-    state = replica.state(folder)
-    state.awaited = frozenset(replica.peers(folder)) if replica.is_live(folder) else frozenset()
-    state.await_due_ms, state.await_tries = replica.now_ms, 0
+    peers = frozenset(replica.peers(folder)) if replica.is_live(folder) else frozenset[bytes]()
+    replica.state(folder).await_all(peers, replica.now_ms)
 
 
 def ask_one(replica: Replica, folder: ObjectId, nearest: Iterable[bytes]) -> None:

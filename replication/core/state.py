@@ -292,6 +292,11 @@ class FolderState:
         self.unstated_since_ms = self.news_ms = now_ms
         self.purge_due_ms = now_ms + purge_interval_ms
 
+    def await_all(self, stores: frozenset[bytes], now_ms: int) -> None:
+        """Have the statuses of these stores asked for at once, until each has answered."""
+        self.awaited = stores
+        self.await_due_ms, self.await_tries = now_ms, 0
+
     def wake(self, now_ms: int) -> None:
         """A store was heard that may have what others cannot give: sleeping entries are looked at."""
         if any(entry.sleeps for entry in self.entries):

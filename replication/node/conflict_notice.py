@@ -15,15 +15,14 @@ from typing import Final, NamedTuple
 
 from pillarbox.replication.core.effects import Notice, Report
 from pillarbox.replication.node.identifiers import Identifiers
-from pillarbox.store.disk.records import pack, unpack
+from pillarbox.replication.node.kept_values import packed, unpacked
 from pillarbox.store.engine import replication_state
 from pillarbox.store.engine.replication_state import Kept
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
-from pillarbox.store.errors import NotFound, UnsupportedVersion
+from pillarbox.store.errors import NotFound
 from pillarbox.store.ids import id_text
 from pillarbox.store.mail import folders, messages, versions
 
-VERSION: Final = 1
 _HINTS: Final = {
     Notice.CONFLICT: "All versions are kept, in one conflict message. Keep one of them, or all as messages "
     "of their own, with `pillarbox replication resolve`.",
@@ -95,7 +94,9 @@ def notices_of(reader: Reader, ids: Identifiers, report: Report) -> Iterator[Con
 
 def keep(txn: WriteTransaction, notice: ConflictNotice) -> None:
     """Keep a notice until it was told."""
-    replication_state.keep(txn, Kept.UNTOLD, _packed(notice), guid=bytes.fromhex(notice.key))
+    account, kind, folder, subject, message, actors, key = notice
+    value = packed(account, kind.name, folder, subject, message, actors)
+    replication_state.keep(txn, Kept.UNTOLD, value, guid=bytes.fromhex(key))
 
 
 def forget(txn: WriteTransaction, notice: ConflictNotice) -> None:
@@ -108,19 +109,8 @@ def untold(reader: Reader) -> list[ConflictNotice]:
     return [_unpacked(key, value) for _, key, value in replication_state.all_kept(reader, Kept.UNTOLD)]
 
 
-def _packed(notice: ConflictNotice) -> bytes:
-    account, kind, folder, subject, message, actors, _ = notice
-    return pack((VERSION, account, kind.name, folder, subject, message, actors))
-
-
 def _unpacked(key: bytes, value: bytes) -> ConflictNotice:
-    version, *fields = unpack(value)
-    if version != VERSION:
-        raise UnsupportedVersion(
-            f"the notice of a conflict is of version {version}",
-            hint=f"this program reads version {VERSION}; use a newer one",
-        )
-    account, notice, folder, subject, message, actors = fields
+    account, notice, folder, subject, message, actors = unpacked(value, "the notice of a conflict")
     return ConflictNotice(account, Notice[notice], folder, subject, message, tuple(actors), key.hex())
 
 

@@ -12,15 +12,14 @@ from typing import Final, NamedTuple
 
 from pillarbox.replication.core.state import Passing
 from pillarbox.replication.ground.records import Tree
+from pillarbox.replication.node.kept_values import packed, unpacked
 from pillarbox.replication.wire.messages import BundleKey
 from pillarbox.replication.wire.seal import open_again
-from pillarbox.store.disk.records import pack, unpack
 from pillarbox.store.engine import replication_state
 from pillarbox.store.engine.replication_state import Kept
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
-from pillarbox.store.errors import Corrupt, UnsupportedVersion
+from pillarbox.store.errors import Corrupt
 
-VERSION: Final = 1
 SLICE_BYTES: Final = 8 << 20  # of a row of the store, which bounds what is kept in one
 _SLICES_BITS: Final = 8
 
@@ -50,12 +49,8 @@ class HeldCopies:
         self._places.clear()
         waiting: dict[str, dict[BundleKey, Passing]] = {}
         for number, database, value in replication_state.all_kept(reader, Kept.COPY):
-            version, incarnation, count, hops, behind_ms, slices_count, sites = unpack(value)
-            if version != VERSION:
-                raise UnsupportedVersion(
-                    f"a copy for other sites is of version {version}",
-                    hint=f"this program reads version {VERSION}; use a newer one",
-                )
+            fields = unpacked(value, "a copy for other sites")
+            incarnation, count, hops, behind_ms, slices_count, sites = fields
             key = BundleKey(database, incarnation, count)
             self._places[key] = _Place(number, slices_count, tuple(sites))
             bundle = open_again(self.data(reader, key), tree)
@@ -94,8 +89,8 @@ class HeldCopies:
             if set(place.sites) != set(wanted):
                 self._places[key] = place = place._replace(sites=tuple(sorted(wanted)))
                 copy = waiting[wanted[0]][key]
-                fields = (VERSION, key.incarnation, key.number, copy.hops, copy.behind_ms)
-                value = pack((*fields, place.slices_count, place.sites))
+                fields = (key.incarnation, key.number, copy.hops, copy.behind_ms)
+                value = packed(*fields, place.slices_count, place.sites)
                 replication_state.keep(txn, Kept.COPY, value, place.number, key.database)
 
     def _put(self, txn: WriteTransaction, key: BundleKey, data: bytes) -> _Place:

@@ -129,9 +129,9 @@ class StoreReplicator:
     `transport` takes what is to be sent, after the transaction that it follows from; it may lose it. `tell`
     takes notices of conflicts; those that a crash kept from it come at the next start, and without one all
     wait for who has it. `fence` lies outside of the database. `reads` are the versions of the wire that the
-    program reads. `may_send_page` says whether the store that asked for something may be
-    sent the next page of its answer; it waits while not. Every call
-    raises Dismounted, ReadOnly or DiskFull as a transaction does: it may be made again when there is room.
+    program reads. `may_send_page` says whether the store that asked for something may be sent the next page
+    of its answer; it waits while not. Every call raises Dismounted, ReadOnly or DiskFull as a transaction
+    does: it may be made again when there is room.
     """
 
     def __init__(

@@ -15,16 +15,15 @@ from pillarbox.replication.core.state import FolderState, Leaving, Row, SetAside
 from pillarbox.replication.ground.knowledge import Knowledge
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.node.identifiers import Identifiers, KnownIdentifiers
+from pillarbox.replication.node.kept_values import packed, unpacked
 from pillarbox.replication.wire.messages import Life, Sender
 from pillarbox.store.change_number import ChangeNumber, CNSet
-from pillarbox.store.disk.records import pack, unpack
 from pillarbox.store.engine import replication_state
 from pillarbox.store.engine.replication_state import Kept
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
-from pillarbox.store.errors import UnsupportedVersion
 from pillarbox.store.hybrid_clock import HybridClock
 
-VERSION: Final = 1
+_WHAT: Final = "the replication state"
 
 
 class StoredRecord:
@@ -42,12 +41,12 @@ class StoredRecord:
         value = replication_state.kept(reader, Kept.STORE)
         if value is None:
             return None
-        record = _record_of(_unpacked(value))
+        record = _record_of(unpacked(value, _WHAT))
         for folder_id, _, fields in replication_state.all_kept(reader, Kept.FOLDER):
             known = replication_state.known(reader, folder_id)
-            state = _folder_of(known, _unpacked(fields))
+            state = _folder_of(known, unpacked(fields, _WHAT))
             for _, guid, row in replication_state.all_kept(reader, Kept.ROW, folder_id):
-                state.rows[guid] = _row_of(_unpacked(row))
+                state.rows[guid] = _row_of(unpacked(row, _WHAT))
             self._rows[folder_id] = dict(state.rows)
             record.folders[ids.object_id(folder_id)] = state
         return record
@@ -56,7 +55,7 @@ class StoredRecord:
         self, txn: WriteTransaction, ids: Identifiers, record: ReplicaRecord, folders: Iterable[ObjectId]
     ) -> None:
         """Keep the record, with the state of those folders that a call touched."""
-        replication_state.keep(txn, Kept.STORE, _packed(_store_fields(record)))
+        replication_state.keep(txn, Kept.STORE, packed(*_store_fields(record)))
         for folder in folders:
             state = record.folders.get(folder)
             if state is not None:
@@ -65,7 +64,7 @@ class StoredRecord:
     def _save_folder(self, txn: WriteTransaction, folder_id: int, state: FolderState) -> None:
         known = state.knowledge.known
         replication_state.keep(txn, Kept.KNOWN, known.encode() if known else None, folder_id)
-        replication_state.keep(txn, Kept.FOLDER, _packed(_folder_fields(state)), folder_id)
+        replication_state.keep(txn, Kept.FOLDER, packed(*_folder_fields(state)), folder_id)
         is_lacking = state.is_held and bool(state.entries or state.awaited)
         replication_state.keep(txn, Kept.LACKING, b"" if is_lacking else None, folder_id)
         before = self._rows.get(folder_id, {})
@@ -73,7 +72,7 @@ class StoredRecord:
             replication_state.keep(txn, Kept.ROW, None, folder_id, guid)
         for guid, row in state.rows.items():
             if row is not before.get(guid):
-                replication_state.keep(txn, Kept.ROW, _packed(_row_fields(row)), folder_id, guid)
+                replication_state.keep(txn, Kept.ROW, packed(*_row_fields(row)), folder_id, guid)
         self._rows[folder_id] = dict(state.rows)
 
 
@@ -178,17 +177,3 @@ def _folder_of(known: CNSet, fields: tuple[Any, ...]) -> FolderState:
             for object_id, numbers, reason, since_ms, tries in aside
         },
     )
-
-
-def _packed(fields: tuple[Any, ...]) -> bytes:
-    return pack((VERSION, *fields))
-
-
-def _unpacked(value: bytes) -> tuple[Any, ...]:
-    version, *fields = unpack(value)
-    if version != VERSION:
-        raise UnsupportedVersion(
-            f"the replication state is of version {version}",
-            hint=f"this program reads version {VERSION}; use a newer one",
-        )
-    return tuple(fields)

@@ -17,7 +17,7 @@ from pillarbox.replication.simulation.history import Violation
 from pillarbox.replication.simulation.machine import Machine
 from pillarbox.replication.simulation.network import carried
 from pillarbox.replication.simulation.objects import DictObjects, FolderObjects
-from pillarbox.replication.wire.messages import Message, Status
+from pillarbox.replication.wire.messages import Message
 from pillarbox.store.change_number import ChangeNumber
 
 EVERY = 24  # of so many deliveries one is replayed, and an older one
@@ -63,7 +63,7 @@ class Replays:
         self._replay(taken, now_ms)
         old = self._rng.choice(self._kept) if self._kept else taken
         # An acknowledgement that came too early counts when it comes again, and the content goes then.
-        if old.machine.replicator is old.replicator and not any(map(_acknowledges, old.messages)):
+        if old.machine.replicator is old.replicator and not any(each.acknowledges for each in old.messages):
             self._replay(old, now_ms)
         self._kept.append(taken)
         if len(self._kept) > KEPT_MAX:
@@ -110,10 +110,6 @@ def _is_begun_anew(row: Row, then: Row | None) -> bool:
     if then is None or not row.is_heard():
         return True
     return row.life == then.life and not row.had.covers(then.had)
-
-
-def _acknowledges(message: Message) -> bool:
-    return isinstance(message.body, Status) and message.body.acknowledgement is not None
 
 
 def _is_same(before: FolderObjects, after: FolderObjects) -> bool:

@@ -265,6 +265,11 @@ class Message:
     statement: Statement
     body: Body
 
+    @property
+    def acknowledges(self) -> bool:
+        """True when it acknowledges a leaving replica's statement."""
+        return isinstance(self.body, Status) and self.body.acknowledgement is not None
+
 
 class Class(IntEnum):
     """The classes of what goes over a link."""
