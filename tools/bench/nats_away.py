@@ -10,13 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from pillarbox.tools.bench.served_nodes import Node, Nodes, eventually
+from pillarbox.tools.bench.served_nodes import Node, Nodes, eventually, some_lines
 from pillarbox.tools.bench.shaped_links import inside
 
 PORT: Final = 4222
-FOLDER: Final = "Forum"
 _POSTS_EVERY_SECONDS: Final = 1.0
-_TEXT: Final = "some lines of text\n" * 40
 
 
 def why_not() -> str:
@@ -55,9 +53,9 @@ class NatsProcess:
 class Trouble:
     """Posts at two servers in turn, while something happens to the server of NATS between them."""
 
-    def __init__(self, nodes: Nodes, nats: NatsProcess) -> None:
+    def __init__(self, nodes: Nodes, nats: NatsProcess, folder: str) -> None:
         self._one, self._other = nodes
-        self._nats = nats
+        self._nats, self._folder = nats, folder
         self._count = 0
 
     def restarted(self) -> str:
@@ -87,13 +85,12 @@ class Trouble:
         while time.monotonic() < until:
             node = (self._one, self._other)[self._count % 2]
             self._count += 1
-            node.post(FOLDER, [f"Subject: post {self._count}\n\n{_TEXT}".encode()])
+            node.post(self._folder, [some_lines(f"post {self._count}")])
             time.sleep(_POSTS_EVERY_SECONDS)
 
     def _are_all_there(self) -> bool:
-        return all(_subjects(node) == self._count for node in (self._one, self._other))
+        return all(self._posts_at(node) == self._count for node in (self._one, self._other))
 
-
-def _subjects(node: Node) -> int:
-    with node.reading() as reading:
-        return len(reading.subjects(FOLDER))
+    def _posts_at(self, node: Node) -> int:
+        with node.reading() as reading:
+            return len(reading.subjects(self._folder))

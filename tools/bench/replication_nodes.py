@@ -24,7 +24,7 @@ from pillarbox.store.errors import PillarboxError
 from pillarbox.tools.bench import nats_away, nodes_chaos
 from pillarbox.tools.bench.packed_changes import packed_bytes
 from pillarbox.tools.bench.report import at_least_one
-from pillarbox.tools.bench.served_nodes import Node, Nodes, Reading, eventually, percentile
+from pillarbox.tools.bench.served_nodes import Node, Nodes, Reading, eventually, percentile, some_lines
 from pillarbox.tools.bench.shaped_links import Link, Network, why_not
 from pillarbox.tools.bench.workload import CORPUS_DEFAULT, read_corpus, resample
 
@@ -35,7 +35,6 @@ FORUM: Final = "Forum"
 OVERLOAD: Final = 10
 PACKED_BYTES_A_POST: Final = 13_600  # of the corpus, as it crosses a link
 _POSTED_AT_ONCE: Final = 500
-_TEXT: Final = "some lines of text\n" * 40
 
 
 class Options(NamedTuple):
@@ -54,16 +53,26 @@ class Options(NamedTuple):
 
 
 @contextmanager
-def served(options: Options, sites: dict[str, str], *, are_apart: bool = True) -> Iterator[Nodes]:
-    """An organisation, all of it served."""
+def place(options: Options) -> Iterator[Path]:
+    """A directory for the servers of a measure, which goes with it unless they are to be left."""
     root = Path(tempfile.mkdtemp(prefix="pillarbox-bench-", dir=options.root))
     try:
-        with Network() as network, Nodes(root, network, sites, are_apart=are_apart) as nodes:
-            nodes.serve()
-            yield nodes
+        yield root
     finally:
         if not options.keep:
             shutil.rmtree(root)
+
+
+@contextmanager
+def served(options: Options, sites: dict[str, str], *, are_apart: bool = True) -> Iterator[Nodes]:
+    """An organisation, all of it served."""
+    with (
+        place(options) as root,
+        Network() as network,
+        Nodes(root, network, sites, are_apart=are_apart) as nodes,
+    ):
+        nodes.serve()
+        yield nodes
 
 
 def mail(options: Options, count: int) -> Iterator[bytes]:
@@ -90,7 +99,7 @@ class Watch:
         """Post a message of some lines; it counts from the call on."""
         subject = f"post {number}"
         self._posted[subject] = (time.monotonic(), node.name)
-        node.post(self._folder, [f"Subject: {subject}\n\n{_TEXT}".encode()])
+        node.post(self._folder, [some_lines(subject)])
 
     def look(self) -> None:
         """Note what has come."""
@@ -357,25 +366,20 @@ def nats(options: Options) -> str:
     """Links by NATS, whose server is restarted, killed, and away."""
     if reason := nats_away.why_not():
         return f"left out, {reason}"
-    root = Path(tempfile.mkdtemp(prefix="pillarbox-bench-", dir=options.root))
-    try:
-        with Network() as network, ExitStack() as stack:
-            namespace, address = network.add_node("nats", TWO["a1"])
-            process = nats_away.NatsProcess(root / "nats", namespace, address)
-            stack.callback(process.end, signal.SIGKILL)
-            process.start()
-            settings = NatsSettings((f"{address}:{nats_away.PORT}",))
-            nodes = stack.enter_context(Nodes(root, network, TWO, nats=settings))
-            nodes.serve()
-            nodes["a1"].share(nats_away.FOLDER, [nodes["b1"]])
-            nodes.settle()
-            trouble = nats_away.Trouble(nodes, process)
-            restarted, killed = trouble.restarted(), trouble.killed()
-            away = trouble.away(options.seconds)
-            is_equal = _are_equal(nodes)
-    finally:
-        if not options.keep:
-            shutil.rmtree(root)
+    with place(options) as root, Network() as network, ExitStack() as stack:
+        namespace, address = network.add_node("nats", TWO["a1"])
+        process = nats_away.NatsProcess(root / "nats", namespace, address)
+        stack.callback(process.end, signal.SIGKILL)
+        process.start()
+        settings = NatsSettings((f"{address}:{nats_away.PORT}",))
+        nodes = stack.enter_context(Nodes(root, network, TWO, nats=settings))
+        nodes.serve()
+        nodes["a1"].share(FORUM, [nodes["b1"]])
+        nodes.settle()
+        trouble = nats_away.Trouble(nodes, process, FORUM)
+        restarted, killed = trouble.restarted(), trouble.killed()
+        away = trouble.away(options.seconds)
+        is_equal = _are_equal(nodes)
     return (
         f"restarted: {restarted}; killed: {killed}; away for {options.seconds} s: {away}; "
         f"{'equal' if is_equal else 'NOT EQUAL'}"

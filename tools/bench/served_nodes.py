@@ -282,6 +282,12 @@ class Nodes:
                 eventually(lambda node=node: node.is_in_sync(folder), seconds, every=0.5)  # type: ignore[misc]
 
 
+def some_lines(subject: str) -> bytes:
+    """A message of some lines."""
+    text = "some lines of text\n" * 40
+    return f"Subject: {subject}\n\n{text}".encode()
+
+
 def eventually(is_so: Callable[[], bool], seconds: float, every: float = 0.05) -> float:
     """Wait until something is so; the seconds that it took. Raises TimeoutError."""
     began = time.monotonic()
