@@ -167,12 +167,13 @@ def highest_heard(replica: Replica, origin: bytes) -> int:
 
     One that is left out was not given, but numbers above it are.
     """
-    highest = replica.record.left_out.highest(origin)
-    for copies in replica.record.passing.values():
+    record = replica.record
+    highest = max(record.left_out.highest(origin), record.once_heard.highest(origin))
+    for copies in record.passing.values():
         for copy in copies.values():
             passing = (message.statement.known for message in copy.bundle.messages)
             highest = max(highest, *(numbers.highest(origin) for numbers in passing))
-    for state in replica.record.folders.values():
+    for state in record.folders.values():
         heard = (state.knowledge.known, state.knowledge.expired, *(row.known for row in state.rows.values()))
         highest = max(highest, *(numbers.highest(origin) for numbers in heard))
     return highest

@@ -142,6 +142,7 @@ def ask_one(replica: Replica, folder: ObjectId, nearest: Iterable[bytes]) -> Non
 def drop(replica: Replica, folder: ObjectId) -> None:
     """Let the content go, and say so in the replica list, in one transaction."""
     before = replica.state(folder)
+    replica.record.let_go(before.knowledge.had)
     replica.objects.clear(folder)
     replica.record.folders[folder] = FolderState(
         life=before.life,
@@ -164,6 +165,8 @@ def match_rows(replica: Replica, folder: ObjectId) -> None:
     if not is_matched and peers.keys() != state.rows.keys():
         # One that comes asks all others, and is heard so. One that was off the list here alone does not.
         unheard = peers.keys() - state.rows.keys()
+        for database in state.rows.keys() - peers.keys():
+            replica.record.let_go(state.rows[database].had)
         state.rows = Rows({database: state.rows.get(database, Row()) for database in peers})
         state.awaited = state.awaited.union(unheard)
         if unheard:

@@ -57,7 +57,8 @@ class ReplicaRecord:
     `counter` is the last number given, `bundles` that of bundles, `passing` the copies that were taken for
     other sites, by the neighbour that is next. `owners` and `left_out` are what is known of all stores'
     numberings, `unsure` numbers below `counter` that are left out unless others know some of them,
-    `quarantined` the replica GUIDs under which numbers were given twice.
+    `quarantined` the replica GUIDs under which numbers were given twice. `once_heard` reaches for each
+    replica GUID as high as the sets that were let go: of stores that left, of replicas that were dropped.
     """
 
     sender: Sender
@@ -67,6 +68,7 @@ class ReplicaRecord:
     left_out: CNSet = field(default_factory=CNSet)
     unsure: CNSet = field(default_factory=CNSet)
     quarantined: frozenset[bytes] = frozenset()
+    once_heard: CNSet = field(default_factory=CNSet)
     folders: dict[ObjectId, FolderState] = field(default_factory=dict)
     bundles: int = 0
     passing: dict[str, dict[BundleKey, Passing]] = field(default_factory=dict)
@@ -83,6 +85,14 @@ class ReplicaRecord:
         copied.passing = {site: dict(copies) for site, copies in self.passing.items()}
         copied.folders = folders
         return copied
+
+    def let_go(self, numbers: CNSet) -> None:
+        """Keep of a set that is let go how high it reaches: a store that goes back in time asks for that, and
+        this one may be the last that heard of it."""
+        for origin in numbers.origins():
+            highest = numbers.highest(origin)
+            if highest > self.once_heard.highest(origin):
+                self.once_heard |= CNSet.full(origin, highest)
 
     def number_anew(self, origin: bytes) -> None:
         """Begin an incarnation above all that are known, under a new replica GUID; the counter goes on."""

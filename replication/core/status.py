@@ -84,8 +84,11 @@ def take_statement(replica: Replica, folder: ObjectId, store: bytes, statement: 
     state = replica.state(folder)
     if not state.rows[store].is_heard() and replica.has_ended(store, statement.life.incarnation):
         return
+    before = state.rows[store]
     if state.hear(store, statement, replica.wall_ms).is_doubted:
         note_doubt(replica, folder)
+    if statement.life > before.life:
+        replica.record.let_go(before.had)
 
 
 def take(replica: Replica, folder: ObjectId, told: Status) -> None:

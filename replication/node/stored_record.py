@@ -42,6 +42,9 @@ class StoredRecord:
         if value is None:
             return None
         record = _record_of(unpacked(value, _WHAT))
+        if (heard := replication_state.kept(reader, Kept.ONCE_HEARD)) is not None:
+            (numbers,) = unpacked(heard, _WHAT)
+            record.once_heard = CNSet.decode(numbers)
         for folder_id, _, fields in replication_state.all_kept(reader, Kept.FOLDER):
             known = replication_state.known(reader, folder_id)
             state = _folder_of(known, unpacked(fields, _WHAT))
@@ -56,6 +59,8 @@ class StoredRecord:
     ) -> None:
         """Keep the record, with the state of those folders that a call touched."""
         replication_state.keep(txn, Kept.STORE, packed(*_store_fields(record)))
+        if record.once_heard:
+            replication_state.keep(txn, Kept.ONCE_HEARD, packed(record.once_heard.encode()))
         for folder in folders:
             state = record.folders.get(folder)
             if state is not None:

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 from driven_stores import TREE, Post, is_changes, new_guids, to_or_from
 
-from pillarbox.replication.core import expiry, hello, identity
+from pillarbox.replication.core import expiry, hello, hierarchy, identity, status
 from pillarbox.replication.core.effects import Notice, Report, Send
 from pillarbox.replication.core.hello import Start
 from pillarbox.replication.core.identity import Fence, Mark, Place, Return
 from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, PROMPT
 from pillarbox.replication.core.replica import ReplicaRecord, Waiting
 from pillarbox.replication.core.replicator import Replicator
+from pillarbox.replication.core.state import Rows
 from pillarbox.replication.node import fence
 from pillarbox.replication.simulation.objects import DictObjects
 from pillarbox.replication.wire.messages import (
     Acknowledgement,
     Hello,
     HelloAnswer,
+    Life,
     Message,
+    Statement,
     Status,
     StatusRequest,
 )
+from pillarbox.store.change_number import CNSet
 
 DATABASE, HERE = b"d" * 16, Place(b"m" * 16, 7)
 MARK = Mark(3, b"2" * 16, b"1" * 16)
@@ -207,6 +212,51 @@ def test_what_others_know_is_noticed_later_too() -> None:
     post.wait(HOUR_MS)
     assert Notice.WENT_BACK in post.reports
     assert post.contents(0) == [b"1"]
+
+
+def test_no_number_is_given_twice_although_who_had_it_left_for_good() -> None:
+    """The second store only heard of the number, from the third one, which is retired."""
+    post = Returning()
+    first, second = (post.replica(store).me.database for store in (0, 1))
+    made = post.post(0, post.shared, b"1")
+    is_from_first, is_to_second = to_or_from(first), to_or_from(second)
+    post.wait(
+        HOUR_MS,
+        is_lost=lambda message: is_to_second(message) and (is_changes(message) or is_from_first(message)),
+    )
+    assert not post.contents(1) and post.contents(2) == [b"1"]
+    post.lose(2)
+    assert hello.highest_heard(post.replica(1), made.origin) == made.counter
+    post.put_back()
+    post.wait(HOUR_MS)
+    assert Notice.WENT_BACK in post.reports
+    assert post.post(0, post.shared, b"2").origin != made.origin
+
+
+def test_what_was_heard_of_a_numbering_outlasts_the_replica_that_held_it() -> None:
+    post = Returning()
+    made = post.post(0, post.shared, b"1")
+    post.wait(HOUR_MS)
+    post.do(2, lambda replica: hierarchy.drop(replica, post.shared))
+    third = post.replica(2)
+    third.state(post.shared).rows = Rows()
+    assert hello.highest_heard(third, made.origin) == made.counter
+
+
+def test_what_was_heard_of_a_numbering_outlasts_the_life_of_the_replica_that_said_it() -> None:
+    """A store that was put back states less, under a later life."""
+    post = Returning()
+    made = post.post(0, post.shared, b"1")
+    post.wait(HOUR_MS)
+    for store in (0, 1):
+        said_by = post.replica(store).me.database
+        row = post.replica(2).state(post.shared).rows[said_by]
+        assert made in row.known
+        later = Statement(Life(row.life.incarnation + 1, 1), CNSet(), CNSet())
+        post.do(2, partial(status.take_statement, folder=post.shared, store=said_by, statement=later))
+    third = post.replica(2)
+    third.state(post.shared).knowledge.known -= CNSet.of([made])
+    assert hello.highest_heard(third, made.origin) == made.counter
 
 
 @pytest.mark.parametrize(("ignorant", "knowing"), [(1, 2), (2, 1)], ids=["other site", "own site"])
