@@ -9,12 +9,13 @@ have waited here for the hierarchy.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from pillarbox.replication.core import deletion, outbox, too_large
 from pillarbox.replication.core.effects import Answer, AnswerKey
 from pillarbox.replication.core.line import RECEIPT_MS, TAKEN_MS_MAX
 from pillarbox.replication.core.packing import PACK_BYTES_MAX, PACK_COUNT_MAX, bytes_of, packs, required
-from pillarbox.replication.core.replica import Page, Replica
+from pillarbox.replication.core.replica import Asked, Page, Replica
 from pillarbox.replication.ground.knowledge import NOTHING, Pair
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.wire.messages import (
@@ -27,6 +28,8 @@ from pillarbox.replication.wire.messages import (
     StatusRequest,
 )
 from pillarbox.store.change_number import CNSet
+
+LATE_MS: Final = 100_000
 
 
 def begin(replica: Replica, folder: ObjectId, asker: bytes, life: Life, request: BackfillRequest) -> None:
@@ -42,6 +45,9 @@ def begin(replica: Replica, folder: ObjectId, asker: bytes, life: Life, request:
     if is_stopped or not request.needed:
         outbox.withdraw(replica, AnswerKey(asker, folder))
         return
+    if _came_late(replica, AnswerKey(asker, folder), life, request):
+        replica.fired["request_late"] += 1
+        return
     needed = request.needed & replica.state(folder).knowledge.known
     if needed:
         coming = _on_its_way(replica, folder, asker) & needed
@@ -50,6 +56,33 @@ def begin(replica: Replica, folder: ObjectId, asker: bytes, life: Life, request:
     row = replica.state(folder).rows.get(asker)
     claimed = row.known if row else None
     outbox.answer(replica, Answer(asker, folder, life, needed, request.had, needed, claimed))
+
+
+def _came_late(replica: Replica, key: AnswerKey, life: Life, request: BackfillRequest) -> bool:
+    """True when a request came twice, or after a later one: its answer would cross for nothing.
+
+    An asker has ever more. One that asks once more in vain does so later than anything is late, unless it
+    began anew or a link came back, and then what it asked before is forgotten. In a site nothing is late.
+    """
+    if replica.organisation.servers[key.asker].site == replica.site:
+        return False
+    asked, now_ms = replica.asked_of_me, replica.now_ms
+    while asked and (first := next(iter(asked))) and asked[first].until_ms <= now_ms:
+        del asked[first]
+    before = asked.get(key)
+    if before and before.life == life and before.request.had.covers(request.had):
+        is_same = before.request.needed == request.needed
+        if is_same or before.request.had != request.had:
+            return True
+    asked.pop(key, None)  # so that the first one is the oldest
+    asked[key] = Asked(life, request, now_ms + LATE_MS)
+    return False
+
+
+def forget_asked(replica: Replica, asker: bytes) -> None:
+    """Forget what a store asked for that begins anew, or to which a link was cut: it asks again at once."""
+    for key in [key for key in replica.asked_of_me if key.asker == asker]:
+        del replica.asked_of_me[key]
 
 
 def _on_its_way(replica: Replica, folder: ObjectId, asker: bytes) -> CNSet:

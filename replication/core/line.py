@@ -27,6 +27,8 @@ RECEIPT_MS: Final = 10_000
 ASKS_MS: Final = (5_000, 7_500)
 """The times at which a server is asked whether it took a copy, as its receipt may be lost; the later ones
 double."""
+LATE_MS: Final = 90_000
+"""A copy that its server has not got is waited for so long: in a network that holds some up it comes yet."""
 SILENT_MS: Final = 300_000
 PACKED_PART_MIN: Final = 1 / 16  # so that one bundle takes no more than 5 MB of memory
 TAKEN_MS_MAX: Final = 3_600_000  # a transport that has not said for so long that the link took a copy
@@ -57,7 +59,8 @@ class Flight:
     `to` is empty while all servers of the site are silent. `given_ms` is when the transport got it, `sent_ms`
     when the link had taken it, `given` who got it so far, each when. Its receipt is waited for at least
     `patience_ms`. One that `is_beside` has a place that only urgent changes have. While it `is_asking` the
-    bundle itself does not go: one who was given it is asked whether it has it.
+    bundle itself does not go: one who was given it is asked whether it has it. One that `is_denied` was not
+    there yet when its server was asked; it goes once more to a server that says so.
     """
 
     bundle: Bundle
@@ -72,6 +75,8 @@ class Flight:
     patience_ms: int = RECEIPT_MS
     is_beside: bool = False
     is_asking: bool = False
+    is_denied: bool = False
+    goes_again: bool = False
     asks: int = 0
 
     def overdue_ms(self) -> int:
@@ -84,6 +89,10 @@ class Flight:
         if self.sent_ms == NEVER_MS:
             return self.given_ms + TAKEN_MS_MAX
         return self.sent_ms + max(self.patience_ms, min(self.sent_ms - self.given_ms, SILENT_MS))
+
+    def denied(self) -> None:
+        """Its server has not got it, so that is there: the copy is late, or was lost."""
+        self.is_denied, self.patience_ms = True, max(self.patience_ms, LATE_MS)
 
     def ask_ms(self) -> int:
         """The next time at which its server is asked whether it took it."""
@@ -142,7 +151,7 @@ class Line:
         flight.to = next((server for server in servers if server not in self.silent), b"")
         flight.given_ms, flight.sent_ms, flight.asks = now_ms, NEVER_MS, 0
         flight.patience_ms = min(max(RECEIPT_MS, 3 * self.slowest_ms // 2), SILENT_MS)
-        flight.is_asking = flight.to in flight.given
+        flight.is_asking, flight.is_denied = flight.to in flight.given, False
         return bool(flight.to)
 
     def refused(self, flight: Flight, server: bytes, now_ms: int) -> None:
@@ -194,7 +203,9 @@ class Line:
         found = []
         for flight in self.flights.values():
             if flight.to and flight.overdue_ms() <= now_ms:
-                self.silent[flight.to] = now_ms + SILENT_MS
+                if not flight.is_denied or flight.goes_again:
+                    self.silent[flight.to] = now_ms + SILENT_MS
+                flight.goes_again = flight.is_denied
                 found.append(flight)
             elif not flight.to and min(self.silent.values(), default=0) <= now_ms:
                 found.append(flight)

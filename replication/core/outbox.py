@@ -66,6 +66,7 @@ def drop_answers(replica: Replica) -> None:
     """Drop the answers of content that are under way: who still lacks it asks again."""
     for answer in [each for each in replica.answers if replica.is_held_back(each.folder)]:
         del replica.answers[answer]
+        replica.asked_of_me.pop(answer, None)
 
 
 def put_back(replica: Replica) -> None:
@@ -328,12 +329,8 @@ def receipt_came(replica: Replica, receipt: Receipt) -> None:
         if flight is None or giver is None or giver.site != line.site:
             continue
         if receipt.says is Says.NOT_TAKEN:
-            if flight.is_asking and flight.to == receipt.by:
-                if is_had_behind(replica, line.site, flight.bundle):
-                    _end(replica, line, receipt.key)
-                    return
-                flight.is_asking, flight.asks, flight.given_ms = False, 0, replica.now_ms
-                _give(replica, line, flight)
+            if flight.to == receipt.by:
+                _denied(replica, line, flight)
             return
         if receipt.says is Says.REFUSED:
             line.refused(flight, receipt.by, replica.now_ms)
@@ -344,6 +341,18 @@ def receipt_came(replica: Replica, receipt: Receipt) -> None:
         _end(replica, line, receipt.key)
         _launch_stalled(replica, line)
         return
+
+
+def _denied(replica: Replica, line: Line, flight: Flight) -> None:
+    """The server that a copy is for has not got it. One that was asked first gets it now, unless all behind
+    it have what is in it; one to which it is on its way yet is waited for."""
+    if not flight.is_asking:
+        flight.denied()
+    elif is_had_behind(replica, line.site, flight.bundle):
+        _end(replica, line, flight.bundle.key)
+    else:
+        flight.is_asking, flight.asks, flight.given_ms = False, 0, replica.now_ms
+        _give(replica, line, flight)
 
 
 def lost_link(replica: Replica, server: bytes) -> None:

@@ -27,6 +27,7 @@ from pillarbox.replication.organisation.link_state import LinkWatch, StatedLinks
 from pillarbox.replication.organisation.site_tree import SiteTree, site_tree
 from pillarbox.replication.organisation.topology import Organisation
 from pillarbox.replication.wire.messages import (
+    BackfillRequest,
     Body,
     BundleKey,
     Life,
@@ -141,6 +142,14 @@ class Page(NamedTuple):
     content_bytes: int
 
 
+class Asked(NamedTuple):
+    """A request of another store that was taken on, and until when one like it may come late."""
+
+    life: Life
+    request: BackfillRequest
+    until_ms: int
+
+
 class Reading(NamedTuple):
     """A folder as it is read from its versions between two times: stamps too far ahead do not count."""
 
@@ -187,6 +196,7 @@ class Replica:
         self.stalled: frozenset[str] = frozenset()  # the sites whose lines were, when they were last seen
         self.answers: dict[AnswerKey, Answer] = {}  # that are under way, with what is left of each
         self.pages: dict[AnswerKey, list[Page]] = {}  # of answers, that may be on their way
+        self.asked_of_me: dict[AnswerKey, Asked] = {}  # of late, the oldest first
         self.seen: dict[BundleKey, bool] = {}  # bundles, and whether one was taken for the site
         self.heard: dict[bytes, int] = {}
         self.rounds = Rounds()

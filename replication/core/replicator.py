@@ -176,6 +176,7 @@ class Replicator:
         is_known = is_mine and not replica.organisation.is_removed(source)
         if is_known and isinstance(body, Hello):
             links.began_anew(replica, source)
+            answering.forget_asked(replica, source)
             hello.answer(replica, source, body)
             return
         if not is_known or message.sender.origin in replica.record.quarantined:
@@ -334,7 +335,12 @@ class Replicator:
         A connector over which no store of a site can be reached is stated as down when it has stayed so, and
         costs are by the ways that are left then.
         """
-        return self._call(now, lambda: links.peer_changed(self.replica, peer, is_up))
+
+        def change() -> None:
+            answering.forget_asked(self.replica, peer)
+            links.peer_changed(self.replica, peer, is_up)
+
+        return self._call(now, change)
 
     def answer_page(self, key: AnswerKey, now: Moment) -> Message | None:
         """The next page of an answer whose turn has come; `page_taken` follows, whatever comes of it.

@@ -68,7 +68,10 @@ IsHadBehind: TypeAlias = Callable[[str, str, Carried], bool]
 
 
 class Journey(NamedTuple):
-    """When the first link has taken something, and when it arrives, as often as it does."""
+    """When the links have taken something, and when it arrives, as often as it does.
+
+    A connection over several links takes what the slowest of them lets through.
+    """
 
     sent_ms: int
     arrives_ms: tuple[int, ...]
@@ -135,7 +138,7 @@ class Network:
         """
         sent_ms, at_ms = now_ms, now_ms
         hops = list(pairwise(path)) or [(path[0], path[0])]
-        for count, (one, other) in enumerate(hops):
+        for one, other in hops:
             link = self.link(one, other)
             if at_ms < link.cut_until_ms:
                 self.faults["cut"] += 1
@@ -143,8 +146,7 @@ class Network:
             taken_ms = at_ms if freight.is_frame else link.carry(freight, at_ms, partial(is_had, one, other))
             if taken_ms - at_ms > LONG_DRAIN_MS:
                 self.faults["drain over 30 minutes"] += 1
-            if count == 0:
-                sent_ms = taken_ms
+            sent_ms = taken_ms
             at_ms = taken_ms + (0 if one == other else LINK_DELAY_MS[0])
         low, high = LOCAL_DELAY_MS if len(path) == 1 else LINK_DELAY_MS
         if freight.is_hello:

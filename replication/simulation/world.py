@@ -335,7 +335,7 @@ class World:
         self.do(machine, machine.call(lambda replicator: replicator.tick(now)))
 
     def send(self, message: Message) -> int:
-        """Give a message to the network; the time at which the first link has taken it."""
+        """Give a message to the network; the time at which the links have taken it."""
         self._count(message)
         path = self._path(message.sender.database, message.to)
         alone = Bundle(message.sender, 0, Class.URGENT, 0, (), (message,), message.to)

@@ -11,10 +11,13 @@ from pillarbox.replication.wire.messages import (
     AnswerTo,
     BackfillRequest,
     Changes,
+    Hello,
+    Life,
     Message,
     Statement,
     Status,
 )
+from pillarbox.store.change_number import CNSet
 from tests.shared.driven_stores import Post, is_changes
 
 
@@ -54,13 +57,52 @@ def test_what_a_slow_link_has_not_brought_yet_is_not_sent_again_to_the_site() ->
     answer = asks(post, 1, folder, begun_ms)
     assert page(post, answer, begun_ms) == 1
     for store in (1, 2):
-        assert not carries(post, asks(post, store, folder, begun_ms + MINUTE_MS))
+        assert not carries(post, asks(post, store, folder, begun_ms + 2 * MINUTE_MS))
     taken_ms = begun_ms + 2 * MINUTE_MS
     post.stores[0].page_taken(answer.key, Moment(taken_ms, taken_ms))
-    soon_ms = taken_ms + 2 * MINUTE_MS - SECOND_MS
+    soon_ms = taken_ms + 2 * MINUTE_MS - 2 * SECOND_MS
     assert not carries(post, asks(post, 2, folder, soon_ms)), "it may wait as long on other links"
     late_ms = taken_ms + 2 * MINUTE_MS + SECOND_MS
     assert page(post, asks(post, 1, folder, late_ms), late_ms) == 1, "it was lost, and is asked for again"
+
+
+def requests(post: Post, store: int, folder: ObjectId, needed: CNSet, had: CNSet) -> Answer | None:
+    """What the first store answers to a request; None when it is not taken on."""
+    first, asker = post.replica(0), post.replica(store)
+    said = Statement(asker.life(folder), NOTHING, NOTHING)
+    message = Message(asker.me, first.me.database, folder, said, BackfillRequest(needed, had))
+    first.answers.clear()
+    post.stores[0].receive(message, post.now)
+    return first.answers.get(AnswerKey(asker.me.database, folder))
+
+
+def test_a_request_that_comes_twice_over_a_link_or_after_a_later_one_is_answered_once() -> None:
+    post, folder = posted("ab", "12")
+    numbers = [post.post(0, folder) for _ in range(2)]
+    first, both = CNSet.of(numbers[:1]), CNSet.of(numbers)
+    assert requests(post, 1, folder, both, NOTHING)
+    assert not requests(post, 1, folder, both, NOTHING)
+    assert requests(post, 1, folder, both - first, first)
+    assert not requests(post, 1, folder, both, NOTHING)
+    post.now_ms += 2 * MINUTE_MS
+    assert requests(post, 1, folder, both - first, first), "asked for in vain"
+
+
+def test_who_began_anew_or_was_cut_off_is_answered_again_at_once() -> None:
+    post, folder = posted("ab", "12")
+    asker, needed = post.replica(1).me, CNSet.of([post.post(0, folder)])
+    hello = Hello(b"s" * 16, asker.origin)
+    said = Statement(Life(0, 0), NOTHING, NOTHING)
+    for happens in (
+        lambda: post.stores[0].receive(
+            Message(asker, post.replica(0).me.database, folder, said, hello), post.now
+        ),
+        lambda: post.stores[0].link_changed(asker.database, False, post.now),
+    ):
+        assert requests(post, 1, folder, needed, NOTHING)
+        assert not requests(post, 1, folder, needed, NOTHING)
+        happens()
+    assert requests(post, 1, folder, needed, NOTHING)
 
 
 def test_of_requests_of_two_mates_that_waited_one_is_answered_over_the_link() -> None:
@@ -104,7 +146,7 @@ def test_what_waits_in_the_outbox_for_a_site_is_not_put_into_an_answer_while_the
     post.wait(2 * SECOND_MS, is_lost=is_changes)
     assert post.replica(0).state(folder).marks["b"]
     assert page(post, asks(post, 1, folder, post.now_ms), post.now_ms) == 0
-    post.wait(MINUTE_MS, is_lost=is_changes)
+    post.wait(2 * MINUTE_MS, is_lost=is_changes)
     assert post.replica(0).lines["b"].stalled()
     assert page(post, asks(post, 1, folder, post.now_ms), post.now_ms) == 1
 

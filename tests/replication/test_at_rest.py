@@ -75,6 +75,7 @@ def test_of_different_hierarchies_nothing_else_is_compared() -> None:
     post.do(0, lambda replica: writing.change_folder(replica, folder, ACTOR, name="Other"))
     post.wait(ROUND_MS, is_lost=lambda message: True)
     post.sent.clear()
+    post.cut.clear()
     post.wait(ROUND_MS + 1, is_lost=lambda message: not isinstance(message.body, RestSums))
     assert "StatusRequest" in kinds(post.sent)
     assert not [

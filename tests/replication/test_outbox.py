@@ -156,6 +156,37 @@ def test_who_has_not_got_a_copy_gets_it_when_it_is_asked() -> None:
     assert has_all(post, folder, 1, range(1, 2))
 
 
+def test_a_copy_that_its_server_has_not_got_is_waited_for_and_given_to_it_again() -> None:
+    """The server answers, so the copy is late, or was lost: another one of the site would get it twice."""
+    post = Post("abb")
+    folder = post.folder("123")
+    post.passed.clear()
+    post.post(0, folder)
+    post.wait(2_000, is_lost=lost_to(b"2" * 16, b"3" * 16))
+    (first,) = first_takers(post, folder)
+    post.wait(85_000)
+    assert first_takers(post, folder) == [first]
+    post.wait(10_000)
+    assert first_takers(post, folder) == [first, first]
+    assert has_all(post, folder, 1, range(1, 3))
+
+
+def test_a_server_that_never_has_a_copy_is_passed_over_after_the_second_one() -> None:
+    """Large messages to it are lost on their way, and small ones are not."""
+    post = Post("abb")
+    folder = post.folder("123")
+    post.passed.clear()
+    post.post(0, folder)
+    post.wait(2_000, is_lost=lost_to(b"2" * 16, b"3" * 16))
+    (first,) = first_takers(post, folder)
+    for _ in range(40):
+        post.cut.clear()
+        post.wait(5_000, is_lost=lost_to(first))
+    assert [each for each in first_takers(post, folder) if each == first] == [first, first]
+    other = first_takers(post, folder)[2]
+    assert other != first and len(post.messages(int(other[:1]) - 1, folder)) == 1
+
+
 @pytest.mark.parametrize("lost", [b"3" * 16, b"4" * 16])
 def test_a_receipt_of_one_site_ends_nothing_that_is_on_its_way_to_another(lost: bytes) -> None:
     post = Post("abcd", star="b")
@@ -198,6 +229,7 @@ def test_what_all_behind_a_link_have_by_another_way_is_not_sent() -> None:
     store.state(folder).rows[b"2" * 16] = replace(row, life=Life(1, 1), known=known)
     post.passed.clear()
     contradicts = about(folder, b"2" * 16)
+    post.cut.clear()
     post.wait(6 * MINUTE_MS, is_lost=lambda each: lost_to(b"2" * 16)(each) or contradicts(each))
     assert not first_takers(post, folder)
     assert not store.state(folder).marks and not store.lines["b"].flights

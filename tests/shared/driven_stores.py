@@ -17,7 +17,7 @@ from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.ground.records import MessageView, ObjectId, ReplicaState, Tree
 from pillarbox.replication.organisation.topology import Connector, Organisation, Server
 from pillarbox.replication.simulation.objects import DictObjects
-from pillarbox.replication.wire.messages import Changes, Message, Sender
+from pillarbox.replication.wire.messages import Changes, Message, Says, Sender
 from pillarbox.store.ids import new_guid
 
 TREE = Tree(b"t" * 16)
@@ -29,6 +29,10 @@ def new_guids(seed: int) -> Callable[[], bytes]:
     """A source of GUIDs."""
     rng = random.Random(seed)
     return lambda: new_guid(rng)
+
+
+def nothing(message: Message) -> bool:
+    return False
 
 
 class Post:
@@ -48,6 +52,7 @@ class Post:
         self.organisation = Organisation(servers, tuple(connectors))
         self.table: list[Message] = []
         self.copies: list[tuple[bytes, Pass]] = []
+        self.cut: set[tuple[bytes, bytes]] = set()
         self.passed: list[tuple[bytes, Pass]] = []
         self.sent: list[Message] = []
         self.stores = [
@@ -75,8 +80,10 @@ class Post:
             elif isinstance(effect, Pass):
                 self.copies.append((store.replica.me.database, effect))
             elif isinstance(effect, GiveReceipt):
-                giver = self.store(effect.to)
-                self.put(giver, giver.receipt_came(effect.receipt, self.now))
+                way = store.replica.me.database, effect.to
+                if effect.receipt.says is not Says.ASKS or way not in self.cut:
+                    giver = self.store(effect.to)
+                    self.put(giver, giver.receipt_came(effect.receipt, self.now))
             elif isinstance(effect, Answer):
                 message = store.answer_page(effect.key, self.now)
                 self.table += [message] if message else []
@@ -87,7 +94,7 @@ class Post:
         self.put(self.stores[store], effects)
         return result
 
-    def carry(self, is_lost: Callable[[Message], bool] = lambda message: False) -> None:
+    def carry(self, is_lost: Callable[[Message], bool] = nothing) -> None:
         """Deliver all that lies on the table and what follows from it."""
         while self.table or self.copies:
             for message in [self.table.pop(0)] if self.table else []:
@@ -105,15 +112,21 @@ class Post:
         told = [replace(message, to=label.to) for message in bundle.messages]
         self.sent += told
         giver, store = self.store(hop), self.store(label.to)
-        if not any(is_lost(message) for message in told):
+        self.cut.discard((hop, label.to))
+        if any(is_lost(message) for message in told):
+            self.cut.add((hop, label.to))
+        else:
             self.put(store, store.receive_copy(label, bundle, hop, self.now))
         self.put(giver, giver.sent(bundle.key, label.to, PACKED_BYTES, self.now))
 
     def store(self, database: bytes) -> Replicator:
         return next(each for each in self.stores if each.replica.me.database == database)
 
-    def wait(self, duration_ms: int, is_lost: Callable[[Message], bool] = lambda message: False) -> None:
-        """Let time pass: each store ticks when it is due."""
+    def wait(self, duration_ms: int, is_lost: Callable[[Message], bool] = nothing) -> None:
+        """Let time pass: each store ticks when it is due. Where a copy was lost questions are lost,
+        too, until nothing is lost any more."""
+        if is_lost is nothing:
+            self.cut.clear()
         until_ms = self.now_ms + duration_ms
         self.carry(is_lost)
         while True:
