@@ -78,7 +78,7 @@ class SpoolTransport:
         self._outboxes: dict[bytes, BoundedQueue] = {}  # of the links that stand
         self._spooled_bytes: dict[bytes, int] = {}  # at most: whoever takes a file does not tell
         self._number = 0
-        self._blocked = ""
+        self._blocked: dict[bytes, str] = {}  # why nothing can be written for a peer
         self._changes_count = 0
         self._is_stopped = False
         self._scan_is_due = threading.Event()
@@ -183,11 +183,14 @@ class SpoolTransport:
                     self._changed.wait(self._scan_every_s if down or waiting else None)
 
     def _opened(self, peer: bytes) -> bool:
-        """Let the link to a member stand, if its directory is there or can be made."""
+        """Let the link to a member stand, if its directory is there or can be made, and can be written."""
+        directory = self._outgoing(peer)
         try:
-            self._outgoing(peer).mkdir(parents=True, exist_ok=True)
-            spooled_bytes = _size_of(self._outgoing(peer))
-        except OSError:
+            directory.mkdir(parents=True, exist_ok=True)
+            _check_writable(directory)
+            spooled_bytes = _size_of(directory)
+        except OSError as error:
+            self._tell_blocked(peer, error)
             return False
         with self._changed:
             if peer in self._members and peer not in self._outboxes and not self._is_stopped:
@@ -205,12 +208,12 @@ class SpoolTransport:
                     return False
             self._put(peer, frame)
         except OSError as error:
-            self._tell_blocked(f"the spool cannot be written: {error.strerror or error}")
+            self._tell_blocked(peer, error)
             with self._changed:
                 if peer in self._outboxes and error.errno not in _FULL:  # a full disk only makes it wait
                     self._link_changed(peer, is_up=False)
             return False
-        self._blocked = ""
+        self._blocked.pop(peer, None)
         with self._changed:
             outbox = self._outboxes.get(peer)
             self._spooled_bytes[peer] = self._spooled_bytes.get(peer, 0) + len(frame)
@@ -240,11 +243,12 @@ class SpoolTransport:
         finally:
             os.close(entries)
 
-    def _tell_blocked(self, reason: str) -> None:
-        """Say why nothing can be written, once until it changes."""
-        if reason != self._blocked:
-            self._blocked = reason
+    def _tell_blocked(self, peer: bytes, error: OSError) -> None:
+        """Say why nothing can be written, once until it changes, for however many peers."""
+        reason = f"the spool cannot be written: {error.strerror or error}"
+        if reason not in self._blocked.values():
             self._refused(reason)
+        self._blocked[peer] = reason
 
     def _outgoing(self, peer: bytes) -> Path:
         return self._root / guid_text(peer) / self._me
@@ -348,6 +352,18 @@ def _files_in(directory: Path) -> list[Path]:
         return sorted(path for path in directory.iterdir() if path.is_file())
     except OSError:  # it is not there: the next scan looks again
         return []
+
+
+def _check_writable(directory: Path) -> None:
+    """Raise OSError where no file can be made: by another owner, or on a disk that can be read alone. A full
+    disk only makes it wait."""
+    tried = directory / f".tried{_ASIDE}"
+    try:
+        tried.touch()
+        tried.unlink()
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
 
 
 def _size_of(directory: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 from collections.abc import Iterator
@@ -190,6 +191,31 @@ def test_a_directory_that_is_gone_takes_the_link_down_until_it_is_back(
     assert a.told.next_link() == (B, False)
     assert not a.transport.give(B, b"x")
     root.unlink()
+    assert a.told.next_link() == (B, True)
+    written(a, b"x")
+
+
+def test_a_directory_that_can_be_read_alone_takes_the_link_down_until_it_can_be_written(
+    tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, opened, tries = spooled(stack, A, tmp_path, B), os.open, Queue[str]()
+
+    def read_alone(path: str, flags: int, mode: int = 0o777, **where: int) -> int:
+        if flags & os.O_CREAT:
+            tries.put(str(path))
+            raise OSError(errno.EROFS, "Read-only file system")
+        return opened(path, flags, mode, **where)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", read_alone)
+        patched.setattr(io, "open", lambda path, *how, **what: read_alone(path, os.O_CREAT))
+        assert a.transport.give(B, b"lost")
+        assert a.told.next_link() == (B, False)
+        for _ in range(5):
+            tries.get(timeout=WAIT_S)
+        assert "Read-only" in a.refused.get(timeout=WAIT_S)
+        assert a.refused.empty(), "told once"
+        assert a.told.links.empty(), "it goes up and down without end"
     assert a.told.next_link() == (B, True)
     written(a, b"x")
 
