@@ -31,8 +31,9 @@ def _lines(before: Organisation, after: Organisation) -> Iterator[str]:
         elif site not in before.sites:
             yield f"site {site}: is new"
         if site in after.sites:
-            links = [each.transports.get(site, TransportName.DIRECT) for each in (before, after)]
-            yield from _changed(f"site {site}: transport", *links)
+            old, new = (each.transports.get(site, TransportName.DIRECT) for each in (before, after))
+            where = "at each server of it" if site in before.sites else ""
+            yield from _transport(f"site {site}", old, new, where)
     yield from _connectors(before, after)
     yield from _certificates("the organisation", "authority", before.authorities, after.authorities)
     holders = (_holder(before, after, each.authority_holder) for each in (before, after))
@@ -66,6 +67,8 @@ def _connectors(before: Organisation, after: Organisation) -> Iterator[str]:
             # A new one is held against one that has nothing but its sites and cost.
             base = old.get(name, Connector(name, new[name].sites, new[name].cost))
             yield from _connector(base, new[name])
+            where = "at a server of each of its sites" if name in old else ""
+            yield from _transport(f"connector {name}", base.transport, new[name].transport, where)
 
 
 def _connector(old: Connector, new: Connector) -> Iterator[str]:
@@ -77,7 +80,12 @@ def _connector(old: Connector, new: Connector) -> Iterator[str]:
     yield from _changed(f"{name}: bytes a second", old.rate_bytes or "any", new.rate_bytes or "any")
     if old.allows_referrals != new.allows_referrals:
         yield f"{name}: allows {'' if new.allows_referrals else 'no '}referrals"
-    yield from _changed(f"{name}: transport", old.transport, new.transport)
+
+
+def _transport(thing: str, old: TransportName, new: TransportName, where: str) -> Iterator[str]:
+    """A changed transport, and where else to apply it: there it is listened for by that of before."""
+    for line in _changed(f"{thing}: transport", old, new):
+        yield f"{line}; apply it {where}, since it does not cross this link" if where else line
 
 
 def _server(before: Organisation, after: Organisation, database: bytes) -> Iterator[str]:
