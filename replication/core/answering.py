@@ -15,6 +15,7 @@ from pillarbox.replication.core import deletion, outbox, too_large
 from pillarbox.replication.core.effects import Answer, AnswerKey
 from pillarbox.replication.core.line import RECEIPT_MS, TAKEN_MS_MAX
 from pillarbox.replication.core.packing import PACK_BYTES_MAX, PACK_COUNT_MAX, bytes_of, packs, required
+from pillarbox.replication.core.preset import SECOND_MS
 from pillarbox.replication.core.replica import Asked, Page, Replica
 from pillarbox.replication.ground.knowledge import NOTHING, Pair
 from pillarbox.replication.ground.records import ObjectId
@@ -151,10 +152,19 @@ def next_page(replica: Replica, answer: Answer) -> tuple[Message, Answer | None]
     changes = Changes(objects, pair, AnswerTo(answer.life, purged, is_last))
     sent = CNSet.of(number for _, versions in objects for number in versions.entries())
     content_bytes = sum(bytes_of(versions) for _, versions in objects)
-    page = Page(sent & wanted, replica.now_ms, replica.now_ms + TAKEN_MS_MAX, content_bytes)
-    replica.pages.setdefault(answer.key, []).append(page)  # an empty one, too: the link takes it
+    _note_page(replica, answer.key, sent & wanted, content_bytes)
     left = None if is_last else replace(answer, left=wanted - sent, page_count=len(objects))
     return replica.message(answer.asker, folder, changes), left
+
+
+def _note_page(replica: Replica, key: AnswerKey, numbers: CNSet, content_bytes: int) -> None:
+    """Note a page that the link is to take, an empty one, too. Those of one second are noted as one: over a
+    fast link hundreds are believed to be on their way, and each next page looks at them all."""
+    pages, made_ms = replica.pages.setdefault(key, []), replica.now_ms
+    if pages and made_ms - pages[-1].made_ms < SECOND_MS:
+        before = pages.pop()
+        numbers, made_ms = before.numbers | numbers, before.made_ms
+    pages.append(Page(numbers, made_ms, replica.now_ms + TAKEN_MS_MAX, content_bytes))
 
 
 def _next_objects(replica: Replica, answer: Answer, wanted: CNSet) -> tuple[Objects, bool]:

@@ -133,8 +133,9 @@ class Waiting:
 
 
 class Page(NamedTuple):
-    """A page of an answer that is on its way: the numbers in it, when it was made, until when that is
-    believed, and the bytes of its content before it was packed."""
+    """The pages of an answer that were made in one second and are on their way: the numbers in them, when the
+    first was made, until when that is believed, and the bytes of the last one's content before it was
+    packed."""
 
     numbers: CNSet
     made_ms: int

@@ -125,6 +125,27 @@ def test_pages_are_filled_by_what_was_left_of_those_before_when_they_were_packed
     assert counts[0] == 6 and counts == sorted(counts) and counts[-1] == 9
 
 
+def test_pages_that_follow_each_other_fast_are_noted_together_until_they_have_arrived() -> None:
+    """Each page looks at all that are on their way: over a fast link there are hundreds."""
+    post = Post("ab")
+    folder = post.folder("1")
+    for _ in range(200):
+        post.post(0, folder, size_bytes=300_000)
+    post.wait(HOUR_MS)
+    store, answer = post.stores[0], asks(post, 1, folder, post.now_ms)
+    for number in range(200):
+        at = Moment(post.now_ms + 20 * number, post.now_ms + 20 * number)
+        assert store.answer_page(answer.key, at)
+        store.page_taken(answer.key, at)
+    (on_their_way,) = store.replica.pages.values()
+    assert len(on_their_way) <= 5
+    assert sum(each.numbers.count() for each in on_their_way) >= 200
+    for after_ms, is_given_again in ((10 * SECOND_MS, False), (15 * SECOND_MS, True)):
+        at = Moment(post.now_ms + after_ms, post.now_ms + after_ms)
+        store.link_changed(answer.asker, True, at)
+        assert carries(post, asks(post, 1, folder, at.steady_ms)) is is_given_again
+
+
 def test_an_answer_of_which_no_transport_tells_is_believed_to_be_on_its_way_for_an_hour() -> None:
     post, folder = posted("ab", "12")
     begun_ms = post.now_ms
