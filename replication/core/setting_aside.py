@@ -79,10 +79,40 @@ def retry(replica: Replica, folder: ObjectId) -> None:
         if each.due_ms > replica.now_ms or object_id not in state.set_aside:
             continue
         replica.fired["set_aside_retried"] += 1
+        if _is_lost(state, numbers_of(state, object_id)):
+            _ask_for_older(replica, folder, object_id)
+        if (each := state.set_aside.get(object_id)) is None:
+            continue
         tries = each.tries + 1
         due_ms = replica.now_ms + _waits_ms(replica, tries)
         state.set_aside[object_id] = each._replace(tries=tries, due_ms=due_ms)
         state.knowledge.retried |= numbers_of(state, object_id)
+
+
+def _is_lost(state: FolderState, numbers: CNSet) -> bool:
+    """True when no other replica has any of these numbers any more."""
+    rows = state.rows.values()
+    return bool(state.rows) and not any(
+        row.is_doubted or not row.is_heard() or row.known.count_common(numbers) for row in rows
+    )
+
+
+def _ask_for_older(replica: Replica, folder: ObjectId, object_id: ObjectId) -> None:
+    """All who had the version that is set aside went back to before it: what they show is an older one.
+
+    That may count as known here, as one that was replaced, and nobody would be asked for it. The object is
+    asked for by its first number, which all of its versions have seen. Once it is here nothing is set aside.
+    """
+    state, first = replica.state(folder), CNSet.of([object_id])
+    if replica.objects.get(folder, object_id) is not None:
+        end(state, object_id, state.set_aside[object_id].numbers)
+    elif object_id.origin != replica.me.origin and object_id in state.knowledge.known:
+        state.knowledge.expire(first)
+        numbers = state.expired_objects.get(object_id, frozenset()) | {object_id}
+        state.expired_objects[object_id] = numbers
+        each = state.set_aside[object_id]
+        state.set_aside[object_id] = each._replace(numbers=each.numbers | {object_id})
+        replica.fired["set_aside_lost"] += 1
 
 
 def _waits_ms(replica: Replica, tries: int) -> int:

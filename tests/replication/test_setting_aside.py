@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from driven_stores import ACTOR, Post
+from driven_stores import ACTOR, TREE, Post, new_guids
 
 from pillarbox.replication.core import writing
-from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, MINUTE_MS
+from pillarbox.replication.core.hello import Start
+from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, MINUTE_MS, PROMPT
+from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.simulation.objects import DictObjects
 from pillarbox.replication.wire.messages import BackfillRequest
@@ -90,6 +92,32 @@ def test_what_was_deleted_and_purged_meanwhile_is_set_aside_no_more() -> None:
     post.table.clear()
     knowledge.purged |= knowledge.known & CNSet.full(made.origin, made.counter + 1)
     post.wait(3 * DAY_MS)
+    explained = post.stores[1].explain(folder, post.now)
+    assert explained.is_in_sync and not explained.set_aside and not explained.wanted
+
+
+def test_an_older_version_comes_when_all_who_had_the_one_set_aside_went_back_to_it() -> None:
+    """The older one counts as replaced here, and never was here."""
+    post = Post("aa")
+    folder = post.folder("12")
+    post.wait(HOUR_MS)
+    refused: set[ObjectId] = set()
+    refusing(post, 1, refused)
+    made = post.post(0, folder, b"old")
+    post.wait(10_000, is_lost=lambda message: message.folder == folder)
+    first = post.replica(0)
+    assert isinstance(first.objects, DictObjects)
+    record, objects = first.record.copy(), first.objects.snapshot()
+    post.do(0, lambda replica: writing.edit(replica, folder, made, ACTOR, content=b"new"))
+    refused.add(made)
+    post.wait(HOUR_MS)
+    explained = post.stores[1].explain(folder, post.now)
+    assert explained.set_aside and made in post.replica(1).state(folder).knowledge.known
+    post.stores[0] = Replicator(record, TREE, post.organisation, PROMPT, DictObjects(objects), new_guids(9))
+    post.put(post.stores[0], post.stores[0].start(post.now, Start.WENT_BACK))
+    refused.clear()
+    post.wait(3 * DAY_MS)
+    assert [view.contents for view in post.messages(1, folder)] == [(b"old",)]
     explained = post.stores[1].explain(folder, post.now)
     assert explained.is_in_sync and not explained.set_aside and not explained.wanted
 
