@@ -23,31 +23,35 @@ from pillarbox.replication.wire.messages import (
     AnswerTo,
     BackfillRequest,
     Changes,
-    Life,
     Message,
     Objects,
+    Statement,
     StatusRequest,
 )
 from pillarbox.store.change_number import CNSet
 
-LATE_MS: Final = 100_000
+REPEATED_MS: Final = 100_000
+"""A request that comes within so long after a later one may have been on its way since before that."""
 
 
-def begin(replica: Replica, folder: ObjectId, asker: bytes, life: Life, request: BackfillRequest) -> None:
+def begin(
+    replica: Replica, folder: ObjectId, asker: bytes, statement: Statement, request: BackfillRequest
+) -> None:
     """Take a request on: its pages take their turns on the line to the asker. While content is stopped none
     is: who still lacks something after that asks again.
 
     An asker that may not know of a deletion of the folder is asked what it has of the hierarchy: at rest
     nothing else would tell.
     """
+    key = AnswerKey(asker, folder)
+    if _came_late(replica, key, statement, request):
+        replica.fired["request_late"] += 1
+        return
     if deletion.cleared_unseen(replica, folder, asker):
         replica.send(asker, replica.tree.hierarchy, StatusRequest())
     is_stopped = folder != replica.tree.hierarchy and replica.is_content_stopped()
     if is_stopped or not request.needed:
-        outbox.withdraw(replica, AnswerKey(asker, folder))
-        return
-    if _came_late(replica, AnswerKey(asker, folder), life, request):
-        replica.fired["request_late"] += 1
+        outbox.withdraw(replica, key)
         return
     needed = request.needed & replica.state(folder).knowledge.known
     if needed:
@@ -56,34 +60,39 @@ def begin(replica: Replica, folder: ObjectId, asker: bytes, life: Life, request:
         needed -= coming
     row = replica.state(folder).rows.get(asker)
     claimed = row.known if row else None
-    outbox.answer(replica, Answer(asker, folder, life, needed, request.had, needed, claimed))
+    outbox.answer(replica, Answer(asker, folder, statement.life, needed, request.had, needed, claimed))
 
 
-def _came_late(replica: Replica, key: AnswerKey, life: Life, request: BackfillRequest) -> bool:
-    """True when a request came twice, or after a later one: its answer would cross for nothing.
+def _came_late(replica: Replica, key: AnswerKey, statement: Statement, request: BackfillRequest) -> bool:
+    """True when a request came twice over links, or after a later one: its answer would cross for nothing.
 
-    An asker has ever more. One that asks once more in vain does so later than anything is late, unless it
-    began anew or a link came back, and then what it asked before is forgotten. In a site nothing is late.
+    One that came before a later one has nothing that is not asked for by that, or was had by then. An asker
+    asks once more in vain later than anything is late. What it has once let go by age it may lack again.
     """
-    if replica.organisation.servers[key.asker].site == replica.site:
+    if replica.organisation.servers[key.asker].site == replica.site or replica.is_held_back(key.folder):
         return False
-    asked, now_ms = replica.asked_of_me, replica.now_ms
-    while asked and (first := next(iter(asked))) and asked[first].until_ms <= now_ms:
-        del asked[first]
-    before = asked.get(key)
-    if before and before.life == life and before.request.had.covers(request.had):
-        is_same = before.request.needed == request.needed
-        if is_same or before.request.had != request.had:
+    before = replica.asked_of_me.pop(key, None)
+    if before and before.until_ms > replica.now_ms and before.life == statement.life:
+        lacks, had = request.needed - before.request.needed, before.request.had
+        is_withdrawal = not request.needed and request.had == had
+        if not is_withdrawal and had.covers(request.had) and (had - statement.expired).covers(lacks):
+            replica.asked_of_me[key] = before
             return True
-    asked.pop(key, None)  # so that the first one is the oldest
-    asked[key] = Asked(life, request, now_ms + LATE_MS)
+    replica.asked_of_me[key] = Asked(statement.life, request, replica.now_ms + REPEATED_MS)
     return False
 
 
 def forget_asked(replica: Replica, asker: bytes) -> None:
-    """Forget what a store asked for that begins anew, or to which a link was cut: it asks again at once."""
+    """Forget what a store asked for that begins anew, or to which a link was cut: its answers may be lost."""
     for key in [key for key in replica.asked_of_me if key.asker == asker]:
         del replica.asked_of_me[key]
+
+
+def forget_late(replica: Replica) -> None:
+    """Forget the requests of which none can come late any more."""
+    asked, now_ms = replica.asked_of_me, replica.now_ms
+    for key in [key for key, each in asked.items() if each.until_ms <= now_ms]:
+        del asked[key]
 
 
 def _on_its_way(replica: Replica, folder: ObjectId, asker: bytes) -> CNSet:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
-from pillarbox.replication.core import folder_sums, mates, outbox, status
+from pillarbox.replication.core import answering, folder_sums, mates, outbox, status
 from pillarbox.replication.core.preset import SECOND_MS
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.rounds import Rounds, Told
@@ -58,6 +58,7 @@ def work(replica: Replica) -> None:
         _close(replica)
     if rounds.due_ms <= replica.now_ms:
         rounds.due_ms = _next_ms(replica)
+        answering.forget_late(replica)
         if head(replica) == replica.me.database:
             _poll(replica)
 

@@ -163,16 +163,12 @@ def answer(replica: Replica, asker: bytes, hello: Hello) -> None:
 
 
 def highest_heard(replica: Replica, origin: bytes) -> int:
-    """The highest number of a replica GUID that this store has, heard of, or is to hand on, in any folder.
+    """The highest number of a replica GUID that this store has or heard of, in any folder.
 
     One that is left out was not given, but numbers above it are.
     """
     record = replica.record
     highest = max(record.left_out.highest(origin), record.once_heard.highest(origin))
-    for copies in record.passing.values():
-        for copy in copies.values():
-            passing = (message.statement.known for message in copy.bundle.messages)
-            highest = max(highest, *(numbers.highest(origin) for numbers in passing))
     for state in record.folders.values():
         heard = (state.knowledge.known, state.knowledge.expired, *(row.known for row in state.rows.values()))
         highest = max(highest, *(numbers.highest(origin) for numbers in heard))
@@ -207,7 +203,7 @@ def heard(replica: Replica, statement: Statement) -> None:
     waiting = replica.waiting
     last = _last_given(replica.record) if waiting is None else waiting.last
     origin = replica.me.origin if waiting is None else waiting.origin
-    if statement.known.highest(origin) > last:
+    if statement.had.highest(origin) > last:
         note_return(replica)
 
 

@@ -51,6 +51,7 @@ def _clear(replica: Replica, folder: ObjectId, cleared: CNSet) -> None:
     if not cleared:
         return
     state = replica.state(folder)
+    replica.record.remember_reach(cleared)
     for object_id in replica.objects.found(folder, cleared):
         versions = replica.objects.get(folder, object_id)
         if versions is not None and (left := versions.without(cleared)) is not versions:
@@ -142,7 +143,7 @@ def ask_one(replica: Replica, folder: ObjectId, nearest: Iterable[bytes]) -> Non
 def drop(replica: Replica, folder: ObjectId) -> None:
     """Let the content go, and say so in the replica list, in one transaction."""
     before = replica.state(folder)
-    replica.record.let_go(before.knowledge.had)
+    replica.record.remember_reach(before.knowledge.had)
     replica.objects.clear(folder)
     replica.record.folders[folder] = FolderState(
         life=before.life,
@@ -166,7 +167,7 @@ def match_rows(replica: Replica, folder: ObjectId) -> None:
         # One that comes asks all others, and is heard so. One that was off the list here alone does not.
         unheard = peers.keys() - state.rows.keys()
         for database in state.rows.keys() - peers.keys():
-            replica.record.let_go(state.rows[database].had)
+            replica.record.remember_reach(state.rows[database].had)
         state.rows = Rows({database: state.rows.get(database, Row()) for database in peers})
         state.awaited = state.awaited.union(unheard)
         if unheard:

@@ -1,8 +1,8 @@
 """The line to one neighbour site: whose turn it is, what is on its way, and who there takes it.
 
 A bundle counts as handed over when a server of the site gives its receipt, never when a transport has
-accepted it. Who gives none in ten seconds is silent for five minutes, and the same copy goes to the next
-server; over a slow line it is waited for longer.
+accepted it. Who gives none in ten seconds, and no other answer, is silent for five minutes, and the same copy
+goes to the next server; over a slow line it is waited for longer.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ ASKS_MS: Final = (5_000, 7_500)
 double."""
 LATE_MS: Final = 90_000
 """A copy that its server has not got is waited for so long: in a network that holds some up it comes yet."""
+DENIALS_MAX: Final = 2
+"""A copy that a server never has goes to it no more: it is lost each time, or refused as it comes."""
 SILENT_MS: Final = 300_000
 PACKED_PART_MIN: Final = 1 / 16  # so that one bundle takes no more than 5 MB of memory
 TAKEN_MS_MAX: Final = 3_600_000  # a transport that has not said for so long that the link took a copy
@@ -59,8 +61,8 @@ class Flight:
     `to` is empty while all servers of the site are silent. `given_ms` is when the transport got it, `sent_ms`
     when the link had taken it, `given` who got it so far, each when. Its receipt is waited for at least
     `patience_ms`. One that `is_beside` has a place that only urgent changes have. While it `is_asking` the
-    bundle itself does not go: one who was given it is asked whether it has it. One that `is_denied` was not
-    there yet when its server was asked; it goes once more to a server that says so.
+    bundle itself does not go: one who was given it is asked whether it has it. One that `is_denied` did not
+    come while its server said so, `denials` are how often that was so at each.
     """
 
     bundle: Bundle
@@ -76,7 +78,7 @@ class Flight:
     is_beside: bool = False
     is_asking: bool = False
     is_denied: bool = False
-    goes_again: bool = False
+    denials: dict[bytes, int] = field(default_factory=dict)
     asks: int = 0
 
     def overdue_ms(self) -> int:
@@ -91,14 +93,19 @@ class Flight:
         return self.sent_ms + max(self.patience_ms, min(self.sent_ms - self.given_ms, SILENT_MS))
 
     def denied(self) -> None:
-        """Its server has not got it, so that is there: the copy is late, or was lost."""
-        self.is_denied, self.patience_ms = True, max(self.patience_ms, LATE_MS)
+        """Its server has not got it, so that is there: the copy is late, or was lost. It is waited for while
+        its server says so each time it is asked."""
+        answered_ms = self._asked_after_ms() + RECEIPT_MS
+        self.is_denied = answered_ms >= LATE_MS
+        self.patience_ms = max(self.patience_ms, min(answered_ms, LATE_MS))
+
+    def _asked_after_ms(self) -> int:
+        later = max(0, self.asks + 1 - len(ASKS_MS))
+        return ASKS_MS[self.asks] if not later else ASKS_MS[-1] << later
 
     def ask_ms(self) -> int:
         """The next time at which its server is asked whether it took it."""
-        since_ms = self.given_ms if self.is_asking else self.sent_ms
-        later = max(0, self.asks + 1 - len(ASKS_MS))
-        asks_ms = since_ms + (ASKS_MS[self.asks] if not later else ASKS_MS[-1] << later)
+        asks_ms = (self.given_ms if self.is_asking else self.sent_ms) + self._asked_after_ms()
         return asks_ms if self.to and asks_ms < self.overdue_ms() else NEVER_MS
 
 
@@ -144,11 +151,15 @@ class Line:
         return numbers
 
     def aim(self, flight: Flight, servers: Sequence[bytes], now_ms: int) -> bool:
-        """Choose the server that a flight goes to next, the first of `servers` that is not silent; False when
-        all are.
+        """Choose the server that a flight goes to next, the first of `servers` that is not silent and did not
+        deny it too often; False when there is none.
         """
         self.silent = {server: until_ms for server, until_ms in self.silent.items() if until_ms > now_ms}
-        flight.to = next((server for server in servers if server not in self.silent), b"")
+        denials, flight.to = flight.denials, b""
+        for server in servers:
+            if server not in self.silent and denials.get(server, 0) < DENIALS_MAX:
+                flight.to = server
+                break
         flight.given_ms, flight.sent_ms, flight.asks = now_ms, NEVER_MS, 0
         flight.patience_ms = min(max(RECEIPT_MS, 3 * self.slowest_ms // 2), SILENT_MS)
         flight.is_asking, flight.is_denied = flight.to in flight.given, False
@@ -203,9 +214,10 @@ class Line:
         found = []
         for flight in self.flights.values():
             if flight.to and flight.overdue_ms() <= now_ms:
-                if not flight.is_denied or flight.goes_again:
+                if flight.is_denied:
+                    flight.denials[flight.to] = flight.denials.get(flight.to, 0) + 1
+                else:
                     self.silent[flight.to] = now_ms + SILENT_MS
-                flight.goes_again = flight.is_denied
                 found.append(flight)
             elif not flight.to and min(self.silent.values(), default=0) <= now_ms:
                 found.append(flight)

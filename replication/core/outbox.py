@@ -15,7 +15,7 @@ from typing import Final
 from pillarbox.replication.core import folder_settings, mates, too_large
 from pillarbox.replication.core.effects import Answer, AnswerKey, GiveReceipt, Pass
 from pillarbox.replication.core.folder_settings import Priority
-from pillarbox.replication.core.line import Flight, Item, Kind, Line
+from pillarbox.replication.core.line import DENIALS_MAX, Flight, Item, Kind, Line
 from pillarbox.replication.core.packing import OBJECT_BYTES, PACK_BYTES_MAX, bytes_of, packs, pair_of
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import NEVER_MS, Row
@@ -66,7 +66,8 @@ def drop_answers(replica: Replica) -> None:
     """Drop the answers of content that are under way: who still lacks it asks again."""
     for answer in [each for each in replica.answers if replica.is_held_back(each.folder)]:
         del replica.answers[answer]
-        replica.asked_of_me.pop(answer, None)
+    for key in [key for key in replica.asked_of_me if replica.is_held_back(key.folder)]:
+        del replica.asked_of_me[key]
 
 
 def put_back(replica: Replica) -> None:
@@ -282,7 +283,8 @@ def _launch(replica: Replica, line: Line, flight: Flight) -> None:
     is none.
 
     One that was given it before is asked whether it has it. A link that is cut, or takes nothing back, would
-    carry all of it again and again.
+    carry all of it again and again. A copy that no server takes though it answers goes no more, or it would
+    keep back all behind it: those who lack what is in it ask.
     """
     known = servers_of(replica, line.site, flight.bundle)
     servers = [server for server in known if server not in replica.unreachable]
@@ -291,6 +293,9 @@ def _launch(replica: Replica, line: Line, flight: Flight) -> None:
             _ask(replica, flight)
         else:
             _give(replica, line, flight)
+    elif any(flight.denials.get(server, 0) >= DENIALS_MAX for server in servers):
+        replica.fired["copy_given_up"] += 1
+        _end(replica, line, flight.bundle.key)
 
 
 def _give(replica: Replica, line: Line, flight: Flight) -> None:
@@ -347,7 +352,8 @@ def _denied(replica: Replica, line: Line, flight: Flight) -> None:
     """The server that a copy is for has not got it. One that was asked first gets it now, unless all behind
     it have what is in it; one to which it is on its way yet is waited for."""
     if not flight.is_asking:
-        flight.denied()
+        if flight.sent_ms != NEVER_MS:  # else it answers a question of before
+            flight.denied()
     elif is_had_behind(replica, line.site, flight.bundle):
         _end(replica, line, flight.bundle.key)
     else:

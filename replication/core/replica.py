@@ -59,7 +59,8 @@ class ReplicaRecord:
     other sites, by the neighbour that is next. `owners` and `left_out` are what is known of all stores'
     numberings, `unsure` numbers below `counter` that are left out unless others know some of them,
     `quarantined` the replica GUIDs under which numbers were given twice. `once_heard` reaches for each
-    replica GUID as high as the sets that were let go: of stores that left, of replicas that were dropped.
+    replica GUID as high as what was heard and is not kept: of stores that left, of replicas that were
+    dropped or began anew, of folders that are not held.
     """
 
     sender: Sender
@@ -87,9 +88,9 @@ class ReplicaRecord:
         copied.folders = folders
         return copied
 
-    def let_go(self, numbers: CNSet) -> None:
-        """Keep of a set that is let go how high it reaches: a store that goes back in time asks for that, and
-        this one may be the last that heard of it."""
+    def remember_reach(self, numbers: CNSet) -> None:
+        """Keep how high a set reaches that is kept no more, or not at all: a store that goes back in time
+        asks for that, and this one may be the last that heard of it."""
         for origin in numbers.origins():
             highest = numbers.highest(origin)
             if highest > self.once_heard.highest(origin):
@@ -197,7 +198,7 @@ class Replica:
         self.stalled: frozenset[str] = frozenset()  # the sites whose lines were, when they were last seen
         self.answers: dict[AnswerKey, Answer] = {}  # that are under way, with what is left of each
         self.pages: dict[AnswerKey, list[Page]] = {}  # of answers, that may be on their way
-        self.asked_of_me: dict[AnswerKey, Asked] = {}  # of late, the oldest first
+        self.asked_of_me: dict[AnswerKey, Asked] = {}  # of late, over links
         self.seen: dict[BundleKey, bool] = {}  # bundles, and whether one was taken for the site
         self.heard: dict[bytes, int] = {}
         self.rounds = Rounds()

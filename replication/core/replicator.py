@@ -191,6 +191,8 @@ class Replicator:
             return
         hello.heard(replica, message.statement)
         state = replica.held(folder)
+        if state is None or source not in state.rows:
+            replica.record.remember_reach(message.statement.had)
         if state is None:  # folders never wait for content: what comes too early is asked for later
             replica.fired["came_before_its_folder"] += isinstance(body, Changes)
             return
@@ -218,7 +220,7 @@ class Replicator:
             case Changes() as changes:
                 self._take_changes(message, changes)
             case BackfillRequest() as request:
-                answering.begin(replica, folder, source, message.statement.life, request)
+                answering.begin(replica, folder, source, message.statement, request)
             case ReconcileQuestion() as question:
                 deletion.answer_reconcile(replica, folder, source, message.statement.life, question)
             case ReconcileAnswer() as answer:

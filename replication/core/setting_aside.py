@@ -81,11 +81,11 @@ def retry(replica: Replica, folder: ObjectId) -> None:
         replica.fired["set_aside_retried"] += 1
         if _is_lost(state, numbers_of(state, object_id)):
             _ask_for_older(replica, folder, object_id)
-        if (each := state.set_aside.get(object_id)) is None:
+        if object_id not in state.set_aside:
             continue
         tries = each.tries + 1
         due_ms = replica.now_ms + _waits_ms(replica, tries)
-        state.set_aside[object_id] = each._replace(tries=tries, due_ms=due_ms)
+        state.set_aside[object_id] = state.set_aside[object_id]._replace(tries=tries, due_ms=due_ms)
         state.knowledge.retried |= numbers_of(state, object_id)
 
 

@@ -82,13 +82,14 @@ def take_statement(replica: Replica, folder: ObjectId, store: bytes, statement: 
     off the list and added again nothing else would tell that this comes late.
     """
     state = replica.state(folder)
-    if not state.rows[store].is_heard() and replica.has_ended(store, statement.life.incarnation):
-        return
     before = state.rows[store]
+    if not before.is_heard() and replica.has_ended(store, statement.life.incarnation):
+        replica.record.remember_reach(statement.had)
+        return
     if state.hear(store, statement, replica.wall_ms).is_doubted:
         note_doubt(replica, folder)
-    if statement.life > before.life:
-        replica.record.let_go(before.had)
+    if statement.life != before.life:
+        replica.record.remember_reach(before.had if statement.life > before.life else statement.had)
 
 
 def take(replica: Replica, folder: ObjectId, told: Status) -> None:

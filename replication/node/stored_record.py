@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pillarbox.replication.core.replica import ReplicaRecord
 from pillarbox.replication.core.state import FolderState, Leaving, Row, SetAside
-from pillarbox.replication.ground.knowledge import Knowledge
+from pillarbox.replication.ground.knowledge import NOTHING, Knowledge
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.node.identifiers import Identifiers, KnownIdentifiers
 from pillarbox.replication.node.kept_values import packed, unpacked
@@ -33,18 +33,20 @@ class StoredRecord:
 
     def __init__(self) -> None:
         self._rows: dict[int, dict[bytes, Row]] = {}
+        self._once_heard = NOTHING
 
     def load(self, reader: Reader, ids: KnownIdentifiers) -> ReplicaRecord | None:
         """The record that was kept, None where none was. Raises Corrupt; UnsupportedVersion for a newer
         one."""
         self._rows.clear()
+        self._once_heard = NOTHING
         value = replication_state.kept(reader, Kept.STORE)
         if value is None:
             return None
         record = _record_of(unpacked(value, _WHAT))
         if (heard := replication_state.kept(reader, Kept.ONCE_HEARD)) is not None:
             (numbers,) = unpacked(heard, _WHAT)
-            record.once_heard = CNSet.decode(numbers)
+            record.once_heard = self._once_heard = CNSet.decode(numbers)
         for folder_id, _, fields in replication_state.all_kept(reader, Kept.FOLDER):
             known = replication_state.known(reader, folder_id)
             state = _folder_of(known, unpacked(fields, _WHAT))
@@ -59,8 +61,9 @@ class StoredRecord:
     ) -> None:
         """Keep the record, with the state of those folders that a call touched."""
         replication_state.keep(txn, Kept.STORE, packed(*_store_fields(record)))
-        if record.once_heard:
+        if record.once_heard and record.once_heard is not self._once_heard:
             replication_state.keep(txn, Kept.ONCE_HEARD, packed(record.once_heard.encode()))
+            self._once_heard = record.once_heard
         for folder in folders:
             state = record.folders.get(folder)
             if state is not None:

@@ -32,7 +32,7 @@ class Kept(IntEnum):
     COPY_SLICE = 6  # a part of its bytes
     LACKING = 7  # of one folder: there while the replica here lacks content that others have
     UNTOLD = 8  # the notice of a conflict that was not told yet, by its key
-    ONCE_HEARD = 9  # of the whole database: how high numbers reach in sets that it let go
+    ONCE_HEARD = 9  # of the whole database: how high numbers reach that were heard and are not kept
 
 
 def kept(reader: Reader, kind: Kept, folder_id: int = 0, guid: bytes = NOBODY) -> bytes | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pillarbox.replication.core import commands
 from pillarbox.replication.core.effects import Answer, AnswerKey
 from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS, SECOND_MS
 from pillarbox.replication.core.replica import Moment
@@ -18,7 +19,7 @@ from pillarbox.replication.wire.messages import (
     Status,
 )
 from pillarbox.store.change_number import CNSet
-from tests.shared.driven_stores import Post, is_changes
+from tests.shared.driven_stores import ACTOR, Post, is_changes
 
 
 def asks(post: Post, store: int, folder: ObjectId, at_ms: int) -> Answer:
@@ -66,26 +67,80 @@ def test_what_a_slow_link_has_not_brought_yet_is_not_sent_again_to_the_site() ->
     assert page(post, asks(post, 1, folder, late_ms), late_ms) == 1, "it was lost, and is asked for again"
 
 
-def requests(post: Post, store: int, folder: ObjectId, needed: CNSet, had: CNSet) -> Answer | None:
+def requests(
+    post: Post, store: int, folder: ObjectId, needed: CNSet, had: CNSet, expired: CNSet = NOTHING
+) -> Answer | None:
     """What the first store answers to a request; None when it is not taken on."""
     first, asker = post.replica(0), post.replica(store)
-    said = Statement(asker.life(folder), NOTHING, NOTHING)
+    said = Statement(asker.life(folder), had - expired, expired)
     message = Message(asker.me, first.me.database, folder, said, BackfillRequest(needed, had))
     first.answers.clear()
     post.stores[0].receive(message, post.now)
     return first.answers.get(AnswerKey(asker.me.database, folder))
 
 
+def one_by_one(post: Post, folder: ObjectId, count: int) -> list[CNSet]:
+    """The numbers of some posts."""
+    return [CNSet.of([post.post(0, folder)]) for _ in range(count)]
+
+
 def test_a_request_that_comes_twice_over_a_link_or_after_a_later_one_is_answered_once() -> None:
     post, folder = posted("ab", "12")
-    numbers = [post.post(0, folder) for _ in range(2)]
-    first, both = CNSet.of(numbers[:1]), CNSet.of(numbers)
-    assert requests(post, 1, folder, both, NOTHING)
-    assert not requests(post, 1, folder, both, NOTHING)
-    assert requests(post, 1, folder, both - first, first)
-    assert not requests(post, 1, folder, both, NOTHING)
+    one, two = one_by_one(post, folder, 2)
+    assert requests(post, 1, folder, one | two, NOTHING)
+    assert not requests(post, 1, folder, one | two, NOTHING)
+    assert requests(post, 1, folder, two, one)
+    assert not requests(post, 1, folder, one | two, NOTHING)
     post.now_ms += 2 * MINUTE_MS
-    assert requests(post, 1, folder, both - first, first), "asked for in vain"
+    assert requests(post, 1, folder, two, one), "asked for in vain"
+    post.wait(HOUR_MS)
+    assert not post.replica(0).asked_of_me
+
+
+def test_a_request_that_was_overtaken_is_answered_where_it_asks_for_something_else() -> None:
+    post, folder = posted("ab", "12")
+    one, two, three, four = one_by_one(post, folder, 4)
+    assert requests(post, 1, folder, three, four)
+    assert requests(post, 1, folder, one | two, NOTHING)
+
+
+def test_what_was_let_go_by_age_may_be_asked_for_again_at_once() -> None:
+    post, folder = posted("ab", "12")
+    one, two, three = one_by_one(post, folder, 3)
+    assert requests(post, 1, folder, three, one | two)
+    assert requests(post, 1, folder, one, two, expired=one)
+
+
+def test_a_request_is_answered_no_more_where_its_withdrawal_overtook_it() -> None:
+    post, folder = posted("ab", "12")
+    one, two = one_by_one(post, folder, 2)
+    assert not requests(post, 1, folder, NOTHING, one | two)
+    assert not requests(post, 1, folder, one, two)
+
+
+def test_who_withdrew_and_still_lacks_something_is_answered_again_at_once() -> None:
+    post, folder = posted("ab", "12")
+    one, two = one_by_one(post, folder, 2)
+    assert requests(post, 1, folder, one, two)
+    assert not requests(post, 1, folder, NOTHING, two)
+    assert requests(post, 1, folder, one, two)
+
+
+def test_another_life_of_a_replica_asks_anew() -> None:
+    post, folder = posted("ab", "12")
+    (one,) = one_by_one(post, folder, 1)
+    assert requests(post, 1, folder, one, NOTHING)
+    post.replica(1).state(folder).life += 1
+    assert requests(post, 1, folder, one, NOTHING)
+
+
+def test_after_a_stop_of_content_all_are_answered_again_at_once() -> None:
+    post, folder = posted("ab", "12")
+    (one,) = one_by_one(post, folder, 1)
+    assert requests(post, 1, folder, one, NOTHING)
+    post.do(0, lambda replica: commands.stop_content(replica, ACTOR))
+    post.do(0, lambda replica: commands.resume_content(replica, ACTOR))
+    assert requests(post, 1, folder, one, NOTHING)
 
 
 def test_who_began_anew_or_was_cut_off_is_answered_again_at_once() -> None:

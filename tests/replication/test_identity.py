@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from driven_stores import TREE, Post, is_changes, new_guids, to_or_from
+from driven_stores import ACTOR, TREE, Post, is_changes, new_guids, to_or_from
 
 from pillarbox.replication.core import expiry, hello, hierarchy, identity, status
 from pillarbox.replication.core.effects import Notice, Report, Send
@@ -16,7 +16,8 @@ from pillarbox.replication.core.identity import Fence, Mark, Place, Return
 from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, PROMPT
 from pillarbox.replication.core.replica import ReplicaRecord, Waiting
 from pillarbox.replication.core.replicator import Replicator
-from pillarbox.replication.core.state import Rows
+from pillarbox.replication.core.state import Row, Rows
+from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.node import fence
 from pillarbox.replication.simulation.objects import DictObjects
 from pillarbox.replication.wire.messages import (
@@ -257,6 +258,61 @@ def test_what_was_heard_of_a_numbering_outlasts_the_life_of_the_replica_that_sai
     third = post.replica(2)
     third.state(post.shared).knowledge.known -= CNSet.of([made])
     assert hello.highest_heard(third, made.origin) == made.counter
+
+
+def test_no_number_is_given_twice_that_a_bridgehead_without_a_replica_handed_on() -> None:
+    """The only other replica is out of reach; who handed the post on holds none, and kept no copy."""
+    post = Post("abc")
+    folder = post.folder("13")
+    post.wait(HOUR_MS)
+    made = post.post(0, folder, b"1")
+    post.wait(HOUR_MS)
+    bridgehead = post.replica(1)
+    assert bridgehead.held(folder) is None and not any(bridgehead.record.passing.values())
+    assert hello.highest_heard(bridgehead, made.origin) == made.counter
+
+
+def test_no_number_is_given_twice_of_what_went_with_its_folder() -> None:
+    """The folder was deleted by a store that was retired; who is left never held it."""
+    post = Post("aab")
+    folder = post.folder("13")
+    post.wait(HOUR_MS)
+    made = post.post(0, folder, b"1")
+    post.wait(HOUR_MS)
+    post.do(2, lambda replica: hierarchy.delete_folder(replica, folder, ACTOR))
+    is_of_first = to_or_from(post.replica(0).me.database)
+    post.wait(HOUR_MS, is_lost=is_of_first)
+    post.lose(2)
+    assert hello.highest_heard(post.replica(1), made.origin) == made.counter
+
+
+def test_a_return_is_noticed_by_what_another_store_has_let_go_by_age() -> None:
+    post = Returning()
+    made = post.post(0, post.shared, b"1")
+    post.wait(HOUR_MS)
+    store = post.put_back()
+    post.wait(HOUR_MS, is_lost=lambda message: not isinstance(message.body, Hello))
+    assert store.replica.waiting is not None
+    store.replica.waiting = None
+    hello.heard(store.replica, Statement(Life(1, 1), NOTHING, CNSet.of([made])))
+    assert Notice.WENT_BACK in [each.notice for each in store.replica.effects if isinstance(each, Report)]
+
+
+@pytest.mark.parametrize("comes_late", [True, False], ids=["an earlier life", "an ended numbering"])
+def test_what_is_not_believed_of_a_statement_is_heard_all_the_same(comes_late: bool) -> None:
+    post = Returning()
+    made = post.post(0, post.shared, b"1")
+    post.wait(10_000, is_lost=lambda message: True)
+    third, said_by = post.replica(2), post.replica(1).me
+    if comes_late:
+        third.state(post.shared).rows[said_by.database] = Row(Life(9, 9))
+    else:
+        third.record.owners[b"later" * 3 + b"!"] = said_by.database, said_by.incarnation + 1
+        third.state(post.shared).rows[said_by.database] = Row()
+    told = Statement(Life(said_by.incarnation, 1), CNSet.of([made]), NOTHING)
+    post.do(2, partial(status.take_statement, folder=post.shared, store=said_by.database, statement=told))
+    assert made not in post.replica(2).state(post.shared).rows[said_by.database].known
+    assert hello.highest_heard(post.replica(2), made.origin) == made.counter
 
 
 @pytest.mark.parametrize(("ignorant", "knowing"), [(1, 2), (2, 1)], ids=["other site", "own site"])

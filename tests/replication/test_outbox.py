@@ -22,7 +22,7 @@ from pillarbox.replication.organisation.link_state import LinkState
 from pillarbox.replication.simulation.objects import DictObjects
 from pillarbox.replication.wire.messages import Changes, Class, Label, Life, Message, Receipt, Says
 from pillarbox.store.change_number import CNSet
-from tests.shared.driven_stores import ACTOR, Post, is_changes, new_guids
+from tests.shared.driven_stores import ACTOR, Post, is_changes, new_guids, to_or_from
 
 
 def site_copies(post: Post) -> Counter[tuple[str, str]]:
@@ -171,20 +171,66 @@ def test_a_copy_that_its_server_has_not_got_is_waited_for_and_given_to_it_again(
     assert has_all(post, folder, 1, range(1, 3))
 
 
-def test_a_server_that_never_has_a_copy_is_passed_over_after_the_second_one() -> None:
-    """Large messages to it are lost on their way, and small ones are not."""
+def wait_answering(post: Post, duration_ms: int, is_lost: Callable[[Message], bool]) -> None:
+    """Let time pass while copies are lost, and questions after them are answered."""
+    for _ in range(duration_ms // 1_000):
+        post.cut.clear()
+        post.wait(1_000, is_lost=is_lost)
+
+
+def test_each_server_gets_a_copy_twice_that_it_answers_not_to_have_and_then_it_goes_no_more() -> None:
+    """What is lost each time, or refused as it comes, would keep back all that is behind it."""
+    post = Post("abb")
+    folder, other = post.folder("123"), post.folder("123")
+    post.passed.clear()
+    post.post(0, folder)
+    begun_ms, gives = post.now_ms, list[tuple[int, bytes]]()
+    is_lost = lost_of(folder)
+    while post.replica(0).lines["b"].flights or not gives:
+        before = len(first_takers(post, folder))
+        wait_answering(post, 1_000, is_lost)
+        gives += [((post.now_ms - begun_ms) // 1_000, to) for to in first_takers(post, folder)[before:]]
+        assert post.now_ms - begun_ms < HOUR_MS
+    (_, first), (_, again), (_, second), (_, second_again) = gives
+    assert first == again != second == second_again
+    assert [round(seconds, -1) for seconds, _ in gives] == [0, 90, 180, 270]
+    line = post.replica(0).lines["b"]
+    assert not line.silent and not post.replica(0).state(folder).marks
+    post.post(0, other)
+    wait_answering(post, 3_000, is_lost)
+    assert has_all(post, other, 1, range(1, 3)), "nobody is passed over for it"
+    post.wait(HOUR_MS)
+    assert has_all(post, folder, 1, range(1, 3)), "who lacks it asks"
+
+
+def lost_of(folder: ObjectId) -> Callable[[Message], bool]:
+    return lambda message: message.folder == folder and is_changes(message)
+
+
+def test_a_server_that_answers_and_then_dies_is_waited_for_until_it_answers_no_more() -> None:
     post = Post("abb")
     folder = post.folder("123")
     post.passed.clear()
     post.post(0, folder)
-    post.wait(2_000, is_lost=lost_to(b"2" * 16, b"3" * 16))
+    wait_answering(post, 6_000, lost_of(folder))
     (first,) = first_takers(post, folder)
-    for _ in range(40):
-        post.cut.clear()
-        post.wait(5_000, is_lost=lost_to(first))
-    assert [each for each in first_takers(post, folder) if each == first] == [first, first]
-    other = first_takers(post, folder)[2]
-    assert other != first and len(post.messages(int(other[:1]) - 1, folder)) == 1
+    post.cut.add((b"1" * 16, first))
+    post.wait(15_000, is_lost=to_or_from(first))
+    assert len(first_takers(post, folder)) == 2 and first in post.replica(0).lines["b"].silent
+
+
+def test_an_answer_to_a_question_of_before_says_nothing_of_a_copy_that_has_not_left_yet() -> None:
+    post = Post("ab")
+    folder = post.folder("12")
+    post.wait(MINUTE_MS)
+    post.do(0, lambda replica: writing.post(replica, folder, b"c", 10, ACTOR))
+    store = post.stores[0]
+    post.copies.clear()
+    for effect in store.tick(Moment(post.now_ms + 1_000, post.now_ms + 1_000)):
+        assert isinstance(effect, Pass)
+    (flight,) = store.replica.lines["b"].flights.values()
+    store.receipt_came(Receipt(flight.bundle.key, flight.to, Says.NOT_TAKEN), post.now)
+    assert flight.patience_ms == 10_000
 
 
 @pytest.mark.parametrize("lost", [b"3" * 16, b"4" * 16])
