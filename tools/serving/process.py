@@ -10,6 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,7 +31,7 @@ from pillarbox.tools.serving.log import ERROR, INFORMATION, WARNING, Log
 from pillarbox.tools.serving.notices import Notices
 from pillarbox.tools.serving.replicating import Replicating, make_node
 from pillarbox.tools.serving.replication_status import Conflicts, Paths, replication_status
-from pillarbox.tools.serving.status import server_status
+from pillarbox.tools.serving.status import complaints, server_status
 from pillarbox.tools.serving.wakes import Wake, Wakes
 
 if TYPE_CHECKING:
@@ -277,7 +278,8 @@ def serve(
 
             metrics = Metrics(status)
             count = metrics.count
-            host, port = stack.enter_context(answering(address, status, metrics, shown))
+            wrong = partial(complaints, server, lending)
+            host, port = stack.enter_context(answering(address, wrong, shown, metrics))
             log.say(INFORMATION, f"HTTP at {host}:{port}", port=port)
         stack.enter_context(replicating.running())
         stack.enter_context(ControlSocket(server, lending, log, clock, count, replicating).open())

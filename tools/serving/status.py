@@ -99,10 +99,11 @@ def _state(server: pillarbox.Server, database: pillarbox.Database, lent: Contain
     return {"state": DISMOUNTED, "reason": "an administrator has dismounted it"}
 
 
-def complaints(status: Mapping[str, Any]) -> list[str]:
+def complaints(server: pillarbox.Server, lent: Container[bytes]) -> list[str]:
     """The reasons why a server is not well: databases that should be mounted, and are not."""
     return [
-        f"{each['group']}/{each['database']}: {each['reason']}"
-        for each in status["databases"]
-        if each["state"] == NOT_MOUNTED
+        f"{group.name}/{database.name}: {found['reason']}"
+        for group in list(server.groups.values())
+        for database in list(group.databases.values())
+        if (found := _state(server, database, lent))["state"] == NOT_MOUNTED
     ]

@@ -23,7 +23,6 @@ from pillarbox.store.disk.stream import disk_error
 from pillarbox.store.errors import InvalidSetting, NotFound
 from pillarbox.tools.serving.metrics import CONTENT_TYPE, Metrics
 from pillarbox.tools.serving.page import page
-from pillarbox.tools.serving.status import complaints
 
 TOKEN_LENGTH_MIN: Final = 16
 _REQUESTS_MAX: Final = 32
@@ -35,6 +34,8 @@ _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
 }
 Answer = Callable[[], Response]
+Complaints = Callable[[], list[str]]
+"""The reasons why a server is not well."""
 
 
 class Address(NamedTuple):
@@ -93,16 +94,13 @@ def _is_loopback(host: str) -> bool:
 
 
 def application(
-    address: Address,
-    status: Callable[[], Mapping[str, Any]],
-    metrics: Metrics,
-    shown: Callable[[], Mapping[str, Any]] | None = None,
+    address: Address, complaints: Complaints, status: Callable[[], Mapping[str, Any]], metrics: Metrics
 ) -> Callable[..., Awaitable[None]]:
-    """The application that answers at an address. `shown` is the status with what only a person asks for."""
-    told = shown or status
+    """The application that answers at an address. The health is by `complaints` alone: who asks for it, often
+    and without a token, waits for nothing that may be busy."""
 
     def health() -> Response:
-        wrong = complaints(status())
+        wrong = complaints()
         return PlainTextResponse("\n".join(wrong) + "\n" if wrong else "ok\n", 503 if wrong else 200)
 
     def guarded(answer: Answer, *, is_open: bool = False) -> Callable[[Request], Response]:
@@ -128,9 +126,9 @@ def application(
             Route("/metrics", guarded(lambda: Response(metrics.text(), media_type=CONTENT_TYPE))),
             Route(
                 "/status",
-                guarded(lambda: Response(json.dumps(told()), media_type="application/json")),
+                guarded(lambda: Response(json.dumps(status()), media_type="application/json")),
             ),
-            Route("/", guarded(lambda: HTMLResponse(page(told())))),
+            Route("/", guarded(lambda: HTMLResponse(page(status())))),
         ]
     )
 
@@ -158,10 +156,7 @@ def _has_token(request: Request, token: str) -> bool:
 
 @contextmanager
 def answering(
-    address: Address,
-    status: Callable[[], Mapping[str, Any]],
-    metrics: Metrics,
-    shown: Callable[[], Mapping[str, Any]] | None = None,
+    address: Address, complaints: Complaints, status: Callable[[], Mapping[str, Any]], metrics: Metrics
 ) -> Iterator[tuple[str, int]]:
     """Answer at an address while the `with` block runs, by a thread; the host and port that it listens at.
 
@@ -177,7 +172,7 @@ def answering(
             ) from error
         raise disk_error(error, f"{address.host}:{address.port}") from error
     config = uvicorn.Config(
-        application(address, status, metrics, shown),
+        application(address, complaints, status, metrics),
         log_config=None,
         access_log=False,
         server_header=False,

@@ -9,6 +9,7 @@ import subprocess
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,14 @@ from pillarbox.store.errors import InvalidSetting, NotFound
 from pillarbox.tools.serving.due import Standing, Task, Work
 from pillarbox.tools.serving.metrics import Metrics
 from pillarbox.tools.serving.page import page
-from pillarbox.tools.serving.status import server_status
+from pillarbox.tools.serving.status import complaints, server_status
 from pillarbox.tools.serving.web import answering, read_address
 
 TOKEN = "correct-horse-battery"
 STORE = "Mailbox Store"
 NOW = 1_700_000_000_000
 Ask = Callable[..., http.client.HTTPResponse]
+Status = Callable[[], dict[str, Any]]
 STANDINGS = {
     Task(Work.BACKUP, "Staff"): Standing(NOW + 7_200_000, NOW, failure="<the repository> is locked"),
     Task(Work.MAINTENANCE): Standing(is_running=True),
@@ -46,17 +48,15 @@ def server(tmp_path: Path) -> Iterator[pillarbox.Server]:
 
 
 @contextmanager
-def asked(server: pillarbox.Server, token_file: Path | None = None) -> Iterator[tuple[Ask, Metrics]]:
+def asked(
+    server: pillarbox.Server, token_file: Path | None = None, status: Status | None = None
+) -> Iterator[tuple[Ask, Metrics]]:
     """Asks a process that answers for a server, and its metrics."""
+    status = status or partial(server_status, server, STANDINGS, (), NOW)
 
-    def status() -> dict[str, Any]:
-        return server_status(server, STANDINGS, (), NOW)
-
-    metrics = Metrics(status)
-    with answering(read_address("127.0.0.1:0", token_file, ("mail.example",)), status, metrics) as (
-        host,
-        port,
-    ):
+    metrics, wrong = Metrics(status), partial(complaints, server, ())
+    address = read_address("127.0.0.1:0", token_file, ("mail.example",))
+    with answering(address, wrong, status, metrics) as (host, port):
 
         def ask(path: str, **headers: str) -> http.client.HTTPResponse:
             connection = http.client.HTTPConnection(host, port, timeout=20)
@@ -84,6 +84,14 @@ def test_health_is_ok_until_a_database_is_not_mounted_that_should_be(server: pil
         assert ask("/healthz").status == 503
         state = json.loads(text_of(ask("/status")))["databases"][0]
         assert (state["state"], state["reason"]) == ("not mounted", "a page is bent")
+
+
+def test_who_asks_for_the_health_does_not_wait_for_the_status(server: pillarbox.Server) -> None:
+    def status() -> dict[str, Any]:
+        pytest.fail("what replicates may be busy for seconds, and has many folders")
+
+    with asked(server, status=status) as (ask, _):
+        assert text_of(ask("/healthz")) == "ok\n"
 
 
 def test_the_status_has_databases_and_work(server: pillarbox.Server) -> None:
@@ -173,9 +181,9 @@ def test_a_token_that_is_short_or_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_address_that_is_taken_is_told(server: pillarbox.Server) -> None:
-    with answering(read_address("127.0.0.1:0", None, ()), dict, Metrics(dict)) as (_, port):
+    with answering(read_address("127.0.0.1:0", None, ()), list, dict, Metrics(dict)) as (_, port):
         address = read_address(f"127.0.0.1:{port}", None, ())
-        with pytest.raises(pillarbox.errors.PillarboxError), answering(address, dict, Metrics(dict)):
+        with pytest.raises(pillarbox.errors.PillarboxError), answering(address, list, dict, Metrics(dict)):
             pytest.fail("two listen at one address")
 
 
