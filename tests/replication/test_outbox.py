@@ -219,6 +219,18 @@ def test_a_server_that_answers_and_then_dies_is_waited_for_until_it_answers_no_m
     assert len(first_takers(post, folder)) == 2 and first in post.replica(0).lines["b"].silent
 
 
+def test_a_server_that_is_asked_once_more_and_gives_no_answer_is_silent() -> None:
+    post = Post("abb")
+    folder = post.folder("123")
+    post.passed.clear()
+    post.post(0, folder)
+    wait_answering(post, 89_000, lost_of(folder))
+    (first,) = first_takers(post, folder)
+    post.cut.add((b"1" * 16, first))
+    post.wait(15_000, is_lost=to_or_from(first))
+    assert len(first_takers(post, folder)) == 2 and first in post.replica(0).lines["b"].silent
+
+
 def test_an_answer_to_a_question_of_before_says_nothing_of_a_copy_that_has_not_left_yet() -> None:
     post = Post("ab")
     folder = post.folder("12")

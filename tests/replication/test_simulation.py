@@ -190,6 +190,16 @@ def test_content_that_crosses_a_link_again_counts_as_needed_only_when_it_was_los
     assert (link.content_bytes, link.distinct_bytes, link.lost_bytes) == (4_000, 1_000, 1_000)
 
 
+def test_a_connection_over_two_links_takes_no_more_than_the_slow_one_lets_through() -> None:
+    network = Network(random.Random(1), loss=0.0, doubled=0.0, late=0.0)
+    network.link("b", "c").bytes_per_ms = 1.0
+    content_bytes = 60_000
+    first = network.travel(Freight(content_bytes, {}), ("a", "b", "c"), 0)
+    second = network.travel(Freight(content_bytes, {}), ("a", "b", "c"), 0)
+    assert content_bytes < first.sent_ms <= first.arrives_ms[0]
+    assert second.sent_ms > 2 * content_bytes
+
+
 def test_holes_that_are_closed_in_one_folder_give_up_nothing_of_another() -> None:
     world = World(1, 1, PROMPT)
     machine = world.add_store(world.sites[0], 7)
