@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pillarbox.replication.core import hierarchy, mates, too_large, writing
+from pillarbox.replication.core import hierarchy, mates, setting_aside, too_large, writing
 from pillarbox.replication.core.applying import store_or_bury, take_all
 from pillarbox.replication.core.effects import Notice
 from pillarbox.replication.core.replica import Replica
@@ -196,7 +196,8 @@ def answer_reconcile(
             continue  # the asker keeps what it has of it
         mine = replica.objects.get(folder, object_id)
         siblings = mine.siblings if mine else {}
-        is_aside = object_id in state.set_aside  # what replaced the version may be what could not be applied
+        # What replaced the version may be what could not be applied.
+        is_aside = bool(setting_aside.numbers_of(state, object_id))
         numbers = frozenset(
             number
             for number in sight.numbers

@@ -101,16 +101,17 @@ def _ask_for_older(replica: Replica, folder: ObjectId, object_id: ObjectId) -> N
     """All who had the version that is set aside went back to before it: what they show is an older one.
 
     That may count as known here, as one that was replaced, and nobody would be asked for it. The object is
-    asked for by its first number, which all of its versions have seen. Once it is here nothing is set aside.
+    asked for by its first number, which all of its versions have seen. Once it is here, or nothing is left of
+    it there either, nothing is set aside.
     """
-    state, first = replica.state(folder), CNSet.of([object_id])
-    if replica.objects.get(folder, object_id) is not None:
-        end(state, object_id, state.set_aside[object_id].numbers)
-    elif object_id.origin != replica.me.origin and object_id in state.knowledge.known:
-        state.knowledge.expire(first)
+    state, each = replica.state(folder), replica.state(folder).set_aside[object_id]
+    is_known = object_id in state.knowledge.known
+    if replica.objects.get(folder, object_id) is not None or (is_known and object_id in each.numbers):
+        end(state, object_id, each.numbers)
+    elif is_known and object_id.origin != replica.me.origin:
+        state.knowledge.expire(CNSet.of([object_id]))
         numbers = state.expired_objects.get(object_id, frozenset()) | {object_id}
         state.expired_objects[object_id] = numbers
-        each = state.set_aside[object_id]
         state.set_aside[object_id] = each._replace(numbers=each.numbers | {object_id})
         replica.fired["set_aside_lost"] += 1
 

@@ -177,6 +177,8 @@ def check_nothing_lost(invariants: Invariants, replicas: list[Replica]) -> None:
 def _check_folder(invariants: Invariants, folder: ObjectId, holders: list[Replica]) -> None:
     history, had, known, purged = invariants.history, NOTHING, NOTHING, NOTHING
     deletions = holders[0].state(holders[0].tree.hierarchy).knowledge.known  # all stores are equal by now
+    hierarchy_id = holders[0].tree.hierarchy
+    is_gone = folder != hierarchy_id and all(replica.folder(folder) is None for replica in holders)
     live: set[ChangeNumber] = set()
     for replica in holders:
         knowledge = replica.state(folder).knowledge
@@ -185,7 +187,8 @@ def _check_folder(invariants: Invariants, folder: ObjectId, holders: list[Replic
             live.update(_shown(replica, folder, object_id))
     for number in history.in_set(folder, known):
         later = [each for each in history.covering(number) if each in had]
-        if number in live and invariants.is_back(number, known, deletions):
+        # What a folder held that has gone without a tombstone is shown nowhere.
+        if number in live and not is_gone and invariants.is_back(number, known, deletions):
             raise Violation(
                 f"{number.counter} of folder {folder.counter} was replaced or deleted, and is back"
             )

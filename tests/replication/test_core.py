@@ -809,7 +809,9 @@ def test_an_older_version_of_what_is_set_aside_is_gone_only_if_it_was_deleted(wa
     held = store.objects.get(folder, message)
     assert held is not None
     store.objects.remove(folder, message)
-    store.state(folder).set_aside[message] = SetAside(frozenset(), "refused", 0, 0, post.now_ms + HOUR_MS)
+    newer, state = ChangeNumber(b"C" * 16, 9), store.state(folder)
+    state.knowledge.expire(CNSet.of([newer]))
+    state.set_aside[message] = SetAside(frozenset([newer]), "refused", 0, 0, post.now_ms + HOUR_MS)
     if was_deleted:
         store.state(folder).knowledge.purged = CNSet.of(held.siblings)
     question = ReconcileQuestion({message: Sight.of(held)}, 0)

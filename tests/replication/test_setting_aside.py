@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from driven_stores import ACTOR, TREE, Post, new_guids
 
-from pillarbox.replication.core import writing
+from pillarbox.replication.core import deletion, writing
+from pillarbox.replication.core.effects import Send
 from pillarbox.replication.core.hello import Start
 from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, MINUTE_MS, PROMPT
 from pillarbox.replication.core.replicator import Replicator
+from pillarbox.replication.core.state import SetAside
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.simulation.objects import DictObjects
-from pillarbox.replication.wire.messages import BackfillRequest
+from pillarbox.replication.wire.messages import BackfillRequest, ReconcileAnswer, ReconcileQuestion
 from pillarbox.store.change_number import CNSet
 
 
@@ -120,6 +124,54 @@ def test_an_older_version_comes_when_all_who_had_the_one_set_aside_went_back_to_
     assert [view.contents for view in post.messages(1, folder)] == [(b"old",)]
     explained = post.stores[1].explain(folder, post.now)
     assert explained.is_in_sync and not explained.set_aside and not explained.wanted
+
+
+def test_where_nothing_is_left_of_what_was_set_aside_its_first_number_is_asked_for_once() -> None:
+    post = Post("aa")
+    folder = post.folder("12")
+    post.wait(HOUR_MS)
+    refused: set[ObjectId] = set()
+    refusing(post, 1, refused)
+    made = post.post(0, folder, b"old")
+    post.do(0, lambda replica: writing.edit(replica, folder, made, ACTOR, content=b"new"))
+    refused.add(made)
+    post.wait(HOUR_MS)
+    assert post.stores[1].explain(folder, post.now).set_aside
+    first = post.replica(0)
+    held = first.objects.get(folder, made)
+    assert held is not None
+    lost = CNSet.of(held.siblings)
+    first.objects.remove(folder, made)  # it went back to before the edit, and the older version is purged
+    first.state(folder).knowledge.known -= lost
+    rows = post.replica(1).state(folder).rows
+    rows[first.me.database] = replace(rows[first.me.database], known=first.state(folder).knowledge.known)
+    post.wait(3 * DAY_MS)
+    assert not post.stores[1].explain(folder, post.now).set_aside
+    post.sent.clear()
+    post.wait(3 * DAY_MS)
+    assert not any(isinstance(message.body, BackfillRequest) for message in post.sent)
+
+
+def test_what_was_set_aside_and_is_gone_by_now_is_told_to_others_as_gone() -> None:
+    post = Post("aa")
+    folder = post.folder("12")
+    made = post.post(0, folder, b"old")
+    post.wait(HOUR_MS)
+    asker, replica = post.replica(0), post.replica(1)
+    sights = deletion.sights(asker, folder)
+    replica.objects.remove(folder, made)
+    state = replica.state(folder)
+    state.set_aside[made] = SetAside(frozenset([made]), "a fault", 0, 0, 0)
+    question = ReconcileQuestion(sights, 0)
+    for is_known in (False, True):
+        state.knowledge.expire(CNSet.of([made]))
+        if is_known:
+            state.knowledge.claim(CNSet.of([made]))
+        replica.effects.clear()
+        deletion.answer_reconcile(replica, folder, asker.me.database, asker.life(folder), question)
+        (sent,) = [each.message.body for each in replica.effects if isinstance(each, Send)]
+        assert isinstance(sent, ReconcileAnswer)
+        assert sent.gone == ({made: frozenset([made])} if is_known else {})
 
 
 def test_an_older_version_that_comes_late_takes_nothing_back_from_aside() -> None:
