@@ -300,8 +300,6 @@ class _Applying:
         changed = changed._replace(written=(version.name, version.parent_id))
         self._txn.put(Table.FOLDER, id_key(self._folder_id), changed)
         _show(self._txn, self._folder_id)
-        if before is not None and not before.hidden:
-            _show_named(self._txn, before.parent_id, before.name)
         _show_waiting(self._txn)
 
 
@@ -363,7 +361,11 @@ def lost_and_found_id(reader: Reader) -> int:
 
 
 def _show(txn: WriteTransaction, folder_id: int) -> bool:
-    """Show a folder where it stands by now, by the name that is free there; False when it was already."""
+    """Show a folder where it stands by now, by the name that is free there; False when it was already.
+
+    Those beside it are looked at only where it gives a name up, or a change of all folders of a large place
+    would read each of them for each.
+    """
     record = folders.get(txn, folder_id)
     name, parent_id = record.written or (record.name, record.parent_id)
     shown_id = _place(txn, record, parent_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from pillarbox.store.change_number import CNSet
 from pillarbox.store.disk.tables import DatabaseKind, FolderRecord, Table
 from pillarbox.store.engine import change_feed, numbering
 from pillarbox.store.engine.database import PROPERTIES, Database
+from pillarbox.store.engine.transaction import Reader
 from pillarbox.store.errors import InvalidArgument, NotFound, Refused
 from pillarbox.store.events import Event, EventId
 from pillarbox.store.ids import COUNTER_BITS
@@ -180,6 +182,24 @@ def test_of_two_folders_of_one_name_the_later_made_has_its_id_behind_until_the_n
     tree.apply(B | 100, state(tree.version(B | 101, "Old news")))
     assert tree.shown() == {B | 100: "IPM_SUBTREE: Old news", B | 200: "IPM_SUBTREE: News"}
     assert check_database(tree.database, ACTOR).clean
+
+
+def test_a_change_that_leaves_a_folder_where_it_is_reads_none_beside_it(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree.apply(B | 100, state(tree.version(B | 100)))
+    tree.apply(B | 200, state(tree.version(B | 200, "Other")))
+    looked_into, children = [], folders.children
+
+    def noted(reader: Reader, folder_id: int) -> Iterator[FolderRecord]:
+        looked_into.append(folder_id)
+        return children(reader, folder_id)
+
+    monkeypatch.setattr(folders, "children", noted)
+    tree.apply(B | 100, state(tree.version(B | 101, properties={"replication priority": "low"})))
+    assert tree.root_id not in looked_into
+    tree.apply(B | 100, state(tree.version(B | 102, "Renamed")))
+    assert tree.root_id in looked_into, "one may wait for the name that is free now"
 
 
 def test_a_deleted_folder_goes_and_comes_back_with_what_is_left_in_it(tree: Tree) -> None:
