@@ -35,7 +35,7 @@ def packed_bytes(server_path: Path, folders: Sequence[str]) -> int:
             folder = folder_id(server, path)
             found += replicator_at_rest(server).perform(lambda replica, at=folder: _changes(replica, at))  # type: ignore[misc]
         with store.read(_ACTOR) as read:
-            return _in_packs(found, lambda messages: contents_of(read, messages))
+            return in_packs(found, lambda messages: contents_of(read, messages))
 
 
 def _changes(replica: Replica, folder: ObjectId) -> list[Message]:
@@ -51,16 +51,21 @@ def alone(replica: Replica, folder: ObjectId, object_id: ObjectId) -> Message:
     return replace(message, statement=_NO_STATEMENT)
 
 
-def _in_packs(messages: Sequence[Message], contents: Callable[[Sequence[Message]], Iterable[bytes]]) -> int:
-    total, start, count = 0, 0, 100
+def in_packs(messages: Sequence[Message], contents: Callable[[Sequence[Message]], Iterable[bytes]]) -> int:
+    """The bytes of messages with their contents in packs that zstd makes 300 KB of at its level 3."""
+    total, start, count = 0, 0, 1
     while start < len(messages):
-        while True:
-            part = messages[start : start + count]
-            packed = len(pack(encode_body(part, [*contents(part)])))
-            if packed >= PACK_BYTES or start + count >= len(messages):
-                break
-            count = int(count * max(1.1, PACK_BYTES / packed))
+        packed = _packed(messages[start : start + count], contents)
+        while packed < PACK_BYTES and start + count < len(messages):
+            count += max(1, int(count * (PACK_BYTES / packed - 1) * 0.9))
+            packed = _packed(messages[start : start + count], contents)
+        while packed > 1.1 * PACK_BYTES and count > 1:
+            count = max(1, min(count - 1, int(count * PACK_BYTES / packed)))
+            packed = _packed(messages[start : start + count], contents)
         total += packed
         start += count
-        count = max(1, int(count * 0.9))
     return total
+
+
+def _packed(messages: Sequence[Message], contents: Callable[[Sequence[Message]], Iterable[bytes]]) -> int:
+    return len(pack(encode_body(messages, [*contents(messages)])))

@@ -18,8 +18,6 @@ from io import TextIOWrapper
 from itertools import pairwise
 from typing import Final
 
-import zstandard
-
 from pillarbox.replication.core import at_rest as rounds_at_rest
 from pillarbox.replication.core import hierarchy, writing
 from pillarbox.replication.core.preset import CLASSIC, DAY_MS, HOUR_MS, MINUTE_MS, PROMPT
@@ -27,13 +25,12 @@ from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.ground.knowledge import Knowledge
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.simulation.machine import Machine
-from pillarbox.replication.wire.encoding import encode_body
 from pillarbox.replication.wire.frame import pack
 from pillarbox.replication.wire.messages import Message, RestPoll
 from pillarbox.store.change_number import CNSet
 from pillarbox.tools.bench.crossings import crossings
 from pillarbox.tools.bench.find import tree_of
-from pillarbox.tools.bench.packed_changes import PACK_BYTES, alone
+from pillarbox.tools.bench.packed_changes import alone, in_packs
 from pillarbox.tools.bench.weighed import ACTOR, Weighed, show, star
 from pillarbox.tools.bench.workload import CORPUS_DEFAULT, read_corpus, resample
 
@@ -61,7 +58,7 @@ def backlog(scale: float) -> None:
             made.setdefault(site, []).append(said(store, folder))
         world.run_until(world.now_ms + 2 * HOUR_MS)
         for site, messages in made.items():
-            packed = packed_bytes(world, messages)
+            packed = in_packs(messages, world.contents_of)
             for link in ideal:
                 if link in WAYS[site]:
                     ideal[link] += packed
@@ -75,24 +72,6 @@ def said(store: Machine, folder: ObjectId) -> Message:
     replica = store.replicator.replica
     number = max(store.objects.ids(folder), key=lambda each: (each.origin == replica.me.origin, each.counter))
     return alone(replica, folder, number)
-
-
-def packed_bytes(world: Weighed, messages: Sequence[Message]) -> int:
-    """The bytes of changes and their contents in zstd-3 packs of 300 KB after compression."""
-    total, start, size = 0, 0, 100
-    compressor = zstandard.ZstdCompressor(level=3)
-    while start < len(messages):
-        pack = b""
-        while True:
-            part = messages[start : start + size]
-            raw = encode_body(part, [*world.contents_of(part)])
-            pack = compressor.compress(raw)
-            if len(pack) >= PACK_BYTES or start + size >= len(messages):
-                break
-            size = int(size * max(1.1, PACK_BYTES / max(1, len(pack))))
-        total += len(pack)
-        start += size
-    return total
 
 
 def dead_claims(scale: float) -> None:
