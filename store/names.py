@@ -62,13 +62,17 @@ def check_held_name(name: str) -> str:
     return name
 
 
+NAME_KEY_TEXT_BYTES: Final = 120
+"""The bytes of a name key that are of the name itself, however long that is."""
+
+
 def name_key(name: str) -> bytes:
     """The form names are compared in: NFC and casefolded; a digest when longer than a key should be."""
     check_kind(name, "name", str, "a name as str")
     text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
     # A name asked for may hold bytes that are no text: it is then the name of nothing, and no fault.
     folded = text.encode(errors="surrogatepass")
-    return folded if len(folded) <= 200 else folded[:120] + blake3(folded).digest(length=16)
+    return folded if len(folded) <= 200 else folded[:NAME_KEY_TEXT_BYTES] + blake3(folded).digest(length=16)
 
 
 def folder_name(text: str) -> str:

@@ -465,6 +465,6 @@ def _show_waiting(txn: WriteTransaction) -> None:
 def _show_named(txn: WriteTransaction, parent_id: int, name: str) -> None:
     """Show those by their own name that had given it up to a folder which has another name or place now."""
     key = name_key(name)
-    for record in list(folders.children(txn, parent_id)):
+    for record in list(folders.children_named_like(txn, parent_id, name)):
         if record.written and name_key(record.written[0]) == key:
             _show(txn, record.folder_id)

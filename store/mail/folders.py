@@ -29,7 +29,7 @@ from pillarbox.store.ids import counter_of, guid_text, id_text
 from pillarbox.store.mail import replicas, versions
 from pillarbox.store.mail.counters import Counts, counts_of_folder, with_counts, with_counts_of_folder
 from pillarbox.store.mail.rights import Right, check_reader, require, require_change
-from pillarbox.store.names import check_name, name_key
+from pillarbox.store.names import NAME_KEY_TEXT_BYTES, check_name, name_key
 
 GENERIC: Final = 0
 DEPTH_MAX: Final = 64
@@ -106,6 +106,16 @@ def children(reader: Reader, folder_id: int) -> Iterator[FolderRecord]:
     require(reader, Right.FOLDER_VISIBLE, folder_id)
     check_id(folder_id, "folder_id")
     return _children(reader, folder_id)
+
+
+def children_named_like(reader: Reader, folder_id: int, name: str) -> Iterator[FolderRecord]:
+    """The folders directly in another whose names begin with this one, and of long names all that begin
+    alike."""
+    require(reader, Right.FOLDER_VISIBLE, folder_id)
+    start = id_key(folder_id) + name_key(name)[:NAME_KEY_TEXT_BYTES]
+    if is_there(reader, folder_id):
+        for _, found in reader.indexes(Table.FOLDER_NAME, start, start[:-1] + bytes([start[-1] + 1])):
+            yield get_or_hidden(reader, number_of(found)[0])
 
 
 def _children(reader: Reader, folder_id: int) -> Iterator[FolderRecord]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -184,22 +183,27 @@ def test_of_two_folders_of_one_name_the_later_made_has_its_id_behind_until_the_n
     assert check_database(tree.database, ACTOR).clean
 
 
-def test_a_change_that_leaves_a_folder_where_it_is_reads_none_beside_it(
+def test_no_folder_beside_one_is_read_but_those_that_may_wait_for_its_name(
     tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tree.apply(B | 100, state(tree.version(B | 100)))
-    tree.apply(B | 200, state(tree.version(B | 200, "Other")))
-    looked_into, children = [], folders.children
+    """A change, or the deletion, of all folders in one place would read each of them for each."""
+    for number, name in ((100, "News"), (200, "Other"), (300, "Newsletter")):
+        tree.apply(B | number, state(tree.version(B | number, name)))
+    tree.apply(C | 100, state(tree.version(C | 100, "News")))
+    read, get_or_hidden = set[int](), folders.get_or_hidden
 
-    def noted(reader: Reader, folder_id: int) -> Iterator[FolderRecord]:
-        looked_into.append(folder_id)
-        return children(reader, folder_id)
+    def noted(reader: Reader, folder_id: int) -> FolderRecord:
+        read.add(folder_id)
+        return get_or_hidden(reader, folder_id)
 
-    monkeypatch.setattr(folders, "children", noted)
-    tree.apply(B | 100, state(tree.version(B | 101, properties={"replication priority": "low"})))
-    assert tree.root_id not in looked_into
+    monkeypatch.setattr(folders, "get_or_hidden", noted)
+    tree.apply(B | 100, state(tree.version(B | 101, "News", properties={"replication priority": "low"})))
+    assert not read & {B | 200, B | 300, C | 100}
     tree.apply(B | 100, state(tree.version(B | 102, "Renamed")))
-    assert tree.root_id in looked_into, "one may wait for the name that is free now"
+    assert C | 100 in read and B | 200 not in read
+    assert tree.folder(C | 100).name == "News"
+    tree.apply(B | 300, state(tree.version(B | 301, "Newsletter", gone=True), context={2: 301}))
+    assert B | 200 not in read
 
 
 def test_a_deleted_folder_goes_and_comes_back_with_what_is_left_in_it(tree: Tree) -> None:
