@@ -42,7 +42,7 @@ from pillarbox.tools.options import account_name
 from pillarbox.tools.serving.lending import LET_GO, TAKE_BACK, Lending
 from pillarbox.tools.serving.log import ERROR, Log
 from pillarbox.tools.serving.replicating import Replicating
-from pillarbox.tools.serving.socket_place import bound_socket
+from pillarbox.tools.serving.socket_place import bound_socket, remove_socket
 from pillarbox.tools.serving.wire import Connection, Frame, Kind, packed, unpacked_stream
 
 CONNECTIONS_MAX: Final = 64
@@ -174,6 +174,7 @@ class ControlSocket:
             with suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
             listener.close()
+            remove_socket(self._server.path)
             self._end_all()
             logging.getLogger("pillarbox").removeHandler(told)
 

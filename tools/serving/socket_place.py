@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +44,13 @@ def bound_socket(server: Path, mode: int) -> socket.socket:
         bound.close()
         raise disk_error(error, str(place)) from error
     return bound
+
+
+def remove_socket(server: Path) -> None:
+    """Take the socket away from a server's place, before the lock of the one that serves is let go. One that
+    the system keeps there refuses every call."""
+    with suppress(OSError):
+        (server / CONTROL).unlink()
 
 
 def connected_socket(server: PathLike) -> socket.socket | None:

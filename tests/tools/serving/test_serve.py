@@ -63,6 +63,7 @@ def test_a_server_is_served_follows_its_settings_and_is_backed_up(
         served.logged("was dismounted")
         assert served.notice() == "WATCHDOG=1"
         assert served.end(signal.SIGTERM) == 0
+        assert not (server / "control").exists()
     monkeypatch.setenv("PILLARBOX_PASSPHRASE", "horse")
     assert [each["snapshot"] for each in pillarbox.answer("backup", "list", repository)] == [snapshot]
 
