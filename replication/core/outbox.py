@@ -206,6 +206,16 @@ def give_up(replica: Replica, site: str) -> None:
             replica.touched.add(folder)
 
 
+def drop_removed(replica: Replica) -> None:
+    """Drop the copies of stores that were removed from the tree: nobody takes what they say any more."""
+    for site, copies in replica.record.passing.items():
+        for key in [key for key in copies if replica.organisation.is_removed(key.database)]:
+            del copies[key]
+            if (line := replica.lines.get(site)) is not None:
+                line.flights.pop(key, None)
+            replica.fired["copy_of_removed"] += 1
+
+
 def sites_of(replica: Replica, folder: ObjectId) -> set[str]:
     """The other sites that have a replica of the folder."""
     servers = replica.organisation.servers

@@ -327,6 +327,7 @@ class Replicator:
 
         def change() -> None:
             self.replica.organisation = organisation
+            outbox.drop_removed(self.replica)
             hierarchy.even_out_organisation(self.replica)
 
         return self._call(now, change)

@@ -171,6 +171,24 @@ def test_a_copy_that_its_server_has_not_got_is_waited_for_and_given_to_it_again(
     assert has_all(post, folder, 1, range(1, 3))
 
 
+def test_copies_of_a_store_that_was_removed_are_dropped_and_the_line_is_free() -> None:
+    """All others refuse what it said, and those that wait for another site would be offered one by one."""
+    post = Post("abc")
+    folder, other = post.folder("13"), post.folder("23")
+    for _ in range(5):
+        post.post(0, folder)
+        post.wait(10 * MINUTE_MS, is_lost=to_or_from(b"3" * 16))
+    assert len(post.replica(1).record.passing["c"]) > 5 and post.replica(1).lines["c"].flights
+    post.lose(0)
+    bridgehead = post.replica(0)
+    assert not bridgehead.record.passing["c"]
+    post.passed.clear()
+    post.post(0, other)
+    post.wait(6 * MINUTE_MS)
+    assert len(post.messages(1, other)) == 1
+    assert not first_takers(post, folder)
+
+
 def wait_answering(post: Post, duration_ms: int, is_lost: Callable[[Message], bool]) -> None:
     """Let time pass while copies are lost, and questions after them are answered."""
     for _ in range(duration_ms // 1_000):
