@@ -261,8 +261,9 @@ def apply_reconcile(
             store_or_bury(replica, folder, object_id, left)
             state.applied += 1
         expired = _let_go(state, object_id)
-        if expired <= numbers:  # else what replaced it was let go by age too, and nothing was deleted
-            state.knowledge.claim(CNSet.of(expired))
+        aside = state.set_aside[object_id].numbers if object_id in state.set_aside else frozenset()
+        if expired - aside <= numbers:  # else what replaced it was let go by age too, and nothing was deleted
+            state.knowledge.claim(CNSet.of(expired & numbers))
     take_over_purged(state, answer.purged)
     state.knowledge.claim(gaps_of(state, statement) | answer.purged)
     state.knowledge.settle(replica.assumed(folder))

@@ -97,6 +97,18 @@ def _is_lost(state: FolderState, numbers: CNSet) -> bool:
     )
 
 
+def asks_for_older(replica: Replica, folder: ObjectId, object_id: ObjectId) -> bool:
+    """True when an object that is set aside is lost, not here, and was not asked for by its first number."""
+    state = replica.state(folder)
+    return (
+        object_id.origin != replica.me.origin
+        and object_id in state.knowledge.known
+        and object_id not in state.set_aside[object_id].numbers
+        and replica.objects.get(folder, object_id) is None
+        and _is_lost(state, numbers_of(state, object_id))
+    )
+
+
 def _ask_for_older(replica: Replica, folder: ObjectId, object_id: ObjectId) -> None:
     """All who had the version that is set aside went back to before it: what they show is an older one.
 
@@ -105,15 +117,15 @@ def _ask_for_older(replica: Replica, folder: ObjectId, object_id: ObjectId) -> N
     it there either, nothing is set aside.
     """
     state, each = replica.state(folder), replica.state(folder).set_aside[object_id]
-    is_known = object_id in state.knowledge.known
-    if replica.objects.get(folder, object_id) is not None or (is_known and object_id in each.numbers):
-        end(state, object_id, each.numbers)
-    elif is_known and object_id.origin != replica.me.origin:
+    is_answered = object_id in each.numbers and object_id in state.knowledge.known
+    if asks_for_older(replica, folder, object_id):
         state.knowledge.expire(CNSet.of([object_id]))
         numbers = state.expired_objects.get(object_id, frozenset()) | {object_id}
         state.expired_objects[object_id] = numbers
         state.set_aside[object_id] = each._replace(numbers=each.numbers | {object_id})
         replica.fired["set_aside_lost"] += 1
+    elif is_answered or replica.objects.get(folder, object_id) is not None:
+        end(state, object_id, each.numbers)
 
 
 def _waits_ms(replica: Replica, tries: int) -> int:

@@ -81,6 +81,8 @@ def _folder_differences(
         state = replica.state(folder)
         if any(setting_aside.numbers_of(state, each) & known for each in state.set_aside):
             yield f"something of folder {folder.counter} is set aside, and another replica has it"
+        if any(setting_aside.asks_for_older(replica, folder, each) for each in state.set_aside):
+            yield f"something of folder {folder.counter} is set aside, and an older one is to be asked for"
     had = {replica.state(folder).knowledge.had | replica.assumed(folder) for replica in active}
     if len(had) > 1:
         yield f"what is known of folder {folder.counter} differs"

@@ -12,10 +12,11 @@ from pillarbox.replication.core.hello import Start
 from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, MINUTE_MS, PROMPT
 from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.core.state import SetAside
+from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.simulation.objects import DictObjects
-from pillarbox.replication.wire.messages import BackfillRequest, ReconcileAnswer, ReconcileQuestion
-from pillarbox.store.change_number import CNSet
+from pillarbox.replication.wire.messages import BackfillRequest, ReconcileAnswer, ReconcileQuestion, Statement
+from pillarbox.store.change_number import ChangeNumber, CNSet
 
 
 def refusing(post: Post, store: int, refused: set[ObjectId]) -> None:
@@ -150,6 +151,24 @@ def test_where_nothing_is_left_of_what_was_set_aside_its_first_number_is_asked_f
     post.sent.clear()
     post.wait(3 * DAY_MS)
     assert not any(isinstance(message.body, BackfillRequest) for message in post.sent)
+
+
+def test_what_is_set_aside_beside_a_version_that_is_gone_keeps_no_question_open() -> None:
+    post = Post("aa")
+    folder = post.folder("12")
+    made = post.post(0, folder, b"old")
+    post.wait(HOUR_MS)
+    replica, newer = post.replica(1), ChangeNumber(b"C" * 16, 9)
+    replica.objects.remove(folder, made)
+    state, both = replica.state(folder), frozenset([made, newer])
+    state.knowledge.expire(CNSet.of(both))
+    state.expired_objects[made] = both
+    state.set_aside[made] = SetAside(both, "a fault", 0, 0, 0)
+    gone = {made: frozenset([made])}
+    answer = ReconcileAnswer(replica.life(folder), gone, (), NOTHING, NOTHING, state.applied)
+    told = Statement(post.replica(0).life(folder), CNSet.of([made]), NOTHING)
+    deletion.apply_reconcile(replica, folder, post.replica(0).me.database, told, answer)
+    assert made in state.knowledge.known and newer in state.knowledge.expired
 
 
 def test_what_was_set_aside_and_is_gone_by_now_is_told_to_others_as_gone() -> None:
