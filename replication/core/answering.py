@@ -71,12 +71,11 @@ def _came_late(replica: Replica, key: AnswerKey, statement: Statement, request: 
     """
     if replica.organisation.servers[key.asker].site == replica.site or replica.is_held_back(key.folder):
         return False
-    before = replica.asked_of_me.pop(key, None)
+    before = replica.asked_of_me.get(key)
     if before and before.until_ms > replica.now_ms and before.life == statement.life:
         lacks, had = request.needed - before.request.needed, before.request.had
         is_withdrawal = not request.needed and request.had == had
         if not is_withdrawal and had.covers(request.had) and (had - statement.expired).covers(lacks):
-            replica.asked_of_me[key] = before
             return True
     replica.asked_of_me[key] = Asked(statement.life, request, replica.now_ms + REPEATED_MS)
     return False

@@ -99,6 +99,10 @@ class Flight:
         self.is_denied = answered_ms >= LATE_MS
         self.patience_ms = max(self.patience_ms, min(answered_ms, LATE_MS))
 
+    def is_refused_by(self, server: bytes) -> bool:
+        """True when a server has denied it so often that it gets it no more."""
+        return self.denials.get(server, 0) >= DENIALS_MAX
+
     def _asked_after_ms(self) -> int:
         later = max(0, self.asks + 1 - len(ASKS_MS))
         return ASKS_MS[self.asks] if not later else ASKS_MS[-1] << later
@@ -155,11 +159,8 @@ class Line:
         deny it too often; False when there is none.
         """
         self.silent = {server: until_ms for server, until_ms in self.silent.items() if until_ms > now_ms}
-        denials, flight.to = flight.denials, b""
-        for server in servers:
-            if server not in self.silent and denials.get(server, 0) < DENIALS_MAX:
-                flight.to = server
-                break
+        may_take = (each for each in servers if each not in self.silent and not flight.is_refused_by(each))
+        flight.to = next(may_take, b"")
         flight.given_ms, flight.sent_ms, flight.asks = now_ms, NEVER_MS, 0
         flight.patience_ms = min(max(RECEIPT_MS, 3 * self.slowest_ms // 2), SILENT_MS)
         flight.is_asking, flight.is_denied = flight.to in flight.given, False

@@ -15,7 +15,7 @@ from typing import Final
 from pillarbox.replication.core import folder_settings, mates, too_large
 from pillarbox.replication.core.effects import Answer, AnswerKey, GiveReceipt, Pass
 from pillarbox.replication.core.folder_settings import Priority
-from pillarbox.replication.core.line import DENIALS_MAX, Flight, Item, Kind, Line
+from pillarbox.replication.core.line import Flight, Item, Kind, Line
 from pillarbox.replication.core.packing import OBJECT_BYTES, PACK_BYTES_MAX, bytes_of, packs, pair_of
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import NEVER_MS, Row
@@ -303,7 +303,7 @@ def _launch(replica: Replica, line: Line, flight: Flight) -> None:
             _ask(replica, flight)
         else:
             _give(replica, line, flight)
-    elif any(flight.denials.get(server, 0) >= DENIALS_MAX for server in servers):
+    elif any(map(flight.is_refused_by, servers)):
         replica.fired["copy_given_up"] += 1
         _end(replica, line, flight.bundle.key)
 

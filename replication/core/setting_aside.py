@@ -34,10 +34,14 @@ def set_aside(
         tries=tries,
         due_ms=replica.now_ms + _waits_ms(replica, tries),
     )
-    state.knowledge.expire(CNSet.of(lacking))
-    state.expired_objects[object_id] = state.expired_objects.get(object_id, frozenset()) | lacking
+    _count_as_expired(state, object_id, lacking)
     if before is None:
         replica.report(Notice.SET_ASIDE, folder, CNSet.of(lacking))
+
+
+def _count_as_expired(state: FolderState, object_id: ObjectId, numbers: frozenset[ChangeNumber]) -> None:
+    state.knowledge.expire(CNSet.of(numbers))
+    state.expired_objects[object_id] = state.expired_objects.get(object_id, frozenset()) | numbers
 
 
 def numbers_of(state: FolderState, object_id: ObjectId) -> CNSet:
@@ -119,9 +123,7 @@ def _ask_for_older(replica: Replica, folder: ObjectId, object_id: ObjectId) -> N
     state, each = replica.state(folder), replica.state(folder).set_aside[object_id]
     is_answered = object_id in each.numbers and object_id in state.knowledge.known
     if asks_for_older(replica, folder, object_id):
-        state.knowledge.expire(CNSet.of([object_id]))
-        numbers = state.expired_objects.get(object_id, frozenset()) | {object_id}
-        state.expired_objects[object_id] = numbers
+        _count_as_expired(state, object_id, frozenset([object_id]))
         state.set_aside[object_id] = each._replace(numbers=each.numbers | {object_id})
         replica.fired["set_aside_lost"] += 1
     elif is_answered or replica.objects.get(folder, object_id) is not None:

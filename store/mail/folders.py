@@ -114,8 +114,7 @@ def children_named_like(reader: Reader, folder_id: int, name: str) -> Iterator[F
     require(reader, Right.FOLDER_VISIBLE, folder_id)
     start = id_key(folder_id) + name_key(name)[:NAME_KEY_TEXT_BYTES]
     if is_there(reader, folder_id):
-        for _, found in reader.indexes(Table.FOLDER_NAME, start, start[:-1] + bytes([start[-1] + 1])):
-            yield get_or_hidden(reader, number_of(found)[0])
+        yield from _named(reader, start, start[:-1] + bytes([start[-1] + 1]))
 
 
 def _children(reader: Reader, folder_id: int) -> Iterator[FolderRecord]:
@@ -124,7 +123,12 @@ def _children(reader: Reader, folder_id: int) -> Iterator[FolderRecord]:
 
 
 def _children_or_hidden(reader: Reader, folder_id: int) -> Iterator[FolderRecord]:
-    for _, found in reader.indexes(Table.FOLDER_NAME, id_key(folder_id), id_key(folder_id + 1)):
+    yield from _named(reader, id_key(folder_id), id_key(folder_id + 1))
+
+
+def _named(reader: Reader, start: bytes, stop: bytes) -> Iterator[FolderRecord]:
+    """The folders in a range of the index of names."""
+    for _, found in reader.indexes(Table.FOLDER_NAME, start, stop):
         yield get_or_hidden(reader, number_of(found)[0])
 
 

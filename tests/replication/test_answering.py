@@ -52,6 +52,16 @@ def posted(sites: str, replicas: str) -> tuple[Post, ObjectId]:
     return post, folder
 
 
+def filled(count: int, size_bytes: int) -> tuple[Post, ObjectId]:
+    """A folder of which the other site has no replica, with so many posts of a size."""
+    post = Post("ab")
+    folder = post.folder("1")
+    for _ in range(count):
+        post.post(0, folder, size_bytes=size_bytes)
+    post.wait(HOUR_MS)
+    return post, folder
+
+
 def test_what_a_slow_link_has_not_brought_yet_is_not_sent_again_to_the_site() -> None:
     post, folder = posted("abb", "123")
     begun_ms = post.now_ms
@@ -167,11 +177,7 @@ def test_of_requests_of_two_mates_that_waited_one_is_answered_over_the_link() ->
 
 
 def test_pages_are_filled_by_what_was_left_of_those_before_when_they_were_packed() -> None:
-    post = Post("ab")
-    folder = post.folder("1")
-    for _ in range(60):
-        post.post(0, folder, size_bytes=50_000)
-    post.wait(HOUR_MS)
+    post, folder = filled(60, 50_000)
     answer = asks(post, 1, folder, post.now_ms)
     counts = []
     for _ in range(6):
@@ -182,11 +188,7 @@ def test_pages_are_filled_by_what_was_left_of_those_before_when_they_were_packed
 
 def test_pages_that_follow_each_other_fast_are_noted_together_until_they_have_arrived() -> None:
     """Each page looks at all that are on their way: over a fast link there are hundreds."""
-    post = Post("ab")
-    folder = post.folder("1")
-    for _ in range(200):
-        post.post(0, folder, size_bytes=300_000)
-    post.wait(HOUR_MS)
+    post, folder = filled(200, 300_000)
     store, answer = post.stores[0], asks(post, 1, folder, post.now_ms)
     for number in range(200):
         at = Moment(post.now_ms + 20 * number, post.now_ms + 20 * number)

@@ -18,6 +18,7 @@ from pillarbox.replication.core.replica import ReplicaRecord, Waiting
 from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.core.state import Row, Rows
 from pillarbox.replication.ground.knowledge import NOTHING
+from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.node import fence
 from pillarbox.replication.simulation.objects import DictObjects
 from pillarbox.replication.wire.messages import (
@@ -260,13 +261,19 @@ def test_what_was_heard_of_a_numbering_outlasts_the_life_of_the_replica_that_sai
     assert hello.highest_heard(third, made.origin) == made.counter
 
 
-def test_no_number_is_given_twice_that_a_bridgehead_without_a_replica_handed_on() -> None:
-    """The only other replica is out of reach; who handed the post on holds none, and kept no copy."""
-    post = Post("abc")
+def posted_beside(sites: str) -> tuple[Post, ObjectId, ObjectId]:
+    """Three stores, of which the second holds no replica of the folder in which the first one posts."""
+    post = Post(sites)
     folder = post.folder("13")
     post.wait(HOUR_MS)
     made = post.post(0, folder, b"1")
     post.wait(HOUR_MS)
+    return post, folder, made
+
+
+def test_no_number_is_given_twice_that_a_bridgehead_without_a_replica_handed_on() -> None:
+    """The only other replica is out of reach; who handed the post on holds none, and kept no copy."""
+    post, folder, made = posted_beside("abc")
     bridgehead = post.replica(1)
     assert bridgehead.held(folder) is None and not any(bridgehead.record.passing.values())
     assert hello.highest_heard(bridgehead, made.origin) == made.counter
@@ -274,11 +281,7 @@ def test_no_number_is_given_twice_that_a_bridgehead_without_a_replica_handed_on(
 
 def test_no_number_is_given_twice_of_what_went_with_its_folder() -> None:
     """The folder was deleted by a store that was retired; who is left never held it."""
-    post = Post("aab")
-    folder = post.folder("13")
-    post.wait(HOUR_MS)
-    made = post.post(0, folder, b"1")
-    post.wait(HOUR_MS)
+    post, folder, made = posted_beside("aab")
     post.do(2, lambda replica: hierarchy.delete_folder(replica, folder, ACTOR))
     is_of_first = to_or_from(post.replica(0).me.database)
     post.wait(HOUR_MS, is_lost=is_of_first)

@@ -225,24 +225,13 @@ def lost_of(folder: ObjectId) -> Callable[[Message], bool]:
     return lambda message: message.folder == folder and is_changes(message)
 
 
-def test_a_server_that_answers_and_then_dies_is_waited_for_until_it_answers_no_more() -> None:
+@pytest.mark.parametrize("dies_ms", [6_000, 89_000], ids=["on its way", "before it is asked once more"])
+def test_a_server_that_answers_and_then_dies_is_waited_for_until_it_answers_no_more(dies_ms: int) -> None:
     post = Post("abb")
     folder = post.folder("123")
     post.passed.clear()
     post.post(0, folder)
-    wait_answering(post, 6_000, lost_of(folder))
-    (first,) = first_takers(post, folder)
-    post.cut.add((b"1" * 16, first))
-    post.wait(15_000, is_lost=to_or_from(first))
-    assert len(first_takers(post, folder)) == 2 and first in post.replica(0).lines["b"].silent
-
-
-def test_a_server_that_is_asked_once_more_and_gives_no_answer_is_silent() -> None:
-    post = Post("abb")
-    folder = post.folder("123")
-    post.passed.clear()
-    post.post(0, folder)
-    wait_answering(post, 89_000, lost_of(folder))
+    wait_answering(post, dies_ms, lost_of(folder))
     (first,) = first_takers(post, folder)
     post.cut.add((b"1" * 16, first))
     post.wait(15_000, is_lost=to_or_from(first))

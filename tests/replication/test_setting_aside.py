@@ -19,17 +19,19 @@ from pillarbox.replication.wire.messages import BackfillRequest, ReconcileAnswer
 from pillarbox.store.change_number import ChangeNumber, CNSet
 
 
-def refusing(post: Post, store: int, refused: set[ObjectId]) -> None:
-    objects = post.replica(store).objects
+def refusing(sites: str) -> tuple[Post, ObjectId, set[ObjectId]]:
+    """Stores with a folder of which each holds a replica, and the objects that the second one refuses."""
+    post = Post(sites)
+    folder = post.folder("123"[: len(sites)])
+    refused: set[ObjectId] = set()
+    objects = post.replica(1).objects
     assert isinstance(objects, DictObjects)
     objects.refuses = lambda object_id, versions: object_id in refused
+    return post, folder, refused
 
 
 def test_the_others_go_on_and_what_was_refused_comes_when_it_can_be_taken() -> None:
-    post = Post("aa")
-    folder = post.folder("12")
-    refused: set[ObjectId] = set()
-    refusing(post, 1, refused)
+    post, folder, refused = refusing("aa")
     bad, _ = post.post(0, folder, b"bad"), post.post(0, folder, b"good")
     refused.add(bad)
     post.wait(10_000)
@@ -48,10 +50,7 @@ def test_the_others_go_on_and_what_was_refused_comes_when_it_can_be_taken() -> N
 
 
 def test_what_is_set_aside_is_not_offered_to_others() -> None:
-    post = Post("aaa")
-    folder = post.folder("123")
-    refused: set[ObjectId] = set()
-    refusing(post, 1, refused)
+    post, folder, refused = refusing("aaa")
     made = post.post(0, folder, b"bad")
     refused.add(made)
     post.wait(10_000)
@@ -63,10 +62,7 @@ def test_what_is_set_aside_is_not_offered_to_others() -> None:
 
 
 def test_no_number_is_forgotten_when_it_is_tried_again() -> None:
-    post = Post("aa")
-    folder = post.folder("12")
-    refused: set[ObjectId] = set()
-    refusing(post, 1, refused)
+    post, folder, refused = refusing("aa")
     made = post.post(0, folder, b"bad")
     refused.add(made)
     post.wait(10_000)
@@ -84,10 +80,7 @@ def test_no_number_is_forgotten_when_it_is_tried_again() -> None:
 
 
 def test_what_was_deleted_and_purged_meanwhile_is_set_aside_no_more() -> None:
-    post = Post("aa")
-    folder = post.folder("12")
-    refused: set[ObjectId] = set()
-    refusing(post, 1, refused)
+    post, folder, refused = refusing("aa")
     made = post.post(0, folder, b"bad")
     refused.add(made)
     post.wait(10_000)
@@ -103,11 +96,8 @@ def test_what_was_deleted_and_purged_meanwhile_is_set_aside_no_more() -> None:
 
 def test_an_older_version_comes_when_all_who_had_the_one_set_aside_went_back_to_it() -> None:
     """The older one counts as replaced here, and never was here."""
-    post = Post("aa")
-    folder = post.folder("12")
+    post, folder, refused = refusing("aa")
     post.wait(HOUR_MS)
-    refused: set[ObjectId] = set()
-    refusing(post, 1, refused)
     made = post.post(0, folder, b"old")
     post.wait(10_000, is_lost=lambda message: message.folder == folder)
     first = post.replica(0)
@@ -128,11 +118,8 @@ def test_an_older_version_comes_when_all_who_had_the_one_set_aside_went_back_to_
 
 
 def test_where_nothing_is_left_of_what_was_set_aside_its_first_number_is_asked_for_once() -> None:
-    post = Post("aa")
-    folder = post.folder("12")
+    post, folder, refused = refusing("aa")
     post.wait(HOUR_MS)
-    refused: set[ObjectId] = set()
-    refusing(post, 1, refused)
     made = post.post(0, folder, b"old")
     post.do(0, lambda replica: writing.edit(replica, folder, made, ACTOR, content=b"new"))
     refused.add(made)
@@ -194,10 +181,7 @@ def test_what_was_set_aside_and_is_gone_by_now_is_told_to_others_as_gone() -> No
 
 
 def test_an_older_version_that_comes_late_takes_nothing_back_from_aside() -> None:
-    post = Post("aa")
-    folder = post.folder("12")
-    refused: set[ObjectId] = set()
-    refusing(post, 1, refused)
+    post, folder, refused = refusing("aa")
     made = post.post(0, folder, b"bad")
     refused.add(made)
     post.wait(10_000)
@@ -213,10 +197,7 @@ def test_an_older_version_that_comes_late_takes_nothing_back_from_aside() -> Non
 
 
 def test_what_was_replaced_by_a_version_that_was_let_go_by_age_is_set_aside_no_more() -> None:
-    post = Post("aaa")
-    folder = post.folder("123")
-    refused: set[ObjectId] = set()
-    refusing(post, 1, refused)
+    post, folder, refused = refusing("aaa")
     second = post.replica(1).me.database
     made = post.post(0, folder, b"bad")
     post.wait(10_000, is_lost=lambda each: each.to == second and each.folder == folder)
