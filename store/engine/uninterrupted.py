@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import _thread
+import operator
 import threading
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -39,10 +41,12 @@ class Uninterrupted:
             finally:
                 ended.release()
 
+        # Not threading.Thread: its `start` waits in Python code, which an interrupt leaves half done.
+        begin: Callable[[], object] = partial(_thread.start_new_thread, run, ())
+        keep: Callable[[], object] = partial(setattr, self, "_last_ended", ended)
         try:
-            # Not threading.Thread: its `start` waits in Python code, which an interrupt leaves half done.
-            _thread.start_new_thread(run, ())
-            self._last_ended = ended
+            # C code calls both: no interrupt comes between them, and the next work waits for this one.
+            list(map(operator.call, (begin, keep)))
         except RuntimeError:  # the interpreter ends, or the system has no more threads
             run()
         result, error = outcome.get()
