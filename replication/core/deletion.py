@@ -53,13 +53,14 @@ def purge(replica: Replica, folder: ObjectId) -> int:
 
 
 def is_kept_for_ever(versions: Versions[Any]) -> bool:
-    """True when a tombstone is a folder's that took content with it.
+    """True when a tombstone is a folder's.
 
     An unseen rename, from a copy that was restored, may bring the folder back at any time. Without the
     tombstone nobody would know then which content is deleted, and any store that holds some would give it to
-    all others.
+    all others. And a later change by the store that deleted the folder would have seen the deletion by its
+    number, without what that replaced: an old version from another such copy would stay beside it.
     """
-    return any(isinstance(each, FolderVersion) and each.cleared for each in versions.siblings.values())
+    return any(isinstance(each, FolderVersion) and each.gone for each in versions.siblings.values())
 
 
 def is_known_to_all(replica: Replica, state: FolderState, versions: Versions[Any]) -> bool:

@@ -170,7 +170,7 @@ def highest_heard(replica: Replica, origin: bytes) -> int:
     record = replica.record
     highest = max(record.left_out.highest(origin), record.once_heard.highest(origin))
     for state in record.folders.values():
-        heard = (state.knowledge.known, state.knowledge.expired, *(row.known for row in state.rows.values()))
+        heard = (state.knowledge.had, *(row.had for row in state.rows.values()))
         highest = max(highest, *(numbers.highest(origin) for numbers in heard))
     return highest
 

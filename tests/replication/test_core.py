@@ -745,26 +745,29 @@ def test_expired_by_all_others_is_computed_and_never_written(monkeypatch: pytest
     assert not heard_only_that_it_was_expired()
 
 
+def purge_folders(post: Post, store: int, silent: str) -> None:
+    """Have a store purge what it may of the hierarchy, as after 180 days without a word of some others."""
+    replica = post.replica(store)
+    state = replica.state(TREE.hierarchy)
+    for peer in (name.encode() * 16 for name in silent):
+        state.rows[peer] = replace(state.rows[peer], heard_ms=0)
+        replica.heard[peer] = 0
+    post.do(store, lambda replica: deletion.purge(replica, TREE.hierarchy))
+
+
 def deleted_while_one_was_away() -> bool:
     """An empty folder is deleted and forgotten while a store is away. Does its post live?"""
     post = Post("aaa")
     folder = post.folder("123")
     post.wait(HOUR_MS)
-    away = {b"3" * 16}
+    is_cut = to_or_from(b"3" * 16)
     post.post(2, folder)
-
-    def is_cut(message: Message) -> bool:
-        return message.to in away or message.sender.database in away
-
     post.wait(MINUTE_MS, is_lost=is_cut)
     post.do(0, lambda replica: hierarchy.delete_folder(replica, folder, ACTOR))
     post.wait(10 * MINUTE_MS, is_lost=is_cut)
-    for store in (0, 1):  # as after 180 days of silence
-        state = post.replica(store).state(TREE.hierarchy)
-        state.rows[b"3" * 16] = replace(state.rows[b"3" * 16], heard_ms=0)
-        post.replica(store).heard[b"3" * 16] = 0
-        post.do(store, lambda replica: deletion.purge(replica, TREE.hierarchy))
-        assert post.replica(store).objects.get(TREE.hierarchy, folder) is None
+    for store in (0, 1):
+        purge_folders(post, store, "3")
+    assert post.replica(0).objects.get(TREE.hierarchy, folder) is None
     post.wait(5 * HOUR_MS)
     return all(folder in hierarchy.places(post.replica(store)) for store in (0, 1, 2)) and bool(
         post.messages(0, folder)
@@ -772,9 +775,43 @@ def deleted_while_one_was_away() -> bool:
 
 
 def test_content_that_nobody_else_has_keeps_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deletion, "is_kept_for_ever", lambda _: False)
     assert deleted_while_one_was_away()
     monkeypatch.setattr(deletion, "keep_unseen_content", lambda *_: None)
     assert not deleted_while_one_was_away()
+
+
+def rename(replica: Replica, folder: ObjectId, name: str) -> None:
+    writing.change_folder(replica, folder, ACTOR, name=name)
+
+
+def names_after_a_deleted_folder_came_back(post: Post) -> list[set[str]]:
+    """A folder is renamed, deleted, and brought back by one who saw neither; then its deleter renames it
+    again. The fourth store saw the first name only. The names of its versions at each store."""
+    folder = post.folder("1")
+    post.wait(HOUR_MS)
+    third, fourth = to_or_from(b"3" * 16), to_or_from(b"4" * 16)
+    post.do(1, lambda replica: rename(replica, folder, "first"))
+    post.wait(10 * MINUTE_MS, third)
+    post.do(0, lambda replica: hierarchy.delete_folder(replica, folder, ACTOR))
+    post.wait(10 * MINUTE_MS, lambda message: third(message) or fourth(message))
+    purge_folders(post, 0, "34")
+    post.do(2, lambda replica: rename(replica, folder, "unseen"))
+    post.wait(10 * MINUTE_MS, fourth)
+    post.do(0, lambda replica: rename(replica, folder, "last"))
+    post.wait(10_000, lambda message: fourth(message) and not is_changes(message))
+    post.wait(HOUR_MS, lambda message: fourth(message) and not to_or_from(b"2" * 16)(message))
+    post.wait(5 * HOUR_MS)
+    found = [each.replica.objects.get(TREE.hierarchy, folder) for each in post.stores]
+    return [{version.name.value for version in each.live()} if each else set() for each in found]
+
+
+def test_a_deleted_folder_that_comes_back_has_seen_what_its_deletion_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert names_after_a_deleted_folder_came_back(Post("aaaa")) == [{"last"}] * 4
+    monkeypatch.setattr(deletion, "is_kept_for_ever", lambda _: False)
+    assert names_after_a_deleted_folder_came_back(Post("aaaa")) != [{"last"}] * 4
 
 
 def heard_of_a_deletion_by_its_content_alone() -> bool:

@@ -261,6 +261,18 @@ def test_what_was_heard_of_a_numbering_outlasts_the_life_of_the_replica_that_sai
     assert hello.highest_heard(third, made.origin) == made.counter
 
 
+def test_what_another_store_has_let_go_by_age_was_heard_of_its_numbering() -> None:
+    post = Post("aab")
+    folder = post.folder("12")
+    post.wait(HOUR_MS)
+    made, second = post.post(0, folder, b"1"), post.replica(1)
+    said_by = post.replica(0).me
+    told = Statement(Life(said_by.incarnation, 9), NOTHING, CNSet.of([made]))
+    post.do(1, partial(status.take_statement, folder=folder, store=said_by.database, statement=told))
+    assert made not in second.state(folder).knowledge.had
+    assert hello.highest_heard(second, made.origin) == made.counter
+
+
 def posted_beside(sites: str) -> tuple[Post, ObjectId, ObjectId]:
     """Three stores, of which the second holds no replica of the folder in which the first one posts."""
     post = Post(sites)
