@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pillarbox.replication.core import organisation_folder, writing
+from pillarbox.replication.core import organisation_folder, setting_aside, writing
 from pillarbox.replication.core.applying import store_or_bury
 from pillarbox.replication.core.effects import Notice
 from pillarbox.replication.core.preset import MINUTE_MS
@@ -250,9 +250,10 @@ def _delete_with_holes(replica: Replica, folder: ObjectId, actor: str) -> CNSet:
     with the folder: of their versions and tombstones.
 
     Those that they had replaced go with it. A store that held one of them would keep it, were a newer one
-    among the numbers that go, and the tombstone were lost.
+    among the numbers that go, and the tombstone were lost. What is set aside has no tombstone: it stays.
     """
-    had, numbers = replica.state(folder).knowledge.had, CNSet()
+    state = replica.state(folder)
+    had, numbers = state.knowledge.had, setting_aside.above_holes(state)
     for object_id in replica.objects.ids(folder):
         versions = replica.objects.get(folder, object_id)
         if versions is None or not versions.holes(had):

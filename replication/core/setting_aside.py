@@ -50,6 +50,16 @@ def numbers_of(state: FolderState, object_id: ObjectId) -> CNSet:
     return CNSet.of(each.numbers) & state.knowledge.expired if each else NOTHING
 
 
+def above_holes(state: FolderState) -> CNSet:
+    """The numbers under which objects are set aside, where numbers below them are missing here."""
+    had, found = state.knowledge.had, CNSet()
+    for object_id in state.set_aside:
+        numbers = numbers_of(state, object_id)
+        if not all(had.covers(CNSet.full(each, numbers.highest(each))) for each in numbers.origins()):
+            found |= numbers
+    return found
+
+
 def look(state: FolderState, object_id: ObjectId) -> None:
     """An object is set aside no more once all of its numbers are known: it came, was replaced or deleted."""
     if object_id not in state.set_aside or numbers_of(state, object_id):

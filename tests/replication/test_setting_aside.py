@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from driven_stores import ACTOR, TREE, Post, new_guids
+import pytest
+from driven_stores import ACTOR, TREE, Post, new_guids, to_or_from
 
-from pillarbox.replication.core import deletion, writing
+from pillarbox.replication.core import deletion, hierarchy, setting_aside, writing
 from pillarbox.replication.core.effects import Send
 from pillarbox.replication.core.hello import Start
 from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, MINUTE_MS, PROMPT
@@ -213,3 +214,31 @@ def test_what_was_replaced_by_a_version_that_was_let_go_by_age_is_set_aside_no_m
     post.wait(DAY_MS)
     explained = post.stores[1].explain(folder, post.now)
     assert explained.is_in_sync and not explained.set_aside and not explained.wanted
+
+
+def contents_after_the_folder_of_what_is_set_aside_was_deleted() -> list[list[tuple[bytes, ...]]]:
+    """The second store sets a message's second version aside, never saw the first, and deletes the folder.
+    The third holds the first one alone. What does each show in the end?"""
+    post, folder, refused = refusing("aaa")
+    post.wait(HOUR_MS)
+    to_second, third = to_or_from(b"2" * 16), to_or_from(b"3" * 16)
+    post.post(0, folder, b"other")
+    made = post.post(0, folder, b"old")
+    post.wait(10_000, to_second)
+    refused.add(made)
+    post.do(0, lambda replica: writing.edit(replica, folder, made, ACTOR, content=b"new"))
+    post.wait(10_000, third)
+    assert made in post.replica(1).state(folder).set_aside
+    post.do(1, lambda replica: hierarchy.delete_folder(replica, folder, ACTOR))
+    post.wait(10_000, third)
+    refused.clear()
+    post.wait(DAY_MS)
+    return [[view.contents for view in post.messages(store, folder)] for store in range(3)]
+
+
+def test_what_is_set_aside_above_a_hole_does_not_go_with_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, *others = contents_after_the_folder_of_what_is_set_aside_was_deleted()
+    assert (b"new",) in one and (b"old",) not in one and others == [one, one]
+    monkeypatch.setattr(setting_aside, "above_holes", lambda state: NOTHING)
+    one, *others = contents_after_the_folder_of_what_is_set_aside_was_deleted()
+    assert others != [one, one]
