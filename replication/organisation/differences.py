@@ -32,8 +32,7 @@ def _lines(before: Organisation, after: Organisation) -> Iterator[str]:
             yield f"site {site}: is new"
         if site in after.sites:
             old, new = (each.transports.get(site, TransportName.DIRECT) for each in (before, after))
-            where = "at each server of it" if site in before.sites else ""
-            yield from _transport(f"site {site}", old, new, where)
+            yield from _transport(f"site {site}", old, new)
     yield from _connectors(before, after)
     yield from _certificates("the organisation", "authority", before.authorities, after.authorities)
     holders = (_holder(before, after, each.authority_holder) for each in (before, after))
@@ -67,8 +66,7 @@ def _connectors(before: Organisation, after: Organisation) -> Iterator[str]:
             # A new one is held against one that has nothing but its sites and cost.
             base = old.get(name, Connector(name, new[name].sites, new[name].cost))
             yield from _connector(base, new[name])
-            where = "at a server of each of its sites" if name in old else ""
-            yield from _transport(f"connector {name}", base.transport, new[name].transport, where)
+            yield from _transport(f"connector {name}", base.transport, new[name].transport)
 
 
 def _connector(old: Connector, new: Connector) -> Iterator[str]:
@@ -82,10 +80,11 @@ def _connector(old: Connector, new: Connector) -> Iterator[str]:
         yield f"{name}: allows {'' if new.allows_referrals else 'no '}referrals"
 
 
-def _transport(thing: str, old: TransportName, new: TransportName, where: str) -> Iterator[str]:
-    """A changed transport, and where else to apply it: there it is listened for by that of before."""
+def _transport(thing: str, old: TransportName, new: TransportName) -> Iterator[str]:
+    """A changed transport, and what it needs: a server that does not have it hears nothing by it."""
     for line in _changed(f"{thing}: transport", old, new):
-        yield f"{line}; apply it {where}, since it does not cross this link" if where else line
+        needs = "" if new is TransportName.DIRECT else "; node.toml of each server at its ends has to name it"
+        yield line + needs
 
 
 def _server(before: Organisation, after: Organisation, database: bytes) -> Iterator[str]:

@@ -251,12 +251,13 @@ class DirectTransport:
     # -- dialling
 
     async def _dial(self, peer: _Peer) -> None:
-        """Keep a link to a member, as far as it has addresses and does not dial itself."""
+        """Keep a link to a member that has addresses and is not heard only, unless it dials itself."""
         tries = 0
         while True:
             peer.poke.clear()
             tries += 1
-            for address in peer.member.addresses:
+            addresses = () if peer.member.is_heard_only else peer.member.addresses
+            for address in addresses:
                 if peer.link is None:
                     await self._dial_at(peer, address)
             if peer.link is not None:  # it has dialled
@@ -267,7 +268,7 @@ class DirectTransport:
                 tries = 0 if peer.stood_s >= self._timing.stood_s else tries
                 peer.stood_s = None
             bound_s = min(self._timing.retry_first_s * 2 ** min(tries, 16), longest_s)
-            rest_s = bound_s * self._rng.uniform(0.5, 1) if peer.member.addresses else None
+            rest_s = bound_s * self._rng.uniform(0.5, 1) if addresses else None
             with suppress(TimeoutError):
                 async with asyncio.timeout(rest_s):  # `wait_for` may lose a cancellation
                     await peer.poke.wait()

@@ -370,7 +370,7 @@ class NatsTransport:
             self._shut(self._peers.pop(database))
         for database, member in members.items():
             peer = self._peers.get(database)
-            if peer is not None and peer.member.sites[1] != member.sites[1]:
+            if peer is not None and peer.is_bound_elsewhere(member):
                 self._shut(self._peers.pop(database))
                 peer = None
             if peer is None:
@@ -380,7 +380,8 @@ class NatsTransport:
             peer.member = member
 
     def _open(self, peer: _Peer, jetstream: JetStreamContext) -> None:
-        peer.task = self._task(partial(self._link, peer, jetstream))
+        if not peer.member.is_heard_only:
+            peer.task = self._task(partial(self._link, peer, jetstream))
 
     def _shut(self, peer: _Peer) -> None:
         """Take a link down for good. Its task may take a while to end: the client swallows cancellations."""
@@ -593,12 +594,15 @@ class NatsTransport:
         await self._teller.told(lambda arrivals: arrivals.frame_came(database, frame, settled))
 
     async def _sender_of(self, message: Msg) -> _Peer | None:
-        """The member that sent a message, by its subject, once its link stands. None for a stranger, whose
-        message comes again a little later, since it may become a member, but not for ever."""
+        """The member that sent a message, by its subject, once its link stands, if it is to. None for a
+        stranger, whose message comes again a little later, since it may become a member, but not for ever.
+        """
         peer = None
         with suppress(ValueError):
             peer = self._peers.get(parse_guid(message.subject.rpartition(".")[2]))
         if peer is not None:
+            if peer.member.is_heard_only:
+                return peer
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LINK_WAIT_S):
                     await peer.is_up.wait()
@@ -666,6 +670,11 @@ class _Peer:
         self.is_shut = False
         self.unfinished: Unfinished[_MessageKey] = Unfinished()
         self.task: asyncio.Task[None] | None = None
+
+    def is_bound_elsewhere(self, member: Member) -> bool:
+        """True when frames to the member go to another stream than before, or begin or cease to go."""
+        before = self.member
+        return before.sites[1] != member.sites[1] or before.is_heard_only != member.is_heard_only
 
 
 def _id_of(headers: Mapping[str, str], payload: bytes) -> MessageId:

@@ -75,6 +75,7 @@ class SpoolTransport:
         self._scan_every_s = scan_every_s
         self._changed = threading.Condition()
         self._members: Members = {}
+        self._linked: frozenset[bytes] = frozenset()  # of the members, those that frames are sent to
         self._outboxes: dict[bytes, BoundedQueue] = {}  # of the links that stand
         self._spooled_bytes: dict[bytes, int] = {}  # at most: whoever takes a file does not tell
         self._number = 0
@@ -125,7 +126,10 @@ class SpoolTransport:
     def members_changed(self, members: Members) -> None:
         with self._changed:
             self._members = {peer: member for peer, member in members.items() if peer != self._database}
-            for peer in list(self._outboxes.keys() - self._members.keys()):
+            self._linked = frozenset(
+                peer for peer, member in self._members.items() if not member.is_heard_only
+            )
+            for peer in list(self._outboxes.keys() - self._linked):
                 self._link_changed(peer, is_up=False)
             self._note_change()
         self._scan_is_due.set()
@@ -174,7 +178,7 @@ class SpoolTransport:
                 if self._is_stopped:
                     return
                 seen = self._changes_count
-                down = self._members.keys() - self._outboxes.keys()
+                down = self._linked - self._outboxes.keys()
                 waiting = [(peer, outbox.begin()) for peer, outbox in self._outboxes.items() if len(outbox)]
             opened = [self._opened(peer) for peer in sorted(down)]
             written = [self._written(peer, frame) for peer, frame in waiting]
@@ -193,7 +197,7 @@ class SpoolTransport:
             self._tell_blocked(peer, error)
             return False
         with self._changed:
-            if peer in self._members and peer not in self._outboxes and not self._is_stopped:
+            if peer in self._linked and peer not in self._outboxes and not self._is_stopped:
                 self._spooled_bytes[peer] = spooled_bytes
                 self._link_changed(peer, is_up=True)
         return True

@@ -35,7 +35,8 @@ class Member(NamedTuple):
 
     `addresses` are those on which it listens ("host:port"), none for one that only dials. `fingerprints` are
     SHA-256 of its certificates (DER): during a renewal two are good. `transport` is the one that the link
-    to it uses. `sites` are the sites of this store and of that one.
+    to it uses. `sites` are the sites of this store and of that one. Of one that `is_heard_only` frames are
+    taken, and nothing is begun to reach it: its link uses another transport, and it may not know that yet.
     """
 
     database: bytes
@@ -44,6 +45,7 @@ class Member(NamedTuple):
     fingerprints: frozenset[bytes] = frozenset()
     transport: TransportName = TransportName.DIRECT
     sites: tuple[str, str] = ("", "")
+    is_heard_only: bool = False
 
 
 Members: TypeAlias = Mapping[bytes, Member]
@@ -104,8 +106,8 @@ class Transport(Protocol):
         ...
 
     def members_changed(self, members: Members) -> None:
-        """Link to these members from now on; links to others are closed. Before the first call there are
-        none."""
+        """Link to these members from now on, and hear them; links to others are closed. Before the first call
+        there are none."""
         ...
 
     def close(self) -> None:

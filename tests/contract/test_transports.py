@@ -27,6 +27,7 @@ from pillarbox.replication.transports.spool import SpoolTransport
 from pillarbox.replication.transports.transport import Member, Members, Transport
 from pillarbox.replication.wire.transport_frames import FRAME_BYTES_MAX
 from pillarbox.store.clock import SystemClock
+from pillarbox.store.ids import guid_text
 
 A, B, C = (bytes([n]) * 16 for n in (1, 2, 3))
 OUTBOX_BYTES = 64 << 10
@@ -330,6 +331,51 @@ def test_a_member_that_comes_back_is_linked_again(nodes: Nodes) -> None:
     assert a.told.next_link() == (B, True)
     assert a.transport.give(B, b"x")
     assert b.told.next_frame() == (A, b"x")
+
+
+def heard_only(members: Members) -> Members:
+    """Members whose links use another transport."""
+    return {peer: member._replace(is_heard_only=True) for peer, member in members.items()}
+
+
+def test_what_a_member_sends_that_is_heard_only_is_taken(nodes: Nodes) -> None:
+    a, b = nodes.add(A), nodes.add(B)
+    for node in (a, b):
+        node.transport.start(node.told)
+    members = nodes.net.members(A, B)
+    b.transport.members_changed(heard_only(members))
+    a.transport.members_changed(members)
+    assert a.told.next_link() == (B, True)
+    assert a.transport.give(B, b"x")
+    assert b.told.next_frame() == (A, b"x")
+
+
+def test_a_link_whose_member_becomes_heard_only_is_heard_on(nodes: Nodes) -> None:
+    a, b = nodes.linked(A, B)
+    b.transport.members_changed(heard_only(nodes.net.members(A, B)))
+    assert a.transport.give(B, b"x")
+    assert b.told.next_frame() == (A, b"x")
+    b.transport.members_changed(nodes.net.members(A, B))
+    while not b.transport.give(A, b"y"):
+        assert b.told.next_link()[0] == A
+    assert a.told.next_frame() == (B, b"y")
+
+
+def test_nothing_is_written_for_who_is_heard_only(tmp_path: Path) -> None:
+    nodes = Nodes(SpoolNet(tmp_path))
+    a, b = nodes.add(A), nodes.add(B)
+    try:
+        for node in (a, b):
+            node.transport.start(node.told)
+        members = nodes.net.members(A, B)
+        b.transport.members_changed(heard_only(members))
+        a.transport.members_changed(members)
+        assert a.told.next_link() == (B, True) and a.transport.give(B, b"x")
+        assert b.told.next_frame() == (A, b"x")
+        assert not (tmp_path / "spool" / guid_text(A) / guid_text(B)).exists()
+        assert not b.transport.give(A, b"y")
+    finally:
+        nodes.close()
 
 
 def test_members_that_stay_the_same_keep_their_links(nodes: Nodes) -> None:

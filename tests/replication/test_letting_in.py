@@ -330,3 +330,32 @@ def test_each_link_uses_the_transport_that_the_organisation_says() -> None:
     finally:
         for transport in (mine, *others.values()):
             transport.close()
+
+
+def test_what_comes_by_the_transport_of_before_is_taken() -> None:
+    """One end of a link was given another transport; the other one has not heard of it, and has both."""
+    direct, spool = MemoryNetwork(), MemoryNetwork()
+    told = {each: RecordedArrivals() for each in (A, B)}
+    joined = {
+        each: JoinedTransports(
+            {TransportName.DIRECT: direct.transport(each), TransportName.SPOOL: spool.transport(each)}
+        )
+        for each in (A, B)
+    }
+    other = {A: B, B: A}
+    try:
+        for each, transport in joined.items():
+            transport.start(told[each])
+        for each, transport in joined.items():
+            transport.members_changed({other[each]: Member(other[each], "other")})
+        assert (told[A].next_link(), told[B].next_link()) == ((B, True), (A, True))
+        joined[A].members_changed({B: Member(B, "b", transport=TransportName.SPOOL)})
+        assert (told[A].next_link(), told[A].next_link()) == ((B, False), (B, True))
+        assert joined[A].give(B, b"by the spool") and joined[B].give(A, b"as before")
+        assert (told[B].next_frame(), told[A].next_frame()) == ((A, b"by the spool"), (B, b"as before"))
+        direct.cut(A, B)
+        assert told[B].next_link() == (A, False)
+        assert joined[A].give(B, b"all the same") and told[A].links.empty()
+    finally:
+        for transport in joined.values():
+            transport.close()
