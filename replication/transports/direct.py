@@ -352,11 +352,14 @@ class DirectTransport:
         if peer.link is not None:
             if not hello.is_later_than(peer.link.hello):
                 return
-            if peer.replaces(hello):
+            is_second = peer.is_second(hello)
+            if is_second or peer.replaces(hello):
                 self._refused(
                     f"{peer.member.name} runs twice, at {address} too: one of them has to end "
                     "(docs/nodes.md, A server that is lost, or restored)"
                 )
+            if is_second:
+                return
             await peer.link.end()  # the peer knows nothing of it any more
         if self._peers.get(peer.member.database) is not peer or peer.link is not None:
             return
@@ -586,14 +589,26 @@ class _Peer:
         self.task: asyncio.Task[None] | None = None
         self.stood_s: float | None = None  # how long the last link stood, until a try to dial has seen it
         self._replaced_runs: deque[bytes] = deque(maxlen=_REPLACED_RUNS_MAX)
+        self._second_runs: deque[bytes] = deque(maxlen=_REPLACED_RUNS_MAX)
 
     def replaces(self, hello: _Hello) -> bool:
         """Note that a connection with this hello takes the place of the one that stands; True when its run
-        was replaced itself before: the member runs more than once."""
+        was replaced itself before: the member runs more than once, and the other run is its second one."""
         assert self.link is not None
-        if hello.run != self.link.hello.run:
-            self._replaced_runs.append(self.link.hello.run)
-        return hello.run in self._replaced_runs
+        standing = self.link.hello.run
+        if hello.run == standing:
+            return False
+        comes_back = hello.run in self._replaced_runs
+        self._replaced_runs.append(standing)
+        if comes_back:
+            self._second_runs.append(standing)
+        return comes_back
+
+    def is_second(self, hello: _Hello) -> bool:
+        """True for a second run while another one's connection stands. Would it take that place, and the
+        other one come back, then the two, which are one store, would number anew by turns without end."""
+        assert self.link is not None
+        return hello.run != self.link.hello.run and hello.run in self._second_runs
 
     def leave(self) -> None:
         """Let go of one that is no member any more."""

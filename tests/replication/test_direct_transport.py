@@ -6,7 +6,6 @@ import random
 import socket
 import ssl
 import struct
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -330,12 +329,52 @@ def test_a_peer_that_began_anew_takes_the_place_of_its_old_connection(
         assert listening.told.next_frame() == (B, b"n")
 
 
-def test_two_programs_of_one_identity_are_told_of_and_chase_each_other_ever_slower(
+def test_of_two_programs_of_one_identity_the_first_stays_and_the_other_is_told_of(
     listening: Listening, organisation: Organisation
 ) -> None:
-    timing = QUICK._replace(retry_first_s=0.02, retry_short_max_s=60)
+    context = client(organisation.credentials(B))
+    listening.transport.members_changed({B: organisation.member(B)})
+
+    def come(run: bytes, number: int) -> ssl.SSLSocket:
+        connection = dial(listening, context)
+        connection.sendall(hello(number, run))
+        return connection
+
+    with (
+        come(b"first program   ", 1) as first,
+        come_in_place_of(listening, first, lambda: come(b"second program  ", 1)) as second,
+        come_in_place_of(listening, second, lambda: come(b"first program   ", 2)) as back,
+    ):
+        assert "store-2 runs twice" in listening.why_refused()
+        for number in (2, 3):
+            with come(b"second program  ", number) as refused:
+                assert is_closed(refused)
+            assert "store-2 runs twice" in listening.why_refused()
+        assert listening.told.next_link() == (B, True)
+        back.sendall(HEAD.pack(1, 2) + b"n")
+        assert listening.told.next_frame() == (B, b"n")
+        back.close()
+        assert listening.told.next_link() == (B, False)
+        with come(b"second program  ", 4):  # the first has ended
+            assert listening.told.next_link() == (B, True)
+
+
+def come_in_place_of(
+    listening: Listening, before: ssl.SSLSocket, come: Callable[[], ssl.SSLSocket]
+) -> ssl.SSLSocket:
+    """A connection that takes the place of the one before."""
+    assert before.recv(30)[4] == 1
+    assert listening.told.next_link() == (B, True)
+    connection = come()
+    assert listening.told.next_link() == (B, False)
+    return connection
+
+
+def test_two_programs_of_one_identity_do_not_chase_each_other(
+    listening: Listening, organisation: Organisation
+) -> None:
     both = [
-        DirectTransport(B, (), organisation.credentials(B), random.Random(seed), timing=timing)
+        DirectTransport(B, (), organisation.credentials(B), random.Random(seed), timing=QUICK)
         for seed in (1, 2)
     ]
     members = {A: organisation.member(A, *listening.transport.addresses)}
@@ -344,9 +383,9 @@ def test_two_programs_of_one_identity_are_told_of_and_chase_each_other_ever_slow
         for each in both:
             each.start(RecordedArrivals())
             each.members_changed(members)
-        assert "store-2 runs twice" in listening.why_refused()
-        threading.Event().wait(1)
-        assert listening.told.links.qsize() < 50  # hundreds where each tries again at once
+        for _ in range(20):
+            assert "store-2 runs twice" in listening.why_refused()
+        assert listening.told.links.qsize() <= 5  # the first, the second, the first again
     finally:
         for each in both:
             each.close()
