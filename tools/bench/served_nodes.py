@@ -250,11 +250,13 @@ class Nodes:
             sites=tuple(names),
             authorities=(authority.certificate.der,),
         )
-        for node in self:
-            with pillarbox.Server.open(node.path) as server:
-                replicator_at_rest(server).perform(
-                    lambda replica: organisation_folder.apply(replica, organisation, "bench")
-                )
+        first, *others = self
+        with pillarbox.Server.open(first.path) as server:
+            performs = replicator_at_rest(server)
+            performs.perform(lambda replica: organisation_folder.apply(replica, organisation, "bench"))
+            entries = performs.perform(organisation_folder.entries)
+        for node in others:  # did each write them, there would be as many versions of them as servers
+            MemberFiles(node.path).keep_first_entries(entries)
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self._all.values())
