@@ -7,6 +7,7 @@ from contextlib import nullcontext, suppress
 
 import pillarbox
 from pillarbox.store.errors import Dismounted, PillarboxError, Retryable
+from pillarbox.store.server_config import read_config
 from pillarbox.tools.serving.lending import Released
 
 OnDatabase = Callable[["pillarbox.Database"], None]
@@ -42,6 +43,7 @@ class Following:
         """
         from pillarbox.store.engine.database import MountState
 
+        self._let_go_of_deleted()
         self._server.reload()
         before, self._wanted = self._wanted, self._server.to_be_mounted()
         for database in self._server.databases():
@@ -55,6 +57,16 @@ class Following:
                 elif changed and (busy or database.state is not MountState.DISMOUNTED):
                     with self._released(database):
                         self._server.dismount(database.label)
+
+    def _let_go_of_deleted(self) -> None:
+        """Dismount what server.toml does not name any more, before the server lets it go with its files open
+        to whoever works on it."""
+        config = read_config(self._server.path)
+        named = {entry.guid for group in config.groups for entry in group.databases}
+        for database in self._server.databases():
+            if database.guid not in named:
+                with self._released(database):
+                    self._server.dismount(database.label, "it was deleted")
 
 
 def _mount(server: pillarbox.Server, database: pillarbox.Database) -> None:

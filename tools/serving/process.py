@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pillarbox
 from pillarbox.store.clock import Clock
 from pillarbox.store.disk.file_lock import FileLock
-from pillarbox.store.errors import Dismounted, PillarboxError, WriterBusy
+from pillarbox.store.errors import Dismounted, PillarboxError, Refused, WriterBusy
 from pillarbox.store.events import Level
 from pillarbox.store.server_config import read_config
 from pillarbox.store.upkeep.time_of_day import RETRY_MS
@@ -271,7 +271,7 @@ def serve(
 
             def shown() -> Mapping[str, Any]:
                 found = dict(status())
-                with suppress(Dismounted):  # the table of databases says so
+                with suppress(Dismounted, Refused):  # the table of databases says so
                     if found["replication"] is not None:
                         found["replication"] = {**found["replication"], "conflicts": conflicts.rows()}
                 return found

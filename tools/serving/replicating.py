@@ -74,8 +74,11 @@ class Replicating:
                 self._stop()
 
     def look(self) -> None:
-        """Start the node, if there is to be one and there is none: after a mount, or a join."""
+        """Start the node, if there is to be one and there is none: after a mount, or a join. Stop one whose
+        store is none of the server's any more."""
         with self._changing:
+            if self._node is not None and self._database not in list(self._server.databases()):
+                self._stop()
             if self._node is None and not self._has_ended:
                 self._start()
 

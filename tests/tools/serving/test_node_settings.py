@@ -16,7 +16,11 @@ from organisations import make_organisation
 import pillarbox
 from pillarbox.replication.node.member_files import MemberFiles
 from pillarbox.store.clock import SystemClock
+from pillarbox.store.engine.database import MountState
 from pillarbox.store.errors import InvalidSetting
+from pillarbox.store.server_config import CONFIG_FILE
+from pillarbox.tools.operations.replicating import fence_of, joined_store
+from pillarbox.tools.serving.following import Following
 from pillarbox.tools.serving.log import Log
 from pillarbox.tools.serving.replicating import Replicating, make_node
 from pillarbox.tools.serving.wakes import Wake, Wakes
@@ -54,3 +58,37 @@ def test_a_change_of_the_file_wakes_the_process(server: pillarbox.Server) -> Non
         wakes.wait(0)
         files.keep_settings(files.settings()._replace(spool_bytes_max=1000))
         assert Wake.SETTINGS_CHANGED in wakes.wait(WAIT_MS)
+
+
+def test_the_node_of_a_store_that_server_toml_names_no_more_ends_and_starts_again_with_it(
+    server: pillarbox.Server,
+) -> None:
+    clock = SystemClock()
+    replicating = Replicating(server, Log(clock, as_json=False, out=io.StringIO()), make_node, clock)
+    following = Following(server, released=replicating.released)
+    file = server.path / CONFIG_FILE
+    whole = file.read_text()
+    with replicating.running():
+        first, store = replicating.node, joined_store(server)
+        file.write_text(whole[: whole.rindex("[[groups.databases]]")])
+        following.follow()
+        replicating.look()
+        assert replicating.node is None and store.state is MountState.DISMOUNTED
+        fence, _ = fence_of(server).read()
+        assert not fence.is_open  # the node ended before its store went
+        file.write_text(whole)
+        following.follow()
+        replicating.look()
+        assert replicating.node is not first and replicating.node is not None
+
+
+def test_the_node_of_a_store_that_another_change_has_let_go_is_stopped(server: pillarbox.Server) -> None:
+    clock = SystemClock()
+    replicating = Replicating(server, Log(clock, as_json=False, out=io.StringIO()), make_node, clock)
+    file = server.path / CONFIG_FILE
+    with replicating.running():
+        whole = file.read_text()
+        file.write_text(whole[: whole.rindex("[[groups.databases]]")])
+        server.set_limits("Mailbox Store", {})  # it takes over what stands in the file
+        replicating.look()
+        assert replicating.node is None
