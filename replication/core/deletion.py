@@ -264,7 +264,9 @@ def apply_reconcile(
         expired = _let_go(state, object_id)
         aside = state.set_aside[object_id].numbers if object_id in state.set_aside else frozenset()
         if expired - aside <= numbers:  # else what replaced it was let go by age too, and nothing was deleted
-            state.knowledge.claim(CNSet.of(expired & numbers))
+            gone = expired & numbers
+            # What replaced it came with the answer and could not be applied: that it is gone is not known.
+            state.knowledge.claim(CNSet.of(gone - aside if object_id in living else gone))
     take_over_purged(state, answer.purged)
     state.knowledge.claim(gaps_of(state, statement) | answer.purged)
     state.knowledge.settle(replica.assumed(folder))

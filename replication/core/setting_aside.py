@@ -7,6 +7,7 @@ an answer has come nothing else is known of them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from pillarbox.replication.core.effects import Notice
@@ -25,18 +26,24 @@ def set_aside(
 ) -> None:
     """Set an object aside that arrived and was refused by the store. It is reported once."""
     state, before = replica.state(folder), replica.state(folder).set_aside.get(object_id)
-    lacking = frozenset(number for number in arrived.entries() if number not in state.knowledge.known)
+    lacking = _unknown(state, arrived.entries())
+    numbers = lacking | (before.numbers if before else frozenset())
     tries = before.tries if before else 0
     state.set_aside[object_id] = SetAside(
-        numbers=lacking | (before.numbers if before else frozenset()),
+        numbers=numbers,
         reason=reason[:REASON_CHARS_MAX],
         since_ms=before.since_ms if before else replica.wall_ms,
         tries=tries,
         due_ms=replica.now_ms + _waits_ms(replica, tries),
     )
-    _count_as_expired(state, object_id, lacking)
+    # What the object had replaced does not come with it, and is no gap while what replaced it is not here.
+    _count_as_expired(state, object_id, _unknown(state, numbers))
     if before is None:
         replica.report(Notice.SET_ASIDE, folder, CNSet.of(lacking))
+
+
+def _unknown(state: FolderState, numbers: Iterable[ChangeNumber]) -> frozenset[ChangeNumber]:
+    return frozenset(number for number in numbers if number not in state.knowledge.known)
 
 
 def _count_as_expired(state: FolderState, object_id: ObjectId, numbers: frozenset[ChangeNumber]) -> None:

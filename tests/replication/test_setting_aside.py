@@ -216,6 +216,31 @@ def test_what_was_replaced_by_a_version_that_was_let_go_by_age_is_set_aside_no_m
     assert explained.is_in_sync and not explained.set_aside and not explained.wanted
 
 
+def test_what_a_deletion_that_is_set_aside_replaced_is_not_known_by_reconciling() -> None:
+    """Others would be told that it is gone, by a store that has not applied what deleted it."""
+    post, folder, refused = refusing("aa")
+    made, other = post.post(0, folder, b"bad"), post.post(0, folder, b"other")
+    refused.add(made)
+    post.wait(10_000)
+    first, second = post.replica(0), post.replica(1)
+    post.do(0, lambda replica: writing.delete(replica, folder, made, ACTOR))
+    post.wait(10_000)
+    assert len(second.state(folder).set_aside[made].numbers) == 2
+    post.do(0, lambda replica: writing.delete(replica, folder, other, ACTOR))
+    tombstone = first.objects.get(folder, other)
+    assert tombstone is not None
+    first.objects.remove(folder, other)
+    first.state(folder).knowledge.purged |= CNSet.of(tombstone.entries())
+    post.table.clear()
+    post.wait(HOUR_MS)
+    assert second.objects.get(folder, other) is None and second.fired["reconcile"]
+    assert made in second.state(folder).set_aside and made not in second.state(folder).knowledge.known
+    refused.clear()
+    post.wait(2 * DAY_MS)
+    explained = post.stores[1].explain(folder, post.now)
+    assert explained.is_in_sync and not explained.set_aside and made in second.state(folder).knowledge.known
+
+
 def contents_after_the_folder_of_what_is_set_aside_was_deleted() -> list[list[tuple[bytes, ...]]]:
     """The second store sets a message's second version aside, never saw the first, and deletes the folder.
     The third holds the first one alone. What does each show in the end?"""
