@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pillarbox.replication.core import hierarchy, mates, setting_aside, too_large, writing
+from pillarbox.replication.core import hierarchy, mates, setting_aside, too_large
 from pillarbox.replication.core.applying import store_or_bury, take_all
 from pillarbox.replication.core.effects import Notice
 from pillarbox.replication.core.replica import Replica
@@ -255,9 +255,6 @@ def apply_reconcile(
     for object_id, numbers in answer.gone.items():
         versions = replica.objects.get(folder, object_id)
         if versions is not None:
-            if folder == replica.tree.hierarchy and frozenset(versions.siblings) <= numbers:
-                keep_unseen_content(replica, object_id)
-                versions = replica.objects.get(folder, object_id) or versions
             left = without_gone(versions, numbers, before[object_id], living.get(object_id))
             store_or_bury(replica, folder, object_id, left)
             state.applied += 1
@@ -310,23 +307,3 @@ def is_still_true(replica: Replica, folder: ObjectId, answer: ReconcileAnswer) -
 def take_over_purged(state: FolderState, purged: CNSet) -> None:
     """The numbers that a source purged count as purged here too: others may ask this store next."""
     state.knowledge.purged |= purged
-
-
-def keep_unseen_content(replica: Replica, folder: ObjectId) -> None:
-    """A folder that goes by reconciling, while no other replica is known to have some of its content,
-    stays."""
-    state = replica.held(folder)
-    if state is None:
-        return
-    seen = CNSet()
-    for row in state.rows.values():
-        seen |= row.had
-    for object_id in replica.objects.ids(folder):
-        versions = replica.objects.get(folder, object_id)
-        if versions and any(
-            number not in seen and not version.gone for number, version in versions.siblings.items()
-        ):
-            replica.fired["unseen_content"] += 1
-            writing.change_folder(replica, folder, hierarchy.ACTOR, parent=replica.tree.lost_and_found)
-            replica.report(Notice.FOLDER_CAME_BACK, folder)
-            return

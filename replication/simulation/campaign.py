@@ -67,7 +67,6 @@ RULES: Final = {
         "reconcile",
         "reconcile_again",
         "refused",
-        "unseen_content",
     ),
     "canonical knowledge": ("gaps_filled",),
     "one transaction": ("crash_lost",),

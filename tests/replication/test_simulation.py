@@ -48,7 +48,6 @@ RARE = {
     "last_copy_kept",
     "numbering_ended",
     "replica_back_to_leaving",
-    "unseen_content",
 }
 
 
