@@ -264,7 +264,7 @@ def serve(
             paths = Paths(server)
 
             def status() -> Mapping[str, Any]:
-                found = replication_status(replicating.node, paths)
+                found = replication_status(replicating.node, paths, replicating.refused)
                 return server_status(server, process.standings(), lending, clock.now_ms(), found)
 
             conflicts = Conflicts(server)

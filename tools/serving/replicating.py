@@ -62,6 +62,11 @@ class Replicating:
         """The node, None where there is none."""
         return self._node
 
+    @property
+    def refused(self) -> str:
+        """The reason why a store that has joined an organisation has no node; empty where there is none."""
+        return self._refused
+
     @contextmanager
     def running(self) -> Iterator[None]:
         """Replicate while the `with` block runs."""
@@ -155,9 +160,11 @@ class Replicating:
         self._log.say(INFORMATION, f"replication of {database.label} runs")
 
     def _refuse(self, reason: str) -> None:
-        if reason != self._refused and self._is_joined():
+        if reason == self._refused:
+            return
+        self._refused = reason if self._is_joined() else ""
+        if self._refused:
             self._log.say(WARNING, f"replication does not run: {reason}")
-        self._refused = reason
 
     def _is_joined(self) -> bool:
         try:

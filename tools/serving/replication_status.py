@@ -46,14 +46,15 @@ def _hierarchy(replica: Replica) -> tuple[bytes, CNSet]:
     return replica.me.database, replica.record.folders[replica.tree.hierarchy].knowledge.known
 
 
-def replication_status(node: Node | None, paths: Paths) -> dict[str, Any] | None:
-    """The status of a server's node; None where the server replicates nothing.
+def replication_status(node: Node | None, paths: Paths, refused: str = "") -> dict[str, Any] | None:
+    """The status of a server's node; None where the server replicates nothing. `refused` is the reason for
+    which there is no node though there is to be one.
 
     `state` is running, waiting (with the `reason`) or stopped. While it is not running, or is too busy to say
     more, that is all. Times are ms UTC.
     """
     if node is None:
-        return None
+        return {"state": "waiting", "reason": refused, "refused": {}} if refused else None
     standing = node.standing
     found: dict[str, Any] = {
         "state": str(standing.state),

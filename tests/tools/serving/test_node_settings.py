@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("cryptography", reason="cryptography (the extra `replication`) is not installed")
 pytest.importorskip("watchdog", reason="watchdog (the extra `serve`) is not installed")
+pytest.importorskip("prometheus_client", reason="prometheus_client (the extra `serve`) is not installed")
 
 from organisations import make_organisation
 
@@ -22,7 +23,10 @@ from pillarbox.store.server_config import CONFIG_FILE
 from pillarbox.tools.operations.replicating import fence_of, joined_store
 from pillarbox.tools.serving.following import Following
 from pillarbox.tools.serving.log import Log
+from pillarbox.tools.serving.metrics import Metrics
+from pillarbox.tools.serving.page_replication import replication_part
 from pillarbox.tools.serving.replicating import Replicating, make_node
+from pillarbox.tools.serving.replication_status import Paths, replication_status
 from pillarbox.tools.serving.wakes import Wake, Wakes
 
 WAIT_MS = 20_000
@@ -92,3 +96,27 @@ def test_the_node_of_a_store_that_another_change_has_let_go_is_stopped(server: p
         server.set_limits("Mailbox Store", {})  # it takes over what stands in the file
         replicating.look()
         assert replicating.node is None
+
+
+def test_a_joined_store_without_a_node_says_so_until_it_has_one(server: pillarbox.Server) -> None:
+    clock, key = SystemClock(), MemberFiles(server.path).directory / "key.pem"
+    replicating = Replicating(server, Log(clock, as_json=False, out=io.StringIO()), make_node, clock)
+    whole = key.read_bytes()
+    key.unlink()
+    with replicating.running():
+        found = replication_status(replicating.node, Paths(server), replicating.refused)
+        assert found is not None and (found["state"], "no key" in found["reason"]) == ("waiting", True)
+        status = {"databases": [], "work": [], "time_ms": clock.now_ms(), "replication": found}
+        assert "pillarbox_replication_running 0" in Metrics(lambda: status).text().decode()
+        assert "Waiting: the server has no key" in replication_part(found, clock.now_ms())
+        key.write_bytes(whole)
+        replicating.look()
+        assert replicating.node is not None and not replicating.refused
+
+
+def test_a_store_that_joined_nothing_waits_for_no_node(tmp_path: Path) -> None:
+    clock = SystemClock()
+    with pillarbox.Server.create(tmp_path / "server") as server:
+        replicating = Replicating(server, Log(clock, as_json=False, out=io.StringIO()), make_node, clock)
+        with replicating.running():
+            assert replication_status(replicating.node, Paths(server), replicating.refused) is None
