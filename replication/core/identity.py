@@ -38,13 +38,16 @@ class Place(NamedTuple):
 
 
 class Fence(NamedTuple):
-    """The mount that a file outside the database tells of. `is_open`: it was not ended properly."""
+    """The mount that a file outside the database tells of. `is_open`: it was not ended properly.
+    `is_doubted`: a change may have been numbered anew since, where no node could ask others what they know.
+    """
 
     database: bytes
     incarnation: int
     nonce: bytes
     place: Place
     is_open: bool
+    is_doubted: bool = False
 
 
 class Return(StrEnum):

@@ -17,7 +17,7 @@ from pillarbox.store.disk.stream import disk_error
 
 MAGIC: Final = b"PBFN"
 VERSION: Final = 1
-_FENCE: Final = struct.Struct("<4sBBxx16sI16s16sQ")
+_FENCE: Final = struct.Struct("<4sBBBx16sI16s16sQ")
 _CHECKSUM: Final = struct.Struct("<I")
 FENCE_BYTES: Final = _FENCE.size + _CHECKSUM.size
 assert FENCE_BYTES == 72
@@ -29,6 +29,7 @@ def encode(fence: Fence) -> bytes:
         MAGIC,
         VERSION,
         fence.is_open,
+        fence.is_doubted,
         fence.database,
         fence.incarnation,
         fence.nonce,
@@ -44,8 +45,10 @@ def decode(data: bytes) -> Fence | None:
         return None
     if _CHECKSUM.unpack(data[_FENCE.size :])[0] != zlib.crc32(data[: _FENCE.size]):
         return None
-    _, _, is_open, database, incarnation, nonce, machine, inode = _FENCE.unpack(data[: _FENCE.size])
-    return Fence(database, incarnation, nonce, Place(machine, inode), bool(is_open))
+    _, _, is_open, is_doubted, database, incarnation, nonce, machine, inode = _FENCE.unpack(
+        data[: _FENCE.size]
+    )
+    return Fence(database, incarnation, nonce, Place(machine, inode), bool(is_open), bool(is_doubted))
 
 
 class FenceFile(NamedTuple):

@@ -24,13 +24,21 @@ def notice_return(database: Database, fence_file: FenceFile) -> Return | None:
     it is.
 
     If not, its next change is numbered anew, and the fence is written as that of the database as it is now.
+    If it is, its next change is numbered anew all the same where a node has run under its numbering: files
+    and fence may have been put back together, which only others could tell.
+
     Raises Refused in a database that has joined no organisation, and as `FenceFile` and a transaction do.
     """
     fence, place = fence_file.read()
     with database.read(ACTOR) as reader:
-        reason = reason_to_number_anew(database.guid, False, _mark_of(reader), fence, place)
-    if reason is None:
-        return None
+        is_restored, number = reader.state().restored, reader.state().numbering
+        reason = reason_to_number_anew(database.guid, is_restored, _mark_of(reader), fence, place)
+        if reason is None:
+            if fence and number and numbering.replica(reader, number).incarnation <= fence.incarnation:
+                if not fence.is_doubted:
+                    fence_file.write(fence._replace(is_doubted=True))
+                reader.files.unsure_numbering = number
+            return None
     with database.transaction(ACTOR) as txn:
         txn.restored = True
         nonce = numbering.renew_nonce(txn, fence.nonce if fence else b"")

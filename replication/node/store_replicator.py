@@ -196,7 +196,8 @@ class StoreReplicator:
             mark = Mark(record.sender.incarnation, nonces[:NONCE_BYTES], nonces[NONCE_BYTES:])
             reason = identity.reason_to_number_anew(txn.files.guid, txn.restored, mark, fence, place)
             begins = Start.AGAIN if mark.nonce else Start.JOINED
-            if reason is not None or self._was_numbered_anew:
+            is_doubted = fence is not None and fence.is_doubted
+            if reason is not None or (self._was_numbered_anew and not is_doubted):
                 begins = Start.WENT_BACK
             elif begins is Start.AGAIN and fence is not None and fence.is_open:
                 left_out = identity.leave_out_after_unclean_end(record)
@@ -436,7 +437,12 @@ class StoreReplicator:
         )
         self._replicator = replicator
         self._was_numbered_anew = False
-        return replicator, [] if is_start else replicator.start(self._now(), self._begins)
+        if is_start:
+            return replicator, []
+        effects = replicator.start(self._now(), self._begins)
+        if self._fence is None and txn.numbering == txn.files.unsure_numbering:
+            replicator.replica.is_doubtful = True  # no hello shows what was given: `returning.notice_return`
+        return replicator, effects
 
     def _state_version(self, replicator: Replicator) -> list[Effect]:
         """Say in the organisation which program this is and what it reads, where that is new. It takes

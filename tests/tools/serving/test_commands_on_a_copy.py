@@ -1,4 +1,4 @@
-"""A server that is copied while nobody serves it, and changed at both places by commands, gives no number
+"""A server that is copied or put back while nobody serves it, and then changed by commands, gives no number
 twice."""
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ pytest.importorskip("click", reason="click (the extra `cli`) is not installed")
 from organisations import make_organisation
 
 import pillarbox
+from pillarbox.replication.core import writing
+from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.node.store_replicator import StoreReplicator
 from pillarbox.store.change_number import ChangeNumber
 from pillarbox.store.engine import numbering
@@ -51,13 +53,13 @@ def places(joined: Path, tmp_path: Path) -> Places:
     return Places(original, copy)
 
 
-def test_a_copy_numbers_its_changes_anew_once_and_its_original_does_not(places: Places) -> None:
+def test_a_copy_and_its_original_number_their_changes_anew_once(places: Places) -> None:
     for path in places:
         make_folder(path, "First")
         make_folder(path, "Second")
         assert number_of(path, "First").origin == number_of(path, "Second").origin
     assert number_of(places.original, "First").origin != number_of(places.copy, "First").origin
-    assert list(map(incarnations, places)) == [1, 2]
+    assert list(map(incarnations, places)) == [2, 2]
 
 
 def test_a_change_of_settings_at_a_copy_is_numbered_anew_too(places: Places) -> None:
@@ -69,7 +71,33 @@ def test_a_change_of_settings_at_a_copy_is_numbered_anew_too(places: Places) -> 
             )  # fmt: skip
         make_folder(path, "Second")
     assert number_of(places.original, "Forum").origin != number_of(places.copy, "Forum").origin
-    assert list(map(incarnations, places)) == [1, 2]
+    assert list(map(incarnations, places)) == [2, 2]
+
+
+def test_what_was_put_back_with_its_fence_gives_no_number_that_a_node_gave(places: Places) -> None:
+    """The fence agrees, and only others could tell; commands ask nobody."""
+    path = places.original
+    make_folder(path, "Before")
+    run_node(path)
+    saved = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    run_node(path, "Told")
+    told = number_of(path, "Told")
+    assert told.origin == number_of(path, "Before").origin
+    for file, data in saved.items():
+        file.write_bytes(data)  # in its place: its inode stays
+    make_folder(path, "First")
+    make_folder(path, "Second")
+    assert number_of(path, "First").origin == number_of(path, "Second").origin != told.origin
+    assert incarnations(path) == 3
+
+
+def test_a_node_goes_on_with_the_numbering_that_commands_began(places: Places) -> None:
+    make_folder(places.original, "First")
+    run_node(places.original, "Second")
+    assert number_of(places.original, "First").origin == number_of(places.original, "Second").origin
+    assert incarnations(places.original) == 2
+    make_folder(places.original, "Third")
+    assert incarnations(places.original) == 3, "others may know of all that came before"
 
 
 def test_the_next_node_at_a_copy_knows_that_it_went_back(places: Places) -> None:
@@ -80,6 +108,21 @@ def test_the_next_node_at_a_copy_knows_that_it_went_back(places: Places) -> None
         waiting = replicator.perform(lambda replica: replica.waiting)
         assert waiting is not None and waiting.went_back
         replicator.stop()
+
+
+def run_node(path: Path, folder: str = "") -> None:
+    """Have a node run, and end, which makes a folder."""
+    with pillarbox.Server.open(path) as server:
+        replicator = at_rest(server)
+        replicator.start()
+        if folder:
+            replicator.perform(lambda replica: make_as_node(replica, folder))
+        replicator.stop()
+
+
+def make_as_node(replica: Replica, folder: str) -> None:
+    replica.waiting = None  # as when the other server has answered
+    writing.create_folder(replica, replica.tree.root, folder, {}, "test")
 
 
 def at_rest(server: pillarbox.Server) -> StoreReplicator:
