@@ -53,8 +53,8 @@ def replication() -> None:
 def status(server: Path, folder_path: str, wait_s: int | None, as_json: bool) -> None:
     """Say if the replicas of FOLDER, or of all folders that SERVER holds, are in sync.
 
-    Ends with 0 when all are, with 55 when not, or when SERVER is not served. Without --wait it says what the
-    others said last, which may be minutes ago.
+    Ends with 0 when all are, with 55 when not. Without --wait it says what the others said last, which may be
+    minutes ago; on a server that is not served that is from before it ended, however long ago.
 
     \b
     pillarbox replication status /srv/mail
