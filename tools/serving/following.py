@@ -7,7 +7,6 @@ from contextlib import nullcontext, suppress
 
 import pillarbox
 from pillarbox.store.errors import Dismounted, PillarboxError, Retryable
-from pillarbox.store.server_config import read_config
 from pillarbox.tools.serving.lending import Released
 
 OnDatabase = Callable[["pillarbox.Database"], None]
@@ -61,6 +60,8 @@ class Following:
     def _let_go_of_deleted(self) -> None:
         """Dismount what server.toml does not name any more, before the server lets it go with its files open
         to whoever works on it."""
+        from pillarbox.store.server_config import read_config
+
         config = read_config(self._server.path)
         named = {entry.guid for group in config.groups for entry in group.databases}
         for database in self._server.databases():
