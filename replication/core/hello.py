@@ -237,7 +237,7 @@ def note_return(replica: Replica) -> None:
     if waiting is not None and not waiting.went_back:
         waiting.went_back = True
         replica.report(Notice.WENT_BACK, replica.tree.hierarchy)
-        if not waiting.is_anew:
+        if waiting.origin == replica.me.origin:  # asked about, and not left since
             replica.number_anew()
 
 

@@ -439,10 +439,9 @@ class StoreReplicator:
         self._was_numbered_anew = False
         if is_start:
             return replicator, []
-        effects = replicator.start(self._now(), self._begins)
-        if self._fence is None and txn.numbering == txn.files.unsure_numbering:
-            replicator.replica.is_doubtful = True  # no hello shows what was given: `returning.notice_return`
-        return replicator, effects
+        # At rest no hello shows what was given: `returning.notice_return`.
+        is_doubted = self._fence is None and txn.numbering == txn.files.unsure_numbering
+        return replicator, replicator.start(self._now(), Start.AGAIN if is_doubted else self._begins)
 
     def _state_version(self, replicator: Replicator) -> list[Effect]:
         """Say in the organisation which program this is and what it reads, where that is new. It takes

@@ -202,6 +202,16 @@ def test_a_second_return_to_one_state_is_another_incarnation() -> None:
     assert len({sender.origin for sender in senders}) == 3
 
 
+def test_a_store_that_was_put_back_to_before_its_first_start_numbers_anew() -> None:
+    post = Returning()
+    made = post.post(0, post.shared, b"1")
+    post.wait(HOUR_MS)
+    post.put_back(Start.JOINED)
+    post.wait(0, is_lost=lambda message: not isinstance(message.body, Hello | HelloAnswer))
+    assert Notice.WENT_BACK in post.reports
+    assert post.replica(0).me.origin != made.origin
+
+
 def test_what_others_know_is_noticed_later_too() -> None:
     """A store that knows more was not reached when the hello ended; what it says shows it as well."""
     post = Returning()

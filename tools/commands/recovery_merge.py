@@ -13,6 +13,7 @@ import click
 import pillarbox
 from pillarbox.store.errors import Dismounted, NotFound
 from pillarbox.tools.merge_rows import MergeRow, merge_data, merge_lines, merge_step, raise_unmerged
+from pillarbox.tools.operations.replicating import notice_return
 from pillarbox.tools.options import ACTOR, JSON, PATH, SERVER
 from pillarbox.tools.output import progress, show, warn
 from pillarbox.tools.parameters import FORMATS, complete_mailbox, moment
@@ -161,6 +162,8 @@ def merge(
         pillarbox.Server.open(server, read_only=only_reads) as opened,
         ExitStack() as stack,
     ):
+        if not only_reads:
+            notice_return(opened)
         sources = _sources(opened, asked, Keys(passphrase_file, key_file), stack)
         refuse_unknown_folders(sources, ACTOR, options.filter)
         jobs = [_job(opened, source, names, asked, only_reads) for source, names in sources]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 
 import pillarbox
-from pillarbox.store.errors import Dismounted, PillarboxError, Retryable
+from pillarbox.store.errors import Dismounted, NotFound, PillarboxError, Retryable
 from pillarbox.tools.serving.lending import Released
 
 OnDatabase = Callable[["pillarbox.Database"], None]
@@ -66,7 +66,7 @@ class Following:
         named = {entry.guid for group in config.groups for entry in group.databases}
         for database in self._server.databases():
             if database.guid not in named:
-                with self._released(database):
+                with suppress(NotFound), self._released(database):  # others may have taken it over meanwhile
                     self._server.dismount(database.label, "it was deleted")
 
 
