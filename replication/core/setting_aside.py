@@ -62,7 +62,8 @@ def above_holes(state: FolderState) -> CNSet:
     had, found = state.knowledge.had, CNSet()
     for object_id in state.set_aside:
         numbers = numbers_of(state, object_id)
-        if not all(had.covers(CNSet.full(each, numbers.highest(each))) for each in numbers.origins()):
+        context = {origin: numbers.highest(origin) for origin in numbers.origins()}
+        if Versions(context, {}).holes(had):
             found |= numbers
     return found
 

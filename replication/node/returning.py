@@ -31,19 +31,27 @@ def notice_return(database: Database, fence_file: FenceFile) -> Return | None:
     """
     fence, place = fence_file.read()
     with database.read(ACTOR) as reader:
-        is_restored, number = reader.state().restored, reader.state().numbering
+        is_restored = reader.state().restored
         reason = reason_to_number_anew(database.guid, is_restored, _mark_of(reader), fence, place)
         if reason is None:
-            if fence and number and numbering.replica(reader, number).incarnation <= fence.incarnation:
-                if not fence.is_doubted:
-                    fence_file.write(fence._replace(is_doubted=True))
-                reader.files.unsure_numbering = number
+            if fence is not None:
+                _doubt_what_a_node_gave(reader, fence, fence_file)
             return None
     with database.transaction(ACTOR) as txn:
         txn.restored = True
         nonce = numbering.renew_nonce(txn, fence.nonce if fence else b"")
     fence_file.write(Fence(database.guid, 0, nonce, fence_file.nowhere, is_open=False))
     return reason
+
+
+def _doubt_what_a_node_gave(reader: Reader, fence: Fence, fence_file: FenceFile) -> None:
+    """Have the next change numbered anew where a node has run under the numbering of now."""
+    number = reader.state().numbering
+    if not number or numbering.replica(reader, number).incarnation > fence.incarnation:
+        return
+    if not fence.is_doubted:
+        fence_file.write(fence._replace(is_doubted=True))
+    reader.files.unsure_numbering = number
 
 
 def _mark_of(reader: Reader) -> Mark:

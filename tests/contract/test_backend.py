@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
+from free_ports import free_ports
 
 from pillarbox.backup.repository.backend import Backend, FileInfo, FileKind
 from pillarbox.backup.repository.backend_directory import DirectoryBackend
@@ -112,13 +112,6 @@ def seaweedfs_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             for each in Path("/tmp").glob("seaweedfs-*.sock"):
                 if each.stem.rpartition("-")[2] in used:
                     each.unlink()
-
-
-def free_ports(count: int) -> list[int]:
-    """So many ports that nobody listens on."""
-    with ExitStack() as stack:
-        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in listeners]
 
 
 def wait_until_said(process: subprocess.Popen[str], text: str) -> None:

@@ -745,16 +745,6 @@ def test_expired_by_all_others_is_computed_and_never_written(monkeypatch: pytest
     assert not heard_only_that_it_was_expired()
 
 
-def purge_folders(post: Post, store: int, silent: str) -> None:
-    """Have a store purge what it may of the hierarchy, as after 180 days without a word of some others."""
-    replica = post.replica(store)
-    state = replica.state(TREE.hierarchy)
-    for peer in (name.encode() * 16 for name in silent):
-        state.rows[peer] = replace(state.rows[peer], heard_ms=0)
-        replica.heard[peer] = 0
-    post.do(store, lambda replica: deletion.purge(replica, TREE.hierarchy))
-
-
 def deleted_while_one_was_away() -> bool:
     """An empty folder is deleted while a store is away, long ago for the others. Does its post live?"""
     post = Post("aaa")
@@ -766,7 +756,7 @@ def deleted_while_one_was_away() -> bool:
     post.do(0, lambda replica: hierarchy.delete_folder(replica, folder, ACTOR))
     post.wait(10 * MINUTE_MS, is_lost=is_cut)
     for store in (0, 1):
-        purge_folders(post, store, "3")
+        post.purge_after_silence(store, TREE.hierarchy, "3")
     post.wait(5 * HOUR_MS)
     return all(folder in hierarchy.places(post.replica(store)) for store in (0, 1, 2)) and bool(
         post.messages(0, folder)
@@ -793,7 +783,7 @@ def names_after_a_deleted_folder_came_back(post: Post) -> list[set[str]]:
     post.wait(10 * MINUTE_MS, third)
     post.do(0, lambda replica: hierarchy.delete_folder(replica, folder, ACTOR))
     post.wait(10 * MINUTE_MS, lambda message: third(message) or fourth(message))
-    purge_folders(post, 0, "34")
+    post.purge_after_silence(0, TREE.hierarchy, "34")
     post.do(2, lambda replica: rename(replica, folder, "unseen"))
     post.wait(10 * MINUTE_MS, fourth)
     post.do(0, lambda replica: rename(replica, folder, "last"))

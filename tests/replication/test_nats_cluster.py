@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import socket
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from pathlib import Path
 from queue import Empty
 
@@ -17,6 +15,7 @@ import pytest
 pytest.importorskip("nats", reason="nats-py (the extra `nats`) is not installed")
 
 from arrivals import RecordedArrivals
+from free_ports import free_ports
 from nats.aio.client import Client
 from nats.js.api import DiscardPolicy, RetentionPolicy, StreamConfig
 from nats.js.errors import APIError, ServiceUnavailableError
@@ -40,11 +39,7 @@ DEATHS = 1 if os.environ.get("PILLARBOX_CAMPAIGN") == "short" else 3
 def cluster(tmp_path: Path) -> list[NatsServer]:
     """Three servers of one cluster, not started."""
     require_nats()
-    with ExitStack() as stack:
-        taken = [stack.enter_context(socket.socket()) for _ in range(3)]
-        for each in taken:
-            each.bind(("127.0.0.1", 0))
-        ports = [each.getsockname()[1] for each in taken]
+    ports = free_ports(3)
     routes = ", ".join(f"nats-route://127.0.0.1:{port}" for port in ports)
     return [
         NatsServer(
@@ -71,7 +66,7 @@ async def make_streams(addresses: list[str]) -> None:
         )
         while True:
             try:
-                await connection.jetstream().add_stream(replace(config))
+                await connection.jetstream().add_stream(config)
                 break
             except (APIError, ServiceUnavailableError, TimeoutError):
                 assert time.monotonic() < until_s, "the cluster has no leader"

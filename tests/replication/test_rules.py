@@ -492,11 +492,8 @@ def away_while_a_post_was_deleted(post: Post, folder: ObjectId, message: ObjectI
     is_cut = is_between(THIRD)
     post.do(0, lambda replica: writing.delete(replica, folder, message, ACTOR))
     post.wait(10 * MINUTE_MS, is_cut)
-    for store in (0, 1):  # as after 180 days of silence
-        state = post.replica(store).state(folder)
-        state.rows[THIRD] = replace(state.rows[THIRD], heard_ms=0)
-        post.replica(store).heard[THIRD] = 0
-        post.do(store, lambda replica: deletion.purge(replica, folder))
+    for store in (0, 1):
+        post.purge_after_silence(store, folder, "3")
         assert post.replica(store).objects.get(folder, message) is None
 
 

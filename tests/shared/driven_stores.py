@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from pillarbox.replication.core import writing
+from pillarbox.replication.core import deletion, writing
 from pillarbox.replication.core.effects import Answer, Effect, GiveReceipt, Pass, Send
 from pillarbox.replication.core.hello import Start
 from pillarbox.replication.core.preset import PROMPT, Preset
@@ -151,6 +151,15 @@ class Post:
     def changes(self) -> list[Message]:
         """The messages sent so far that carry changes."""
         return [each for each in self.sent if is_changes(each)]
+
+    def purge_after_silence(self, store: int, folder: ObjectId, silent: str) -> None:
+        """Have a store purge what it may of a folder, as after 180 days without a word of some others."""
+        replica = self.replica(store)
+        rows = replica.state(folder).rows
+        for peer in (name.encode() * 16 for name in silent):
+            rows[peer] = replace(rows[peer], heard_ms=0)
+            replica.heard[peer] = 0
+        self.do(store, lambda replica: deletion.purge(replica, folder))
 
     def lose(self, store: int) -> None:
         """Lose a store for good; the others learn that it was removed, and count on without it."""

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from free_ports import free_port
 
 SERVER = shutil.which("nats-server") or ""
 WAIT_S = 20
@@ -28,7 +29,7 @@ class NatsServer:
     def __init__(self, directory: Path, config: str = "") -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
-        self.port = _free_port()
+        self.port = free_port()
         self.write(config)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -80,10 +81,3 @@ class NatsServer:
             self._process.send_signal(number)
             self._process.wait(WAIT_S)
             self._process = None
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+
+from free_ports import free_port
 
 import pillarbox
 from pillarbox.replication.core import organisation_folder
@@ -19,13 +20,6 @@ from pillarbox.tools.operations.replicating import public_folder_stores, replica
 
 TREE = b"t" * 16
 _ACTOR = pillarbox.Actor.task("test")
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def make_organisation(

@@ -13,6 +13,7 @@ pytest.importorskip("click", reason="click (the extra `cli`) is not installed")
 pytest.importorskip("cryptography", reason="cryptography (the extra `replication`) is not installed")
 
 from click.testing import CliRunner, Result
+from free_ports import free_port
 from served import serving
 
 import pillarbox
@@ -29,12 +30,6 @@ def run(*arguments: str | Path, code: int = 0, typed: str = "") -> Result:
 
 def told(*arguments: str | Path) -> Any:
     return json.loads(run(*arguments, "--json").stdout)
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def made(place: Path) -> Path:
