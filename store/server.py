@@ -640,7 +640,8 @@ class Server:
 
     def reload(self) -> None:
         """Take over what other processes changed in the configuration; nothing is mounted or dismounted,
-        but what was deleted. Raises as `open`, and then nothing is taken over.
+        but what was deleted. Raises as `open`, and InvalidSetting where it moves a mounted database; then
+        nothing is taken over.
 
         Where nothing was changed it only reads the file, and waits for nobody.
         """
@@ -648,7 +649,27 @@ class Server:
             return
         with self._changing:
             text = read_config_text(self.path)
-            self._adopt(parse_config(text, str(self.path / CONFIG_FILE)), text)
+            self._adopt(self._kept_in_place(parse_config(text, str(self.path / CONFIG_FILE))), text)
+
+    def config_on_disk(self) -> ServerConfig:
+        """The configuration as it is on disk, whether it was taken over or not. Raises as `reload`."""
+        return self._kept_in_place(read_config(self.path))
+
+    def _kept_in_place(self, config: ServerConfig) -> ServerConfig:
+        """A configuration that leaves each mounted database where and what it is. Raises InvalidSetting."""
+        known = {database.guid: database for database in self.databases()}
+        for group in config.groups:
+            for entry in group.databases:
+                database = known.get(entry.guid)
+                if database and not _may_be(
+                    database, self.path / group.directory / entry.directory, entry.kind
+                ):
+                    raise InvalidSetting(
+                        f"{self.path / CONFIG_FILE} gives {database.label}, which is {database.state.value}, "
+                        "another directory or kind",
+                        hint="put that back as it was; before a database is moved it is dismounted",
+                    )
+        return config
 
     def _locked(self) -> ServerLock:
         """Keep other processes from changing the server in a `with` block; take `_changing` before it."""
@@ -656,9 +677,7 @@ class Server:
 
     def _changed(self) -> ServerChange:
         """The configuration, to be changed in a `with` block: then durable, and in force. As `_locked`."""
-        return ServerChange(
-            self._take_lock, self._uninterrupted, lambda: read_config(self.path), self._put_in_force
-        )
+        return ServerChange(self._take_lock, self._uninterrupted, self.config_on_disk, self._put_in_force)
 
     def _take_lock(self) -> FileLock:
         if self.read_only:
@@ -692,9 +711,8 @@ class Server:
     def _adopted(
         self, database: Database | None, group_path: Path, entry: DatabaseEntry, label: str
     ) -> Database:
-        before = None
-        if database is None:
-            path = group_path / entry.directory
+        before, path = None, group_path / entry.directory
+        if database is None or (database.path, database.kind) != (path, entry.kind):
             database = Database(path, entry.guid, entry.name, entry.kind, clock=self._clock, rng=self._rng)
             database.reporter = self._reporter
             if entry.kind == DatabaseKind.MAILBOX_STORE:
@@ -729,6 +747,11 @@ class Server:
 
     def _report(self, event_id: int, database: str, details: Mapping[str, Any]) -> None:
         self._reporter.report(make_event(event_id, self._clock.now_ms(), database, **details))
+
+
+def _may_be(database: Database, path: Path, kind: DatabaseKind) -> bool:
+    """True when a database is at a place and of a kind, or is dismounted, so that it can be opened there."""
+    return (database.path, database.kind) == (path, kind) or database.state is MountState.DISMOUNTED
 
 
 @contextmanager

@@ -42,9 +42,9 @@ class Following:
         """
         from pillarbox.store.engine.database import MountState
 
-        self._let_go_of_deleted()
+        before = self._wanted - self._let_go_of_deleted()  # an entry may be put back before the next line
         self._server.reload()
-        before, self._wanted = self._wanted, self._server.to_be_mounted()
+        self._wanted = self._server.to_be_mounted()
         for database in self._server.databases():
             wanted = database.guid in self._wanted
             changed = wanted != (database.guid in before)
@@ -57,17 +57,16 @@ class Following:
                     with self._released(database):
                         self._server.dismount(database.label)
 
-    def _let_go_of_deleted(self) -> None:
+    def _let_go_of_deleted(self) -> frozenset[bytes]:
         """Dismount what server.toml does not name any more, before the server lets it go with its files open
-        to whoever works on it."""
-        from pillarbox.store.server_config import read_config
-
-        config = read_config(self._server.path)
+        to whoever works on it; the GUIDs of that."""
+        config = self._server.config_on_disk()
         named = {entry.guid for group in config.groups for entry in group.databases}
-        for database in self._server.databases():
-            if database.guid not in named:
-                with suppress(NotFound), self._released(database):  # others may have taken it over meanwhile
-                    self._server.dismount(database.label, "it was deleted")
+        gone = [database for database in self._server.databases() if database.guid not in named]
+        for database in gone:
+            with suppress(NotFound), self._released(database):  # others may have taken it over meanwhile
+                self._server.dismount(database.label, "it was deleted")
+        return frozenset(database.guid for database in gone)
 
 
 def _mount(server: pillarbox.Server, database: pillarbox.Database) -> None:

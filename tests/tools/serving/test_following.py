@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,8 @@ import pillarbox
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.disk.file_lock import FileLock
 from pillarbox.store.engine.database import LOCK, MountState
-from pillarbox.store.errors import WriterBusy
+from pillarbox.store.errors import InvalidSetting, WriterBusy
+from pillarbox.store.server_config import CONFIG_FILE
 from pillarbox.tools.operations.call import LocalCall
 from pillarbox.tools.serving.following import Following
 from pillarbox.tools.serving.lending import Lending
@@ -60,3 +61,47 @@ def test_a_database_that_is_lent_is_not_mounted(server: pillarbox.Server) -> Non
         following.follow()
         assert database.state is MountState.DISMOUNTED
     assert database.state is MountState.MOUNTED
+
+
+def test_a_database_whose_entry_is_put_back_while_it_is_let_go_is_mounted_again(
+    server: pillarbox.Server,
+) -> None:
+    file, database = server.path / CONFIG_FILE, server.database(STORE)
+    whole = file.read_text()
+
+    @contextmanager
+    def released(_: pillarbox.Database) -> Iterator[None]:
+        yield
+        file.write_text(whole)
+
+    following = Following(server, released=released)
+    begin = whole.index("[[groups.databases]]")
+    file.write_text(whole[:begin] + whole[whole.index("[[groups.databases]]", begin + 1) :])
+    following.follow()
+    assert database.state is MountState.MOUNTED
+
+
+def test_a_mounted_database_that_is_given_another_directory_is_refused_and_kept(
+    server: pillarbox.Server,
+) -> None:
+    following, file = Following(server), server.path / CONFIG_FILE
+    whole = file.read_text()
+    file.write_text(whole.replace(f'directory = "{STORE}"', 'directory = "Elsewhere"'))
+    with pytest.raises(InvalidSetting, match="another directory"):
+        following.follow()
+    with pytest.raises(InvalidSetting, match="another directory"):
+        server.set_limits(STORE, {})
+    assert server.database(STORE).state is MountState.MOUNTED
+    file.write_text(whole)
+    following.follow()
+
+
+def test_a_database_that_was_moved_while_it_was_dismounted_is_mounted_there(server: pillarbox.Server) -> None:
+    following, file, path = Following(server), server.path / CONFIG_FILE, server.database(STORE).path
+    server.dismount(STORE)
+    path.rename(path.with_name("Elsewhere"))
+    file.write_text(file.read_text().replace(f'directory = "{STORE}"', 'directory = "Elsewhere"'))
+    following.follow()
+    server.mount(STORE)
+    assert server.database(STORE).path == path.with_name("Elsewhere")
+    assert server.database(STORE).state is MountState.MOUNTED
