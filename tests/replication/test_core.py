@@ -25,7 +25,7 @@ from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.core.state import Row, SetAside
 from pillarbox.replication.ground.knowledge import NOTHING, Pair
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
-from pillarbox.replication.ground.versions import Sight
+from pillarbox.replication.ground.versions import Sight, Versions
 from pillarbox.replication.simulation.objects import DictObjects
 from pillarbox.replication.wire.messages import (
     AnswerTo,
@@ -517,6 +517,27 @@ def test_an_edit_that_was_deleted_is_not_back_with_the_end_of_a_delete_beside_it
     answer = ReconcileAnswer(store.life(folder), gone, ((message, theirs),), NOTHING, known, state.applied)
     deletion.apply_reconcile(store, folder, b"1" * 16, Statement(Life(1, 1), known, NOTHING), answer)
     assert not post.messages(1, folder)
+
+
+def test_what_was_let_go_by_age_is_not_back_with_an_answer_that_tells_of_an_edit_beside_it() -> None:
+    post, folder, message = posted()
+    theirs, store = post.replica(0).objects.get(folder, message), post.replica(1)
+    assert theirs is not None
+    deleted, above = message._replace(counter=message.counter + 1), ChangeNumber(b"x" * 16, 2)
+    assert post.do(1, lambda replica: expiry.expire(replica, folder, post.now_ms + HOUR_MS)) == 1
+    state = store.state(folder)
+    state.knowledge.expire(CNSet.of([deleted]))  # an edit that was let go with it, and deleted elsewhere
+    state.expired_objects[message] |= {deleted}
+    seen = {message.origin: deleted.counter, above.origin: above.counter}
+    theirs = Versions({**theirs.context, **seen}, theirs.siblings)
+    applying.take(store, folder, message, theirs)
+    bare = store.objects.get(folder, message)
+    assert bare is not None and not bare.siblings, "its context is kept, since a number below it is missing"
+    required = state.knowledge.had
+    gone = {message: frozenset([deleted])}
+    answer = ReconcileAnswer(store.life(folder), gone, ((message, theirs),), NOTHING, required, state.applied)
+    deletion.apply_reconcile(store, folder, b"1" * 16, Statement(Life(1, 1), required, NOTHING), answer)
+    assert not post.messages(1, folder) and message in state.knowledge.expired
 
 
 def test_of_a_deleted_folder_nobody_is_told_what_is_doubted() -> None:
