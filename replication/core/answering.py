@@ -8,6 +8,7 @@ have waited here for the hierarchy.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -176,19 +177,27 @@ def _note_page(replica: Replica, key: AnswerKey, numbers: CNSet, content_bytes: 
 
 
 def _next_objects(replica: Replica, answer: Answer, wanted: CNSet) -> tuple[Objects, bool]:
-    """The objects of the next page, and whether it is the last one. Not many more are found than a page holds
-    of late, since finding them costs as much as sending them."""
-    folder, count = answer.folder, answer.page_count
+    """The objects of the next page, and whether it is the last one."""
+    taken: list[ObjectId] = []
+    found = _found(replica, answer, wanted, taken)
     room_bytes = int(PACK_BYTES_MAX / outbox.line_of(replica, answer.key).packed_part)
+    objects = next(packs(replica, answer.folder, found, room_bytes))
+    return objects, len(objects) == len(taken)
+
+
+def _found(replica: Replica, answer: Answer, wanted: CNSet, taken: list[ObjectId]) -> Iterator[ObjectId]:
+    """The objects that are wanted, each noted as `taken`. Not many more are found than a page holds of late,
+    since finding them costs as much as sending them."""
+    folder, count = answer.folder, answer.page_count
+    aside = too_large.among(replica, folder)
     while True:
         count = min(2 * count, PACK_COUNT_MAX + 1)
-        limit = count + len(too_large.among(replica, folder))
-        hits = replica.objects.found(folder, wanted, limit)
-        found = too_large.sendable(replica, folder, hits)
-        objects = next(packs(replica, folder, found, room_bytes))
-        is_full = len(objects) < len(found)
-        if is_full or len(hits) < limit or count > PACK_COUNT_MAX:
-            return objects, not is_full
+        hits = replica.objects.found(folder, wanted, count + len(aside))
+        for object_id in too_large.sendable(replica, folder, hits)[len(taken) :]:
+            taken.append(object_id)
+            yield object_id
+        if len(hits) < count + len(aside) or count > PACK_COUNT_MAX:
+            return
 
 
 def _had_meanwhile(replica: Replica, answer: Answer) -> CNSet:

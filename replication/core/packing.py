@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pillarbox.replication.core.replica import Replica
@@ -44,7 +44,7 @@ def required(replica: Replica, folder: ObjectId) -> CNSet:
 
 
 def packs(
-    replica: Replica, folder: ObjectId, found: list[ObjectId], limit_bytes: int = PACK_BYTES_MAX
+    replica: Replica, folder: ObjectId, found: Iterable[ObjectId], limit_bytes: int = PACK_BYTES_MAX
 ) -> Iterator[Objects]:
     """The objects in packs of at most `limit_bytes`; a larger one alone. At least one, which may be empty."""
     pack: list[tuple[ObjectId, Versions[Any]]] = []

@@ -49,7 +49,7 @@ R = TypeVar("R")
 
 NOTE_MS: Final = 100
 """Users' changes are noted so long after the first at the latest; when they are sent is the preset's."""
-BATCH_BYTES_MAX: Final = 1 << 20
+BATCH_BYTES_MAX: Final = 4 << 20
 """Frames that are applied in one transaction, in which the store's users wait."""
 BATCH_FRAMES_MAX: Final = 64
 HELD_BYTES_MAX: Final = 8 << 20

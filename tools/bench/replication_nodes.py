@@ -64,11 +64,13 @@ def place(options: Options) -> Iterator[Path]:
 
 
 @contextmanager
-def served(options: Options, sites: dict[str, str], *, are_apart: bool = True) -> Iterator[Nodes]:
+def served(
+    options: Options, sites: dict[str, str], *, are_apart: bool = True, has_large_packets: bool = False
+) -> Iterator[Nodes]:
     """An organisation, all of it served."""
     with (
         place(options) as root,
-        Network() as network,
+        Network(has_large_packets=has_large_packets) as network,
         Nodes(root, network, sites, are_apart=are_apart) as nodes,
     ):
         nodes.serve()
@@ -269,7 +271,8 @@ def _are_equal(nodes: Iterable[Node]) -> bool:
 
 def backfill(options: Options) -> str:
     """All that one server holds, from it to an empty one, which may be killed meanwhile."""
-    with served(options, TWO) as nodes, ExitStack() as stack:
+    is_bounded = bool(options.bits or options.cuts)
+    with served(options, TWO, has_large_packets=not is_bounded) as nodes, ExitStack() as stack:
         source, target = nodes
         source.call("folder.create", mailbox="/", folder=FORUM, parents=False)
         began, used = time.monotonic(), source.processor_seconds()

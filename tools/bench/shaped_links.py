@@ -69,9 +69,14 @@ def _counted(namespace: str, device: str) -> int:
 
 
 class Network:
-    """The namespaces of one run. Leaves none behind."""
+    """The namespaces of one run. Leaves none behind.
 
-    def __init__(self) -> None:
+    Packets leave no larger than they cross a link, so that interfaces count each with its headers. With
+    `has_large_packets` the kernel passes many at once instead, as it does with a network card that cuts them.
+    """
+
+    def __init__(self, *, has_large_packets: bool = False) -> None:
+        self._has_large_packets = has_large_packets
         self._prefix = f"pillarbox-{os.getpid()}-"
         self._namespaces: list[str] = []
         self._sites: dict[str, str] = {}
@@ -89,8 +94,8 @@ class Network:
         namespace, device = self._add(name), f"node-{name[-8:]}"
         _run("ip", "link", "add", device, "netns", at, "type", "veth", "peer", "eth0", "netns", namespace)
         _run("ip", "-n", at, "link", "set", device, "master", "bridge", "up")
-        # Packets leave no larger than they cross a link: interfaces count each with its headers then.
-        _run("ip", "-n", namespace, "link", "set", "eth0", "gso_max_segs", "1", "up")
+        one_by_one = () if self._has_large_packets else ("gso_max_segs", "1")
+        _run("ip", "-n", namespace, "link", "set", "eth0", *one_by_one, "up")
         number = len(self._namespaces)
         address = f"10.77.{number // 250}.{number % 250 + 1}"
         _run("ip", "-n", namespace, "address", "add", f"{address}/16", "dev", "eth0")
