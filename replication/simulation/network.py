@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Final, NamedTuple, TypeAlias
 
 from pillarbox.replication.core.packing import OBJECT_BYTES, bytes_of
+from pillarbox.replication.core.preset import SECOND_MS
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.wire.messages import (
     BackfillRequest,
@@ -79,7 +80,8 @@ class Journey(NamedTuple):
 
 @dataclass
 class Link:
-    """One direction between two sites: how fast it is, until when it is cut, and what went over it.
+    """One direction between two sites: how fast it is, until when it is cut, from when to when it has
+    something to carry, and what went over it.
 
     `crossings` counts how often versions crossed, `distinct` those that crossed at all. `lost_bytes` are of
     those that had to cross again: what carried them was lost, or who had got them.
@@ -87,6 +89,7 @@ class Link:
 
     bytes_per_ms: float
     cut_until_ms: int = 0
+    busy_since_ms: int = 0
     busy_until_ms: int = 0
     messages: int = 0
     content_bytes: int = 0
@@ -106,6 +109,8 @@ class Link:
             elif self.distinct[version] < now_ms and not is_had(version):
                 self.lost_bytes += version_bytes
             self.distinct[version] = max(now_ms, self.distinct.get(version, 0))
+        if now_ms - self.busy_until_ms > SECOND_MS:
+            self.busy_since_ms = now_ms
         begins_ms = max(now_ms, self.busy_until_ms)
         self.busy_until_ms = begins_ms + int((freight.content_bytes + OBJECT_BYTES) / self.bytes_per_ms)
         return self.busy_until_ms
@@ -144,7 +149,7 @@ class Network:
                 self.faults["cut"] += 1
                 return Journey(sent_ms, ())
             taken_ms = at_ms if freight.is_frame else link.carry(freight, at_ms, partial(is_had, one, other))
-            if taken_ms - at_ms > LONG_DRAIN_MS:
+            if not freight.is_frame and taken_ms - link.busy_since_ms > LONG_DRAIN_MS:
                 self.faults["drain over 30 minutes"] += 1
             sent_ms = taken_ms
             at_ms = taken_ms + (0 if one == other else LINK_DELAY_MS[0])
