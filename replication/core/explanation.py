@@ -6,17 +6,19 @@ from typing import NamedTuple
 
 from pillarbox.replication.core import backfill, hello, identity, too_large
 from pillarbox.replication.core.replica import Replica
+from pillarbox.replication.core.views import Sync, lacking_count, status
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.organisation.sources import Reason
 from pillarbox.store.change_number import CNSet
 
 
 class Holder(NamedTuple):
-    """Another replica: which missing numbers it is known to have, which of ours it lacks, and since when."""
+    """Another replica: which missing numbers it is known to have, how many of our items it lacks, and when it
+    said so last (ms UTC; 0: nothing yet)."""
 
     database: bytes
     has: CNSet
-    lacks: CNSet
+    lacks_count: int
     heard_ms: int
     is_silent: bool
 
@@ -70,7 +72,7 @@ def explain(replica: Replica, folder: ObjectId) -> Explanation:
         Holder(
             database,
             row.known & missing,
-            state.knowledge.known - row.had,
+            lacking_count(replica, folder, state.knowledge.known - row.had),
             row.heard_ms,
             database in state.silent,
         )
@@ -80,7 +82,7 @@ def explain(replica: Replica, folder: ObjectId) -> Explanation:
         folder=folder,
         is_held=True,
         is_in_sync=not (missing or state.set_aside or left_out)
-        and not any(holder.lacks for holder in holders),
+        and all(each.sync is Sync.IN_SYNC for each in status(replica, folder)),
         missing=missing,
         holders=holders,
         wanted=tuple(Wanted(entry.missing, entry.tries, entry.due_ms) for entry in state.entries),

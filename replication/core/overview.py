@@ -1,24 +1,27 @@
 """An overview of all that a store replicates, as data: for metrics and the status page.
 
-It counts numbers, and looks at no message, so that it may be asked for again and again.
+It looks at no message, and finds no more than `COUNTED_MAX` of those that a store lacks, so that it may be
+asked for again and again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pillarbox.replication.core import hello, identity, links, too_large
 from pillarbox.replication.core.replica import Replica
-from pillarbox.replication.core.state import UNHEARD, FolderState, Row
-from pillarbox.replication.core.views import Sync
+from pillarbox.replication.core.state import FolderState, Row
+from pillarbox.replication.core.views import Sync, lacking_count, sync
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.organisation import opening
 
+COUNTED_MAX: Final = 10_000
+
 
 class PeerOverview(NamedTuple):
-    """Another replica of a folder: the changes of ours that it lacks and those of its that are missing here,
-    at most, as it said at `heard_ms` (ms UTC; None: it has said nothing yet)."""
+    """Another replica of a folder: how many of our items it lacks, `COUNTED_MAX` at most, and of its changes
+    are missing here, at most, as it said at `heard_ms` (ms UTC; None: it has said nothing yet)."""
 
     database: bytes
     sync: Sync
@@ -28,10 +31,12 @@ class PeerOverview(NamedTuple):
 
 
 class FolderOverview(NamedTuple):
-    """A folder: changes that are missing here and are to be asked for, whom this store asked for some, when
-    it asks next (ms UTC, None for never), and items that cannot be applied here or sent from here."""
+    """A folder of which this store holds a replica: the state of that, changes that are missing here and are
+    to be asked for, whom this store asked for some, when it asks next (ms UTC, None for never), and items
+    that cannot be applied here or sent from here."""
 
     folder: ObjectId
+    sync: Sync
     missing_count: int
     asked: tuple[bytes, ...]
     due_ms: int | None
@@ -89,12 +94,16 @@ def _folders(replica: Replica) -> Iterator[FolderOverview]:
         if not state.is_held or not replica.is_live(folder):
             continue
         due_ms = min((each.due_ms for each in state.entries if not each.sleeps), default=None)
+        missing_count = sum(each.missing.count() for each in state.entries)
+        aside_count = len(state.set_aside) + len(too_large.among(replica, folder))
+        listed = replica.replica_states(folder).get(replica.me.database, ReplicaState.ACTIVE)
         yield FolderOverview(
             folder,
-            sum(each.missing.count() for each in state.entries),
+            sync(listed, None, missing_count + aside_count, is_own=True),
+            missing_count,
             tuple(sorted(state.asked)),
             None if due_ms is None else replica.wall_ms + due_ms - replica.now_ms,
-            len(state.set_aside) + len(too_large.among(replica, folder)),
+            aside_count,
             tuple(_peers(replica, folder, state)),
         )
 
@@ -102,23 +111,15 @@ def _folders(replica: Replica) -> Iterator[FolderOverview]:
 def _peers(replica: Replica, folder: ObjectId, state: FolderState) -> Iterator[PeerOverview]:
     for database, listed in replica.peers(folder).items():
         row = state.rows.get(database, Row())
-        lacks_count = (state.knowledge.known - row.had).count()
+        lacks_count = lacking_count(replica, folder, state.knowledge.known - row.had, COUNTED_MAX)
         offers_count = (row.known - state.knowledge.had).count()
         yield PeerOverview(
             database,
-            _sync(listed, row, lacks_count + offers_count),
+            sync(listed, row, lacks_count + offers_count),
             lacks_count,
             offers_count,
             row.heard_ms or None,
         )
-
-
-def _sync(listed: ReplicaState, row: Row, distance: int) -> Sync:
-    if listed is ReplicaState.DELETE_PENDING:
-        return Sync.DELETE_PENDING
-    if row.life == UNHEARD:
-        return Sync.NOT_HEARD
-    return Sync.NOT_IN_SYNC if distance else Sync.IN_SYNC
 
 
 def _sites(replica: Replica) -> Iterator[SiteOverview]:

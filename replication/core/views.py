@@ -129,7 +129,7 @@ def status(
                 database,
                 _name(replica, database),
                 _site(replica, database),
-                _sync(listed, row, lacks_count + offers_count, is_own=database == me),
+                sync(listed, row, lacks_count + offers_count, is_own=database == me),
                 lacks_count,
                 offers_count,
                 row.heard_ms if row and row.heard_ms else None,
@@ -148,12 +148,18 @@ def _distance(
     if database == replica.me.database:
         return 0, backfill.missing(replica, folder).count()
     row = held.rows.get(database, Row())
-    lacks = held.knowledge.known - row.had
     offers = row.known - held.knowledge.had
-    return len(replica.objects.found(folder, lacks)) if lacks else 0, offers.count()
+    return lacking_count(replica, folder, held.knowledge.known - row.had), offers.count()
 
 
-def _sync(listed: ReplicaState, row: Row | None, distance: int, *, is_own: bool) -> Sync:
+def lacking_count(replica: Replica, folder: ObjectId, numbers: CNSet, limit: int | None = None) -> int:
+    """Count the items of a folder that some numbers stand for, up to `limit`. Most may be numbers of other
+    folders, which nobody lacks here."""
+    return len(replica.objects.found(folder, numbers, limit)) if numbers else 0
+
+
+def sync(listed: ReplicaState, row: Row | None, distance: int, *, is_own: bool = False) -> Sync:
+    """The state of a replica: its own store's, or another one's as its row says."""
     if listed is ReplicaState.DELETE_PENDING:
         return Sync.DELETE_PENDING
     if not is_own and (row is None or row.life == UNHEARD):

@@ -6,7 +6,9 @@ import pytest
 from driven_stores import ACTOR, TREE, Post, is_changes
 
 from pillarbox.replication.core import folder_settings, hierarchy, views, writing
+from pillarbox.replication.core.explanation import explain
 from pillarbox.replication.core.folder_settings import Priority
+from pillarbox.replication.core.overview import overview
 from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.views import Sync
@@ -65,6 +67,43 @@ def test_a_replica_that_is_behind_says_by_how_many_items() -> None:
     post.wait(20 * MINUTE_MS)
     post.wait(20 * MINUTE_MS)
     assert states(post, folder) == {"1": Sync.IN_SYNC, "2": Sync.IN_SYNC}
+
+
+def test_the_overview_and_the_explanation_count_the_items_that_a_replica_lacks() -> None:
+    post = Post()
+    folder, beside = post.folder(), post.folder("1")
+    posts(post, folder, 1)
+    post.wait(20 * MINUTE_MS)
+    for _ in range(4):
+        posts(post, beside, 10)  # their numbers lie between those of the folder
+        posts(post, folder, 1)
+    post.wait(2_000, is_lost=is_changes)
+    of_folder = {each.folder: each for each in overview(at(post, 0)).folders}[folder]
+    assert of_folder.sync is Sync.IN_SYNC
+    assert [peer.lacks_count for peer in of_folder.peers] == [4]
+    assert [holder.lacks_count for holder in explain(at(post, 0), folder).holders] == [4]
+
+
+def test_the_overview_says_that_the_own_replica_leaves() -> None:
+    post = Post()
+    folder = post.folder()
+    posts(post, folder, 1)
+    post.wait(20 * MINUTE_MS)
+    lists = {ONE: ReplicaState.DELETE_PENDING}
+    post.do(0, lambda replica: writing.change_folder(replica, folder, ACTOR, replicas=lists))
+    of_folder = {each.folder: each for each in overview(at(post, 0)).folders}[folder]
+    assert of_folder.sync is Sync.DELETE_PENDING
+
+
+def test_a_folder_is_not_in_sync_while_a_replica_was_not_heard_of() -> None:
+    post = Post()
+    folder = post.folder("1")
+    post.wait(20 * MINUTE_MS)
+    assert explain(at(post, 0), folder).is_in_sync
+    lists = {TWO: ReplicaState.ACTIVE}
+    post.do(0, lambda replica: writing.change_folder(replica, folder, ACTOR, replicas=lists))
+    assert states(post, folder)["2"] is Sync.NOT_HEARD
+    assert not explain(at(post, 0), folder).is_in_sync
 
 
 def test_a_store_that_lacks_changes_says_so_of_itself() -> None:

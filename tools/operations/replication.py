@@ -88,7 +88,7 @@ def _explained(replica: Replica, told: Explanation, folder: str) -> Row:
             {
                 "server": name_of(replica, each.database),
                 "has": each.has.count(),
-                "lacks": each.lacks.count(),
+                "lacks": each.lacks_count,
                 "heard_ms": each.heard_ms or None,
                 "silent": each.is_silent,
             }

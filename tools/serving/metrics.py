@@ -132,7 +132,9 @@ def _of_replication(found: Mapping[str, Any], now_ms: int) -> Iterable[Any]:
 def _of_folders(folders: Iterable[Mapping[str, Any]], now_ms: int) -> Iterable[Any]:
     missing = _replication("missing_changes", "Changes of a folder that are missing here", "folder")
     aside = _replication("set_aside", "Items of a folder that cannot be applied here", "folder")
-    lacks = _replication("peer_lacks_changes", "Changes of ours that a replica lacks", "folder", "server")
+    lacks = _replication(
+        "peer_lacks_changes", "Items of ours that a replica lacks, 10000 at most", "folder", "server"
+    )
     in_sync = _replication("peer_in_sync", "1 when a replica is in sync with ours", "folder", "server")
     ages = _replication("row_age_seconds", "Since a replica last said what it has", "folder", "server")
     for each in folders:

@@ -31,7 +31,7 @@ def replication_part(found: Mapping[str, Any], now_ms: int) -> str:
         + _map(found)
         + table(
             "Folders",
-            ("Folder", "Missing here, up to", "Asked", "Next", "Replicas elsewhere"),
+            ("Folder", "Here", "Missing here, up to", "Asked", "Next", "Replicas elsewhere"),
             (_folder(each, now_ms) for each in found["folders"]),
         )
         + table(
@@ -72,6 +72,7 @@ def _standing(found: Mapping[str, Any]) -> str:
 
 def _folder(each: Mapping[str, Any], now_ms: int) -> Iterator[Cell]:
     yield text(each["folder"])
+    yield text(each["state"], _KINDS.get(each["state"], ""))
     aside = f", {counted(each['set_aside'], 'item')} set aside" if each["set_aside"] else ""
     yield ("warn" if each["missing"] or aside else "number", f"{each['missing']:,}{aside}")
     yield text(", ".join(each["asked"]))

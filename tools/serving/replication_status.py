@@ -96,6 +96,7 @@ def _told(replica: Replica, paths: Mapping[Any, str]) -> dict[str, Any]:
                 "folder": HIERARCHY
                 if each.folder == replica.tree.hierarchy
                 else paths.get(each.folder, f"{each.folder.counter:x}"),
+                "state": str(each.sync),
                 "missing": each.missing_count,
                 "asked": [name_of(replica, source) for source in each.asked],
                 "due_ms": each.due_ms,
