@@ -36,6 +36,7 @@ from pillarbox.replication.transports.transport import (
 )
 from pillarbox.replication.wire.transport_frames import FRAME_BYTES_MAX
 from pillarbox.store.errors import InvalidContent, InvalidSetting, PillarboxError, Refused
+from pillarbox.store.ids import guid_text
 
 ALPN_REPLICATION: Final = "pillarbox-replication/1"
 ALPN_ENROL: Final = "pillarbox-enrol/1"
@@ -46,6 +47,7 @@ _STRANGERS_MAX: Final = 64  # connections whose other end has not said yet who i
 _HEAD: Final = struct.Struct(">IB")  # length of the body, kind
 _LENGTH: Final = struct.Struct(">I")
 _HELLO: Final = struct.Struct(">B16sQ")  # version, run of the program, number of the connection
+_REASON_BYTES_MAX: Final = 300
 _REPLACED_RUNS_MAX: Final = 16
 _STREAM_BYTES: Final = 256 << 10
 _SLICE_BYTES: Final = 256 << 10
@@ -64,6 +66,7 @@ class Kind(IntEnum):
     ALIVE = 3
     PIECE = 4
     LAST_PIECE = 5
+    REFUSED = 6
 
 
 class Timing(NamedTuple):
@@ -331,8 +334,9 @@ class DirectTransport:
         except _HANG_UPS as error:
             self._refused(f"{address}: {error or 'it says nothing'}")
             return
+        is_stranger = writer.get_extra_info("ssl_object").selected_alpn_protocol() == ALPN_ENROL
         try:
-            if writer.get_extra_info("ssl_object").selected_alpn_protocol() == ALPN_ENROL:
+            if is_stranger:
                 await self._answer_stranger(reader, writer)
             else:
                 await self._take(reader, writer, address)
@@ -340,6 +344,9 @@ class DirectTransport:
             pass
         except PillarboxError as error:
             self._refused(f"{address}: {error}")
+            if not is_stranger:
+                with suppress(*_HANG_UPS):  # it may not wait for the reason
+                    await _tell_refused(writer, str(error))
         finally:
             await _hang_up(writer)
 
@@ -373,9 +380,10 @@ class DirectTransport:
         der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         if not der:
             raise Refused("it shows no certificate")
-        peer = self._peers.get(read_certificate(der).database)
+        database = read_certificate(der).database
+        peer = self._peers.get(database)
         if peer is None:
-            raise Refused("its certificate is of no member")
+            raise Refused(f"the certificate of {guid_text(database)} is of no member")
         return peer
 
     def _fingerprint_of(self, peer: _Peer, writer: asyncio.StreamWriter) -> bytes:
@@ -420,6 +428,10 @@ class DirectTransport:
     async def _read_hello(self, reader: asyncio.StreamReader) -> _Hello:
         async with asyncio.timeout(self._timing.handshake_s):
             length, kind = _HEAD.unpack(await reader.readexactly(_HEAD.size))
+            if kind == Kind.REFUSED and length <= _REASON_BYTES_MAX:
+                reason = (await reader.readexactly(length)).decode(errors="replace")
+                shown = "".join(each if each.isprintable() else " " for each in reason)
+                raise Refused(f"it refuses this server: {shown}", hint="was this server retired?")
             if kind != Kind.HELLO or length != _HELLO.size:
                 raise InvalidContent("it does not begin with a hello")
             version, run, number = _HELLO.unpack(await reader.readexactly(length))
@@ -576,6 +588,12 @@ class _Link:
 async def _write_one(link: _Link, kind: Kind, body: bytes) -> None:
     link.writer.write(_HEAD.pack(len(body), kind) + body)  # at once: each write is a TLS record and a send
     await link.writer.drain()
+
+
+async def _tell_refused(writer: asyncio.StreamWriter, reason: str) -> None:
+    body = reason.encode()[:_REASON_BYTES_MAX]
+    writer.write(_HEAD.pack(len(body), Kind.REFUSED) + body)
+    await writer.drain()
 
 
 class _Peer:

@@ -39,7 +39,7 @@ IMPATIENT = QUICK._replace(alive_every_s=0.1, dead_after_s=0.6)
 
 
 class Listening:
-    """A transport of A, which listens and dials nobody."""
+    """A transport of A, or another store, which listens."""
 
     def __init__(
         self,
@@ -47,13 +47,14 @@ class Listening:
         door: Door | None = None,
         timing: Timing = QUICK,
         authorities: Callable[[], Iterable[bytes]] = tuple,
+        store: bytes = A,
     ) -> None:
         self.told = RecordedArrivals()
         self.refused: Queue[str] = Queue()
         self.transport = DirectTransport(
-            A,
+            store,
             ("127.0.0.1:0",),
-            organisation.credentials(A),
+            organisation.credentials(store),
             random.Random(1),
             door=door,
             authorities=authorities,
@@ -155,6 +156,30 @@ def test_who_is_not_listed_is_refused_whatever_certificate_it_shows(
         connection.sendall(hello(1))
         assert is_closed(connection)
     assert "of no member" in listening.why_refused()
+
+
+def test_who_is_refused_is_told_the_reason(listening: Listening, organisation: Organisation) -> None:
+    address = "{}:{}".format(*listening.place)
+    retired = Listening(organisation, store=B)
+    listening.transport.members_changed({})
+    retired.transport.members_changed({A: organisation.member(A)._replace(addresses=(address,))})
+    try:
+        reason = retired.why_refused()
+    finally:
+        retired.transport.close()
+    assert "it refuses this server" in reason and "is of no member" in reason
+    assert reason.startswith(f"store-1 at {address}")
+
+
+@pytest.mark.parametrize("said", [b"\x1b[31m\xff\n", b""])
+def test_a_reason_is_shown_in_one_line_whatever_its_bytes(
+    said: bytes, listening: Listening, organisation: Organisation
+) -> None:
+    listening.transport.members_changed({B: organisation.member(B)})
+    with dial(listening, client(organisation.credentials(B))) as connection:
+        connection.sendall(HEAD.pack(len(said), 6) + said)
+        assert is_closed(connection)
+    assert listening.why_refused().isprintable()
 
 
 def test_a_member_that_is_removed_is_cut_off_and_refused(
