@@ -88,3 +88,21 @@ def test_the_codes_that_the_document_names_exist() -> None:
     known = {each.exit_code for each in classes if issubclass(each, errors.PillarboxError)}
     named = {int(code) for code in re.findall(r"\b[Ee]nds?\s+(?:it\s+|them\s+)?with\s+(\d+)\b", DOCUMENT)}
     assert len(named) > 8 and named <= known | {0, 1, 2, 130, 141}
+
+
+def test_the_table_of_the_readme_has_every_command() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    rows = re.findall(r"^\| (`pillarbox [^|]*(?:\\\|[^|]*)*) \| (.*) \|$", readme, re.MULTILINE)
+    told = {
+        call.removeprefix("pillarbox ").split()[0]: does
+        for calls, does in rows
+        for call in re.findall(r"`([^`]*)`", calls)
+    }
+    assert sorted(told) == sorted(cli.commands)
+    unnamed = [
+        f"{name} {command}"
+        for name, listed in cli.commands.items()
+        for command in getattr(listed.load() if isinstance(listed, LazyCommand) else listed, "commands", ())
+        if not re.search(rf"(?<![\w-]){command}(?![\w-])", told[name])
+    ]
+    assert unnamed == []
