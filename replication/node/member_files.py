@@ -47,11 +47,11 @@ SPOOL_BYTES_MAX: Final = 1 << 30
 
 
 class NodeSettings(NamedTuple):
-    """The settings that are local to a server: addresses to listen at, and the directory of its spool (empty
-    for none), in which at most `spool_bytes_max` wait for each other server; and where NATS is, if it has
-    that."""
+    """The settings that are local to a server: addresses to listen at (none for a server that only dials, None
+    where nothing was said of it), and the directory of its spool (empty for none), in which at most
+    `spool_bytes_max` wait for each other server; and where NATS is, if it has that."""
 
-    listen: tuple[str, ...] = ()
+    listen: tuple[str, ...] | None = None
     spool: str = ""
     spool_bytes_max: int = SPOOL_BYTES_MAX
     nats: NatsSettings | None = None
@@ -142,7 +142,9 @@ class MemberFiles:
     def keep_settings(self, settings: NodeSettings) -> None:
         """Keep the settings that are local; comments in the file stay."""
         before = (self._read(self._settings) or b"").decode()
-        table: dict[str, Any] = {"format": NODE_FORMAT, "version": VERSION, "listen": list(settings.listen)}
+        table: dict[str, Any] = {"format": NODE_FORMAT, "version": VERSION}
+        if settings.listen is not None:
+            table["listen"] = list(settings.listen)
         if settings.spool:
             table["spool"] = settings.spool
         if settings.spool_bytes_max != SPOOL_BYTES_MAX:
@@ -218,13 +220,15 @@ def _parse_settings(table: Mapping[str, Any], file: str) -> NodeSettings:
         raise UnsupportedVersion(f"{file} is of version {table.get('version')}", hint="use a newer program")
     if unknown := [key for key in table if key not in _KEYS]:
         raise InvalidSetting(f"{unknown[0]} is not known here; there are {', '.join(_KEYS)}")
-    listen, spool = table.get("listen", []), table.get("spool", "")
+    listen, spool = table.get("listen"), table.get("spool", "")
     bytes_max = table.get("spool_bytes_max", SPOOL_BYTES_MAX)
-    if not isinstance(listen, list) or not all(isinstance(each, str) for each in listen):
+    if "listen" in table and (
+        not isinstance(listen, list) or not all(isinstance(each, str) for each in listen)
+    ):
         raise InvalidSetting("listen is to be a list of addresses")
     if not isinstance(spool, str) or type(bytes_max) is not int or bytes_max < 1:
         raise InvalidSetting("spool is to be a directory, and spool_bytes_max a number of bytes")
-    for address in listen:
+    for address in listen or ():
         split_address(address)
     nats = parse_nats_settings(table["nats"]) if "nats" in table else None
-    return NodeSettings(tuple(listen), spool, bytes_max, nats)
+    return NodeSettings(None if listen is None else tuple(listen), spool, bytes_max, nats)

@@ -671,7 +671,7 @@ def _listen_at(address: str) -> socket.socket:
     except OSError as error:
         raise Refused(
             f"cannot listen at {address}: {error.strerror or error}",
-            hint="another process may have the port; look at `listen` in server.toml",
+            hint="another process may have the port; look at `listen` in node.toml",
         ) from error
     listener.setblocking(False)
     return listener

@@ -245,6 +245,8 @@ def test_settings_are_kept_with_their_comments(tmp_path: Path) -> None:
     path.write_text(path.read_text() + "# ours\n")
     files.keep_settings(NodeSettings(("[::]:7337",), "spool", 5))
     assert files.settings() == NodeSettings(("[::]:7337",), "spool", 5)
+    files.keep_settings(NodeSettings())
+    assert files.settings() == NodeSettings()  # nothing said is not the same as none
     nats = NatsSettings(("n1:4222", "n2:4222"), "pillarbox", "password", ca_file="ca.pem")
     files.keep_settings(NodeSettings((), nats=nats))
     assert files.settings() == NodeSettings((), nats=nats) and nats.wants_tls

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from pillarbox.tools.commands.organisation import ADDRESS, DEFAULT_LISTEN, LISTEN, stored_organisation
+from pillarbox.tools.commands.organisation import ADDRESS, LISTEN, stored_organisation
 from pillarbox.tools.options import JSON, PATH, SERVER
 from pillarbox.tools.output import local_time, show
 from pillarbox.tools.parameters import YES
@@ -70,15 +70,14 @@ def join(
     """
     if (token is None) == (approval is None):
         raise click.UsageError("say the TOKEN of an invitation, or --approval")
-    listening = list(listen or DEFAULT_LISTEN)
     if token is not None:
         with operation(server, "node.join") as perform:
-            data = perform(token=token, merge=merge, addresses=list(addresses), listen=listening)
+            data = perform(token=token, merge=merge, addresses=list(addresses), listen=list(listen))
     else:
         assert approval is not None
         given = _read(approval)
         with operation(server, "node.take") as perform:
-            data = perform(items=[given], merge=merge, listen=listening)
+            data = perform(items=[given], merge=merge, listen=list(listen))
     lines = [f"{data['server']} in site {data['site']} is a server of {data['organisation']} now."]
     show(data, lines, as_json)
 

@@ -28,12 +28,11 @@ LISTEN: Final = click.option(
     "--listen",
     metavar="HOST:PORT",
     multiple=True,
-    help="Where this server listens; may be said again. [0.0.0.0:7337]",
+    help="Where this server listens; may be said again. [as node.toml says, else 0.0.0.0:7337]",
 )
 PASSPHRASE_FILE: Final = click.option(
     "--passphrase-file", type=PATH, help="A file with the passphrase of the export."
 )
-DEFAULT_LISTEN: Final = ("0.0.0.0:7337",)
 
 
 @click.group()
@@ -72,7 +71,7 @@ def init(
             name=name or server.resolve().name,
             site=site,
             addresses=list(addresses),
-            listen=list(listen or DEFAULT_LISTEN),
+            listen=list(listen),
         )
     lines = [
         f"{data['server']} in site {data['site']} is the first server of {data['organisation']}.",

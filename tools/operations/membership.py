@@ -30,6 +30,7 @@ REQUEST_FORMAT: Final = "pillarbox-node-request"
 APPROVAL_FORMAT: Final = "pillarbox-node-approval"
 AUTHORITY_FORMAT: Final = "pillarbox-authority"
 FILE_VERSION: Final = 1
+DEFAULT_LISTEN: Final = ("0.0.0.0:7337",)
 _NO_TREE: Final = bytes(GUID_BYTES)
 
 
@@ -339,8 +340,10 @@ def _own_key(files: MemberFiles) -> Key:
 
 
 def _keep_listen(files: MemberFiles, listen: list[str]) -> None:
-    if listen:
-        files.keep_settings(files.settings()._replace(listen=tuple(listen)))
+    """Have the server listen where it was said; where nothing was, as before, and by default at first."""
+    settings = files.settings()
+    if listen or settings.listen is None:
+        files.keep_settings(settings._replace(listen=tuple(listen) or DEFAULT_LISTEN))
 
 
 def _enter(call: Call, files: MemberFiles, certificate: Certificate, entries: Any) -> Row:

@@ -219,7 +219,7 @@ def make_node(server: pillarbox.Server, database: pillarbox.Database, log: Log) 
     def make_transport() -> Transport:
         direct = DirectTransport(
             database.guid,
-            settings.listen,
+            settings.listen or (),
             credentials,
             random.Random(),
             door=door,

@@ -17,7 +17,7 @@ from free_ports import free_port
 from served import serving
 
 import pillarbox
-from pillarbox.replication.node.member_files import MemberFiles
+from pillarbox.replication.node.member_files import MemberFiles, NodeSettings
 from pillarbox.store.engine.database_limits import Edition
 from pillarbox.tools.cli import cli
 
@@ -63,6 +63,16 @@ def approved(inviter: Path, server: Path, name: str, *options: str) -> None:
     request, approval = server.parent / f"{name}.request", server.parent / f"{name}.approval"
     run("node", "request", server, request)
     run("node", "approve", inviter, request, approval, "--name", name, "--site", "berlin")
+    run("node", "join", server, "--approval", approval, *options)
+
+
+def approved_again(inviter: Path, server: Path, *options: str) -> None:
+    """Have a member get another certificate by files."""
+    request, approval = server.parent / "again.request", server.parent / "again.approval"
+    for file in (request, approval):
+        file.unlink(missing_ok=True)
+    run("node", "request", server, request)
+    run("node", "approve", inviter, request, approval)
     run("node", "join", server, "--approval", approval, *options)
 
 
@@ -221,6 +231,35 @@ def test_a_token_is_kept_as_a_digest_and_good_once(tmp_path: Path) -> None:
             assert "b1" in run("org", "export", b2).stdout  # it came with the hierarchy
         served.end(15)
     run("node", "join", b3, token, *listen, code=13)  # nobody answers
+
+
+def test_a_server_that_joins_again_listens_where_it_did(tmp_path: Path) -> None:
+    b1, b2 = first(tmp_path / "b1", free_port()), made(tmp_path / "b2")
+    with serving(b1, tmp_path) as served:
+        token = told("node", "invite", b1, "b2", "--site", "berlin")["token"]
+        run("node", "join", b2, token, "--listen", "127.0.0.1:1")
+        run("node", "join", b2, token)
+        assert MemberFiles(b2).settings().listen == ("127.0.0.1:1",)
+        served.end(15)
+    approved_again(b1, b2)
+    assert MemberFiles(b2).settings().listen == ("127.0.0.1:1",)
+    approved_again(b1, b2, "--listen", "127.0.0.1:2")
+    assert MemberFiles(b2).settings().listen == ("127.0.0.1:2",)
+
+
+def test_a_server_that_only_dials_still_does_when_it_joins_again(tmp_path: Path) -> None:
+    b1, b2 = first(tmp_path / "b1"), made(tmp_path / "b2")
+    approved(b1, b2, "b2")
+    files = MemberFiles(b2)
+    assert files.settings().listen == ("0.0.0.0:7337",)
+    files.keep_settings(files.settings()._replace(listen=()))
+    approved_again(b1, b2)
+    assert files.settings().listen == ()
+    (b2 / "replication-node" / "node.toml").write_text(
+        'format = "pillarbox-node"\nversion = 1\nspool = "s"\n'
+    )
+    approved_again(b1, b2)  # nothing was said of where it listens
+    assert files.settings() == NodeSettings(("0.0.0.0:7337",), "s")
 
 
 def test_an_organisation_begins_beside_a_serving_process_too(tmp_path: Path) -> None:
