@@ -18,6 +18,7 @@ from pillarbox.replication.node.stored_organisation import joined_tree, starting
 from pillarbox.replication.node.stored_record import StoredRecord
 from pillarbox.replication.wire import unsealed
 from pillarbox.replication.wire.messages import BackfillRequest, Changes, Message, ReconcileQuestion, Status
+from pillarbox.store.change_number import CNSet
 from pillarbox.store.engine.transaction import Reader
 from pillarbox.store.errors import InvalidContent, ReadOnly, Refused
 
@@ -52,6 +53,12 @@ class SnapshotSource:
         replica = self._replica
         status = Status(numberings=replica.numberings())
         return self._encoded(replica.message(replica.me.database, self._tree.hierarchy, status))
+
+    @property
+    def held(self) -> CNSet:
+        """The folders of which the store held a replica, by their ids."""
+        folders, hierarchy = self._replica.record.folders, self._tree.hierarchy
+        return CNSet.of(each for each, state in folders.items() if state.is_held and each != hierarchy)
 
     def answer(self, asked: bytes, progress: Callable[[int], None] = lambda done: None) -> Iterator[bytes]:
         """The messages that answer a request or a question about a folder, made as they are taken.

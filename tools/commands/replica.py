@@ -65,6 +65,7 @@ def add(
 
     With --from-snapshot a backup of any server of the organisation fills it, and only what was changed since
     comes from the others. The one NAME is SERVER itself then. Nothing that was deleted since comes back.
+    Refused where that server held none of the folders.
 
     \b
     pillarbox replica add /srv/mail Forum paris
@@ -90,10 +91,12 @@ def add(
             server=names[0],
             recursive=recursive,
             offer=source.offer,
+            held=source.held.encode(),
         )
         asked = [(each["folder"], each["message"]) for each in begun["requests"]]
         seeded = [_seed_folder(source, perform_named, *each, step) for each in asked]
-    data = {"changed": begun["changed"], "skipped": begun["skipped"], "seeded": seeded}
+    told = {name: begun[name] for name in ("changed", "skipped", "not_in_snapshot")}
+    data = {**told, "seeded": seeded}
     show(data, _seeded_lines(data), as_json)
 
 
@@ -135,6 +138,8 @@ def _seeded_lines(data: dict[str, Any]) -> Iterator[str]:
     yield from _outcome_lines(data)
     for each in data["seeded"]:
         yield f"{each['folder']}: {counted(each['items'], 'item')} from the snapshot"
+    for folder in data["not_in_snapshot"]:
+        yield f"{folder}: not in the snapshot, the other servers fill it over the links"
 
 
 @replica.command("remove")

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("cryptography", reason="cryptography (the extra `replication`) is not installed")
 pytest.importorskip("click", reason="click (the extra `cli`) is not installed")
 
+from organisations import make_organisation
 from served_organisations import Organisation, eventually
 
 import pillarbox as pillarbox_of
@@ -101,3 +102,42 @@ def test_a_backup_of_public_folders_of_no_organisation_is_refused(
     assert refused.exit_code != 0
     assert "belonged to no organisation" in refused.stderr
     assert "p1" not in {each["server"] for each in paris_is_empty.answer("p1", "replica list", "Forum")}
+
+
+def backed_up(pillarbox: Pillarbox, server: Path, repository: Path) -> Path:
+    assert pillarbox.run("backup", "init", repository).exit_code == 0
+    assert pillarbox.run("backup", "create", server, repository).exit_code == 0
+    return repository
+
+
+def test_a_snapshot_of_a_server_that_did_not_hold_the_folder_is_refused(
+    pillarbox: Pillarbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PILLARBOX_PASSPHRASE", "horse")
+    paths = make_organisation(tmp_path, {"b1": "berlin", "p1": "paris"})
+    pillarbox.answer("folder", "create", paths["b1"], "/", "Forum")
+    pillarbox.answer("replica", "replace", paths["b1"], "Forum", "b1", "p1")
+    before = pillarbox.answer("replica", "list", paths["b1"], "Forum")
+    repository = backed_up(pillarbox, paths["p1"], tmp_path / "repository")
+    add = ("replica", "add", paths["b1"], "Forum", "b1", "--from-snapshot", repository, "latest")
+    refused = pillarbox.run(*add)
+    assert refused.exit_code == 58
+    assert "held no replica of Forum" in refused.stderr
+    assert "a server that holds it (p1)" in refused.stderr
+    assert pillarbox.answer("replica", "list", paths["b1"], "Forum") == before
+
+
+def test_folders_below_that_are_not_in_the_snapshot_are_named(
+    pillarbox: Pillarbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PILLARBOX_PASSPHRASE", "horse")
+    paths = make_organisation(tmp_path, {"b1": "berlin", "p1": "paris"})
+    pillarbox.answer("folder", "create", paths["b1"], "/", "Forum")
+    pillarbox.run("replication", "status", paths["b1"])  # the replicator notes that it holds the folder
+    repository = backed_up(pillarbox, paths["b1"], tmp_path / "repository")
+    pillarbox.answer("folder", "create", paths["b1"], "/", "Forum/New")
+    words = ("replica", "add", paths["b1"], "Forum", "b1", "--recursive", "--from-snapshot", repository)
+    answer = pillarbox.answer(*words, "latest")
+    assert [each["folder"] for each in answer["seeded"]] == ["Forum"]
+    assert answer["not_in_snapshot"] == ["Forum/New"]
+    assert "Forum/New: not in the snapshot" in pillarbox.run(*words, "latest").stdout
