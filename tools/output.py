@@ -90,12 +90,13 @@ def percent_text(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "-"
 
 
-def local_time(time_ms: int | None) -> str:
-    """A time (ms UTC) on the clock of whoever looks, with its distance from UTC; "" for none."""
+def local_time(time_ms: int | None, precision: str = "minutes") -> str:
+    """A time (ms UTC) on the clock of whoever looks, with its distance from UTC; "" for none. To the minute,
+    or as precise as `datetime.isoformat` calls it."""
     if time_ms is None:
         return ""
     try:
-        return (_EPOCH + timedelta(milliseconds=time_ms)).astimezone().isoformat(" ", "minutes")
+        return (_EPOCH + timedelta(milliseconds=time_ms)).astimezone().isoformat(" ", precision)
     except (OverflowError, ValueError, OSError):
         return "?"  # a message may claim any year
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from pillarbox.tools.operations.replicas import NOT_KNOWN
 from pillarbox.tools.options import JSON, SERVER
 from pillarbox.tools.output import Step, counted, local_time, progress, show, size_text
 from pillarbox.tools.repository_options import GROUP, OF, keys, open_repository
@@ -192,12 +193,25 @@ def _outcome_lines(data: dict[str, Any]) -> Iterator[str]:
 def list_replicas(server: Path, folder_path: str, as_json: bool) -> None:
     """The replicas of FOLDER, and how far each is, as SERVER knows.
 
+    Only a server that holds one itself is told by the others how far they are.
+
     \b
     pillarbox replica list /srv/mail Forum
     """
     with operation(server, "replica.list") as perform:
         found = perform(folder=folder_path)
-    show(found, map(replica_line, found), as_json)
+    show(found, _replica_lines(found, folder_path), as_json)
+
+
+def _replica_lines(found: list[dict[str, Any]], folder_path: str) -> Iterator[str]:
+    yield from map(replica_line, found)
+    if is_unknown(found):
+        yield f"This server holds no replica of {folder_path}: ask one that does how far they are."
+
+
+def is_unknown(found: list[dict[str, Any]]) -> bool:
+    """True for the replicas of a folder of which the server that was asked holds none."""
+    return any(each["state"] == NOT_KNOWN for each in found)
 
 
 def replica_line(each: dict[str, Any]) -> str:

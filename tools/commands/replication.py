@@ -12,7 +12,7 @@ import click
 
 import pillarbox
 from pillarbox.store.clock import SystemClock
-from pillarbox.tools.commands.replica import FOLDER, RECURSIVE, replica_line
+from pillarbox.tools.commands.replica import FOLDER, RECURSIVE, is_unknown, replica_line
 from pillarbox.tools.options import JSON, SERVER
 from pillarbox.tools.output import counted, local_time, progress, show, size_text
 from pillarbox.tools.parameters import moment, size
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 VIOLATED = 1
 NOT_IN_SYNC: Final = 55
+IN_SYNC: Final = "in sync"
 _LOOK_EVERY_MS: Final = 250
 TO: Final = click.option(
     "--to", "names", metavar="NAME", multiple=True, required=True, help="To this server; may be said again."
@@ -62,21 +63,39 @@ def status(server: Path, folder_path: str, wait_s: int | None, as_json: bool) ->
     """
     clock = SystemClock()
     until_ms = clock.monotonic_ms() + 1000 * (wait_s or 0)
-    with operation(server, "replication.status") as perform:
+    with (
+        operation(server, "replication.status") as perform,
+        progress("waiting", as_json or not wait_s) as step,
+    ):
         while True:
             found = perform(folder=folder_path, ask=wait_s is not None)
             is_in_sync = all(each["in_sync"] for each in found)
             if is_in_sync or clock.monotonic_ms() >= until_ms:
                 break
+            if step:
+                step(*_waited_for(found))
             clock.sleep_ms(_LOOK_EVERY_MS)
     show(found, _status_lines(found), as_json)
     if not is_in_sync:
         sys.exit(NOT_IN_SYNC)
 
 
+def _waited_for(found: list[dict[str, Any]]) -> tuple[int, int, str]:
+    """The replicas that are in sync, all of them, and the first that is not, with what keeps it."""
+    rows = [(each["folder"], row) for each in found for row in each["replicas"]]
+    behind = [(folder, row) for folder, row in rows if row["state"] != IN_SYNC]
+    folder, first = behind[0]
+    left = f", lacks {first['lacks']:,}" if first["lacks"] else ""
+    left += f", {first['offers']:,} missing here" if first["offers"] else ""
+    return len(rows) - len(behind), len(rows), f"for {first['server']}: {folder}{left}"
+
+
 def _status_lines(found: list[dict[str, Any]]) -> Iterator[str]:
     for each in found:
-        yield f"{each['folder']}: {'in sync' if each['in_sync'] else 'not in sync'}"
+        told = "in sync" if each["in_sync"] else "not in sync"
+        if is_unknown(each["replicas"]):
+            told = "this server holds no replica of it, and is not told how far others are"
+        yield f"{each['folder']}: {told}"
         if not each["in_sync"]:
             yield from (f"  {replica_line(row)}" for row in each["replicas"])
 
@@ -241,27 +260,35 @@ def prefer(server: Path, sources: tuple[str, ...], name: str, as_json: bool) -> 
 def conflicts(server: Path, as_json: bool) -> None:
     """The messages that were changed in two places at once, with their versions.
 
+    Of each version its id, when it was made, by whom and at which server, and its size. `pillarbox show`
+    prints one byte for byte.
+
     \b
     pillarbox replication conflicts /srv/mail
+    pillarbox show /srv/mail / 1-31
     """
     from pillarbox.tools.operations.replication import conflicts as conflicts_of
 
     with pillarbox.Server.open(server, read_only=True) as opened:
         found = conflicts_of(opened)
-    show(found, _conflict_lines(found), as_json)
+    show(found, _conflict_lines(found, server), as_json)
 
 
-def _conflict_lines(found: list[dict[str, Any]]) -> Iterator[str]:
+def _conflict_lines(found: list[dict[str, Any]], server: Path) -> Iterator[str]:
     if not found:
         yield "There are no conflicts."
+        return
     for each in found:
         yield f"{each['folder']}: message {each['message']}"
         for version in each["versions"]:
             words = " ".join(version["flags"])
             yield (
-                f"  {version['id']}  {local_time(version['changed_ms'])}  {version['actor']}"
-                f"  {version['subject']}  {words}"
-            )
+                f"  {version['id']}  {local_time(version['changed_ms'], 'seconds')}  {version['actor']}"
+                f" at {version['server']}  {size_text(version['size_bytes'])}  {version['subject']}  {words}"
+            ).rstrip()
+    yield ""
+    yield f"Read a version:   pillarbox show {server} / VERSION-ID"
+    yield f"End a conflict:   pillarbox replication resolve {server} MESSAGE-ID --keep VERSION-ID|all"
 
 
 @replication.command("resolve")

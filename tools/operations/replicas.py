@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pillarbox.store.errors import Refused
 from pillarbox.tools.operations.call import Call
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pillarbox.replication.core.views import ReplicaStatus
 
 Row = dict[str, Any]
+NOT_KNOWN: Final = "not known here"
 
 
 def add(call: Call, *, folder: str, servers: list[str], recursive: bool) -> Row:
@@ -93,20 +94,25 @@ def list_replicas(call: Call, *, folder: str) -> list[Row]:
 
     top = folder_id(call.server, folder)
     return call.replicator().perform(
-        lambda replica: [status_row(each) for each in views.status(replica, top)]
+        lambda replica: [
+            status_row(each, is_held=replica.held(top) is not None) for each in views.status(replica, top)
+        ]
     )
 
 
-def status_row(each: ReplicaStatus) -> Row:
-    """A replica as plain data."""
+def status_row(each: ReplicaStatus, *, is_held: bool) -> Row:
+    """A replica as plain data. A store that has not `is_held` a replica itself is told by no other one how
+    far it is."""
+    from pillarbox.replication.core.views import Sync
     from pillarbox.store.ids import guid_text
 
     figures = each.figures
+    is_known = is_held or each.sync is Sync.DELETE_PENDING
     return {
         "server": each.server,
         "guid": guid_text(each.database),
         "site": each.site,
-        "state": str(each.sync),
+        "state": str(each.sync) if is_known else NOT_KNOWN,
         "lacks": each.lacks_count,
         "offers": each.offers_count,
         "heard_ms": each.heard_ms,

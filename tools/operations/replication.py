@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import pillarbox
 from pillarbox.store.errors import NotFound, Refused
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pillarbox.replication.core.explanation import Explanation
     from pillarbox.replication.core.replica import Replica
     from pillarbox.replication.ground.records import ObjectId
+    from pillarbox.store.disk.tables import ItemRecord
 
 HIERARCHY: Final = "the hierarchy"
 KEEP_ALL: Final = "all"
@@ -42,7 +43,8 @@ def status(call: Call, *, folder: str, ask: bool) -> list[Row]:
     def look(replica: Replica) -> list[Row]:
         rows = []
         for each in _folders(replica, top):
-            replicas = [status_row(found) for found in views.status(replica, each)]
+            is_held = replica.held(each) is not None
+            replicas = [status_row(found, is_held=is_held) for found in views.status(replica, each)]
             is_in_sync = all(row["state"] == views.Sync.IN_SYNC for row in replicas)
             if ask and not is_in_sync:
                 commands.ask_status(replica, each)
@@ -225,31 +227,38 @@ def resolve(call: Call, *, message: str, keep: str) -> list[Row]:
 
 def conflicts(server: pillarbox.Server) -> list[Row]:
     """The messages that were changed in two places at once, each with its versions."""
-    from pillarbox.store.ids import id_text
+    from pillarbox.replication.node.stored_organisation import known_organisation
+    from pillarbox.store.engine import numbering
+    from pillarbox.store.ids import COUNTER_BITS, guid_text, id_text
     from pillarbox.store.mail import versions
     from pillarbox.tools.options import ACTOR
 
     with joined_store(server).read(ACTOR) as read:
-        found = [
-            (path, conflict)
+        _, organisation = known_organisation(read, {})
+        makers = {number: record.database for number, record in numbering.replicas(read)}
+
+        def made_at(item: ItemRecord) -> str:
+            database = makers[item.versions[0] >> COUNTER_BITS]
+            known = organisation.servers.get(database)
+            return known.name if known and known.name else guid_text(database)
+
+        return [
+            {
+                "message": id_text(conflict.message.message_id),
+                "folder": path,
+                "versions": [_version(version, path, made_at(version)) for version in conflict.versions],
+            }
             for path, record in walk_everywhere(read)
             for conflict in versions.conflicts(read, record.folder_id)
         ]
-    return [
-        {
-            "message": id_text(conflict.message.message_id),
-            "folder": folder,
-            "versions": [_version(version, folder) for version in conflict.versions],
-        }
-        for folder, conflict in found
-    ]
 
 
-def _version(item: Any, folder: str) -> Row:
+def _version(item: ItemRecord, folder: str, server: str) -> Row:
     row = envelope(item)
     return {
         "folder": folder,
         "changed_ms": item.changed[0] if item.changed else None,
         "actor": item.actor,
+        "server": server,
         **row,
     }

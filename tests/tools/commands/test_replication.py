@@ -1,13 +1,27 @@
-"""Simulations of replication from the command line."""
+"""Replication from the command line: simulations, and what it shows of replicas and conflicts."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pillarbox.replication.core import applying
+pytest.importorskip("cryptography", reason="cryptography (the extra `replication`) is not installed")
+
+from organisations import make_organisation
+
+import pillarbox as pillarbox_of
+from pillarbox.replication.core import applying, hierarchy, organisation_folder
+from pillarbox.store.mail import messages
+from pillarbox.tools.commands import replication
+from pillarbox.tools.operations import replicating
+from pillarbox.tools.operations.replication import conflicts
+from tests.shared.nodes import Nodes
 
 if TYPE_CHECKING:
     from conftest import Pillarbox
@@ -33,3 +47,76 @@ def test_a_violation_ends_with_1_and_the_trace_of_its_seed(
     assert result.exit_code == 1
     assert re.search(r"^Seed \d: ", result.stdout, re.MULTILINE), "the first violated seed, with its trace"
     assert "VIOLATED" in result.stdout
+
+
+def drop_own_replica(path: Path) -> None:
+    """Have a server hold Forum no more, as after a removal that the other replica has allowed."""
+    with pillarbox_of.Server.open(path) as server:
+        folder = replicating.folder_id(server, "Forum")
+        replicating.replicator_at_rest(server).perform(lambda replica: hierarchy.drop(replica, folder))
+
+
+def test_a_server_without_a_replica_does_not_say_that_others_were_never_heard(
+    pillarbox: Pillarbox, tmp_path: Path
+) -> None:
+    paths = make_organisation(tmp_path, {"b1": "berlin", "p1": "paris"})
+    b1 = paths["b1"]
+    pillarbox.answer("folder", "create", b1, "/", "Forum")
+    pillarbox.answer("replica", "add", b1, "Forum", "p1")
+    told = {each["server"]: each["state"] for each in pillarbox.answer("replica", "list", b1, "Forum")}
+    assert told == {"b1": "in sync", "p1": "not heard of yet"}
+    drop_own_replica(b1)
+    (row,) = pillarbox.answer("replica", "list", b1, "Forum")
+    assert (row["server"], row["state"]) == ("p1", "not known here")
+    assert "holds no replica of Forum" in pillarbox.run("replica", "list", b1, "Forum").stdout
+    status = pillarbox.run("replication", "status", b1, "Forum")
+    assert status.exit_code == replication.NOT_IN_SYNC
+    assert "this server holds no replica" in status.stdout
+
+
+@contextmanager
+def recorded(steps: list[tuple[int, int, str]]) -> Iterator[Any]:
+    yield lambda done, total, what: steps.append((done, total, what))
+
+
+def test_who_waits_is_shown_for_whom(
+    pillarbox: Pillarbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = make_organisation(tmp_path, {"b1": "berlin", "p1": "paris"})
+    pillarbox.answer("folder", "create", paths["b1"], "/", "Forum")
+    pillarbox.answer("replica", "add", paths["b1"], "Forum", "p1")
+    steps: list[tuple[int, int, str]] = []
+    monkeypatch.setattr(replication, "progress", lambda title, as_json: recorded(steps))
+    pillarbox.run("replication", "status", paths["b1"], "Forum", "--wait", 1)
+    assert steps[0] == (1, 2, "for p1: Forum")
+
+
+def test_versions_of_a_conflict_are_told_apart(tmp_path: Path) -> None:
+    nodes = Nodes(tmp_path, "aa")
+    try:
+        nodes.wait(1_000)
+        nodes.ask(0, lambda replica: organisation_folder.apply(replica, nodes.organisation, "operator"))
+        nodes.share("News")
+        nodes[0].post("News", "first")
+        nodes.wait(1_000)
+        nodes.cut((0, 1))
+        for store, word in zip(nodes.stores, (b"mine", b"longer"), strict=True):
+            (there,) = store.items("News")
+            prepared = messages.prepare(store.database.files, b"Subject: first\r\n\r\n" + word)
+            store.change(lambda txn, of=there, to=prepared: messages.replace_content(txn, of.message_id, to))
+        nodes.wait(60_000)
+        nodes.cut()
+        nodes.wait(600_000)
+        for store in nodes.stores:
+            server: Any = SimpleNamespace(databases=lambda of=store: iter([of.database]))
+            (found,) = conflicts(server)
+            told = {each["server"]: each["size_bytes"] for each in found["versions"]}
+            assert told == {"store0": 22, "store1": 24}
+            lines = list(replication._conflict_lines([found], Path("/srv/mail")))
+            for version in found["versions"]:
+                (line,) = (each for each in lines if version["id"] in each.split())
+                assert f"anna at {version['server']}  {version['size_bytes']} B" in line
+                assert re.search(r"\d\d:\d\d:\d\d", line), "to the second"
+            assert "pillarbox show /srv/mail / VERSION-ID" in lines[-2]
+    finally:
+        nodes.close()
