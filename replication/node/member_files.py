@@ -47,8 +47,8 @@ SPOOL_BYTES_MAX: Final = 1 << 30
 
 
 class NodeSettings(NamedTuple):
-    """The settings that are local to a server: addresses to listen at (none for a server that only dials, None
-    where nothing was said of it), and the directory of its spool (empty for none), in which at most
+    """The settings that are local to a server: addresses to listen at (none for a server that only dials,
+    None where nothing was said of it), and the directory of its spool (empty for none), in which at most
     `spool_bytes_max` wait for each other server; and where NATS is, if it has that."""
 
     listen: tuple[str, ...] | None = None
