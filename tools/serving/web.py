@@ -26,7 +26,7 @@ from pillarbox.tools.serving.page import page
 
 TOKEN_LENGTH_MIN: Final = 16
 _REQUESTS_MAX: Final = 32
-_LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_LOCAL_NAME: Final = "localhost"
 _HEADERS: Final = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
@@ -39,8 +39,8 @@ Complaints = Callable[[], list[str]]
 
 
 class Address(NamedTuple):
-    """Where to listen; `names` are those by which the process may be asked, without ports; `token` opens
-    it.
+    """Where to listen; `names` are those by which the process may be asked beside IP addresses, without
+    ports; `token` opens it.
     """
 
     host: str
@@ -59,14 +59,22 @@ def read_address(text: str, token_file: Path | None, names: tuple[str, ...]) -> 
     if not host or not port.isdecimal() or int(port) > 65_535:
         raise InvalidSetting(f"--http cannot be {text!r}", hint="say HOST:PORT, such as 127.0.0.1:8025")
     token = "" if token_file is None else _read_token(token_file)
-    is_local = _is_loopback(bare)
-    if not is_local and not token:
+    if not token and not _is_loopback(bare):
         raise InvalidSetting(
             f"others can reach {text}: without a token they would read all of it",
             hint="say --http-token-file FILE, or listen on 127.0.0.1",
         )
-    known = {host.lower(), *(name.lower() for name in names), *(_LOCAL_NAMES if is_local else ())}
+    # Whoever answers for names of the network could give this machine's to a page of his own, which would
+    # then read what needs no token.
+    of_machine = _machine_names() if token else ()
+    known = {name.lower() for name in (bare, _LOCAL_NAME, *of_machine, *names)}
     return Address(bare, int(port), frozenset(known), token)
+
+
+def _machine_names() -> tuple[str, ...]:
+    """The machine's own name, as it is set and short. DNS is not asked for it: that may take long."""
+    name = socket.gethostname()
+    return name, name.partition(".")[0]
 
 
 def _read_token(file: Path) -> str:
@@ -90,7 +98,7 @@ def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return host == _LOCAL_NAME
 
 
 def application(
@@ -134,12 +142,22 @@ def application(
 
 
 def _is_known_name(request: Request, names: frozenset[str]) -> bool:
-    """True for a name by which this host may be asked: a page of another site cannot make a browser ask
-    it.
+    """True for a name by which this host may be asked, and for every IP address.
+
+    A page of another site can make a browser ask this host only by having its own name lead here, and the
+    browser then says that name. An address is nobody's name.
     """
     given = request.headers.get("host", "").lower()
     host = given if given.endswith("]") else given.rpartition(":")[0] or given
-    return host in names
+    return host in names or _is_ip_address(host)
+
+
+def _is_ip_address(host: str) -> bool:
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        return is_bracketed == (ip_address(host[1:-1] if is_bracketed else host).version == 6)
+    except ValueError:
+        return False
 
 
 def _has_token(request: Request, token: str) -> bool:

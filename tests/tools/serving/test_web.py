@@ -26,7 +26,7 @@ from pillarbox.store.errors import InvalidSetting, NotFound
 from pillarbox.tools.serving.due import Standing, Task, Work
 from pillarbox.tools.serving.metrics import Metrics
 from pillarbox.tools.serving.status import complaints, server_status
-from pillarbox.tools.serving.web import answering, read_address
+from pillarbox.tools.serving.web import Address, answering, read_address
 
 TOKEN = "correct-horse-battery"
 STORE = "Mailbox Store"
@@ -168,7 +168,42 @@ def test_others_may_reach_it_only_with_a_token(text: str, tmp_path: Path) -> Non
         read_address(text, None, ())
     (tmp_path / "token").write_text(TOKEN)
     address = read_address(text, tmp_path / "token", ("status.example",))
-    assert address.token == TOKEN and "status.example" in address.names and "localhost" not in address.names
+    assert address.token == TOKEN and "status.example" in address.names
+
+
+def answers_to(address: Address, *hosts: str) -> list[int]:
+    """The statuses of the answers to who names the host so. It listens on this machine all the same."""
+    here = address._replace(host="127.0.0.1", port=0)
+    found = []
+    with answering(here, list, dict, Metrics(dict)) as listening:
+        for host in hosts:
+            connection = http.client.HTTPConnection(*listening, timeout=20)
+            connection.request("GET", "/healthz", headers={"Host": host})
+            found.append(connection.getresponse().status)
+            connection.close()
+    return found
+
+
+def test_one_that_others_reach_is_asked_by_addresses_and_names_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # `localhost` was refused here once, and nothing but the address in --http was answered. No name by which
+    # a page of another site leads a browser here is an IP address, or `localhost`: refusing them protected
+    # nothing.
+    (tmp_path / "token").write_text(TOKEN)
+    monkeypatch.setattr("socket.gethostname", lambda: "B1.example.org")
+    address = read_address("0.0.0.0:80", tmp_path / "token", ("status.example",))
+    addresses = ("0.0.0.0", "localhost:80", "127.0.0.1", "192.0.2.7:80", "[2001:db8::7]:80", "[::1]")
+    assert answers_to(address, *addresses) == [200] * len(addresses)
+    assert answers_to(address, "b1.example.org:80", "b1", "Status.example:80") == [200] * 3
+    others = ("evil.example", "b1.evil.example", "192.0.2.7.evil.example:80", "[evil]", "[192.0.2.7]", "::1")
+    assert answers_to(address, *others) == [421] * len(others)
+
+
+def test_without_a_token_the_name_of_the_machine_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "b1")
+    address = read_address("127.0.0.1:80", None, ())
+    assert answers_to(address, "192.0.2.7:80", "b1:80") == [200, 421]  # no page has an address for its name
 
 
 def test_a_token_that_is_short_or_not_there_is_refused(tmp_path: Path) -> None:
