@@ -13,6 +13,7 @@ import click
 import pillarbox
 from pillarbox.store.clock import SystemClock
 from pillarbox.tools.commands.replica import FOLDER, RECURSIVE, is_unknown, replica_line
+from pillarbox.tools.operations.replicating import shown_folder
 from pillarbox.tools.options import JSON, SERVER
 from pillarbox.tools.output import counted, local_time, progress, show, size_text
 from pillarbox.tools.parameters import moment, size
@@ -87,7 +88,7 @@ def _waited_for(found: list[dict[str, Any]]) -> tuple[int, int, str]:
     folder, first = behind[0]
     left = f", lacks {first['lacks']:,}" if first["lacks"] else ""
     left += f", {first['offers']:,} missing here" if first["offers"] else ""
-    return len(rows) - len(behind), len(rows), f"for {first['server']}: {folder}{left}"
+    return len(rows) - len(behind), len(rows), f"for {first['server']}: {shown_folder(folder)}{left}"
 
 
 def _status_lines(found: list[dict[str, Any]]) -> Iterator[str]:
@@ -95,7 +96,7 @@ def _status_lines(found: list[dict[str, Any]]) -> Iterator[str]:
         told = "in sync" if each["in_sync"] else "not in sync"
         if is_unknown(each["replicas"]):
             told = "this server holds no replica of it, and is not told how far others are"
-        yield f"{each['folder']}: {told}"
+        yield f"{shown_folder(each['folder'])}: {told}"
         if not each["in_sync"]:
             yield from (f"  {replica_line(row)}" for row in each["replicas"])
 
@@ -118,10 +119,11 @@ def explain(server: Path, folder_path: str, as_json: bool) -> None:
 
 
 def _explained_lines(data: dict[str, Any]) -> Iterator[str]:
+    folder = shown_folder(data["folder"])
     if not data["held"]:
-        yield f"{data['folder']}: this server holds no replica of it"
+        yield f"{folder}: this server holds no replica of it"
         return
-    yield f"{data['folder']}: {'in sync' if data['in_sync'] else 'not in sync'}"
+    yield f"{folder}: {'in sync' if data['in_sync'] else 'not in sync'}"
     for name in data["waits_for"]:
         yield f"nothing is sent before {name} has answered the hello of this start"
     for guid in data["quarantined"]:

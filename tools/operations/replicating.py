@@ -19,6 +19,8 @@ R = TypeVar("R")
 FENCE: Final = "replication-fence"
 """The file of a server that tells of the last mount of its public folder store (replication.md,
 "Identity")."""
+HIERARCHY: Final = "/"
+"""What the hierarchy is called beside paths of folders. None of these begins with a slash."""
 
 
 class Performs(Protocol):
@@ -131,14 +133,21 @@ def _find_everywhere(reader: Reader, path: str) -> FolderRecord:
 
 
 def walk_everywhere(reader: Reader) -> Iterator[tuple[str, FolderRecord]]:
-    """(path, folder) of all public folders that users see, and of those in Lost and Found, named so."""
+    """(path, folder) of all public folders that users see, and of those in Lost and Found, named so.
+
+    No two have the same path: where users have a folder of their own called Lost and Found, and another one
+    has the path already, a slash is before it.
+    """
     from pillarbox.store.mail import public_folders
 
-    for path, record in public_folders.walk(reader, ""):
-        yield "/".join(path), record
-    lost = public_folders.LOST_AND_FOUND
-    for path, record in public_folders.walk(reader, "", subtree=lost):
-        yield "/".join((lost, *path)), record
+    lost, taken = public_folders.LOST_AND_FOUND, set()
+    for names, record in public_folders.walk(reader, ""):
+        if names[0] == lost:
+            taken.add(names)
+        yield "/".join(names), record
+    for below, record in public_folders.walk(reader, "", subtree=lost):
+        names = (lost, *below)
+        yield ("/" if names in taken else "") + "/".join(names), record
 
 
 def folder_paths(server: pillarbox.Server) -> dict[ObjectId, str]:
@@ -152,6 +161,20 @@ def folder_paths(server: pillarbox.Server) -> dict[ObjectId, str]:
             for path, record in walk_everywhere(read)
             if record.versions
         }
+
+
+def folder_name(replica: Replica, folder: ObjectId, paths: Mapping[ObjectId, str]) -> str:
+    """A folder by its path, the hierarchy, or what has no path by its id: each folder otherwise."""
+    from pillarbox.store.ids import guid_text
+
+    if folder == replica.tree.hierarchy:
+        return HIERARCHY
+    return paths.get(folder) or f"/{guid_text(folder.origin)}:{folder.counter:x}"
+
+
+def shown_folder(name: str) -> str:
+    """A folder of `folder_name` as people are shown it."""
+    return "/ (the hierarchy)" if name == HIERARCHY else name
 
 
 def server_named(replica: Replica, name: str) -> bytes:

@@ -10,7 +10,9 @@ from pillarbox.tools.mail_rows import Row, envelope
 from pillarbox.tools.operations.call import Call
 from pillarbox.tools.operations.replicas import status_row
 from pillarbox.tools.operations.replicating import (
+    HIERARCHY,
     folder_id,
+    folder_name,
     folder_paths,
     joined_store,
     name_of,
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from pillarbox.replication.ground.records import ObjectId
     from pillarbox.store.disk.tables import ItemRecord
 
-HIERARCHY: Final = "the hierarchy"
 KEEP_ALL: Final = "all"
 _SEE_CONFLICTS: Final = "see `pillarbox replication conflicts`"
 
@@ -48,7 +49,7 @@ def status(call: Call, *, folder: str, ask: bool) -> list[Row]:
             is_in_sync = all(row["state"] == views.Sync.IN_SYNC for row in replicas)
             if ask and not is_in_sync:
                 commands.ask_status(replica, each)
-            name = HIERARCHY if each == replica.tree.hierarchy else paths.get(each, str(each.counter))
+            name = folder_name(replica, each, paths)
             rows.append({"folder": name, "in_sync": is_in_sync, "replicas": replicas})
         return rows
 

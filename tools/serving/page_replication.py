@@ -7,6 +7,7 @@ from html import escape
 from math import cos, pi, sin
 from typing import Any, Final
 
+from pillarbox.tools.operations.replicating import shown_folder
 from pillarbox.tools.output import counted, size_text
 from pillarbox.tools.serving.page_parts import Cell, age, span, table, text
 
@@ -71,7 +72,7 @@ def _standing(found: Mapping[str, Any]) -> str:
 
 
 def _folder(each: Mapping[str, Any], now_ms: int) -> Iterator[Cell]:
-    yield text(each["folder"])
+    yield text(shown_folder(each["folder"]))
     yield text(each["state"], _KINDS.get(each["state"], ""))
     aside = f", {counted(each['set_aside'], 'item')} set aside" if each["set_aside"] else ""
     yield ("warn" if each["missing"] or aside else "number", f"{each['missing']:,}{aside}")

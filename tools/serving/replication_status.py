@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pillarbox
 from pillarbox.store.errors import PillarboxError
 from pillarbox.tools.operations.replicating import (
+    folder_name,
     folder_paths,
     joined_store,
     name_of,
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from pillarbox.store.change_number import CNSet
 
 _WAIT_S: Final = 5
-HIERARCHY: Final = "the hierarchy"
 
 
 class Paths:
@@ -93,9 +93,7 @@ def _told(replica: Replica, paths: Mapping[Any, str]) -> dict[str, Any]:
         "quarantined": [each.hex() for each in told.quarantined],
         "folders": [
             {
-                "folder": HIERARCHY
-                if each.folder == replica.tree.hierarchy
-                else paths.get(each.folder, f"{each.folder.counter:x}"),
+                "folder": folder_name(replica, each.folder, paths),
                 "state": str(each.sync),
                 "missing": each.missing_count,
                 "asked": [name_of(replica, source) for source in each.asked],

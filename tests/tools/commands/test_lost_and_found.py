@@ -43,3 +43,13 @@ def test_one_of_users_comes_first(pillarbox: Pillarbox, server: Path) -> None:
     pillarbox.answer("folder", "settings", server, "/", "Lost and Found/Stray", "--priority", "urgent")
     pillarbox.answer("folder", "delete", server, "/", "Lost and Found", "--with-contents", "--yes")
     assert pillarbox.answer("folder", "settings", server, "/", "Lost and Found/Stray")["priority"] == "normal"
+
+
+def test_the_hierarchy_is_told_from_a_folder_that_is_called_so(pillarbox: Pillarbox, server: Path) -> None:
+    pillarbox.answer("folder", "create", server, "/", "the hierarchy")
+    assert {"/", "the hierarchy"} <= {
+        each["folder"] for each in pillarbox.answer("replication", "status", server)
+    }
+    assert pillarbox.answer("replication", "explain", server)["folder"] == "/"
+    shown = pillarbox.run("replication", "status", server).stdout.splitlines()
+    assert {"/ (the hierarchy): in sync", "the hierarchy: in sync"} <= set(shown)

@@ -15,6 +15,7 @@ pytest.importorskip("prometheus_client", reason="prometheus-client (the extra `s
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from pillarbox.replication.core import organisation_folder
+from pillarbox.store.access import Actor
 from pillarbox.store.mail import folders, messages, public_folders
 from pillarbox.tools.operations.replicating import folder_paths
 from pillarbox.tools.serving.metrics import Metrics
@@ -116,6 +117,24 @@ def test_the_metrics_are_by_folder_and_server(cut_off: Nodes) -> None:
     assert samples["pillarbox_replication_backlog_changes", "b"] >= 1
     assert samples["pillarbox_replication_link_up", "store1", "b"] == 0
     assert samples["pillarbox_replication_connector_up", "ab"] == 0
+
+
+def test_each_folder_has_metrics_of_its_own(cut_off: Nodes) -> None:
+    lost = public_folders.LOST_AND_FOUND
+    cut_off.share("the hierarchy")
+    with cut_off[0].database.transaction(Actor.administrator("test")) as txn:
+        of_users = public_folders.create(txn, lost)
+        for parent in (of_users.folder_id, public_folders.root_id(txn, lost)):
+            folders.create(txn, parent, "Stray")
+    cut_off.wait(1_000)
+    found = status_of(cut_off)
+    status = {"databases": [], "work": [], "time_ms": cut_off.clock.now_ms(), "replication": found}
+    families = text_string_to_metric_families(Metrics(lambda: status).text().decode())
+    (missing,) = (each for each in families if each.name == "pillarbox_replication_missing_changes")
+    named = [sample.labels["folder"] for sample in missing.samples]
+    assert sorted(named) == ["/", f"/{lost}/Stray", lost, f"{lost}/Stray", "News <i>", "the hierarchy"]
+    page = replication_part(found, cut_off.clock.now_ms())
+    assert ">/ (the hierarchy)<" in page and ">the hierarchy<" in page
 
 
 def test_the_page_shows_it_with_a_map_of_the_sites(cut_off: Nodes) -> None:
