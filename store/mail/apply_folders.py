@@ -440,14 +440,24 @@ def _name(txn: WriteTransaction, record: FolderRecord, parent_id: int, name: str
     return name
 
 
-def _age(reader: Reader, record: FolderRecord) -> tuple[int, bytes]:
-    """Orders folders alike in all stores."""
+def _age(reader: Reader, record: FolderRecord) -> tuple[int, int, bytes]:
+    """Orders folders by when they were made, alike in all stores: by the earliest stamp of name, place and
+    replica list, of which most are never set again. Counters of two stores do not compare."""
+    own_ms = record.changed[0] if record.changed else record.created_ms
+    set_ms = {row[0]: row[1] for row in record.stamps}
+    places_ms = (set_ms.get(part, own_ms) for part in (versions.NAME, versions.PARENT))
+    made_ms = min((*places_ms, *(listed_ms for _, _, listed_ms, _, _ in record.replicas)))
+    return made_ms, *_number_of(reader, record)
+
+
+def _number_of(reader: Reader, record: FolderRecord) -> tuple[int, bytes]:
+    """The number of a folder: its counter and origin."""
     number = record.folder_id
     return counter_of(number), numbering.replica(reader, number >> COUNTER_BITS).origin
 
 
 def _with_id(reader: Reader, record: FolderRecord, name: str) -> str:
-    counter, origin = _age(reader, record)
+    counter, origin = _number_of(reader, record)
     suffix = f" ({counter:x}-{origin[:4].hex()})"
     return name[: NAME_CHARS_MAX - len(suffix)].rstrip() + suffix
 
