@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pillarbox.replication.node.snapshot_source import SnapshotSource
 
 FOLDER: Final = click.argument("folder_path", metavar="FOLDER")
-NAMES: Final = click.argument("names", metavar="NAME", nargs=-1, required=True)
+NAMES: Final = click.argument("names", metavar="NAME...", nargs=-1, required=True)
 RECURSIVE: Final = click.option("--recursive", is_flag=True, help="With all folders below it.")
 SOURCE: Final = click.option("--from", "source", metavar="NAME", required=True, help="The server to empty.")
 _QUESTIONS_MAX: Final = 10  # each is asked again where something else arrived in between

@@ -28,8 +28,9 @@ NOT_IN_SYNC: Final = 55
 IN_SYNC: Final = "in sync"
 _LOOK_EVERY_MS: Final = 250
 TO: Final = click.option(
-    "--to", "names", metavar="NAME", multiple=True, required=True, help="To this server; may be said again."
+    "--to", "first", metavar="NAME...", multiple=True, required=True, help="To these servers."
 )
+MORE: Final = click.argument("more", metavar="[NAME...]", nargs=-1)  # an option takes but one of its names
 DAYS: Final = click.option(
     "--days", type=click.IntRange(1, 36_500), required=True, help="What was changed in so many days."
 )
@@ -198,37 +199,48 @@ def synchronize_hierarchy(server: Path, as_json: bool) -> None:
 
 @replication.command("send-hierarchy")
 @SERVER
+@MORE
 @TO
 @DAYS
 @JSON
-def send_hierarchy(server: Path, names: tuple[str, ...], days: int, as_json: bool) -> None:
+def send_hierarchy(
+    server: Path, more: tuple[str, ...], first: tuple[str, ...], days: int, as_json: bool
+) -> None:
     """Send the changes of the hierarchy of the last days to servers again.
 
     \b
-    pillarbox replication send-hierarchy /srv/mail --to paris --days 2
+    pillarbox replication send-hierarchy /srv/mail --to paris rome --days 2
     """
     with operation(server, "replication.send_hierarchy") as perform:
-        data = perform(servers=list(names), days=days)
+        data = perform(servers=[*first, *more], days=days)
     show(data, [f"{counted(data['items'], 'item')} on the way."], as_json)
 
 
 @replication.command("send-contents")
 @SERVER
 @FOLDER
+@MORE
 @TO
 @DAYS
 @RECURSIVE
 @JSON
 def send_contents(
-    server: Path, folder_path: str, names: tuple[str, ...], days: int, recursive: bool, as_json: bool
+    server: Path,
+    folder_path: str,
+    more: tuple[str, ...],
+    first: tuple[str, ...],
+    days: int,
+    recursive: bool,
+    as_json: bool,
 ) -> None:
     """Send what was changed in FOLDER in the last days to servers with a replica of it again.
 
     \b
     pillarbox replication send-contents /srv/mail Forum --to paris --days 2
+    pillarbox replication send-contents /srv/mail Forum --to paris rome --days 2 --recursive
     """
     with operation(server, "replication.send_contents") as perform:
-        data = perform(folder=folder_path, servers=list(names), days=days, recursive=recursive)
+        data = perform(folder=folder_path, servers=[*first, *more], days=days, recursive=recursive)
     lines = [f"{counted(data['items'], 'item')} of {counted(data['folders'], 'folder')} on the way."]
     show(data, lines, as_json)
 

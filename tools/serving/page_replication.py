@@ -7,13 +7,14 @@ from html import escape
 from math import cos, pi, sin
 from typing import Any, Final
 
-from pillarbox.tools.operations.replicating import shown_folder
+from pillarbox.tools.operations.replicating import HIERARCHY, shown_folder
 from pillarbox.tools.output import counted, size_text
 from pillarbox.tools.serving.page_parts import Cell, age, span, table, text
 
 _WIDTH: Final = 640
 _HEIGHT: Final = 320
 _BOX: Final = (150, 54)
+_MARGIN: Final = 10
 _KINDS: Final = {
     "in sync": "good",
     "not in sync": "warn",
@@ -33,7 +34,7 @@ def replication_part(found: Mapping[str, Any], now_ms: int) -> str:
         + table(
             "Folders",
             ("Folder", "Here", "Missing here, up to", "Asked", "Next", "Replicas elsewhere"),
-            (_folder(each, now_ms) for each in found["folders"]),
+            (_folder(each, now_ms) for each in sorted(found["folders"], key=_in_order)),
         )
         + table(
             "Waiting for other sites",
@@ -69,6 +70,10 @@ def _standing(found: Mapping[str, Any]) -> str:
     if found.get("quarantined"):
         lines.append(("bad", "Two copies of a server numbered changes alike: an operator has to choose one."))
     return "".join(f'<p class="{kind}">{html}</p>' for kind, html in lines)
+
+
+def _in_order(each: Mapping[str, Any]) -> tuple[bool, str, str]:
+    return each["folder"] != HIERARCHY, each["folder"].casefold(), each["folder"]
 
 
 def _folder(each: Mapping[str, Any], now_ms: int) -> Iterator[Cell]:
@@ -123,22 +128,23 @@ def _refusal(each: tuple[str, int]) -> Iterator[Cell]:
 def _map(found: Mapping[str, Any]) -> str:
     """The sites in a ring, their servers in them, and the connectors between them."""
     sites = found["map"]
-    places = {each["site"]: _place(k, len(sites)) for k, each in enumerate(sites)}
+    height = _HEIGHT if len(sites) > 2 else _BOX[1] + 2 * _MARGIN  # two are beside each other
+    places = {each["site"]: _place(k, len(sites), height) for k, each in enumerate(sites)}
     lines = "".join(_connector(each, places) for each in found["connectors"])
     up = {each["server"] for each in found["links"] if each["is_up"]} | {found["server"]}
     boxes = "".join(_box(each, places[each["site"]], up, each["site"] == found["site"]) for each in sites)
     return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" role="img" aria-label="Map of sites">'
+        f'<svg viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" role="img" aria-label="Map of sites">'
         f"{lines}{boxes}</svg>"
     )
 
 
-def _place(number: int, count: int) -> tuple[int, int]:
+def _place(number: int, count: int, height: int) -> tuple[int, int]:
     if count == 1:
-        return _WIDTH // 2, _HEIGHT // 2
+        return _WIDTH // 2, height // 2
     angle = 2 * pi * number / count + pi
-    across, down = (_WIDTH - _BOX[0]) / 2 - 10, (_HEIGHT - _BOX[1]) / 2 - 10
-    return round(_WIDTH / 2 + across * cos(angle)), round(_HEIGHT / 2 + down * sin(angle))
+    across, down = (_WIDTH - _BOX[0]) / 2 - _MARGIN, (height - _BOX[1]) / 2 - _MARGIN
+    return round(_WIDTH / 2 + across * cos(angle)), round(height / 2 + down * sin(angle))
 
 
 def _connector(each: Mapping[str, Any], places: Mapping[str, tuple[int, int]]) -> str:

@@ -237,7 +237,7 @@ def make_node(server: pillarbox.Server, database: pillarbox.Database, log: Log) 
             )
         if make_nats:
             transports[TransportName.NATS] = make_nats()
-        return JoinedTransports(transports, refused)
+        return JoinedTransports(transports, Refusals(log, clock, "a setting is missing").say)
 
     belonging = Belonging(tree, organisation, PRESETS[organisation.preset], fence_of(server), membership)
     node = Node(

@@ -170,6 +170,7 @@ REPLICATION_CALLS = (
     call("replication synchronize-hierarchy"),
     call("replication send-hierarchy", "--to", "paris", "--days", "2"),
     call("replication send-contents", "Forum", "--to", "paris", "--days", "2"),
+    call("replication send-contents", "Forum", "--to", "paris", "berlin", "--days", "2"),
     call("replication prefer", "--from", "paris"),
     call("replication prefer", "--from", "lyon", "--for", "paris"),
     call("replication prefer", "--from", "rome"),

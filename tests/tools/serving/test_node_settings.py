@@ -15,7 +15,8 @@ pytest.importorskip("prometheus_client", reason="prometheus_client (the extra `s
 from organisations import make_organisation
 
 import pillarbox
-from pillarbox.replication.node.member_files import MemberFiles
+from pillarbox.replication.node.member_files import MemberFiles, NodeSettings
+from pillarbox.replication.transports.nats_settings import NatsSettings
 from pillarbox.store.clock import SystemClock
 from pillarbox.store.engine.database import MountState
 from pillarbox.store.errors import InvalidSetting
@@ -54,6 +55,21 @@ def test_a_changed_file_starts_the_node_anew_and_a_broken_one_leaves_it(server: 
         (files.directory / "node.toml").write_bytes(before + b"spool_bytes_max = 1000\n")
         replicating.follow_settings()
         assert replicating.node is not first
+
+
+def test_a_transport_that_the_file_does_not_name_is_called_a_missing_setting(tmp_path: Path) -> None:
+    nats = NatsSettings(("127.0.0.1:1",))
+    path = make_organisation(tmp_path, {"b1": "berlin", "p1": "paris"}, nats)["b1"]
+    MemberFiles(path).keep_settings(NodeSettings(listen=("127.0.0.1:0",)))
+    clock, out = SystemClock(), io.StringIO()
+    with pillarbox.Server.open(path) as server:
+        replicating = Replicating(server, Log(clock, as_json=False, out=out), make_node, clock)
+        with replicating.running():
+            until_ms = clock.monotonic_ms() + WAIT_MS
+            while "the link to p1" not in out.getvalue() and clock.monotonic_ms() < until_ms:
+                clock.sleep_ms(20)
+    assert "a setting is missing: the link to p1 is to use nats" in out.getvalue()
+    assert "refused something" not in out.getvalue()
 
 
 def test_a_change_of_the_file_wakes_the_process(server: pillarbox.Server) -> None:

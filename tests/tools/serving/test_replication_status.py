@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -143,6 +144,27 @@ def test_the_page_shows_it_with_a_map_of_the_sites(cut_off: Nodes) -> None:
     assert "nobody there can be reached" in shown and "<svg" in shown
     assert shown.count("<rect") == 2 and "ab: down" in shown
     assert "<h2>Refused</h2><p class=dim>None.</p>" in shown
+
+
+def test_folders_are_shown_by_name_after_the_hierarchy(cut_off: Nodes) -> None:
+    found = status_of(cut_off)
+    (hierarchy,) = (each for each in found["folders"] if each["folder"] == "/")
+    names = ("Zoo", "art", "Books")
+    shown = replication_part({**found, "folders": [{**hierarchy, "folder": each} for each in names]}, 0)
+    assert sorted(names, key=shown.index) == ["art", "Books", "Zoo"]
+    other = {**hierarchy, "folder": "Art"}
+    shown = replication_part({**found, "folders": [other, hierarchy]}, 0)
+    assert shown.index("the hierarchy") < shown.index("Art")
+
+
+@pytest.mark.parametrize(("sites_count", "height"), [(1, 74), (2, 74), (3, 320)])
+def test_the_map_is_as_high_as_its_sites(cut_off: Nodes, sites_count: int, height: int) -> None:
+    found = status_of(cut_off)
+    sites = [{"site": name, "servers": []} for name in "abc"[:sites_count]]
+    shown = replication_part({**found, "map": sites}, cut_off.clock.now_ms())
+    assert f'viewBox="0 0 640 {height}"' in shown
+    tops = [int(top) for top in re.findall(r'<rect x="\d+" y="(\d+)"', shown)]
+    assert len(tops) == sites_count and min(tops) <= 64 and max(tops) <= height - 64
 
 
 def test_paths_are_looked_up_again_only_when_the_hierarchy_has_changed(
