@@ -150,7 +150,7 @@ class _Check:
             transports=self._transports,
             authorities=self._present.authorities,
             authority_holder=self._present.authority_holder,
-            name=self._value((), self._table, "name", str, self._present.name),
+            name=self._own_name(),
         )
         return organisation, tuple(self._findings)
 
@@ -172,10 +172,13 @@ class _Check:
         self._find((*path, key), f"{key} is to be {_WANTED[kind]}, not {value!r}")
         return default
 
-    def _need(self, path: KeyPath, table: Mapping[str, Any], key: str) -> str:
+    def _need(self, path: KeyPath, table: Mapping[str, Any], key: str) -> str | None:
+        """The text of a key, None where it is missing or no text, which is found here. It may be empty."""
         if key not in table:
             self._find(path, f"{key} is missing")
-        return self._value(path, table, key, str, "")
+            return None
+        value = self._value(path, table, key, str, "")
+        return value if value == table[key] else None
 
     def _tables(self, key: str, keys: Iterable[str]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
         """The tables of a list, those that are none left out."""
@@ -191,19 +194,26 @@ class _Check:
             else:
                 self._find(path, f"{key} is to be a list of tables: write [[{key}]]")
 
-    def _name(self, path: KeyPath, table: Mapping[str, Any], kind: str, taken: dict[bytes, str]) -> str:
-        """The name of a thing, which no other of its kind may have."""
+    def _name(
+        self, path: KeyPath, table: Mapping[str, Any], kind: str, taken: dict[bytes, str]
+    ) -> str | None:
+        """The name of a thing, which no other of its kind may have; None where it says none."""
         name = self._need(path, table, "name")
-        if not name:
-            return name
-        try:
-            check_held_name(name)
-        except InvalidName as error:
-            self._find((*path, "name"), str(error))
-        if name_key(name) in taken:
+        if name is None:
+            return None
+        if self._is_name((*path, "name"), name) and name_key(name) in taken:
             self._find((*path, "name"), f"there are two {kind}s called {name}")
         taken[name_key(name)] = name
         return name
+
+    def _is_name(self, path: KeyPath, name: str) -> bool:
+        """True for a text that can be a name; any other is found, the empty one too."""
+        try:
+            check_held_name(name)
+        except InvalidName as error:
+            self._find(path, f"{error}; {error.hint}")
+            return False
+        return True
 
     def _schedule(self, path: KeyPath, table: Mapping[str, Any]) -> Schedule:
         text = self._value(path, table, "schedule", str, "always")
@@ -235,7 +245,8 @@ class _Check:
     def _read_sites(self) -> Iterator[str]:
         for path, table in self._tables("sites", _SITE_KEYS):
             transport = self._transport(path, table)
-            if name := self._name(path, table, "site", self._sites):
+            name = self._name(path, table, "site", self._sites)
+            if name is not None:
                 if transport is not TransportName.DIRECT:
                     self._transports[name] = transport
                 yield name
@@ -244,7 +255,7 @@ class _Check:
         present = {connector.name: connector for connector in self._present.connectors}
         taken: dict[bytes, str] = {}
         for path, table in self._tables("connectors", _CONNECTOR_KEYS):
-            name = self._name(path, table, "connector", taken)
+            name = self._name(path, table, "connector", taken) or ""
             sites = self._ends(path, table)
             if name in present and sorted(sites) == sorted(present[name].sites):
                 sites = present[name].sites  # one that is written the other way round is no change
@@ -266,7 +277,7 @@ class _Check:
             self._find((*path, "sites"), "a connector joins two sites")
         for name in names:
             if name not in self._sites.values():
-                self._find((*path, "sites"), f"there is no site {name}")
+                self._find((*path, "sites"), f"there is no site {_shown(name)}")
         return (names[0], names[1]) if len(names) == 2 else ("", "")
 
     def _texts(self, path: KeyPath, table: Mapping[str, Any], key: str) -> list[str]:
@@ -288,10 +299,10 @@ class _Check:
         names: dict[bytes, str] = {}
         guids: set[bytes] = set()
         for path, table in self._tables("servers", _SERVER_KEYS):
-            name = self._name(path, table, "server", names)
+            name = self._name(path, table, "server", names) or ""
             site = self._need(path, table, "site")
-            if site and site not in self._sites.values():
-                self._find((*path, "site"), f"there is no site {site}")
+            if site is not None and site not in self._sites.values():
+                self._find((*path, "site"), f"there is no site {_shown(site)}")
             database = self._database(path, table, guids)
             if database is not None:
                 guids.add(database)
@@ -301,7 +312,7 @@ class _Check:
                     Server(
                         database,
                         name,
-                        site,
+                        site or "",
                         present.version if present else 0,
                         False,
                         self._schedule(path, table),
@@ -324,11 +335,12 @@ class _Check:
 
     def _database(self, path: KeyPath, table: Mapping[str, Any], taken: set[bytes]) -> bytes | None:
         text = self._need(path, table, "guid")
+        if text is None:
+            return None
         try:
             database = parse_guid(text)
         except ValueError:
-            if text:
-                self._find((*path, "guid"), f"{text!r} is no GUID")
+            self._find((*path, "guid"), f"{text!r} is no GUID")
             return None
         present = self._present.servers.get(database)
         if database in taken:
@@ -384,10 +396,19 @@ class _Check:
         by_name = {server.name: database for database, server in servers.items()}
         for name in names:
             if name not in by_name:
-                self._find((*path, name), f"there is no server {name}")
+                self._find((*path, name), f"there is no server {_shown(name)}")
         return {by_name[name]: name for name in names if name in by_name}
 
     # --- settings -------------------------------------------------------------------------------------------
+
+    def _own_name(self) -> str:
+        """The name of the organisation."""
+        if "name" not in self._table:
+            return self._present.name
+        name = self._need((), self._table, "name")
+        if name is not None:
+            self._is_name(("name",), name)
+        return name or ""
 
     def _preset(self) -> PresetName:
         text = self._value((), self._table, "preset", str, PresetName.PROMPT)
@@ -404,6 +425,11 @@ class _Check:
         elif _CONTENT[text] != present.is_stopped:
             return ContentFlow(is_stopped=_CONTENT[text])
         return present
+
+
+def _shown(name: str) -> str:
+    """A name as a person can tell it from the words around it."""
+    return name if name and name == name.strip() and name.isprintable() else repr(name)
 
 
 def content_name(flow: ContentFlow) -> str:

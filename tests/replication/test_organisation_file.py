@@ -125,7 +125,19 @@ def test_a_file_says_an_organisation() -> None:
         ('name = "paris"', "name = 5", "name is to be a text"),
         ('name = "paris"', 'name = "par/is"', "cannot be a name"),
         ('name = "paris"', 'named = "paris"', "named is not known here"),
+        ('name = "paris"', 'name = ""', "'' cannot be a name; use 1 to 255 characters"),
+        ('name = "paris"', 'name = " "', "' ' cannot be a name"),
+        ('name = "paris"', 'name = "paris "', "'paris ' cannot be a name"),
+        ('name = "berlin-paris', 'name = ""', "'' cannot be a name"),
+        ('name = "berlin-paris', 'name = "\\t"', "cannot be a name"),
+        ('name = "p1"', 'name = ""', "'' cannot be a name"),
+        ('name = "p1"', 'name = "  "', "'  ' cannot be a name"),
+        ("preset", 'name = ""', "'' cannot be a name"),
+        ("preset", 'name = " Example"', "' Example' cannot be a name"),
+        ("preset", 'preset = ""', "preset is to be prompt or classic, not ''"),
+        ("preset", 'content = " "', "content is to be running or stopped, not ' '"),
         ("sites", 'sites = ["berlin", "rome"]', "there is no site rome"),
+        ("sites", 'sites = ["berlin", ""]', "there is no site ''"),
         ("sites", 'sites = ["berlin", "berlin"]', "joins two sites"),
         ("sites", 'sites = ["berlin"]', "joins two sites"),
         ("sites", "sites = [1, 2]", "a list of texts"),
@@ -135,12 +147,15 @@ def test_a_file_says_an_organisation() -> None:
         ("cost", "cost = 1.5", "a whole number"),
         ("cost", "cost = true", "a whole number"),
         ('schedule = "weekly', 'schedule = "sometimes"', "is no schedule"),
+        ('schedule = "weekly', 'schedule = ""', "'' is no schedule"),
+        ('schedule = "weekly', 'schedule = " "', "' ' is no schedule"),
         ('schedule = "weekly', "schedule = 15", "schedule is to be a text"),
         ("bytes_per_second", "bytes_per_second = 0", "is to be 1 to"),
         ("bytes_per_second", "bytes_per_second = 'all'", "a whole number"),
         ("allow_referrals", "allow_referrals = 1", "true or false"),
         ("allow_referrals", "transport = 5", "is to be a text"),
         ('schedule = "every 30 min"', 'addresses = ["p1"]', "'p1' is no address"),
+        ('schedule = "every 30 min"', 'addresses = [""]', "'' is no address"),
         ('schedule = "every 30 min"', 'addresses = ["p1:99999"]', "'p1:99999' is no address"),
         ('schedule = "every 30 min"', 'addresses = "p1:1"', "a list of texts"),
         (
@@ -148,16 +163,22 @@ def test_a_file_says_an_organisation() -> None:
             'transport = "pigeon"',
             "transport is to be direct or spool or nats, not 'pigeon'",
         ),
+        ("allow_referrals", 'transport = ""', "transport is to be direct or spool or nats, not ''"),
         ('name = "p1"', 'name = "b2"', "two servers called b2"),
         (f'guid = "{guid_text(P1)}', f'guid = "{guid_text(B1)}"', "two servers of the guid"),
         (f'guid = "{guid_text(P1)}', 'guid = "paris"', "is no GUID"),
+        (f'guid = "{guid_text(P1)}', 'guid = ""', "'' is no GUID"),
         (f'guid = "{guid_text(P1)}', f'guid = "{guid_text(GONE)}"', "was removed, for ever"),
         ('site = "paris"', 'site = "rome"', "there is no site rome"),
+        ('site = "paris"', 'site = ""', "there is no site ''"),
+        ('site = "paris"', 'site = " paris"', "there is no site ' paris'"),
         ('schedule = "every 30 min"', 'schedule = "every 0 min"', "is none"),
+        ("preferred_sources", 'preferred_sources = [""]', "there is no server ''"),
         ("preferred_sources", 'preferred_sources = ["b3"]', "there is no server b3"),
         ("preferred_sources", 'preferred_sources = ["b2"]', "cannot be its own source"),
         ("preferred_sources", 'preferred_sources = "b1"', "a list of texts"),
         ("referrals", "referrals = { b1 = 0 }", "b1 is to be 1 to 100, not 0"),
+        ("referrals", "referrals = { '' = 1 }", "there is no server ''"),
         ("referrals", "referrals = { b3 = 1 }", "there is no server b3"),
         ("referrals", "referrals = ['b1']", "a table of costs"),
     ],
@@ -178,6 +199,14 @@ def test_every_nonsense_is_refused_with_its_line(line: str, by: str, said: str) 
 def test_what_is_missing_is_said_at_its_table(line: str, said: str) -> None:
     text, _ = changed(line, "")
     assert (FILE.split("\n").index("[[connectors]]") + 1, said) in findings_of(text)
+
+
+def test_an_empty_name_of_a_site_is_found_once_at_the_site() -> None:
+    text = FILE.replace('"paris"', '""')
+    line = FILE.split("\n").index('name = "paris"') + 1
+    assert findings_of(text) == [
+        (line, "'' cannot be a name; use 1 to 255 characters, without blanks at either end")
+    ]
 
 
 def test_a_site_that_nothing_reaches_is_refused_with_its_line() -> None:

@@ -135,6 +135,16 @@ def test_the_file_of_an_organisation_is_exported_edited_and_applied(tmp_path: Pa
     assert names(server) == ["b1"]
 
 
+def test_a_server_without_a_name_in_the_file_stays_in_the_organisation(tmp_path: Path) -> None:
+    b1, b2, file = first(tmp_path / "b1"), made(tmp_path / "b2"), tmp_path / "example.toml"
+    approved(b1, b2, "b2")
+    file.write_text(run("org", "export", b1).stdout.replace('name = "b2"', 'name = ""'))
+    line = file.read_text().split("\n").index('name = ""') + 1
+    refused = run("org", "apply", b1, file, code=27)
+    assert f"{file}, line {line}: '' cannot be a name" in refused.stderr
+    assert names(b1) == ["b1", "b2"]
+
+
 def test_a_server_joins_by_files_and_only_with_merge_where_it_has_folders(tmp_path: Path) -> None:
     b1, b2 = first(tmp_path / "b1"), made(tmp_path / "b2")
     public_folder(b2, "Forum")
