@@ -12,6 +12,7 @@ import click
 
 from pillarbox.store.clock import Clock, SystemClock
 from pillarbox.store.errors import InvalidSetting, NotFound, PillarboxError, WrongKey
+from pillarbox.tools.given_file import read_given_text
 from pillarbox.tools.output import warn
 
 if TYPE_CHECKING:
@@ -83,9 +84,9 @@ def given_credential(passphrase_file: Path | None, key_file: Path | None) -> Cre
     from pillarbox.backup.repository.crypto import KeyFile, Passphrase
 
     if key_file is not None:
-        return KeyFile.parse(_read(key_file))
+        return KeyFile.parse(read_given_text(key_file))
     if passphrase_file is not None:
-        return Passphrase(_read(passphrase_file).rstrip("\r\n"))
+        return Passphrase(read_given_text(passphrase_file).rstrip("\r\n"))
     if PASSPHRASE in os.environ:
         return Passphrase(os.environ[PASSPHRASE])
     return None
@@ -129,14 +130,3 @@ def open_repository(
 
 def _tell_of_no_lock(reason: PillarboxError) -> None:
     warn([f"pillarbox: {reason}; it is read without a lock: let no `backup prune` run meanwhile"])
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise NotFound(f"{path}: no such file", hint="look at the path's spelling") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidSetting(
-            f"{path} cannot be read: {error}", hint="name a text file that you may read"
-        ) from error

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from pillarbox.tools.commands.organisation import ADDRESS, LISTEN, stored_organisation
+from pillarbox.tools.given_file import read_given
 from pillarbox.tools.options import JSON, PATH, SERVER
 from pillarbox.tools.output import local_time, show
 from pillarbox.tools.parameters import YES
@@ -75,7 +76,7 @@ def join(
             data = perform(token=token, merge=merge, addresses=list(addresses), listen=list(listen))
     else:
         assert approval is not None
-        given = _read(approval)
+        given = read_given(approval)
         with operation(server, "node.take") as perform:
             data = perform(items=[given], merge=merge, listen=list(listen))
     lines = [f"{data['server']} in site {data['site']} is a server of {data['organisation']} now."]
@@ -121,7 +122,7 @@ def approve(server: Path, request_file: Path, file: Path, name: str, site: str, 
     """
     from pillarbox.tools.new_file import write_new_file
 
-    asked = _read(request_file)
+    asked = read_given(request_file)
     with operation(server, "node.approve") as perform:
         data = perform(items=[asked], name=name, site=site)
     write_new_file(file, data)
@@ -206,12 +207,3 @@ def _line(each: dict[str, Any]) -> str:
     ends = each["certificate_ends_ms"]
     until = f", its certificate ends {local_time(ends)}" if ends else ", has no certificate"
     return f"{each['server']} in {each['site']}: {where}{until}{signs}"
-
-
-def _read(file: Path) -> bytes:
-    from pillarbox.store.disk.stream import disk_error
-
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise disk_error(error, str(file)) from error

@@ -10,6 +10,7 @@ import click
 
 import pillarbox
 from pillarbox.store.errors import Refused
+from pillarbox.tools.given_file import read_given, read_given_text
 from pillarbox.tools.options import ACTOR, JSON, PATH, SERVER
 from pillarbox.tools.output import show
 from pillarbox.tools.serving.performing import operation
@@ -98,12 +99,7 @@ def apply(server: Path, file: Path, dry_run: bool, lost: tuple[str, ...], as_jso
     pillarbox org apply /srv/mail example.toml --dry-run
     pillarbox org apply /srv/mail example.toml
     """
-    from pillarbox.store.disk.stream import disk_error
-
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise disk_error(error, str(file)) from error
+    text = read_given_text(file)
     with operation(server, "org.apply") as perform:
         found = perform(items=[text], file=str(file), lost=list(lost), dry_run=dry_run)
     show({"differences": found}, found or ["Nothing differs."], as_json)
@@ -121,12 +117,8 @@ def export(server: Path, over: Path | None, as_json: bool) -> None:
     pillarbox org export /srv/mail --over example.toml > new.toml
     """
     from pillarbox.replication.organisation.organisation_export import format_organisation
-    from pillarbox.store.disk.stream import disk_error
 
-    try:
-        before = over.read_text(encoding="utf-8") if over else ""
-    except OSError as error:
-        raise disk_error(error, str(over)) from error
+    before = read_given_text(over) if over else ""
     text = format_organisation(stored_organisation(server), before)
     show({"file": text}, text.splitlines(), as_json)
 
@@ -171,16 +163,11 @@ def move_ca(
     pillarbox org move-ca /srv/mail authority.pem --passphrase-file secret
     pillarbox org move-ca /srv/mail --new
     """
-    from pillarbox.store.disk.stream import disk_error
-
     if (file is None) != is_new:
         raise click.UsageError("name the FILE of an export, or say --new")
     items = []
     if file is not None:
-        try:
-            items = [file.read_bytes(), _passphrase(passphrase_file, is_new=False)]
-        except OSError as error:
-            raise disk_error(error, str(file)) from error
+        items = [read_given(file), _passphrase(passphrase_file, is_new=False)]
     with operation(server, "org.move_authority") as perform:
         data = perform(items=items, is_new=is_new)
     lines = [
@@ -192,15 +179,10 @@ def move_ca(
 
 def _passphrase(file: Path | None, *, is_new: bool) -> bytes:
     """The passphrase of an export, out of a file or typed. Raises Refused where it is empty."""
-    from pillarbox.store.disk.stream import disk_error
-
     if file is None:
         text = click.prompt("Passphrase", hide_input=True, confirmation_prompt=is_new, err=True)
     else:
-        try:
-            text = file.read_text(encoding="utf-8").rstrip("\r\n")
-        except OSError as error:
-            raise disk_error(error, str(file)) from error
+        text = read_given_text(file).rstrip("\r\n")
     if not text:
         raise Refused("the passphrase is empty", hint="choose one that nobody guesses")
     return str(text).encode()

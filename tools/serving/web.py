@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hmac
 import json
 import socket
@@ -19,8 +20,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from pillarbox.store.disk.stream import disk_error
-from pillarbox.store.errors import InvalidSetting, NotFound
+from pillarbox.store.errors import InvalidSetting, Refused
+from pillarbox.tools.given_file import read_given_text
 from pillarbox.tools.serving.metrics import CONTENT_TYPE, Metrics
 from pillarbox.tools.serving.page import page
 
@@ -32,6 +33,11 @@ _HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
+}
+_LISTEN_HINTS: Final = {
+    errno.EADDRINUSE: "another process listens there: end that one, or say another port",
+    errno.EADDRNOTAVAIL: "no network of this machine has that address: say one that it has",
+    errno.EACCES: "ports below 1024 are kept for who may use them: say a higher one",
 }
 Answer = Callable[[], Response]
 Complaints = Callable[[], list[str]]
@@ -78,14 +84,7 @@ def _machine_names() -> tuple[str, ...]:
 
 
 def _read_token(file: Path) -> str:
-    try:
-        token = file.read_text(encoding="utf-8").strip()
-    except FileNotFoundError as error:
-        raise NotFound(f"{file}: no such file", hint="look at the path's spelling") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidSetting(
-            f"{file} cannot be read: {error}", hint="name a file that you may read"
-        ) from error
+    token = read_given_text(file).strip()
     if len(token) < TOKEN_LENGTH_MIN:
         raise InvalidSetting(
             f"the token in {file} has {len(token)} letters, and could be guessed",
@@ -178,7 +177,7 @@ def answering(
 ) -> Iterator[tuple[str, int]]:
     """Answer at an address while the `with` block runs, by a thread; the host and port that it listens at.
 
-    Raises PillarboxError when the system refuses the address.
+    Raises InvalidSetting for a host that is none, Refused when the system refuses the address.
     """
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
@@ -188,7 +187,10 @@ def answering(
             raise InvalidSetting(
                 f"{address.host} is no host: {error}", hint="say --http HOST:PORT"
             ) from error
-        raise disk_error(error, f"{address.host}:{address.port}") from error
+        raise Refused(
+            f"cannot listen at {address.host}:{address.port}: {error.strerror}",
+            hint=_LISTEN_HINTS.get(error.errno or 0, "say another HOST:PORT"),
+        ) from error
     config = uvicorn.Config(
         application(address, complaints, status, metrics),
         log_config=None,

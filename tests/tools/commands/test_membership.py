@@ -161,6 +161,23 @@ def test_a_server_joins_by_files_and_only_with_merge_where_it_has_folders(tmp_pa
     assert key not in request.read_bytes() + approval.read_bytes()
 
 
+def test_a_file_that_is_not_there_is_told_as_anywhere_else(tmp_path: Path) -> None:
+    server, missing, new = first(tmp_path / "b1"), tmp_path / "missing", tmp_path / "new"
+    for words in (
+        ("org", "apply", server, missing),
+        ("org", "export", server, "--over", missing),
+        ("org", "export-ca", server, new, "--passphrase-file", missing),
+        ("org", "move-ca", server, missing, "--passphrase-file", missing),
+        ("node", "approve", server, missing, new),
+        ("node", "join", server, "--approval", missing),
+    ):
+        told = run(*words, code=40).stderr
+        assert f"{missing}: no such file" in told and "spelling" in told
+    missing.write_bytes(b"\xff")
+    assert "no text in UTF-8" in run("org", "apply", server, missing, code=27).stderr
+    assert "cannot be read" in run("node", "approve", server, tmp_path, new, code=27).stderr
+
+
 def test_an_approval_of_another_server_is_refused(tmp_path: Path) -> None:
     b1, b2, b3 = first(tmp_path / "b1"), made(tmp_path / "b2"), made(tmp_path / "b3")
     approved(b1, b2, "b2")

@@ -22,7 +22,7 @@ pytest.importorskip("prometheus_client", reason="prometheus-client (the extra `s
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 import pillarbox
-from pillarbox.store.errors import InvalidSetting, NotFound
+from pillarbox.store.errors import InvalidSetting, NotFound, Refused
 from pillarbox.tools.serving.due import Standing, Task, Work
 from pillarbox.tools.serving.metrics import Metrics
 from pillarbox.tools.serving.status import complaints, server_status
@@ -217,8 +217,9 @@ def test_a_token_that_is_short_or_not_there_is_refused(tmp_path: Path) -> None:
 def test_an_address_that_is_taken_is_told(server: pillarbox.Server) -> None:
     with answering(read_address("127.0.0.1:0", None, ()), list, dict, Metrics(dict)) as (_, port):
         address = read_address(f"127.0.0.1:{port}", None, ())
-        with pytest.raises(pillarbox.errors.PillarboxError), answering(address, list, dict, Metrics(dict)):
+        with pytest.raises(Refused) as told, answering(address, list, dict, Metrics(dict)):
             pytest.fail("two listen at one address")
+    assert "another process listens there" in told.value.hint
 
 
 @pytest.mark.slow
