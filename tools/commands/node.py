@@ -10,7 +10,7 @@ import click
 from pillarbox.tools.commands.organisation import ADDRESS, LISTEN, stored_organisation
 from pillarbox.tools.given_file import read_given
 from pillarbox.tools.options import JSON, PATH, SERVER
-from pillarbox.tools.output import local_time, show
+from pillarbox.tools.output import local_time, show, warn
 from pillarbox.tools.parameters import YES
 from pillarbox.tools.serving.performing import operation
 
@@ -36,12 +36,9 @@ def invite(server: Path, name: str, site: str, as_json: bool) -> None:
     """
     with operation(server, "node.invite") as perform:
         data = perform(name=name, site=site)
-    lines = [
-        data["token"],
-        "",
-        f"On {name}, until {local_time(data['ends_ms'])}:  pillarbox node join SERVER TOKEN",
-    ]
-    show(data, lines, as_json)
+    show(data, [data["token"]], as_json)
+    if not as_json:
+        warn([f"On {name}, until {local_time(data['ends_ms'])}:  pillarbox node join SERVER TOKEN"])
 
 
 @node.command("join")

@@ -240,6 +240,13 @@ def test_a_lost_authority_is_replaced_and_all_keys_are_signed_anew(tmp_path: Pat
     assert token.startswith("pillarbox-invitation-1.")
 
 
+def test_the_token_of_an_invitation_is_all_that_a_program_gets(tmp_path: Path) -> None:
+    told = run("node", "invite", first(tmp_path / "b1"), "b2", "--site", "berlin")
+    (token,) = told.stdout.splitlines()
+    assert token.startswith("pillarbox-invitation-1.") and " " not in token
+    assert "pillarbox node join SERVER TOKEN" in told.stderr
+
+
 def test_a_token_is_kept_as_a_digest_and_good_once(tmp_path: Path) -> None:
     port = free_port()
     b1, b2, b3 = first(tmp_path / "b1", port), made(tmp_path / "b2"), made(tmp_path / "b3")
