@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -178,8 +179,13 @@ def move_ca(
 
 
 def _passphrase(file: Path | None, *, is_new: bool) -> bytes:
-    """The passphrase of an export, out of a file or typed. Raises Refused where it is empty."""
+    """The passphrase of an export, out of a file or typed. Raises Refused where it is empty, or cannot be
+    typed."""
     if file is None:
+        if not (sys.stdin and sys.stdin.isatty()):
+            raise Refused(
+                "there is no terminal to ask for the passphrase at", hint="say --passphrase-file FILE"
+            )
         text = click.prompt("Passphrase", hide_input=True, confirmation_prompt=is_new, err=True)
     else:
         text = read_given_text(file).rstrip("\r\n")

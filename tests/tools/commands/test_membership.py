@@ -230,6 +230,15 @@ def test_the_authority_moves_by_its_export(tmp_path: Path) -> None:
     assert moved["renewed"] == 0
 
 
+def test_a_passphrase_is_asked_for_only_at_a_terminal(tmp_path: Path) -> None:
+    b1, export = first(tmp_path / "b1"), tmp_path / "authority.pem"
+    for words in (("org", "export-ca", b1, export), ("org", "move-ca", b1, tmp_path / "b1.pem")):
+        (tmp_path / "b1.pem").touch()
+        told = run(*words, typed="a passphrase\na passphrase\n", code=20)
+        assert "no terminal" in told.stderr and "--passphrase-file" in told.stderr
+    assert not export.exists()
+
+
 def test_a_lost_authority_is_replaced_and_all_keys_are_signed_anew(tmp_path: Path) -> None:
     b1, b2 = first(tmp_path / "b1"), made(tmp_path / "b2")
     approved(b1, b2, "b2")
