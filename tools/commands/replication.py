@@ -100,6 +100,16 @@ def _status_lines(found: list[dict[str, Any]]) -> Iterator[str]:
         yield f"{shown_folder(each['folder'])}: {told}"
         if not each["in_sync"]:
             yield from (f"  {replica_line(row)}" for row in each["replicas"])
+    yield from dict.fromkeys(line for each in found for line in _held_back_lines(each))
+
+
+def _held_back_lines(found: dict[str, Any]) -> Iterator[str]:
+    if found["held_back"] == "stopped":
+        until_ms = found["held_back_until_ms"]
+        until = f" until {local_time(until_ms)}" if until_ms else "; see `pillarbox replication resume`"
+        yield f"content is stopped in the whole organisation{until}"
+    elif found["held_back"] == "hierarchy":
+        yield "content waits for changes of the hierarchy that other servers hold"
 
 
 @replication.command("explain")
@@ -125,6 +135,7 @@ def _explained_lines(data: dict[str, Any]) -> Iterator[str]:
         yield f"{folder}: this server holds no replica of it"
         return
     yield f"{folder}: {'in sync' if data['in_sync'] else 'not in sync'}"
+    yield from _held_back_lines(data)
     for name in data["waits_for"]:
         yield f"nothing is sent before {name} has answered the hello of this start"
     for guid in data["quarantined"]:

@@ -50,10 +50,24 @@ def status(call: Call, *, folder: str, ask: bool) -> list[Row]:
             if ask and not is_in_sync:
                 commands.ask_status(replica, each)
             name = folder_name(replica, each, paths)
-            rows.append({"folder": name, "in_sync": is_in_sync, "replicas": replicas})
+            rows.append(
+                {"folder": name, "in_sync": is_in_sync, "replicas": replicas, **_held_back(replica, each)}
+            )
         return rows
 
     return call.replicator().perform(look)
+
+
+def _held_back(replica: Replica, folder: ObjectId) -> Row:
+    """The reason for which nothing of a folder leaves this server, None when it does: content is "stopped",
+    up to a time if one was given (ms UTC), or waits for the "hierarchy", in which a stop may be."""
+    why, until_ms = None, None
+    if folder != replica.tree.hierarchy and replica.is_content_stopped():
+        resumes_ms = replica.organisation.content.resumes_ms
+        why, until_ms = "stopped", resumes_ms if resumes_ms > replica.wall_ms else None
+    elif folder != replica.tree.hierarchy and replica.lacks_hierarchy():
+        why = "hierarchy"
+    return {"held_back": why, "held_back_until_ms": until_ms}
 
 
 def _folders(replica: Replica, top: ObjectId | None) -> list[ObjectId]:
@@ -74,7 +88,8 @@ def explain(call: Call, *, folder: str) -> Row:
 
     def look(replica: Replica) -> Row:
         of = replica.tree.hierarchy if top is None else top
-        return _explained(replica, explanation(replica, of), folder or HIERARCHY)
+        found = _explained(replica, explanation(replica, of), folder or HIERARCHY)
+        return {**found, **_held_back(replica, of)}
 
     return call.replicator().perform(look)
 
@@ -142,12 +157,21 @@ def stop(call: Call) -> None:
 
 
 def resume(call: Call, *, start_ms: int, rate_bytes: int) -> None:
-    """Let content flow again, from a time on (ms UTC, 0 at once), with so many bytes a second (0: any)."""
+    """Let content flow again, from a time on (ms UTC, 0 at once), with so many bytes a second (0: any).
+
+    Raises Refused for a time to come while content flows: it would be stopped until then.
+    """
     from pillarbox.replication.core import commands
 
-    call.replicator().perform(
-        lambda replica: commands.resume_content(replica, call.actor.account, start_ms, rate_bytes)
-    )
+    def resume_stopped(replica: Replica) -> None:
+        if start_ms > replica.wall_ms and not replica.is_content_stopped():
+            raise Refused(
+                "content is not stopped, so that it cannot be resumed later",
+                hint="stop it first, with `pillarbox replication stop`",
+            )
+        commands.resume_content(replica, call.actor.account, start_ms, rate_bytes)
+
+    call.replicator().perform(resume_stopped)
 
 
 def adopt_as_truth(call: Call) -> int:

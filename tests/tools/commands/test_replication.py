@@ -74,6 +74,31 @@ def test_a_server_without_a_replica_does_not_say_that_others_were_never_heard(
     assert "this server holds no replica" in status.stdout
 
 
+def test_a_stop_is_said_wherever_somebody_asks_why_nothing_comes(
+    pillarbox: Pillarbox, tmp_path: Path
+) -> None:
+    b1 = make_organisation(tmp_path, {"b1": "berlin", "p1": "paris"})["b1"]
+    pillarbox.answer("folder", "create", b1, "/", "Forum")
+    pillarbox.answer("replica", "add", b1, "Forum", "p1")
+    pillarbox.answer("replication", "stop", b1)
+    for command in ("status", "explain"):
+        told = pillarbox.run("replication", command, b1, "Forum").stdout
+        assert "content is stopped in the whole organisation; see" in told
+    pillarbox.answer("replication", "resume", b1, "--at", "2099-01-01T00:00")
+    assert "stopped in the whole organisation until 2099-01-01" in (
+        pillarbox.run("replication", "explain", b1, "Forum").stdout
+    )
+    pillarbox.answer("replication", "resume", b1)
+    assert "stopped" not in pillarbox.run("replication", "explain", b1, "Forum").stdout
+
+
+def test_content_that_flows_is_not_resumed_later(pillarbox: Pillarbox, tmp_path: Path) -> None:
+    b1 = make_organisation(tmp_path, {"b1": "berlin", "p1": "paris"})["b1"]
+    refused = pillarbox.run("replication", "resume", b1, "--at", "2099-01-01T00:00")
+    assert refused.exit_code == pillarbox_of.errors.Refused.exit_code and "replication stop" in refused.stderr
+    assert pillarbox.answer("replication", "explain", b1)["held_back"] is None
+
+
 @contextmanager
 def recorded(steps: list[tuple[int, int, str]]) -> Iterator[Any]:
     yield lambda done, total, what: steps.append((done, total, what))
