@@ -28,12 +28,13 @@ _END_SECONDS: Final = 3  # to let go of the repository's lock; then the process 
 
 class BackupOutcome(NamedTuple):
     """The end of a look at the schedule: the id of the snapshot that was taken, empty when none was due, when
-    to look again (ms UTC), and an error that did not stop it.
+    to look again (ms UTC), and an error that did not stop it, with its hint.
     """
 
     snapshot: str
     next_ms: int
-    complaint: str
+    complaint: str = ""
+    hint: str = ""
 
 
 class BackupRuns:
@@ -94,10 +95,13 @@ def outcome_of(code: int, out: str, told: str) -> BackupOutcome:
     """
     try:
         found = json.loads(out)
-        outcome = BackupOutcome(found["snapshot"] or "", int(found["next_ms"]), "")
+        outcome = BackupOutcome(found["snapshot"] or "", int(found["next_ms"]))
     except (ValueError, TypeError, KeyError):
         raise _error_of(code, told) from None
-    return outcome if code == 0 else outcome._replace(complaint=str(_error_of(code, told)))
+    if code == 0:
+        return outcome
+    error = _error_of(code, told)
+    return outcome._replace(complaint=str(error), hint=error.hint)
 
 
 def _error_of(code: int, told: str) -> PillarboxError:

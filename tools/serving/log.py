@@ -38,11 +38,12 @@ class Log:
         self._write(data, event_line(data))
 
     def say(self, severity: str, text: str, **details: Any) -> None:
-        """Write what the process has to say; `details` stand in JSON only."""
+        """Write what the process has to say; of `details` only a `hint` stands in lines for people too."""
         now_ms = self._clock.now_ms()
         shown = "info" if severity == INFORMATION else severity
         data = {"time_ms": now_ms, "severity": severity, "text": text, **details}
-        self._write(data, f"{local_time(now_ms)}        {shown:7}  {text}")
+        hint = f"; {details['hint']}" if details.get("hint") else ""
+        self._write(data, f"{local_time(now_ms)}        {shown:7}  {text}{hint}")
 
     def _write(self, data: dict[str, Any], line: str) -> None:
         text = json_text(data) if self._as_json else printable(line)

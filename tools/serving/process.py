@@ -215,7 +215,9 @@ class ServingProcess:
                 snapshot=outcome.snapshot,
             )
         if outcome.complaint:
-            self._log.say(WARNING, f"backup of {group}: {outcome.complaint}", work=Work.BACKUP)
+            self._log.say(
+                WARNING, f"backup of {group}: {outcome.complaint}", hint=outcome.hint, work=Work.BACKUP
+            )
         return outcome.next_ms
 
 

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("click", reason="click (the extra `cli`) is not installed")
 
 from pillarbox.store.errors import PillarboxError, RepositoryLocked
-from pillarbox.tools.serving.backup_run import outcome_of
+from pillarbox.tools.serving.backup_run import BackupOutcome, outcome_of
 
 LOCKED = json.dumps({"error": "it is locked", "code": 62, "class": "RepositoryLocked", "hint": "wait"})
 
@@ -19,13 +19,17 @@ def taken(snapshot: str | None) -> str:
 
 
 def test_a_backup_that_was_taken_or_not_due() -> None:
-    assert outcome_of(0, taken("3f2a"), "") == ("3f2a", 5, "")
-    assert outcome_of(0, taken(None), "") == ("", 5, "")
+    assert outcome_of(0, taken("3f2a"), "") == BackupOutcome("3f2a", 5)
+    assert outcome_of(0, taken(None), "") == BackupOutcome("", 5)
 
 
 def test_a_backup_that_left_something_out_was_taken_and_says_so() -> None:
-    told = json.dumps({"error": "the backup is without Staff", "code": 54, "class": "Incomplete", "hint": ""})
-    assert outcome_of(54, taken("3f2a"), f"remark\n{told}\n") == ("3f2a", 5, "the backup is without Staff")
+    told = json.dumps(
+        {"error": "the backup is without Staff", "code": 54, "class": "Incomplete", "hint": "mount"}
+    )
+    assert outcome_of(54, taken("3f2a"), f"remark\n{told}\n") == BackupOutcome(
+        "3f2a", 5, "the backup is without Staff", "mount"
+    )
 
 
 def test_a_backup_that_failed_raises_what_it_ended_with() -> None:

@@ -56,3 +56,11 @@ def test_an_event_of_the_store_is_no_second_line() -> None:
     with libraries_to(Log(VirtualClock(), True, out)):
         PythonLoggingSink().report(make_event(EventId.DAMAGE_FOUND, 0, "a", error="b"))
     assert not out.getvalue()
+
+
+def test_people_are_told_what_to_do_too() -> None:
+    out = io.StringIO()
+    Log(VirtualClock(), False, out).say("warning", "backup failed", hint="name a file", work="backup")
+    Log(VirtualClock(), False, out).say("warning", "it failed", hint="", work="backup")
+    first, second = out.getvalue().splitlines()
+    assert first.endswith("  backup failed; name a file") and second.endswith("  it failed")
