@@ -50,12 +50,12 @@ def _bring_tables(present: Any, wanted: Sequence[Mapping[str, Any]]) -> None:
     import tomlkit
 
     kept = {_identity(table): table for table in wanted}
+    identities = [_identity(table) for table in present]
     for index in reversed(range(len(present))):
-        if _identity(present[index]) not in kept:
+        if identities[index] not in kept or identities.index(identities[index]) < index:
             del present[index]
     for table in present:
-        if _identity(table) in kept:
-            _bring(table, kept.pop(_identity(table)))
+        _bring(table, kept.pop(_identity(table)))
     for table in kept.values():
         added = tomlkit.item(dict(table))
         added.trivia.indent = "\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from pillarbox.replication.organisation.organisation_file import FORMAT, VERSION, content_name, guid_of
@@ -41,11 +41,13 @@ class _Export:
             **({"name": organisation.name} if organisation.name else {}),
             "preset": str(organisation.preset),
             "content": content_name(organisation.content),
-            "sites": [self._site(site) for site in organisation.sites],
+            "sites": self._in_order("sites", "name", map(self._site, organisation.sites)),
             **self._connectors(),
-            "servers": [
-                self._server(server, names) for server in sorted(servers, key=lambda server: server.name)
-            ],
+            "servers": self._in_order(
+                "servers",
+                "guid",
+                (self._server(server, names) for server in sorted(servers, key=lambda server: server.name)),
+            ),
         }
 
     def _site(self, site: str) -> dict[str, Any]:
@@ -55,7 +57,8 @@ class _Export:
 
     def _connectors(self) -> dict[str, Any]:
         # An empty list would be in the way of who adds a table.
-        tables = [self._connector(connector) for connector in self._organisation.connectors]
+        connectors = map(self._connector, self._organisation.connectors)
+        tables = self._in_order("connectors", "name", connectors)
         return {"connectors": tables} if tables or "connectors" in self._before else {}
 
     def _connector(self, connector: Connector) -> dict[str, Any]:
@@ -93,9 +96,20 @@ class _Export:
 
     def _old(self, key: str, is_it: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The table of a thing in the file that is replaced, empty when it has none."""
+        return next(filter(is_it, self._old_tables(key)), {})
+
+    def _old_tables(self, key: str) -> list[dict[str, Any]]:
         tables = self._before.get(key)
-        found = tables if isinstance(tables, list) else []
-        return next((table for table in found if isinstance(table, dict) and is_it(table)), {})
+        return [each for each in tables if isinstance(each, dict)] if isinstance(tables, list) else []
+
+    def _in_order(self, key: str, mark: str, tables: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Tables in the order that they have in the file, by the key that tells them apart; new ones behind.
+
+        The file is written anew with its comments only where its lists are in the order of ours.
+        """
+        said = [str(each.get(mark)) for each in self._old_tables(key)]
+        places = {name: place for place, name in reversed(list(enumerate(said)))}
+        return sorted(tables, key=lambda table: places.get(table[mark], len(said)))
 
 
 def _schedule_of(schedule: Schedule, old: Mapping[str, Any]) -> dict[str, str]:

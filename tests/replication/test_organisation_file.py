@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -284,6 +285,55 @@ def test_comments_and_spelling_survive_an_export_of_changes() -> None:
     ):
         assert kept in exported
     assert parse_organisation(exported, EMPTY) == after
+
+
+HEAD, *TABLES = FILE.split("\n\n")
+
+
+def file_of(tables: Sequence[int]) -> str:
+    """The file with its tables in this order, each with a comment above and behind it."""
+    pieces = (f"# above {at}\n{TABLES[at].rstrip()}\n# behind {at}\n" for at in tables)
+    return "\n".join([f"{HEAD}\n", *pieces])
+
+
+def comments_of(text: str) -> list[str]:
+    return sorted(part.partition("#")[2] for part in text.split("\n") if "#" in part)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.permutations(range(len(TABLES))))
+def test_comments_survive_in_any_order_of_the_tables(order: list[int]) -> None:
+    text = file_of(order)
+    exported = format_organisation(ORGANISATION, text)
+    assert comments_of(exported) == comments_of(text)
+    assert parse_organisation(exported, EMPTY) == parse_organisation(text, EMPTY) == ORGANISATION
+    assert format_organisation(ORGANISATION, exported) == exported
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.permutations(range(len(TABLES))))
+def test_what_is_new_comes_behind_in_any_order_of_the_tables(order: list[int]) -> None:
+    text, new = file_of(order), bytes([4]) * 16
+    after = replace(
+        ORGANISATION,
+        servers={**ORGANISATION.servers, new: Server(new, "a0", "athens", 0)},
+        sites=("athens", *ORGANISATION.sites),
+        connectors=(Connector("a", ("athens", "berlin"), 5), *ORGANISATION.connectors),
+    )
+    exported = format_organisation(after, text)
+    assert comments_of(exported) == comments_of(text)
+    assert parse_organisation(exported, EMPTY) == after
+    read = tomllib.loads(exported)
+    for key, last in (("sites", "athens"), ("connectors", "a"), ("servers", "a0")):
+        was = [table["name"] for table in tomllib.loads(text)[key]]
+        assert [table["name"] for table in read[key]] == [*was, last]
+
+
+def test_comments_survive_an_export_over_a_file_that_says_a_thing_twice() -> None:
+    text = FILE + '\n[[sites]]\nname = "berlin"\n'
+    exported = format_organisation(ORGANISATION, text)
+    assert comments_of(exported) == comments_of(text)
+    assert parse_organisation(exported, EMPTY) == ORGANISATION
 
 
 def test_a_removed_server_is_not_exported() -> None:
