@@ -78,6 +78,7 @@ class Notice(StrEnum):
     FOLDER_CAME_BACK = "a deleted folder came back with content that the deletion had not seen"
     REPLICA_DROPPED = "a leaving replica let its content go"
     REPLICA_BACK_TO_LEAVING = "a store that no list names holds content, and leaves by the rules"
+    LAST_REPLICA_KEPT = "all replicas were to leave: the one here stays, and is active again"
     STAMP_AHEAD = "a change is stamped more than a day ahead and decides nothing"
     HOLE_CLOSED = "numbers that no replica holds any more were given up"
     NUMBER_GIVEN_TWICE = "two changes came under one number: its store was copied, and is quarantined"

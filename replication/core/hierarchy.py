@@ -90,6 +90,12 @@ def _follow_list(replica: Replica, folder: ObjectId) -> None:
         pending = {replica.me.database: ReplicaState.DELETE_PENDING}
         writing.change_folder(replica, folder, ACTOR, replicas=pending)
         replica.report(Notice.REPLICA_BACK_TO_LEAVING, folder)
+    entry = read.replicas.get(replica.me.database)
+    if mine is not ReplicaState.ACTIVE or entry is None or entry.value is ReplicaState.ACTIVE:
+        replica.last_kept.discard(folder)
+    elif folder not in replica.last_kept:
+        replica.last_kept.add(folder)
+        replica.report(Notice.LAST_REPLICA_KEPT, folder)
 
 
 def _tell_doubts(replica: Replica, folder: ObjectId) -> None:

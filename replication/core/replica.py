@@ -209,6 +209,7 @@ class Replica:
         self.stated_ms: dict[str, int] = {}
         self.reports: dict[str, LinkReport] = {}
         self.status_asked_ms: dict[ObjectId, int] = {}  # by operators
+        self.last_kept: set[ObjectId] = set()  # folders whose replica stays, though it was to leave
         self.unreachable: set[bytes] = set()  # as the transport of this store says
         self.too_large: dict[tuple[ObjectId, ObjectId], TooLarge] = {}  # by folder and object
         self.started_ms = 0

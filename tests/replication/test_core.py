@@ -18,6 +18,7 @@ from pillarbox.replication.core import (
     status,
     writing,
 )
+from pillarbox.replication.core.effects import Notice
 from pillarbox.replication.core.hello import Start
 from pillarbox.replication.core.preset import CLASSIC, DAY_MS, HOUR_MS, MINUTE_MS, PROMPT
 from pillarbox.replication.core.replica import Moment, Replica
@@ -571,6 +572,19 @@ def test_a_leaving_replica_goes_only_when_another_has_all_of_it() -> None:
     assert post.replica(1).held(folder), "store 1 has not all of it"
     post.wait(HOUR_MS)
     assert post.messages(0, folder) and not post.replica(1).held(folder)
+
+
+def test_of_all_that_were_to_leave_the_one_that_stays_says_so() -> None:
+    post = Post()
+    folder = post.folder()
+    post.post(0, folder)
+    post.wait(HOUR_MS)
+    for at, other in ((0, b"2" * 16), (1, b"1" * 16)):
+        pending = {other: ReplicaState.DELETE_PENDING}
+        post.do(at, lambda replica, to=pending: writing.change_folder(replica, folder, ACTOR, replicas=to))
+    post.wait(5 * HOUR_MS)
+    kept = [store for store, each in post.reports if each.notice is Notice.LAST_REPLICA_KEPT]
+    assert kept == [b"2" * 16]
 
 
 def test_a_replica_leaves_when_the_others_have_all_of_it_between_them() -> None:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from pillarbox.replication.core import deletion, writing
-from pillarbox.replication.core.effects import Answer, Effect, GiveReceipt, Pass, Send
+from pillarbox.replication.core.effects import Answer, Effect, GiveReceipt, Pass, Report, Send
 from pillarbox.replication.core.hello import Start
 from pillarbox.replication.core.preset import PROMPT, Preset
 from pillarbox.replication.core.replica import Moment, Replica, ReplicaRecord
@@ -55,6 +55,7 @@ class Post:
         self.cut: set[tuple[bytes, bytes]] = set()
         self.passed: list[tuple[bytes, Pass]] = []
         self.sent: list[Message] = []
+        self.reports: list[tuple[bytes, Report]] = []  # by the store that made each
         self.stores = [
             Replicator(
                 ReplicaRecord(Sender(store, 1, bytes([65 + k]) * 16)),
@@ -88,6 +89,8 @@ class Post:
                 message = store.answer_page(effect.key, self.now)
                 self.table += [message] if message else []
                 self.put(store, store.page_taken(effect.key, self.now))
+            elif isinstance(effect, Report):
+                self.reports.append((store.replica.me.database, effect))
 
     def do(self, store: int, change: Callable[[Replica], Any]) -> Any:
         result, effects = self.stores[store].local_changes(change, self.now)

@@ -103,7 +103,8 @@ def change_settings(
     overwrite: list[str],
     recursive: bool,
 ) -> Row:
-    """Change settings of a folder, or give those below it some of its own; what is empty stays.
+    """Change settings of a folder, or give those below it some of its own; what is empty stays, and so do
+    folders that have a setting already.
 
     `schedule` "" lets the servers' own count again. `action` says what is done with the `rights` of
     `subject`.
@@ -119,14 +120,17 @@ def change_settings(
     def change(replica: Replica) -> list[Outcome]:
         outcomes = []
         folders = [top, *(hierarchy.below(replica, top) if recursive else ())]
-        if schedule is not None:
-            for each in folders:
+        changed = set()
+        for each in folders:
+            read = replica.folder(each)
+            if schedule is not None and (read is None or folder_settings.own_schedule(read) != wanted):
                 folder_settings.set_schedule(replica, each, wanted, actor)
-        if priority:
-            for each in folders:
+                changed.add(each)
+            if priority and (read is None or folder_settings.own_priority(read) != priority):
                 folder_settings.set_priority(replica, each, Priority(priority), actor)
+                changed.add(each)
         if schedule is not None or priority:
-            outcomes.append(subtree.Outcome(len(folders), ()))
+            outcomes.append(subtree.Outcome(len(changed), ()))
         if action:
             outcomes.append(
                 subtree.change_rights(

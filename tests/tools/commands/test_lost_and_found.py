@@ -38,6 +38,13 @@ def test_a_folder_in_lost_and_found_is_named_by_its_path(pillarbox: Pillarbox, s
     assert pillarbox.answer("folder", "settings", server, "/", "lost and found/stray")["priority"] == "normal"
 
 
+def test_a_folder_that_has_a_setting_already_stays_as_it_is(pillarbox: Pillarbox, server: Path) -> None:
+    pillarbox.answer("folder", "create", server, "/", "News/Old", "--parents")
+    words = ("folder", "settings", server, "/", "News", "--priority", "urgent", "--schedule", "never")
+    assert [pillarbox.answer(*words, "--recursive")["changed"] for _ in range(2)] == [2, 0]
+    assert pillarbox.answer("folder", "settings", server, "/", "News", "--schedule", "")["changed"] == 1
+
+
 def test_one_of_users_comes_first(pillarbox: Pillarbox, server: Path) -> None:
     pillarbox.answer("folder", "create", server, "/", "Lost and Found/Stray", "--parents")
     pillarbox.answer("folder", "settings", server, "/", "Lost and Found/Stray", "--priority", "urgent")
