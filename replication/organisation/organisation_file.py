@@ -43,6 +43,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from pillarbox.replication.organisation.addresses import split_address
 from pillarbox.replication.organisation.schedules import ALWAYS, Schedule, parse_schedule
+from pillarbox.replication.organisation.sources import check_sources
 from pillarbox.replication.organisation.toml_lines import KeyPath, line_at, lines_of
 from pillarbox.replication.organisation.topology import (
     COST_MAX,
@@ -365,10 +366,13 @@ class _Check:
             names = self._texts(path, table, "preferred_sources")
             chosen = self._databases((*path, "preferred_sources"), names, servers)
             database = guid_of(table)
-            if database in chosen:
-                self._find((*path, "preferred_sources"), f"{table.get('name')} cannot be its own source")
-            if database in servers and database is not None and chosen:
-                found[database] = tuple(sorted(chosen))
+            if database not in servers or database is None or not chosen:
+                continue
+            try:
+                check_sources(database, chosen, str(table.get("name")))
+            except InvalidSetting as error:
+                self._find((*path, "preferred_sources"), str(error))
+            found[database] = tuple(sorted(chosen))
         return found
 
     def _referrals(self, servers: Mapping[bytes, Server]) -> dict[bytes, dict[bytes, int]]:

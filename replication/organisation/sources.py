@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import StrEnum
 from itertools import accumulate
 from typing import NamedTuple
 
 from pillarbox.store.change_number import CNSet
+from pillarbox.store.errors import InvalidSetting
 
 
 class Late(StrEnum):
@@ -65,6 +66,12 @@ class Plan(NamedTuple):
     requests: tuple[Request, ...]
     left: CNSet
     reasons: tuple[Reason, ...]
+
+
+def check_sources(asker: bytes, sources: Collection[bytes], name: str) -> None:
+    """Raise InvalidSetting where the store of the server called `name` is to ask itself."""
+    if asker in sources:
+        raise InvalidSetting(f"{name} cannot be its own source", hint="name other servers")
 
 
 class _Offer(NamedTuple):

@@ -217,10 +217,13 @@ def prefer(call: Call, *, server: str, sources: list[str]) -> Row:
     """Have a server, this one where none is named, ask servers before all others for what it lacks; with no
     sources the costs decide again."""
     from pillarbox.replication.core import commands
+    from pillarbox.replication.organisation.sources import check_sources
 
     def change(replica: Replica) -> Row:
         store = server_named(replica, server) if server else replica.me.database
-        commands.prefer_sources(replica, store, servers_named(replica, sources), call.actor.account)
+        chosen = servers_named(replica, sources)
+        check_sources(store, chosen, name_of(replica, store))
+        commands.prefer_sources(replica, store, chosen, call.actor.account)
         return {"server": name_of(replica, store), "sources": sources}
 
     return call.replicator().perform(change)

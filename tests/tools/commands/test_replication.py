@@ -116,6 +116,17 @@ def test_who_waits_is_shown_for_whom(
     assert steps[0] == (1, 2, "for p1: Forum")
 
 
+def test_a_server_is_not_its_own_source(pillarbox: Pillarbox, tmp_path: Path) -> None:
+    b1 = make_organisation(tmp_path, {"b1": "berlin", "p1": "paris"})["b1"]
+    told = pillarbox.refused(27, "replication", "prefer", b1, "--from", "p1", "--from", "B1")
+    assert "b1 cannot be its own source" in told
+    told = pillarbox.refused(27, "replication", "prefer", b1, "--for", "p1", "--from", "p1")
+    assert "p1 cannot be its own source" in told
+    file = tmp_path / "example.toml"
+    file.write_text(pillarbox.run("org", "export", b1).stdout)
+    assert pillarbox.answer("org", "apply", b1, file) == {"differences": []}, "what it says can be applied"
+
+
 def test_versions_of_a_conflict_are_told_apart(tmp_path: Path) -> None:
     nodes = Nodes(tmp_path, "aa")
     try:
