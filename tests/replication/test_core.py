@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from driven_stores import ACTOR, TREE, Post, is_changes, new_guids, to_or_from
@@ -20,7 +21,7 @@ from pillarbox.replication.core import (
 )
 from pillarbox.replication.core.effects import Notice
 from pillarbox.replication.core.hello import Start
-from pillarbox.replication.core.preset import CLASSIC, DAY_MS, HOUR_MS, MINUTE_MS, PROMPT
+from pillarbox.replication.core.preset import CLASSIC, DAY_MS, HOUR_MS, MINUTE_MS, PRESETS, PROMPT, Preset
 from pillarbox.replication.core.replica import Moment, Replica
 from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.core.state import Row, SetAside
@@ -201,6 +202,38 @@ def test_the_classic_preset_asks_after_six_hours() -> None:
     assert not requests(post)
     post.wait(2 * HOUR_MS)
     assert requests(post) and post.messages(1, folder)
+
+
+@pytest.mark.parametrize(("sites", "hours"), [("aa", (6, 12, 24)), ("ab", (12, 24, 48))])
+def test_the_classic_preset_asks_by_the_table_of_the_source(sites: str, hours: tuple[int, ...]) -> None:
+    """DOMAIN.md "Backfill array": first request, first retry and later ones, in the site and over sites."""
+    post = Post(sites, CLASSIC)
+    folder = post.folder()
+    post.wait(DAY_MS)
+    post.post(0, folder)
+    post.wait(2 * HOUR_MS, is_lost=is_changes)  # the status, which says what is missing
+    asked_ms = [post.now_ms]
+    while len(asked_ms) <= len(hours):
+        post.sent.clear()
+        post.wait(HOUR_MS, is_lost=is_changes)
+        asked_ms += [post.now_ms] * len(requests(post))
+    delays = [(later - before) / HOUR_MS for before, later in pairwise(asked_ms)]
+    for delay, expected in zip(delays, hours, strict=True):
+        assert expected - 2 <= delay <= 1.1 * expected + 1  # over sites up to a tenth later
+
+
+@pytest.mark.parametrize("preset", PRESETS.values())
+def test_a_tombstone_waits_180_days_for_a_replica_that_is_silent(preset: Preset) -> None:
+    """DOMAIN.md "Deletes": 180 days bound only the wait for silent ones."""
+    post = Post("aaa", preset)
+    folder = post.folder("123")
+    post.wait(DAY_MS)
+    replica = post.replica(0)
+    replica.wall_ms = replica.now_ms = post.now_ms + 180 * DAY_MS
+    row = replica.state(folder).rows[b"3" * 16]
+    heard = {days: replace(row, heard_ms=replica.wall_ms - days * DAY_MS) for days in (179, 180)}
+    found = {days: deletion.is_silent(replica, b"3" * 16, each) for days, each in heard.items()}
+    assert found == {179: False, 180: True}
 
 
 def test_a_new_replica_asks_at_once_and_a_silent_source_is_passed_over() -> None:

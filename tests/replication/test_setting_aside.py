@@ -1,4 +1,4 @@
-"""An object that a store refuses for a reason of its own stops nothing else."""
+"""K9: an object that a store refuses for a reason of its own stops nothing else."""
 
 from __future__ import annotations
 
