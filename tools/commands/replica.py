@@ -72,7 +72,7 @@ def add(
     pillarbox replica add /srv/mail Forum paris
     pillarbox replica add /srv/mail Forum paris rome --recursive
     pillarbox replica add /srv/mail Forum paris \\
-        --from-snapshot /media/disk/backup latest --of berlin
+        --from-snapshot /media/disk/backup latest
     """
     if seed is None:
         with operation(server, "replica.add") as perform:
