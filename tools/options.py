@@ -85,4 +85,6 @@ def tell_error(message: str, code: int, kind: type[Exception], hint: str, *, as_
     if as_json:
         warn([json_text({"error": message, "code": code, "class": kind.__name__, "hint": hint})])
     else:
-        warn([f"pillarbox: {message}", *([f"  {hint}"] if hint else [])])
+        first, *others = message.split("\n")  # an organisation file can have many faults
+        lines = [f"pillarbox: {first}", *(f"           {each}" for each in others)]
+        warn([*lines, *([f"  {hint}"] if hint else [])])

@@ -95,21 +95,33 @@ def parse_organisation(text: str, present: Organisation, file: str = "the organi
 
     Raises InvalidSetting with all that is wrong, a line each, and UnsupportedVersion.
     """
-    organisation, findings = check_organisation(text, present)
+    organisation, findings = check_organisation(text, present, file)
     if findings:
-        lines = (f"{file}, line {finding.line}: {finding.text}" for finding in sorted(findings))
+        lines = (
+            f"{file}, line {finding.line}: {' '.join(finding.text.splitlines())}"
+            for finding in sorted(findings)
+        )
         raise InvalidSetting("\n".join(lines), hint="nothing was changed; mend these lines, and apply again")
     return organisation
 
 
-def check_organisation(text: str, present: Organisation) -> tuple[Organisation, tuple[Finding, ...]]:
+def check_organisation(
+    text: str, present: Organisation, file: str = "the organisation file"
+) -> tuple[Organisation, tuple[Finding, ...]]:
     """The organisation as far as it makes sense, and all that does not. Raises UnsupportedVersion."""
     try:
         table = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         found = re.search(r"line (\d+)", str(error))
         return present, (Finding(int(found[1]) if found else text.count("\n") + 1, str(error)),)
-    return _Check(table, lines_of(text), present).run()
+    lines = lines_of(text)
+    version = table.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise UnsupportedVersion(
+            f"{file}, line {line_at(lines, ('version',))}: it is of version {version}",
+            hint=f"this program reads version {VERSION}; use a newer one",
+        )
+    return _Check(table, lines, present).run()
 
 
 class _Check:
@@ -127,11 +139,6 @@ class _Check:
         if self._table.get("format") != FORMAT:
             self._find(("format",), f'it does not say format = "{FORMAT}"')
         version = self._value((), self._table, "version", int, 0)
-        if version > VERSION:
-            raise UnsupportedVersion(
-                f"the organisation file is of version {version}",
-                hint=f"this program reads version {VERSION}; use a newer one",
-            )
         if version != VERSION:
             self._find(("version",), f"it does not say version = {VERSION}")
         self._known((), self._table, _TOP_KEYS)

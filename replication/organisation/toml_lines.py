@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
@@ -58,11 +59,7 @@ def _keys(dotted: str) -> tuple[str, ...]:
 
 
 def _plain(key: str) -> str:
-    if key[0] == "'":
-        return key[1:-1]
-    if key[0] != '"':
-        return key
-    return re.sub(r"\\(.)", r"\1", key[1:-1])
+    return str(tomllib.loads(f"key = {key}")["key"]) if key[0] in "\"'" else key
 
 
 def _within(counts: Mapping[KeyPath, int], keys: tuple[str, ...], *, whole: bool = False) -> KeyPath:

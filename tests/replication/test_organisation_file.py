@@ -233,8 +233,16 @@ def test_tables_in_the_place_of_others_are_refused() -> None:
 
 
 def test_a_file_of_a_newer_version_is_left_to_a_newer_program() -> None:
-    with pytest.raises(UnsupportedVersion):
+    with pytest.raises(UnsupportedVersion, match="file, line 3: it is of version 2"):
         parse_organisation(FILE.replace("version = 1", "version = 2"), EMPTY)
+
+
+def test_each_fault_is_a_line_whatever_the_file_calls_things() -> None:
+    text, last = changed('site = "paris"', 'site = "pa\\nris"')
+    with pytest.raises(InvalidSetting) as refused:
+        parse_organisation(text.replace("preset =", '"pre\\nset" ='), EMPTY, "f.toml")
+    lines = str(refused.value).split("\n")
+    assert [line.partition(": ")[0] for line in lines] == ["f.toml, line 4", f"f.toml, line {last}"]
 
 
 def test_a_server_that_the_file_does_not_list_is_removed_for_ever() -> None:

@@ -145,6 +145,18 @@ def test_a_server_without_a_name_in_the_file_stays_in_the_organisation(tmp_path:
     assert names(b1) == ["b1", "b2"]
 
 
+def test_each_fault_of_a_file_is_told_on_a_line_of_its_own(tmp_path: Path) -> None:
+    b1, file = first(tmp_path / "b1"), tmp_path / "example.toml"
+    text = run("org", "export", b1).stdout
+    file.write_text(text.replace('preset = "prompt"', 'preset = "slow"').replace('"running"', '"halted"'))
+    preset, content, hint = run("org", "apply", b1, file, code=27).stderr.splitlines()
+    assert preset.startswith(f"pillarbox: {file}, line 4: preset is to be")
+    assert content.strip().startswith(f"{file}, line 5: content is to be")
+    assert hint.startswith("  nothing was changed")
+    file.write_text(text.replace("version = 1", "version = 2"))
+    assert f"{file}, line 2: it is of version 2" in run("org", "apply", b1, file, code=25).stderr
+
+
 def test_a_server_joins_by_files_and_only_with_merge_where_it_has_folders(tmp_path: Path) -> None:
     b1, b2 = first(tmp_path / "b1"), made(tmp_path / "b2")
     public_folder(b2, "Forum")
