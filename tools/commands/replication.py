@@ -248,7 +248,8 @@ def send_contents(
 
     \b
     pillarbox replication send-contents /srv/mail Forum --to paris --days 2
-    pillarbox replication send-contents /srv/mail Forum --to paris rome --days 2 --recursive
+    pillarbox replication send-contents /srv/mail Forum --to paris rome \\
+        --days 2 --recursive
     """
     with operation(server, "replication.send_contents") as perform:
         data = perform(folder=folder_path, servers=[*first, *more], days=days, recursive=recursive)
