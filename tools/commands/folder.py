@@ -279,6 +279,8 @@ def find(
     """
     if newer_than is not None and older_than is not None:
         raise click.UsageError("say --newer-than or --older-than")
+    if rights and not subject:
+        raise click.UsageError("--rights are those of an account: say --subject ACCOUNT too")
     age = [("newer than", newer_than), ("older than", older_than)]
     with operation(server, "folder.find") as perform:
         found = perform(

@@ -250,14 +250,22 @@ def move_all(server: Path, source: str, target: str, as_json: bool) -> None:
 @SERVER
 @SOURCE
 @TARGET
-@click.option("--report", "step", flag_value="report", default=True, help="Count only, which is the rule.")
-@click.option("--add", "step", flag_value="add", help="Add replicas on --to where --from has one.")
-@click.option("--remove", "step", flag_value="remove", help="Remove those of --from that --to holds all of.")
+@click.option("--report", "counts", is_flag=True, help="Count only, which is the rule.")
+@click.option("--add", "adds", is_flag=True, help="Add replicas on --to where --from has one.")
+@click.option("--remove", "removes", is_flag=True, help="Remove those of --from that --to holds all of.")
 @click.option("--public", "is_public", is_flag=True, help="Public folders alone.")
 @click.option("--system", "is_system", is_flag=True, help="System folders alone.")
 @JSON
 def migrate(
-    server: Path, source: str, target: str, step: str, is_public: bool, is_system: bool, as_json: bool
+    server: Path,
+    source: str,
+    target: str,
+    counts: bool,
+    adds: bool,
+    removes: bool,
+    is_public: bool,
+    is_system: bool,
+    as_json: bool,
 ) -> None:
     """Move folders between two servers of one site in two steps, with counts before and after.
 
@@ -266,6 +274,9 @@ def migrate(
     pillarbox replica migrate /srv/mail --from old --to new --report
     pillarbox replica migrate /srv/mail --from old --to new --remove
     """
+    if counts + adds + removes > 1:
+        raise click.UsageError("say one of --report, --add and --remove: each is a step of its own")
+    step = "add" if adds else "remove" if removes else "report"
     kinds = ["public folders"] * (is_public or not is_system) + ["system folders"] * (
         is_system or not is_public
     )

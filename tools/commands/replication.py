@@ -188,6 +188,8 @@ def resume(server: Path, start_ms: int | None, rate: int | None, as_json: bool) 
     pillarbox replication resume /srv/mail
     pillarbox replication resume /srv/mail --at 2026-12-01T22:00 --rate 500K
     """
+    if rate == 0:
+        raise click.UsageError("--rate 0 would let nothing through: leave it out for no limit")
     with operation(server, "replication.resume") as perform:
         perform(start_ms=start_ms or 0, rate_bytes=rate or 0)
     data = {"content": "running", "from_ms": start_ms, "rate_bytes": rate}
@@ -385,6 +387,10 @@ def simulate(
     pillarbox replication simulate --seeds 90 --administered
     pillarbox replication simulate --nodes 200 --sites 20 --folders 10000
     """
+    if sites > nodes:
+        raise click.UsageError(
+            f"{nodes} stores make at most {nodes} sites: say more --nodes, or fewer --sites"
+        )
     from pillarbox.replication.simulation.campaign import summarise, trace_of
     from pillarbox.replication.simulation.large import LargeSettings
     from pillarbox.replication.simulation.scenario import Settings

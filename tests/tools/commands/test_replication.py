@@ -36,6 +36,37 @@ def test_a_simulation_says_what_happened_in_it(pillarbox: Pillarbox) -> None:
     assert "2 seeds" in pillarbox.run(*words).stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("replication", "simulate", "--nodes", 4, "--sites", 9), "4 stores make at most 4 sites"),
+        (("replication", "resume", "SERVER", "--rate", 0), "leave it out for no limit"),
+        (("replica", "migrate", "SERVER", *["--from", "a", "--to", "b", "--add", "--remove"]), "say one of"),
+        (("replica", "migrate", "SERVER", *["--from", "a", "--to", "b", "--report", "--add"]), "say one of"),
+        (("folder", "find", "SERVER", "/", "--rights", "read-items"), "say --subject ACCOUNT too"),
+    ],
+)
+def test_options_that_would_be_left_out_silently_are_refused(
+    pillarbox: Pillarbox, tmp_path: Path, words: tuple[object, ...], said: str
+) -> None:
+    server = make_organisation(tmp_path, {"a": "berlin", "b": "berlin"})["a"]
+    assert said in pillarbox.refused(2, *(server if word == "SERVER" else word for word in words))
+
+
+@pytest.mark.parametrize(
+    ("words", "changed", "both"),
+    [((), 0, 0), (("--report",), 0, 0), (("--add",), 1, 1), (("--remove",), 0, 0)],
+)
+def test_a_migration_does_the_one_step_that_is_said(
+    pillarbox: Pillarbox, tmp_path: Path, words: tuple[str, ...], changed: int, both: int
+) -> None:
+    server = make_organisation(tmp_path, {"a": "berlin", "b": "berlin"})["a"]
+    pillarbox.answer("folder", "create", server, "/", "Forum")
+    ends = ("--from", "a", "--to", "b", "--public")
+    told = pillarbox.answer("replica", "migrate", server, *ends, *words)
+    assert (told["changed"], told["after"]["public folders"]["on_both"]) == (changed, both)
+
+
 def test_a_violation_ends_with_1_and_the_trace_of_its_seed(
     pillarbox: Pillarbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
