@@ -78,7 +78,8 @@ def _refuse_holder(replica: Replica, server: Server) -> None:
         more = f" and {len(names) - _SHOWN_FOLDERS} more" if len(names) > _SHOWN_FOLDERS else ""
         raise Refused(
             f"server {server.name} holds replicas of {shown}{more}",
-            hint="move its replicas to other servers and wait until none is delete pending",
+            hint="move its replicas to other servers and wait until none is delete pending; all of them are "
+            f"listed by `pillarbox folder find SERVER / --replica {server.name}`",
         )
 
 
