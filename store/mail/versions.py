@@ -320,5 +320,6 @@ def refuse_conflict(reader: Reader, item: ItemRecord) -> None:
     if item.role == ItemRole.VERSION or is_in_conflict(reader, item):
         raise Refused(
             f"message {id_text(item.conflict_of or item.message_id)} was changed in two places at once",
-            hint="keep one of its versions first: `messages.keep_version`",
+            hint="keep one of its versions first: `pillarbox replication resolve`, or "
+            "`messages.keep_version` in a program",
         )

@@ -171,7 +171,8 @@ def test_a_conflict_is_one_message_that_holds_the_versions_until_one_is_kept(fol
             pytest.raises(Refused, match="two places") as refused,
         ):
             change(txn)
-        assert "keep_version" in refused.value.hint
+        for way in ("`pillarbox replication resolve`", "`messages.keep_version` in a program"):
+            assert way in refused.value.hint
     with folder.database.transaction(ACTOR) as txn, pytest.raises(Refused, match="none of them"):
         messages.keep_version(txn, MESSAGE)
     with folder.database.transaction(ACTOR) as txn:
