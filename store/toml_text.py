@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, Final
 
 # What tells tables of one list apart, whatever else of them changes.
 _IDENTITIES: Final = ("guid", "directory", "name")
+_MARK: Final = "\ue000"  # for private use: no text of people has it
+_HASH: Final = re.compile(r"^([ \t]*)#", re.MULTILINE)
+_COMMENTS_ABOVE: Final = re.compile(r"^((?:[ \t]*#.*\n)+)([ \t]*\[.*\n)", re.MULTILINE)
+_COMMENTS_BELOW: Final = re.compile(rf"^([ \t]*\[.*\n)((?:[ \t]*#{_MARK}.*\n)+)", re.MULTILINE)
 
 
 def format_toml(table: Mapping[str, Any], before: str = "") -> str:
@@ -16,14 +21,36 @@ def format_toml(table: Mapping[str, Any], before: str = "") -> str:
     from tomlkit.exceptions import TOMLKitError
 
     try:
-        document = tomlkit.parse(before)
+        document = tomlkit.parse(_with_comments_inside(before))
         _bring(document, table)
-        text = tomlkit.dumps(document)
+        text = _with_comments_above(tomlkit.dumps(document))
         if tomllib.loads(text) == table:
             return text
     except (TOMLKitError, tomllib.TOMLDecodeError):
         pass
     return tomlkit.dumps(table)  # without comments rather than without what is to be written
+
+
+def _with_comments_inside(text: str) -> str:
+    """`text` with the comments right above the head of a table below it, marked.
+
+    They are of that table, and go and move with it; to tomlkit they are of the table before. Those at the
+    beginning of the file are of the file.
+    """
+
+    def swapped(found: re.Match[str]) -> str:
+        return found[2] + _HASH.sub(rf"\1#{_MARK}", found[1]) if found.start() else found[0]
+
+    moved = _COMMENTS_ABOVE.sub(swapped, text)
+    try:
+        is_same = _MARK not in text and tomllib.loads(moved) == tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        is_same = False
+    return moved if is_same else text
+
+
+def _with_comments_above(text: str) -> str:
+    return _COMMENTS_BELOW.sub(r"\2\1", text).replace(f"#{_MARK}", "#")
 
 
 def _bring(present: MutableMapping[str, Any], wanted: Mapping[str, Any]) -> None:

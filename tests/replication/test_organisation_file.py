@@ -314,6 +314,8 @@ def test_comments_survive_in_any_order_of_the_tables(order: list[int]) -> None:
     text = file_of(order)
     exported = format_organisation(ORGANISATION, text)
     assert comments_of(exported) == comments_of(text)
+    for at in order:
+        assert "\n".join([f"# above {at}", *TABLES[at].split("\n")[:2]]) in exported, "where they were"
     assert parse_organisation(exported, EMPTY) == parse_organisation(text, EMPTY) == ORGANISATION
     assert format_organisation(ORGANISATION, exported) == exported
 

@@ -77,6 +77,65 @@ def test_tables_keep_their_comments_when_others_come_and_go() -> None:
     assert tomllib.loads(text) == table and "# sales" not in text and "# sixteen" in text
 
 
+MIXED = """a = 1
+
+# of x1
+# too
+[[x]]
+name = "1"
+# behind x1
+
+# of y1
+[[y]]
+name = "1"
+
+# of x2
+[[x]]
+name = "2"
+z = [
+# no table
+[1],
+]
+"""
+
+
+def test_a_comment_right_above_a_table_stays_there() -> None:
+    table = tomllib.loads(MIXED)
+    table["b"] = 2
+    table["x"][0]["new"] = 3
+    text = format_toml(table, MIXED)
+    assert tomllib.loads(text) == table
+    for kept in (
+        '# of x1\n# too\n[[x]]\nname = "1"',
+        '# of y1\n[[y]]\nname = "1"',
+        '# of x2\n[[x]]\nname = "2"',
+        "# no table\n[1],",
+        "# behind x1",
+    ):
+        assert kept in text
+    assert format_toml(table, text) == text
+
+
+def test_a_comment_right_above_a_table_goes_with_it_alone() -> None:
+    table = tomllib.loads(MIXED)
+    del table["x"][0]
+    text = format_toml(table, MIXED)
+    assert tomllib.loads(text) == table
+    assert "# of x1" not in text and "# too" not in text
+    assert "# of y1\n[[y]]" in text and '# of x2\n[[x]]\nname = "2"' in text
+
+
+def test_comments_at_the_beginning_stay_though_the_table_below_goes() -> None:
+    text = format_toml({"b": {"c": 1}}, "# ours\n# too\n[a]\nb = 1\n\n# of b\n[b]\nc = 1\n")
+    assert "# ours\n# too\n" in text and "# of b\n[b]" in text
+
+
+def test_what_looks_like_a_comment_in_a_text_stays_as_it_is() -> None:
+    before = 'a = """\n# b\n[c]\n"""\n# of d\n[d]\n'
+    table = tomllib.loads(before)
+    assert format_toml(table, before) == before
+
+
 def test_a_value_of_another_type_takes_the_place_of_an_equal_one() -> None:
     assert tomllib.loads(format_toml({"a": True, "b": 1}, "a = 1\nb = 1.0\n")) == {"a": True, "b": 1}
     assert "a = true" in format_toml({"a": True}, "a = 1\n")
