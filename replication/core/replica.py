@@ -219,6 +219,7 @@ class Replica:
         self.transit_ms: dict[tuple[ObjectId, bytes], int] = {}
         self._latest: tuple[Mapping[bytes, tuple[bytes, int]], int, dict[bytes, int]] = {}, 0, {}
         self._read: dict[ObjectId, Reading] = {}
+        self._turned: dict[ObjectId, None] = {}  # that were read otherwise since, but for what changed
         self._reads_hold = -NEVER_MS, NEVER_MS  # between these times, for all folders that were read
         self._peers: dict[ObjectId, tuple[Mapping[bytes, ReplicaState], Mapping[bytes, ReplicaState]]] = {}
         self._lists: dict[ObjectId, tuple[Folder | None, Organisation, Mapping[bytes, ReplicaState]]] = {}
@@ -346,6 +347,8 @@ class Replica:
         before = self._read.get(folder)
         if before and before.versions is versions and before.since_ms <= self.wall_ms < before.until_ms:
             return before.folder
+        if before and before.versions is versions:
+            self._turned[folder] = None
         read = Folder.read(versions, self.wall_ms)
         since_ms, until_ms = self._holds(versions)
         self._read[folder] = Reading(versions, since_ms, until_ms, read)
@@ -366,11 +369,11 @@ class Replica:
     def read_otherwise(self) -> list[ObjectId]:
         """The folders that were read when other stamps were too far ahead to count: the clock was put right,
         or their time has come."""
+        otherwise, self._turned = list(self._turned), {}
         if self._reads_hold[0] <= self.wall_ms < self._reads_hold[1]:
-            return []
+            return otherwise
         # What was read is read again at once; what was read before that does not narrow the times any more.
         self._reads_hold = -NEVER_MS, NEVER_MS
-        otherwise = []
         for folder, reading in self._read.items():
             if reading.since_ms <= self.wall_ms < reading.until_ms:
                 since_ms, until_ms = self._reads_hold

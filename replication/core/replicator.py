@@ -283,8 +283,6 @@ class Replicator:
             hello.say(replica)
         if replica.waiting is not None:
             return
-        if folder == replica.tree.hierarchy:
-            hierarchy.even_out(replica, replica.read_otherwise())
         state.knowledge.settle(replica.assumed(folder))
         if broadcasting.due_ms(replica, folder, state) <= now_ms:
             broadcasting.broadcast(replica, folder)
@@ -392,6 +390,8 @@ class Replicator:
         replica.touched.clear()
         replica.written.clear()
         work()
+        if replica.waiting is None and (otherwise := replica.read_otherwise()):
+            hierarchy.even_out(replica, otherwise)
         flow.look(replica)
         if replica.waiting is None:
             links.follow(replica)

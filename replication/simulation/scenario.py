@@ -39,6 +39,7 @@ GAPS_MS = (50, 2_000, 30_000, 5 * MINUTE_MS)
 CONVERGED_MS_MAX = 10 * DAY_MS
 QUIET_MS = 1 * HOUR_MS
 SETTLED_HOURS_MAX = 6
+SHUT_HOURS_MAX = 24
 SUMMARIES = {"Receipt", "RestPoll", "RestSums"}  # all that travels between stores that are equal
 APART = 0.03  # of the changes are edits of one message in two places
 STEPS_MORE_MAX = 1_000  # until all can be done that operators are to do
@@ -277,13 +278,18 @@ class Scenario:
 
     def _settle(self) -> None:
         """Wait until no store has closed holes for an hour: those of an ended origin wait for two rounds, and
-        what is known by them comes to all others."""
+        what is known by them comes to all others. Then until the hours of connectors have come, over which
+        some may wait."""
         had = self._had()
         for _ in range(SETTLED_HOURS_MAX):
             self.world.run_until(self.world.now_ms + HOUR_MS)
             before, had = had, self._had()
             if before == had:
                 break
+        for _ in range(SHUT_HOURS_MAX):
+            if not (any(each.organisation.scheduled for each in self._replicas()) and self._unfinished()):
+                break
+            self.world.run_until(self.world.now_ms + HOUR_MS)
 
     def _had(self) -> list[CNSet]:
         """The numbers that are had of each folder at each store."""

@@ -674,7 +674,7 @@ def test_a_clock_that_is_put_right_changes_which_replica_list_counts() -> None:
             store.receive(message, ahead)
     post.table.clear()
     assert third in store.replica.state(folder).rows
-    post.wait(HOUR_MS)
+    store.local_changes(lambda replica: replica.folder(folder), post.now)  # any call, and one that reads it
     assert third not in store.replica.state(folder).rows
 
 
