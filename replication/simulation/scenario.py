@@ -155,9 +155,12 @@ class Scenario:
     def _all_steps(self) -> Iterator[Fault | None]:
         """The steps of the run, and as many more as it takes until all is done that is planned."""
         yield from self._steps()
-        for _ in range(STEPS_MORE_MAX):
+        for step in range(STEPS_MORE_MAX):
             if self._administration is None or self._administration.is_done():
                 return
+            if step == STEPS_MORE_MAX // 2:  # those that are left may not know each other
+                self.world.remove_lost()
+                self.world.let_in_again()
             yield None
         raise Violation("what operators were to do could not be done")
 
