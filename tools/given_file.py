@@ -24,12 +24,12 @@ def read_given(path: Path) -> bytes:
 
 
 def read_given_text(path: Path) -> str:
-    """The text of a file, its line ends made one character.
+    """The text of a file, its line ends made one character, without a byte order mark.
 
     Raises as `read_given`; InvalidSetting for what is no text.
     """
     try:
-        text = read_given(path).decode()
+        text = read_given(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidSetting(
             f"{path} cannot be read: it is no text in UTF-8", hint="name a text file"

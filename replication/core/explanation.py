@@ -24,11 +24,12 @@ class Holder(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """Numbers that are missing, how often they were asked for, and when they are asked for next."""
+    """Numbers that are missing, how often they were asked for, and when they are asked for next: None while
+    no source can be asked."""
 
     numbers: CNSet
     tries: int
-    due_ms: int
+    due_ms: int | None
 
 
 class Aside(NamedTuple):
@@ -85,7 +86,10 @@ def explain(replica: Replica, folder: ObjectId) -> Explanation:
         and all(each.sync is Sync.IN_SYNC for each in status(replica, folder)),
         missing=missing,
         holders=holders,
-        wanted=tuple(Wanted(entry.missing, entry.tries, entry.due_ms) for entry in state.entries),
+        wanted=tuple(
+            Wanted(entry.missing, entry.tries, None if entry.sleeps else entry.due_ms)
+            for entry in state.entries
+        ),
         plan=backfill.plan_requests(replica, folder, missing).reasons,
         waits_for=hello.unanswered(replica),
         quarantined=identity.open_quarantines(replica.record),

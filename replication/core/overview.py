@@ -15,8 +15,12 @@ from pillarbox.replication.core.state import FolderState, Row
 from pillarbox.replication.core.views import Sync, lacking_count, sync
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.organisation import opening
+from pillarbox.store.change_number import CNSet
 
 COUNTED_MAX: Final = 10_000
+COUNTED_IN_ALL_MAX: Final = 20_000
+"""Items that are counted for all replicas of all folders together; then numbers are, as many as there are
+items at most."""
 
 
 class PeerOverview(NamedTuple):
@@ -80,7 +84,7 @@ class Overview(NamedTuple):
 def overview(replica: Replica) -> Overview:
     """The overview of a store. It changes nothing."""
     return Overview(
-        folders=tuple(_folders(replica)),
+        folders=tuple(_folders(replica, _Counting(COUNTED_IN_ALL_MAX))),
         sites=tuple(_sites(replica)),
         connectors=tuple(_connectors(replica)),
         waits_for=hello.unanswered(replica),
@@ -89,7 +93,23 @@ def overview(replica: Replica) -> Overview:
     )
 
 
-def _folders(replica: Replica) -> Iterator[FolderOverview]:
+class _Counting:
+    """Counts what replicas lack: by items until `left_count` of them were counted, then by numbers."""
+
+    def __init__(self, left_count: int) -> None:
+        self._left_count = left_count
+
+    def count(self, replica: Replica, folder: ObjectId, lacks: CNSet) -> int:
+        """Count the items of a folder that numbers stand for, or those that they stand for at most."""
+        limit = min(COUNTED_MAX, self._left_count)
+        if not limit:
+            return min(lacks.count(), replica.objects.figures(folder)[0])
+        found_count = lacking_count(replica, folder, lacks, limit)
+        self._left_count -= found_count
+        return found_count
+
+
+def _folders(replica: Replica, counting: _Counting) -> Iterator[FolderOverview]:
     for folder, state in sorted(replica.record.folders.items()):
         if not state.is_held or not replica.is_live(folder):
             continue
@@ -104,14 +124,16 @@ def _folders(replica: Replica) -> Iterator[FolderOverview]:
             tuple(sorted(state.asked)),
             None if due_ms is None else replica.wall_ms + due_ms - replica.now_ms,
             aside_count,
-            tuple(_peers(replica, folder, state)),
+            tuple(_peers(replica, folder, state, counting)),
         )
 
 
-def _peers(replica: Replica, folder: ObjectId, state: FolderState) -> Iterator[PeerOverview]:
+def _peers(
+    replica: Replica, folder: ObjectId, state: FolderState, counting: _Counting
+) -> Iterator[PeerOverview]:
     for database, listed in replica.peers(folder).items():
         row = state.rows.get(database, Row())
-        lacks_count = lacking_count(replica, folder, state.knowledge.known - row.had, COUNTED_MAX)
+        lacks_count = counting.count(replica, folder, state.knowledge.known - row.had)
         offers_count = (row.known - state.knowledge.had).count()
         yield PeerOverview(
             database,

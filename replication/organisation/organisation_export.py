@@ -17,7 +17,10 @@ T = TypeVar("T")
 
 
 def format_organisation(organisation: Organisation, before: str = "") -> str:
-    """An organisation as a file. The comments, the order and the spelling of the text `before` stay."""
+    """An organisation as a file. The comments, the order and the spelling of the text `before` stay.
+
+    Raises InvalidSetting for one that is no TOML: what it says would be lost.
+    """
     return format_toml(_Export(organisation, before).table(), before)
 
 
@@ -28,8 +31,10 @@ class _Export:
         self._organisation = organisation
         try:
             self._before = tomllib.loads(before)
-        except (tomllib.TOMLDecodeError, RecursionError):
-            self._before = {}
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            raise InvalidSetting(
+                f"what is to be written over is no TOML: {error}", hint="mend it, or leave out --over"
+            ) from error
 
     def table(self) -> dict[str, Any]:
         organisation = self._organisation

@@ -95,6 +95,7 @@ def parse_organisation(text: str, present: Organisation, file: str = "the organi
 
     Raises InvalidSetting with all that is wrong, a line each, and UnsupportedVersion.
     """
+    file = " ".join(file.split())  # each fault is told in a line of its own
     organisation, findings = check_organisation(text, present, file)
     if findings:
         lines = (

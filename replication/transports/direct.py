@@ -431,7 +431,7 @@ class DirectTransport:
             if kind == Kind.REFUSED and length <= _REASON_BYTES_MAX:
                 reason = (await reader.readexactly(length)).decode(errors="replace")
                 shown = "".join(each if each.isprintable() else " " for each in reason)
-                raise Refused(f"it refuses this server: {shown}", hint="was this server retired?")
+                raise Refused(f"it refuses this server, which may have been retired: {shown}")
             if kind != Kind.HELLO or length != _HELLO.size:
                 raise InvalidContent("it does not begin with a hello")
             version, run, number = _HELLO.unpack(await reader.readexactly(length))

@@ -14,6 +14,7 @@ from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.views import Sync
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.organisation.schedules import Interval
+from pillarbox.replication.simulation.objects import DictObjects
 from pillarbox.store.access import AUTHOR, FolderRights
 from pillarbox.store.errors import NoPermission, NotFound
 
@@ -82,6 +83,19 @@ def test_the_overview_and_the_explanation_count_the_items_that_a_replica_lacks()
     assert of_folder.sync is Sync.IN_SYNC
     assert [peer.lacks_count for peer in of_folder.peers] == [4]
     assert [holder.lacks_count for holder in explain(at(post, 0), folder).holders] == [4]
+
+
+def test_the_overview_looks_for_a_bounded_number_of_items_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    post = Post()
+    folders = [post.folder(), post.folder()]
+    post.wait(20 * MINUTE_MS)
+    for folder in folders:
+        posts(post, folder, 4)
+    post.wait(2_000, is_lost=is_changes)
+    monkeypatch.setattr("pillarbox.replication.core.overview.COUNTED_IN_ALL_MAX", 4)
+    monkeypatch.setattr(DictObjects, "figures", lambda objects, folder: (3, 300))
+    counts = {each.folder: each.peers[0].lacks_count for each in overview(at(post, 0)).folders}
+    assert sorted(counts[folder] for folder in folders) == [3, 4], "the second is bounded by what is in it"
 
 
 def test_the_overview_says_that_the_own_replica_leaves() -> None:

@@ -27,6 +27,7 @@ VIOLATED = 1
 NOT_IN_SYNC: Final = 55
 IN_SYNC: Final = "in sync"
 _LOOK_EVERY_MS: Final = 250
+_LOOK_SHARE: Final = 20
 TO: Final = click.option(
     "--to", "first", metavar="NAME...", multiple=True, required=True, help="To these servers."
 )
@@ -70,13 +71,16 @@ def status(server: Path, folder_path: str, wait_s: int | None, as_json: bool) ->
         progress("waiting", as_json or not wait_s) as step,
     ):
         while True:
+            began_ms = clock.monotonic_ms()
             found = perform(folder=folder_path, ask=wait_s is not None)
             is_in_sync = all(each["in_sync"] for each in found)
-            if is_in_sync or clock.monotonic_ms() >= until_ms:
+            is_told = not any(is_unknown(each["replicas"]) for each in found)
+            if is_in_sync or not is_told or clock.monotonic_ms() >= until_ms:
                 break
             if step:
                 step(*_waited_for(found))
-            clock.sleep_ms(_LOOK_EVERY_MS)
+            # Of very many folders a look takes the server a while, in which it does nothing else.
+            clock.sleep_ms(max(_LOOK_EVERY_MS, _LOOK_SHARE * (clock.monotonic_ms() - began_ms)))
     show(found, _status_lines(found), as_json)
     if not is_in_sync:
         sys.exit(NOT_IN_SYNC)
@@ -147,10 +151,8 @@ def _explained_lines(data: dict[str, Any]) -> Iterator[str]:
         has = f"has {each['has']:,} of them, lacks {each['lacks']:,} of ours"
         yield f"  {each['server']}: {has}, {heard}{silent}"
     for each in data["wanted"]:
-        yield (
-            f"{counted(each['count'], 'change')} asked for {counted(each['tries'], 'time')},"
-            f" next at {local_time(each['due_ms'])}"
-        )
+        again = f"at {local_time(each['due_ms'])}" if each["due_ms"] else "once a source can be reached"
+        yield (f"{counted(each['count'], 'change')} asked for {counted(each['tries'], 'time')}, next {again}")
     for each in data["plan"]:
         late = f", late: {each['late']}" if each["late"] else ""
         preferred = ", preferred" if each["preferred"] else ""

@@ -116,7 +116,7 @@ def _explained(replica: Replica, told: Explanation, folder: str) -> Row:
             {
                 "count": each.numbers.count(),
                 "tries": each.tries,
-                "due_ms": replica.wall_ms + each.due_ms - replica.now_ms,
+                "due_ms": None if each.due_ms is None else replica.wall_ms + each.due_ms - replica.now_ms,
             }
             for each in told.wanted
         ],

@@ -57,6 +57,10 @@ class Following:
                     with self._released(database):
                         self._server.dismount(database.label)
 
+    def has_busy(self) -> bool:
+        """True when a database is to be mounted that another process has."""
+        return any(isinstance(reason, Retryable) for reason in self._server.not_mounted.values())
+
     def _let_go_of_deleted(self) -> frozenset[bytes]:
         """Dismount what server.toml does not name any more, before the server lets it go with its files open
         to whoever works on it; the GUIDs of that."""

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pillarbox.tools.serving.web import Address
 
 SERVE_LOCK: Final = "serve.lock"
+BUSY_AGAIN_MS: Final = 1_000
 
 
 @contextmanager
@@ -80,7 +81,7 @@ class ServingProcess:
         self._following = Following(server, lending.mount, replicating.released)
         self._replicating = replicating
         self._standings: dict[Task, Standing] = {
-            Task(Work.SETTINGS): Standing(clock.now_ms() + LOOK_AGAIN_MS, clock.now_ms())
+            Task(Work.SETTINGS): Standing(self._follow_again_ms(), clock.now_ms())
         }
         self._again: set[Task] = set()
         self._standing_lock = threading.Lock()
@@ -188,7 +189,12 @@ class ServingProcess:
             self._refused = ""
             self._take_over(plan)
         self._replicating.look()  # a store may have been mounted, or have joined an organisation
-        return self._clock.now_ms() + LOOK_AGAIN_MS
+        return self._follow_again_ms()
+
+    def _follow_again_ms(self) -> int:
+        """When to follow server.toml next: soon where a command that ends in a moment has a database."""
+        again_ms = BUSY_AGAIN_MS if self._following.has_busy() else LOOK_AGAIN_MS
+        return self._clock.now_ms() + again_ms
 
     def _take_over(self, plan: BackupPlan | None) -> None:
         if plan == self._plan:

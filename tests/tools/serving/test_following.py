@@ -105,3 +105,14 @@ def test_a_database_that_was_moved_while_it_was_dismounted_is_mounted_there(serv
     server.mount(STORE)
     assert server.database(STORE).path == path.with_name("Elsewhere")
     assert server.database(STORE).state is MountState.MOUNTED
+
+
+def test_a_database_that_another_process_has_for_a_moment_is_waited_for(server: pillarbox.Server) -> None:
+    following, database = Following(server), server.database(STORE)
+    assert not following.has_busy()
+    server.dismount(STORE)
+    with closing(FileLock(database.path / LOCK, "it", SystemClock())), pytest.raises(WriterBusy):
+        server.mount(STORE)
+    assert following.has_busy()
+    following.follow()
+    assert not following.has_busy()
