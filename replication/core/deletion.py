@@ -283,8 +283,8 @@ def without_gone(
     another change.
     """
     left = versions.without(CNSet.of(numbers))
-    # Of one that was let go by age no version goes, but for its numbers: what is theirs stays let go.
-    if left.siblings or not versions.siblings or theirs is None or before is None:
+    # Of one that was let go by age no version was here before: what is theirs stays let go.
+    if left.siblings or theirs is None or before is None or not before.siblings:
         return left
     back = {number: version for number, version in theirs.siblings.items() if before.has_seen(number)}
     return Versions(versions.context, back) if back else left

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from pillarbox.replication.core import backfill, hello, identity, too_large
 from pillarbox.replication.core.replica import Replica
-from pillarbox.replication.core.views import Sync, lacking_count, status
-from pillarbox.replication.ground.records import ObjectId
+from pillarbox.replication.core.state import FolderState, Row
+from pillarbox.replication.core.views import Sync, lacking_count, sync
+from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.organisation.sources import Reason
 from pillarbox.store.change_number import CNSet
 
@@ -83,7 +84,7 @@ def explain(replica: Replica, folder: ObjectId) -> Explanation:
         folder=folder,
         is_held=True,
         is_in_sync=not (missing or state.set_aside or left_out)
-        and all(each.sync is Sync.IN_SYNC for each in status(replica, folder)),
+        and _are_in_sync(replica, folder, state, holders),
         missing=missing,
         holders=holders,
         wanted=tuple(
@@ -102,3 +103,18 @@ def explain(replica: Replica, folder: ObjectId) -> Explanation:
             for object_id, each in sorted(left_out.items())
         ),
     )
+
+
+def _are_in_sync(replica: Replica, folder: ObjectId, state: FolderState, holders: tuple[Holder, ...]) -> bool:
+    """True when no replica leaves, and each other one was heard of and holds the same."""
+    lacks = {holder.database: holder.lacks_count for holder in holders}
+    for database, listed in replica.replica_states(folder).items():
+        row = state.rows.get(database, Row())
+        is_own = database == replica.me.database
+        distance = 0 if is_own else lacks.get(database, 0) + (row.known - state.knowledge.had).count()
+        if (
+            listed is not ReplicaState.REMOVED
+            and sync(listed, row, distance, is_own=is_own) is not Sync.IN_SYNC
+        ):
+            return False
+    return True

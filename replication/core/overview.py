@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from pillarbox.replication.core import hello, identity, links, too_large
+from pillarbox.replication.core import hello, identity, links
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import FolderState, Row
-from pillarbox.replication.core.views import Sync, lacking_count, sync
+from pillarbox.replication.core.views import Sync, items_aside_count, lacking_count, sync
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.organisation import opening
 from pillarbox.store.change_number import CNSet
@@ -115,7 +115,7 @@ def _folders(replica: Replica, counting: _Counting) -> Iterator[FolderOverview]:
             continue
         due_ms = min((each.due_ms for each in state.entries if not each.sleeps), default=None)
         missing_count = sum(each.missing.count() for each in state.entries)
-        aside_count = len(state.set_aside) + len(too_large.among(replica, folder))
+        aside_count = items_aside_count(replica, folder)
         listed = replica.replica_states(folder).get(replica.me.database, ReplicaState.ACTIVE)
         yield FolderOverview(
             folder,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
-from pillarbox.replication.core import backfill, folder_settings, mates, transit
+from pillarbox.replication.core import backfill, folder_settings, mates, too_large, transit
 from pillarbox.replication.core.folder_settings import Priority
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import UNHEARD, FolderState, Row
@@ -123,13 +123,14 @@ def status(
         if listed is ReplicaState.REMOVED:
             continue
         lacks_count, offers_count = _distance(replica, folder, held, database)
+        aside_count = items_aside_count(replica, folder) if database == me else 0
         row = held.rows.get(database) if held else None
         found.append(
             ReplicaStatus(
                 database,
                 _name(replica, database),
                 _site(replica, database),
-                sync(listed, row, lacks_count + offers_count, is_own=database == me),
+                sync(listed, row, lacks_count + offers_count + aside_count, is_own=database == me),
                 lacks_count,
                 offers_count,
                 row.heard_ms if row and row.heard_ms else None,
@@ -156,6 +157,12 @@ def lacking_count(replica: Replica, folder: ObjectId, numbers: CNSet, limit: int
     """Count the items of a folder that some numbers stand for, up to `limit`. Most may be numbers of other
     folders, which nobody lacks here."""
     return len(replica.objects.found(folder, numbers, limit)) if numbers else 0
+
+
+def items_aside_count(replica: Replica, folder: ObjectId) -> int:
+    """Count the items of a folder that cannot be applied here, or sent from here."""
+    state = replica.record.folders.get(folder)
+    return (len(state.set_aside) if state else 0) + len(too_large.among(replica, folder))
 
 
 def sync(listed: ReplicaState, row: Row | None, distance: int, *, is_own: bool = False) -> Sync:

@@ -5,8 +5,8 @@ there are several versions has a hidden record for each, and its own shows them 
 show the same, and who changes it changes what all versions say. What cannot be shown as all stores have it
 is shown otherwise, and kept as it is (`written`): a folder whose parent is deleted or not here yet, and of a
 circle of moves the folder with the latest one, stand in Lost and Found; of two folders of one name in one
-place the one that was made later has its id behind its name. Nothing is numbered for that, else each store's
-notice would be news to all others.
+place the one with the higher number has its id behind its name. Nothing is numbered for that, else each
+store's notice would be news to all others.
 """
 
 from __future__ import annotations
@@ -423,7 +423,7 @@ def _parent_weight(reader: Reader, record: FolderRecord, now_ms: int) -> tuple[b
 
 
 def _name(txn: WriteTransaction, record: FolderRecord, parent_id: int, name: str) -> str:
-    """The name by which a folder is shown in a place; of two of one name the later made has its id behind."""
+    """The name by which a folder is shown in a place; of two the higher number has its id behind its name."""
     try:
         check_held_name(name)
     except InvalidName:
@@ -440,24 +440,15 @@ def _name(txn: WriteTransaction, record: FolderRecord, parent_id: int, name: str
     return name
 
 
-def _age(reader: Reader, record: FolderRecord) -> tuple[int, int, bytes]:
-    """Orders folders by when they were made, alike in all stores: by the earliest stamp of name, place and
-    replica list, of which most are never set again. Counters of two stores do not compare."""
-    own_ms = record.changed[0] if record.changed else record.created_ms
-    set_ms = {row[0]: row[1] for row in record.stamps}
-    places_ms = (set_ms.get(part, own_ms) for part in (versions.NAME, versions.PARENT))
-    made_ms = min((*places_ms, *(listed_ms for _, _, listed_ms, _, _ in record.replicas)))
-    return made_ms, *_number_of(reader, record)
-
-
-def _number_of(reader: Reader, record: FolderRecord) -> tuple[int, bytes]:
-    """The number of a folder: its counter and origin."""
+def _age(reader: Reader, record: FolderRecord) -> tuple[int, bytes]:
+    """Orders folders alike in all stores, and for ever: by their numbers, which no change moves. The later
+    made has the higher counter as a rule; counters of stores that were apart do not compare."""
     number = record.folder_id
     return counter_of(number), numbering.replica(reader, number >> COUNTER_BITS).origin
 
 
 def _with_id(reader: Reader, record: FolderRecord, name: str) -> str:
-    counter, origin = _number_of(reader, record)
+    counter, origin = _age(reader, record)
     suffix = f" ({counter:x}-{origin[:4].hex()})"
     return name[: NAME_CHARS_MAX - len(suffix)].rstrip() + suffix
 

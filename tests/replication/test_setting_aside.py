@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 from driven_stores import ACTOR, TREE, Post, new_guids, to_or_from
 
-from pillarbox.replication.core import deletion, hierarchy, setting_aside, writing
+from pillarbox.replication.core import deletion, hierarchy, setting_aside, views, writing
 from pillarbox.replication.core.effects import Send
 from pillarbox.replication.core.hello import Start
+from pillarbox.replication.core.overview import overview
 from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, MINUTE_MS, PROMPT
 from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.core.state import SetAside
@@ -40,6 +41,9 @@ def test_the_others_go_on_and_what_was_refused_comes_when_it_can_be_taken() -> N
     explained = post.stores[1].explain(folder, post.now)
     assert [(each.object_id, each.tries) for each in explained.set_aside] == [(bad, 0)]
     assert explained.set_aside[0].reason and not explained.is_in_sync
+    own = views.status(post.replica(1), folder)[0]
+    of_folder = {each.folder: each for each in overview(post.replica(1)).folders}[folder]
+    assert own.sync is of_folder.sync is views.Sync.NOT_IN_SYNC
     post.wait(DAY_MS)
     tries = post.stores[1].explain(folder, post.now).set_aside[0].tries
     assert 3 < tries < 12, "it is tried ever less often"

@@ -42,9 +42,9 @@ class Following:
         """
         from pillarbox.store.engine.database import MountState
 
-        before = self._wanted - self._let_go_of_deleted()  # an entry may be put back before the next line
+        self._let_go_of_deleted()
         self._server.reload()
-        self._wanted = self._server.to_be_mounted()
+        before, self._wanted = self._wanted, self._server.to_be_mounted()
         for database in self._server.databases():
             wanted = database.guid in self._wanted
             changed = wanted != (database.guid in before)
@@ -61,16 +61,16 @@ class Following:
         """True when a database is to be mounted that another process has."""
         return any(isinstance(reason, Retryable) for reason in self._server.not_mounted.values())
 
-    def _let_go_of_deleted(self) -> frozenset[bytes]:
+    def _let_go_of_deleted(self) -> None:
         """Dismount what server.toml does not name any more, before the server lets it go with its files open
-        to whoever works on it; the GUIDs of that."""
+        to whoever works on it. It is mounted again should its entry come back."""
         config = self._server.config_on_disk()
         named = {entry.guid for group in config.groups for entry in group.databases}
-        gone = [database for database in self._server.databases() if database.guid not in named]
-        for database in gone:
-            with suppress(NotFound), self._released(database):  # others may have taken it over meanwhile
-                self._server.dismount(database.label, "it was deleted")
-        return frozenset(database.guid for database in gone)
+        for database in self._server.databases():
+            if database.guid not in named:
+                self._wanted -= {database.guid}
+                with suppress(NotFound), self._released(database):  # others may have taken it over meanwhile
+                    self._server.dismount(database.label, "it was deleted")
 
 
 def _mount(server: pillarbox.Server, database: pillarbox.Database) -> None:

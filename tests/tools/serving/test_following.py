@@ -116,3 +116,24 @@ def test_a_database_that_another_process_has_for_a_moment_is_waited_for(server: 
     assert following.has_busy()
     following.follow()
     assert not following.has_busy()
+
+
+def test_a_database_is_mounted_again_though_the_file_was_broken_while_it_was_let_go(
+    server: pillarbox.Server,
+) -> None:
+    file, database = server.path / CONFIG_FILE, server.database(STORE)
+    whole = file.read_text()
+
+    @contextmanager
+    def released(_: pillarbox.Database) -> Iterator[None]:
+        yield
+        file.write_text("broken")
+
+    following = Following(server, released=released)
+    begin = whole.index("[[groups.databases]]")
+    file.write_text(whole[:begin] + whole[whole.index("[[groups.databases]]", begin + 1) :])
+    with pytest.raises(InvalidSetting):
+        following.follow()
+    file.write_text(whole)
+    following.follow()
+    assert database.state is MountState.MOUNTED
