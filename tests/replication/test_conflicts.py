@@ -5,10 +5,9 @@ from __future__ import annotations
 from driven_stores import ACTOR, TREE, Post
 
 from pillarbox.replication.core import applying, hierarchy, subtree, writing
-from pillarbox.replication.core.effects import Effect, Notice, Report
+from pillarbox.replication.core.effects import Notice, Report
 from pillarbox.replication.core.preset import HOUR_MS
 from pillarbox.replication.core.replica import Replica
-from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.core.subtree import Action
 from pillarbox.replication.ground.records import MessageVersion, ObjectId
 from pillarbox.replication.ground.versions import Versions
@@ -20,19 +19,10 @@ CONTACT = FolderRights.FOLDER_CONTACT | FolderRights.READ_ITEMS
 
 
 class Noting(Post):
-    """Stores that note what they report."""
-
-    def __init__(self, sites: str = "aa") -> None:
-        self.reports: list[tuple[str, Report]] = []
-        super().__init__(sites)
-
-    def put(self, store: Replicator, effects: list[Effect]) -> None:
-        name = store.replica.me.database.decode()[0]
-        self.reports += [(name, effect) for effect in effects if isinstance(effect, Report)]
-        super().put(store, effects)
+    """Stores whose reports are looked at."""
 
     def noted(self, notice: Notice) -> list[tuple[str, Report]]:
-        return [each for each in self.reports if each[1].notice is notice]
+        return [each for each in self.reported if each[1].notice is notice]
 
     def contact(self, folder: ObjectId, account: str) -> None:
         self.do(

@@ -55,7 +55,7 @@ class Post:
         self.cut: set[tuple[bytes, bytes]] = set()
         self.passed: list[tuple[bytes, Pass]] = []
         self.sent: list[Message] = []
-        self.reports: list[tuple[bytes, Report]] = []  # by the store that made each
+        self.reported: list[tuple[str, Report]] = []  # by the server that made each
         self.stores = [
             Replicator(
                 ReplicaRecord(Sender(store, 1, bytes([65 + k]) * 16)),
@@ -90,7 +90,7 @@ class Post:
                 self.table += [message] if message else []
                 self.put(store, store.page_taken(effect.key, self.now))
             elif isinstance(effect, Report):
-                self.reports.append((store.replica.me.database, effect))
+                self.reported.append((store.replica.me.database.decode()[0], effect))
 
     def do(self, store: int, change: Callable[[Replica], Any]) -> Any:
         result, effects = self.stores[store].local_changes(change, self.now)
