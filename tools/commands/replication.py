@@ -80,7 +80,9 @@ def status(server: Path, folder_path: str, wait_s: int | None, as_json: bool) ->
             if step:
                 step(*_waited_for(found))
             # Of very many folders a look takes the server a while, in which it does nothing else.
-            clock.sleep_ms(max(_LOOK_EVERY_MS, _LOOK_SHARE * (clock.monotonic_ms() - began_ms)))
+            now_ms = clock.monotonic_ms()
+            rest_ms = max(_LOOK_EVERY_MS, _LOOK_SHARE * (now_ms - began_ms))
+            clock.sleep_ms(max(0, min(rest_ms, until_ms - now_ms)))
     show(found, _status_lines(found), as_json)
     if not is_in_sync:
         sys.exit(NOT_IN_SYNC)
