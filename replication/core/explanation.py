@@ -108,13 +108,11 @@ def explain(replica: Replica, folder: ObjectId) -> Explanation:
 def _are_in_sync(replica: Replica, folder: ObjectId, state: FolderState, holders: tuple[Holder, ...]) -> bool:
     """True when no replica leaves, and each other one was heard of and holds the same."""
     lacks = {holder.database: holder.lacks_count for holder in holders}
-    for database, listed in replica.replica_states(folder).items():
+
+    def is_in_sync(database: bytes, listed: ReplicaState) -> bool:
         row = state.rows.get(database, Row())
-        is_own = database == replica.me.database
-        distance = 0 if is_own else lacks.get(database, 0) + (row.known - state.knowledge.had).count()
-        if (
-            listed is not ReplicaState.REMOVED
-            and sync(listed, row, distance, is_own=is_own) is not Sync.IN_SYNC
-        ):
-            return False
-    return True
+        offers_count = (row.known - state.knowledge.had).count()
+        return sync(listed, row, lacks.get(database, 0) + offers_count) is Sync.IN_SYNC
+
+    is_leaving = replica.my_state(folder) is ReplicaState.DELETE_PENDING
+    return not is_leaving and all(is_in_sync(*peer) for peer in replica.peers(folder).items())

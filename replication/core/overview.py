@@ -1,7 +1,7 @@
 """An overview of all that a store replicates, as data: for metrics and the status page.
 
-It looks at no message, and finds no more than `COUNTED_MAX` of those that a store lacks, so that it may be
-asked for again and again.
+It looks at no message, and finds a bounded number of those that other stores lack, so that it may be asked
+for again and again.
 """
 
 from __future__ import annotations

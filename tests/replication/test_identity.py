@@ -70,7 +70,11 @@ class Returning(Post):
         first = self.replica(0)
         self.old_record = first.record.copy()
         self.old_objects = DictObjects(first.objects.snapshot())  # type: ignore[attr-defined]
-        self.reports: list[Notice] = []
+        self.reported.clear()
+
+    @property
+    def reports(self) -> list[Notice]:
+        return [each.notice for _, each in self.reported]
 
     def put_back(self, start: Start = Start.AGAIN, *, seed: int = 9) -> Replicator:
         self.table.clear()
@@ -86,13 +90,6 @@ class Returning(Post):
         self.stores[0] = store
         self.put(store, store.start(self.now, start))
         return store
-
-    def put(self, store: Replicator, effects: list[object]) -> None:  # type: ignore[override]
-        self.reports = [
-            *getattr(self, "reports", []),
-            *(effect.notice for effect in effects if isinstance(effect, Report)),
-        ]
-        super().put(store, effects)  # type: ignore[arg-type]
 
     def of_first(self) -> list[Message]:
         """What the first store said but hellos."""

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +291,18 @@ class Nodes:
         """Cut these links, and mend all others."""
         self.wires.cut = {frozenset((self[one].guid, self[other].guid)) for one, other in pairs}
         self.wires.follow()
+
+    def edit_apart(self, path: str, *texts: bytes) -> None:
+        """The one post of a folder gets a text at each store while none hears of another; then all are one
+        again, for ten minutes."""
+        self.cut(*combinations(range(len(self.stores)), 2))
+        for store, text in zip(self.stores, texts, strict=True):
+            (there,) = store.items(path)
+            prepared = messages.prepare(store.database.files, b"Subject: first\r\n\r\n" + text)
+            store.change(lambda txn, of=there, to=prepared: messages.replace_content(txn, of.message_id, to))
+        self.wait(60_000)
+        self.cut()
+        self.wait(600_000)
 
     def share(self, path: str) -> None:
         """A folder at the first store with a replica at each."""

@@ -63,20 +63,29 @@ def test_a_database_that_is_lent_is_not_mounted(server: pillarbox.Server) -> Non
     assert database.state is MountState.MOUNTED
 
 
+def following_while_the_entry_goes(server: pillarbox.Server, meanwhile: str) -> Following:
+    """Take the entry of the first database out of server.toml, of which the text is `meanwhile` by the time
+    when the database is let go."""
+    file = server.path / CONFIG_FILE
+
+    @contextmanager
+    def released(_: pillarbox.Database) -> Iterator[None]:
+        yield
+        file.write_text(meanwhile)
+
+    whole = file.read_text()
+    begin = whole.index("[[groups.databases]]")
+    file.write_text(whole[:begin] + whole[whole.index("[[groups.databases]]", begin + 1) :])
+    return Following(server, released=released)
+
+
 def test_a_database_whose_entry_is_put_back_while_it_is_let_go_is_mounted_again(
     server: pillarbox.Server,
 ) -> None:
     file, database = server.path / CONFIG_FILE, server.database(STORE)
     whole = file.read_text()
 
-    @contextmanager
-    def released(_: pillarbox.Database) -> Iterator[None]:
-        yield
-        file.write_text(whole)
-
-    following = Following(server, released=released)
-    begin = whole.index("[[groups.databases]]")
-    file.write_text(whole[:begin] + whole[whole.index("[[groups.databases]]", begin + 1) :])
+    following = following_while_the_entry_goes(server, whole)
     following.follow()
     assert database.state is MountState.MOUNTED
 
@@ -124,14 +133,7 @@ def test_a_database_is_mounted_again_though_the_file_was_broken_while_it_was_let
     file, database = server.path / CONFIG_FILE, server.database(STORE)
     whole = file.read_text()
 
-    @contextmanager
-    def released(_: pillarbox.Database) -> Iterator[None]:
-        yield
-        file.write_text("broken")
-
-    following = Following(server, released=released)
-    begin = whole.index("[[groups.databases]]")
-    file.write_text(whole[:begin] + whole[whole.index("[[groups.databases]]", begin + 1) :])
+    following = following_while_the_entry_goes(server, "broken")
     with pytest.raises(InvalidSetting):
         following.follow()
     file.write_text(whole)
