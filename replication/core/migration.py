@@ -90,7 +90,7 @@ def add(
     changed = [folder for folder in due if is_due(folder)]
     for folder in changed:
         writing.change_folder(replica, folder, actor, replicas={target: ReplicaState.ACTIVE})
-    replica.fired["command_migrate"] += 1
+    replica.fired["command_migrate_add"] += 1
     return Step(len(changed), before, report(replica, source, target))
 
 
@@ -103,7 +103,7 @@ def remove(
     changed = [folder for folder in due if is_complete(replica, folder, source, target)]
     for folder in changed:
         writing.change_folder(replica, folder, actor, replicas={source: ReplicaState.DELETE_PENDING})
-    replica.fired["command_migrate"] += 1
+    replica.fired["command_migrate_remove"] += 1
     return Step(len(changed), before, report(replica, source, target))
 
 

@@ -90,7 +90,7 @@ def change_rights(
             return Change()
         return Change(properties={RIGHTS + subject: folder_settings.rights_value(wanted)})
 
-    return _change_all(replica, top, plan, actor, with_subfolders=with_subfolders)
+    return _change_all(replica, f"rights_{action}", top, plan, actor, with_subfolders=with_subfolders)
 
 
 def change_replicas(
@@ -135,7 +135,7 @@ def change_replicas(
         ]
         return Change({server: ReplicaState.DELETE_PENDING}) if others else "it is the last replica"
 
-    return _change_all(replica, top, plan, actor, with_subfolders=with_subfolders)
+    return _change_all(replica, f"replicas_{action}", top, plan, actor, with_subfolders=with_subfolders)
 
 
 def _replacement(
@@ -171,7 +171,7 @@ def overwrite(
         replicas = _list_changes(active, read) if Setting.REPLICAS in settings else {}
         return Change(replicas, properties)
 
-    return _change_all(replica, top, plan, actor, with_top=False)
+    return _change_all(replica, "overwrite", top, plan, actor, with_top=False)
 
 
 def _rights_changes(model: Folder, read: Folder) -> dict[str, str]:
@@ -206,6 +206,7 @@ def _value(read: Folder, name: str) -> str:
 
 def _change_all(
     replica: Replica,
+    command: str,
     top: ObjectId,
     plan: Plan,
     actor: str,
@@ -225,7 +226,7 @@ def _change_all(
             arguments: dict[str, Any] = {"replicas": change.replicas or None, "properties": change.properties}
             writing.change_folder(replica, folder, actor, **arguments)
             changed_count += 1
-    replica.fired["command_subtree"] += 1
+    replica.fired[f"command_subtree_{command}"] += 1
     replica.fired["subtree_skipped"] += len(skipped)
     return Outcome(changed_count, tuple(skipped))
 

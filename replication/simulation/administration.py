@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from pillarbox.replication.core import commands, hierarchy, writing
 from pillarbox.replication.core.replica import Replica
@@ -23,9 +23,20 @@ COUNTS: Final = {
     "administered_stop": 1,
 }
 """How often each is done in a seed, by the names under which a seed's figures count it."""
+SEEDS_DEALT: Final = 10
+"""The seeds in a row, from a multiple of it on, among which each command is given."""
 _STOPPED_PART: Final = 5  # content is resumed within this part of the steps after its stop
+_PATIENCE_STEPS: Final = 100  # with a command that cannot be given; any one takes its place then
 
 Deed = Callable[[World, random.Random], str]
+
+
+class Planned(NamedTuple):
+    """A deed that is still to be done, the step from which on, and the name that counts it."""
+
+    step: int
+    name: str
+    deed: Deed
 
 
 class Administration:
@@ -40,10 +51,20 @@ class Administration:
         self._rng = random.Random(f"administration of {seed}")
         stop = self._rng.randrange(steps)
         resume = stop + self._rng.randint(1, max(1, steps // _STOPPED_PART))
-        self._left = [(stop, "administered_stop"), (resume, "administered_resume")]
-        for name in ("administered_command", "administered_list", "administered_move"):
-            self._left += [(self._rng.randrange(steps), name) for _ in range(COUNTS[name])]
-        self._left.sort()
+        self._left = [_planned(stop, "administered_stop"), _planned(resume, "administered_resume")]
+        for name in ("administered_list", "administered_move"):
+            self._left += [_planned(self._rng.randrange(steps), name) for _ in range(COUNTS[name])]
+        dealt = _dealt(seed)
+        at_steps = sorted(self._rng.randrange(steps) for _ in dealt)
+        self._left += [
+            Planned(
+                step,
+                "administered_command",
+                partial(_at_any, operation=partial(operators.give, command=command)),
+            )
+            for step, command in zip(at_steps, dealt, strict=True)
+        ]
+        self._left.sort(key=lambda planned: planned.step)
 
     def is_done(self) -> bool:
         """True when nothing is left to be done."""
@@ -51,12 +72,27 @@ class Administration:
 
     def step(self, number: int) -> None:
         """Do what is planned for a step, and what could not be done before."""
-        for planned in [each for each in self._left if each[0] <= number]:
-            _, name = planned
-            if said := _DEEDS[name](self._world, self._rng):
+        for planned in [each for each in self._left if each.step <= number]:
+            is_late = number >= planned.step + _PATIENCE_STEPS
+            deed = _DEEDS[planned.name] if is_late else planned.deed
+            if said := deed(self._world, self._rng):
                 self._left.remove(planned)
-                self._world.fired[name] += 1
+                self._world.fired[planned.name] += 1
                 self._world.say(said)
+
+
+def _planned(step: int, name: str) -> Planned:
+    return Planned(step, name, _DEEDS[name])
+
+
+def _dealt(seed: int) -> list[Operation]:
+    """The commands of a seed: all are shuffled and dealt to the seeds of a row, some twice."""
+    rng, each_count = random.Random(f"commands from {seed // SEEDS_DEALT} on"), COUNTS["administered_command"]
+    places = list(range(len(operators.EACH_COMMAND)))
+    rng.shuffle(places)
+    places += rng.sample(places, SEEDS_DEALT * each_count - len(places))
+    first = seed % SEEDS_DEALT * each_count
+    return [operators.EACH_COMMAND[place] for place in sorted(places[first : first + each_count])]
 
 
 def _at_any(world: World, rng: random.Random, operation: Operation) -> str:
@@ -70,7 +106,7 @@ def _at_any(world: World, rng: random.Random, operation: Operation) -> str:
 
 
 def _command(replica: Replica, rng: random.Random) -> str:
-    return operators.some_command(replica, rng, operators.OTHER_COMMANDS)
+    return operators.give(replica, rng, rng.choice(operators.EACH_COMMAND))
 
 
 def _stop(replica: Replica, rng: random.Random) -> str:

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from functools import partial
+from itertools import permutations
 from typing import Final
 
-from pillarbox.replication.core import commands, folder_settings, hierarchy, migration, subtree
+from pillarbox.replication.core import (
+    commands,
+    folder_settings,
+    hierarchy,
+    migration,
+    organisation_folder,
+    subtree,
+)
 from pillarbox.replication.core.folder_settings import Priority
 from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS
 from pillarbox.replication.core.replica import Replica
@@ -27,26 +37,31 @@ _SCHEDULES: Final = (
 )
 _ROUNDS_MAX: Final = 5
 
-COUNTED: Final = frozenset(
+COMMANDS: Final = frozenset(
     {
-        "command_migrate",
+        "command_migrate_add",
+        "command_migrate_remove",
         "command_move_all",
+        "command_prefer_sources",
         "command_resume",
-        "command_schedule",
         "command_send_contents",
         "command_send_hierarchy",
+        "command_set_priority",
+        "command_set_schedule",
         "command_stop",
-        "command_subtree",
+        "command_subtree_overwrite",
+        *(f"command_subtree_{what}_{action}" for what in ("replicas", "rights") for action in Action),
         "command_synchronize_hierarchy",
-        "content_resumed",
-        "content_stopped",
-        BEING_REPLACED,
-        "replica_replaced",
-        "subtree_skipped",
         *shapes.COUNTED,
     }
 )
-"""The counters of commands and of what they cause; a campaign in which one is missing proves little."""
+"""The counters of commands; a campaign in which one is missing proves little."""
+EFFECTS: Final = frozenset(
+    {"content_resumed", "content_stopped", BEING_REPLACED, "replica_replaced", "subtree_skipped"}
+)
+"""The counters of what commands cause."""
+
+MigrationStep = Callable[[Replica, bytes, bytes, str], migration.Step]
 
 
 def stop_or_resume(replica: Replica, rng: random.Random) -> str:
@@ -88,68 +103,112 @@ def send_contents(replica: Replica, rng: random.Random) -> str:
 
 
 def set_schedule(replica: Replica, rng: random.Random) -> str:
-    """Give a folder another schedule or priority."""
+    """Give a folder another schedule."""
+    folders = list(hierarchy.places(replica))
+    if not folders:
+        return ""
+    folder, schedule = rng.choice(folders), rng.choice(_SCHEDULES)
+    folder_settings.set_schedule(replica, folder, schedule, ACTOR)
+    replica.fired["command_set_schedule"] += 1
+    return f"sets the schedule of {folder.counter} to {schedule}"
+
+
+def set_priority(replica: Replica, rng: random.Random) -> str:
+    """Give a folder another priority."""
     folders = list(hierarchy.places(replica))
     if not folders:
         return ""
     folder = rng.choice(folders)
-    replica.fired["command_schedule"] += 1
-    if rng.random() < 0.3:
-        folder_settings.set_priority(replica, folder, rng.choice(list(Priority)), ACTOR)
-        return f"sets the priority of {folder.counter}"
-    schedule = rng.choice(_SCHEDULES)
-    folder_settings.set_schedule(replica, folder, schedule, ACTOR)
-    return f"sets the schedule of {folder.counter} to {schedule}"
+    folder_settings.set_priority(replica, folder, rng.choice(list(Priority)), ACTOR)
+    replica.fired["command_set_priority"] += 1
+    return f"sets the priority of {folder.counter}"
 
 
-def change_subtree(replica: Replica, rng: random.Random) -> str:
-    """Change permissions or replica lists of a folder and all below it, or overwrite what is below it."""
+def prefer_sources(replica: Replica, rng: random.Random) -> str:
+    """Have a store ask one that an operator chose before all others, or no longer."""
+    known = organisation_folder.reading(replica).organisation
+    servers = sorted(database for database in known.servers if not known.is_removed(database))
+    if len(servers) < 2:
+        return ""
+    one, other = rng.sample(servers, 2)
+    commands.prefer_sources(replica, one, () if known.preferred.get(one) else (other,), ACTOR)
+    return "chooses sources"
+
+
+def change_rights(replica: Replica, rng: random.Random, action: Action) -> str:
+    """Change the permissions of a folder and all below it."""
     folders = list(hierarchy.places(replica))
     if not folders:
         return ""
-    top, action = rng.choice(folders), rng.choice(list(Action))
-    what = rng.choice(("rights", "replicas", "overwrite"))
-    if what == "rights":
-        subject, rights = rng.choice(("anna", "bert")), rng.choice((AUTHOR, FolderRights.READ_ITEMS))
-        outcome = subtree.change_rights(replica, top, action, subject, rights, ACTOR)
-    elif what == "overwrite":
-        settings = rng.sample(list(Setting), rng.randint(1, len(Setting)))
-        outcome = subtree.overwrite(replica, top, ACTOR, settings)
-    else:
-        server, by = rng.sample(_stores(replica), 2)
-        outcome = subtree.change_replicas(replica, top, action, server, ACTOR, by)
-    return f"changes {what} of {outcome.changed_count} folders from {top.counter} on"
+    top, subject = rng.choice(folders), rng.choice(("anna", "bert"))
+    rights = rng.choice((AUTHOR, FolderRights.READ_ITEMS))
+    outcome = subtree.change_rights(replica, top, action, subject, rights, ACTOR)
+    return f"changes the permissions of {outcome.changed_count} folders from {top.counter} on"
 
 
-def migrate(replica: Replica, rng: random.Random) -> str:
-    """Add or remove replicas of a server for another of its site, or move all between any two."""
+def change_replicas(replica: Replica, rng: random.Random, action: Action) -> str:
+    """Change the replica lists of a folder and all below it."""
+    folders = list(hierarchy.places(replica))
+    if not folders:
+        return ""
+    top, (server, by) = rng.choice(folders), rng.sample(_stores(replica), 2)
+    outcome = subtree.change_replicas(replica, top, action, server, ACTOR, by)
+    return f"changes the lists of {outcome.changed_count} folders from {top.counter} on"
+
+
+def overwrite(replica: Replica, rng: random.Random) -> str:
+    """Give all folders below one its settings, or some of them."""
+    folders = list(hierarchy.places(replica))
+    if not folders:
+        return ""
+    top, settings = rng.choice(folders), rng.sample(list(Setting), rng.randint(1, len(Setting)))
+    outcome = subtree.overwrite(replica, top, ACTOR, settings)
+    return f"overwrites the settings of {outcome.changed_count} folders below {top.counter}"
+
+
+def migrate(replica: Replica, rng: random.Random, step: MigrationStep) -> str:
+    """Add or remove the replicas of a server for another of its site."""
+    servers, pairs = replica.organisation.servers, permutations(_stores(replica), 2)
+    neighbours = [(one, other) for one, other in pairs if servers[one].site == servers[other].site]
+    if not neighbours:
+        return ""
+    return f"migrates {step(replica, *rng.choice(neighbours), ACTOR).changed_count} replicas"
+
+
+def move_all(replica: Replica, rng: random.Random) -> str:
+    """Move all replicas of a server to any other."""
     source, target = rng.sample(_stores(replica), 2)
-    servers = replica.organisation.servers
-    if servers[source].site != servers[target].site:
-        return f"moves {migration.move_all(replica, source, target, ACTOR)} replicas"
-    step = rng.choice((migration.add, migration.remove))(replica, source, target, ACTOR)
-    return f"migrates {step.changed_count} replicas"
+    return f"moves {migration.move_all(replica, source, target, ACTOR)} replicas"
 
 
-OTHER_COMMANDS: Final[tuple[Operation, ...]] = (
+EACH_COMMAND: Final[tuple[Operation, ...]] = (
     synchronize,
     send_hierarchy,
     send_contents,
     set_schedule,
-    change_subtree,
-    migrate,
-    shapes.some_shape,
-    shapes.some_shape,
-    shapes.some_shape,
+    set_priority,
+    prefer_sources,
+    *(partial(change_rights, action=action) for action in Action),
+    *(partial(change_replicas, action=action) for action in Action),
+    overwrite,
+    *(partial(migrate, step=step) for step in (migration.add, migration.remove)),
+    move_all,
+    *shapes.CHANGES,
 )
-COMMANDS: Final[tuple[Operation, ...]] = (stop_or_resume, stop_or_resume, *OTHER_COMMANDS)
+"""Each command but stop and resume, once, in an order in which none takes away what a later one needs."""
+_ALL_COMMANDS: Final[tuple[Operation, ...]] = (*(stop_or_resume,) * 4, *EACH_COMMAND)
 
 
-def some_command(replica: Replica, rng: random.Random, among: tuple[Operation, ...] = COMMANDS) -> str:
+def some_command(replica: Replica, rng: random.Random) -> str:
     """Give a command at random; what it was, or "" when it could not be given here."""
+    return give(replica, rng, rng.choice(_ALL_COMMANDS))
+
+
+def give(replica: Replica, rng: random.Random, command: Operation) -> str:
+    """Give a command; what it was, or "" when it could not be given here."""
     if len(_stores(replica)) < 2:
         return ""
-    return rng.choice(among)(replica, rng)
+    return command(replica, rng)
 
 
 def _stores(replica: Replica) -> list[bytes]:

@@ -4,7 +4,7 @@ nothing."""
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from typing import NamedTuple, TypeAlias
 
@@ -17,7 +17,7 @@ from pillarbox.replication.simulation.history import Violation
 from pillarbox.replication.simulation.machine import Machine
 from pillarbox.replication.simulation.network import carried
 from pillarbox.replication.simulation.objects import DictObjects, FolderObjects
-from pillarbox.replication.wire.messages import Message
+from pillarbox.replication.wire.messages import Message, Status
 from pillarbox.store.change_number import ChangeNumber
 
 EVERY = 24  # of so many deliveries one is replayed, and an older one
@@ -96,10 +96,11 @@ class Replays:
                 raise Violation(f"{machine.database.hex()[:8]} takes something twice, and forgets numbers")
             # Which of them expired may change: one is let go and held again, and statements have no order.
             rows, then = record.folders[folder].rows, taken.rows[folder]
+            late = _of_unlisted(taken.messages, folder, then)
             if any(
                 peer in rows and rows[peer].had != row.had
                 for peer, row in state.rows.items()
-                if not _is_begun_anew(row, then.get(peer))
+                if peer not in late and not _is_begun_anew(row, then.get(peer))
             ):
                 raise Violation(f"{machine.database.hex()[:8]} takes something twice, and a row changes")
 
@@ -110,6 +111,20 @@ def _is_begun_anew(row: Row, then: Row | None) -> bool:
     if then is None or not row.is_heard():
         return True
     return row.life == then.life and not row.had.covers(then.had)
+
+
+def _of_unlisted(
+    messages: Iterable[Message], folder: ObjectId, then: Mapping[bytes, Row]
+) -> frozenset[bytes]:
+    """The stores whose statements came by a mate that was not on the list when they were taken: nothing that
+    it said was heard."""
+    return frozenset(
+        mate
+        for message in messages
+        if message.folder == folder and message.sender.database not in then
+        if isinstance(message.body, Status)
+        for mate in message.body.mates
+    )
 
 
 def _is_same(before: FolderObjects, after: FolderObjects) -> bool:

@@ -54,6 +54,8 @@ def check_requests(replica: Replica, folder: ObjectId, asked: Mapping[bytes, CNS
         if backfill.is_stubborn(replace(entry, tries=entry.tries - 1)):
             elsewhere |= entry.missing
     for source, numbers in asked.items():
+        if not numbers:  # it takes back what was asked before
+            continue
         for other, place in places.items():
             if place < places[source] and (numbers - elsewhere) & state.rows[other].known:
                 raise Violation(f"{folder.counter}: a store is asked for what one before it has")

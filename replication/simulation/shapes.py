@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from pillarbox.replication.core import organisation_folder
@@ -34,7 +35,6 @@ COUNTED: Final = frozenset(
         "shape_server_schedule",
         "shape_site_added",
         "shape_site_out",
-        "shape_sources",
     }
 )
 """The counters of changes of shape; a campaign in which one is missing proves little."""
@@ -76,11 +76,9 @@ def _known(replica: Replica) -> Organisation:
     return said if said.servers else replica.organisation
 
 
-def some_shape(replica: Replica, rng: random.Random) -> str:
-    """Change the shape of the organisation at random; what it was, or "" when it could not be done here."""
-    known = _known(replica)
-    change = rng.choice(CHANGES)
-    after = change(replica, known, rng)
+def _change(replica: Replica, rng: random.Random, change: Change) -> str:
+    """Change the shape of the organisation; what it was, or "" when it could not be done here."""
+    after = change(replica, _known(replica), rng)
     if after is None:
         return ""
     said = organisation_folder.apply(replica, after, ACTOR)
@@ -187,26 +185,17 @@ def _site_out(replica: Replica, known: Organisation, rng: random.Random) -> Orga
     return _whole(replace(known, servers=servers, sites=sites, connectors=left), rng)
 
 
-def _sources(replica: Replica, known: Organisation, rng: random.Random) -> Organisation | None:
-    """A store asks one that an operator chose before all others, or no longer."""
-    there = _there(known)
-    if len(there) < 2:
-        return None
-    one, other = rng.sample(there, 2)
-    preferred = {database: chosen for database, chosen in known.preferred.items() if database != one}
-    return replace(known, preferred=preferred if one in known.preferred else {**preferred, one: (other,)})
-
-
-CHANGES: Final[tuple[Change, ...]] = (
-    _cost,
-    _connector_closes,
-    _connector_added,
-    _connector_added,
-    _connector_out,
-    _server_moved,
-    _server_moved,
-    _server_schedule,
-    _site_added,
-    _site_out,
-    _sources,
+CHANGES: Final[tuple[Callable[[Replica, random.Random], str], ...]] = tuple(
+    partial(_change, change=change)
+    for change in (
+        _cost,
+        _connector_closes,
+        _connector_added,
+        _connector_out,
+        _server_moved,
+        _server_schedule,
+        _site_added,
+        _site_out,
+    )
 )
+"""Each change of shape, the one of a site that goes at last: all connectors may go with it."""
