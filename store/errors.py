@@ -6,6 +6,7 @@ by text. Exit codes are never reused: a retired class keeps its number in `RETIR
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from typing import Self
 
@@ -59,9 +60,14 @@ class PeerUnreachable(Retryable):
 
 
 class Refused(PillarboxError):
-    """The call is understood and will not be done."""
+    """The call is understood and will not be done. `folders` are the paths of all public folders that stand
+    in the way, of which the message may name some; empty where none does."""
 
     exit_code = 20
+
+    def __init__(self, message: str, *, hint: str = "", folders: Sequence[str] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.folders = tuple(folders)
 
 
 class Dismounted(Refused):

@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 
 from pillarbox.store.access import Actor
 from pillarbox.store.errors import PillarboxError
+from pillarbox.tools.error_data import error_data
 from pillarbox.tools.lazy import LazyGroup
 from pillarbox.tools.output import json_text, warn
 
@@ -48,7 +49,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 class ErrorShowingGroup(LazyGroup):
     """Shows a person's mistakes as one line and a hint, with the exit code of their class.
 
-    With --json a mistake is one JSON object on stderr: `error`, `code`, `class`, `hint`.
+    With --json a mistake is one JSON object on stderr: `error_data`.
     """
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -61,7 +62,7 @@ class ErrorShowingGroup(LazyGroup):
             if not as_json:
                 raise
             hint = f"see `{error.ctx.command_path} --help`" if error.ctx else ""
-            tell_error(error.format_message(), error.exit_code, type(error), hint, as_json=True)
+            tell_error({**error_data(error), "error": error.format_message(), "hint": hint}, as_json=True)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
             warn(["pillarbox: interrupted"])
@@ -76,15 +77,15 @@ class ErrorShowingGroup(LazyGroup):
 
 
 def end_with(error: PillarboxError, as_json: bool) -> NoReturn:
-    tell_error(str(error), error.exit_code, type(error), error.hint, as_json=as_json)
+    tell_error(error_data(error), as_json=as_json)
     sys.exit(error.exit_code)
 
 
-def tell_error(message: str, code: int, kind: type[Exception], hint: str, *, as_json: bool) -> None:
-    """Tell of an error on stderr: a sentence and a hint, or one JSON object."""
+def tell_error(data: dict[str, Any], *, as_json: bool) -> None:
+    """Tell of an error, of `error_data`, on stderr: a sentence and a hint, or one JSON object."""
     if as_json:
-        warn([json_text({"error": message, "code": code, "class": kind.__name__, "hint": hint})])
+        warn([json_text(data)])
     else:
-        first, *others = message.split("\n")  # an organisation file can have many faults
+        first, *others = data["error"].split("\n")  # an organisation file can have many faults
         lines = [f"pillarbox: {first}", *(f"           {each}" for each in others)]
-        warn([*lines, *([f"  {hint}"] if hint else [])])
+        warn([*lines, *([f"  {data['hint']}"] if data["hint"] else [])])

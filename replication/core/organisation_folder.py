@@ -13,7 +13,7 @@ from typing import Final
 from pillarbox.replication.core import writing
 from pillarbox.replication.core.preset import PRESETS
 from pillarbox.replication.core.replica import Replica
-from pillarbox.replication.ground.records import REMOVED, Entry, FolderVersion, ReplicaState
+from pillarbox.replication.ground.records import REMOVED, Entry, FolderVersion, ObjectId, ReplicaState
 from pillarbox.replication.organisation.differences import differences
 from pillarbox.replication.organisation.entries import (
     PRESET,
@@ -27,6 +27,7 @@ from pillarbox.store.errors import Refused
 
 NAME: Final = "organisation"
 _SHOWN_FOLDERS: Final = 10
+_NO_PATHS: Final[Mapping[ObjectId, str]] = {}
 
 
 def entries(replica: Replica) -> dict[str, str]:
@@ -42,44 +43,56 @@ def reading(replica: Replica) -> Reading:
 
 
 def apply(
-    replica: Replica, organisation: Organisation, actor: str, lost: Collection[bytes] = ()
+    replica: Replica,
+    organisation: Organisation,
+    actor: str,
+    lost: Collection[bytes] = (),
+    paths: Mapping[ObjectId, str] = _NO_PATHS,
 ) -> tuple[str, ...]:
     """Write what differs from the entries of now; the differences, in words. Raises as `plan`."""
-    told = plan(replica, organisation, lost)
+    told = plan(replica, organisation, lost, paths)
     change(replica, changed_entries(entries(replica), organisation), actor)
     return told
 
 
-def plan(replica: Replica, organisation: Organisation, lost: Collection[bytes] = ()) -> tuple[str, ...]:
+def plan(
+    replica: Replica,
+    organisation: Organisation,
+    lost: Collection[bytes] = (),
+    paths: Mapping[ObjectId, str] = _NO_PATHS,
+) -> tuple[str, ...]:
     """The differences from the entries of now, in words, which `apply` would write.
 
     A server that is to go is refused while it holds a replica or has a delete pending, unless it is one of
-    `lost`: those are gone for good with what they held. Raises Refused with the folders.
+    `lost`: those are gone for good with what they held. Raises Refused with the folders, all of them in its
+    `folders`, by their `paths` where those are given and else by their names.
     """
     before = reading(replica).organisation
     for database, server in before.servers.items():
         after = organisation.servers.get(database)
         is_leaving = not server.is_removed and (after is None or after.is_removed)
         if is_leaving and database not in lost:
-            _refuse_holder(replica, server)
+            _refuse_holder(replica, server, paths)
     return differences(before, organisation)
 
 
-def _refuse_holder(replica: Replica, server: Server) -> None:
-    names = []
+def _refuse_holder(replica: Replica, server: Server, paths: Mapping[ObjectId, str]) -> None:
+    held = []
     for folder in replica.objects.ids(replica.tree.hierarchy):
         read = replica.folder(folder)
         listed = read.replicas.get(server.database) if read and read.is_live else None
         if read and listed and listed.value is not ReplicaState.REMOVED:
             is_pending = listed.value is ReplicaState.DELETE_PENDING
-            names.append(f"{read.name.value}{' (delete pending)' if is_pending else ''}")
-    if names:
-        shown = ", ".join(sorted(names)[:_SHOWN_FOLDERS])
-        more = f" and {len(names) - _SHOWN_FOLDERS} more" if len(names) > _SHOWN_FOLDERS else ""
+            held.append((paths.get(folder, read.name.value), " (delete pending)" if is_pending else ""))
+    if held:
+        held.sort()
+        shown = ", ".join("".join(each) for each in held[:_SHOWN_FOLDERS])
+        more = f" and {len(held) - _SHOWN_FOLDERS} more" if len(held) > _SHOWN_FOLDERS else ""
         raise Refused(
             f"server {server.name} holds replicas of {shown}{more}",
             hint="move its replicas to other servers and wait until none is delete pending; all of them are "
-            f"listed by `pillarbox folder find SERVER / --replica {server.name}`",
+            f"listed with --json, and by `pillarbox folder find SERVER / --replica {server.name}`",
+            folders=[name for name, _ in held],
         )
 
 

@@ -124,6 +124,23 @@ def test_a_server_that_holds_a_replica_or_has_a_delete_pending_is_not_retired() 
     assert post.replica(1).organisation.is_removed(THREE)
 
 
+def test_a_refusal_names_ten_folders_and_carries_all_by_path_where_that_is_given() -> None:
+    post = applied()
+    folders = [post.folder("13") for _ in range(12)]
+    without = replace(
+        organisation(post),
+        servers={ONE: post.organisation.servers[ONE], TWO: post.organisation.servers[TWO]},
+    )
+    paths = {folder: f"Lists/{number:02}" for number, folder in enumerate(folders[1:])}
+
+    def refused(replica: Replica) -> None:
+        with pytest.raises(Refused, match=r"of Lists/00, .*, Lists/09 and 2 more$") as told:
+            organisation_folder.plan(replica, without, paths=paths)
+        assert told.value.folders == (*paths.values(), "News")
+
+    post.do(0, refused)
+
+
 def test_a_server_that_is_lost_for_good_is_retired_with_what_it_held() -> None:
     post = applied()
     post.folder("13")

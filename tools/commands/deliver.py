@@ -19,7 +19,7 @@ from pillarbox.store.errors import (
     Refused,
     UnsupportedVersion,
 )
-from pillarbox.tools.error_data import error_of
+from pillarbox.tools.error_data import error_data, error_of
 from pillarbox.tools.options import JSON, SERVER, tell_error
 from pillarbox.tools.output import show, warn
 from pillarbox.tools.parameters import complete_mailbox
@@ -99,5 +99,5 @@ def _show(delivered: list[dict[str, str]], as_json: bool) -> None:
 def _end_with(error: Exception, as_json: bool) -> NoReturn:
     code = exit_code_for(error)
     told = error.error if isinstance(error, NoSuchMailbox) else error
-    tell_error(str(told), code, type(told), getattr(told, "hint", ""), as_json=as_json)
+    tell_error(error_data(told, code), as_json=as_json)
     sys.exit(code)

@@ -19,7 +19,7 @@ from pillarbox.store.errors import (
 from pillarbox.store.ids import GUID_BYTES, guid_text
 from pillarbox.tools.mail_rows import Row
 from pillarbox.tools.operations.call import Call
-from pillarbox.tools.operations.replicating import public_folder_stores, server_named
+from pillarbox.tools.operations.replicating import folder_paths, public_folder_stores, server_named
 
 if TYPE_CHECKING:
     from pillarbox.replication.core.replica import Replica
@@ -102,14 +102,15 @@ def apply(call: Call, *, file: str, lost: list[str], dry_run: bool) -> list[str]
     from pillarbox.replication.organisation.organisation_file import parse_organisation
 
     (text,) = call.items()
+    paths = folder_paths(call.server)
 
     def write(replica: Replica) -> list[str]:
         present = organisation_folder.reading(replica).organisation
         gone = [server_named(replica, name) for name in lost]
         after = parse_organisation(str(text), present, file)
         if dry_run:
-            return list(organisation_folder.plan(replica, after, gone))
-        return list(organisation_folder.apply(replica, after, call.actor.account, gone))
+            return list(organisation_folder.plan(replica, after, gone, paths))
+        return list(organisation_folder.apply(replica, after, call.actor.account, gone, paths))
 
     return call.replicator().perform(write)
 
@@ -295,6 +296,7 @@ def retire(call: Call, *, name: str, lost: bool) -> list[str]:
     from pillarbox.replication.core import organisation_folder
 
     call.confirm(f"Take {name} out of the organisation, for ever?")
+    paths = folder_paths(call.server)
 
     def write(replica: Replica) -> list[str]:
         database = server_named(replica, name)
@@ -307,7 +309,8 @@ def retire(call: Call, *, name: str, lost: bool) -> list[str]:
             )
         removed = present.servers[database]._replace(is_removed=True)
         after = replace(present, servers={**present.servers, database: removed})
-        return list(organisation_folder.apply(replica, after, call.actor.account, [database] if lost else []))
+        gone = [database] if lost else []
+        return list(organisation_folder.apply(replica, after, call.actor.account, gone, paths))
 
     return call.replicator().perform(write)
 

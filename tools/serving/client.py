@@ -106,14 +106,14 @@ class Connected:
                 raise PeerUnreachable(
                     "the serving process ended before it answered", hint="look at its log, and run this again"
                 )
-            if frame.kind in (Kind.PART, Kind.RESULT):
+            if frame.kind in (Kind.PART, Kind.RESULT, Kind.ERROR):
                 parts += frame.body
                 if frame.kind is Kind.RESULT:
                     return unpacked(bytes(parts))
+                if frame.kind is Kind.ERROR:
+                    raise _told(unpacked(bytes(parts)))
                 if len(parts) > RESULT_BYTES_MAX:
                     raise InvalidContent("the serving process sends a result without end")
-            elif frame.kind is Kind.ERROR:
-                raise _told(frame.value())
             elif frame.kind is Kind.WANT:
                 self._connection.send(*next(stream, (Kind.END, b"")))
             elif frame.kind is Kind.QUESTION:

@@ -270,7 +270,7 @@ class ControlSocket:
                 raise HungUp from None
             raise
         except PillarboxError as error:
-            connection.send(Kind.ERROR, packed(error_data(error)))
+            connection.send_result(error_data(error), Kind.ERROR)
         except OSError as error:
             told = disk_error(error, str(error.filename or "the system"))
             connection.send(Kind.ERROR, packed(error_data(told)))

@@ -95,15 +95,16 @@ class Connection:
         except OSError as error:
             raise _gone() from error
 
-    def send_result(self, value: Any) -> None:
-        """Send a value as a result, in parts where one frame cannot hold it. Raises as `send`."""
+    def send_result(self, value: Any, kind: Kind = Kind.RESULT) -> None:
+        """Send a value as a result, or as an error, in parts where one frame cannot hold it. Raises as
+        `send`."""
         body = packed(value)
         if len(body) > RESULT_BYTES_MAX:
             raise OverLimit("the result is too large for the control socket", hint="ask for less at a time")
         while len(body) > BODY_BYTES_MAX:
             self.send(Kind.PART, body[:BODY_BYTES_MAX])
             body = body[BODY_BYTES_MAX:]
-        self.send(Kind.RESULT, body)
+        self.send(kind, body)
 
     def read(self) -> Frame | None:
         """The next frame; None when the other side has closed between two frames.

@@ -228,6 +228,36 @@ def test_a_server_is_retired_once_it_holds_nothing(tmp_path: Path) -> None:
     )
 
 
+def test_of_the_folders_that_keep_a_server_ten_are_named_and_json_has_all_paths(tmp_path: Path) -> None:
+    b1, b2 = first(tmp_path / "b1"), made(tmp_path / "b2")
+    approved(b1, b2, "b2")
+    public_folder(b1, "Lists")
+    paths = [f"Lists/List {number:02}" for number in range(12)]
+    for path in paths:
+        run("folder", "create", b1, "/", path)
+    run("replica", "add", b1, "Lists", "b2", "--recursive")
+    refused = run("node", "retire", b1, "b2", "--yes", code=20)
+    assert "server b2 holds replicas of Lists, Lists/List 00," in refused.stderr
+    assert "Lists/List 08 and 3 more" in refused.stderr and "--json" in refused.stderr
+    for command in (("node", "retire", b1, "b2", "--yes"), ("org", "apply", b1, without(b1, "b2"))):
+        error = json.loads(run(*command, "--json", code=20).stderr)
+        assert error["folders"] == ["Lists", *paths]
+    found = told("folder", "find", b1, "/", "--replica", "b2")
+    assert sorted(each["folder"] for each in found) == ["Lists", *paths], "as the hint says"
+    with serving(b1, tmp_path) as served:
+        error = json.loads(run("node", "retire", b1, "b2", "--yes", "--json", code=20).stderr)
+        assert error["folders"] == ["Lists", *paths]
+        assert served.end(15) == 0
+
+
+def without(server: Path, name: str) -> Path:
+    """The organisation of a server as a file that does not name another one."""
+    file = server.parent / f"without-{name}.toml"
+    servers = run("org", "export", server).stdout.split("[[servers]]")
+    file.write_text("[[servers]]".join(each for each in servers if f'name = "{name}"' not in each))
+    return file
+
+
 def test_the_authority_moves_by_its_export(tmp_path: Path) -> None:
     b1, b2 = first(tmp_path / "b1"), made(tmp_path / "b2")
     approved(b1, b2, "b2")
@@ -335,14 +365,12 @@ def test_an_organisation_begins_beside_a_serving_process_too(tmp_path: Path) -> 
 
 def test_a_dry_run_says_that_a_server_still_holds_replicas(tmp_path: Path) -> None:
     b1, b2 = first(tmp_path / "b1"), made(tmp_path / "b2")
-    request, approval, file = tmp_path / "r", tmp_path / "a", tmp_path / "example.toml"
+    request, approval = tmp_path / "r", tmp_path / "a"
     run("node", "request", b2, request)
     run("node", "approve", b1, request, approval, "--name", "b2", "--site", "berlin")
     public_folder(b1, "Forum")
     run("replica", "add", b1, "Forum", "b2")
-    text = run("org", "export", b1).stdout
-    servers = text.split("[[servers]]")
-    file.write_text("[[servers]]".join(each for each in servers if 'name = "b2"' not in each))
+    file = without(b1, "b2")
     refused = run("org", "apply", b1, file, "--dry-run", code=20)
     assert "server b2 holds replicas of Forum" in refused.stderr
     run("org", "apply", b1, file, code=20)

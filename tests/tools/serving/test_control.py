@@ -269,6 +269,22 @@ def test_a_fault_is_logged_and_told_and_the_process_goes_on(
     assert "ZeroDivisionError" in held.log.getvalue()
 
 
+def test_a_refusal_names_all_folders_however_many_there_are(
+    held: Held, as_operation: Callable[..., None]
+) -> None:
+    folders = [f"Lists/List {number}" for number in range(100_000)]
+
+    def refuse(call: Call) -> None:
+        raise Refused("it holds replicas", hint="move them", folders=folders)
+
+    as_operation(refuse)
+    with held.connect() as connected:
+        for _ in range(2):  # the connection is as good as before
+            with pytest.raises(Refused, match="it holds replicas") as told:
+                connected.call("test")
+            assert told.value.folders == tuple(folders) and told.value.hint == "move them"
+
+
 def test_a_database_is_let_go_of_until_its_caller_has_gone(held: Held) -> None:
     database = held.server.database(STORE)
     with held.connect() as connected:
