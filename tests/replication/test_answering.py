@@ -186,6 +186,16 @@ def test_pages_are_filled_by_what_was_left_of_those_before_when_they_were_packed
     assert counts[0] == 6 and counts == sorted(counts) and counts[-1] == 9
 
 
+def test_a_page_that_is_found_in_several_steps_holds_each_object_once() -> None:
+    """More small posts than the first step finds: each step finds those of the ones before again."""
+    post, folder = filled(450, 100)
+    answer = asks(post, 1, folder, post.now_ms)
+    message = post.stores[0].answer_page(answer.key, post.now)
+    assert message and isinstance(message.body, Changes)
+    assert [object_id for object_id, _ in message.body.objects] == sorted(post.replica(0).objects.ids(folder))
+    assert message.body.answer and message.body.answer.is_last
+
+
 def test_pages_that_follow_each_other_fast_are_noted_together_until_they_have_arrived() -> None:
     """Each page looks at all that are on their way: over a fast link there are hundreds."""
     post, folder = filled(200, 300_000)

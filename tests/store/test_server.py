@@ -328,6 +328,25 @@ def test_a_database_is_deleted_only_when_it_is_dismounted(big: Server) -> None:
         big.database("Second")
 
 
+def test_a_database_that_is_given_another_kind_while_it_is_dismounted_is_of_that_kind(big: Server) -> None:
+    """In its own directory all the same, as where a backup of another store was put there."""
+    before = big.create_database(FIRST_GROUP, "Second", DatabaseKind.MAILBOX_STORE)
+    file = big.path / CONFIG_FILE
+    whole = file.read_text()
+    first, mark, entry = whole.rpartition('name = "Second"')
+    changed = first + mark + entry.replace("mailbox store", "public folder store")
+    file.write_text(changed)
+    with pytest.raises(InvalidSetting, match="another directory or kind"):
+        big.reload()
+    file.write_text(whole)
+    big.dismount("Second")
+    file.write_text(changed)
+    big.reload()
+    database = big.database("Second")
+    assert database is not before and database.path == before.path
+    assert database.kind is DatabaseKind.PUBLIC_FOLDER_STORE and database.mailbox_names is None
+
+
 def test_a_database_that_another_process_has_mounted_is_not_deleted(big: Server) -> None:
     database = big.create_database(FIRST_GROUP, "Second", DatabaseKind.MAILBOX_STORE)
     big.dismount("Second")
