@@ -219,8 +219,8 @@ class Node:
     def asked(
         self, change: Callable[[Replica], R], prepared: Mapping[bytes, PreparedMessage] = {}
     ) -> Future[R]:
-        """The result of a change or a look that the node's thread is asked for. Raises Refused as
-        `perform`."""
+        """The result of a change or a look that the node's thread is asked for; cancelled before that comes
+        to it, it is not done. Raises Refused as `perform`."""
         future: Future[R] = Future()
         with self._ending:
             if self._has_ended:
@@ -337,6 +337,8 @@ class Node:
             self._called()
 
     def _answer(self, asked: _Asked) -> None:
+        if not asked.future.set_running_or_notify_cancel():
+            return  # nobody waits for it any more
         replicator = self._replicator
         if replicator is None:
             asked.future.set_exception(self._not_running())

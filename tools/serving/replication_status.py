@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import TimeoutError as OutOfTime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pillarbox
 from pillarbox.store.errors import PillarboxError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pillarbox.replication.node.node import Node
     from pillarbox.store.change_number import CNSet
 
+R = TypeVar("R")
 _WAIT_S: Final = 5
 
 
@@ -35,10 +36,20 @@ class Paths:
 
     def of(self, node: Node) -> Mapping[Any, str]:
         """The paths as of now. Raises as `Node.asked`, and TimeoutError."""
-        now = node.asked(_hierarchy).result(_WAIT_S)
+        now = _answer_of(node, _hierarchy)
         if now != self._of:
             self._of, self._paths = now, folder_paths(self._server)
         return self._paths
+
+
+def _answer_of(node: Node, look: Callable[[Replica], R]) -> R:
+    """The answer of a node's thread to a look, where it comes in time. As `Node.asked`; TimeoutError."""
+    future = node.asked(look)
+    try:
+        return future.result(_WAIT_S)
+    except OutOfTime:
+        future.cancel()  # who asks a busy node every few seconds must not make it busier
+        raise
 
 
 def _hierarchy(replica: Replica) -> tuple[bytes, CNSet]:
@@ -63,7 +74,7 @@ def replication_status(node: Node | None, paths: Paths, refused: str = "") -> di
     }
     try:
         names = paths.of(node)
-        told = node.asked(lambda replica: _told(replica, names)).result(_WAIT_S)
+        told = _answer_of(node, lambda replica: _told(replica, names))
     except OutOfTime:
         return {**found, "reason": "it is busy"}
     except PillarboxError as error:

@@ -17,8 +17,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from pillarbox.replication.core import organisation_folder
 from pillarbox.store.access import Actor
+from pillarbox.store.errors import Refused
 from pillarbox.store.mail import folders, public_folders
 from pillarbox.tools.operations.replicating import folder_paths
+from pillarbox.tools.serving import replication_status as replication_status_module
 from pillarbox.tools.serving.metrics import Metrics
 from pillarbox.tools.serving.page_replication import replication_part
 from pillarbox.tools.serving.replication_status import Conflicts, Paths, replication_status
@@ -91,6 +93,34 @@ def test_a_node_that_waits_says_why_and_no_more(cut_off: Nodes) -> None:
         cut_off.settle()
         found = status_of(cut_off)
     assert found["state"] == "waiting" and "full" in found["reason"] and "folders" not in found
+
+
+def test_a_node_is_not_left_with_what_nobody_waits_for(
+    cut_off: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread does nothing meanwhile, as when it is busy for long."""
+    looked: list[str] = []
+    monkeypatch.setattr(replication_status_module, "_WAIT_S", 0)
+    monkeypatch.setattr(replication_status_module, "_hierarchy", lambda _: looked.append("hierarchy"))
+    monkeypatch.setattr(replication_status_module, "_told", lambda *_: looked.append("overview"))
+    node: Any = cut_off[0].node
+    for paths in (Paths(server_of(cut_off)), SimpleNamespace(of=lambda _: {})):
+        for _ in range(3):
+            found = replication_status(node, paths)  # type: ignore[arg-type]
+            assert found is not None and found["reason"] == "it is busy" and "folders" not in found
+    cut_off.settle()
+    assert looked == []
+    monkeypatch.undo()
+    assert status_of(cut_off)["folders"]
+
+
+def test_a_node_ends_with_a_question_that_nobody_waits_for(cut_off: Nodes) -> None:
+    node: Any = cut_off[0].node
+    given_up, waited_for = node.asked(lambda replica: replica.site), node.asked(lambda replica: replica.site)
+    assert given_up.cancel()
+    assert node.stop()
+    with pytest.raises(Refused, match="it has stopped"):
+        waited_for.result(0)
 
 
 def test_a_server_that_replicates_nothing_has_no_such_status(cut_off: Nodes) -> None:
