@@ -59,6 +59,11 @@ def knows(replica: Replica, database: bytes) -> bool:
     return database in replica.organisation.servers
 
 
+def others(replica: Replica) -> tuple[bytes, ...]:
+    """The other stores, as far as a store knows that has not started yet."""
+    return _known(replica).others(replica.me.database)
+
+
 def remove(replica: Replica, lost: Collection[bytes]) -> None:
     """Take stores that are lost for good out of the tree, as far as they are known here."""
     known = _known(replica)

@@ -151,7 +151,7 @@ class World:
 
         One that was put back gives some numbers twice, and rightly, if nobody is left who knows of them. A
         hello tells it of the numbers that it gave and does not remember. If nobody who knows of one can be
-        reached, no hello can tell, and somebody must have told.
+        reached, or was in the tree when the copy was made, no hello can tell, and somebody must have told.
         """
         self.down.discard(machine.database)
         origin, last = machine.record.sender.origin, machine.record.counter
@@ -160,7 +160,8 @@ class World:
             for database, other in self.machines.items()
             if other is not machine and hello.highest_heard(other.replicator.replica, origin) > last
         ]
-        if not any(self._is_reachable(machine.database, database) for database in knowing):
+        asked = shapes.others(machine.replicator.replica)
+        if not any(each in asked and self._is_reachable(machine.database, each) for each in knowing):
             machine.is_restored |= bool(knowing)
         if not knowing and machine.begins() is Start.AGAIN:
             self.invariants.history.forget(CNSet.of_range(origin, last + 1, COUNTER_MAX))
