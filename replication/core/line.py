@@ -120,7 +120,7 @@ class Line:
     Pages of answers take their turns with bundles, and wait for no receipt: `pages` are those that the link
     has not taken yet. A store's own site has a line for these alone. `packed_part` is the part of a bundle's
     content that is left of it when it is packed, of late, `slowest_ms` the longest time after which a receipt
-    came, of late.
+    came, of late. It `gives_receipts` until no server is left to try, and again from the next receipt on.
     """
 
     site: str
@@ -130,6 +130,7 @@ class Line:
     silent: dict[bytes, int] = field(default_factory=dict)
     packed_part: float = 1.0
     slowest_ms: int = 0
+    gives_receipts: bool = True
 
     def has_room(self) -> bool:
         """True when another bundle or page may be made: two on their way keep the link busy and memory
@@ -138,14 +139,21 @@ class Line:
 
     def has_urgent_room(self) -> bool:
         """True when a bundle of urgent changes may be made beside these; for a line that is cut none is."""
-        return self._beside_count() < URGENT_FLIGHTS_MAX and not self.stalled()
+        return self._beside_count() < URGENT_FLIGHTS_MAX and not self.is_cut()
 
     def _beside_count(self) -> int:
         return sum(flight.is_beside for flight in self.flights.values())
 
     def stalled(self) -> list[Flight]:
-        """The flights that wait since no server of the site gives receipts: seen from here it is down."""
+        """The flights that wait since all servers of the site are silent."""
         return [flight for flight in self.flights.values() if not flight.to]
+
+    def is_cut(self) -> bool:
+        """True while something waits for a site of which no server gives receipts: seen from here it is down.
+
+        That a silent server is tried again shows nothing: else the line would come and go with each try.
+        """
+        return not self.gives_receipts and bool(self.flights)
 
     def in_flight(self, folder: ObjectId) -> CNSet:
         """The numbers of a folder that are on their way."""
@@ -190,6 +198,7 @@ class Line:
         A network that holds messages up would carry most copies twice otherwise. One that was asked for long
         after says nothing of that.
         """
+        self.gives_receipts = True
         if server in flight.given and not flight.is_asking:
             self.slowest_ms = max(now_ms - flight.given[server], 7 * self.slowest_ms // 8)
 

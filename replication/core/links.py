@@ -22,18 +22,18 @@ RESTATE_MS: Final = 5 * MINUTE_MS
 
 def watch(replica: Replica) -> None:
     """See which connectors of this site are up, by the lines that lead over them. What slept since a line was
-    stalled is looked at when it is not any more."""
-    stalled = frozenset([site for site, line in replica.lines.items() if line.stalled()])
+    cut is looked at when it is not any more."""
+    cut = frozenset([site for site, line in replica.lines.items() if line.is_cut()])
     joining, mine, watches = replica.organisation.joining, replica.site, replica.watches
     for site in replica.lines:
         connectors = joining(mine, site)
         if connectors:
-            name, is_up = connectors[0].name, not (site in stalled or is_cut_off(replica, site))
+            name, is_up = connectors[0].name, not (site in cut or is_cut_off(replica, site))
             if name not in watches or watches[name].is_up != is_up:
                 seen(replica, name, is_up)
-    if replica.stalled - stalled:
+    if replica.cut - cut:
         mates.wake_all(replica)
-    replica.stalled = stalled
+    replica.cut = cut
 
 
 def peer_changed(replica: Replica, peer: bytes, is_up: bool) -> None:

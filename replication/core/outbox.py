@@ -101,7 +101,7 @@ def is_open_to(replica: Replica, site: str) -> bool:
     """True unless the way to a site is down, as far as is seen here: no request is put into its queue."""
     path = replica.site_tree().path(site)
     line = replica.lines.get(path[1]) if len(path) > 1 else None
-    return line is None or not line.stalled()
+    return line is None or not line.is_cut()
 
 
 def line_to(replica: Replica, site: str) -> Line:
@@ -306,6 +306,8 @@ def _launch(replica: Replica, line: Line, flight: Flight) -> None:
     elif any(map(flight.is_refused_by, servers)):
         replica.fired["copy_given_up"] += 1
         _end(replica, line, flight.bundle.key)
+    else:
+        line.gives_receipts = False
 
 
 def _give(replica: Replica, line: Line, flight: Flight) -> None:
@@ -383,6 +385,7 @@ def try_again(replica: Replica, server: bytes) -> None:
     for line in replica.lines.values():
         line.silent.pop(server, None)
         if server in replica.organisation.at(line.site):
+            line.gives_receipts = True
             _launch_stalled(replica, line)
 
 
@@ -430,7 +433,7 @@ def on_its_way(replica: Replica, folder: ObjectId, site: str) -> CNSet:
     line = replica.lines.get(path[1]) if len(path) > 1 else None
     if (
         line is None
-        or line.stalled()
+        or line.is_cut()
         or opening.is_shut(organisation, replica.site, line.site, replica.wall_ms)
     ):
         return NOTHING

@@ -195,7 +195,7 @@ class Replica:
         self.awaited_hierarchy: dict[bytes, Statement] = {}
         self.hierarchy_due_ms = 0
         self.lines: dict[str, Line] = {}
-        self.stalled: frozenset[str] = frozenset()  # the sites whose lines were, when they were last seen
+        self.cut: frozenset[str] = frozenset()  # the sites whose lines were, when they were last seen
         self.answers: dict[AnswerKey, Answer] = {}  # that are under way, with what is left of each
         self.pages: dict[AnswerKey, list[Page]] = {}  # of answers, that may be on their way
         self.asked_of_me: dict[AnswerKey, Asked] = {}  # of late, over links

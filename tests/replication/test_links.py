@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pillarbox.replication.core import outbox
-from pillarbox.replication.core.effects import Pass
+from pillarbox.replication.core.effects import Effect, GiveReceipt, Pass
 from pillarbox.replication.core.links import RESTATE_MS
 from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS
+from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.organisation.link_state import StatedLinks
 from pillarbox.replication.organisation.topology import Connector
 from pillarbox.replication.wire.messages import BackfillRequest, LinkReport, Message
@@ -30,10 +31,23 @@ class Triangle(Post):
             self.put(store, store.organisation_changed(self.organisation, self.now))
         self.wait(MINUTE_MS)
 
+    def put(self, store: Replicator, effects: list[Effect]) -> None:
+        giver = store.replica.me.database
+        super().put(
+            store,
+            [
+                effect
+                for effect in effects
+                if not (isinstance(effect, GiveReceipt) and self._is_lost(giver, effect.to))
+            ],
+        )
+
     def _pass(self, hop: bytes, copy: Pass, is_lost: Callable[[Message], bool]) -> None:
-        sites = {self.organisation.servers[each].site for each in (hop, copy.label.to)}
-        is_over_it = sites == {"a", "c"}
-        super()._pass(hop, copy, lambda message: self.is_cut and is_over_it)
+        super()._pass(hop, copy, lambda message: self._is_lost(hop, copy.label.to))
+
+    def _is_lost(self, one: bytes, other: bytes) -> bool:
+        sites = {self.organisation.servers[each].site for each in (one, other)}
+        return self.is_cut and sites == {"a", "c"}
 
 
 def reports(post: Post) -> list[Message]:
@@ -99,6 +113,16 @@ def test_it_is_stated_as_up_again_when_its_mail_was_taken() -> None:
     sent = len(reports(post))
     post.wait(30 * MINUTE_MS)
     assert len(reports(post)) == sent, "a connector that is up is stated no more"
+
+
+def test_a_silent_server_that_is_tried_again_makes_no_connector_come_and_go() -> None:
+    post = cut_triangle()
+    for _ in range(40):
+        post.wait(MINUTE_MS)
+        assert all(store.replica.down == {"ac"} for store in post.stores)
+    post.is_cut = False
+    post.wait(6 * MINUTE_MS)
+    assert not any(store.replica.down for store in post.stores)
 
 
 def test_what_a_store_stated_counts_no_more_when_it_starts_again() -> None:
