@@ -33,7 +33,7 @@ from pillarbox.replication.core import (
     too_large,
     transit,
 )
-from pillarbox.replication.core.effects import AnswerKey, Effect, Pass, Send
+from pillarbox.replication.core.effects import AnswerKey, Effect, Notice, Pass, Report, Send
 from pillarbox.replication.core.explanation import Explanation, explain
 from pillarbox.replication.core.hello import Start
 from pillarbox.replication.core.objects import ObjectStore
@@ -106,6 +106,8 @@ class Replicator:
         if not state.is_held:
             hierarchy.begin(replica, replica.tree.hierarchy)
         hierarchy.even_out(replica, replica.objects.ids(replica.tree.hierarchy))
+        if begins is not Start.WENT_BACK and not replica.record.unsure:
+            _tell_no_more(replica, Notice.LAST_REPLICA_KEPT)
         replica.started_ms = replica.now_ms
         replica.heard.clear()
         replica.unanswered.clear()
@@ -434,6 +436,16 @@ class Replicator:
             state.site_status_due_ms,
             state.purge_due_ms,
         )
+
+
+def _tell_no_more(replica: Replica, notice: Notice) -> None:
+    """Take back the reports of what was so before this start: each was told in the call that it came with.
+
+    After an unclean end it may have been lost with the process, and after a return in time much is news.
+    """
+    replica.effects = [
+        each for each in replica.effects if not (isinstance(each, Report) and each.notice is notice)
+    ]
 
 
 def is_for_this_life(replica: Replica, folder: ObjectId, source: bytes, life: object) -> bool:

@@ -14,6 +14,7 @@ from pillarbox.replication.core import (
     deletion,
     expiry,
     hierarchy,
+    identity,
     leaving,
     replicator,
     status,
@@ -607,7 +608,8 @@ def test_a_leaving_replica_goes_only_when_another_has_all_of_it() -> None:
     assert post.messages(0, folder) and not post.replica(1).held(folder)
 
 
-def test_of_all_that_were_to_leave_the_one_that_stays_says_so() -> None:
+def last_kept() -> tuple[Post, ObjectId]:
+    """A folder whose two replicas were to leave, told each at the other's store."""
     post = Post()
     folder = post.folder()
     post.post(0, folder)
@@ -616,8 +618,48 @@ def test_of_all_that_were_to_leave_the_one_that_stays_says_so() -> None:
         pending = {other: ReplicaState.DELETE_PENDING}
         post.do(at, lambda replica, to=pending: writing.change_folder(replica, folder, ACTOR, replicas=to))
     post.wait(5 * HOUR_MS)
-    kept = [store for store, each in post.reported if each.notice is Notice.LAST_REPLICA_KEPT]
-    assert kept == ["2"]
+    return post, folder
+
+
+def kept(post: Post) -> list[str]:
+    """The stores that told that their replica stays though it was to leave."""
+    return [store for store, each in post.reported if each.notice is Notice.LAST_REPLICA_KEPT]
+
+
+def test_of_all_that_were_to_leave_the_one_that_stays_says_so() -> None:
+    post, _ = last_kept()
+    assert kept(post) == ["2"]
+
+
+def started_anew(post: Post, store: int, begins: Start = Start.AGAIN, *, is_unclean: bool = False) -> None:
+    """End a store, and start it from what it has kept."""
+    before = post.replica(store)
+    objects = DictObjects(before.objects.snapshot())  # type: ignore[attr-defined]
+    record = before.record.copy()
+    if is_unclean:
+        identity.leave_out_after_unclean_end(record)
+    post.stores[store] = Replicator(record, TREE, post.organisation, PROMPT, objects, new_guids(9))
+    post.put(post.stores[store], post.stores[store].start(post.now, begins))
+    post.wait(HOUR_MS)
+
+
+def test_a_replica_that_stays_says_so_once_however_often_its_store_is_started() -> None:
+    post, folder = last_kept()
+    for _ in range(2):
+        started_anew(post, 1)
+    assert kept(post) == ["2"]
+    for state in (ReplicaState.ACTIVE, ReplicaState.DELETE_PENDING):  # it begins again
+        entry = {b"2" * 16: state}
+        post.do(1, lambda replica, to=entry: writing.change_folder(replica, folder, ACTOR, replicas=to))
+    assert kept(post) == ["2", "2"]
+
+
+def test_a_replica_that_stays_says_so_again_where_that_may_have_been_lost() -> None:
+    post, _ = last_kept()
+    started_anew(post, 1, is_unclean=True)
+    assert kept(post) == ["2", "2"]
+    started_anew(post, 1, Start.WENT_BACK)
+    assert kept(post) == ["2", "2", "2"]
 
 
 def test_a_replica_leaves_when_the_others_have_all_of_it_between_them() -> None:
