@@ -283,6 +283,8 @@ class Replicator:
             return
         if hello.due_ms(replica) <= now_ms:
             hello.say(replica)
+            if replica.waiting is None:  # which ways are open was not followed until now
+                links.follow(replica)
         if replica.waiting is not None:
             return
         state.knowledge.settle(replica.assumed(folder))

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from pillarbox.replication.core import outbox
+import pytest
+
+from pillarbox.replication.core import backfill, outbox
 from pillarbox.replication.core.effects import Effect, GiveReceipt, Pass
+from pillarbox.replication.core.hello import REACHABLE_MS
 from pillarbox.replication.core.links import RESTATE_MS
 from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS
+from pillarbox.replication.core.replica import Moment
 from pillarbox.replication.core.replicator import Replicator
-from pillarbox.replication.organisation.link_state import StatedLinks
+from pillarbox.replication.core.state import BackfillEntry
+from pillarbox.replication.organisation.link_state import LAPSES_MS, LinkState, StatedLinks
 from pillarbox.replication.organisation.topology import Connector
 from pillarbox.replication.wire.messages import BackfillRequest, LinkReport, Message
-from tests.shared.driven_stores import Post
+from pillarbox.store.change_number import CNSet
+from tests.shared.driven_stores import TREE, Post
 
 
 class Triangle(Post):
@@ -136,6 +142,26 @@ def test_what_a_store_stated_counts_no_more_when_it_starts_again() -> None:
     post.put(post.stores[0], post.stores[0].start(post.now))
     post.wait(MINUTE_MS)
     assert not any(store.replica.down for store in post.stores)
+
+
+def test_who_ends_its_hello_asks_by_the_ways_of_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    post = Triangle()
+    folder = post.folder("123456")
+    store, replica = post.stores[0], post.replica(0)
+    post.put(store, store.start(post.now))
+    post.table.clear()
+    assert replica.waiting is not None
+    replica.waiting.first_answer_ms = post.now.steady_ms
+    replica.links.hear("ac", b"5" * 16, 1, LinkState.DOWN, post.now.steady_ms + 10_000 - LAPSES_MS)
+    replica.down = frozenset({"ac"})
+    hierarchy_state = replica.state(TREE.hierarchy)
+    hierarchy_state.entries = (BackfillEntry(CNSet.of([folder]), post.now.steady_ms),)
+    asked: list[frozenset[str]] = []
+    monkeypatch.setattr(backfill, "ask", lambda replica, folder: asked.append(replica.down))
+    monkeypatch.setattr(backfill, "note_missing", lambda replica, folder: None)
+    later = Moment(post.now.steady_ms + REACHABLE_MS, post.now.wall_ms + REACHABLE_MS)
+    store.tick(later)
+    assert replica.waiting is None and asked == [frozenset()]
 
 
 def test_what_waits_at_a_store_that_does_not_see_the_way_goes_when_another_states_it_as_up() -> None:
