@@ -7,12 +7,20 @@ the versions: they live beside each other until somebody writes who saw them all
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import combinations
 from typing import Any, Final
 
 from pillarbox.replication.core import folder_settings
 from pillarbox.replication.core.effects import Notice
 from pillarbox.replication.core.replica import Replica
-from pillarbox.replication.ground.records import Folder, FolderVersion, MessageVersion, MessageView, ObjectId
+from pillarbox.replication.ground.records import (
+    Entry,
+    Folder,
+    FolderVersion,
+    MessageVersion,
+    MessageView,
+    ObjectId,
+)
 from pillarbox.replication.ground.versions import Versions
 from pillarbox.store.access import FolderRights
 from pillarbox.store.change_number import CNSet
@@ -59,7 +67,8 @@ def _notice_of_folder(
     before: Versions[FolderVersion] | None,
     after: Versions[FolderVersion],
 ) -> None:
-    if settings_in_conflict(after) and not (before and settings_in_conflict(before)):
+    now_ms = replica.wall_ms
+    if settings_in_conflict(after, now_ms) and not (before and settings_in_conflict(before, now_ms)):
         replica.report(Notice.DESIGN_CONFLICT, folder, accounts=contacts(replica, folder))
     if before and before.live() and after.live():
         was, now = (Folder.read(versions, replica.wall_ms).parent for versions in (before, after))
@@ -93,28 +102,32 @@ def contacts(replica: Replica, folder: ObjectId) -> list[str]:
     return sorted(subject for subject, rights in found.items() if FolderRights.FOLDER_CONTACT in rights)
 
 
-def settings_in_conflict(versions: Versions[FolderVersion]) -> frozenset[str]:
+def settings_in_conflict(versions: Versions[FolderVersion], now_ms: int) -> frozenset[str]:
     """The settings of a folder that were set to different values in two places at once.
 
-    Those that the last write of each place set, for of older ones nothing tells who had seen them. All are
-    merged entry by entry, and the last writer wins.
+    Those for which that is certain: of one that a place set before its own last write, and before that of the
+    other, nothing tells whether the other had seen it. All are merged entry by entry; the last writer wins.
     """
-    found: dict[str, set[Any]] = {}
-    for version in versions.live() if len(versions.siblings) > 1 else ():
-        for name, value in _own_settings(version):
-            found.setdefault(name, set()).add(value)
-    return frozenset(name for name, values in found.items() if len(values) > 1)
+    found: set[str] = set()
+    for one, other in combinations(versions.live() if len(versions.siblings) > 1 else (), 2):
+        ours, theirs = dict(_settings_unseen(one, other, now_ms)), dict(_settings_unseen(other, one, now_ms))
+        found.update(name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name])
+    return frozenset(found)
 
 
-def _own_settings(version: FolderVersion) -> Iterable[tuple[str, Any]]:
-    """The settings that a version's own write has set."""
-    if version.name.stamp == version.changed:
-        yield "name", version.name.value
-    if version.parent.stamp == version.changed:
-        yield "parent", version.parent.value
+def _settings_unseen(version: FolderVersion, by: FolderVersion, now_ms: int) -> Iterable[tuple[str, Any]]:
+    """The settings of a version that the last write of another place cannot have seen: those that its own
+    last write set, and those that are later than that of the other, for a write is later than all it saw."""
+    for name, entry in _settings(version):
+        stamp = entry.stamp
+        if stamp == version.changed or (stamp > by.changed and not stamp.is_ahead(now_ms)):
+            yield name, entry.value
+
+
+def _settings(version: FolderVersion) -> Iterable[tuple[str, Entry[Any]]]:
+    yield "name", version.name
+    yield "parent", version.parent
     for database, state in version.replicas.items():
-        if state.stamp == version.changed:
-            yield f"replica {database.hex()}", state.value
+        yield f"replica {database.hex()}", state
     for name, entry in version.properties.items():
-        if entry.stamp == version.changed:
-            yield f"property {name}", entry.value
+        yield f"property {name}", entry

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from driven_stores import ACTOR, TREE, Post
 
 from pillarbox.replication.core import applying, hierarchy, subtree, writing
 from pillarbox.replication.core.effects import Notice, Report
 from pillarbox.replication.core.preset import HOUR_MS
-from pillarbox.replication.core.replica import Replica
+from pillarbox.replication.core.replica import Moment, Replica
 from pillarbox.replication.core.subtree import Action
 from pillarbox.replication.ground.records import MessageVersion, ObjectId
 from pillarbox.replication.ground.versions import Versions
@@ -102,6 +104,60 @@ def test_different_settings_of_a_folder_that_were_set_in_two_places_are_no_confl
         read = post.replica(store).folder(folder)
         assert read is not None and {"rights bert", "rights dora"} <= read.properties.keys()
     assert not post.noted(Notice.DESIGN_CONFLICT)
+
+
+def change(post: Post, store: int, folder: ObjectId, **changed: Any) -> None:
+    """Change a folder at a store, later than all that was changed before."""
+    post.now_ms += 10
+    post.do(store, lambda replica: writing.change_folder(replica, folder, ACTOR, **changed))
+
+
+def test_two_moves_of_a_folder_are_told_of_though_the_later_place_changed_something_else_since() -> None:
+    post = Noting()
+    into, folder = post.folder(), post.folder()
+    post.contact(folder, "carl")
+    change(post, 1, folder, parent=into)
+    change(post, 0, folder, parent=TREE.system_root)
+    change(post, 0, folder, properties={"rights dora": "1"})
+    post.wait(HOUR_MS)
+    read = post.replica(1).folder(folder)
+    assert read is not None and read.parent.value == TREE.system_root
+    assert sorted((store, each.accounts) for store, each in post.noted(Notice.DESIGN_CONFLICT)) == [
+        ("1", ("carl",)),
+        ("2", ("carl",)),
+    ]
+
+
+def test_a_name_that_was_set_by_who_had_seen_the_other_is_no_conflict_whatever_is_changed_beside_it() -> None:
+    post = Noting()
+    folder = post.folder()
+    change(post, 0, folder, name="Berlin")
+    post.wait(HOUR_MS)
+    for store in (0, 1):
+        change(post, store, folder, properties={f"rights {store}": "1"})
+    post.wait(HOUR_MS)
+    change(post, 0, folder, properties={"rights dora": "1"})
+    change(post, 1, folder, name="Paris")
+    change(post, 0, folder, properties={"rights emil": "1"})
+    post.wait(HOUR_MS)
+    assert not post.noted(Notice.DESIGN_CONFLICT)
+
+
+def test_a_name_that_a_clock_in_2099_has_stamped_is_not_taken_for_later_than_who_had_seen_it() -> None:
+    post = Noting()
+    folder = post.folder()
+    ahead = Moment(post.now_ms, 4_070_908_800_000)
+    store = post.stores[0]
+    _, effects = store.local_changes(
+        lambda replica: writing.change_folder(replica, folder, ACTOR, name="Berlin"), ahead
+    )
+    post.put(store, effects)
+    post.wait(HOUR_MS)
+    change(post, 1, folder, name="Paris")
+    change(post, 0, folder, properties={"rights dora": "1"})
+    post.wait(HOUR_MS)
+    read = post.replica(0).folder(folder)
+    assert read is not None and read.name.value == "Paris" and not post.noted(Notice.DESIGN_CONFLICT)
 
 
 def test_one_permission_that_was_set_in_bulk_and_alone_is_a_design_conflict() -> None:

@@ -392,9 +392,11 @@ def test_of_a_circle_of_moves_one_folder_stands_in_lost_and_found_and_contacts_a
         ]
 
 
+@pytest.mark.parametrize("is_changed_since", [False, True])
 def test_a_name_that_was_set_in_two_places_is_the_last_one_everywhere_and_contacts_are_told(
-    make_nodes: Callable[[str], Nodes],
+    make_nodes: Callable[[str], Nodes], is_changed_since: bool
 ) -> None:
+    """Though something else was changed where the name was set last."""
     two = make_nodes("aa")
     two.share("News")
     news = two[0].object_id("News")
@@ -406,6 +408,12 @@ def test_a_name_that_was_set_in_two_places_is_the_last_one_everywhere_and_contac
         two.clock.advance_ms(10)
         folder_id = store.folder("News")
         store.change(lambda txn, of=folder_id, to=name: folders.rename(txn, of, to))
+    if is_changed_since:
+        two.clock.advance_ms(10)
+        reads = FolderRights.READ_ITEMS
+        two.ask(
+            1, lambda replica: subtree.change_rights(replica, news, Action.ADD, "dora", reads, "operator")
+        )
     two.wait(MINUTE_MS)
     two.cut()
     two.wait(LONG_MS)
