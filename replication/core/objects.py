@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.ground.versions import Versions
@@ -12,6 +12,15 @@ from pillarbox.store.change_number import ChangeNumber, CNSet
 
 class NotApplied(Exception):
     """An object that a store cannot take, for a reason of that object's own. Nothing of it was stored."""
+
+
+class Found(NamedTuple):
+    """Figures of objects that were found by numbers: how many these are, tombstones too, how many of them are
+    shown, and the bytes of those."""
+
+    objects_count: int
+    shown_count: int
+    size_bytes: int
 
 
 class ObjectStore(Protocol):
@@ -53,6 +62,10 @@ class ObjectStore(Protocol):
 
     def figures(self, folder: ObjectId) -> tuple[int, int]:
         """The count of the messages of a folder that are shown, and their bytes; they are not read for it."""
+
+    def figures_found(self, folder: ObjectId, numbers: CNSet) -> Found:
+        """The figures of the messages of a folder that are found by any of these numbers; no content is read
+        for it, nor each message where they are many."""
 
     def clear(self, folder: ObjectId) -> None:
         """Forget all objects of the folder."""

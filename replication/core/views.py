@@ -1,17 +1,18 @@
 """Views of a folder, as data (DOMAIN.md "Views"): status of its replicas, replication, content, deletions.
 
-They change nothing. A store knows of another replica what that one last said; items, size and the time of the
-last change are told by each store of itself (`own_figures`), and whoever shows them asks all.
+They change nothing. A store knows of another replica what that one last said: which numbers it holds. Its
+items and their size follow from the items that are here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
 from pillarbox.replication.core import backfill, folder_settings, mates, too_large, transit
 from pillarbox.replication.core.folder_settings import Priority
+from pillarbox.replication.core.objects import Found
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import UNHEARD, FolderState, Row
 from pillarbox.replication.ground.records import Folder, MessageVersion, MessageView, ObjectId, ReplicaState
@@ -32,8 +33,11 @@ class Sync(StrEnum):
 
 
 class Figures(NamedTuple):
-    """Figures that a store gives of its own replica: live items, their size, and when something last arrived
-    (ms UTC), None for never."""
+    """Figures of a replica: live items, their size, and when something last arrived there (ms UTC): None for
+    never, and for another store's, which does not say.
+
+    Of another replica they are of the items that are here, and that it holds as they are here.
+    """
 
     items_count: int
     size_bytes: int
@@ -42,7 +46,8 @@ class Figures(NamedTuple):
 
 class ReplicaStatus(NamedTuple):
     """One replica of a folder. `lacks_count` are items of this store that it is not known to hold,
-    `offers_count` the changes, at most, that it holds and this store lacks; both as it said at `heard_ms`.
+    `offers_count` the changes, at most, that it holds and this store lacks; both, and the `figures`, as it
+    said at `heard_ms`. `figures` is None where it has said nothing, or this store holds no replica.
     """
 
     database: bytes
@@ -99,32 +104,36 @@ def own_figures(replica: Replica, folder: ObjectId) -> Figures | None:
         return None
     items_count, size_bytes = replica.objects.figures(folder)
     if folder == replica.tree.hierarchy:
-        found = (replica.folder(each) for each in replica.objects.ids(folder))
-        items_count, size_bytes = sum(each is not None and each.is_live for each in found), 0
+        items_count, size_bytes = _live_count(replica, replica.objects.ids(folder)), 0
     heard = [row.heard_ms for row in state.rows.values() if row.heard_ms]
     return Figures(items_count, size_bytes, max(heard, default=None))
 
 
-def status(
-    replica: Replica, folder: ObjectId, told: Mapping[bytes, Figures] | None = None
-) -> tuple[ReplicaStatus, ...]:
+def _live_count(replica: Replica, folders: Iterable[ObjectId]) -> int:
+    found = (replica.folder(each) for each in folders)
+    return sum(each is not None and each.is_live for each in found)
+
+
+def status(replica: Replica, folder: ObjectId) -> tuple[ReplicaStatus, ...]:
     """The status of each replica of a folder, this store's first, then by server name.
 
-    `told` are the figures that other stores gave of themselves. Raises NotFound for an unknown folder.
+    Raises NotFound for an unknown folder.
     """
     _folder(replica, folder)
     me, state = replica.me.database, replica.record.folders.get(folder)
-    held = state if state is not None and state.is_held else None
-    figures = dict(told or {})
-    if mine := own_figures(replica, folder):
-        figures[me] = mine
+    own = own_figures(replica, folder)
+    others = _Others(replica, folder, state, own) if state is not None and own is not None else None
     found = []
     for database, listed in replica.replica_states(folder).items():
         if listed is ReplicaState.REMOVED:
             continue
-        lacks_count, offers_count = _distance(replica, folder, held, database)
-        aside_count = items_aside_count(replica, folder) if database == me else 0
-        row = held.rows.get(database) if held else None
+        row = state.rows.get(database) if state is not None and others else None
+        lacks_count, offers_count, aside_count, figures = 0, 0, 0, None
+        if database == me:
+            offers_count = backfill.missing(replica, folder).count() if others else 0
+            aside_count, figures = items_aside_count(replica, folder), own
+        elif others:
+            lacks_count, offers_count, figures = others.told(row or Row())
         found.append(
             ReplicaStatus(
                 database,
@@ -134,23 +143,49 @@ def status(
                 lacks_count,
                 offers_count,
                 row.heard_ms if row and row.heard_ms else None,
-                figures.get(database),
+                figures,
             )
         )
     return tuple(sorted(found, key=lambda each: (each.database != me, each.server)))
 
 
-def _distance(
-    replica: Replica, folder: ObjectId, held: FolderState | None, database: bytes
-) -> tuple[int, int]:
-    """Count the items of ours that a replica lacks, and the changes of it that are missing here."""
-    if held is None:
-        return 0, 0
-    if database == replica.me.database:
-        return 0, backfill.missing(replica, folder).count()
-    row = held.rows.get(database, Row())
-    offers = row.known - held.knowledge.had
-    return lacking_count(replica, folder, held.knowledge.known - row.had), offers.count()
+class _Others:
+    """The other replicas of a folder, held against this store's. What several of them lack is looked for
+    once."""
+
+    def __init__(self, replica: Replica, folder: ObjectId, state: FolderState, own: Figures) -> None:
+        self._replica, self._folder, self._own = replica, folder, own
+        self._knowledge = state.knowledge
+        self._found: dict[CNSet, Found] = {}
+
+    def told(self, row: Row) -> tuple[int, int, Figures | None]:
+        """The items of ours that a replica lacks, the changes of it that are missing here, and its figures.
+
+        What it let go by age it need not be sent, and does not hold.
+        """
+        lacked = not_held = self._among(self._knowledge.known - row.had)
+        offers_count = (row.known - self._knowledge.had).count()
+        if not row.is_heard():
+            return lacked.objects_count, offers_count, None
+        if row.expired:
+            not_held = self._among(self._knowledge.known - row.known)
+        items_count = self._own.items_count - not_held.shown_count
+        size_bytes = self._own.size_bytes - not_held.size_bytes
+        return lacked.objects_count, offers_count, Figures(items_count, size_bytes, None)
+
+    def _among(self, numbers: CNSet) -> Found:
+        """The items here that numbers stand for. Most may be of other folders, which nobody lacks here."""
+        if not numbers:
+            return Found(0, 0, 0)
+        if numbers not in self._found:
+            self._found[numbers] = self._look(numbers)
+        return self._found[numbers]
+
+    def _look(self, numbers: CNSet) -> Found:
+        if self._folder != self._replica.tree.hierarchy:
+            return self._replica.objects.figures_found(self._folder, numbers)
+        folders = self._replica.objects.found(self._folder, numbers)
+        return Found(len(folders), _live_count(self._replica, folders), 0)
 
 
 def lacking_count(replica: Replica, folder: ObjectId, numbers: CNSet, limit: int | None = None) -> int:

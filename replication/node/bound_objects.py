@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from pillarbox.replication.core.objects import Found
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.ground.versions import Versions
 from pillarbox.replication.node.stored_objects import StoredObjects
@@ -51,6 +52,10 @@ class BoundObjects:
     def figures(self, folder: ObjectId) -> tuple[int, int]:
         """The count of the messages of a folder that are shown, and their bytes."""
         return self.bound.figures(folder)
+
+    def figures_found(self, folder: ObjectId, numbers: CNSet) -> Found:
+        """The figures of the messages of a folder that are found by any of these numbers."""
+        return self.bound.figures_found(folder, numbers)
 
     def clear(self, folder: ObjectId) -> None:
         """Forget all objects of the folder."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from pillarbox.replication.core.objects import Found
 from pillarbox.replication.ground.records import ObjectId, Tree
 from pillarbox.replication.ground.versions import Versions
 from pillarbox.replication.node.identifiers import KnownIdentifiers
@@ -12,9 +13,11 @@ from pillarbox.replication.node.stored_versions import folder_of, message_of
 from pillarbox.store.change_number import ChangeNumber, CNSet
 from pillarbox.store.disk.tables import (
     FolderRecord,
+    ObjectKind,
     Table,
     id_key,
     split_feed_value,
+    split_item_key,
     split_triple_key,
     triple_key,
 )
@@ -93,10 +96,10 @@ class ObjectReads:
         """The objects that are found by any of these numbers, in the order of the lowest such number: all of
         them, or the first `limit`."""
         found: dict[ObjectId, None] = {}
-        for object_id in self._hits(self._known_ids.id(folder), numbers):
+        for _, body in self._hits(self._known_ids.id(folder), numbers):
             if len(found) == limit:
                 break
-            found[object_id] = None
+            found[self._known_ids.object_id(split_feed_value(body)[1])] = None
         return list(found)
 
     def figures(self, folder: ObjectId) -> tuple[int, int]:
@@ -104,12 +107,32 @@ class ObjectReads:
         record: FolderRecord | None = self._reader.record(Table.FOLDER, id_key(self._known_ids.id(folder)))
         return (record.messages_count, record.size) if record else (0, 0)
 
-    def _hits(self, scope: int, numbers: CNSet) -> Iterator[ObjectId]:
-        """The object that is found by each of these numbers, by ascending number."""
+    def figures_found(self, folder: ObjectId, numbers: CNSet) -> Found:
+        """The figures of the messages of a folder that are found by any of these numbers."""
+        folder_id = self._known_ids.id(folder)
+        uids: dict[int, int] = {}  # by message, 0 where its own record was not met yet
+        for key, body in self._hits(folder_id, numbers):
+            kind, message_id, _, uid = split_feed_value(body)
+            if kind == ObjectKind.MESSAGE and split_triple_key(key)[2] == message_id:
+                uids[message_id] = uid
+            else:  # a tombstone, or a version beside what is shown
+                uids.setdefault(message_id, 0)
+        shown = {uid or self._shown_uid(folder_id, message_id) for message_id, uid in uids.items()} - {0}
+        if not shown:
+            return Found(len(uids), 0, 0)
+        return Found(len(uids), len(shown), apply_messages.size_of(self._reader, folder_id, shown))
+
+    def _shown_uid(self, folder_id: int, message_id: int) -> int:
+        """The UID of a message that is shown in a folder, 0 of one that is not."""
+        place = self._reader.index(Table.LOCATION, id_key(message_id))
+        shown_in, uid = split_item_key(place) if place else (0, 0)
+        return uid if shown_in == folder_id else 0
+
+    def _hits(self, scope: int, numbers: CNSet) -> Iterator[tuple[bytes, bytes]]:
+        """The rows (key, body) of each of these numbers, by ascending number."""
         for origin in numbers.origins():
             replica = self._known_ids.known_replica(origin)
             for first, last in numbers.ranges(origin) if replica is not None else ():
                 start = triple_key(scope, (replica or 0) << COUNTER_BITS | first, 0)
                 stop = triple_key(scope, ((replica or 0) << COUNTER_BITS | last) + 1, 0)
-                for _, body in self._reader.indexes(Table.VERSION, start, stop):
-                    yield self._known_ids.object_id(split_feed_value(body)[1])
+                yield from self._reader.indexes(Table.VERSION, start, stop)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pillarbox.replication.core.objects import NotApplied
+from pillarbox.replication.core.objects import Found, NotApplied
 from pillarbox.replication.ground.records import MessageVersion, ObjectId
 from pillarbox.replication.ground.versions import Versions
 from pillarbox.store.change_number import ChangeNumber, CNSet
@@ -139,10 +139,12 @@ class DictObjects:
 
     def figures(self, folder: ObjectId) -> tuple[int, int]:
         """The count of the messages of a folder that are shown, and their bytes."""
-        held = self.folder_objects(folder).objects.values()
-        live = [shown for versions in held if (shown := versions.live())]
-        sizes = (each.size_bytes for shown in live for each in shown if isinstance(each, MessageVersion))
-        return len(live), sum(sizes)
+        return _figures(self.folder_objects(folder).objects.values())
+
+    def figures_found(self, folder: ObjectId, numbers: CNSet) -> Found:
+        """The figures of the messages of a folder that are found by any of these numbers."""
+        found, held = self.found(folder, numbers), self.folder_objects(folder).objects
+        return Found(len(found), *_figures(held[object_id] for object_id in found))
 
     def clear(self, folder: ObjectId) -> None:
         """Forget all objects of the folder."""
@@ -152,3 +154,9 @@ class DictObjects:
     def folder_objects(self, folder: ObjectId) -> FolderObjects:
         """The objects of a folder, to look at."""
         return self._folders.get(folder) or FolderObjects()
+
+
+def _figures(objects: Iterable[Versions[Any]]) -> tuple[int, int]:
+    live = [shown for versions in objects if (shown := versions.live())]
+    sizes = (each.size_bytes for shown in live for each in shown if isinstance(each, MessageVersion))
+    return len(live), sum(sizes)

@@ -11,7 +11,8 @@ are read as where they have one content, and else the conflict message (`conflic
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from struct import Struct
 from typing import Any, Final, NamedTuple
 
 from pillarbox.store.arguments import check_id
@@ -38,10 +39,13 @@ from pillarbox.store.mail.counters import Counts, counts_of
 from pillarbox.store.mail.flags import SEEN_BIT
 from pillarbox.store.mail.messages import PreparedMessage
 from pillarbox.store.mail.rights import Right, require, require_change
+from pillarbox.store.mail.views import Sort
 
 Context = Mapping[int, int]
 """By replica number the highest counter that went into an object."""
 
+_SIZE_AND_UID: Final = Struct(">QI")
+_VIEW_ROWS_A_RECORD: Final = 5  # rows of a view that are read in the time of one record (measured)
 _REPLICATED: Final = ("flags", "keywords", "categories", "properties", "changed", "actor", "stamps")
 
 
@@ -162,6 +166,21 @@ def ids_in(reader: Reader, folder_id: int) -> set[int]:
     """The ids of all messages of a folder that have numbers, those that are deleted too."""
     require(reader, Right.READ_ITEMS, folder_id)
     return versions.object_ids(reader, folder_id)
+
+
+def size_of(reader: Reader, folder_id: int, uids: Collection[int]) -> int:
+    """The bytes of some messages of a folder that are shown, together. Where they are many no record is read,
+    but the folder's view by size."""
+    require(reader, Right.READ_ITEMS, folder_id)
+    folder = folders.get_or_hidden(reader, folder_id)
+    if len(uids) == folder.messages_count:
+        return folder.size
+    if len(uids) * _VIEW_ROWS_A_RECORD < folder.messages_count:
+        return sum(reader.record(Table.ITEM, item_key(folder_id, uid)).size for uid in uids)
+    prefix = id_key(folder_id) + Sort.SIZE.value
+    rows = reader.indexes(Table.VIEW, prefix, prefix[:-1] + bytes([prefix[-1] + 1]))
+    places = (_SIZE_AND_UID.unpack(key[len(prefix) :]) for key, _ in rows)
+    return sum(size for size, uid in places if uid in uids)
 
 
 # -- applying

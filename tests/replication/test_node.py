@@ -12,7 +12,15 @@ import pytest
 
 pytest.importorskip("cryptography", reason="cryptography (the extra `replication`) is not installed")
 
-from pillarbox.replication.core import applying, commands, organisation_folder, subtree, too_large, views
+from pillarbox.replication.core import (
+    applying,
+    commands,
+    expiry,
+    organisation_folder,
+    subtree,
+    too_large,
+    views,
+)
 from pillarbox.replication.core.effects import Notice
 from pillarbox.replication.core.explanation import explain
 from pillarbox.replication.core.folder_settings import Priority, set_priority
@@ -405,6 +413,56 @@ def test_a_view_says_what_the_node_knows_of_the_others(two: Nodes) -> None:
     two.wait(10 * MINUTE_MS)
     status = two.ask(0, lambda replica: views.status(replica, folder))
     assert [each.sync for each in status] == [Sync.IN_SYNC, Sync.IN_SYNC]
+
+
+def test_both_stores_give_the_same_figures_of_what_is_in_sync(two: Nodes) -> None:
+    two.share("News")
+    for text in ("first", "second", "third"):
+        two[0].post("News", text)
+    two.wait(10 * MINUTE_MS)
+    size_bytes = sum(item.size for item in two[0].items("News"))
+    both = {two[0].guid: (3, size_bytes), two[1].guid: (3, size_bytes)}
+    assert figures(two, "News") == figures(two, "News", at=1) == both
+
+
+def test_figures_of_another_replica_are_without_what_it_lacks_or_let_go(two: Nodes) -> None:
+    two.share("News")
+    old, _ = two[0].post("News", "of before"), two[0].post("News", "first")
+    two.wait(10 * MINUTE_MS)
+    two.cut((0, 1))
+    two[0].post("News", "behind the cut")
+    two[0].change(lambda txn: messages.delete(txn, old))
+    two.wait(MINUTE_MS)
+    first, last = two[0].items("News")
+    told = figures(two, "News")
+    assert told == {two[0].guid: (2, first.size + last.size), two[1].guid: (1, first.size)}
+    two.cut()
+    two.wait(10 * MINUTE_MS)
+    assert figures(two, "News")[two[1].guid] == (2, first.size + last.size)
+    later_ms = two.clock.now_ms()
+    folder = two[1].object_id("News")
+    assert two.ask(1, lambda replica: expiry.expire(replica, folder, later_ms)) == 2
+    two.wait(MINUTE_MS)
+    two[1].post("News", "tells what it let go")
+    two.wait(10 * MINUTE_MS)
+    assert figures(two, "News")[two[1].guid] == (1, two[1].items("News")[0].size)
+
+
+def test_a_message_in_conflict_is_one_item_of_each_replica(two: Nodes) -> None:
+    two.share("News")
+    two[0].post("News", "first")
+    two.wait(MINUTE_MS)
+    two.edit_apart("News", b"mine", b"theirs")
+    (shown,) = two[0].items("News")
+    both = {store.guid: (1, shown.size) for store in two.stores}
+    assert figures(two, "News") == figures(two, "News", at=1) == both
+
+
+def figures(nodes: Nodes, path: str, at: int = 0) -> dict[bytes, tuple[int, int]]:
+    """Items and bytes of each replica of a folder, as a store knows them."""
+    folder = nodes[at].object_id(path)
+    status = nodes.ask(at, lambda replica: views.status(replica, folder))
+    return {each.database: each.figures[:2] for each in status if each.figures}
 
 
 def test_what_is_for_a_store_whose_link_does_not_stand_yet_goes_once_it_does(tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from driven_stores import ACTOR, TREE, Post, is_changes
 
-from pillarbox.replication.core import folder_settings, hierarchy, views, writing
+from pillarbox.replication.core import expiry, folder_settings, hierarchy, views, writing
 from pillarbox.replication.core.explanation import explain
 from pillarbox.replication.core.folder_settings import Priority
+from pillarbox.replication.core.objects import Found
 from pillarbox.replication.core.overview import overview
 from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS
 from pillarbox.replication.core.replica import Replica
@@ -16,6 +17,7 @@ from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.organisation.schedules import Interval
 from pillarbox.replication.simulation.objects import DictObjects
 from pillarbox.store.access import AUTHOR, FolderRights
+from pillarbox.store.change_number import CNSet
 from pillarbox.store.errors import NoPermission, NotFound
 
 ONE, TWO, THREE = (name.encode() * 16 for name in "123")
@@ -139,21 +141,115 @@ def test_a_replica_that_leaves_is_delete_pending_and_one_that_is_new_was_not_hea
     assert states(post, folder) == {"1": Sync.IN_SYNC, "3": Sync.IN_SYNC}
 
 
-def test_figures_of_other_stores_are_those_that_they_told() -> None:
+def figures(post: Post, folder: ObjectId, store: int = 0) -> dict[str, tuple[int, int] | None]:
+    """Items and size of each replica, as a store knows them."""
+    return {
+        each.server: each.figures and (each.figures.items_count, each.figures.size_bytes)
+        for each in views.status(at(post, store), folder)
+    }
+
+
+def in_sync(count: int) -> tuple[Post, ObjectId, list[ObjectId]]:
+    """Two stores, and a folder of both with so many messages of 100 bytes."""
     post = Post()
     folder = post.folder()
+    made = posts(post, folder, count)
+    post.wait(20 * MINUTE_MS)
+    return post, folder, made
+
+
+def test_replicas_in_sync_have_the_same_figures_whichever_store_is_asked() -> None:
+    post, folder, _ = in_sync(3)
+    assert figures(post, folder) == figures(post, folder, store=1) == {"1": (3, 300), "2": (3, 300)}
+    mine, other = views.status(at(post, 0), folder)
+    assert mine.figures and mine.figures.last_received_ms is not None
+    assert other.figures and other.figures.last_received_ms is None, "only its own store knows"
+
+
+def test_figures_of_a_replica_are_without_what_it_lacks_or_has_in_another_version() -> None:
+    post, folder, made = in_sync(3)
     posts(post, folder, 2)
-    post.wait(2_000)
-    told = {TWO: views.own_figures(at(post, 1), folder)}
-    other = views.status(at(post, 0), folder, told)[1]  # type: ignore[arg-type]
-    assert other.figures is not None and other.figures.items_count == 2
+    post.do(0, lambda replica: writing.edit(replica, folder, made[0], ACTOR, content=b"new", size_bytes=50))
+    post.wait(2_000, is_lost=is_changes)
+    assert figures(post, folder) == {"1": (5, 450), "2": (2, 200)}
+    post.wait(40 * MINUTE_MS)
+    assert figures(post, folder) == {"1": (5, 450), "2": (5, 450)}
+
+
+def test_what_was_deleted_here_is_in_no_figure_before_others_know_of_it() -> None:
+    post, folder, made = in_sync(3)
+    post.do(0, lambda replica: writing.delete(replica, folder, made[0], ACTOR))
+    post.wait(2_000, is_lost=is_changes)
+    assert views.status(at(post, 0), folder)[1].lacks_count == 1, "the deletion"
+    assert figures(post, folder) == {"1": (2, 200), "2": (2, 200)}
+
+
+def test_what_a_replica_let_go_by_age_it_does_not_hold_and_does_not_lack() -> None:
+    post, folder, _ = in_sync(3)
+    before_ms = post.now_ms
+    post.wait(MINUTE_MS)
+    posts(post, folder, 1)
+    post.wait(20 * MINUTE_MS)
+    assert post.do(1, lambda replica: expiry.expire(replica, folder, before_ms)) == 3
+    posts(post, folder, 1, store=1)  # its statement goes with it
+    post.wait(20 * MINUTE_MS)
+    mine, other = views.status(at(post, 0), folder)
+    assert (mine.sync, other.sync, other.lacks_count) == (Sync.IN_SYNC, Sync.IN_SYNC, 0)
+    assert figures(post, folder) == {"1": (5, 500), "2": (2, 200)}
+    assert figures(post, folder, store=1) == {"2": (2, 200), "1": (2, 200)}, "of the items that are there"
+
+
+def test_a_replica_that_was_not_heard_of_has_no_figures() -> None:
+    post = Post()
+    folder = post.folder("1")
+    posts(post, folder, 2)
+    lists = {TWO: ReplicaState.ACTIVE}
+    post.do(0, lambda replica: writing.change_folder(replica, folder, ACTOR, replicas=lists))
+    assert figures(post, folder) == {"1": (2, 200), "2": None}
+
+
+def test_a_message_in_conflict_is_one_item_that_a_replica_holds_with_all_its_versions() -> None:
+    post, folder, made = in_sync(2)
+    post.edit_apart(folder, made[0])
+    assert figures(post, folder) == {"1": (2, 100), "2": (1, 100)}, "the edit, of no bytes, is here alone"
+    post.wait(40 * MINUTE_MS)
+    assert len(views.content(at(post, 0), folder, ACTOR)) == 2
+    assert figures(post, folder) == {"1": (2, 100), "2": (2, 100)}
+
+
+def test_figures_of_the_hierarchy_are_its_folders() -> None:
+    post = Post()
+    post.folder()
+    post.wait(20 * MINUTE_MS)
+    both = figures(post, TREE.hierarchy)
+    assert both["1"] == both["2"] and both["1"]
+    post.do(0, lambda replica: writing.create_folder(replica, TREE.root, "More", {}, ACTOR))
+    post.carry(is_lost=lambda message: True)
+    count, _ = both["1"]
+    assert figures(post, TREE.hierarchy) == {"1": (count + 1, 0), "2": (count, 0)}
+
+
+def test_what_several_replicas_lack_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    post = Post("aaa")
+    folder = post.folder("123")
+    post.wait(20 * MINUTE_MS)
+    posts(post, folder, 3)
+    looked, figures_found = [], DictObjects.figures_found
+
+    def counted(objects: DictObjects, of: ObjectId, numbers: CNSet) -> Found:
+        looked.append(of)
+        return figures_found(objects, of, numbers)
+
+    monkeypatch.setattr(DictObjects, "figures_found", counted)
+    assert figures(post, folder) == {"1": (3, 300), "2": (0, 0), "3": (0, 0)}
+    assert looked == [folder]
 
 
 def test_a_store_without_a_replica_shows_the_list_and_knows_no_more() -> None:
     post = Post("aaa")
     folder = post.folder("12")
     assert states(post, folder, store=2) == {"1": Sync.NOT_HEARD, "2": Sync.NOT_HEARD}
-    assert views.own_figures(at(post, 2), folder) is None
+    assert figures(post, folder, store=2) == {"1": None, "2": None}
     with pytest.raises(NotFound):
         views.status(at(post, 2), ObjectId(b"x" * 16, 5))
 

@@ -193,7 +193,8 @@ def _outcome_lines(data: dict[str, Any]) -> Iterator[str]:
 def list_replicas(server: Path, folder_path: str, as_json: bool) -> None:
     """The replicas of FOLDER, and how far each is, as SERVER knows.
 
-    Only a server that holds one itself is told by the others how far they are.
+    Only a server that holds one itself is told by the others how far they are. Their items and size are of
+    the items that are here.
 
     \b
     pillarbox replica list /srv/mail Forum
@@ -216,11 +217,18 @@ def is_unknown(found: list[dict[str, Any]]) -> bool:
 
 def replica_line(each: dict[str, Any]) -> str:
     """A replica for a person."""
-    told = f"as of {local_time(each['heard_ms'])}" if each["heard_ms"] else ""
-    held = f"{each['items']:,} items, {size_text(each['size_bytes'])}" if each["items"] is not None else told
-    lacks = f", lacks {each['lacks']:,} of ours" if each["lacks"] else ""
-    offers = f", up to {each['offers']:,} changes are missing here" if each["offers"] else ""
-    return f"{each['server']:20} {each['site']:12} {each['state']:16} {held}{lacks}{offers}"
+    told = []
+    if each["items"] is not None:
+        told += [f"{each['items']:,} items", size_text(each["size_bytes"])]
+    if each["lacks"]:
+        told.append(f"lacks {each['lacks']:,} of ours")
+    if each["offers"]:
+        told.append(f"up to {each['offers']:,} changes are missing here")
+    if each["received_ms"]:
+        told.append(f"last received {local_time(each['received_ms'])}")
+    if each["heard_ms"]:
+        told.append(f"as of {local_time(each['heard_ms'])}")
+    return f"{each['server']:20} {each['site']:12} {each['state']:16} {', '.join(told)}"
 
 
 @replica.command("move-all")

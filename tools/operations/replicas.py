@@ -102,7 +102,7 @@ def list_replicas(call: Call, *, folder: str) -> list[Row]:
 
 def status_row(each: ReplicaStatus, *, is_held: bool) -> Row:
     """A replica as plain data. A store that has not `is_held` a replica itself is told by no other one how
-    far it is."""
+    far it is, and does not know of its items either."""
     from pillarbox.replication.core.views import Sync
     from pillarbox.store.ids import guid_text
 

@@ -295,6 +295,20 @@ def test_what_is_let_go_here_tells_readers_and_no_other_store(folder: Folder) ->
     assert check_database(folder.database, ACTOR).clean
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 11, 12])
+def test_the_size_of_messages_is_theirs_whether_they_are_few_or_many(folder: Folder, count: int) -> None:
+    for number in range(1, 13):
+        folder.apply(MessageState({2: number}, (version(B | number, number % 4),)), B | number)
+    with folder.database.transaction(ACTOR) as txn:
+        messages.append(txn, folder.folder_id, messages.prepare(folder.database.files, b"Subject: long" * 99))
+        folder_id = public_folders.create(txn, "Another").folder_id
+        messages.append(txn, folder_id, folder.contents[DIGESTS[0]])
+    some = random.Random(count).sample(folder.items(), count)
+    with folder.database.read(ACTOR) as read:
+        told = apply_messages.size_of(read, folder.folder_id, {item.uid for item in some})
+    assert told == sum(item.size for item in some)
+
+
 def test_the_clock_runs_ahead_of_what_it_has_seen_but_not_into_2099(folder: Folder) -> None:
     ahead = version(B | 1, changed=(1_000_000_060_000, 7))
     folder.apply(state(ahead))

@@ -93,11 +93,12 @@ def test_a_server_without_a_replica_does_not_say_that_others_were_never_heard(
     b1 = paths["b1"]
     pillarbox.answer("folder", "create", b1, "/", "Forum")
     pillarbox.answer("replica", "add", b1, "Forum", "p1")
-    told = {each["server"]: each["state"] for each in pillarbox.answer("replica", "list", b1, "Forum")}
-    assert told == {"b1": "in sync", "p1": "not heard of yet"}
+    found = pillarbox.answer("replica", "list", b1, "Forum")
+    told = {each["server"]: (each["state"], each["items"], each["size_bytes"]) for each in found}
+    assert told == {"b1": ("in sync", 0, 0), "p1": ("not heard of yet", None, None)}
     drop_own_replica(b1)
     (row,) = pillarbox.answer("replica", "list", b1, "Forum")
-    assert (row["server"], row["state"]) == ("p1", "not known here")
+    assert (row["server"], row["state"], row["items"]) == ("p1", "not known here", None)
     assert "holds no replica of Forum" in pillarbox.run("replica", "list", b1, "Forum").stdout
     status = pillarbox.run("replication", "status", b1, "Forum")
     assert status.exit_code == replication.NOT_IN_SYNC

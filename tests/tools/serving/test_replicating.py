@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -57,7 +58,19 @@ def test_a_post_is_seen_at_the_other_servers(pillarbox: Pillarbox, tmp_path: Pat
         organisation.post("b1", "Forum", "hello")
         for name in organisation.paths:
             eventually(lambda of=name: organisation.subjects(of, "Forum") == ["hello"])
-        organisation.in_sync("p1", "Forum")
+        listings = []
+        for name in organisation.paths:
+            organisation.in_sync(name, "Forum")
+            listings.append(organisation.answer(name, "replica list", "Forum"))
+        told = [(each["server"], each["items"], each["size_bytes"]) for each in listings[0]]
+        assert [each[:2] for each in told] == [("b1", 1), ("b2", 1), ("p1", 1)] and told[0][2] > 0
+        for listing in listings:
+            assert sorted((each["server"], each["items"], each["size_bytes"]) for each in listing) == told
+            assert [each["received_ms"] is None for each in listing] == [False, True, True]
+        _, line, _ = organisation.run(
+            "replica", "list", organisation.paths["b1"], "Forum"
+        ).stdout.splitlines()
+        assert re.search(r"^b2 +berlin +in sync +1 items, \d+ B, as of \d{4}-", line)
         for name in list(organisation.served):
             assert organisation.end(name) == 0
     finally:
