@@ -55,11 +55,15 @@ def restart(replica: Replica) -> None:
 
 
 def take_back_content(replica: Replica) -> None:
-    """Take back what is on its way of content and has no receipt: it goes again when content flows again."""
+    """Take back what is on its way of content and has no receipt: it goes again when content flows again.
+    Changes of the hierarchy that were in one bundle with it take their turn again now."""
     for line in replica.lines.values():
         for key, flight in list(line.flights.items()):
             if is_held_back(replica, flight.bundle):
                 del line.flights[key]
+                for folder in flight.numbers:
+                    if not replica.is_held_back(folder):
+                        _wait(replica, line.site, folder)
 
 
 def drop_answers(replica: Replica) -> None:
@@ -606,6 +610,7 @@ def _statuses(replica: Replica, line: Line, of: Class, first: ObjectId, branch: 
             continue
         waits = replica.state(folder).marks.get(line.site, CNSet()) - line.in_flight(folder)
         if waits and not replica.is_held_back(folder):
+            _wait(replica, line.site, folder)  # it would wait behind nothing for ever
             line.turns.put(Class.CHANGES, Item(Kind.STATUS, folder))
             continue
         messages.append(replica.message(EVERYONE, folder, mates.site_status(replica, folder)))

@@ -11,7 +11,9 @@ from driven_stores import ACTOR, TREE, Post, is_changes, to_or_from
 
 from pillarbox.replication.core import commands, folder_settings, organisation_folder, outbox, writing
 from pillarbox.replication.core.effects import Answer, AnswerKey
+from pillarbox.replication.core.folder_settings import Priority
 from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, MINUTE_MS
+from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.organisation.schedules import NEVER, Interval, Schedule, parse_schedule
@@ -82,6 +84,31 @@ def test_while_stopped_no_content_leaves_and_the_hierarchy_goes_on() -> None:
     assert all(store.replica.folder(made) for store in post.stores), "the hierarchy goes on"
     after = [store.replica.record.counter for store in post.stores]
     assert all(late > early for early, late in zip(counters, after, strict=True)), "changes are numbered"
+
+
+def test_a_stop_takes_back_no_change_of_the_hierarchy_that_is_in_one_bundle_with_content() -> None:
+    post = applied()
+    folder = post.folder("123")
+    post.do(0, lambda replica: folder_settings.set_priority(replica, folder, Priority.URGENT, ACTOR))
+    post.wait(HOUR_MS)
+
+    def change(replica: Replica) -> None:
+        writing.change_folder(replica, folder, ACTOR, name="New")
+        writing.post(replica, folder, b"text", 100, ACTOR)
+
+    def is_lost(message: Message) -> bool:
+        return message.sender.database == b"1" * 16
+
+    post.do(0, change)
+    post.wait(1_000, is_lost)
+    (flight,) = post.replica(0).lines["b"].flights.values()
+    assert flight.numbers.keys() == {TREE.hierarchy, folder}
+    post.do(2, lambda replica: commands.stop_content(replica, ACTOR))
+    post.wait(1_000, is_lost)
+    assert post.replica(0).is_stopped
+    post.wait(10 * MINUTE_MS)
+    assert post.replica(2).folder(folder).name.value == "New"
+    assert not post.replica(0).state(TREE.hierarchy).marks and not post.messages(2, folder)
 
 
 def test_after_a_resume_the_backlog_goes_first_and_nobody_asks_for_it() -> None:
