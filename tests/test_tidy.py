@@ -203,7 +203,10 @@ NO_RIGHT_ASKED = {
     "messages.place_hidden": _PART,
     "messages.give_uid": _PART,
     "apply_messages.refuse_unjoined": _PART,
-    "apply_folders.lost_and_found_id": _LOOKUP,
+    "shown_folders.lost_and_found_id": _LOOKUP,
+    "shown_folders.show": _PART,
+    "shown_folders.put_new": _PART,
+    "shown_folders.leave": _PART,
     "replicas.refuse_posts": _PART,
     "replicas.refuse_deletion": _PART,
     **{

@@ -2,11 +2,8 @@
 
 The whole state of a folder is put at once, as that of a message is (`apply_messages`). A folder of which
 there are several versions has a hidden record for each, and its own shows them read as one: so all stores
-show the same, and who changes it changes what all versions say. What cannot be shown as all stores have it
-is shown otherwise, and kept as it is (`written`): a folder whose parent is deleted or not here yet, and of a
-circle of moves the folder with the latest one, stand in Lost and Found; of two folders of one name in one
-place the one with the higher number has its id behind its name. Nothing is numbered for that, else each
-store's notice would be news to all others.
+show the same, and who changes it changes what all versions say. Where it is shown, and by what name, is told
+by `shown_folders`.
 """
 
 from __future__ import annotations
@@ -17,17 +14,14 @@ from typing import Any, NamedTuple, cast
 from pillarbox.store.arguments import check_id
 from pillarbox.store.disk.tables import (
     HIERARCHY_SCOPE,
-    IDENTITY_KEY,
     FolderRecord,
     Hidden,
-    IdentityRecord,
     ObjectKind,
     Table,
     TombstoneRecord,
     id_key,
     item_key,
     kept_folder,
-    number_of,
     pair_key,
     split_triple_key,
     triple_key,
@@ -35,16 +29,13 @@ from pillarbox.store.disk.tables import (
 from pillarbox.store.engine import numbering
 from pillarbox.store.engine.change_feed import bury
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
-from pillarbox.store.errors import InvalidArgument, InvalidName
+from pillarbox.store.errors import InvalidArgument
 from pillarbox.store.events import EventId
-from pillarbox.store.hybrid_clock import Stamp
-from pillarbox.store.ids import COUNTER_BITS, counter_of, id_text
-from pillarbox.store.mail import folders, versions
+from pillarbox.store.ids import id_text
+from pillarbox.store.mail import folders, shown_folders, versions
 from pillarbox.store.mail.apply_messages import refuse_unjoined
 from pillarbox.store.mail.counters import FolderSums
-from pillarbox.store.mail.public_folders import LOST_AND_FOUND
 from pillarbox.store.mail.rights import Right, require, require_change
-from pillarbox.store.names import NAME_CHARS_MAX, check_held_name, folder_name, name_key
 
 Entries = tuple[tuple[Any, int, int, int, int], ...]
 """(database GUID or subject, state or rights, ms, counter, replica number), ascending."""
@@ -236,7 +227,7 @@ class _Applying:
             self._txn.insert(Table.FOLDER, id_key(cn), made)
 
     def _with_version(self, record: FolderRecord, version: FolderVersion) -> FolderRecord:
-        """A record with all that a version says, as it is written; it is shown elsewhere (`_show`)."""
+        """A record with all that a version says, as it is written; `shown_folders` shows it."""
         return record._replace(
             name=version.name,
             parent_id=version.parent_id,
@@ -292,15 +283,13 @@ class _Applying:
             record = _recounted(self._txn, record._replace(hidden=int(Hidden.NO)))
         # Above the tombstones of its own versions, which stand among those of its messages.
         changed = self._with_version(record, version)._replace(change_cn=cn, highest_cn=cn)
-        if before is None or before.hidden:  # it has no place yet
-            changed = changed._replace(parent_id=lost_and_found_id(self._txn))
-            changed = changed._replace(name=_with_id(self._txn, changed, version.name))
+        if before is None or before.hidden:
+            shown_folders.put_new(self._txn, changed)
         else:
-            changed = changed._replace(name=before.name, parent_id=before.parent_id)
-        changed = changed._replace(written=(version.name, version.parent_id))
-        self._txn.put(Table.FOLDER, id_key(self._folder_id), changed)
-        _show(self._txn, self._folder_id)
-        _show_waiting(self._txn)
+            written = version.name, version.parent_id
+            changed = changed._replace(name=before.name, parent_id=before.parent_id, written=written)
+            self._txn.put(Table.FOLDER, id_key(self._folder_id), changed)
+        shown_folders.show(self._txn, self._folder_id)
 
 
 def _new_record(txn: WriteTransaction, folder_id: int, cn: int) -> FolderRecord:
@@ -319,13 +308,9 @@ def _recounted(txn: WriteTransaction, record: FolderRecord) -> FolderRecord:
 
 def _hide(txn: WriteTransaction, record: FolderRecord) -> None:
     """Hide a folder that is deleted; those in it that are not stand in Lost and Found."""
-    inner = list(folders.children(txn, record.folder_id))
     txn.put(Table.FOLDER, id_key(record.folder_id), record._replace(hidden=int(Hidden.REMOVED)))
     txn.leaves_rows = True
-    for child in inner:
-        _show(txn, child.folder_id)
-    _show_named(txn, record.parent_id, record.name)
-    _show_waiting(txn)
+    shown_folders.leave(txn, record)
 
 
 def make_room(txn: WriteTransaction, folder_id: int) -> None:
@@ -349,123 +334,3 @@ def forget(txn: WriteTransaction, folder_id: int) -> None:
             _hide(txn, record._replace(versions=()))
     for key, tombstone in held.gone.items():
         txn.put(Table.TOMBSTONE, key, tombstone._replace(versions=(), changed=(), actor="", folder=()))
-
-
-# -- where a folder is shown, and by what name
-
-
-def lost_and_found_id(reader: Reader) -> int:
-    """The id of Lost and Found. Raises KeyError in a database that has joined no organisation."""
-    identity: IdentityRecord = reader.record(Table.META, IDENTITY_KEY)
-    return identity.roots[LOST_AND_FOUND]
-
-
-def _show(txn: WriteTransaction, folder_id: int) -> bool:
-    """Show a folder where it stands by now, by the name that is free there; False when it was already.
-
-    Those beside it are looked at only where it gives a name up, or a change of all folders of a large place
-    would read each of them for each.
-    """
-    record = folders.get(txn, folder_id)
-    name, parent_id = record.written or (record.name, record.parent_id)
-    shown_id = _place(txn, record, parent_id)
-    shown_name = _name(txn, record, shown_id, name)
-    written = () if (shown_name, shown_id) == (name, parent_id) else (name, parent_id)
-    record = folders.get(txn, folder_id)  # another may have given up its place for it
-    if (record.name, record.parent_id, record.written) == (shown_name, shown_id, written):
-        return False
-    changed = record._replace(name=shown_name, parent_id=shown_id, written=written, change_cn=txn.next_cn())
-    txn.put(Table.FOLDER, id_key(folder_id), changed)
-    if (record.name, record.parent_id) != (shown_name, shown_id):
-        _show_named(txn, record.parent_id, record.name)
-    return True
-
-
-def _place(txn: WriteTransaction, record: FolderRecord, parent_id: int) -> int:
-    """The parent under which a folder is shown."""
-    lost_id = lost_and_found_id(txn)
-    if parent_id == lost_id or not folders.is_there(txn, parent_id):
-        return lost_id
-    ring = _above(txn, parent_id)
-    ids_above = [each.folder_id for each in ring]
-    if record.folder_id not in ids_above:
-        return parent_id if len(ring) < folders.DEPTH_MAX else lost_id
-    ring = [record, *ring[: ids_above.index(record.folder_id)]]
-    latest = max(ring, key=lambda each: _parent_weight(txn, each, txn.now_ms))
-    if latest.folder_id == record.folder_id:
-        return lost_id
-    written = latest.written or (latest.name, latest.parent_id)
-    other = latest._replace(
-        name=_with_id(txn, latest, written[0]), parent_id=lost_id, written=written, change_cn=txn.next_cn()
-    )
-    txn.put(Table.FOLDER, id_key(latest.folder_id), other)
-    return parent_id
-
-
-def _above(reader: Reader, folder_id: int) -> list[FolderRecord]:
-    """A folder and all above it, as they are shown, up to a root."""
-    found: list[FolderRecord] = []
-    while folder_id and len(found) <= folders.DEPTH_MAX:
-        record = folders.get(reader, folder_id)
-        found.append(record)
-        folder_id = record.parent_id
-    return found
-
-
-def _parent_weight(reader: Reader, record: FolderRecord, now_ms: int) -> tuple[bool, Stamp]:
-    """The weight of the last move of a folder, alike in all stores."""
-    number = record.versions[0] >> COUNTER_BITS if record.versions else 0
-    own = (*record.changed, number) if record.changed else (0, 0, 0)
-    moved = next((tuple(row[1:]) for row in record.stamps if row[0] == versions.PARENT), own)
-    time_ms, counter, origin = moved
-    known = numbering.replica(reader, origin).origin if origin else b""
-    return Stamp(time_ms, counter, known).weight(now_ms)
-
-
-def _name(txn: WriteTransaction, record: FolderRecord, parent_id: int, name: str) -> str:
-    """The name by which a folder is shown in a place; of two the higher number has its id behind its name."""
-    try:
-        check_held_name(name)
-    except InvalidName:
-        name = folder_name(name)
-    taken = txn.index(Table.FOLDER_NAME, id_key(parent_id) + name_key(name))
-    if taken is None or number_of(taken)[0] == record.folder_id:
-        return name
-    other = folders.get(txn, number_of(taken)[0])
-    if _age(txn, record) > _age(txn, other):
-        return _with_id(txn, record, name)
-    written = other.written or (other.name, other.parent_id)
-    renamed = other._replace(name=_with_id(txn, other, name), written=written, change_cn=txn.next_cn())
-    txn.put(Table.FOLDER, id_key(other.folder_id), renamed)
-    return name
-
-
-def _age(reader: Reader, record: FolderRecord) -> tuple[int, bytes]:
-    """Orders folders alike in all stores, and for ever: by their numbers, which no change moves. The later
-    made has the higher counter as a rule; counters of stores that were apart do not compare."""
-    number = record.folder_id
-    return counter_of(number), numbering.replica(reader, number >> COUNTER_BITS).origin
-
-
-def _with_id(reader: Reader, record: FolderRecord, name: str) -> str:
-    counter, origin = _age(reader, record)
-    suffix = f" ({counter:x}-{origin[:4].hex()})"
-    return name[: NAME_CHARS_MAX - len(suffix)].rstrip() + suffix
-
-
-def _show_waiting(txn: WriteTransaction) -> None:
-    """Show those in Lost and Found elsewhere, or by another name, that can be by now."""
-    shown_count = 1
-    passes = 0
-    while shown_count and passes < folders.DEPTH_MAX:  # one that goes may have kept another waiting
-        waiting = [record for record in folders.children(txn, lost_and_found_id(txn)) if record.written]
-        shown_count = sum(_show(txn, record.folder_id) for record in waiting)
-        passes += 1
-
-
-def _show_named(txn: WriteTransaction, parent_id: int, name: str) -> None:
-    """Show those by their own name that had given it up to a folder which has another name or place now."""
-    key = name_key(name)
-    for record in list(folders.children_named_like(txn, parent_id, name)):
-        if record.written and name_key(record.written[0]) == key:
-            _show(txn, record.folder_id)

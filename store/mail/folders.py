@@ -26,13 +26,13 @@ from pillarbox.store.engine.transaction import Reader, WriteTransaction, as_stor
 from pillarbox.store.errors import AlreadyExists, Corrupt, NotEmpty, NotFound, Refused
 from pillarbox.store.events import EventId
 from pillarbox.store.ids import counter_of, guid_text, id_text
-from pillarbox.store.mail import replicas, versions
+from pillarbox.store.mail import replicas, shown_folders, versions
 from pillarbox.store.mail.counters import Counts, counts_of_folder, with_counts, with_counts_of_folder
 from pillarbox.store.mail.rights import Right, check_reader, require, require_change
-from pillarbox.store.names import NAME_KEY_TEXT_BYTES, check_name, name_key
+from pillarbox.store.names import check_name, name_key
 
 GENERIC: Final = 0
-DEPTH_MAX: Final = 64
+DEPTH_MAX: Final = shown_folders.DEPTH_MAX
 _UID_MAX: Final = (1 << 32) - 1
 _HIDDEN_HINTS: Final = {
     Hidden.REMOVED: "it was deleted",
@@ -106,15 +106,6 @@ def children(reader: Reader, folder_id: int) -> Iterator[FolderRecord]:
     require(reader, Right.FOLDER_VISIBLE, folder_id)
     check_id(folder_id, "folder_id")
     return _children(reader, folder_id)
-
-
-def children_named_like(reader: Reader, folder_id: int, name: str) -> Iterator[FolderRecord]:
-    """The folders directly in another whose names begin with this one, and of long names all that begin
-    alike."""
-    require(reader, Right.FOLDER_VISIBLE, folder_id)
-    start = id_key(folder_id) + name_key(name)[:NAME_KEY_TEXT_BYTES]
-    if is_there(reader, folder_id):
-        yield from _named(reader, start, start[:-1] + bytes([start[-1] + 1]))
 
 
 def _children(reader: Reader, folder_id: int) -> Iterator[FolderRecord]:
@@ -287,7 +278,7 @@ def rename(txn: WriteTransaction, folder_id: int, name: str) -> FolderRecord:
     check_name(name)
     if name_key(name) != name_key(record.name):
         _refuse_taken_name(txn, record.parent_id, name)
-    return change(txn, record, name=name)
+    return _change_place(txn, record, name=name)
 
 
 def move(txn: WriteTransaction, folder_id: int, parent_id: int) -> FolderRecord:
@@ -303,7 +294,8 @@ def move(txn: WriteTransaction, folder_id: int, parent_id: int) -> FolderRecord:
     if record.parent_id == parent_id:
         return record
     _refuse_inside(txn, folder_id, parent)
-    _refuse_taken_name(txn, parent_id, record.name)
+    name = shown_folders.own_name(record)
+    _refuse_taken_name(txn, parent_id, name)
     _refuse_too_deep(txn, parent_id, 1 + max((len(path) for path, _ in walk(txn, folder_id)), default=0))
     if (record.mailbox == b"") != (parent.mailbox == b""):
         raise Refused("folders do not move between mailboxes and the public folder tree")
@@ -311,7 +303,16 @@ def move(txn: WriteTransaction, folder_id: int, parent_id: int) -> FolderRecord:
         for inner in [found for _, found in walk(txn, folder_id)]:
             _change_mailbox(txn, inner, parent.mailbox)
         record = _change_mailbox(txn, record, parent.mailbox)
-    return change(txn, record, parent_id=parent_id)
+    return _change_place(txn, record, name=name, parent_id=parent_id)
+
+
+def _change_place(txn: WriteTransaction, record: FolderRecord, **fields: Any) -> FolderRecord:
+    """`change` a folder's name or place; a public folder that waited for the one before is shown there."""
+    changed = change(txn, record, **fields)
+    if not txn.numbering:
+        return changed
+    shown_folders.leave(txn, record)
+    return get(txn, record.folder_id)
 
 
 def _change_mailbox(txn: WriteTransaction, record: FolderRecord, mailbox: bytes) -> FolderRecord:
@@ -387,6 +388,8 @@ def hide(txn: WriteTransaction, record: FolderRecord) -> None:
         if not found.mailbox:
             _report_deleted(txn, found)
     txn.leaves_rows = True
+    if txn.numbering:
+        shown_folders.leave(txn, record)
 
 
 def _report_deleted(txn: WriteTransaction, record: FolderRecord) -> None:

@@ -32,13 +32,13 @@ from pillarbox.store.disk.tables import (
 from pillarbox.store.engine import numbering
 from pillarbox.store.engine.transaction import Reader, WriteTransaction
 from pillarbox.store.errors import Corrupt, InvalidName, Refused
-from pillarbox.store.mail import folders
+from pillarbox.store.mail import folders, shown_folders
 from pillarbox.store.mail.rights import STORE, Right, require, require_change
 from pillarbox.store.names import name_key
 
 IPM_SUBTREE: Final = "IPM_SUBTREE"
 NON_IPM_SUBTREE: Final = "NON_IPM_SUBTREE"
-LOST_AND_FOUND: Final = "Lost and Found"
+LOST_AND_FOUND: Final = shown_folders.LOST_AND_FOUND
 """The subtree of folders that have no other place, in a store that has joined an organisation."""
 Intervals = tuple[tuple[int, int], ...]
 

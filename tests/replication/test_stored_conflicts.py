@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import email
 import email.policy
+import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,14 @@ from pillarbox.store.content.blocks import digest_of
 from pillarbox.store.disk.tables import ItemRole
 from pillarbox.store.engine import numbering
 from pillarbox.store.engine.transaction import WriteTransaction
+from pillarbox.store.errors import PillarboxError
 from pillarbox.store.hybrid_clock import Stamp
 from pillarbox.store.mail import folders, messages, public_folders, versions
 from pillarbox.store.upkeep.check import check_database
 from tests.shared.nodes import ANNA, Nodes, StoreNode
 
 LONG_MS = 10 * MINUTE_MS
+SUBTREES = (public_folders.IPM_SUBTREE, public_folders.LOST_AND_FOUND)
 
 
 @pytest.fixture
@@ -333,9 +337,130 @@ def names_of(store: StoreNode) -> list[str]:
     with store.database.read(ANNA) as read:
         return sorted(
             "/".join((subtree, *path))
-            for subtree in (public_folders.IPM_SUBTREE, public_folders.LOST_AND_FOUND)
+            for subtree in SUBTREES
             for path, _ in public_folders.walk(read, "", subtree=subtree)
         )
+
+
+def two_of_one_name(two: Nodes) -> tuple[int, int]:
+    """A folder and another of its name beside it, made at the second store; their ids at the first."""
+    apart(two)
+    for store, beside in zip(two.stores, ("Top", "Other"), strict=True):
+        store.change(lambda txn: public_folders.create(txn, "News"))
+        store.change(lambda txn, name=beside: public_folders.create(txn, name))
+    two.wait(MINUTE_MS)
+    two.cut()
+    two.wait(LONG_MS)
+    (other_name,) = (name for (name,) in paths_of(two[0]) if name.startswith("News ("))
+    return two[0].folder("News"), two[0].folder(other_name)
+
+
+def paths_of(store: StoreNode) -> list[tuple[str, ...]]:
+    with store.database.read(ANNA) as read:
+        return [path for path, _ in public_folders.walk(read)]
+
+
+def rename_it(txn: WriteTransaction, folder_id: int) -> None:
+    folders.rename(txn, folder_id, "Old news")
+
+
+def move_it(txn: WriteTransaction, folder_id: int) -> None:
+    folders.move(txn, folder_id, public_folders.find(txn, "Top").folder_id)
+
+
+def delete_it(txn: WriteTransaction, folder_id: int) -> None:
+    folders.delete(txn, folder_id, with_contents=True)
+
+
+@pytest.mark.parametrize("leaves", [rename_it, move_it, delete_it])
+@pytest.mark.parametrize("is_first", [True, False], ids=["that has the name", "that had given it up"])
+def test_a_name_that_is_free_at_one_store_is_its_other_folders_at_all(
+    make_nodes: Callable[[str], Nodes], leaves: Callable[[WriteTransaction, int], None], is_first: bool
+) -> None:
+    """The store where a user changes a folder shows it, and the one beside it, as all others do."""
+    two = make_nodes("aa")
+    news_id, other_id = two_of_one_name(two)
+    leaving_id = news_id if is_first else other_id
+    for folder_id in (news_id, other_id):  # so that the first store may delete it
+        with two[0].database.read(ANNA) as read:
+            name = folders.get(read, folder_id).name
+        two.add_replica(0, name, two[0].guid)
+    two.wait(LONG_MS)
+    two[0].change(lambda txn: leaves(txn, leaving_id))
+    two.wait(LONG_MS)
+    expected = {
+        rename_it: ["News", "Old news", "Other", "Top"],
+        move_it: ["News", "Other", "Top", "Top/News"],
+        delete_it: ["News", "Other", "Top"],
+    }
+    for store in two.stores:
+        assert names_of(store) == [f"IPM_SUBTREE/{path}" for path in expected[leaves]]
+
+
+def test_a_place_that_is_free_at_one_store_is_taken_at_all_by_who_waited_for_it(
+    make_nodes: Callable[[str], Nodes],
+) -> None:
+    two = make_nodes("aa")
+    two.share("Berlin")
+    two.share("Paris")
+    apart(two)
+    for store, moved, into in zip(two.stores, ("Berlin", "Paris"), ("Paris", "Berlin"), strict=True):
+        two.clock.advance_ms(10)
+        source, target = store.folder(moved), store.folder(into)
+        store.change(lambda txn, of=source, to=target: folders.move(txn, of, to))
+    two.wait(MINUTE_MS)
+    two.cut()
+    two.wait(LONG_MS)
+    assert names_of(two[0]) == ["Lost and Found/Paris", "Lost and Found/Paris/Berlin"]
+    with two[0].database.read(ANNA) as read:
+        berlin = public_folders.find(read, "Paris/Berlin", subtree=public_folders.LOST_AND_FOUND)
+    two[0].change(lambda txn: folders.move(txn, berlin.folder_id, public_folders.root_id(txn)))
+    two.wait(LONG_MS)
+    assert [names_of(store) for store in two.stores] == [
+        ["IPM_SUBTREE/Berlin", "IPM_SUBTREE/Berlin/Paris"]
+    ] * 2
+
+
+def change_something(store: StoreNode, rng: random.Random) -> None:
+    """A folder that is made, moved, renamed or deleted, where that is possible."""
+    with store.database.read(ANNA) as read:
+        roots = [public_folders.root_id(read, subtree) for subtree in SUBTREES]
+        there = [record.folder_id for root in roots for _, record in folders.walk(read, root)]
+        names = [name for root in roots for path, _ in folders.walk(read, root) for name in path]
+    folder_id, parent_id = rng.choice([*there, roots[0]]), rng.choice([*there, roots[0], roots[0]])
+    # One in three is called as another is, perhaps with the id of that.
+    name = rng.choice(["x", "y", *([rng.choice(names)] if names else [])])
+    operations: list[Callable[[WriteTransaction], Any]] = [
+        lambda txn: folders.create(txn, parent_id, name),
+        lambda txn: folders.move(txn, folder_id, parent_id),
+        lambda txn: folders.rename(txn, folder_id, name),
+        lambda txn: folders.delete(txn, folder_id, with_contents=True),
+    ]
+    (change,) = rng.choices(operations, [6, 5, 6, 3])
+    with suppress(PillarboxError):
+        store.change(change)
+
+
+@pytest.mark.parametrize(
+    "seed", [22, 26, *(pytest.param(k, marks=pytest.mark.slow) for k in range(40) if k not in (22, 26))]
+)
+def test_after_whatever_users_did_all_stores_show_the_same_folders(
+    make_nodes: Callable[[str], Nodes], seed: int
+) -> None:
+    rng = random.Random(seed)
+    nodes = make_nodes("aab"[: rng.choice((2, 3))])
+    for _ in range(5):
+        apart(nodes)
+        for _ in range(rng.randrange(2, 8)):
+            change_something(rng.choice(nodes.stores), rng)
+            nodes.clock.advance_ms(rng.choice((0, 10)))
+        nodes.wait(1_000)
+        nodes.cut()
+        nodes.wait(LONG_MS)
+        change_something(rng.choice(nodes.stores), rng)  # of what all know
+        nodes.wait(LONG_MS)
+        shown = [names_of(store) for store in nodes.stores]
+        assert shown == shown[:1] * len(nodes.stores)
 
 
 def test_a_folder_deleted_here_and_filled_there_stands_in_lost_and_found_with_what_was_unseen(

@@ -4,95 +4,28 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pillarbox.store.access import Actor
 from pillarbox.store.change_number import CNSet
-from pillarbox.store.disk.tables import DatabaseKind, FolderRecord, Table
+from pillarbox.store.disk.tables import DatabaseKind, Table
 from pillarbox.store.engine import change_feed, numbering
 from pillarbox.store.engine.database import PROPERTIES, Database
-from pillarbox.store.engine.transaction import Reader
+from pillarbox.store.engine.transaction import WriteTransaction
 from pillarbox.store.errors import InvalidArgument, NotFound, Refused
 from pillarbox.store.events import Event, EventId
 from pillarbox.store.ids import COUNTER_BITS
-from pillarbox.store.mail import apply_folders, folders, messages, public_folders, versions
-from pillarbox.store.mail.apply_folders import FolderState, FolderVersion
+from pillarbox.store.mail import apply_folders, folders, messages
+from pillarbox.store.mail.apply_folders import FolderState
 from pillarbox.store.upkeep.check import check_database
-from pillarbox.store.upkeep.joining import join
 from pillarbox.store.upkeep.repair import repair_database
+from tests.shared.trees import ACTOR, B, C, Tree, state
 
 if TYPE_CHECKING:
     from conftest import OpenDatabase
 
-ACTOR = Actor.task("replication")
-B, C = 2 << COUNTER_BITS, 3 << COUNTER_BITS  # numbers of two other stores
 IDS = [B | 100, C | 100, B | 200, C | 200, B | 300]
-
-
-class Tree:
-    """The tree of a store that has joined an organisation."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        join(database, ACTOR, b"t" * 16)
-        with database.transaction(ACTOR) as txn:
-            for origin in (b"b" * 16, b"c" * 16):
-                numbering.replica_number(txn, origin, origin, 1)
-            self.root_id = public_folders.root_id(txn)
-
-    def apply(self, folder_id: int, state: FolderState) -> bool:
-        with self.database.transaction(ACTOR) as txn:
-            return apply_folders.apply(txn, folder_id, state)
-
-    def state(self, folder_id: int) -> FolderState | None:
-        with self.database.read(ACTOR) as read:
-            return apply_folders.state_of(read, folder_id)
-
-    def folder(self, folder_id: int) -> FolderRecord:
-        with self.database.read(ACTOR) as read:
-            return folders.get(read, folder_id)
-
-    def shown(self) -> dict[int, str]:
-        """The path of each folder that is shown, from its root down."""
-        with self.database.read(ACTOR) as read:
-            found = {}
-            for record in folders.all_of(read):
-                if record.parent_id:
-                    top = record
-                    while top.parent_id:
-                        top = folders.get(read, top.parent_id)
-                    path = "/".join(folders.path_of(read, record.folder_id))
-                    found[record.folder_id] = f"{top.name}: {path}"
-            return found
-
-    def version(self, number: int, name: str = "News", parent_id: int = 0, **fields: object) -> FolderVersion:
-        made = FolderVersion(
-            number=number,
-            changed=(1_000_000_000_000 + (number & 0xFFFF), 0),
-            actor="bert",
-            gone=False,
-            name=name,
-            parent_id=parent_id or self.root_id,
-            properties={},
-            stamps=(),
-            replicas=tuple(sorted((guid, 2, 5, 6, 2) for guid in (b"d" * 16, self.database.guid))),
-            rights=(("Default", 3, 5, 6, 2),),
-            cleared=None,
-        )
-        return made._replace(**fields)  # type: ignore[arg-type]
-
-
-def state(*held: FolderVersion, context: dict[int, int] | None = None) -> FolderState:
-    """A state of these versions; of several the one that was changed last is shown."""
-    found = context or numbering.context_of(tuple(each.number for each in held))
-    live = [each for each in held if not each.gone]
-    shown = max(live, key=lambda each: (each.changed, each.number)) if live and len(held) > 1 else None
-    if shown is not None:
-        moved = (versions.PARENT, *shown.changed, shown.number >> COUNTER_BITS)
-        shown = shown._replace(number=0, stamps=(moved,))
-    return FolderState(found, tuple(sorted(held)), shown)
 
 
 @pytest.fixture
@@ -190,13 +123,14 @@ def test_no_folder_beside_one_is_read_but_those_that_may_wait_for_its_name(
     for number, name in ((100, "News"), (200, "Other"), (300, "Newsletter")):
         tree.apply(B | number, state(tree.version(B | number, name)))
     tree.apply(C | 100, state(tree.version(C | 100, "News")))
-    read, get_or_hidden = set[int](), folders.get_or_hidden
+    read, record_of = set[int](), WriteTransaction.record
 
-    def noted(reader: Reader, folder_id: int) -> FolderRecord:
-        read.add(folder_id)
-        return get_or_hidden(reader, folder_id)
+    def noted(txn: WriteTransaction, table: Table, key: bytes) -> Any:
+        if table == Table.FOLDER:
+            read.add(int.from_bytes(key, "big"))
+        return record_of(txn, table, key)
 
-    monkeypatch.setattr(folders, "get_or_hidden", noted)
+    monkeypatch.setattr(WriteTransaction, "record", noted)
     tree.apply(B | 100, state(tree.version(B | 101, "News", properties={"replication priority": "low"})))
     assert not read & {B | 200, B | 300, C | 100}
     tree.apply(B | 100, state(tree.version(B | 102, "Renamed")))
