@@ -25,7 +25,7 @@ def watch(replica: Replica) -> None:
     cut is looked at when it is not any more."""
     cut = frozenset([site for site, line in replica.lines.items() if line.is_cut()])
     joining, mine, watches = replica.organisation.joining, replica.site, replica.watches
-    for site in replica.lines:
+    for site in (*replica.lines, *_seen_down(replica)):
         connectors = joining(mine, site)
         if connectors:
             name, is_up = connectors[0].name, not (site in cut or is_cut_off(replica, site))
@@ -34,6 +34,16 @@ def watch(replica: Replica) -> None:
     if replica.cut - cut:
         mates.wake_all(replica)
     replica.cut = cut
+
+
+def _seen_down(replica: Replica) -> list[str]:
+    """The sites behind connectors that are seen down to which no line leads from here."""
+    down = {connector for connector, watched in replica.watches.items() if not watched.is_up}
+    if not down:
+        return []
+    connectors = (each for each in replica.organisation.connectors if each.name in down)
+    sites = (site for connector in connectors for site in connector.sites if site != replica.site)
+    return [site for site in sites if site not in replica.lines]
 
 
 def peer_changed(replica: Replica, peer: bytes, is_up: bool) -> None:

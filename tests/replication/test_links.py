@@ -16,7 +16,7 @@ from pillarbox.replication.core.replica import Moment
 from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.core.state import BackfillEntry
 from pillarbox.replication.organisation.link_state import LAPSES_MS, LinkState, StatedLinks
-from pillarbox.replication.organisation.topology import Connector
+from pillarbox.replication.organisation.topology import Connector, Organisation
 from pillarbox.replication.wire.messages import BackfillRequest, LinkReport, Message
 from pillarbox.store.change_number import CNSet
 from tests.shared.driven_stores import TREE, Post
@@ -54,6 +54,13 @@ class Triangle(Post):
     def _is_lost(self, one: bytes, other: bytes) -> bool:
         sites = {self.organisation.servers[each].site for each in (one, other)}
         return self.is_cut and sites == {"a", "c"}
+
+
+def arrange(post: Post, organisation: Organisation) -> None:
+    """Have all stores learn of another organisation."""
+    post.organisation = organisation
+    for store in post.stores:
+        post.put(store, store.organisation_changed(organisation, post.now))
 
 
 def reports(post: Post) -> list[Message]:
@@ -140,6 +147,23 @@ def test_what_a_store_stated_counts_no_more_when_it_starts_again() -> None:
     replica.stated_ms.clear()
     replica.links = StatedLinks()
     post.put(post.stores[0], post.stores[0].start(post.now))
+    post.wait(MINUTE_MS)
+    assert not any(store.replica.down for store in post.stores)
+
+
+def test_a_connector_by_which_no_mail_goes_is_up_once_a_site_has_a_server_again_that_is_reached() -> None:
+    post = Triangle()
+    servers = post.organisation.servers
+    dearer = tuple(
+        each._replace(cost=500) if each.name == "ac" else each for each in post.organisation.connectors
+    )
+    arrange(post, replace(post.organisation, connectors=dearer))
+    for peer in (b"5" * 16, b"6" * 16):
+        post.put(post.stores[0], post.stores[0].link_changed(peer, False, post.now))
+    post.wait(MINUTE_MS)
+    assert "c" not in post.replica(0).lines and post.replica(1).down == {"ac"}
+    moved = servers[b"4" * 16]._replace(site="c")
+    arrange(post, replace(post.organisation, servers={**servers, moved.database: moved}))
     post.wait(MINUTE_MS)
     assert not any(store.replica.down for store in post.stores)
 
