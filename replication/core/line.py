@@ -120,7 +120,8 @@ class Line:
     Pages of answers take their turns with bundles, and wait for no receipt: `pages` are those that the link
     has not taken yet. A store's own site has a line for these alone. `packed_part` is the part of a bundle's
     content that is left of it when it is packed, of late, `slowest_ms` the longest time after which a receipt
-    came, of late. It `gives_receipts` until no server is left to try, and again from the next receipt on.
+    came, of late. It `gives_receipts` until no server is left to try, and again from the next receipt on, or
+    when nothing of then is on its way any more.
     """
 
     site: str

@@ -258,6 +258,7 @@ def pump(replica: Replica) -> None:
             is_beside = not line.has_room()
             flight = _flight(replica, line, of, item)
             if flight is not None:
+                line.gives_receipts |= not line.flights
                 flight.is_beside = is_beside
                 line.flights[flight.bundle.key] = flight
                 _launch(replica, line, flight)
@@ -432,7 +433,7 @@ def _unmark(replica: Replica, site: str, folder: ObjectId, numbers: CNSet) -> No
 
 def on_its_way(replica: Replica, folder: ObjectId, site: str) -> CNSet:
     """The numbers of a folder that go to a site by the lines, without being asked for; none while the line is
-    shut, or nobody there gives receipts."""
+    shut, or nobody there gives receipts, and none of a copy that content holds back."""
     organisation, path = replica.organisation, replica.site_tree().path(site)
     line = replica.lines.get(path[1]) if len(path) > 1 else None
     if (
@@ -443,7 +444,7 @@ def on_its_way(replica: Replica, folder: ObjectId, site: str) -> CNSet:
         return NOTHING
     numbers = replica.state(folder).marks.get(line.site, NOTHING)
     for copy in replica.record.passing.get(line.site, {}).values():
-        if any(site in pair for pair in copy.bundle.tree):
+        if any(site in pair for pair in copy.bundle.tree) and not is_held_back(replica, copy.bundle):
             for message in copy.bundle.messages:
                 if message.folder == folder and isinstance(message.body, Changes):
                     numbers |= CNSet.of(n for _, versions in message.body.objects for n in versions.entries())

@@ -54,6 +54,11 @@ def make(post: Post, folder: ObjectId, store: int = 0, content: bytes = b"text")
     return made
 
 
+def name_at(post: Post, store: int, folder: ObjectId) -> str:
+    read = post.replica(store).folder(folder)
+    return read.name.value if read else ""
+
+
 def is_content(message: Message) -> bool:
     return message.folder != TREE.hierarchy and not isinstance(message.body, Status | StatusRequest)
 
@@ -107,8 +112,26 @@ def test_a_stop_takes_back_no_change_of_the_hierarchy_that_is_in_one_bundle_with
     post.wait(1_000, is_lost)
     assert post.replica(0).is_stopped
     post.wait(10 * MINUTE_MS)
-    assert post.replica(2).folder(folder).name.value == "New"
+    assert name_at(post, 2, folder) == "New"
     assert not post.replica(0).state(TREE.hierarchy).marks and not post.messages(2, folder)
+
+
+def test_who_holds_content_back_gives_what_is_of_the_hierarchy_in_one_bundle_with_it_when_asked() -> None:
+    post = applied("abc")
+    folder = post.folder("123")
+    post.do(0, lambda replica: folder_settings.set_priority(replica, folder, Priority.URGENT, ACTOR))
+    post.wait(HOUR_MS)
+    stop(post, 1)
+    post.wait(2_000, lambda message: message.to == b"1" * 16)
+
+    def change(replica: Replica) -> None:
+        writing.change_folder(replica, folder, ACTOR, name="New")
+        writing.post(replica, folder, b"text", 100, ACTOR)
+
+    post.do(0, change)
+    post.wait(2_000, lambda message: message.to == b"1" * 16)
+    post.wait(10 * MINUTE_MS)
+    assert name_at(post, 2, folder) == "New" and not post.messages(2, folder)
 
 
 def test_after_a_resume_the_backlog_goes_first_and_nobody_asks_for_it() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pillarbox.replication.core import backfill, outbox
+from pillarbox.replication.core import backfill, outbox, overview
 from pillarbox.replication.core.effects import Effect, GiveReceipt, Pass
 from pillarbox.replication.core.hello import REACHABLE_MS
 from pillarbox.replication.core.links import RESTATE_MS
@@ -15,6 +15,7 @@ from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS
 from pillarbox.replication.core.replica import Moment
 from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.core.state import BackfillEntry
+from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.organisation.link_state import LAPSES_MS, LinkState, StatedLinks
 from pillarbox.replication.organisation.topology import Connector, Organisation
 from pillarbox.replication.wire.messages import BackfillRequest, LinkReport, Message
@@ -149,6 +150,51 @@ def test_what_a_store_stated_counts_no_more_when_it_starts_again() -> None:
     post.put(post.stores[0], post.stores[0].start(post.now))
     post.wait(MINUTE_MS)
     assert not any(store.replica.down for store in post.stores)
+
+
+def is_to_other(message: Message) -> bool:
+    return message.sender.database == b"1" * 16
+
+
+def stalled() -> tuple[Post, ObjectId]:
+    """Two stores, the first of which has mail for a site from which no receipt comes."""
+    post = Post("ab")
+    folder = post.folder("12")
+    post.post(0, folder)
+    post.wait(20_000, is_to_other)
+    assert post.replica(0).lines["b"].stalled()
+    return post, folder
+
+
+def test_a_line_is_cut_while_a_silent_server_is_tried_again() -> None:
+    post, folder = stalled()
+    replica, line = post.replica(0), post.replica(0).lines["b"]
+    while line.stalled():
+        post.wait(1_000, is_to_other)
+    assert line.flights and line.is_cut(), "it is tried again"
+    assert not line.has_urgent_room() and not outbox.is_open_to(replica, "b")
+    assert not outbox.on_its_way(replica, folder, "b")
+    assert [site.is_stalled for site in overview.overview(replica).sites if site.site == "b"] == [True]
+
+
+def test_what_was_on_its_way_over_a_cut_line_and_is_dropped_says_nothing_of_what_comes_after() -> None:
+    post, folder = stalled()
+    line = post.replica(0).lines["b"]
+    line.flights.clear()  # as by a stop of content
+    line.silent.clear()  # as after five minutes
+    post.post(0, folder)
+    post.wait(5_000, is_to_other)
+    assert line.flights and not line.is_cut()
+    post.wait(20_000, is_to_other)
+    assert line.is_cut()
+
+
+def test_servers_that_are_silent_and_then_told_to_be_away_make_no_connector_come_and_go() -> None:
+    post = cut_triangle()
+    for peer in (b"5" * 16, b"6" * 16):
+        post.put(post.stores[0], post.stores[0].link_changed(peer, False, post.now))
+        post.wait(3_000)
+    assert len(post.replica(0).watches["ac"].changes_ms) == 1
 
 
 def test_a_connector_by_which_no_mail_goes_is_up_once_a_site_has_a_server_again_that_is_reached() -> None:

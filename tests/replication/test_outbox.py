@@ -13,14 +13,24 @@ from pillarbox.replication.core import folder_settings, forwarding, outbox, writ
 from pillarbox.replication.core.effects import Answer, Effect, GiveReceipt, Pass
 from pillarbox.replication.core.folder_settings import Priority
 from pillarbox.replication.core.line import Flight, Line
-from pillarbox.replication.core.preset import HOUR_MS, MINUTE_MS, PROMPT
+from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, MINUTE_MS, PROMPT
 from pillarbox.replication.core.replica import Moment
 from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.core.state import NEVER_MS
 from pillarbox.replication.ground.records import ObjectId
 from pillarbox.replication.organisation.link_state import LinkState
 from pillarbox.replication.simulation.objects import DictObjects
-from pillarbox.replication.wire.messages import Changes, Class, Label, Life, Message, Receipt, Says
+from pillarbox.replication.wire.messages import (
+    Changes,
+    Class,
+    Label,
+    Life,
+    Message,
+    Receipt,
+    RestPoll,
+    RestSums,
+    Says,
+)
 from pillarbox.store.change_number import CNSet
 from tests.shared.driven_stores import ACTOR, Post, is_changes, new_guids, to_or_from
 
@@ -389,17 +399,65 @@ def test_a_copy_of_more_than_sixteen_hops_is_refused() -> None:
     assert taker.receive_copy(Label(copy.label.to, 16, True, 0), bundle, hop, post.now)
 
 
-def test_who_cannot_hand_on_refuses_and_the_next_gets_the_copy_at_once(monkeypatch: Any) -> None:
-    post = Post("abbc")
-    folder = post.folder("14")
-    post.passed.clear()
-    post.post(0, folder)
-    monkeypatch.setattr(forwarding, "PASSING_COUNT_MAX", 0)
-    post.wait(2_000)
-    assert set(first_takers(post, folder)) == {b"2" * 16, b"3" * 16}, "both were tried, and both refused"
-    monkeypatch.undo()
-    post.wait(6 * MINUTE_MS)
-    assert has_all(post, folder, 1, range(3, 4))
+def test_a_status_waits_behind_changes_that_have_no_turn_of_their_own_only_until_they_went() -> None:
+    post = Post("ab")
+    folder = post.folder("12")
+    made = post.post(0, folder)
+    post.wait(MINUTE_MS)
+    replica = post.replica(0)
+    replica.state(folder).marks["b"] = CNSet.of([made])
+    outbox.mark_status(replica, folder)
+    post.do(0, lambda replica: None)
+    post.wait(MINUTE_MS)
+    assert not replica.state(folder).marks and not len(replica.lines["b"].turns)
+
+
+def test_a_copy_that_a_server_refuses_as_older_programs_do_goes_to_the_next() -> None:
+    post = Post("abb")
+    folder = post.folder("12")
+    store = post.stores[0]
+    post.do(0, lambda replica: writing.post(replica, folder, b"c", 10, ACTOR))
+    post.copies.clear()
+    store.tick(Moment(post.now_ms + 1_000, post.now_ms + 1_000))
+    (flight,) = store.replica.lines["b"].flights.values()
+    first = flight.to
+    effects = store.receipt_came(Receipt(flight.bundle.key, first, Says.REFUSED), post.now)
+    assert [each.label.to for each in effects if isinstance(each, Pass)] == [flight.to]
+    assert flight.to not in (first, b"")
+
+
+def test_a_site_that_is_away_for_long_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forwarding, "PASSING_COUNT_MAX", 20)
+    post = Post("abc")
+    folder, near = post.folder("123"), post.folder("12")
+    post.wait(HOUR_MS)
+
+    def is_lost(message: Message) -> bool:
+        return b"3" * 16 in (message.to, message.sender.database)
+
+    for _ in range(30):
+        post.post(0, folder)
+        post.wait(MINUTE_MS, is_lost)
+    post.wait(2 * DAY_MS, is_lost)
+    assert len(post.replica(1).record.passing["c"]) <= 20
+    post.post(0, near)
+    post.wait(MINUTE_MS, is_lost)
+    assert has_all(post, near, 1, range(1, 2)) and has_all(post, folder, 30, range(1, 2))
+    post.wait(DAY_MS)
+    assert has_all(post, folder, 30, range(2, 3))
+
+
+def test_of_what_a_store_says_of_itself_only_the_last_waits_for_a_site_that_is_away() -> None:
+    post = Post("abc")
+
+    def is_lost(message: Message) -> bool:
+        return b"3" * 16 in (message.to, message.sender.database)
+
+    post.wait(HOUR_MS)
+    post.wait(3 * DAY_MS, is_lost)
+    waiting = [copy.bundle for copy in post.replica(1).record.passing["c"].values()]
+    said = [bundle for bundle in waiting if isinstance(bundle.messages[0].body, RestSums | RestPoll)]
+    assert len(said) == 1 and len(waiting) < 10
 
 
 def test_one_bundle_carries_folders_of_one_bucket_and_the_hierarchy_goes_first() -> None:
