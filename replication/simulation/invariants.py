@@ -194,9 +194,9 @@ class Invariants:
             self.aged |= CNSet.of([number])
         if number in knowledge.purged or number in history.given_up or number in self.aged:
             return  # each is checked when it becomes so
-        is_shown = versions is not None and versions.siblings
+        is_shown = versions is not None and versions.live()
         if number in self.purged and not is_shown:
-            return  # a bare context came of the object, whose deletion others have purged
+            return  # others have purged a deletion of the object, and here is another one, or a bare context
         if versions is not None and versions.has_seen(number) and history.is_deleted(number):
             return  # so says the context
         for later in history.covering(number):
@@ -266,16 +266,22 @@ class Invariants:
         self.purged |= numbers
 
     def _check_cleared(self, machine: Machine, folder: ObjectId, known: CNSet) -> None:
-        """No content lives that went with its folder by a deletion which the store knows."""
+        """No content lives that went with its folder by a deletion which the store knows.
+
+        One that it claims has not come where what replaced it is let go or set aside by all who said to have
+        it: that comes with what says so of the content.
+        """
         objects = machine.objects.folder_objects(folder)
         for deletion, cleared in self.history.deletions(folder):
             if deletion in known and deletion not in self.history.given_up:
                 for object_id in machine.objects.found(folder, cleared):
-                    for number in objects.objects[object_id].siblings:
-                        if number in cleared:
-                            raise Violation(
-                                f"{_at(machine, folder, number)} went with its folder, and is back"
-                            )
+                    back = [each for each in objects.objects[object_id].siblings if each in cleared]
+                    if back and not self._is_replaced_by_aged(deletion, known):
+                        raise Violation(f"{_at(machine, folder, back[0])} went with its folder, and is back")
+
+    def _is_replaced_by_aged(self, number: ChangeNumber, known: CNSet) -> bool:
+        """True when a write that replaced this one is missing and was let go by age, or set aside."""
+        return any(later not in known and self._is_let_go(later) for later in self.history.covering(number))
 
     def _check_rows(self, machine: Machine, folder: ObjectId, state: FolderState) -> None:
         """There is a row for each other replica of the list, and for no store else."""
