@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pillarbox.replication.core import hierarchy, status
+from pillarbox.replication.core import hierarchy, setting_aside, status
 from pillarbox.replication.core.effects import Notice
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import NEVER_MS, FolderState, Leaving
@@ -42,12 +42,13 @@ def state_all(replica: Replica, folder: ObjectId) -> None:
 
 def answer(replica: Replica, folder: ObjectId, message: Message, statement_number: int) -> None:
     """Acknowledge a leaving replica's statement if this store is active and has all of it; else backfill
-    first."""
+    first. What is set aside here is not had: the leaving replica may hold the last copy."""
     states = replica.replica_states(folder)
     leaver = states.get(message.sender.database, ReplicaState.REMOVED)
     if states.get(replica.me.database) is not ReplicaState.ACTIVE or leaver is ReplicaState.ACTIVE:
         return
-    has_all = replica.state(folder).knowledge.had.covers(message.statement.known)
+    state = replica.state(folder)
+    has_all = (state.knowledge.had - setting_aside.all_numbers(state)).covers(message.statement.known)
     replica.fired["acknowledged" if has_all else "not_acknowledged"] += 1
     if has_all:
         acknowledgement = Acknowledgement(message.sender.incarnation, statement_number)

@@ -57,6 +57,15 @@ def numbers_of(state: FolderState, object_id: ObjectId) -> CNSet:
     return CNSet.of(each.numbers) & state.knowledge.expired if each else NOTHING
 
 
+def all_numbers(state: FolderState) -> CNSet:
+    """The numbers under which anything is set aside in a folder."""
+    if not state.set_aside:
+        return NOTHING
+    return CNSet.of(number for each in state.set_aside.values() for number in each.numbers) & (
+        state.knowledge.expired
+    )
+
+
 def above_holes(state: FolderState) -> CNSet:
     """The numbers under which objects are set aside, where numbers below them are missing here."""
     had, found = state.knowledge.had, CNSet()

@@ -15,7 +15,7 @@ from pillarbox.replication.core.preset import DAY_MS, HOUR_MS, MINUTE_MS, PROMPT
 from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.core.state import SetAside
 from pillarbox.replication.ground.knowledge import NOTHING
-from pillarbox.replication.ground.records import ObjectId
+from pillarbox.replication.ground.records import ObjectId, ReplicaState
 from pillarbox.replication.simulation.objects import DictObjects
 from pillarbox.replication.wire.messages import BackfillRequest, ReconcileAnswer, ReconcileQuestion, Statement
 from pillarbox.store.change_number import ChangeNumber, CNSet
@@ -271,3 +271,19 @@ def test_what_is_set_aside_above_a_hole_does_not_go_with_its_folder(monkeypatch:
     monkeypatch.setattr(setting_aside, "above_holes", lambda state: NOTHING)
     one, *others = contents_after_the_folder_of_what_is_set_aside_was_deleted()
     assert others != [one, one]
+
+
+def test_a_replica_that_leaves_stays_while_another_has_set_aside_what_it_holds() -> None:
+    post, folder, refused = refusing("aa")
+    post.wait(HOUR_MS)
+    refused.add(post.post(0, folder, b"bad"))
+    post.wait(HOUR_MS)
+    assert post.replica(1).state(folder).set_aside
+    leaves = {b"1" * 16: ReplicaState.DELETE_PENDING}
+    post.do(1, lambda replica: writing.change_folder(replica, folder, ACTOR, replicas=leaves))
+    post.wait(3 * DAY_MS)
+    assert [view.contents for view in post.messages(0, folder)] == [(b"bad",)]
+    refused.clear()
+    post.wait(3 * DAY_MS)
+    assert [view.contents for view in post.messages(1, folder)] == [(b"bad",)]
+    assert post.replica(0).held(folder) is None
