@@ -16,8 +16,8 @@ CAMPAIGN = os.environ.get("PILLARBOX_CAMPAIGN", "")
 IS_SHORT = CAMPAIGN == "short"
 PART, COUNT = (15, 15) if IS_SHORT else (100, 400)  # a short run has too few to meet every command
 # Of seeds that are administered. Large ones by the hundred, and all the small, only in the long campaign.
-SMALL_PART, LARGE_PART = (50, 1) if IS_SHORT else (100, 20)
-SMALL_COUNT, LARGE_COUNT = (8_000, 2_000) if CAMPAIGN == "long" else (100, LARGE_PART)
+SMALL_PART, LARGE_PART = 100, 1 if IS_SHORT else 20
+SMALL_COUNT, LARGE_COUNT = (8_000, 2_000) if CAMPAIGN == "long" else (SMALL_PART, LARGE_PART)
 # What each part of the campaign must have met: each command, each kind of conflict, each state in a list.
 COUNTED = operators.COMMANDS | set(campaign.RULES["conflicts"]) | LIST_STATES | {BEING_REPLACED}
 
