@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 import pillarbox
-from pillarbox.store.clock import SystemClock
+from pillarbox.store.clock import Clock, SystemClock
+from pillarbox.store.errors import Dismounted, PeerUnreachable, Retryable
 from pillarbox.tools.commands.replica import FOLDER, RECURSIVE, is_unknown, replica_line
 from pillarbox.tools.operations.replicating import shown_folder
 from pillarbox.tools.options import JSON, SERVER
-from pillarbox.tools.output import counted, local_time, progress, show, size_text
+from pillarbox.tools.output import Step, counted, local_time, progress, show, size_text
 from pillarbox.tools.parameters import moment, size
+from pillarbox.tools.serving.client import find_served
 from pillarbox.tools.serving.performing import operation
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ NOT_IN_SYNC: Final = 55
 IN_SYNC: Final = "in sync"
 _LOOK_EVERY_MS: Final = 250
 _LOOK_SHARE: Final = 20
+_SERVED: Final = "for a process that serves this server"
+_MOUNTED: Final = "for its databases to be mounted"
 TO: Final = click.option(
     "--to", "first", metavar="NAME...", multiple=True, required=True, help="To these servers."
 )
@@ -58,34 +62,74 @@ def status(server: Path, folder_path: str, wait_s: int | None, as_json: bool) ->
     """Say if the replicas of FOLDER, or of all folders that SERVER holds, are in sync.
 
     Ends with 0 when all are, with 55 when not. Without --wait it says what the others said last, which may be
-    minutes ago; on a server that is not served that is from before it ended, however long ago.
+    minutes ago; on a server that is not served that is from before it ended, however long ago. With --wait it
+    takes no database: where no `pillarbox serve` answers it waits for one, and ends with 13 when none came.
 
     \b
     pillarbox replication status /srv/mail
     pillarbox replication status /srv/mail Forum --wait 60
     """
-    clock = SystemClock()
-    until_ms = clock.monotonic_ms() + 1000 * (wait_s or 0)
-    with (
-        operation(server, "replication.status") as perform,
-        progress("waiting", as_json or not wait_s) as step,
-    ):
-        while True:
-            began_ms = clock.monotonic_ms()
+    if wait_s:
+        with progress("waiting", as_json) as step:
+            found = _awaited(server, folder_path, wait_s, SystemClock(), step)
+    else:
+        with operation(server, "replication.status") as perform:
             found = perform(folder=folder_path, ask=wait_s is not None)
-            is_in_sync = all(each["in_sync"] for each in found)
-            is_told = not any(is_unknown(each["replicas"]) for each in found)
-            if is_in_sync or not is_told or clock.monotonic_ms() >= until_ms:
-                break
-            if step:
-                step(*_waited_for(found))
-            # Of very many folders a look takes the server a while, in which it does nothing else.
-            now_ms = clock.monotonic_ms()
-            rest_ms = max(_LOOK_EVERY_MS, _LOOK_SHARE * (now_ms - began_ms))
-            clock.sleep_ms(max(0, min(rest_ms, until_ms - now_ms)))
     show(found, _status_lines(found), as_json)
-    if not is_in_sync:
+    if not _is_in_sync(found):
         sys.exit(NOT_IN_SYNC)
+
+
+def _awaited(
+    server: Path, folder_path: str, wait_s: int, clock: Clock, step: Step | None
+) -> list[dict[str, Any]]:
+    """Look until all are in sync, or so many seconds are over; what was seen last.
+
+    Only the process that serves is asked, in a call of its own each time: it may come, go and come again
+    meanwhile. A database that this process had would keep it from replicating. Raises NotFound, and what kept
+    the last look from being made.
+    """
+    from pillarbox.store.server_config import read_config
+
+    read_config(server)  # a server that is not there is not waited for
+    until_ms = clock.monotonic_ms() + 1000 * wait_s
+    while True:
+        began_ms = clock.monotonic_ms()
+        try:
+            found = _seen_by_process(server, folder_path)
+        except (Retryable, Dismounted) as error:
+            if clock.monotonic_ms() >= until_ms:
+                raise
+            waits_for = 0, 1, _MOUNTED if isinstance(error, Dismounted) else _SERVED
+        else:
+            is_told = not any(is_unknown(each["replicas"]) for each in found)
+            if _is_in_sync(found) or not is_told or clock.monotonic_ms() >= until_ms:
+                return found
+            waits_for = _waited_for(found)
+        if step:
+            step(*waits_for)
+        # Of very many folders a look takes the server a while, in which it does nothing else.
+        now_ms = clock.monotonic_ms()
+        rest_ms = max(_LOOK_EVERY_MS, _LOOK_SHARE * (now_ms - began_ms))
+        clock.sleep_ms(max(0, min(rest_ms, until_ms - now_ms)))
+
+
+def _seen_by_process(server: Path, folder_path: str) -> list[dict[str, Any]]:
+    """The status as the process that serves has it, which asks the others. Raises PeerUnreachable where none
+    does, and as `Connected.call`."""
+    connected = find_served(server)
+    if connected is None:
+        raise PeerUnreachable(
+            f"{server} is not served: nothing is replicated, and nobody is asked",
+            hint="start `pillarbox serve`; without --wait you are told what the others said last",
+        )
+    with connected:
+        found: list[dict[str, Any]] = connected.call("replication.status", folder=folder_path, ask=True)
+    return found
+
+
+def _is_in_sync(found: list[dict[str, Any]]) -> bool:
+    return all(each["in_sync"] for each in found)
 
 
 def _waited_for(found: list[dict[str, Any]]) -> tuple[int, int, str]:

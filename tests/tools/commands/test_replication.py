@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -128,23 +126,6 @@ def test_content_that_flows_is_not_resumed_later(pillarbox: Pillarbox, tmp_path:
     refused = pillarbox.run("replication", "resume", b1, "--at", "2099-01-01T00:00")
     assert refused.exit_code == pillarbox_of.errors.Refused.exit_code and "replication stop" in refused.stderr
     assert pillarbox.answer("replication", "explain", b1)["held_back"] is None
-
-
-@contextmanager
-def recorded(steps: list[tuple[int, int, str]]) -> Iterator[Any]:
-    yield lambda done, total, what: steps.append((done, total, what))
-
-
-def test_who_waits_is_shown_for_whom(
-    pillarbox: Pillarbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    paths = make_organisation(tmp_path, {"b1": "berlin", "p1": "paris"})
-    pillarbox.answer("folder", "create", paths["b1"], "/", "Forum")
-    pillarbox.answer("replica", "add", paths["b1"], "Forum", "p1")
-    steps: list[tuple[int, int, str]] = []
-    monkeypatch.setattr(replication, "progress", lambda title, as_json: recorded(steps))
-    pillarbox.run("replication", "status", paths["b1"], "Forum", "--wait", 1)
-    assert steps[0] == (1, 2, "for p1: Forum")
 
 
 def test_a_server_is_not_its_own_source(pillarbox: Pillarbox, tmp_path: Path) -> None:
