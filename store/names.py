@@ -69,10 +69,14 @@ NAME_KEY_TEXT_BYTES: Final = 120
 def name_key(name: str) -> bytes:
     """The form names are compared in: NFC and casefolded; a digest when longer than a key should be."""
     check_kind(name, "name", str, "a name as str")
-    text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
     # A name asked for may hold bytes that are no text: it is then the name of nothing, and no fault.
-    folded = text.encode(errors="surrogatepass")
+    folded = folded_name(name).encode(errors="surrogatepass")
     return folded if len(folded) <= 200 else folded[:NAME_KEY_TEXT_BYTES] + blake3(folded).digest(length=16)
+
+
+def folded_name(name: str) -> str:
+    """The text that names are compared by; the folded name of any beginning of it is that beginning."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def folder_name(text: str) -> str:

@@ -206,6 +206,7 @@ NO_RIGHT_ASKED = {
     "shown_folders.lost_and_found_id": _LOOKUP,
     "shown_folders.show": _PART,
     "shown_folders.put_new": _PART,
+    "shown_folders.show_made": _PART,
     "shown_folders.leave": _PART,
     "replicas.refuse_posts": _PART,
     "replicas.refuse_deletion": _PART,

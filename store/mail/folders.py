@@ -236,6 +236,9 @@ def insert(
     if txn.numbering and parent_id:  # the roots are the tree's own
         record = versions.as_new_folder(txn, record, txn.record(Table.FOLDER, id_key(parent_id)))
     txn.insert(Table.FOLDER, id_key(record.folder_id), record)
+    if txn.numbering and parent_id and not record.hidden:
+        shown_folders.show_made(txn, record.folder_id)
+        return get(txn, record.folder_id)
     return record
 
 
@@ -311,6 +314,7 @@ def _change_place(txn: WriteTransaction, record: FolderRecord, **fields: Any) ->
     changed = change(txn, record, **fields)
     if not txn.numbering:
         return changed
+    shown_folders.show_made(txn, record.folder_id)
     shown_folders.leave(txn, record)
     return get(txn, record.folder_id)
 
@@ -370,6 +374,8 @@ def show(txn: WriteTransaction, folder_id: int, mailbox: bytes) -> None:
     record = get_or_hidden(txn, folder_id)
     txn.put(Table.FOLDER, id_key(folder_id), record._replace(hidden=int(Hidden.NO), mailbox=mailbox))
     count_in_mailbox(txn, mailbox, counts_of_folder(record))
+    if txn.numbering and not mailbox:
+        shown_folders.show_made(txn, folder_id)
 
 
 def hide(txn: WriteTransaction, record: FolderRecord) -> None:

@@ -2,9 +2,11 @@
 
 A folder whose parent is deleted or not here yet, or that would lie too deep, and of a circle of moves the
 folder with the latest one, stand in Lost and Found. Of two folders of one name in one place the one with the
-higher number has its id behind its name; a name with an id is that folder's, whoever else is called so. What
-all stores have is kept in the record (`written`). It follows from the folders alone, so that it is alike in
-all stores, and nothing is numbered for it, else each store's notice would be news to all others.
+higher number has its id behind its name; a name with an id is that folder's, whoever else is called so. A
+name that has to be cut for the id has a longer one, and a folder that is called as if it had one always has
+its own, or two could want each other's name. What all stores have is kept in the record (`written`). It
+follows from the folders alone, so that it is alike in all stores, and nothing is numbered for it, else each
+store's notice would be news to all others.
 
 Whatever changes a folder's name or place, or takes it away, has to say so here, a change made by a user
 (`folders`) as one that comes from another store (`apply_folders`): another folder may have waited for it.
@@ -13,6 +15,7 @@ Where none does this costs a look into Lost and Found and at the names that begi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -36,12 +39,16 @@ from pillarbox.store.names import (
     NAME_CHARS_MAX,
     NAME_KEY_TEXT_BYTES,
     check_held_name,
+    folded_name,
     folder_name,
     name_key,
 )
 
 DEPTH_MAX: Final = 64
 LOST_AND_FOUND: Final = "Lost and Found"
+_SHORT_ID_BYTES: Final = 4
+_LONG_ID_BYTES: Final = 8
+_WITH_LONG_ID: Final = re.compile(rf".* \([0-9a-f]{{1,12}}-[0-9a-f]{{{2 * _LONG_ID_BYTES}}}\)", re.DOTALL)
 
 
 def lost_and_found_id(reader: Reader) -> int:
@@ -81,6 +88,12 @@ def put_new(txn: WriteTransaction, record: FolderRecord) -> None:
     _take_name(txn, parent_id, name, (record.folder_id,))
     placed = record._replace(name=name, parent_id=parent_id, written=_written(record))
     txn.put(Table.FOLDER, id_key(record.folder_id), placed)
+
+
+def show_made(txn: WriteTransaction, folder_id: int) -> None:
+    """Show a folder that a user has made, or has given a name that was free, as all stores show it."""
+    if _is_as_with_id(own_name(_record(txn, folder_id))):
+        _show(txn, folder_id)
 
 
 def leave(txn: WriteTransaction, before: FolderRecord) -> None:
@@ -206,18 +219,25 @@ def _show_too_deep(txn: WriteTransaction, record: FolderRecord) -> None:
 def _name(txn: WriteTransaction, record: FolderRecord, parent_id: int) -> str:
     """The name by which a folder is shown in a place; another that has it gives it up."""
     name = own_name(record)
-    other = _holder(txn, parent_id, name)
-    if other is None or other.folder_id == record.folder_id:
-        return name
-    is_called_so = name_key(own_name(other)) == name_key(name)  # else the name has its id
-    if not is_called_so or _age(txn, record) > _age(txn, other):
+    if _is_as_with_id(name):
         name = _with_id(txn, record, name)
+    else:
+        other = _holder(txn, parent_id, name)
+        if other is None or other.folder_id == record.folder_id:
+            return name
+        is_called_so = name_key(own_name(other)) == name_key(name)  # else the name has its id
+        if not is_called_so or _age(txn, record) > _age(txn, other):
+            name = _with_id(txn, record, name)
     _take_name(txn, parent_id, name, (record.folder_id,))
     return name
 
 
 def _take_name(txn: WriteTransaction, parent_id: int, name: str, takers: tuple[int, ...]) -> None:
-    """Have the folder that is shown by a name in a place give it up, unless it is one of the takers."""
+    """Have the folder that is shown by a name in a place give it up, unless it is one of the takers.
+
+    Each gets a longer name than the one it gives up, or one that has been cut, and that nobody has: so this
+    ends, and a taker that still has a name is about to get another.
+    """
     other = _holder(txn, parent_id, name)
     if other is None or other.folder_id in takers:
         return
@@ -235,9 +255,22 @@ def _age(reader: Reader, record: FolderRecord) -> tuple[int, bytes]:
 
 
 def _with_id(reader: Reader, record: FolderRecord, name: str) -> str:
+    """A name with the id of a folder behind it. It begins as the name does, which `_show_named` looks for."""
     counter, origin = _age(reader, record)
-    suffix = f" ({counter:x}-{origin[:4].hex()})"
-    return name[: NAME_CHARS_MAX - len(suffix)].rstrip() + suffix
+    made = f"{name} ({counter:x}-{origin[:_SHORT_ID_BYTES].hex()})"
+    if len(made) <= NAME_CHARS_MAX:
+        return made
+    suffix = f" ({counter:x}-{origin[:_LONG_ID_BYTES].hex()})"
+    room = NAME_CHARS_MAX - len(suffix)
+    made = name[:room] + suffix
+    if name_key(made).startswith(name_key(name)[:NAME_KEY_TEXT_BYTES]):
+        return made
+    return folded_name(name)[:room] + suffix  # marks that stand in another order there were cut
+
+
+def _is_as_with_id(name: str) -> bool:
+    """True for a name that could be another one, cut, with an id behind it: no folder is shown by it."""
+    return _WITH_LONG_ID.fullmatch(folded_name(name)) is not None
 
 
 # -- records: `folders`, whose operations tell of what they do here, cannot be asked for them

@@ -115,6 +115,57 @@ def test_of_names_that_cannot_be_shown_the_one_that_is_shown_for_them_is_free_ag
     assert tree.shown() == {SECOND: "IPM_SUBTREE: a_b"}
 
 
+LONG = "x" * 255
+LONG_WITH_ID = "x" * 233 + " (c8-6262626262626262)"  # a name that was cut for it has a longer id
+
+
+@pytest.mark.parametrize("order", list(permutations([0, 1, 2])))
+def test_two_long_names_that_end_in_an_id_are_shown_with_the_own_id_of_each(
+    tree: Tree, order: tuple[int, ...]
+) -> None:
+    """Cut, one could be the other's, or its own."""
+    third = C | 70
+    named = [(FIRST, LONG_WITH_ID), (SECOND, LONG_WITH_ID.upper()), (third, LONG[:241] + " (c8-62626262)")]
+    for each in order:
+        put(tree, *named[each])
+        assert check_database(tree.database, ACTOR).clean
+    assert tree.shown() == {
+        FIRST: f"IPM_SUBTREE: {LONG[:233]} (64-6262626262626262)",
+        SECOND: f"IPM_SUBTREE: {LONG[:233].upper()} (c8-6262626262626262)",
+        third: f"IPM_SUBTREE: {named[2][1]}",
+    }
+
+
+def test_a_user_gives_no_folder_the_long_id_of_another(tree: Tree) -> None:
+    """What a user makes or renames is shown as at all other stores."""
+    put(tree, FIRST, LONG)
+    put(tree, SECOND, LONG)
+    assert tree.folder(SECOND).name == LONG_WITH_ID
+    change(tree, folders.rename, SECOND, LONG_WITH_ID.upper())
+    assert tree.folder(SECOND).name == LONG_WITH_ID[:233].upper() + LONG_WITH_ID[233:]
+    change(tree, folders.rename, SECOND, "y")
+    change(tree, folders.rename, FIRST, LONG_WITH_ID)
+    assert tree.folder(FIRST).name == f"{LONG[:233]} (64-6262626262626262)"
+    with tree.database.transaction(ACTOR) as txn:
+        made = folders.create(txn, tree.root_id, LONG_WITH_ID)
+    own_id = f" ({made.folder_id & 0xFFFFFFFF:x}-"
+    assert own_id in made.name and made.written == (LONG_WITH_ID, tree.root_id)
+    assert tree.folder(made.folder_id) == made
+
+
+@pytest.mark.parametrize(
+    "name",
+    [LONG, "a" + " " * 250 + "b", "a" + "\u0301" * 200 + "\u0316" * 50, "J" + "\u0316" * 240 + "\u030c"],
+    ids=["letters", "blanks", "marks in another order", "a mark that becomes one with its letter"],
+)
+def test_a_long_name_that_is_free_again_is_its_other_folders(tree: Tree, name: str) -> None:
+    put(tree, FIRST, name)
+    put(tree, SECOND, name)
+    assert tree.folder(SECOND).name.endswith(" (c8-6262626262626262)")
+    change(tree, folders.delete, FIRST)
+    assert (tree.folder(SECOND).name, tree.folder(SECOND).written) == (name, ())
+
+
 # -- places
 
 
