@@ -185,7 +185,9 @@ class WriteTransaction(Reader):
     of them; `position` is where this transaction's first frame will lie. `leaves_rows` is set where rows of
     hidden folders are left to be removed later. `copies_count` is how many messages it has copied.
     `numbering` is the replica number under which changes are numbered for other stores, 0 where none are;
-    `clock` the latest stamp of the hybrid clock.
+    `clock` the latest stamp of the hybrid clock. `awaited` and `left_count` are of `shown_folders`: the
+    folders that wait in Lost and Found by the parent that they wait for, None until they are looked for, and
+    how many left another place.
     """
 
     def __init__(
@@ -203,6 +205,8 @@ class WriteTransaction(Reader):
         self.events: list[tuple[int, dict[str, Any]]] = []
         self.leaves_rows = False
         self.copies_count = 0
+        self.awaited: dict[int, set[int]] | None = None
+        self.left_count = 0
         self.counter = state.counter
         self.content_bytes = state.content_bytes
         self.live_bytes = state.live_bytes

@@ -284,12 +284,12 @@ class _Applying:
         # Above the tombstones of its own versions, which stand among those of its messages.
         changed = self._with_version(record, version)._replace(change_cn=cn, highest_cn=cn)
         if before is None or before.hidden:
-            shown_folders.put_new(self._txn, changed)
+            shown_folders.show_new(self._txn, changed)
         else:
             written = version.name, version.parent_id
             changed = changed._replace(name=before.name, parent_id=before.parent_id, written=written)
             self._txn.put(Table.FOLDER, id_key(self._folder_id), changed)
-        shown_folders.show(self._txn, self._folder_id)
+            shown_folders.show_changed(self._txn, before)
 
 
 def _new_record(txn: WriteTransaction, folder_id: int, cn: int) -> FolderRecord:

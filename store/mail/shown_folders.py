@@ -10,13 +10,16 @@ store's notice would be news to all others.
 
 Whatever changes a folder's name or place, or takes it away, has to say so here, a change made by a user
 (`folders`) as one that comes from another store (`apply_folders`): another folder may have waited for it.
-Where none does this costs a look into Lost and Found and at the names that begin alike.
+Where none does this costs a look at the names that begin alike. One that comes, with nothing in it yet, is
+waited for by those in Lost and Found alone that all stores have in it; for others to have room or to leave a
+circle a folder has to leave its place. Lost and Found is read once in a transaction, to know who waits for
+whom.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from pillarbox.store.disk.tables import (
@@ -75,19 +78,33 @@ def _written(record: FolderRecord) -> tuple[str, int]:
 # -- changes
 
 
-def show(txn: WriteTransaction, folder_id: int) -> None:
-    """Show a folder where it stands by now, by the name that is free there; and those that waited for it."""
-    _show(txn, folder_id)
-    _show_waiting(txn)
+def show_changed(txn: WriteTransaction, before: FolderRecord) -> None:
+    """Show a folder that was another before where it stands by now; and those that waited for its change."""
+    left_count = txn.left_count
+    _show(txn, before.folder_id)
+    if txn.left_count != left_count or _is_moved(txn, before, _record(txn, before.folder_id)):
+        _show_waiting(txn)
 
 
-def put_new(txn: WriteTransaction, record: FolderRecord) -> None:
+def show_new(txn: WriteTransaction, record: FolderRecord) -> None:
+    """Show a folder that comes, with nothing in it yet, and those that waited for it."""
+    left_count = txn.left_count
+    _put_new(txn, record)
+    _show(txn, record.folder_id)
+    for folder_id in _waiting(txn, (record.folder_id,)):
+        _show(txn, folder_id)
+    if txn.left_count != left_count:
+        _show_waiting(txn)
+
+
+def _put_new(txn: WriteTransaction, record: FolderRecord) -> None:
     """Put a folder that has no place yet: until it is shown where it belongs it stands in Lost and Found."""
     parent_id = lost_and_found_id(txn)
     name = _with_id(txn, record, own_name(record))
     _take_name(txn, parent_id, name, (record.folder_id,))
     placed = record._replace(name=name, parent_id=parent_id, written=_written(record))
     txn.put(Table.FOLDER, id_key(record.folder_id), placed)
+    _await(txn, placed)
 
 
 def show_made(txn: WriteTransaction, folder_id: int) -> None:
@@ -101,22 +118,65 @@ def leave(txn: WriteTransaction, before: FolderRecord) -> None:
 
     It has another by now, or is hidden.
     """
-    if _found(txn, before.folder_id) is None:
+    now = _found(txn, before.folder_id)
+    if now is None:
         for child_id in list(_child_ids(txn, before.folder_id)):
             _show(txn, child_id)
     _show_named(txn, before.parent_id, before.name)
-    _show_waiting(txn)
+    if now is None or _is_moved(txn, before, now):
+        _show_waiting(txn)
+
+
+def _is_moved(reader: WriteTransaction, before: FolderRecord, now: FolderRecord) -> bool:
+    """True when a folder has another place, here or at all stores, or another move brought it there."""
+    had, has = (
+        (each.parent_id, _written(each)[1], _parent_weight(reader, each, reader.now_ms))
+        for each in (before, now)
+    )
+    return had != has
 
 
 def _show_waiting(txn: WriteTransaction) -> None:
-    """Show those in Lost and Found elsewhere, or by another name, that can be by now."""
-    lost_id = lost_and_found_id(txn)
+    """Show those in Lost and Found elsewhere that can be by now; those beside another of their name are shown
+    when that leaves it."""
     shown_count = 1
     passes = 0
     while shown_count and passes < DEPTH_MAX:  # one that goes may have kept another waiting
-        waiting = [each for each in _child_ids(txn, lost_id) if _record(txn, each).written]
-        shown_count = sum(_show(txn, each) for each in waiting)
+        present = [each for each in _awaited(txn) if _found(txn, each) is not None]
+        shown_count = sum(_show(txn, each) for each in _waiting(txn, present))
         passes += 1
+
+
+def _waiting(txn: WriteTransaction, parent_ids: Iterable[int]) -> list[int]:
+    """The folders in Lost and Found that all stores have in some others, by the names they have there."""
+    awaited, lost_id = _awaited(txn), lost_and_found_id(txn)
+    found = []
+    for parent_id in parent_ids:
+        for folder_id in list(awaited.get(parent_id, ())):
+            record = _found(txn, folder_id)
+            if record is None or record.parent_id != lost_id or _written(record)[1] != parent_id:
+                awaited[parent_id].discard(folder_id)
+            else:
+                found.append((name_key(record.name), folder_id))
+        if not awaited.get(parent_id, True):
+            del awaited[parent_id]
+    return [folder_id for _, folder_id in sorted(found)]
+
+
+def _awaited(txn: WriteTransaction) -> dict[int, set[int]]:
+    """The folders in Lost and Found by the parent that all stores have; some may have left it meanwhile."""
+    if txn.awaited is None:
+        txn.awaited = {}
+        for folder_id in _child_ids(txn, lost_and_found_id(txn)):
+            _await(txn, _record(txn, folder_id))
+    return txn.awaited
+
+
+def _await(txn: WriteTransaction, record: FolderRecord) -> None:
+    """Note the parent for which a folder in Lost and Found waits, if those that wait are known."""
+    _, parent_id = _written(record)
+    if txn.awaited is not None and parent_id != record.parent_id:
+        txn.awaited.setdefault(parent_id, set()).add(record.folder_id)
 
 
 def _show_named(txn: WriteTransaction, parent_id: int, name: str) -> None:
@@ -147,11 +207,15 @@ def _put(txn: WriteTransaction, folder_id: int, parent_id: int) -> bool:
     before = _record(txn, folder_id)
     name = _name(txn, before, parent_id)
     written = () if (name, parent_id) == _written(before) else _written(before)
-    if (before.name, before.parent_id, before.written) == (name, parent_id, written):
+    lost_id = lost_and_found_id(txn)
+    placed = before._replace(name=name, parent_id=parent_id, written=written)
+    if parent_id == lost_id:
+        _await(txn, placed)
+    if placed == before:
         return False
-    placed = before._replace(name=name, parent_id=parent_id, written=written, change_cn=txn.next_cn())
-    txn.put(Table.FOLDER, id_key(folder_id), placed)
+    txn.put(Table.FOLDER, id_key(folder_id), placed._replace(change_cn=txn.next_cn()))
     if before.parent_id != parent_id:
+        txn.left_count += before.parent_id != lost_id
         _show_too_deep(txn, placed)
     if (before.name, before.parent_id) != (name, parent_id):
         _show_named(txn, before.parent_id, before.name)

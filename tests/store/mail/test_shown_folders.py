@@ -13,7 +13,7 @@ from pillarbox.store.disk.tables import DatabaseKind, Table
 from pillarbox.store.engine.database import Database
 from pillarbox.store.engine.transaction import WriteTransaction
 from pillarbox.store.errors import AlreadyExists
-from pillarbox.store.mail import folders, mailboxes, public_folders, shown_folders
+from pillarbox.store.mail import apply_folders, folders, mailboxes, public_folders, shown_folders
 from pillarbox.store.upkeep.check import check_database
 from tests.shared.trees import ACTOR, B, C, Tree, state
 
@@ -239,6 +239,44 @@ def test_what_lies_too_deep_after_moves_at_two_stores_waits_in_lost_and_found(
     change(tree, folders.rename, B | 200, "y")
     change(tree, folders.move, B | 200, tree.root_id)
     assert tree.shown()[B | 303] == "IPM_SUBTREE: y/x/x/x/x/x/x/x"
+
+
+def test_a_folder_that_comes_has_none_read_that_wait_for_others(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a parent comes after all its folders, each of them would read all before it."""
+    reads_counts = [0]
+    record_of = WriteTransaction.record
+
+    def counted(txn: WriteTransaction, table: Table, key: bytes) -> Any:
+        reads_counts[-1] += table == Table.FOLDER
+        return record_of(txn, table, key)
+
+    monkeypatch.setattr(WriteTransaction, "record", counted)
+    with tree.database.transaction(ACTOR) as txn:
+        for number in range(100, 150):
+            reads_counts.append(0)
+            apply_folders.apply(txn, B | number, state(tree.version(B | number, f"of {number}", TOP)))
+    assert reads_counts[-1] == reads_counts[10] > 0
+    put(tree, TOP, "Top")
+    assert set(tree.shown().values()) == {
+        "IPM_SUBTREE: Top",
+        *(f"IPM_SUBTREE: Top/of {number}" for number in range(100, 150)),
+    }
+
+
+def test_who_waits_for_a_folder_that_comes_in_the_same_transaction_is_shown_in_it(tree: Tree) -> None:
+    """Though it was not there, or waited for another, when Lost and Found was read."""
+    put(tree, FIRST, "First", C | 999)
+    steps = [(SECOND, "Second", TOP, SECOND), (FIRST, "First", TOP, B | 300), (TOP, "Top", tree.root_id, TOP)]
+    with tree.database.transaction(ACTOR) as txn:
+        for folder_id, name, parent_id, number in steps:
+            apply_folders.apply(txn, folder_id, state(tree.version(number, name, parent_id)))
+    assert set(tree.shown().values()) == {
+        "IPM_SUBTREE: Top",
+        "IPM_SUBTREE: Top/First",
+        "IPM_SUBTREE: Top/Second",
+    }
 
 
 # -- where nothing waits
