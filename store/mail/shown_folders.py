@@ -231,16 +231,22 @@ def _place(txn: WriteTransaction, record: FolderRecord) -> int:
     lost_id = lost_and_found_id(txn)
     if parent_id == lost_id or _found(txn, parent_id) is None:
         return lost_id
-    ring = _above(txn, parent_id)
-    ids_above = [each.folder_id for each in ring]
-    if record.folder_id not in ids_above:
-        return parent_id if len(ring) <= DEPTH_MAX else lost_id
-    ring = [record, *ring[: ids_above.index(record.folder_id)]]
-    latest = max(ring, key=lambda each: _parent_weight(txn, each, txn.now_ms))
-    if latest.folder_id == record.folder_id:
-        return lost_id
-    _put(txn, latest.folder_id, lost_id)
-    return parent_id
+    if ring := _ring(txn, record):
+        latest = max(ring, key=lambda each: _parent_weight(txn, each, txn.now_ms))
+        if latest.folder_id == record.folder_id:
+            return lost_id
+        _put(txn, latest.folder_id, lost_id)
+    return parent_id if len(_above(txn, parent_id)) <= DEPTH_MAX else lost_id
+
+
+def _ring(reader: Reader, record: FolderRecord) -> list[FolderRecord]:
+    """The circle in which a folder is where all stores have it, of any length; nothing when it is in none."""
+    found = {record.folder_id: record}
+    at = _found(reader, _written(record)[1])
+    while at is not None and at.folder_id not in found:
+        found[at.folder_id] = at
+        at = _found(reader, _written(at)[1])
+    return list(found.values()) if at is not None and at.folder_id == record.folder_id else []
 
 
 def _above(reader: Reader, folder_id: int) -> list[FolderRecord]:

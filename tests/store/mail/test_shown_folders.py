@@ -241,6 +241,28 @@ def test_what_lies_too_deep_after_moves_at_two_stores_waits_in_lost_and_found(
     assert tree.shown()[B | 303] == "IPM_SUBTREE: y/x/x/x/x/x/x/x"
 
 
+@pytest.mark.parametrize("order", list(permutations([0, 1, 2])))
+def test_of_a_circle_longer_than_folders_are_deep_the_last_moved_waits_in_lost_and_found(
+    tree: Tree, shallow: None, order: tuple[int, ...]
+) -> None:
+    """Three subtrees of four levels, each moved into another."""
+    for first in (100, 200, 300):
+        put_chain(tree, first, 4)
+    moves = [(B | 100, B | 203, B | 500), (B | 200, B | 303, B | 502), (B | 300, B | 103, B | 501)]
+    for each in order:
+        folder_id, parent_id, number = moves[each]
+        put(tree, folder_id, "x", parent_id, number)
+        assert check_database(tree.database, ACTOR).clean
+    shown = tree.shown()
+    assert shown[B | 200] == "Lost and Found: x"
+    assert shown[B | 301] == shown[B | 200] + "/x" * 9
+    with_id = "Lost and Found: x (12e-62626262)"
+    assert (shown[B | 302], shown[B | 303]) == (with_id, f"{with_id}/x")
+    numbers = {folder_id: tree.folder(folder_id).change_cn for folder_id in shown}
+    put(tree, TOP, "Top")
+    assert {folder_id: tree.folder(folder_id).change_cn for folder_id in shown} == numbers
+
+
 def test_a_folder_that_comes_has_none_read_that_wait_for_others(
     tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
