@@ -81,6 +81,7 @@ def merged(
     if knowledge.expired:
         aside = setting_aside.numbers_of(state, object_id)
         known = knowledge.known if is_held_again(state, mine, arrived, aside) else known
+        known -= setting_aside.in_doubt(aside, mine, arrived) - knowledge.purged
     result = received(arrived, known) if mine is None else mine.merged(arrived, known)
     claimed = [
         number

@@ -57,6 +57,18 @@ def numbers_of(state: FolderState, object_id: ObjectId) -> CNSet:
     return CNSet.of(each.numbers) & state.knowledge.expired if each else NOTHING
 
 
+def in_doubt(aside: CNSet, mine: Versions[Any] | None, arrived: Versions[Any]) -> CNSet:
+    """The versions of an object that arrived and may count as known by a gap alone: what replaced them is set
+    aside, and the object was never here as it was with them."""
+    if not aside:
+        return NOTHING
+    return CNSet.of(
+        number
+        for number in arrived.siblings
+        if number.counter < aside.highest(number.origin) and not (mine and mine.has_seen(number))
+    )
+
+
 def all_numbers(state: FolderState) -> CNSet:
     """The numbers under which anything is set aside in a folder."""
     if not state.set_aside:

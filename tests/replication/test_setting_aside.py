@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from driven_stores import ACTOR, TREE, Post, new_guids, to_or_from
 
-from pillarbox.replication.core import deletion, hierarchy, setting_aside, views, writing
+from pillarbox.replication.core import applying, deletion, hierarchy, setting_aside, views, writing
 from pillarbox.replication.core.effects import Send
 from pillarbox.replication.core.hello import Start
 from pillarbox.replication.core.overview import overview
@@ -16,6 +16,7 @@ from pillarbox.replication.core.replicator import Replicator
 from pillarbox.replication.core.state import SetAside
 from pillarbox.replication.ground.knowledge import NOTHING
 from pillarbox.replication.ground.records import ObjectId, ReplicaState
+from pillarbox.replication.ground.versions import Versions
 from pillarbox.replication.simulation.objects import DictObjects
 from pillarbox.replication.wire.messages import BackfillRequest, ReconcileAnswer, ReconcileQuestion, Statement
 from pillarbox.store.change_number import ChangeNumber, CNSet
@@ -287,3 +288,23 @@ def test_a_replica_that_leaves_stays_while_another_has_set_aside_what_it_holds()
     post.wait(3 * DAY_MS)
     assert [view.contents for view in post.messages(1, folder)] == [(b"bad",)]
     assert post.replica(0).held(folder) is None
+
+
+def test_an_older_version_that_counts_as_a_gap_below_what_is_set_aside_is_taken() -> None:
+    """All who had the newest one went back to it, and it was never here."""
+    post, folder, _ = refusing("aa")
+    replica = post.replica(1)
+    knowledge = replica.state(folder).knowledge
+    made = post.post(0, folder, b"old")
+    arrived = post.replica(0).objects.get(folder, made)
+    assert arrived is not None
+    (old,) = arrived.siblings.values()
+    knowledge.claim(CNSet.full(made.origin, made.counter))
+    newest = ChangeNumber(made.origin, made.counter + 5)
+    setting_aside.set_aside(replica, folder, made, Versions({made.origin: newest.counter}, {newest: old}), "")
+    applying.take(replica, folder, made, arrived)
+    assert replica.objects.get(folder, made) == arrived
+    replica.objects.remove(folder, made)
+    knowledge.purged |= CNSet.of(arrived.siblings)
+    applying.take(replica, folder, made, arrived)
+    assert replica.objects.get(folder, made) is None, "it was deleted, and that is known here"
