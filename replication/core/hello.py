@@ -156,10 +156,8 @@ def answer(replica: Replica, asker: bytes, hello: Hello) -> None:
     """Tell a store that starts what was heard of its numbering here, from itself or from others."""
     is_refused = hello.origin in replica.record.quarantined
     highest = highest_heard(replica, hello.origin)
-    hierarchy_folder = replica.tree.hierarchy
-    knowledge = replica.state(hierarchy_folder).knowledge
     told = HelloAnswer(hello.start, highest, is_refused, replica.numberings())
-    _send(replica, asker, told, Statement(replica.life(hierarchy_folder), knowledge.known, knowledge.expired))
+    _send(replica, asker, told, replica.statement(replica.tree.hierarchy))
 
 
 def highest_heard(replica: Replica, origin: bytes) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pillarbox.replication.core import hierarchy, setting_aside, status
+from pillarbox.replication.core import hierarchy, status
 from pillarbox.replication.core.effects import Notice
 from pillarbox.replication.core.replica import Replica
 from pillarbox.replication.core.state import NEVER_MS, FolderState, Leaving
@@ -48,7 +48,7 @@ def answer(replica: Replica, folder: ObjectId, message: Message, statement_numbe
     if states.get(replica.me.database) is not ReplicaState.ACTIVE or leaver is ReplicaState.ACTIVE:
         return
     state = replica.state(folder)
-    has_all = (state.knowledge.had - setting_aside.all_numbers(state)).covers(message.statement.known)
+    has_all = (state.knowledge.had - state.aside()).covers(message.statement.known)
     replica.fired["acknowledged" if has_all else "not_acknowledged"] += 1
     if has_all:
         acknowledgement = Acknowledgement(message.sender.incarnation, statement_number)

@@ -498,9 +498,19 @@ class Replica:
 
     def message(self, to: bytes, folder: ObjectId, body: Body) -> Message:
         """A message about a folder, with what this store has of it."""
-        knowledge = self.state(folder).knowledge
-        statement = Statement(self.life(folder), knowledge.known, knowledge.expired)
-        return Message(self.me, to, folder, statement, body)
+        return Message(self.me, to, folder, self.statement(folder), body)
+
+    def statement(self, folder: ObjectId) -> Statement:
+        """All that this store has of a folder.
+
+        In the hierarchy nothing is let go by age, and what is set aside is not said to be: others would take
+        it for gone, and for a gap what it had replaced, though that may live at some of them.
+        """
+        state = self.state(folder)
+        expired = state.knowledge.expired
+        if folder == self.tree.hierarchy:
+            expired -= state.aside()
+        return Statement(self.life(folder), state.knowledge.known, expired)
 
     def report(
         self,

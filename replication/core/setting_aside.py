@@ -69,15 +69,6 @@ def in_doubt(aside: CNSet, mine: Versions[Any] | None, arrived: Versions[Any]) -
     )
 
 
-def all_numbers(state: FolderState) -> CNSet:
-    """The numbers under which anything is set aside in a folder."""
-    if not state.set_aside:
-        return NOTHING
-    return CNSet.of(number for each in state.set_aside.values() for number in each.numbers) & (
-        state.knowledge.expired
-    )
-
-
 def above_holes(state: FolderState) -> CNSet:
     """The numbers under which objects are set aside, where numbers below them are missing here."""
     had, found = state.knowledge.had, CNSet()

@@ -292,6 +292,13 @@ class FolderState:
         self.unstated_since_ms = self.news_ms = now_ms
         self.purge_due_ms = now_ms + purge_interval_ms
 
+    def aside(self) -> CNSet:
+        """The numbers under which anything is set aside."""
+        if not self.set_aside:
+            return NOTHING
+        numbers = CNSet.of(number for each in self.set_aside.values() for number in each.numbers)
+        return numbers & self.knowledge.expired
+
     def await_all(self, stores: frozenset[bytes], now_ms: int) -> None:
         """Have the statuses of these stores asked for at once, until each has answered."""
         self.awaited = stores
