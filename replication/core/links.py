@@ -28,7 +28,7 @@ def watch(replica: Replica) -> None:
     for site in (*replica.lines, *_seen_down(replica)):
         connectors = joining(mine, site)
         if connectors:
-            name, is_up = connectors[0].name, _is_open(replica, site)
+            name, is_up = connectors[0].name, is_open(replica, site)
             if name not in watches or watches[name].is_up != is_up:
                 seen(replica, name, is_up)
     if replica.cut - cut:
@@ -66,10 +66,10 @@ def peer_changed(replica: Replica, peer: bytes, is_up: bool) -> None:
         mates.wake_all(replica)  # until it answered, nobody may have been asked over a link
     connector = connector_to(replica, server.site)
     if connector is not None:
-        seen(replica, connector.name, _is_open(replica, server.site))
+        seen(replica, connector.name, is_open(replica, server.site))
 
 
-def _is_open(replica: Replica, site: str) -> bool:
+def is_open(replica: Replica, site: str) -> bool:
     """True when this store sees that something may go to a neighbour site: by its line, and its transport."""
     line = replica.lines.get(site)
     return not (line is not None and line.is_cut()) and not is_cut_off(replica, site)

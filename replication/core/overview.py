@@ -153,8 +153,7 @@ def _sites(replica: Replica) -> Iterator[SiteOverview]:
     for site in sorted({*tree.children(tree.root), *counts, *replica.lines}):
         line = replica.lines.get(site)
         flights_count = len(line.flights) if line else 0
-        is_stalled = bool(line and line.is_cut()) or links.is_cut_off(replica, site)
-        yield SiteOverview(site, counts.get(site, 0), flights_count, is_stalled)
+        yield SiteOverview(site, counts.get(site, 0), flights_count, not links.is_open(replica, site))
 
 
 def _connectors(replica: Replica) -> Iterator[ConnectorOverview]:

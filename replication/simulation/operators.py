@@ -104,10 +104,9 @@ def send_contents(replica: Replica, rng: random.Random) -> str:
 
 def set_schedule(replica: Replica, rng: random.Random) -> str:
     """Give a folder another schedule."""
-    folders = list(hierarchy.places(replica))
-    if not folders:
+    if (folder := _any_folder(replica, rng)) is None:
         return ""
-    folder, schedule = rng.choice(folders), rng.choice(_SCHEDULES)
+    schedule = rng.choice(_SCHEDULES)
     folder_settings.set_schedule(replica, folder, schedule, ACTOR)
     replica.fired["command_set_schedule"] += 1
     return f"sets the schedule of {folder.counter} to {schedule}"
@@ -115,10 +114,8 @@ def set_schedule(replica: Replica, rng: random.Random) -> str:
 
 def set_priority(replica: Replica, rng: random.Random) -> str:
     """Give a folder another priority."""
-    folders = list(hierarchy.places(replica))
-    if not folders:
+    if (folder := _any_folder(replica, rng)) is None:
         return ""
-    folder = rng.choice(folders)
     folder_settings.set_priority(replica, folder, rng.choice(list(Priority)), ACTOR)
     replica.fired["command_set_priority"] += 1
     return f"sets the priority of {folder.counter}"
@@ -137,31 +134,27 @@ def prefer_sources(replica: Replica, rng: random.Random) -> str:
 
 def change_rights(replica: Replica, rng: random.Random, action: Action) -> str:
     """Change the permissions of a folder and all below it."""
-    folders = list(hierarchy.places(replica))
-    if not folders:
+    if (top := _any_folder(replica, rng)) is None:
         return ""
-    top, subject = rng.choice(folders), rng.choice(("anna", "bert"))
-    rights = rng.choice((AUTHOR, FolderRights.READ_ITEMS))
+    subject, rights = rng.choice(("anna", "bert")), rng.choice((AUTHOR, FolderRights.READ_ITEMS))
     outcome = subtree.change_rights(replica, top, action, subject, rights, ACTOR)
     return f"changes the permissions of {outcome.changed_count} folders from {top.counter} on"
 
 
 def change_replicas(replica: Replica, rng: random.Random, action: Action) -> str:
     """Change the replica lists of a folder and all below it."""
-    folders = list(hierarchy.places(replica))
-    if not folders:
+    if (top := _any_folder(replica, rng)) is None:
         return ""
-    top, (server, by) = rng.choice(folders), rng.sample(_stores(replica), 2)
+    server, by = rng.sample(_stores(replica), 2)
     outcome = subtree.change_replicas(replica, top, action, server, ACTOR, by)
     return f"changes the lists of {outcome.changed_count} folders from {top.counter} on"
 
 
 def overwrite(replica: Replica, rng: random.Random) -> str:
     """Give all folders below one its settings, or some of them."""
-    folders = list(hierarchy.places(replica))
-    if not folders:
+    if (top := _any_folder(replica, rng)) is None:
         return ""
-    top, settings = rng.choice(folders), rng.sample(list(Setting), rng.randint(1, len(Setting)))
+    settings = rng.sample(list(Setting), rng.randint(1, len(Setting)))
     outcome = subtree.overwrite(replica, top, ACTOR, settings)
     return f"overwrites the settings of {outcome.changed_count} folders below {top.counter}"
 
@@ -214,6 +207,12 @@ def give(replica: Replica, rng: random.Random, command: Operation) -> str:
 def _stores(replica: Replica) -> list[bytes]:
     """The stores of the tree, this one too."""
     return sorted((replica.me.database, *replica.organisation.others(replica.me.database)))
+
+
+def _any_folder(replica: Replica, rng: random.Random) -> ObjectId | None:
+    """One of the folders of the tree; None where there is none."""
+    folders = list(hierarchy.places(replica))
+    return rng.choice(folders) if folders else None
 
 
 def _held(replica: Replica) -> list[ObjectId]:
