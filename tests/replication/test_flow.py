@@ -54,6 +54,12 @@ def make(post: Post, folder: ObjectId, store: int = 0, content: bytes = b"text")
     return made
 
 
+def rename_and_post(replica: Replica, folder: ObjectId) -> None:
+    """Change the hierarchy and content of an urgent folder, which go in one bundle."""
+    writing.change_folder(replica, folder, ACTOR, name="New")
+    writing.post(replica, folder, b"text", 100, ACTOR)
+
+
 def name_at(post: Post, store: int, folder: ObjectId) -> str:
     read = post.replica(store).folder(folder)
     return read.name.value if read else ""
@@ -97,14 +103,10 @@ def test_a_stop_takes_back_no_change_of_the_hierarchy_that_is_in_one_bundle_with
     post.do(0, lambda replica: folder_settings.set_priority(replica, folder, Priority.URGENT, ACTOR))
     post.wait(HOUR_MS)
 
-    def change(replica: Replica) -> None:
-        writing.change_folder(replica, folder, ACTOR, name="New")
-        writing.post(replica, folder, b"text", 100, ACTOR)
-
     def is_lost(message: Message) -> bool:
         return message.sender.database == b"1" * 16
 
-    post.do(0, change)
+    post.do(0, lambda replica: rename_and_post(replica, folder))
     post.wait(1_000, is_lost)
     (flight,) = post.replica(0).lines["b"].flights.values()
     assert flight.numbers.keys() == {TREE.hierarchy, folder}
@@ -123,12 +125,7 @@ def test_who_holds_content_back_gives_what_is_of_the_hierarchy_in_one_bundle_wit
     post.wait(HOUR_MS)
     stop(post, 1)
     post.wait(2_000, lambda message: message.to == b"1" * 16)
-
-    def change(replica: Replica) -> None:
-        writing.change_folder(replica, folder, ACTOR, name="New")
-        writing.post(replica, folder, b"text", 100, ACTOR)
-
-    post.do(0, change)
+    post.do(0, lambda replica: rename_and_post(replica, folder))
     post.wait(2_000, lambda message: message.to == b"1" * 16)
     post.wait(10 * MINUTE_MS)
     assert name_at(post, 2, folder) == "New" and not post.messages(2, folder)

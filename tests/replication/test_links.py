@@ -152,7 +152,7 @@ def test_what_a_store_stated_counts_no_more_when_it_starts_again() -> None:
     assert not any(store.replica.down for store in post.stores)
 
 
-def is_to_other(message: Message) -> bool:
+def is_from_first(message: Message) -> bool:
     return message.sender.database == b"1" * 16
 
 
@@ -161,7 +161,7 @@ def stalled() -> tuple[Post, ObjectId]:
     post = Post("ab")
     folder = post.folder("12")
     post.post(0, folder)
-    post.wait(20_000, is_to_other)
+    post.wait(20_000, is_from_first)
     assert post.replica(0).lines["b"].stalled()
     return post, folder
 
@@ -170,7 +170,7 @@ def test_a_line_is_cut_while_a_silent_server_is_tried_again() -> None:
     post, folder = stalled()
     replica, line = post.replica(0), post.replica(0).lines["b"]
     while line.stalled():
-        post.wait(1_000, is_to_other)
+        post.wait(1_000, is_from_first)
     assert line.flights and line.is_cut(), "it is tried again"
     assert not line.has_urgent_room() and not outbox.is_open_to(replica, "b")
     assert not outbox.on_its_way(replica, folder, "b")
@@ -183,9 +183,9 @@ def test_what_was_on_its_way_over_a_cut_line_and_is_dropped_says_nothing_of_what
     line.flights.clear()  # as by a stop of content
     line.silent.clear()  # as after five minutes
     post.post(0, folder)
-    post.wait(5_000, is_to_other)
+    post.wait(5_000, is_from_first)
     assert line.flights and not line.is_cut()
-    post.wait(20_000, is_to_other)
+    post.wait(20_000, is_from_first)
     assert line.is_cut()
 
 

@@ -431,10 +431,7 @@ def test_a_site_that_is_away_for_long_holds_up_nobody_else(monkeypatch: pytest.M
     post = Post("abc")
     folder, near = post.folder("123"), post.folder("12")
     post.wait(HOUR_MS)
-
-    def is_lost(message: Message) -> bool:
-        return b"3" * 16 in (message.to, message.sender.database)
-
+    is_lost = to_or_from(b"3" * 16)
     for _ in range(30):
         post.post(0, folder)
         post.wait(MINUTE_MS, is_lost)
@@ -449,10 +446,7 @@ def test_a_site_that_is_away_for_long_holds_up_nobody_else(monkeypatch: pytest.M
 
 def test_of_what_a_store_says_of_itself_only_the_last_waits_for_a_site_that_is_away() -> None:
     post = Post("abc")
-
-    def is_lost(message: Message) -> bool:
-        return b"3" * 16 in (message.to, message.sender.database)
-
+    is_lost = to_or_from(b"3" * 16)
     post.wait(HOUR_MS)
     post.wait(3 * DAY_MS, is_lost)
     waiting = [copy.bundle for copy in post.replica(1).record.passing["c"].values()]
